@@ -1,0 +1,347 @@
+"""One counter's ids in memory, as a state machine: facts go in, ids and store requests come out.
+
+Theory of operation. The ids at hand are a row of blocks. `take` moves a cursor through the first
+of them, and through nothing else: it is a `next()` on a range iterator (I11). Everything that
+needs thought happens when that iterator ends, which is why it is cut not only at the end of a
+block but also where the next refill should begin (the low-water mark). Then `take` answers None,
+and the caller says `advance`, which moves the cursor on, and asks `due`, which tells what to
+request from the store, if anything. The caller carries the request out and reports `granted`,
+`refused` or `no_room`.
+
+    take() -> id | None        None: `advance` and take again; None again: wait for a grant
+    advance()                  move the cursor past a low-water mark or to the next block
+    due() -> Request | None    at most one is outstanding (I12)
+    granted(), refused(), no_room()   the answer to that request; anything else is dropped
+    settle()                   after a grant was shared out: a strict counter keeps nothing (I8)
+    retire()                   drops everything for good
+
+Block and strict counters are this one machine; they differ in how much `due` asks for (what two
+runways hold / exactly what is waited for), and in whether `settle` keeps the rest.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from idservice.core import block, sizing
+from idservice.core.epoch import Layout
+
+# Why granted ids become a gap; the other causes ("unknown", "late") never reach memory.
+FROM_MEMORY = ("abandoned", "fork", "went_back", "epoch", "stop")
+EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is asked again
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to ask the store for: `count` indices, none below `seen`, the first at most `room`."""
+
+    token: int
+    count: int
+    seen: int
+    room: int
+
+
+class Allocator:
+    """The ids of one shard of a counter within one epoch, held by one instance."""
+
+    __slots__ = (
+        "_asked_at",
+        "_asked_used",
+        "_block_max",
+        "_cut_to",
+        "_end",
+        "_found",
+        "_found_at",
+        "_ids",
+        "_last_ask",
+        "_layout",
+        "_low",
+        "_outstanding",
+        "_rest",
+        "_rest_count",
+        "_retired",
+        "_runway_s",
+        "_seen",
+        "_segment",
+        "_strict",
+        "_token",
+        "_used_uncounted",
+        "_window_start",
+        "_window_used",
+        "gaps",
+        "granted_ids",
+        "rate",
+    )
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        now: float,
+        runway_s: float,
+        block_max: int,
+        strict: bool = False,
+        seen: int = 0,
+    ) -> None:
+        assert runway_s > 0
+        assert block_max > 0
+        self._layout = layout
+        self._end = layout.end
+        self._strict = strict
+        self._runway_s = runway_s
+        self._block_max = block_max
+        self._ids: Iterator[int] = iter(range(0))  # the cursor
+        self._segment = range(0)  # what the cursor runs through
+        self._rest: deque[range] = deque()  # what comes after it
+        self._rest_count = 0
+        self._low = 0  # ids left at which the next refill begins
+        self._seen = seen  # end of our own last reservation in this epoch (an index)
+        self._found: int | None = None  # position at which the store said "no room"
+        self._found_at = 0.0
+        self._token = 0
+        self._outstanding: Request | None = None
+        self._asked_at = now  # when the outstanding request was made,
+        self._asked_used = 0  # and how many ids had been handed out by then
+        self._last_ask = sizing.BLOCK_MIN  # ids the last granted request brought
+        self._cut_to: int | None = None  # after an unknown outcome: ask for no more than this
+        self._window_start = now  # the rate is measured from here,
+        self._window_used = 0  # where this many ids had been handed out,
+        self._used_uncounted = 0  # without what single big batches took
+        self._retired = False
+        self.rate = 0.0  # ids per second, as last measured
+        self.granted_ids = 0
+        self.gaps: dict[str, int] = {}  # ids that will never be handed out, by cause
+
+    # --- ids out ---------------------------------------------------------------------------------
+
+    def take(self) -> int | None:
+        """The next id, or None: then `advance`, ask `due`, and try once more."""
+        return next(self._ids, None)
+
+    def take_batch(self, count: int) -> list[range] | None:
+        """`count` ids as blocks in rising order, or None where fewer are held. 0 < count."""
+        assert count > 0
+        if count > self.held:
+            return None
+        blocks: list[range] = []
+        missing = count
+        while missing:
+            self.advance()
+            head, tail = block.split(self._remaining_segment(), missing)
+            self._point_at(tail)
+            blocks.append(head)
+            missing -= len(head)
+        # A single batch larger than the refills so far says little about the rate.
+        self._used_uncounted += max(0, count - self._last_ask)
+        return block.joined(blocks)
+
+    # --- what is known ---------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """How many ids are in memory."""
+        return self._left_in_segment() + self._rest_count
+
+    @property
+    def issued_ids(self) -> int:
+        """How many ids were handed out."""
+        return self.granted_ids - self.held - sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY)
+
+    @property
+    def seen(self) -> int:
+        """The end of this instance's own last reservation in this epoch, as an index; 0: none."""
+        return self._seen
+
+    @property
+    def retired(self) -> bool:
+        """Whether everything was dropped for good."""
+        return self._retired
+
+    @property
+    def waits_for_store(self) -> bool:
+        """Whether a request to the store is outstanding."""
+        return self._outstanding is not None
+
+    def room(self, now: float) -> int:
+        """How many more ids the limit leaves, as far as is known without asking the store."""
+        if self._found is not None and now - self._found_at >= EXHAUSTED_RECHECK_S:
+            self._found = None  # somebody may have made room since
+        return max(0, self._end - max(self._seen, self._found or 0))
+
+    def advance(self) -> None:
+        """Move the cursor to the next ids, where it stands at the end of what it runs through."""
+        if not self._left_in_segment() and self._rest:
+            self._load()
+
+    # --- requests out ----------------------------------------------------------------------------
+
+    def due(self, now: float, *, waiting: int = 0, first: int = 0) -> Request | None:
+        """The request to send to the store now, if any.
+
+        `waiting` is the number of ids that are waited for and not in memory, `first` how many of
+        them the first in line needs.
+        """
+        if self._retired or self._outstanding is not None:
+            return None
+        if not waiting and (self._strict or self.held > self._low):
+            return None
+        count = min(self._wanted(now, waiting=waiting, first=first), self.room(now))
+        if count <= 0:
+            return None
+        self._token += 1
+        self._asked_at, self._asked_used = now, self._used
+        self._outstanding = Request(
+            token=self._token, count=count, seen=self._seen, room=self._end - count
+        )
+        assert self._outstanding.seen <= self._outstanding.room
+        return self._outstanding
+
+    def _wanted(self, now: float, *, waiting: int, first: int) -> int:
+        if self._strict:
+            return waiting
+        used = max(0, self._used - self._window_used) + min(waiting, self._last_ask)
+        seconds = now - self._window_start
+        self.rate = sizing.rate(used, seconds)
+        stock = sizing.refill(
+            rate=self.rate,
+            runway_s=self._runway_s,
+            held=self.held,
+            used=used,
+            block_max=self._block_max,
+        )
+        # What is waited for is on top of the stock: memory may be empty again before it comes.
+        count = waiting + stock
+        if self._cut_to is not None:
+            count = min(count, max(self._cut_to, first, 1))
+        return min(count, max(self._block_max, first))
+
+    @property
+    def _used(self) -> int:
+        return self.issued_ids - self._used_uncounted
+
+    # --- answers in ------------------------------------------------------------------------------
+
+    def granted(self, token: int, indices: range, now: float) -> bool:
+        """The store's answer to a request: the indices it granted, as it named them (I2).
+
+        False where the answer is an old one (I12) or the allocator is retired: then the range is
+        burnt and counted. Raises ValueError where the answer does not fit the request; the caller
+        reports such a request as refused with an unknown outcome.
+        """
+        request = self._outstanding
+        if request is None or request.token != token or self._retired:
+            self._gap("late", len(indices))
+            return False
+        if not (
+            len(indices) == request.count
+            and request.seen <= indices.start
+            and indices.stop <= self._end
+        ):
+            raise ValueError(f"asked for {request}, got {indices}")
+        self._outstanding = None
+        self._cut_to = None
+        self._found = None
+        self._seen = indices.stop
+        self._last_ask = request.count
+        self.granted_ids += len(indices)
+        self._keep(self._layout.ids(indices))
+        self._window_start, self._window_used = self._asked_at, self._asked_used
+        self._low = sizing.low_water(rate=self.rate, runway_s=self._runway_s, held=self.held)
+        self._cut_at_low_water()
+        return True
+
+    def refused(self, token: int, *, unknown: bool) -> None:
+        """The request failed. After an unknown outcome its range is burnt (I4), and the next
+        request asks for at most half: a slow store must not burn a runway per try."""
+        request = self._outstanding
+        if request is None or request.token != token:
+            return
+        self._outstanding = None
+        if unknown:
+            self._gap("unknown", request.count)
+            self._cut_to = max(1, request.count // 2)
+        # Where nobody tries again in time, the next try comes when half of the rest is used.
+        self._low = self.held // 2
+        self._cut_at_low_water()
+
+    def no_room(self, token: int, position: int, now: float) -> None:
+        """The store found `position`, which leaves fewer indices below the limit than asked for."""
+        request = self._outstanding
+        if request is None or request.token != token:
+            return
+        self.refused(token, unknown=False)
+        self._found = position
+        self._found_at = now
+
+    def settle(self) -> None:
+        """Called when a grant was shared out among the waiting: a strict counter burns the rest."""
+        if self._strict and self.held:
+            self._drop("abandoned")
+
+    def wasted(self, count: int) -> None:
+        """`count` ids were taken for somebody who left before they could be answered."""
+        self._gap("abandoned", count)
+
+    def retire(self, cause: str) -> int:
+        """Drop everything in memory and refuse every later grant; the number of ids dropped."""
+        self._retired = True
+        return self._drop(cause)
+
+    # --- the row of blocks -----------------------------------------------------------------------
+
+    def _keep(self, ids: range) -> None:
+        if self._rest and block.continues(self._rest[-1], ids):
+            before = self._rest.pop()
+            ids = range(before.start, ids.stop, ids.step)
+            self._rest_count -= len(before)
+        self._rest.append(ids)
+        self._rest_count += len(ids)
+
+    def _cut_at_low_water(self) -> None:
+        """Point the cursor anew, so that it ends where `_low` ids are left."""
+        remaining = self._remaining_segment()
+        if remaining:
+            self._point_at(range(0))
+            if self._rest and block.continues(remaining, self._rest[0]):
+                after = self._rest.popleft()
+                self._rest_count -= len(after)
+                remaining = range(remaining.start, after.stop, after.step)
+            self._rest.appendleft(remaining)
+            self._rest_count += len(remaining)
+        if self._rest:
+            self._load()
+
+    def _load(self) -> None:
+        """Point the cursor at the next block, or at its part before the low-water mark."""
+        ids = self._rest.popleft()
+        before_low = self._rest_count - self._low
+        self._rest_count -= len(ids)
+        if 0 < before_low < len(ids):
+            ids, after = block.split(ids, before_low)
+            self._rest.appendleft(after)
+            self._rest_count += len(after)
+        self._point_at(ids)
+
+    def _point_at(self, ids: range) -> None:
+        self._segment = ids
+        self._ids = iter(ids)
+
+    def _left_in_segment(self) -> int:
+        left: int = self._ids.__length_hint__()  # type: ignore[attr-defined]
+        return left
+
+    def _remaining_segment(self) -> range:
+        return self._segment[len(self._segment) - self._left_in_segment() :]
+
+    def _drop(self, cause: str) -> int:
+        assert cause in FROM_MEMORY
+        dropped = self.held
+        self._gap(cause, dropped)
+        self._point_at(range(0))
+        self._rest.clear()
+        self._rest_count = 0
+        return dropped
+
+    def _gap(self, cause: str, count: int) -> None:
+        if count:
+            self.gaps[cause] = self.gaps.get(cause, 0) + count
