@@ -1,0 +1,87 @@
+"""What a counter may be called and configured as, and how one is created without repeating one."""
+
+import re
+from random import Random
+
+from idservice import errors
+from idservice.core.epoch import FIRST_ORDINAL, epoch_name
+from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Adopted, Counter, Store
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+RUNWAY_MIN_S = 1.0
+RUNWAY_MAX_S = 86_400.0
+
+
+def check_name(name: str) -> str:
+    """The name itself. Raises BadName."""
+    if not NAME.fullmatch(name):
+        raise errors.BadName(value=name[:80])
+    return name
+
+
+def new_counter(
+    name: str,
+    random: Random,
+    *,
+    start: int = 0,
+    limit: int = LIMIT_DEFAULT,
+    strict: bool = False,
+    shards: int = 1,
+    runway: float | None = None,
+    adopted: Adopted | None = None,
+) -> Counter:
+    """A counter in its first epoch, not yet in any store.
+
+    `start` and `limit` are the first and the highest id, `runway` is in seconds. For an adopted
+    counter `start` is the id its old endpoint would answer next. Raises BadName, BadConfiguration.
+    """
+    check_name(name)
+    refuse = errors.BadConfiguration
+    if not 0 <= start <= LIMIT_MAX:
+        raise refuse(why=f"start is {start}; it must be from 0 to {LIMIT_MAX}")
+    if not 0 <= limit <= LIMIT_MAX:
+        raise refuse(why=f"limit is {limit}; it must be from 0 to {LIMIT_MAX}")
+    if start > limit:
+        raise refuse(why=f"start is {start}, above the limit {limit}")
+    if runway is not None and not RUNWAY_MIN_S <= runway <= RUNWAY_MAX_S:
+        raise refuse(
+            why=f"runway is {runway:g} s; it must be from {RUNWAY_MIN_S:g} to {RUNWAY_MAX_S:g}"
+        )
+    if shards != 1:
+        raise refuse(why=f"shards is {shards}; this version serves counters of one shard only")
+    if adopted is not None and strict:
+        raise refuse(
+            why="strict; an adopted counter cannot be, because its old endpoint keeps no order"
+        )
+    # One shard and base 0: index and id agree (I6). An old endpoint that answers the value after
+    # its increment gives id v + 1 for a stored v.
+    base = 1 if adopted is not None and adopted.returns == "new" else 0
+    return Counter(
+        name=name,
+        epoch=epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}"),
+        start=start,
+        limit=limit,
+        base=base,
+        shards=shards,
+        strict=strict,
+        runway=runway,
+        adopted=adopted,
+    )
+
+
+async def ensure(store: Store, wanted: Counter, *, runway: float) -> tuple[Counter, bool]:
+    """The counter as it stands in the store, and whether this call created it.
+
+    `runway` (seconds) is what a counter that names none is served with. Raises CounterDiffers
+    where one of this name is configured otherwise, NotApplied or OutcomeUnknown from the store.
+    """
+    try:
+        found = await store.create(wanted)
+    except errors.OutcomeUnknown:
+        found = await store.create(wanted)  # its random epoch tells our own work from another's
+    if found.epoch == wanted.epoch:
+        return found, True
+    difference = found.difference(wanted, runway=runway)
+    if difference:
+        raise errors.CounterDiffers(name=wanted.name, difference=difference)
+    return found, False

@@ -1,0 +1,382 @@
+"""SQLite as a store: one file, one writer thread, every acknowledged write on the disk.
+
+The rollback journal with `synchronous=EXTRA` is used, and read back: reservations are rare, and a
+write-ahead log with less loses acknowledged blocks at a power cut. Several processes may share a
+file. Tables are STRICT: elsewhere an integer that overflows becomes a float, and every next equal.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from idservice import errors
+from idservice.core import epoch as epochs
+from idservice.stores.protocol import Counter, Position
+
+log = logging.getLogger("idservice.store")
+
+BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's
+SCHEMA = 1
+TABLES = """
+CREATE TABLE identity (id TEXT NOT NULL, inode INTEGER NOT NULL, schema INTEGER NOT NULL) STRICT;
+CREATE TABLE catalogue (revision INTEGER NOT NULL) STRICT;
+CREATE TABLE entry (
+    name TEXT PRIMARY KEY, epoch TEXT NOT NULL, state TEXT NOT NULL, config TEXT NOT NULL
+) STRICT;
+CREATE TABLE position (
+    counter TEXT NOT NULL, shard INTEGER NOT NULL, next INTEGER NOT NULL, mark INTEGER NOT NULL,
+    rev INTEGER NOT NULL, epoch TEXT NOT NULL, PRIMARY KEY (counter, shard)
+) STRICT;
+"""
+RESERVE = """
+UPDATE position SET next = next + :count, mark = next + :count, rev = rev + 1
+WHERE counter = :counter AND shard = :shard AND epoch = :epoch
+  AND next BETWEEN :seen AND :room AND next >= mark
+RETURNING next, rev
+"""
+POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
+
+T = TypeVar("T")
+File = tuple[int, int]  # device and inode
+
+
+class SQLiteStore:
+    """Counters in the SQLite file at `path`. Every operation runs on one thread of its own."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.address = f"sqlite:{path}"
+        self._thread: ThreadPoolExecutor | None = None
+        self._database: sqlite3.Connection | None = None
+        self._file: File = (0, 0)
+
+    async def __aenter__(self) -> Self:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
+            self._thread.shutdown()
+            self._thread = None
+
+    # --- operations ------------------------------------------------------------------------------
+
+    async def init(self, first: Counter) -> bool:
+        return await self._run(self._init, first)
+
+    async def verify(self) -> None:
+        await self._run(self._verify)
+
+    async def counter(self, name: str) -> Counter | None:
+        return await self._run(self._reading, f"reading counter {name}", self._entry, name)
+
+    async def counters(self) -> list[Counter]:
+        return await self._run(self._reading, "reading the counters", self._entries)
+
+    async def create(self, counter: Counter) -> Counter:
+        return await self._run(self._create, counter)
+
+    async def position(self, counter: Counter, shard: int = 0) -> Position | None:
+        return await self._run(
+            self._reading, f"reading counter {counter.name}", self._position, counter, shard
+        )
+
+    async def reserve(
+        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+    ) -> range:
+        assert count > 0
+        assert seen <= room
+        return await self._run(self._reserve, counter, count, seen, room, shard)
+
+    async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
+        await self._run(self._close_gone_back, counter, found, shard)
+
+    # --- on the thread: connection ---------------------------------------------------------------
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        assert self._thread is not None, "the store was not entered"
+        loop = asyncio.get_running_loop()
+        # A call that is cancelled while it waits for the thread is never begun.
+        return await loop.run_in_executor(self._thread, function, *arguments)
+
+    def _connect(self, *, create: bool = False) -> sqlite3.Connection:
+        """The open connection, made anew after a failure. Raises sqlite3.Error, OSError."""
+        if self._database is not None:
+            return self._database
+        mode = "rwc" if create else "rw"
+        database = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,  # transactions begin where we say so
+            timeout=BUSY_TIMEOUT_S,
+            check_same_thread=False,  # one thread at a time: the executor's only one
+        )
+        try:
+            for pragma, value, wanted in (
+                ("journal_mode", "DELETE", "delete"),
+                ("synchronous", "EXTRA", 3),
+            ):
+                database.execute(f"PRAGMA {pragma}={value}")
+                (found,) = database.execute(f"PRAGMA {pragma}").fetchone()
+                if found != wanted:
+                    raise sqlite3.OperationalError(f"{pragma} stays {found}, {value} is needed")
+            self._file = _file_at(self.path)
+        except BaseException:
+            database.close()
+            raise
+        self._database = database
+        return database
+
+    def _disconnect(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    # --- on the thread: start --------------------------------------------------------------------
+
+    def _init(self, first: Counter) -> bool:
+        try:
+            database = self._connect(create=True)
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                if database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+                    database.execute("ROLLBACK")
+                    self._verify()
+                    return False
+                for statement in TABLES.split(";"):
+                    database.execute(statement)
+                identity = (secrets.token_hex(16), self._file[1], SCHEMA)
+                database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
+                database.execute("INSERT INTO catalogue VALUES (0)")
+                self._insert(database, first)
+                database.execute("COMMIT")
+                return True
+            except BaseException:
+                self._disconnect()  # rolls back
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise self._unready(error) from error
+
+    def _verify(self) -> None:
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            raise errors.StoreUnready(
+                store=self.address,
+                why="the file is missing or empty. Where the volume was lost, restore it: a new"
+                " file starts from 0 and repeats ids. Where there never was one, run"
+                f" `idservice init --store {self.address}` or start with --init",
+            )
+        try:
+            database = self._connect()
+            (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if health != "ok":
+                raise sqlite3.DatabaseError(health)
+            if not database.execute(
+                "SELECT 1 FROM sqlite_schema WHERE name = 'identity'"
+            ).fetchone():
+                raise errors.StoreUnready(
+                    store=self.address,
+                    why="the file is no idservice store (it has no table `identity`); name another"
+                    " file, or an empty one with --init",
+                )
+            _, inode, schema = database.execute("SELECT id, inode, schema FROM identity").fetchone()
+            if schema != SCHEMA:
+                raise errors.StoreUnready(
+                    store=self.address,
+                    why=f"it has schema {schema} and this version reads {SCHEMA}; use the version"
+                    " that wrote it, or a newer one",
+                )
+            if inode == 0:  # set by hand: see the run-book in the README
+                database.execute("UPDATE identity SET inode = ?", (self._file[1],))
+            elif inode != self._file[1]:
+                raise errors.StoreReplaced(
+                    store=self.address,
+                    why="the file is a copy or was restored from a backup, so its positions may be"
+                    " behind ids that are in use. Put the original file back, or follow"
+                    " 'A restored store' in the README",
+                )
+            # The files must be writable: better told now than at the first reservation.
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+        except (sqlite3.Error, OSError) as error:
+            raise self._unready(error) from error
+
+    def _unready(self, error: Exception) -> errors.StoreUnready:
+        self._disconnect()
+        busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        return errors.StoreUnready(
+            store=self.address,
+            why=f"{error}; check the path, its permissions (the folder must be writable too), and"
+            " the disk",
+            waiting_helps=busy,
+        )
+
+    # --- on the thread: the operations -----------------------------------------------------------
+
+    def _entry(self, database: sqlite3.Connection, name: str) -> Counter | None:
+        row = database.execute("SELECT config FROM entry WHERE name = ?", (name,)).fetchone()
+        return msgspec.json.decode(row[0], type=Counter) if row else None
+
+    def _entries(self, database: sqlite3.Connection) -> list[Counter]:
+        rows = database.execute("SELECT config FROM entry ORDER BY name")
+        return [msgspec.json.decode(config, type=Counter) for (config,) in rows]
+
+    def _position(
+        self, database: sqlite3.Connection, counter: Counter, shard: int
+    ) -> Position | None:
+        row = database.execute(POSITION, (counter.name, shard)).fetchone()
+        return Position(*row) if row else None
+
+    def _create(self, counter: Counter) -> Counter:
+        def write(database: sqlite3.Connection) -> Counter:
+            found = self._entry(database, counter.name)
+            if found is None:
+                self._insert(database, counter)
+            return found or counter
+
+        return self._writing(f"creating counter {counter.name}", write)
+
+    def _insert(self, database: sqlite3.Connection, counter: Counter) -> None:
+        assert counter.adopted is None
+        database.execute("UPDATE catalogue SET revision = revision + 1")
+        database.execute(
+            "INSERT INTO entry VALUES (?, ?, ?, ?)",
+            (counter.name, counter.epoch, counter.state, msgspec.json.encode(counter).decode()),
+        )
+        first = counter.start - counter.base
+        for shard in range(counter.shards):
+            database.execute(
+                "INSERT INTO position VALUES (?, ?, ?, ?, 0, ?)",
+                (counter.name, shard, first, first, counter.epoch),
+            )
+
+    def _reserve(self, counter: Counter, count: int, seen: int, room: int, shard: int) -> range:
+        def write(database: sqlite3.Connection) -> range:
+            row = database.execute(
+                RESERVE,
+                {
+                    "count": count,
+                    "counter": counter.name,
+                    "shard": shard,
+                    "epoch": counter.epoch,
+                    "seen": seen,
+                    "room": room,
+                },
+            ).fetchone()
+            if row is None:
+                raise self._why_refused(
+                    self._position(database, counter, shard), counter, count, seen, room
+                )
+            return range(row[0] - count, row[0])
+
+        return self._writing(f"reserving ids of counter {counter.name}", write)
+
+    def _why_refused(
+        self, found: Position | None, counter: Counter, count: int, seen: int, room: int
+    ) -> errors.NotApplied:
+        """What a failed condition means, in the order in which it must be read."""
+        about = {
+            "store": self.address,
+            "name": counter.name,
+            "action": f"reserving {count} ids of counter {counter.name}",
+        }
+        if found is None:
+            return errors.PositionMissing(**about)
+        if found.epoch != counter.epoch:
+            return errors.EpochChanged(**about, found=found.epoch, epoch=counter.epoch)
+        if found.next < found.mark or found.next < seen:
+            return errors.WentBack(
+                **about, position=found.next, above=max(found.mark, seen), epoch=found.epoch
+            )
+        assert found.next > room
+        return errors.NoRoom(**about, position=found.next)
+
+    def _close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
+        def write(database: sqlite3.Connection) -> None:
+            database.execute(
+                "UPDATE position SET epoch = ?, rev = rev + 1"
+                " WHERE counter = ? AND shard = ? AND epoch = ?",
+                (epochs.gone_back(found), counter.name, shard, found),
+            )
+
+        self._writing(f"closing the position of counter {counter.name}", write)
+
+    # --- on the thread: what a failure means -----------------------------------------------------
+
+    def _reading(self, action: str, read: Callable[..., T], *arguments: object) -> T:
+        try:
+            return read(self._checked(), *arguments)
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            raise errors.NotApplied(store=self.address, action=action, why=error) from error
+
+    def _writing(self, action: str, write: Callable[[sqlite3.Connection], T]) -> T:
+        """One write in a transaction of its own, durable when this returns."""
+        try:
+            database = self._checked()
+            database.execute("BEGIN IMMEDIATE")
+            result = write(database)
+        except errors.IdserviceError:
+            self._roll_back()
+            raise
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()  # nothing was committed: closing rolls back
+            raise errors.NotApplied(store=self.address, action=action, why=error) from error
+        try:
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if database.in_transaction and self._roll_back():  # e.g. busy: it never began to commit
+                raise errors.NotApplied(store=self.address, action=action, why=error) from error
+            self._disconnect()
+            raise errors.OutcomeUnknown(store=self.address, action=action, why=error) from error
+        return result
+
+    def _roll_back(self) -> bool:
+        try:
+            if self._database is not None and self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            return True
+        except sqlite3.Error:
+            self._disconnect()
+            return False
+
+    def _checked(self) -> sqlite3.Connection:
+        """The connection, once the path still leads to the file that is open.
+
+        A file that was deleted or replaced goes on working for whoever has it open, while every
+        new process counts on the other one: the same ids twice.
+        """
+        before = self._file
+        database = self._connect()
+        if _file_at(self.path) != self._file or (before != (0, 0) and before != self._file):
+            self._file = before
+            self._disconnect()
+            raise errors.NotApplied(
+                store=self.address,
+                action="every request",
+                why="the file was replaced while in use; stop all instances, put the original back,"
+                " and start again",
+            )
+        return database
+
+
+def _file_at(path: Path) -> File:
+    """Device and inode of the only link to a file. Raises OSError where there is none or two."""
+    status = os.stat(path)
+    if status.st_nlink != 1:
+        raise OSError(f"{path} has {status.st_nlink} links; a store's file must have one")
+    return status.st_dev, status.st_ino
