@@ -1,0 +1,270 @@
+"""Every counter in use on this instance, and the tasks that keep them supplied."""
+
+import asyncio
+import logging
+import os
+import weakref
+from collections.abc import Coroutine, Sequence
+from random import Random
+from types import TracebackType
+from typing import Self, TypeVar
+
+from idservice import __version__, errors
+from idservice.counters import check_name, ensure
+from idservice.metrics import Snapshot
+from idservice.stores.protocol import Counter, Store
+from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, StoreHealth, Supply
+
+log = logging.getLogger("idservice.service")
+
+T = TypeVar("T")
+
+LOADING_MAX = 256  # counters being read from the store at once
+
+
+class Service:
+    """Ids of many counters over one store. Enter it, and it may be asked; leave it to stop.
+
+    `declared` counters are filled at the start and decide whether the service is ready.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits | None = None,
+        *,
+        random: Random,
+        declared: Sequence[str] = (),
+    ) -> None:
+        self.store = store
+        self.limits = limits or Limits()
+        self.random = random
+        self.declared = tuple(dict.fromkeys(declared))
+        self.stopping = False
+        self.supplies: dict[str, Supply] = {}
+        self.health = StoreHealth()
+        self._loading: dict[str, asyncio.Future[Supply]] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._group = asyncio.TaskGroup()
+        self._replaced: errors.StoreReplaced | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        self._spawn(self._watch())
+        _entered.add(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _entered.discard(self)
+        self.stopping = True
+        for supply in self.supplies.values():
+            supply.stop(errors.Stopped(), cause="stop")
+        for task in self._tasks:
+            task.cancel()
+        await self._group.__aexit__(kind, error, trace)
+        self._log_rest()
+
+    def _log_rest(self) -> None:
+        for supply in self.supplies.values():
+            dropped = supply.allocator.gaps.get("stop", 0)
+            if dropped:
+                log.info(
+                    "counter %s: %d ids in memory become a gap",
+                    supply.counter.name,
+                    dropped,
+                    extra={"action": "ids_dropped"},
+                )
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- counters --------------------------------------------------------------------------------
+
+    async def supply(self, name: str) -> Supply:
+        """The supply of a counter, read from the store at its first use.
+
+        Raises BadName, UnknownCounter, StoreError.
+        """
+        known = self.supplies.get(name)
+        if known is not None:
+            return known
+        check_name(name)
+        if self.stopping:
+            raise errors.Stopped()
+        if self._replaced is not None:
+            raise self._replaced
+        loading = self._loading.get(name)
+        if loading is None:
+            if len(self._loading) >= LOADING_MAX:
+                raise errors.TooManyWaiting(name=name, count=len(self._loading))
+            loading = self._loading[name] = asyncio.get_running_loop().create_future()
+            loading.add_done_callback(_retrieve)
+            self._spawn(self._load(name, loading))
+        # Several requests share one read; none of them may cancel it for the others.
+        return await asyncio.shield(loading)
+
+    async def _load(self, name: str, loading: asyncio.Future[Supply]) -> None:
+        try:
+            counter = await self._read(self.store.counter(name), f"reading counter {name}")
+            if counter is None:
+                raise errors.UnknownCounter(name=name)
+            loading.set_result(self._add(counter))
+        except asyncio.CancelledError:
+            loading.set_exception(errors.Stopped())
+            raise
+        except Exception as error:
+            loading.set_exception(error)
+        finally:
+            del self._loading[name]
+
+    def _add(self, counter: Counter) -> Supply:
+        supply = self.supplies[counter.name] = Supply(
+            counter,
+            self.store,
+            self.limits,
+            health=self.health,
+            spawn=self._spawn,
+            random=self.random,
+            keep_filled=counter.name in self.declared,
+        )
+        return supply
+
+    async def _read(self, call: Coroutine[object, object, T], action: str) -> T:
+        """A call that changes nothing, with a deadline. Raises NotApplied, StoreUnready."""
+        try:
+            async with asyncio.timeout(self.limits.wait):
+                result = await call
+        except TimeoutError:
+            slow = errors.NotApplied(
+                store=self.store.address, action=action, why="it took too long"
+            )
+            self.health.failed(slow)
+            raise slow from None
+        except errors.StoreError as error:
+            self.health.failed(error)
+            raise
+        self.health.answered()
+        return result
+
+    # --- what people ask -------------------------------------------------------------------------
+
+    async def counters(self) -> list[Counter]:
+        """Every counter in the store, by name. Raises StoreError."""
+        return await self._read(self.store.counters(), "reading the counters")
+
+    async def counter(self, name: str) -> tuple[Counter, int]:
+        """A counter and the next id nobody has reserved, both as they stand in the store.
+
+        Raises BadName, UnknownCounter, StoreError.
+        """
+        check_name(name)
+        counter = await self._read(self.store.counter(name), f"reading counter {name}")
+        if counter is None:
+            raise errors.UnknownCounter(name=name)
+        position = await self._read(self.store.position(counter), f"reading counter {name}")
+        if position is None:
+            raise errors.PositionMissing(store=self.store.address, name=name)
+        return counter, counter.layout().id(position.next)
+
+    async def create(self, wanted: Counter) -> tuple[Counter, bool]:
+        """The counter as it stands, and whether it was created now. Raises as `counters.ensure`,
+        and OutcomeUnknown where the store is too slow."""
+        try:
+            async with asyncio.timeout(REFILL_MAX_S):
+                return await ensure(self.store, wanted, runway=self.limits.runway)
+        except TimeoutError:
+            raise errors.OutcomeUnknown(
+                store=self.store.address,
+                action=f"creating counter {wanted.name}",
+                why="it took too long; the same request may be sent again",
+            ) from None
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def warm(self) -> None:
+        """Bring first ids of the declared counters into memory, so that no request waits for them.
+
+        Raises StoreError. A declared counter that is missing or suspect is logged: it may be put
+        right while others are served.
+        """
+        for name in self.declared:
+            try:
+                supply = await self.supply(name)
+                if supply.suspect is None:
+                    await supply.fill()
+            except errors.CounterSuspect:
+                pass  # logged where it was found
+            except errors.UnknownCounter as error:
+                log.warning("%s", error, extra={"action": "counter_missing"})
+
+    async def not_ready(self) -> str:
+        """Why the next id of a declared counter cannot be served now; empty where it can."""
+        if self.stopping:
+            return str(errors.Stopped())
+        if self._replaced is not None:
+            return str(self._replaced)
+        for name in self.declared:
+            try:
+                why = (await self.supply(name)).not_ready
+            except errors.IdserviceError as error:
+                why = str(error)
+            if why:
+                return why
+        return ""
+
+    async def _watch(self) -> None:
+        """While the store is down, ask it now and then: a strict counter would not know else."""
+        while True:
+            await self.health.down.wait()
+            await asyncio.sleep(BACKOFF_MAX_S * (0.5 + 0.5 * self.random.random()))
+            if not self.health.down.is_set():
+                continue
+            try:
+                async with asyncio.timeout(REFILL_MAX_S):
+                    await self.store.verify()
+                self.health.answered()
+            except errors.StoreReplaced as error:
+                self._refuse_all(error)
+            except (errors.StoreError, TimeoutError):
+                continue  # still down
+
+    def _refuse_all(self, error: errors.StoreReplaced) -> None:
+        if self._replaced is None:
+            log.error("%s", error, extra={"action": "store_replaced"})
+        self._replaced = error
+        for supply in self.supplies.values():
+            supply.stop(error, cause="went_back")
+
+    def snapshot(self) -> Snapshot:
+        """What is counted, for the metrics page."""
+        return Snapshot(
+            readings=[supply.reading() for supply in self.supplies.values()],
+            store_up=self.health.up,
+            latency=self.health.latency,
+            version=__version__,
+        )
+
+
+_entered: "weakref.WeakSet[Service]" = weakref.WeakSet()
+
+
+def _retrieve(future: asyncio.Future[Supply]) -> None:
+    if not future.cancelled():
+        future.exception()  # it may be that nobody is left to hear of it
+
+
+def _forget_in_child() -> None:
+    for service in _entered:
+        service.stopping = True
+        for supply in service.supplies.values():
+            supply.forget_in_child()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,436 @@
+"""One counter in use: its ids in memory, who waits for them, and the refill that brings more."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from random import Random
+
+from idservice import errors
+from idservice.core.allocator import Allocator, Request
+from idservice.metrics import Latency, Reading, Tally, count
+from idservice.stores.protocol import Counter, Store
+
+log = logging.getLogger("idservice.supply")
+
+BACKOFF_FIRST_S = 0.05  # the pause after a failed refill, doubled with each further failure
+BACKOFF_MAX_S = 2.0
+REFILL_MAX_S = 5.0  # what a refill in the background may take at most
+ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
+SUSPECT_RECHECK_S = 2.0  # how often a counter that was refused is looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a service. Times in seconds; each has a setting of the same name."""
+
+    runway: float = 30.0  # for counters that name none: how long ids last without the store
+    wait: float = 2.0  # how long a request waits for ids
+    waiters_max: int = 10_000  # requests waiting per counter
+    block_max: int = 10_000_000  # ids per reservation
+
+
+class StoreHealth:
+    """Whether the store answered when it was last asked, and how long its answers took."""
+
+    def __init__(self) -> None:
+        self.latency = Latency()
+        self.down = asyncio.Event()
+        self.last_error: Exception | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether the last call got an answer."""
+        return not self.down.is_set()
+
+    def answered(self) -> None:
+        """The store answered, be it with a refusal."""
+        if self.down.is_set():
+            log.info("the store answers again", extra={"action": "store_up"})
+        self.down.clear()
+        self.last_error = None
+
+    def failed(self, error: Exception) -> None:
+        """The store gave no answer, or could not serve."""
+        if not self.down.is_set():
+            log.warning("%s", error, extra={"action": "store_down"})
+        self.last_error = error
+        self.down.set()
+
+
+class Waiter:
+    """One request that waits: how many ids it needs, and the future that brings them."""
+
+    __slots__ = ("count", "deadline", "future", "number")
+
+    def __init__(
+        self, count: int, number: int, deadline: float, future: asyncio.Future[list[range]]
+    ) -> None:
+        self.count = count
+        self.number = number  # order of arrival
+        self.deadline = deadline
+        self.future = future
+
+
+class Supply:
+    """The ids of one counter on this instance.
+
+    `spawn` starts a task that the owner ends; `random` spreads the pauses between failed tries.
+    With `keep_filled` the counter is refilled after an outage even if nobody asks.
+    """
+
+    def __init__(
+        self,
+        counter: Counter,
+        store: Store,
+        limits: Limits,
+        *,
+        health: StoreHealth,
+        spawn: Callable[[Coroutine[object, object, None]], object],
+        random: Random,
+        keep_filled: bool = False,
+    ) -> None:
+        self.counter = counter
+        self.tally = Tally()
+        self.keep_filled = keep_filled
+        self.suspect: errors.Unavailable | None = None
+        self._store = store
+        self._limits = limits
+        self._health = health
+        self._spawn = spawn
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._waiters: deque[Waiter] = deque()
+        self._waiting = 0  # live waiters
+        self._arrivals = 0
+        self._refilling = False
+        self._recheck_at = 0.0
+        self._error: errors.Unavailable = errors.StoreError(
+            store=store.address, why="it has not answered yet"
+        )
+        self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
+        self.allocator = self._new_allocator(seen=0)
+
+    # --- ids out ---------------------------------------------------------------------------------
+
+    async def one(self) -> int:
+        """The next id. Raises Exhausted, TooManyWaiting, WaitedTooLong, CounterSuspect, Stopped."""
+        id = self.take()
+        return id if id is not None else (await self.wait(1))[0].start
+
+    async def many(self, count: int) -> list[range]:
+        """`count` ids as blocks, all or an error; raises as `one`. 0 < count <= block_max."""
+        blocks = self.take_many(count)
+        return blocks if blocks is not None else await self.wait(count)
+
+    def take(self) -> int | None:
+        """The next id, where one is in memory."""
+        id = self.allocator.take()
+        if id is None:
+            self.allocator.advance()
+            id = self.allocator.take()
+            self.refill_if_due()
+        return id
+
+    def take_many(self, count: int) -> list[range] | None:
+        """`count` ids as blocks, where that many are in memory."""
+        blocks = self.allocator.take_batch(count)
+        if blocks is not None:
+            self.refill_if_due()
+        return blocks
+
+    async def wait(self, count: int) -> list[range]:
+        """Stand in line for `count` ids; raises as `one`.
+
+        First come, first served among those whom memory cannot serve at once.
+        """
+        now = self._loop.time()
+        self._admit(count, now)
+        waiter = Waiter(count, self._arrivals, now + self._limits.wait, self._loop.create_future())
+        self._arrivals += 1
+        self._waiting += 1
+        self.tally.waits += 1
+        self._waiters.append(waiter)
+        timer = self._loop.call_at(waiter.deadline, self._expire, waiter)
+        try:
+            self.refill_if_due()
+            return await waiter.future
+        except asyncio.CancelledError:
+            future = waiter.future
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.allocator.wasted(count)  # served, but gone
+            raise
+        finally:
+            timer.cancel()
+            self._waiting -= 1
+            self.tally.wait_seconds += self._loop.time() - now
+
+    def _admit(self, count: int, now: float) -> None:
+        if self.suspect is not None:
+            if self.allocator.gaps.get("fork") or now < self._recheck_at:
+                raise self.suspect
+            self._look_again()
+        if self._waiting >= self._limits.waiters_max:
+            raise errors.TooManyWaiting(name=self.counter.name, count=self._waiting)
+        if count > self.allocator.held + self.allocator.room(now):
+            raise self._exhausted(count)
+
+    def _exhausted(self, count: int) -> errors.Exhausted:
+        return errors.Exhausted(name=self.counter.name, count=count, limit=self.counter.limit)
+
+    def _expire(self, waiter: Waiter) -> None:
+        if not waiter.future.done():
+            error = errors.WaitedTooLong(
+                name=self.counter.name, seconds=self._limits.wait, why=self._error
+            )
+            if self.counter.strict and self.allocator.waits_for_store:
+                error.outcome = errors.UNKNOWN  # its batch may be under way
+            waiter.future.set_exception(error)
+
+    async def fill(self) -> None:
+        """Bring the first ids into memory; the start of a service does this, to see that it can.
+
+        One try. Raises StoreError. Nothing to do for a strict counter, which holds nothing.
+        """
+        request = None if self._refilling else self._due()
+        if request is not None and not await self._reserve(request, in_background=True):
+            raise self._error
+
+    # --- refill ----------------------------------------------------------------------------------
+
+    def refill_if_due(self) -> None:
+        """Begin a refill where one is needed and none runs. Cheap to call at any time."""
+        if self._refilling or self.allocator.waits_for_store:
+            return
+        request = self._due()
+        if request is not None:
+            self._refilling = True
+            self._spawn(self._refill(request))
+
+    def _due(self) -> Request | None:
+        """The next request to the store, once waiters that no reservation can serve are told."""
+        now = self._loop.time()
+        while self._waiters and self._waiters[0].future.done():
+            self._waiters.popleft()
+        room = self.allocator.held + self.allocator.room(now)
+        waiting = first = 0
+        for waiter in self._waiters:
+            if waiter.future.done():
+                continue
+            if waiter.count > room:
+                waiter.future.set_exception(self._exhausted(waiter.count))
+                continue
+            if waiting + waiter.count > room:
+                break  # the rest is looked at again after this one
+            first = first or waiter.count
+            waiting += waiter.count
+        return self.allocator.due(now, waiting=waiting, first=first)
+
+    async def _refill(self, request: Request | None) -> None:
+        failures = 0
+        try:
+            while request is not None:
+                used = self.allocator.issued_ids
+                if await self._reserve(request, in_background=failures > 0):
+                    failures = 0
+                else:
+                    failures += 1
+                    await asyncio.sleep(self._pause(failures))
+                    if self._idle_since(used):
+                        break  # the next request, or half of the rest used, begins another
+                request = self._due()
+        finally:
+            self._refilling = False
+
+    def _pause(self, failures: int) -> float:
+        longest = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
+        return longest * (0.5 + 0.5 * self._random.random())
+
+    def _idle_since(self, used: int) -> bool:
+        if self._waiting or self.allocator.issued_ids != used:
+            return False
+        return bool(self.allocator.held) or not self.keep_filled
+
+    def _patience(self, in_background: bool) -> float:
+        """Seconds a store call may take: no longer than the request that waits for it, unless that
+        was tried and is too short for this store."""
+        background = min(self._runway / 4, REFILL_MAX_S)
+        deadlines = [waiter.deadline for waiter in self._waiters if not waiter.future.done()]
+        if in_background or not deadlines:
+            return background
+        return max(ATTEMPT_MIN_S, min(background, deadlines[-1] - self._loop.time()))
+
+    async def _reserve(self, request: Request, *, in_background: bool) -> bool:
+        """Carry one request out, and hand what it brings to those who wait; False: try later."""
+        allocator, counter = self.allocator, self.counter
+        arrived = self._arrivals
+        began = self._loop.time()
+        result = "unknown"
+        try:
+            async with asyncio.timeout(self._patience(in_background)):
+                indices = await self._store.reserve(
+                    counter, count=request.count, seen=request.seen, room=request.room
+                )
+            self._health.answered()
+            if allocator.granted(request.token, indices, self._loop.time()):
+                result = "granted"
+                self._share_out(arrived)
+                return True
+            result = "late"  # of an epoch that is over: burnt
+        except TimeoutError:
+            # Cancelled in the middle: it may be applied all the same, now or later.
+            self._failed(request, errors.OutcomeUnknown(**self._about, why="it took too long"))
+        except errors.OutcomeUnknown as error:
+            self._failed(request, error)
+        except errors.NoRoom as error:
+            result = "no_room"
+            self._error = error
+            self._health.answered()
+            allocator.no_room(request.token, error.position, self._loop.time())
+        except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
+            result = "suspect"
+            allocator.refused(request.token, unknown=False)
+            await self._doubt(error)
+        except errors.PositionIllFormed as error:
+            result = "suspect"
+            allocator.refused(request.token, unknown=False)
+            self._distrust(error)
+        except errors.NotApplied as error:
+            result = "not_applied"
+            self._failed(request, error)
+        except asyncio.CancelledError:
+            allocator.refused(request.token, unknown=True)
+            raise
+        except Exception as error:  # a bug of ours or of a library: nothing is known
+            log.exception("a reservation failed", extra={"action": "reservation_bug"})
+            why = f"an internal fault ({type(error).__name__})"
+            self._failed(request, errors.OutcomeUnknown(**self._about, why=why))
+        finally:
+            self._health.latency.observe(self._loop.time() - began)
+            count(self.tally.reservations, result)
+        return False
+
+    @property
+    def _about(self) -> dict[str, str]:
+        return {
+            "store": self._store.address,
+            "action": f"reserving ids of counter {self.counter.name}",
+        }
+
+    def _failed(self, request: Request, error: errors.StoreError) -> None:
+        self._error = error
+        self._health.failed(error)
+        self.allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
+
+    def _share_out(self, arrived: int) -> None:
+        """Serve who waits, in the order of arrival; a strict batch serves only those who waited
+        when it was sent, which are the ones that had `arrived` (I8)."""
+        still: deque[Waiter] = deque()
+        for waiter in self._waiters:
+            if waiter.future.done():
+                continue
+            late = self.counter.strict and waiter.number >= arrived
+            blocks = None if late else self.allocator.take_batch(waiter.count)
+            if blocks is None:
+                still.append(waiter)
+            else:
+                waiter.future.set_result(blocks)
+        self._waiters = still
+        self.allocator.settle()
+
+    # --- doubt -----------------------------------------------------------------------------------
+
+    async def _doubt(self, error: errors.NotApplied) -> None:
+        """The position is not as our epoch left it: the entry alone decides what that means."""
+        try:
+            async with asyncio.timeout(REFILL_MAX_S):
+                if isinstance(error, errors.WentBack):
+                    await self._store.close_gone_back(self.counter, error.epoch)
+                entry = await self._store.counter(self.counter.name)
+        except (errors.StoreError, TimeoutError):
+            entry = None  # still in doubt
+        if entry is not None and entry.ordinal > self.counter.ordinal:
+            self._adopt_epoch(entry)
+        else:
+            self._distrust(error)
+
+    def _adopt_epoch(self, entry: Counter) -> None:
+        self._forget("epoch")
+        self.counter = entry
+        self.allocator = self._new_allocator(seen=0)
+
+    def _distrust(self, error: errors.StoreError) -> None:
+        """Hand out nothing more: ids in memory may be those that a restored store gives others."""
+        log.error("%s", error, extra={"action": "counter_suspect"})
+        self.stop(errors.CounterSuspect(name=self.counter.name, why=str(error)), cause="went_back")
+
+    def stop(self, error: errors.Unavailable, *, cause: str) -> None:
+        """Drop the ids in memory and answer everybody with `error`."""
+        self.suspect = self._error = error
+        self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
+        self.allocator.retire(cause)
+        for waiter in self._waiters:
+            if not waiter.future.done():
+                waiter.future.set_exception(error)
+        self._waiters.clear()
+
+    def forget_in_child(self) -> None:
+        """After a fork: the ids belong to the parent."""
+        self.suspect = errors.Stopped()
+        self.allocator.retire("fork")
+
+    def _look_again(self) -> None:
+        """Ask the store once more, as one who remembers its own last reservation."""
+        self.suspect = None
+        self._forget("went_back")
+        self.allocator = self._new_allocator(seen=self.allocator.seen)
+
+    def _forget(self, cause: str) -> None:
+        self.allocator.retire(cause)
+        self._past = self.reading()
+
+    # --- what is known ---------------------------------------------------------------------------
+
+    @property
+    def _runway(self) -> float:
+        return self.counter.runway or self._limits.runway
+
+    def _new_allocator(self, *, seen: int) -> Allocator:
+        return Allocator(
+            self.counter.layout(),
+            now=self._loop.time(),
+            runway_s=self._runway,
+            block_max=self._limits.block_max,
+            strict=self.counter.strict,
+            seen=seen,
+        )
+
+    @property
+    def not_ready(self) -> str:
+        """Why the next id cannot be served now; empty where it can."""
+        if self.suspect is not None:
+            return str(self.suspect)
+        if self.allocator.held:
+            return ""
+        if not self.allocator.room(self._loop.time()):
+            return str(self._exhausted(1))
+        return "" if self._health.up else str(self._error)
+
+    def reading(self) -> Reading:
+        """What is counted of this counter since the start."""
+        allocator, past = self.allocator, self._past
+        gaps = dict(past.gaps)
+        for cause, ids in allocator.gaps.items():
+            gaps[cause] = gaps.get(cause, 0) + ids
+        rate = allocator.rate
+        return Reading(
+            counter=self.counter.name,
+            issued=past.issued + allocator.issued_ids,
+            reserved=past.reserved + allocator.granted_ids,
+            held=allocator.held,
+            runway_s=allocator.held / rate if rate else float("inf") if allocator.held else 0.0,
+            waiting=self._waiting,
+            gaps=gaps,
+            tally=self.tally,
+        )
