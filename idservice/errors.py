@@ -15,7 +15,7 @@ class IdserviceError(Exception):
     """The service failed; this is a fault of the service, please report it."""
 
     code: ClassVar[str] = "internal"
-    status: ClassVar[int] = 500
+    status: int = 500
     retryable: ClassVar[bool] = False
     outcome: str = UNKNOWN
 
@@ -255,6 +255,14 @@ class Usage(IdserviceError):
     """{why}."""
 
     code = "usage"
+    outcome = NOT_APPLIED
+
+
+class CannotListen(IdserviceError):
+    """Cannot listen on {address}: {why}. Name another address with --listen or --admin-listen, or
+    stop what uses this one."""
+
+    code = "cannot_listen"
     outcome = NOT_APPLIED
 
 

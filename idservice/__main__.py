@@ -1,0 +1,8 @@
+"""`python -m idservice` and the `idservice` command."""
+
+import sys
+
+from idservice.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The command line: what can be said, and the exit code of each way it can end."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from idservice import __version__, commands, config, errors
+
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_STORE = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    try:
+        config.check_environment(os.environ)
+        parsed = _parser().parse_args(arguments)
+        _fill_in(parsed)
+        result: int = parsed.run(parsed)
+        return result
+    except errors.Usage as error:
+        return _fail(error, EXIT_USAGE)
+    except (errors.BadName, errors.BadCount, errors.BadConfiguration) as error:
+        return _fail(error, EXIT_USAGE)
+    except errors.StoreUnready as error:
+        return _fail(error, EXIT_STORE)
+    except errors.IdserviceError as error:
+        return _fail(error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        return EXIT_FAILURE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+
+
+def _fail(error: errors.IdserviceError, code: int) -> int:
+    print(f"idservice: {error}", file=sys.stderr)
+    return code
+
+
+# --- what can be said -----------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line, without the usage of every flag."""
+
+    def error(self, message: str) -> NoReturn:
+        raise errors.Usage(why=f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="idservice",
+        description="Unique, short, ordered numbers over HTTP, from blocks reserved on SQLite or"
+        " DynamoDB.",
+        epilog="Every flag has a variable: --store-wait is IDSERVICE_STORE_WAIT. A flag beats it."
+        " Exit codes: 0 clean, 1 failure, 2 bad usage, 3 the store cannot be used.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *settings: config.Setting
+    ) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run, settings=settings)
+        for setting in settings:
+            _add(sub, setting)
+        return sub
+
+    command("serve", commands.serve, "Serve ids over HTTP.", *config.SERVE)
+    command("init", commands.init, "Create the store with its default counter.", config.STORE)
+    create = command(
+        "create", commands.create, "Create a counter, or take over an existing one.",
+        config.STORE, config.RUNWAY,
+    )  # fmt: skip
+    _add_create(create)
+    listing = command("counters", commands.counters, "List the counters.", config.STORE)
+    show = command("show", commands.show, "Show a counter and where it stands.", config.STORE)
+    take = command(
+        "next",
+        commands.next_ids,
+        "Print the next id, or several, one per line.",
+        config.STORE,
+        config.URL,
+    )
+    take.add_argument("--count", metavar="N", help="how many (default: one)")
+    take.add_argument("name", nargs="?", metavar="NAME", help="the counter (default: default)")
+    show.add_argument("name", metavar="NAME", help="the counter")
+    for sub in (listing, show):
+        sub.add_argument("--json", action="store_true", help="print JSON")
+    health = command(
+        "health", commands.health, "Exit 0 if a service runs here and answers.", config.URL
+    )
+    health.add_argument(
+        "--ready", action="store_true", help="ask whether it can serve the next id, too"
+    )
+    command(
+        "wait", commands.wait, "Wait until a service is ready; exit 1 if it is not in time.",
+        config.URL, config.TIMEOUT,
+    )  # fmt: skip
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, setting: config.Setting) -> None:
+    """A flag of a setting; the variable and the default are filled in after parsing."""
+    text = f"{setting.help} [{setting.variable}]".replace("%", "%%")
+    if not setting.value:
+        parser.add_argument(setting.flag, action="store_true", default=None, help=text)
+    else:
+        action = "append" if setting.many else "store"
+        parser.add_argument(setting.flag, action=action, metavar=setting.value, help=text)
+
+
+def _fill_in(parsed: argparse.Namespace) -> None:
+    """Flag, else variable, else default. Raises Usage."""
+    for setting in parsed.settings:
+        given = getattr(parsed, setting.name)
+        if given is None:
+            value = config.from_environment(setting, os.environ)
+        elif setting.many:
+            value = [config.parsed(setting, part, setting.flag) for part in given]
+        else:
+            value = given if given is True else config.parsed(setting, given, setting.flag)
+        setattr(parsed, setting.name, value)
+        # Whether it was said at all matters where a default gives way to the counter's own.
+        setattr(parsed, f"{setting.name}_said", given is not None)
+
+
+def _add_create(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", metavar="NAME", help="what the counter is called")
+    add("--start", metavar="N", help="the first id (default 0)")
+    add("--limit", metavar="N", help="the highest id (default 2^53 - 1)")
+    add("--strict", action="store_true", help="one order over all instances; a write per batch")
+    add("--shards", metavar="N", default="1", help="shards (this version: 1)")
+    add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table")
+    add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item")
+    add("--adopt-attribute", metavar="A", help="the attribute that holds its value")
+    add(
+        "--adopt-returns", choices=("old", "new"),
+        help="whether its endpoint answers the value before the increment or after it",
+    )  # fmt: skip
+
+
+def _version() -> str:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for package in ("uvloop", "aiohttp", "aioboto3"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"no {package}")
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"idservice {__version__} ({python}, {', '.join(found)})"

@@ -1,0 +1,294 @@
+"""How each command is carried out.
+
+Imports stand inside of the commands: `health` and `wait` run every few seconds, and must not load
+an HTTP server for it.
+"""
+
+import argparse
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from idservice import config, errors
+
+if TYPE_CHECKING:
+    from idservice.stores.protocol import Counter, Store
+
+COMMAND_TIMEOUT_S = 20.0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until a stop signal."""
+    from idservice import logs, server
+    from idservice.supply import Limits
+    from idservice.web.app import WebLimits
+
+    logs.set_up(arguments.log, access=arguments.access_log)
+    settings = server.Settings(
+        store=arguments.store,
+        init=arguments.init,
+        listen=arguments.listen,
+        admin_listen=arguments.admin_listen,
+        default_counter=arguments.default_counter,
+        route=arguments.route,
+        store_wait=arguments.store_wait,
+        connections_max=arguments.connections_max,
+        drain=arguments.drain,
+        limits=Limits(
+            runway=arguments.runway,
+            wait=arguments.wait,
+            waiters_max=arguments.waiters_max,
+            block_max=max(arguments.block_max, arguments.range_max),
+        ),
+        web=WebLimits(
+            batch_max=arguments.batch_max,
+            range_max=arguments.range_max,
+            metrics_counters=arguments.metrics_counters,
+        ),
+    )
+    _run(server.serve(settings))
+    return 0
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Create the store."""
+    from random import SystemRandom
+
+    from idservice.counters import new_counter
+    from idservice.stores.protocol import DEFAULT_COUNTER
+
+    async def work(store: "Store") -> None:
+        created = await store.init(new_counter(DEFAULT_COUNTER, SystemRandom()))
+        if created:
+            print(f"{store.address} is initialised; counter {DEFAULT_COUNTER} starts from 0")
+        else:
+            print(f"{store.address} was initialised before; nothing was changed")
+
+    return _with_store(arguments, work, verify=False)
+
+
+def create(arguments: argparse.Namespace) -> int:
+    """Create or adopt a counter."""
+    from random import SystemRandom
+
+    from idservice.counters import ensure, new_counter
+    from idservice.stores.protocol import LIMIT_DEFAULT
+
+    async def work(store: "Store") -> None:
+        start = _number("--start", arguments.start, 0)
+        adopted, value = await _locate(arguments, store)
+        if adopted is not None:
+            if arguments.start is not None:
+                raise errors.Usage(why="--start goes not with --adopt-table: the item has a value")
+            start = value + (1 if adopted.returns == "new" else 0)
+        wanted = new_counter(
+            arguments.name,
+            SystemRandom(),
+            start=start,
+            limit=_number("--limit", arguments.limit, LIMIT_DEFAULT),
+            strict=arguments.strict,
+            shards=_number("--shards", arguments.shards, 1),
+            runway=arguments.runway if arguments.runway_said else None,
+            adopted=adopted,
+        )
+        counter, created = await ensure(store, wanted, runway=arguments.runway)
+        first = f", ids from {counter.start}" if created else ""
+        how = "created" if created else "already there, configured the same"
+        print(f"counter {counter.name}: {how}{first}")
+
+    return _with_store(arguments, work)
+
+
+async def _locate(arguments: argparse.Namespace, store: "Store") -> tuple[Any, int]:
+    """The item that --adopt-… names, and its value; (None, 0) where they name none."""
+    names = ("adopt_table", "adopt_key", "adopt_attribute", "adopt_returns")
+    given = [name for name in names if getattr(arguments, name) is not None]
+    if not given:
+        return None, 0
+    if len(given) < len(names):
+        missing = next(name for name in names if name not in given)
+        raise errors.Usage(why=f"--{missing.replace('_', '-')} is missing beside --adopt-…")
+    if not arguments.store or not arguments.store.startswith("dynamodb:"):
+        raise errors.Usage(why="--adopt-table needs a store at dynamodb:TABLE")
+    from idservice.stores.dynamodb import DynamoStore
+
+    assert isinstance(store, DynamoStore)
+    key = {}
+    for part in arguments.adopt_key.split(","):
+        attribute, equals, value = part.partition("=")
+        if not (attribute and equals and value) or attribute in key:
+            raise errors.Usage(
+                why=f"--adopt-key is {arguments.adopt_key!r}; it must be ATTRIBUTE=VALUE, with a"
+                " second one behind a comma where the table has a sort key"
+            )
+        key[attribute] = value
+    return await store.locate(
+        arguments.adopt_table, key, arguments.adopt_attribute, arguments.adopt_returns
+    )
+
+
+def counters(arguments: argparse.Namespace) -> int:
+    """List the counters."""
+
+    async def work(store: "Store") -> None:
+        for counter in await store.counters():
+            _print_counter(counter, arguments, short=True)
+
+    return _with_store(arguments, work)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Show one counter."""
+    from idservice.counters import check_name
+
+    async def work(store: "Store") -> None:
+        counter = await store.counter(check_name(arguments.name))
+        if counter is None:
+            raise errors.UnknownCounter(name=arguments.name)
+        position = await store.position(counter)
+        if position is None:
+            raise errors.PositionMissing(store=store.address, name=counter.name)
+        _print_counter(counter, arguments, next=counter.layout().id(position.next))
+
+    return _with_store(arguments, work)
+
+
+def _print_counter(
+    counter: "Counter", arguments: argparse.Namespace, *, short: bool = False, **more: object
+) -> None:
+    import msgspec
+
+    from idservice.web.describe import described
+
+    rows = {**described(counter, config.RUNWAY.default), **more}
+    if arguments.json:
+        print(msgspec.json.encode(rows).decode())
+    elif short:
+        print(counter.name)
+    else:
+        for key, value in rows.items():
+            print(f"{key + ':':10} {value}")
+
+
+def next_ids(arguments: argparse.Namespace) -> int:
+    """Take ids, from the store or from a service."""
+    from idservice.counters import check_name
+    from idservice.web.ask import read_count
+
+    most = 1_000_000
+    count = read_count(arguments.count, most) or 1
+    name = check_name(arguments.name or "default")
+    if arguments.url_said and arguments.store_said:
+        raise errors.Usage(why="--url and --store cannot both be asked; name one")
+    if arguments.url is not None and not arguments.store_said:
+        return _next_of_service(arguments, name)
+
+    async def work(store: "Store") -> None:
+        counter = await store.counter(name)
+        if counter is None:
+            raise errors.UnknownCounter(name=name)
+        layout = counter.layout()
+        room = layout.end - count
+        try:
+            if room < 0:
+                raise errors.NoRoom(store=store.address, name=name, position=0)
+            indices = await store.reserve(counter, count=count, seen=0, room=room)
+        except errors.NoRoom:
+            raise errors.Exhausted(name=name, count=count, limit=counter.limit) from None
+        print("\n".join(map(str, layout.ids(indices))))
+
+    return _with_store(arguments, work)
+
+
+def _next_of_service(arguments: argparse.Namespace, name: str) -> int:
+    from idservice import probe
+
+    target = f"/v1/counters/{name}/next" if arguments.name else "/next"
+    target += f"?count={arguments.count or 1}"
+    status, body = probe.ask(arguments.url, target, timeout=COMMAND_TIMEOUT_S, accept="text/plain")
+    if status != 200:
+        raise probe.RefusedBy(url=arguments.url, why=_problem_detail(status, body))
+    print(body, end="")
+    return 0
+
+
+def health(arguments: argparse.Namespace) -> int:
+    """Ask a service whether it lives."""
+    from idservice import probe
+
+    url = arguments.url or probe.default_url(os.environ)
+    path = "/readyz" if arguments.ready else "/livez"
+    status, body = probe.ask(url, path, timeout=2.0)
+    print(body if status == 200 else _problem_detail(status, body))
+    return 0 if status == 200 else 1
+
+
+def wait(arguments: argparse.Namespace) -> int:
+    """Wait for a service to be ready."""
+    from idservice import probe
+
+    url = arguments.url or probe.default_url(os.environ)
+    print(probe.wait_until_ready(url, timeout=arguments.timeout))
+    return 0
+
+
+def _problem_detail(status: int, body: str) -> str:
+    import json
+
+    try:
+        return f"{status}: {json.loads(body)['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{status}: {body[:200]}"
+
+
+# --- carrying out ---------------------------------------------------------------------------------
+
+
+def _with_store(
+    arguments: argparse.Namespace,
+    work: Callable[["Store"], Awaitable[None]],
+    *,
+    verify: bool = True,
+) -> int:
+    from idservice.stores import open_store
+
+    async def run() -> None:
+        try:
+            async with (
+                asyncio.timeout(COMMAND_TIMEOUT_S if verify else None),
+                open_store(arguments.store or config.STORE_DEFAULT) as store,
+            ):
+                if verify:
+                    await store.verify()
+                await work(store)
+        except TimeoutError:
+            raise errors.StoreUnready(
+                store=arguments.store or config.STORE_DEFAULT,
+                why=f"no answer within {COMMAND_TIMEOUT_S:g} s; check the network and the endpoint",
+            ) from None
+
+    _run(run())
+    return 0
+
+
+def _run(work: Any) -> None:
+    """Run a coroutine on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+
+
+def _number(flag: str, value: str | None, default: int) -> int:
+    from idservice.stores.protocol import LIMIT_MAX
+
+    if value is None:
+        return default
+    try:
+        return config.whole(0, LIMIT_MAX)(value)
+    except ValueError as rule:
+        raise errors.Usage(why=f"{flag} is {value!r}; it must be {rule}") from None

@@ -1,0 +1,132 @@
+"""The control plane: listing, showing and creating counters."""
+
+import asyncio
+import math
+import re
+from ipaddress import ip_address
+
+import msgspec
+from aiohttp import web
+from yarl import URL
+
+from idservice import errors
+from idservice.counters import new_counter
+from idservice.service import Service
+from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.web.describe import described, number
+from idservice.web.guard import NO_STORE
+from idservice.web.ids import BODY_TIMEOUT_S
+
+DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+
+
+class Wish(msgspec.Struct, forbid_unknown_fields=True):
+    """What a counter is to be; numbers beyond what JavaScript keeps may be sent as strings."""
+
+    start: int | str = 0
+    limit: int | str | None = None
+    strict: bool = False
+    shards: int = 1
+    runway: float | None = None
+
+
+class Admin:
+    """Handlers over a service; `writable` where the listener may change counters, `unix` where it
+    is a Unix socket."""
+
+    def __init__(self, service: Service, *, writable: bool, unix: bool) -> None:
+        self._service = service
+        self._writable = writable
+        self._unix = unix
+
+    async def list(self, request: web.Request) -> web.Response:
+        """Every counter and its configuration."""
+        counters = await self._service.counters()
+        return _json({"counters": [described(counter, self._runway) for counter in counters]})
+
+    async def show(self, request: web.Request) -> web.Response:
+        """One counter: also where it stands in the store, and what this instance holds."""
+        counter, next_id = await self._service.counter(request.match_info["name"])
+        body = described(counter, self._runway)
+        body["next"] = number(counter, next_id)
+        supply = self._service.supplies.get(counter.name)
+        reading = supply.reading() if supply is not None else None
+        seconds = reading.runway_s if reading is not None else 0.0
+        body["ids_in_memory"] = reading.held if reading is not None else 0
+        body["runway_seconds"] = round(seconds, 3) if math.isfinite(seconds) else None
+        return _json(body)
+
+    async def put(self, request: web.Request) -> web.Response:
+        """Create a counter, or find it as wished."""
+        self._check_writer(request)
+        wish = await _read_wish(request)
+        wanted = new_counter(
+            request.match_info["name"],
+            self._service.random,
+            start=_whole("start", wish.start),
+            limit=LIMIT_DEFAULT if wish.limit is None else _whole("limit", wish.limit),
+            strict=wish.strict,
+            shards=wish.shards,
+            runway=wish.runway,
+        )
+        counter, created = await self._service.create(wanted)
+        status = 201 if created else 200
+        return _json(described(counter, self._runway), status=status)
+
+    @property
+    def _runway(self) -> float:
+        return self._service.limits.runway
+
+    def _check_writer(self, request: web.Request) -> None:
+        """Keep web pages in a browser on this machine from changing counters."""
+        if not self._writable:
+            raise errors.WriteRefused(
+                why="this listener is not on the loopback interface; use one that is, or the"
+                " command line"
+            )
+        if not self._unix and not _is_loopback(request.headers.get("Host", "")):
+            raise errors.WriteRefused(why="the Host header names no loopback address")
+        if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
+            raise errors.WriteRefused(why="the request comes from another site")
+        origin = request.headers.get("Origin")
+        if origin is not None and not _is_loopback(origin.partition("://")[2]):
+            raise errors.WriteRefused(why="the request comes from another site")
+
+
+def _whole(field: str, value: int | str) -> int:
+    if isinstance(value, int):
+        return value
+    if not DIGITS.fullmatch(value):
+        raise errors.BadConfiguration(why=f"{field} is {value[:80]!r}, which is no whole number")
+    return int(value)
+
+
+async def _read_wish(request: web.Request) -> Wish:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        raise errors.RequestTimeout(seconds=BODY_TIMEOUT_S) from None
+    if not body:
+        return Wish()
+    try:
+        return msgspec.json.decode(body, type=Wish)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.BadConfiguration(why=str(error)) from None
+
+
+def _is_loopback(authority: str) -> bool:
+    try:
+        host = URL(f"http://{authority}").host or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _json(body: dict[str, object], *, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(body),
+        content_type="application/json",
+        headers=NO_STORE,
+    )

@@ -1,0 +1,111 @@
+"""Which path leads to which handler, on which kind of listener."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from idservice import errors, metrics
+from idservice.service import Service
+from idservice.web.admin import Admin
+from idservice.web.guard import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
+from idservice.web.ids import next_handler
+from idservice.web.openapi import document
+
+
+@dataclass(frozen=True, slots=True)
+class WebLimits:
+    """What one request may ask for, and how much one page may hold."""
+
+    batch_max: int = 10_000  # ids written out one by one
+    range_max: int = 1_000_000  # ids as ranges
+    metrics_counters: int = 100  # counters with a label of their own on /metrics
+
+
+class NotReady(errors.Unavailable):
+    """Not ready: {why}."""
+
+    code = "not_ready"
+
+
+def build_app(
+    service: Service,
+    *,
+    default_counter: str,
+    routes: dict[str, str],
+    limits: WebLimits,
+    draining: Callable[[], bool],
+    control: bool,
+    writable: bool,
+    unix: bool = False,
+    data: bool = True,
+) -> web.Application:
+    """The application of one listener.
+
+    `data` adds the routes that hand out ids, `control` those on counters; `writable` those that
+    change them. `routes` maps further paths to counters.
+    """
+    app = web.Application(middlewares=[guard], client_max_size=BODY_MAX)
+
+    async def finish(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Server"] = SERVER
+        if draining():
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    app.on_response_prepare.append(finish)
+
+    def serve(path: str, **handlers: Handler) -> None:
+        resource = app.router.add_resource(path)
+        for method, handler in handlers.items():
+            resource.add_route(method, handler, expect_handler=expect)
+
+    def ids(name: str | None) -> Handler:
+        return next_handler(service, name, batch_max=limits.batch_max, range_max=limits.range_max)
+
+    if data:
+        for path, name in {"/next": default_counter, **routes}.items():
+            serve(path, GET=ids(name), POST=ids(name))
+        serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
+    if control:
+        admin = Admin(service, writable=writable, unix=unix)
+        serve("/v1/counters", GET=admin.list)
+        serve("/v1/counters/{name}", GET=admin.show, PUT=admin.put)
+        serve("/metrics", GET=_metrics(service, limits.metrics_counters))
+    serve("/livez", GET=_livez)
+    serve("/readyz", GET=_readyz(service, draining))
+    serve("/openapi.json", GET=_openapi(limits))
+    return app
+
+
+async def _livez(request: web.Request) -> web.Response:
+    return web.Response(text="live", headers=NO_STORE)
+
+
+def _readyz(service: Service, draining: Callable[[], bool]) -> Handler:
+    async def readyz(request: web.Request) -> web.Response:
+        why = "it is stopping" if draining() else await service.not_ready()
+        if why:
+            raise NotReady(why=why.rstrip("."))
+        degraded = "" if service.health.up else f"; degraded: {service.health.last_error}"
+        return web.Response(text=f"ready{degraded}", headers=NO_STORE)
+
+    return readyz
+
+
+def _metrics(service: Service, counters_max: int) -> Handler:
+    async def page(request: web.Request) -> web.Response:
+        body, content_type = metrics.page(service.snapshot, counters_max=counters_max)
+        return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
+
+    return page
+
+
+def _openapi(limits: WebLimits) -> Handler:
+    body = document(batch_max=limits.batch_max, range_max=limits.range_max)
+
+    async def openapi(request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json", headers=NO_STORE)
+
+    return openapi

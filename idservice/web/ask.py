@@ -1,0 +1,92 @@
+"""How a request for ids is read: strictly, from the query as it was sent, and the Accept header."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import parse_qsl
+
+from idservice import errors
+
+COUNT = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)  # int() also takes "1_0", " 1" and other digits
+NONCE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+QUERY_KEYS_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request for ids wants; `count` is None where it named none."""
+
+    count: int | None
+    form: str  # text, json or ranges
+    nonce: str | None
+
+
+def read_ask(target: str, accept: str, *, batch_max: int, range_max: int) -> Ask:
+    """Read a request's target and its Accept header.
+
+    Keys that mean nothing here are passed over, so that old callers change nothing.
+    Raises BadCount, BadFormat, BadNonce, RepeatedKey, MalformedRequest.
+    """
+    query = read_query(target.partition("?")[2])
+    form = query.get("format") or ("json" if prefers_json(accept) else "text")
+    if form not in ("text", "json", "ranges") or query.get("format") == "":
+        raise errors.BadFormat(value=query.get("format", "")[:80])
+    nonce = query.get("nonce")
+    if nonce is not None and not NONCE.fullmatch(nonce):
+        raise errors.BadNonce(value=nonce[:80])
+    return Ask(
+        count=read_count(query.get("count"), range_max if form == "ranges" else batch_max),
+        form=form,
+        nonce=nonce,
+    )
+
+
+def read_query(query: str) -> dict[str, str]:
+    """The pairs of a query string. Raises RepeatedKey, MalformedRequest."""
+    if not query:
+        return {}
+    try:
+        pairs = parse_qsl(
+            query, keep_blank_values=True, errors="strict", max_num_fields=QUERY_KEYS_MAX
+        )
+    except ValueError:  # not UTF-8, or too many
+        raise errors.MalformedRequest(
+            why=f"the query must be UTF-8 of at most {QUERY_KEYS_MAX} keys"
+        ) from None
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise errors.RepeatedKey(value=key[:80])
+        found[key] = value
+    return found
+
+
+def read_count(value: str | None, most: int) -> int | None:
+    """A count from 1 to `most`. Raises BadCount."""
+    if value is None:
+        return None
+    if not COUNT.fullmatch(value) or int(value) > most:
+        raise errors.BadCount(value=value[:80], most=most)
+    return int(value)
+
+
+@lru_cache(maxsize=256)
+def prefers_json(accept: str) -> bool:
+    """Whether an Accept header wants JSON rather than text.
+
+    Text is what the replaced endpoint sent, so a header that names both alike, as those of some
+    HTTP clients do by default, gets text.
+    """
+    quality: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        quality[kind] = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality[kind] = float(parameter[2:])
+                except ValueError:
+                    quality[kind] = 0.0
+    json = quality.get("application/json", 0.0)
+    text = max(quality.get("text/plain", 0.0), quality.get("text/*", 0.0))
+    return json > 0 and json > text and json >= quality.get("*/*", 0.0)

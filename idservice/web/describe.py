@@ -1,0 +1,30 @@
+"""How counters and their numbers are shown to people and programs."""
+
+from idservice.stores.protocol import LIMIT_DEFAULT, Counter
+
+
+def described(counter: Counter, runway: float) -> dict[str, object]:
+    """A counter's configuration and state as JSON values; `runway` where it names none."""
+    body: dict[str, object] = {
+        "counter": counter.name,
+        "state": counter.state,
+        "epoch": counter.ordinal,
+        "start": number(counter, counter.start),
+        "limit": number(counter, counter.limit),
+        "strict": counter.strict,
+        "shards": counter.shards,
+        "runway": counter.runway or runway,
+    }
+    if counter.adopted is not None:
+        body["adopted"] = {
+            "table": counter.adopted.table,
+            "key": {attribute: value for attribute, _, value in counter.adopted.key},
+            "attribute": counter.adopted.attribute,
+            "returns": counter.adopted.returns,
+        }
+    return body
+
+
+def number(counter: Counter, value: int) -> int | str:
+    """A number in JSON: always a string where JavaScript would round the counter's highest ids."""
+    return value if counter.limit <= LIMIT_DEFAULT else str(value)

@@ -1,0 +1,108 @@
+"""What surrounds every handler: errors become problem+json, and what must not use up an id is
+turned away."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+
+from idservice import errors
+from idservice.web.sampled import Sampled
+
+log = logging.getLogger("idservice.web")
+
+SERVER = "idservice"  # no versions: they help nobody but an attacker
+RETRY_AFTER_S = 1
+NO_STORE = {"Cache-Control": "no-store", "Server": SERVER}
+PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
+PREFETCH_WORDS = ("prefetch", "prerender", "preview")
+CONDITIONAL_HEADERS = (
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Range",
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_crashes = Sampled(log)
+
+
+def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
+    """An error as RFC 9457 problem details."""
+    body = {
+        "type": f"urn:idservice:problem:{error.code}",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": str(error),
+        "code": error.code,
+        "retryable": error.retryable,
+        "outcome": error.outcome,
+    }
+    headers = dict(NO_STORE)
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if allow:
+        headers["Allow"] = allow
+    return web.Response(
+        status=error.status,
+        body=msgspec.json.encode(body),
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def problem_of(exception: web.HTTPException, request: web.BaseRequest) -> web.Response:
+    """What the router and the server refuse by themselves, in our form."""
+    if isinstance(exception, web.HTTPMethodNotAllowed):
+        allow = ", ".join(sorted(exception.allowed_methods))
+        return problem(errors.MethodRefused(method=request.method[:32], allow=allow), allow=allow)
+    if isinstance(exception, web.HTTPNotFound):
+        return problem(errors.UnknownPath(path=request.path[:80]))
+    if isinstance(exception, web.HTTPRequestEntityTooLarge):
+        return problem(errors.BodyTooLarge(most=BODY_MAX))
+    refused = errors.MalformedRequest(why=exception.reason)
+    refused.status = exception.status
+    return problem(refused)
+
+
+BODY_MAX = 4096  # bytes
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem; whatever is not an error of ours is a bug."""
+    try:
+        return await handler(request)
+    except errors.IdserviceError as error:
+        return problem(error)
+    except web.HTTPException as exception:
+        return problem_of(exception, request)
+    except Exception:
+        _crashes.error("a request failed", exc_info=True, extra={"action": "request_bug"})
+        return problem(errors.IdserviceError())
+
+
+async def expect(request: web.Request) -> web.StreamResponse | None:
+    """Answer `Expect: 100-continue`, and refuse any other expectation in our form."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+        return None
+    return problem_of(web.HTTPExpectationFailed(), request)
+
+
+def uses_no_id(request: web.Request) -> None:
+    """Turn away requests that would use up an id nobody reads. Raises RequestRefused."""
+    headers = request.headers
+    for name in PREFETCH_HEADERS:
+        value = headers.get(name)
+        if value is not None and any(word in value.lower() for word in PREFETCH_WORDS):
+            raise errors.PrefetchRefused()
+    for name in CONDITIONAL_HEADERS:
+        if name in headers:
+            raise errors.ConditionalRefused(header=name)
+    if "Range" in headers:
+        raise errors.RangeRefused()

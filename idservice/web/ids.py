@@ -1,0 +1,98 @@
+"""The data plane: the next id and batches of ids, as text, as JSON or as ranges."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from idservice import errors
+from idservice.metrics import count as count_one
+from idservice.service import Service
+from idservice.supply import Supply
+from idservice.web.ask import Ask, read_ask
+from idservice.web.describe import number
+from idservice.web.guard import NO_STORE, Handler, uses_no_id
+
+BODY_TIMEOUT_S = 10.0
+
+
+def next_handler(service: Service, name: str | None, *, batch_max: int, range_max: int) -> Handler:
+    """A handler for the ids of the counter `name`, or of the one the path names."""
+
+    async def next_id(request: web.Request) -> web.StreamResponse:
+        uses_no_id(request)
+        ask = read_ask(
+            request.raw_path,
+            request.headers.get("Accept", ""),
+            batch_max=batch_max,
+            range_max=range_max,
+        )
+        await pass_over_body(request)
+        counter = name or request.match_info["name"]
+        supply = service.supplies.get(counter) or await service.supply(counter)
+        try:
+            return await answer(supply, ask)
+        except errors.IdserviceError as error:
+            count_one(supply.tally.refusals, error.code)
+            raise
+
+    return next_id
+
+
+async def pass_over_body(request: web.Request) -> None:
+    """Read a body that means nothing here, within bounds. Raises RequestTimeout, and aiohttp's
+    own error where it is too long."""
+    if not request.can_read_body:
+        return
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            await request.read()
+    except TimeoutError:
+        raise errors.RequestTimeout(seconds=BODY_TIMEOUT_S) from None
+
+
+async def answer(supply: Supply, ask: Ask) -> web.Response:
+    """The ids that were asked for. Raises as `Supply.one`."""
+    if ask.form == "ranges":
+        return as_ranges(supply, ask, await supply.many(ask.count or 1))
+    if ask.count is None:
+        id = supply.take()
+        if id is None:
+            id = (await supply.wait(1))[0].start
+        if ask.form == "text":
+            return _text(b"%d" % id)
+        return _json({"counter": supply.counter.name, "id": number(supply.counter, id)})
+    blocks = await supply.many(ask.count)
+    if ask.form == "text":
+        return _text("".join(f"{id}\n" for block in blocks for id in block).encode())
+    ids = [number(supply.counter, id) for block in blocks for id in block]
+    return _json({"counter": supply.counter.name, "count": ask.count, "ids": ids})
+
+
+def as_ranges(supply: Supply, ask: Ask, blocks: Sequence[range]) -> web.Response:
+    """Blocks as ranges, which cost the same whatever they hold."""
+    counter = supply.counter
+    body = {
+        "counter": counter.name,
+        "count": ask.count or 1,
+        "epoch": counter.ordinal,
+        "mode": "strict" if counter.strict else "block",
+        "ranges": [
+            {"first": number(supply.counter, block.start), "step": block.step, "count": len(block)}
+            for block in blocks
+        ],
+    }
+    if ask.nonce is not None:
+        body["nonce"] = ask.nonce
+    return _json(body)
+
+
+def _text(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="text/plain", charset="utf-8", headers=NO_STORE)
+
+
+def _json(body: dict[str, object]) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(body), content_type="application/json", headers=NO_STORE
+    )

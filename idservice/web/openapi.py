@@ -1,0 +1,266 @@
+"""The OpenAPI 3.1 document of what this version serves."""
+
+from typing import Any
+
+import msgspec
+
+from idservice import __version__
+from idservice.counters import NAME, RUNWAY_MAX_S, RUNWAY_MIN_S
+from idservice.stores.protocol import LIMIT_MAX
+from idservice.web.ask import NONCE
+
+Schema = dict[str, Any]
+
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code", "retryable", "outcome"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "retryable": {"type": "boolean"},
+        "outcome": {"enum": ["not_applied", "unknown"]},
+    },
+}
+NUMBER = {
+    "description": "A number; a string of digits for counters whose limit is above 2^53 - 1.",
+    "oneOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$"},
+    ],
+}
+WISHED = {
+    "oneOf": [
+        {"type": "integer", "minimum": 0, "maximum": LIMIT_MAX},
+        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$"},
+    ]
+}
+COUNTER = {
+    "type": "object",
+    "required": [
+        "counter", "state", "epoch", "start", "limit", "strict", "shards", "runway",
+    ],
+    "properties": {
+        "counter": {"type": "string"},
+        "state": {"type": "string"},
+        "epoch": {"type": "integer"},
+        "start": NUMBER,
+        "limit": NUMBER,
+        "strict": {"type": "boolean"},
+        "shards": {"type": "integer"},
+        "runway": {"type": "number"},
+        "adopted": {"type": "object"},
+        "next": NUMBER,
+        "ids_in_memory": {"type": "integer"},
+        "runway_seconds": {"type": ["number", "null"]},
+    },
+}  # fmt: skip
+WISH = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "start": {**WISHED, "default": 0},
+        "limit": {"anyOf": [WISHED, {"type": "null"}]},
+        "strict": {"type": "boolean", "default": False},
+        "shards": {"const": 1, "default": 1},
+        "runway": {
+            "anyOf": [
+                {"type": "number", "minimum": RUNWAY_MIN_S, "maximum": RUNWAY_MAX_S},
+                {"type": "null"},
+            ]
+        },
+    },
+}
+ONE = {
+    "type": "object",
+    "required": ["counter", "id"],
+    "properties": {"counter": {"type": "string"}, "id": NUMBER},
+}
+BATCH = {
+    "type": "object",
+    "required": ["counter", "count", "ids"],
+    "properties": {
+        "counter": {"type": "string"},
+        "count": {"type": "integer"},
+        "ids": {"type": "array", "items": NUMBER},
+    },
+}
+RANGES = {
+    "type": "object",
+    "required": ["counter", "count", "epoch", "mode", "ranges"],
+    "properties": {
+        "counter": {"type": "string"},
+        "count": {"type": "integer"},
+        "epoch": {"type": "integer"},
+        "mode": {"enum": ["block", "strict"]},
+        "nonce": {"type": "string"},
+        "ranges": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["first", "step", "count"],
+                "properties": {
+                    "first": NUMBER,
+                    "step": {"type": "integer", "minimum": 1},
+                    "count": {"type": "integer", "minimum": 1},
+                },
+            },
+        },
+    },
+}
+
+
+def document(*, batch_max: int, range_max: int) -> bytes:
+    """The document as JSON, with the counts that this server permits."""
+    name = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+    }
+    paths = {
+        "/next": _ids("the default counter", [], batch_max, range_max),
+        "/v1/counters/{name}/next": _ids("a counter", [name], batch_max, range_max),
+        "/v1/counters": {
+            "get": _operation(
+                "listCounters",
+                "Every counter and its configuration.",
+                {"200": _json({"type": "object", "required": ["counters"]})},
+                refusals=("503",),
+            )
+        },
+        "/v1/counters/{name}": {
+            "get": _operation(
+                "showCounter",
+                "A counter, and where it stands in the store.",
+                {"200": _json(_ref("Counter"))},
+                parameters=[name],
+                refusals=("400", "404", "503"),
+            ),
+            "put": {
+                **_operation(
+                    "createCounter",
+                    "Create a counter, or find it as it is wished.",
+                    {"200": _json(_ref("Counter")), "201": _json(_ref("Counter"))},
+                    parameters=[name],
+                    refusals=("400", "403", "408", "409", "413", "503"),
+                ),
+                "requestBody": {"content": {"application/json": {"schema": _ref("Wish")}}},
+            },
+        },
+        "/livez": {"get": _operation("livez", "Whether the process answers.", {"200": _text()})},
+        "/readyz": {
+            "get": _operation(
+                "readyz",
+                "Whether the next id can be served.",
+                {"200": _text()},
+                refusals=("503",),
+            )
+        },
+        "/metrics": {"get": _operation("metrics", "Prometheus metrics.", {"200": _text()})},
+        "/openapi.json": {
+            "get": _operation("openapi", "This document.", {"200": _json({"type": "object"})})
+        },
+    }
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "idservice",
+                "version": __version__,
+                "description": "Unique, short, ordered numbers. No answer may be cached.",
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "paths": paths,
+            "components": {
+                "schemas": {
+                    "Problem": PROBLEM,
+                    "Counter": COUNTER,
+                    "Wish": WISH,
+                    "One": ONE,
+                    "Batch": BATCH,
+                    "Ranges": RANGES,
+                }
+            },
+        }
+    )
+
+
+def _ids(of: str, parameters: list[Schema], batch_max: int, range_max: int) -> Schema:
+    query: list[Schema] = [
+        {
+            "name": "count",
+            "in": "query",
+            "description": f"How many ids; up to {range_max} as ranges, else up to {batch_max}.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": batch_max},
+        },
+        {
+            "name": "format",
+            "in": "query",
+            "description": "Instead of an Accept header.",
+            "schema": {"enum": ["text", "json", "ranges"]},
+        },
+        {
+            "name": "nonce",
+            "in": "query",
+            "description": "Echoed in an answer of ranges.",
+            "schema": {"type": "string", "pattern": f"^{NONCE.pattern}$"},
+        },
+    ]
+    answers = {
+        "200": {
+            "description": "The next ids; digits only for a single one as text.",
+            "content": {
+                "text/plain": {"schema": {"type": "string"}},
+                "application/json": {
+                    "schema": {"anyOf": [_ref("One"), _ref("Batch"), _ref("Ranges")]}
+                },
+            },
+        }
+    }
+    refusals = ("400", "403", "404", "408", "410", "412", "413", "416", "503")
+    suffix = "OfCounter" if parameters else ""
+    return {
+        method: _operation(
+            f"{method}Next{suffix}",
+            f"The next id of {of}, or several.",
+            answers,
+            parameters=parameters + query,
+            refusals=refusals,
+        )
+        for method in ("get", "post")
+    }
+
+
+def _operation(
+    operation: str,
+    summary: str,
+    answers: Schema,
+    *,
+    parameters: list[Schema] | None = None,
+    refusals: tuple[str, ...] = (),
+) -> Schema:
+    problem = {
+        "description": "Refused; nothing is handed out.",
+        "content": {"application/problem+json": {"schema": _ref("Problem")}},
+    }
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "parameters": parameters or [],
+        "responses": {**answers, **dict.fromkeys((*refusals, "500"), problem)},
+    }
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _json(schema: Schema) -> Schema:
+    return {"description": "As asked.", "content": {"application/json": {"schema": schema}}}
+
+
+def _text() -> Schema:
+    return {"description": "As asked.", "content": {"text/plain": {"schema": {"type": "string"}}}}
