@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         " Exit codes: 0 clean, 1 failure, 2 bad usage, 3 the store cannot be used.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(
@@ -145,15 +145,19 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _version() -> str:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
+class _Version(argparse.Action):
+    """Looks the versions up only when asked: it takes longer than a health check."""
 
-    found = []
-    for package in ("uvloop", "aiohttp", "aioboto3"):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"no {package}")
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"idservice {__version__} ({python}, {', '.join(found)})"
+    def __call__(self, *_: object) -> NoReturn:
+        import platform
+        from importlib.metadata import PackageNotFoundError, version
+
+        found = []
+        for package in ("uvloop", "aiohttp", "aioboto3"):
+            try:
+                found.append(f"{package} {version(package)}")
+            except PackageNotFoundError:
+                found.append(f"no {package}")
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        print(f"idservice {__version__} ({python}, {', '.join(found)})")
+        sys.exit(EXIT_OK)

@@ -5,7 +5,6 @@ an HTTP server for it.
 """
 
 import argparse
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -251,6 +250,8 @@ def _with_store(
     *,
     verify: bool = True,
 ) -> int:
+    import asyncio
+
     from idservice.stores import open_store
 
     async def run() -> None:
@@ -274,6 +275,8 @@ def _with_store(
 
 def _run(work: Any) -> None:
     """Run a coroutine on uvloop where there is one."""
+    import asyncio
+
     try:
         import uvloop
     except ImportError:

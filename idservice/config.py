@@ -4,7 +4,6 @@ A flag beats the environment (`IDSERVICE_` and the flag's name), which beats the
 of that prefix that is no setting is an error, as an unknown flag is.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -198,6 +197,8 @@ def check_environment(environment: Mapping[str, str]) -> None:
             continue
         if FROM_KUBERNETES.fullmatch(variable):
             continue
+        import difflib  # only where something is wrong: it is slow to load
+
         near = difflib.get_close_matches(variable, ALL, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise errors.Usage(why=f"the environment variable {variable} is no setting{meant}")
