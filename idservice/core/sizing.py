@@ -16,9 +16,10 @@ def low_water(*, rate: float, runway_s: float, held: int) -> int:
     """How many ids may be left before the next refill begins.
 
     One runway of them, so that an outage that begins with the refill is survived; half of what is
-    held where that is less (a counter that grows).
+    held where that is less (a counter that grows); half of the least block where nothing is known
+    of the rate yet.
     """
-    return min(ceil(rate * runway_s), held // 2)
+    return min(max(ceil(rate * runway_s), BLOCK_MIN // 2), held // 2)
 
 
 def refill(*, rate: float, runway_s: float, held: int, used: int, block_max: int) -> int:

@@ -47,6 +47,7 @@ POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND sh
 
 T = TypeVar("T")
 File = tuple[int, int]  # device and inode
+NOT_OPENED: File = (0, 0)
 
 
 class SQLiteStore:
@@ -57,7 +58,7 @@ class SQLiteStore:
         self.address = f"sqlite:{path}"
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None
-        self._file: File = (0, 0)
+        self._file = NOT_OPENED
 
     async def __aenter__(self) -> Self:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
@@ -181,6 +182,12 @@ class SQLiteStore:
                 f" `idservice init --store {self.address}` or start with --init",
             )
         try:
+            if self._file not in (NOT_OPENED, _file_at(self.path)):
+                raise errors.StoreReplaced(
+                    store=self.address,
+                    why="the file was replaced while in use; stop all instances, put the original"
+                    " back, and start again",
+                )
             database = self._connect()
             (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if health != "ok":
@@ -362,7 +369,7 @@ class SQLiteStore:
         """
         before = self._file
         database = self._connect()
-        if _file_at(self.path) != self._file or (before != (0, 0) and before != self._file):
+        if _file_at(self.path) != self._file or (before not in (NOT_OPENED, self._file)):
             self._file = before
             self._disconnect()
             raise errors.NotApplied(

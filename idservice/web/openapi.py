@@ -112,17 +112,57 @@ RANGES = {
 }
 
 
+NAME_PARAMETER = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+}
+
+
 def document(*, batch_max: int, range_max: int) -> bytes:
     """The document as JSON, with the counts that this server permits."""
-    name = {
-        "name": "name",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-    }
-    paths = {
-        "/next": _ids("the default counter", [], batch_max, range_max),
-        "/v1/counters/{name}/next": _ids("a counter", [name], batch_max, range_max),
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "idservice",
+                "version": __version__,
+                "description": "Unique, short, ordered numbers. No answer may be cached.",
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "paths": {
+                "/next": _ids("the default counter", [], batch_max, range_max),
+                "/v1/counters/{name}/next": _ids(
+                    "a counter", [NAME_PARAMETER], batch_max, range_max
+                ),
+                **_control(),
+                **_health(),
+            },
+            "components": {
+                "schemas": {
+                    "Problem": PROBLEM,
+                    "Counter": COUNTER,
+                    "Wish": WISH,
+                    "One": ONE,
+                    "Batch": BATCH,
+                    "Ranges": RANGES,
+                }
+            },
+        }
+    )
+
+
+def _control() -> Schema:
+    put = _operation(
+        "createCounter",
+        "Create a counter, or find it as it is wished.",
+        {"200": _json(_ref("Counter")), "201": _json(_ref("Counter"))},
+        parameters=[NAME_PARAMETER],
+        refusals=("400", "403", "408", "409", "413", "503"),
+    )
+    put["requestBody"] = {"content": {"application/json": {"schema": _ref("Wish")}}}
+    return {
         "/v1/counters": {
             "get": _operation(
                 "listCounters",
@@ -136,56 +176,26 @@ def document(*, batch_max: int, range_max: int) -> bytes:
                 "showCounter",
                 "A counter, and where it stands in the store.",
                 {"200": _json(_ref("Counter"))},
-                parameters=[name],
+                parameters=[NAME_PARAMETER],
                 refusals=("400", "404", "503"),
             ),
-            "put": {
-                **_operation(
-                    "createCounter",
-                    "Create a counter, or find it as it is wished.",
-                    {"200": _json(_ref("Counter")), "201": _json(_ref("Counter"))},
-                    parameters=[name],
-                    refusals=("400", "403", "408", "409", "413", "503"),
-                ),
-                "requestBody": {"content": {"application/json": {"schema": _ref("Wish")}}},
-            },
-        },
-        "/livez": {"get": _operation("livez", "Whether the process answers.", {"200": _text()})},
-        "/readyz": {
-            "get": _operation(
-                "readyz",
-                "Whether the next id can be served.",
-                {"200": _text()},
-                refusals=("503",),
-            )
+            "put": put,
         },
         "/metrics": {"get": _operation("metrics", "Prometheus metrics.", {"200": _text()})},
+    }
+
+
+def _health() -> Schema:
+    ready = _operation(
+        "readyz", "Whether the next id can be served.", {"200": _text()}, refusals=("503",)
+    )
+    return {
+        "/livez": {"get": _operation("livez", "Whether the process answers.", {"200": _text()})},
+        "/readyz": {"get": ready},
         "/openapi.json": {
             "get": _operation("openapi", "This document.", {"200": _json({"type": "object"})})
         },
     }
-    return msgspec.json.encode(
-        {
-            "openapi": "3.1.0",
-            "info": {
-                "title": "idservice",
-                "version": __version__,
-                "description": "Unique, short, ordered numbers. No answer may be cached.",
-                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            },
-            "paths": paths,
-            "components": {
-                "schemas": {
-                    "Problem": PROBLEM,
-                    "Counter": COUNTER,
-                    "Wish": WISH,
-                    "One": ONE,
-                    "Batch": BATCH,
-                    "Ranges": RANGES,
-                }
-            },
-        }
-    )
 
 
 def _ids(of: str, parameters: list[Schema], batch_max: int, range_max: int) -> Schema:
