@@ -26,7 +26,7 @@ FLOORS = [
     ["idservice.supply"],
     ["idservice.service"],
     ["idservice.web", "idservice.web.ask", "idservice.web.describe", "idservice.web.sampled"],
-    ["idservice.web.guard", "idservice.web.openapi"],
+    ["idservice.web.guard", "idservice.web.openapi", "idservice.web.render"],
     ["idservice.web.ids", "idservice.web.connection"],
     ["idservice.web.admin"],
     ["idservice.web.app"],

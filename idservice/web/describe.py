@@ -26,5 +26,10 @@ def described(counter: Counter, runway: float) -> dict[str, object]:
 
 
 def number(counter: Counter, value: int) -> int | str:
-    """A number in JSON: always a string where JavaScript would round the counter's highest ids."""
-    return value if counter.limit <= LIMIT_DEFAULT else str(value)
+    """A number in JSON: a string where JavaScript would round the counter's highest ids."""
+    return str(value) if as_strings(counter) else value
+
+
+def as_strings(counter: Counter) -> bool:
+    """Whether all numbers of a counter are strings in JSON."""
+    return counter.limit > LIMIT_DEFAULT

@@ -1,9 +1,7 @@
 """The data plane: the next id and batches of ids, as text, as JSON or as ranges."""
 
 import asyncio
-from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 
 from idservice import errors
@@ -11,8 +9,8 @@ from idservice.metrics import count as count_one
 from idservice.service import Service
 from idservice.supply import Supply
 from idservice.web.ask import Ask, read_ask
-from idservice.web.describe import number
 from idservice.web.guard import NO_STORE, Handler, uses_no_id
+from idservice.web.render import one, several
 
 BODY_TIMEOUT_S = 10.0
 
@@ -54,45 +52,11 @@ async def pass_over_body(request: web.Request) -> None:
 
 async def answer(supply: Supply, ask: Ask) -> web.Response:
     """The ids that were asked for. Raises as `Supply.one`."""
-    if ask.form == "ranges":
-        return as_ranges(supply, ask, await supply.many(ask.count or 1))
-    if ask.count is None:
+    if ask.count is None and ask.form != "ranges":
         id = supply.take()
         if id is None:
             id = (await supply.wait(1))[0].start
-        if ask.form == "text":
-            return _text(b"%d" % id)
-        return _json({"counter": supply.counter.name, "id": number(supply.counter, id)})
-    blocks = await supply.many(ask.count)
-    if ask.form == "text":
-        return _text("".join(f"{id}\n" for block in blocks for id in block).encode())
-    ids = [number(supply.counter, id) for block in blocks for id in block]
-    return _json({"counter": supply.counter.name, "count": ask.count, "ids": ids})
-
-
-def as_ranges(supply: Supply, ask: Ask, blocks: Sequence[range]) -> web.Response:
-    """Blocks as ranges, which cost the same whatever they hold."""
-    counter = supply.counter
-    body = {
-        "counter": counter.name,
-        "count": ask.count or 1,
-        "epoch": counter.ordinal,
-        "mode": "strict" if counter.strict else "block",
-        "ranges": [
-            {"first": number(supply.counter, block.start), "step": block.step, "count": len(block)}
-            for block in blocks
-        ],
-    }
-    if ask.nonce is not None:
-        body["nonce"] = ask.nonce
-    return _json(body)
-
-
-def _text(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="text/plain", charset="utf-8", headers=NO_STORE)
-
-
-def _json(body: dict[str, object]) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(body), content_type="application/json", headers=NO_STORE
-    )
+        content_type, body = one(supply.counter, ask, id)
+    else:
+        content_type, body = several(supply.counter, ask, await supply.many(ask.count or 1))
+    return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
