@@ -1,0 +1,36 @@
+ARG PYTHON_IMAGE=python:3.13-slim-trixie
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+# Two environments: the tools stay behind in /opt/build, so the image that runs has neither pip nor a build backend.
+RUN python -m venv /opt/build && python -m venv --without-pip /opt/idservice
+COPY requirements.lock requirements-build.lock ./
+RUN /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
+ && /opt/build/bin/pip --python /opt/idservice/bin/python install --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY idservice ./idservice
+# pip compiles what it installs: a read-only root could not, and a start without .pyc takes half as long again.
+RUN /opt/build/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheel . \
+ && /opt/build/bin/pip --python /opt/idservice/bin/python install --no-deps --no-index /tmp/wheel/*.whl
+
+FROM ${PYTHON_IMAGE}
+# 0700: the ids of a counter are only as safe as its file.
+RUN groupadd --gid 10001 idservice \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin idservice \
+ && install -d -o 10001 -g 10001 -m 0700 /var/lib/idservice
+COPY --from=build /opt/idservice /opt/idservice
+ENV PATH=/opt/idservice/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# Numeric, because Kubernetes' runAsNonRoot cannot tell whether a name is root.
+USER 10001:10001
+# `serve` without a store named creates idservice.db in the directory it starts in, here the volume. IDSERVICE_STORE
+# stays unset on purpose: a named store that is missing is an error, so that a lost volume does not start again from 0.
+WORKDIR /var/lib/idservice
+VOLUME ["/var/lib/idservice"]
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# Amazon ECS ignores this one: repeat the command in the task definition.
+HEALTHCHECK --interval=10s --timeout=2s --start-period=5s --retries=3 CMD ["idservice", "health"]
+# No init process: the server handles SIGTERM itself as PID 1 and reaps its own workers.
+ENTRYPOINT ["idservice"]
+CMD ["serve"]

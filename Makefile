@@ -1,0 +1,85 @@
+# Needs Python 3.11 or later and make, nothing else; everything lands in $(VENV). `make` alone lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+# Further arguments: make run ARGS='--listen 127.0.0.1:9000', make test ARGS='-k sqlite', make lock ARGS=--upgrade
+ARGS ?=
+IMAGE ?= idservice:dev
+
+BIN := $(VENV)/bin
+LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+BUILD_LOCK := requirements-build.lock
+# A constraint, so that the three locks agree and one environment can hold them all.
+COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
+
+.PHONY: help run test check bench lock engines image
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db in this directory
+	@exec $(BIN)/idservice serve $(ARGS)
+
+test: $(VENV)/.dev ## the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, format, types, and whether the locks still fit pyproject.toml
+	@echo "check: pip, ruff, mypy"
+	@$(BIN)/python -m pip --disable-pip-version-check check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev ## the benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
+	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock"
+	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
+	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
+	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check -c requirements.lock -c $(BUILD_LOCK) \
+		-o requirements-dev.lock >/dev/null
+
+# A binary from npm, not a Python package: a second, independent DynamoDB to run the store's contract against.
+engines: ## the DynamoDB engine that some tests want (Linux on x86-64, npm)
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "engines: there is one for Linux on x86-64 only" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "engines: npm is missing; on Debian: apt install npm" >&2; exit 1; }
+	@[ -d .engines/node_modules/@dynoxide/linux-x64 ] || { echo "engines: dynoxide into .engines"; \
+		npm install --no-save --no-fund --no-audit --loglevel=error --prefix .engines @dynoxide/linux-x64@1.2.1; }
+
+# The docker format, because the other one has no HEALTHCHECK.
+image: ## the container image idservice:dev, by docker, podman or buildah
+	@for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 || continue; \
+		echo "image: $(IMAGE) by $$tool"; [ $$tool = docker ] || set -- --format docker; \
+		exec $$tool build "$$@" -t $(IMAGE) .; done; \
+	echo "image: none of docker, podman and buildah works here" >&2; exit 1
+
+# Debian has Python without ensurepip, and then venv fails half-way with a long story: ask before.
+$(VENV)/.venv:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: name a Python >= 3.11, make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "idservice needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) -V 2>&1): make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "$(VENV): $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# Stamps, written last: nothing is installed again until a lock or pyproject.toml changes, and a broken install is.
+$(VENV)/.run: $(VENV)/.venv pyproject.toml requirements.lock $(BUILD_LOCK)
+	@echo "$(VENV): requirements.lock"
+	@$(LOCKED) -r $(BUILD_LOCK) -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	@echo "$(VENV): requirements-dev.lock (takes a minute the first time)"
+	@$(LOCKED) -r requirements-dev.lock
+	@touch $@
+
+# Apart from the rest, since nothing that runs or tests the project needs it.
+$(VENV)/.uv: $(VENV)/.venv
+	@echo "$(VENV): uv"
+	@$(PYTHON) -m venv $(VENV)/uv
+	@$(VENV)/uv/bin/pip install --quiet --disable-pip-version-check uv
+	@touch $@
