@@ -16,7 +16,8 @@ log = logging.getLogger("idservice.supply")
 
 BACKOFF_FIRST_S = 0.05  # the pause after a failed refill, doubled with each further failure
 BACKOFF_MAX_S = 2.0
-REFILL_MAX_S = 5.0  # what a refill in the background may take at most
+REFILL_MAX_S = 5.0  # what a refill in the background may take at most,
+REFILL_MIN_S = 2.0  # and at least: a quarter of a short runway is too short for a slow store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
 SUSPECT_RECHECK_S = 2.0  # how often a counter that was refused is looked at again
 
@@ -255,7 +256,7 @@ class Supply:
     def _patience(self, in_background: bool) -> float:
         """Seconds a store call may take: no longer than the request that waits for it, unless that
         was tried and is too short for this store."""
-        background = min(self._runway / 4, REFILL_MAX_S)
+        background = min(max(self._runway / 4, REFILL_MIN_S), REFILL_MAX_S)
         deadlines = [waiter.deadline for waiter in self._waiters if not waiter.future.done()]
         if in_background or not deadlines:
             return background

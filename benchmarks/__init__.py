@@ -1,0 +1,1 @@
+"""What the service costs, as ratios measured side by side. `python -m benchmarks --help`."""

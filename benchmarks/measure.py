@@ -1,0 +1,109 @@
+"""How figures are taken and judged: interleaved rounds, medians, CPU from the OS's accounting."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+ROUNDS = 7
+KIB = 1024
+MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. `goal` is the most it may be, None where it is for information.
+
+    `figure` is None where it could not be taken; `note` then says why.
+    """
+
+    what: str
+    figure: float | None
+    unit: str = ""
+    goal: float | None = None
+    note: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal is reached; None where there is no goal or no figure."""
+        if self.goal is None or self.figure is None:
+            return None
+        return self.figure <= self.goal
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], float]], rounds: int = ROUNDS
+) -> dict[str, list[float]]:
+    """What each candidate measured in each round: A B A B …, so that all meet the same machine."""
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            found[name].append(run())
+    return found
+
+
+def ratio(figures: list[float], baseline: list[float]) -> float:
+    """The median of the ratios of each round."""
+    return median(one / other for one, other in zip(figures, baseline, strict=True))
+
+
+def spread(figures: list[float], form: str = ".3g") -> str:
+    """The least and the greatest of the rounds, for a note."""
+    return f"{min(figures):{form}}–{max(figures):{form}}"
+
+
+def check(holds: bool, what: str) -> None:
+    """A benchmark's own check of its results. Raises SystemExit: such a figure means nothing."""
+    if not holds:
+        raise SystemExit(f"benchmark check failed: {what}")
+
+
+def distinct(ids: list[int]) -> None:
+    """Check that no id was handed out twice."""
+    check(len(set(ids)) == len(ids) > 0, f"{len(ids)} ids, {len(set(ids))} of them distinct")
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def cores() -> tuple[int, int]:
+    """A core for servers and one for load; the same where there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
+def machine() -> str:
+    """What the figures were taken on."""
+    cpus = sorted(os.sched_getaffinity(0))
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return (
+        f"{len(cpus)} cores ({model}), {platform.system()} {platform.machine()},"
+        f" {platform.python_implementation()} {platform.python_version()},"
+        f" load {os.getloadavg()[0]:.1f}"
+    )
+
+
+def supported() -> str:
+    """Why this machine cannot take the figures; empty where it can."""
+    return "" if sys.platform == "linux" else "needs Linux: /proc and CPU affinity"
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process, to the nanosecond: clock_getcpuclockid(3)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def resident_mb(pid: int) -> float:
+    """Physical memory of a process in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * KIB / MB
+    raise ValueError(f"no VmRSS of process {pid}")

@@ -1,0 +1,47 @@
+"""A plain aiohttp application with a router that counts up: what the service's own is held against.
+
+Run as `python -m benchmarks.plain serve --listen HOST:PORT`; further flags are passed over.
+"""
+
+import argparse
+from itertools import count
+
+import uvloop
+from aiohttp import web
+
+HEADERS = {"Cache-Control": "no-store", "Server": "plain"}
+
+
+def application() -> web.Application:
+    """The same answers as the service's to `GET /next`, and the same number of routes at least."""
+    ids = count()
+
+    async def next_id(request: web.Request) -> web.Response:
+        return web.Response(
+            body=b"%d" % next(ids), content_type="text/plain", charset="utf-8", headers=HEADERS
+        )
+
+    async def ready(request: web.Request) -> web.Response:
+        return web.Response(text="ready", headers=HEADERS)
+
+    app = web.Application()
+    app.router.add_get("/next", next_id)
+    app.router.add_get("/v1/counters/{name}/next", next_id)
+    app.router.add_get("/livez", ready)
+    app.router.add_get("/readyz", ready)
+    return app
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("serve")
+    parser.add_argument("--listen")
+    host, _, port = parser.parse_known_args()[0].listen.rpartition(":")
+    web.run_app(
+        application(),
+        host=host,
+        port=int(port),
+        access_log=None,
+        print=None,
+        loop=uvloop.new_event_loop(),
+    )

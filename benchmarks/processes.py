@@ -1,0 +1,127 @@
+"""Processes that benchmarks start: on the core for servers, on loopback, ended by their id."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.measure import check, cores
+
+ROOT = Path(__file__).parent.parent
+START_MAX_S = 20.0
+STOP_MAX_S = 12.0
+POLL_S = 0.002
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(
+    arguments: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `arguments` until the block ends, then stop it politely and, failing that, for good."""
+    clean = {name: value for name, value in os.environ.items() if name[:10] != "IDSERVICE_"}
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            arguments,
+            cwd=ROOT,
+            env={**clean, "PYTHONPATH": str(ROOT), **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            os.sched_setaffinity(child.pid, {cores()[0]})
+            yield child
+        except BaseException:
+            output.seek(0)
+            sys.stderr.write(output.read().decode(errors="replace")[-2000:])
+            raise
+        finally:
+            child.terminate()
+            try:
+                child.wait(STOP_MAX_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+@contextmanager
+def serving(
+    *flags: str, module: str = "idservice", environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
+    """`idservice serve` with `flags`: its port, its process, and the seconds it took to be ready.
+
+    `module` is what is run in place of idservice.
+    """
+    port = free_port()
+    listen = ("--listen", f"127.0.0.1:{port}", "--drain", "0", "--log", "json")
+    began = time.perf_counter()
+    with process([sys.executable, "-m", module, "serve", *listen, *flags], environment) as child:
+        is_ready(port, child)
+        yield port, child, time.perf_counter() - began
+
+
+def is_ready(port: int, child: subprocess.Popen[bytes]) -> None:
+    """Wait until `/readyz` says yes."""
+    _until(lambda: get(port, "/readyz")[0] == 200, child)
+
+
+def answers(port: int, child: subprocess.Popen[bytes]) -> None:
+    """Wait until something that is no service of ours answers on its port, whatever it says."""
+    _until(lambda: get(port, "/")[0] > 0, child)
+
+
+def _until(holds: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
+    deadline = time.perf_counter() + START_MAX_S
+    while not holds():
+        check(child.poll() is None, f"a server ended with exit code {child.returncode}")
+        check(time.perf_counter() < deadline, f"a server is not ready after {START_MAX_S:g} s")
+        time.sleep(POLL_S)
+
+
+def get(port: int, target: str) -> tuple[int, str]:
+    """Status and body of one GET on a connection of its own; (0, "") where nobody listens."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=START_MAX_S) as connection:
+            connection.sendall(
+                f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+                "Connection: close\r\n\r\n".encode()
+            )
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+    except OSError:
+        return 0, ""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head[9:12] or 0), body.decode()
+
+
+def timed(arguments: Sequence[str]) -> float:
+    """Seconds from the start of a command to its end, which must be a success."""
+    began = time.perf_counter()
+    with process(arguments) as child:
+        check(child.wait(START_MAX_S) == 0, f"{' '.join(arguments)} ended with {child.returncode}")
+        return time.perf_counter() - began
+
+
+@contextmanager
+def on_load_core() -> Iterator[None]:
+    """This process on the core for load, where there is more than one."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores()[1]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,141 @@
+"""What it costs to take an id out of memory, beside a bare `next()` on a range iterator.
+
+Both run in one process, round by round; CPU time of the process, the empty loop subtracted.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from itertools import repeat
+from random import Random
+from statistics import median
+
+from benchmarks.measure import Row, check, distinct, interleaved, ratio
+from benchmarks.memory import MemoryStore
+from idservice.core.allocator import Allocator
+from idservice.core.epoch import Layout
+from idservice.service import Service
+from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.supply import Supply
+
+GOAL = 2.5
+
+
+def run(quick: bool) -> list[Row]:
+    """Rows of `take`."""
+    return asyncio.run(_run(count=20_000 if quick else 500_000, rounds=5 if quick else 15))
+
+
+async def _run(count: int, rounds: int) -> list[Row]:
+    service = Service(MemoryStore(), random=Random(1))
+    async with service:
+        supply = await service.supply("default")
+        candidates = {
+            "empty": lambda: _empty(count),
+            "next": lambda: _next(count),
+            "allocator": lambda: _allocator(count),
+            "supply": lambda: _supply(supply, count),
+        }
+        found = interleaved(candidates, rounds)
+        _check_every_id(count)
+    net = {
+        name: [figure - empty for figure, empty in zip(figures, found["empty"], strict=True)]
+        for name, figures in found.items()
+    }
+    ns = {name: median(figures) / count * 1e9 for name, figures in net.items()}
+    return [
+        Row(
+            "take: Allocator.take / next() on a range iterator",
+            ratio(net["allocator"], net["next"]),
+            "×",
+            GOAL,
+            f"{ns['allocator']:.1f} ns beside {ns['next']:.1f} ns",
+        ),
+        Row(
+            "take: Supply.take / next() on a range iterator",
+            ratio(net["supply"], net["next"]),
+            "×",
+            note=f"{ns['supply']:.1f} ns",
+        ),
+    ]
+
+
+# --- candidates: the same loop around each; the last id shows that all were taken -----------------
+
+
+def _empty(count: int) -> float:
+    began = time.process_time()
+    for _ in repeat(None, count):
+        pass
+    return time.process_time() - began
+
+
+def _next(count: int) -> float:
+    ids = iter(range(count))
+    began = time.process_time()
+    for _ in repeat(None, count):
+        id = next(ids)
+    took = time.process_time() - began
+    check(id == count - 1, f"the last id is {id}")
+    return took
+
+
+def _allocator(count: int) -> float:
+    holder = _Holder(_filled(count))
+    began = time.process_time()
+    for _ in repeat(None, count):
+        id = holder.allocator.take()  # as Supply.take reaches it
+    took = time.process_time() - began
+    check(id == count - 1, f"the last id is {id}")
+    return took
+
+
+def _supply(supply: Supply, count: int) -> float:
+    supply.allocator = _filled(count)
+    return _timed(supply.take, count)
+
+
+def _timed(take: Callable[[], int | None], count: int) -> float:
+    began = time.process_time()
+    for _ in repeat(None, count):
+        id = take()
+    took = time.process_time() - began
+    check(id == count - 1, f"the last id is {id}")
+    return took
+
+
+class _Holder:
+    """Holds an allocator as a supply does."""
+
+    def __init__(self, allocator: Allocator) -> None:
+        self.allocator = allocator
+
+
+def _filled(count: int) -> Allocator:
+    """An allocator that was just granted twice `count`: the low-water mark lies behind `count`."""
+    allocator = Allocator(
+        Layout(base=0, limit=LIMIT_DEFAULT), now=0.0, runway_s=1e-6, block_max=4 * count
+    )
+    request = allocator.due(1.0, waiting=2 * count, first=2 * count)
+    assert request is not None
+    check(allocator.granted(request.token, range(request.count), 1.0), "the grant was refused")
+    return allocator
+
+
+def _check_every_id(count: int) -> None:
+    """Across low-water marks and grants: every id once, in order."""
+    allocator = _filled(count)
+    ids: list[int] = []
+    granted = allocator.held
+    while len(ids) < 4 * count:
+        id = allocator.take()
+        if id is None:
+            allocator.advance()
+            request = allocator.due(1.0)
+            if request is not None:
+                allocator.granted(request.token, range(granted, granted + request.count), 1.0)
+                granted += request.count
+        else:
+            ids.append(id)
+    distinct(ids)
+    check(ids == list(range(4 * count)), "the ids are not in order")
