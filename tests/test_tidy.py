@@ -20,6 +20,8 @@ FLOORS = [
     ["idservice.stores.protocol"],
     ["idservice.stores.dynamodb_items"],
     ["idservice.stores.dynamodb_client"],
+    ["idservice.stores.dynamodb_adopt", "idservice.stores.dynamodb_reserve"],
+    ["idservice.stores.dynamodb_table"],
     ["idservice.stores.sqlite", "idservice.stores.dynamodb"],
     ["idservice.stores"],
     ["idservice.counters", "idservice.metrics"],

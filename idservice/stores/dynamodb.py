@@ -1,0 +1,293 @@
+"""DynamoDB as a store: many instances on one table, and no reservation but one conditional write.
+
+The requests, and how each failed condition is read, are those of the protocol between instances;
+`dynamodb_client` knows what an answer proves, `dynamodb_items` how a counter is written down.
+"""
+
+import re
+from types import TracebackType
+from typing import Any, NoReturn, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from idservice import errors
+from idservice.core import epoch as epochs
+from idservice.stores import dynamodb_adopt as adoption
+from idservice.stores import dynamodb_client as dynamo
+from idservice.stores import dynamodb_items as items
+from idservice.stores.dynamodb_client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb_items import Place
+from idservice.stores.dynamodb_reserve import Reservation
+from idservice.stores.dynamodb_table import Table
+from idservice.stores.protocol import Adopted, Counter, Position
+
+TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
+REGION = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
+
+
+class DynamoStore:
+    """Counters in one DynamoDB table; adopted ones may live in another of the same region."""
+
+    def __init__(self, table: str, *, region: str | None = None, endpoint: str | None = None):
+        query = [f"region={region}"] if region else []
+        query += [f"endpoint={endpoint}"] if endpoint else []
+        self.address = f"dynamodb:{table}" + ("?" + "&".join(query) if query else "")
+        self._name = table
+        self._client = Client(self.address, table, region, endpoint)
+        self._table = Table(self._client)
+        self._doubts = 0  # times something was not found: is this still the table we know?
+        self._settled = 0  # so many of them were before the table was last recognised
+
+    @classmethod
+    def from_address(cls, address: str) -> Self:
+        """The store at `TABLE?region=…&endpoint=…`. Raises Usage."""
+        table, _, query = address.partition("?")
+        if not TABLE.fullmatch(table):
+            raise errors.Usage(
+                why=f"the table in --store is {table[:300]!r}; a table's name is 3 to 255 letters,"
+                " digits, '.', '_' or '-'"
+            )
+        settings: dict[str, str] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name not in ("region", "endpoint"):
+                raise errors.Usage(
+                    why=f"--store has {name!r} after the table; only region and endpoint may stand"
+                    " there"
+                )
+            if name in settings:
+                raise errors.Usage(why=f"--store names {name!r} more than once; name it once")
+            settings[name] = value
+        region, endpoint = settings.get("region"), settings.get("endpoint")
+        if region is not None and not REGION.fullmatch(region):
+            raise errors.Usage(
+                why=f"the region in --store is {region[:80]!r}; it must be like eu-west-1"
+            )
+        if endpoint is not None and not _is_endpoint(endpoint):
+            raise errors.Usage(
+                why="the endpoint in --store must be like http://127.0.0.1:8000, without a user, a"
+                " path or a query"
+            )
+        return cls(table, region=region, endpoint=endpoint)
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+    # --- the table -------------------------------------------------------------------------------
+
+    async def init(self, first: Counter) -> bool:
+        return await self._table.init(first)
+
+    async def verify(self) -> None:
+        doubts = self._doubts
+        await self._table.verify()
+        self._settled = doubts
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def counter(self, name: str) -> Counter | None:
+        action = f"reading counter {name}"
+        item = await self._get(self._name, items.entry_key(name), action)
+        return None if item is None else self._entry(item, action)
+
+    async def counters(self) -> list[Counter]:
+        action = "reading the counters"
+        request: dict[str, object] = {
+            "TableName": self._name,
+            "ConsistentRead": True,
+            "FilterExpression": "begins_with(#k, :entry)",
+            "ExpressionAttributeNames": {"#k": items.KEY},
+            "ExpressionAttributeValues": {":entry": {"S": items.ENTRY}},
+        }
+        found = []
+        while True:
+            answer = await self._read("Scan", action, **request)
+            found += [self._entry(item, action) for item in answer["Items"]]
+            if not answer.get("LastEvaluatedKey"):
+                return sorted(found, key=lambda counter: counter.name)
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    async def position(self, counter: Counter, shard: int = 0) -> Position | None:
+        place = items.place_of(counter, shard, self._name)
+        item = await self._get(place.table, place.key, f"reading counter {counter.name}")
+        return None if item is None else self._position(item, place, counter)
+
+    async def locate(
+        self, table: str, key: dict[str, str], attribute: str, returns: str
+    ) -> tuple[Adopted, int]:
+        """Where an existing counter lives that is to be adopted, and the value that stands there.
+
+        `key` holds every key attribute of `table` and its value. Raises Usage where it cannot be
+        adopted, NotApplied where that could not be found out.
+        """
+        await self._sure(f"looking at table {table}")
+        return await adoption.locate(self._client, table, key, attribute, returns)
+
+    # --- create ----------------------------------------------------------------------------------
+
+    async def create(self, counter: Counter) -> Counter:
+        action = f"creating counter {counter.name}"
+        await self._sure(action)
+        positions = []
+        if counter.adopted is None:
+            positions = items.new_positions(self._name, counter)
+        else:
+            found = await self.counter(counter.name)
+            if found is not None:
+                return found
+            counter = await adoption.take_over(self._client, counter, counter.adopted)
+        entry = items.new_entry(self._name, counter)
+        try:
+            await self._client.transact([entry, items.head_moved(self._name), *positions], action)
+            return counter
+        except Refused as refused:
+            self._note(refused)
+            found = await self.counter(counter.name)
+            if found is None:
+                self._explain(refused, counter, action)
+            return found
+        except Unheard as unheard:
+            try:
+                found = await self.counter(counter.name)
+            except errors.StoreError:
+                raise unheard from None  # not the reading's error, which says "not applied"
+            if found is None:
+                raise
+            return found
+
+    def _explain(self, refused: Refused, counter: Counter, action: str) -> NoReturn:
+        """Why a counter without an entry could not be created."""
+        if "ConditionalCheckFailed" not in refused.reasons:
+            raise refused
+        if "ConditionalCheckFailed" in refused.reasons[2:]:
+            why = (
+                f"the table has a position 'ctr:{counter.name}' without an entry; restore the entry"
+                f" 'entry:{counter.name}', adopt the item, or choose another name"
+            )
+        else:
+            why = "the table's item 'catalogue' is missing or has no revision; restore the table"
+        raise errors.NotApplied(store=self.address, action=action, why=why) from refused
+
+    # --- positions -------------------------------------------------------------------------------
+
+    async def reserve(
+        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+    ) -> range:
+        assert count > 0
+        assert seen <= room  # DynamoDB refuses such a condition as malformed
+        place = items.place_of(counter, shard, self._name)
+        wanted = Reservation(self.address, counter, place, count, seen, room)
+        await self._sure(wanted.action)
+        try:
+            answer = await self._client.call("UpdateItem", wanted.action, **wanted.request())
+        except Refused as refused:
+            self._note(refused)
+            if refused.said == dynamo.CONDITION_FAILED:
+                if not refused.item:
+                    self._doubts += 1
+                raise wanted.refused(refused.item) from None
+            if refused.said == dynamo.INVALID:
+                await self.position(counter, shard)  # raises where that is why: `rev` is missing
+            raise
+        if self._in_doubt:
+            raise wanted.unknown("the table was not found meanwhile: this may be another one")
+        return wanted.granted(answer["Attributes"])
+
+    async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
+        action = f"closing the position of counter {counter.name}"
+        await self._sure(action)
+        place = items.place_of(counter, shard, self._name)
+        try:
+            await self._client.call(
+                "UpdateItem",
+                action,
+                TableName=place.table,
+                Key=place.key,
+                # ADD creates a `rev` that is missing, but no item: the condition needs one.
+                UpdateExpression="SET #e = :closed ADD #r :one",
+                ConditionExpression="#e = :found",
+                ExpressionAttributeNames={"#e": "epoch", "#r": "rev"},
+                ExpressionAttributeValues={
+                    ":found": {"S": found},
+                    ":closed": {"S": epochs.gone_back(found)},
+                    ":one": {"N": "1"},
+                },
+                ReturnValues="UPDATED_NEW",
+            )
+        except Refused as refused:
+            self._note(refused)
+            if refused.said != dynamo.CONDITION_FAILED:
+                raise
+
+    # --- requests --------------------------------------------------------------------------------
+
+    @property
+    def _in_doubt(self) -> bool:
+        return self._settled != self._doubts
+
+    async def _sure(self, action: str) -> None:
+        """After something was not found nothing succeeds before the table was recognised again:
+        it may have been deleted and created anew. Raises NotApplied."""
+        try:
+            await self._client.open()
+            if self._in_doubt:
+                await self.verify()
+        except errors.StoreUnready as error:
+            why = error.fields["why"]
+            raise errors.NotApplied(store=self.address, action=action, why=why) from error
+
+    def _note(self, error: errors.StoreError) -> None:
+        if isinstance(error, Refused) and error.said == dynamo.NO_TABLE:
+            self._doubts += 1
+
+    async def _get(self, table: str, key: items.Item, action: str) -> Answer | None:
+        answer = await self._read("GetItem", action, TableName=table, Key=key, ConsistentRead=True)
+        item: Answer | None = answer.get("Item")
+        return item
+
+    async def _read(self, operation: str, action: str, **request: Any) -> Answer:
+        """A request that changes nothing: no answer to it is unknown. Raises NotApplied."""
+        await self._sure(action)
+        try:
+            return await self._client.call(operation, action, **request)
+        except Unheard as unheard:
+            raise errors.NotApplied(**unheard.fields) from unheard
+        except Refused as refused:
+            self._note(refused)
+            raise
+
+    # --- what was read ---------------------------------------------------------------------------
+
+    def _entry(self, item: Answer, action: str) -> Counter:
+        try:
+            return items.entry_in(item)
+        except ValueError as error:  # msgspec's are ones too
+            name = items.shown(item.get(items.KEY))
+            why = f"this version cannot read {name}: {error}; was a newer one used?"
+            raise errors.NotApplied(store=self.address, action=action, why=why) from error
+
+    def _position(self, item: Answer, place: Place, counter: Counter) -> Position:
+        try:
+            return items.position_in(item, place)
+        except ValueError as error:
+            raise errors.PositionIllFormed(
+                store=self.address, name=counter.name, why=error
+            ) from error
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    # A user and password would end up in messages and logs.
+    plain = parts.username is None and not parts.query and parts.path in ("", "/")
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and port != 0

@@ -1,0 +1,211 @@
+"""How an existing counter item is found and taken over while its old endpoint goes on counting.
+
+The old endpoint knows only its value. `epoch`, `mark` and `rev` are written beside it, and from
+then on a reservation differs from any other only in the name of the value.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from idservice import errors
+from idservice.core.epoch import ordinal_of
+from idservice.stores import dynamodb_client as dynamo
+from idservice.stores import dynamodb_items as items
+from idservice.stores.dynamodb_client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb_items import Item, Place
+from idservice.stores.protocol import Adopted, Counter
+
+OURS = ("epoch", "mark", "next", "rev")
+TAKE_OVER_TRIES = 3
+KEY_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An item to adopt: its value, and the epoch it carries if it was taken over already."""
+
+    value: int
+    epoch: str | None
+
+
+async def locate(
+    client: Client, table: str, key: Mapping[str, str], attribute: str, returns: str
+) -> tuple[Adopted, int]:
+    """Where the counter lives, with the types its key has, and the value that stands there.
+
+    Raises Usage where it cannot be adopted so, NotApplied where that could not be found out.
+    """
+    if returns not in ("old", "new"):
+        raise _usage(f"--adopt-returns is {returns!r}; it must be old or new")
+    action = f"looking at table {table}"
+    try:
+        answer = await client.call("DescribeTable", action, TableName=table)
+    except Refused as refused:
+        if refused.said != dynamo.NO_TABLE:
+            raise
+        raise _usage(
+            f"--adopt-table is {table!r}, and region {client.region} has no such table; name the"
+            " right table, or the right region in --store"
+        ) from refused
+    except Unheard as unheard:
+        raise errors.NotApplied(**unheard.fields) from unheard
+    typed = _typed_key(table, answer["Table"], key)
+    if attribute in key or attribute in ("epoch", "mark", "rev"):
+        raise _usage(
+            f"--adopt-attribute is {attribute!r}, which is a key attribute or a name this service"
+            " needs for itself; name the attribute that holds the counter's value"
+        )
+    adopted = Adopted(table=table, key=typed, attribute=attribute, returns=returns)
+    try:
+        found = await _look(client, adopted, action)
+    except ValueError as error:
+        raise _usage(str(error)) from error
+    return adopted, found.value
+
+
+def _usage(why: str) -> errors.Usage:
+    return errors.Usage(why=why)
+
+
+def _typed_key(
+    table: str, description: Answer, key: Mapping[str, str]
+) -> tuple[tuple[str, str, str], ...]:
+    """Each key attribute of the table with its type and value, in the table's order."""
+    kinds = {
+        each["AttributeName"]: each["AttributeType"] for each in description["AttributeDefinitions"]
+    }
+    names = [each["AttributeName"] for each in description["KeySchema"]]
+    if set(key) != set(names) or not all(key.values()):
+        wanted = ",".join(f"{name}=VALUE" for name in names)
+        given = ",".join(f"{name}={value}" for name, value in key.items())
+        raise _usage(
+            f"--adopt-key is {given!r}; it must name exactly the key of table {table!r}: {wanted}"
+        )
+    for name in names:
+        if name in OURS:
+            raise _usage(
+                f"--adopt-key names {name!r}, which this service needs for itself; a counter under"
+                " such a key cannot be adopted"
+            )
+        if kinds[name] == "B":
+            raise _usage(
+                f"--adopt-key names {name!r}, which is binary in table {table!r}; only texts and"
+                " numbers can be named"
+            )
+        if kinds[name] == "N" and not KEY_NUMBER.fullmatch(key[name]):
+            raise _usage(
+                f"--adopt-key has {name}={key[name]!r}, and in table {table!r} that is a number;"
+                " give it in plain digits"
+            )
+    return tuple((name, kinds[name], key[name]) for name in names)
+
+
+async def _look(client: Client, adopted: Adopted, action: str) -> Found:
+    """What stands in the item. Raises ValueError where it cannot be adopted, NotApplied."""
+    place = _place(adopted)
+    try:
+        answer = await client.call(
+            "GetItem", action, TableName=place.table, Key=place.key, ConsistentRead=True
+        )
+    except Unheard as unheard:
+        raise errors.NotApplied(**unheard.fields) from unheard
+    return _found_in(answer.get("Item"), adopted)
+
+
+def _place(adopted: Adopted) -> Place:
+    key = {name: {kind: value} for name, kind, value in adopted.key}
+    return Place(adopted.table, key, adopted.attribute)
+
+
+def _found_in(item: Item | None, adopted: Adopted) -> Found:
+    key = ",".join(f"{name}={value}" for name, _, value in adopted.key)
+    item_name = f"the item {key} of table {adopted.table!r}"
+    if not item:
+        raise ValueError(f"there is no {item_name[4:]}; name the key of the existing counter")
+    value = items.number(item.get(adopted.attribute))
+    if value is None:
+        raise ValueError(
+            f"in {item_name} the attribute {adopted.attribute!r} is"
+            f" {items.shown(item.get(adopted.attribute))}; it must be a whole number from 0 up:"
+            " name the attribute that the old endpoint counts in"
+        )
+    epoch = item.get("epoch")
+    if epoch is not None:
+        return Found(value, _open(epoch, item_name))
+    for name in OURS:
+        # A number in `rev` is counted on from where it stands, as the template's mapping does.
+        taken = name in item and name != adopted.attribute
+        if taken and not (name == "rev" and items.number(item["rev"]) is not None):
+            raise ValueError(
+                f"{item_name} has an attribute {name!r} of its own, a name this service needs;"
+                " rename it in the item first"
+            )
+    return Found(value, None)
+
+
+def _open(epoch: object, item_name: str) -> str:
+    """The epoch an item carries, if a counter may go on in it."""
+    written = items.string(epoch)
+    try:
+        ordinal_of(written or "")
+    except ValueError:
+        raise ValueError(
+            f"{item_name} has the epoch {items.shown(epoch)}, in which nothing is handed out; it"
+            " was closed by another store, or is in use for something else"
+        ) from None
+    assert written is not None
+    return written
+
+
+async def take_over(client: Client, counter: Counter, adopted: Adopted) -> Counter:
+    """Write our attributes beside the value, and answer the counter as its entry is to say it.
+
+    This is a write of its own, before the entry's transaction, on purpose: while a transaction
+    holds an item, the old endpoint's plain UpdateItem on it would fail. Whoever died between the
+    two left an item with an open epoch; the counter goes on in that one.
+    """
+    action = f"adopting counter {counter.name}"
+    place = _place(adopted)
+    for _ in range(TAKE_OVER_TRIES):
+        try:
+            found = await _look(client, adopted, action)
+        except ValueError as error:
+            raise errors.BadConfiguration(why=error) from error
+        if found.epoch is None:
+            try:
+                await client.call(
+                    "UpdateItem",
+                    action,
+                    TableName=place.table,
+                    Key=place.key,
+                    UpdateExpression="SET #e = :epoch, #m = #v, #r = if_not_exists(#r, :zero)",
+                    ConditionExpression="attribute_type(#v, :number) AND #v >= :read"
+                    " AND attribute_not_exists(#e)",
+                    ExpressionAttributeNames={
+                        "#v": place.value,
+                        "#e": "epoch",
+                        "#m": "mark",
+                        "#r": "rev",
+                    },
+                    ExpressionAttributeValues={
+                        ":epoch": {"S": counter.epoch},
+                        ":zero": {"N": "0"},
+                        ":number": {"S": "N"},
+                        ":read": {"N": str(found.value)},
+                    },
+                    ReturnValues="UPDATED_NEW",
+                )
+            except Refused as refused:
+                if refused.said != dynamo.CONDITION_FAILED:
+                    raise
+                continue  # somebody else wrote it since it was read: look again
+            found = Found(found.value, counter.epoch)
+        assert found.epoch is not None
+        start = found.value + counter.base
+        return msgspec.structs.replace(counter, start=start, epoch=found.epoch)
+    raise errors.NotApplied(
+        store=client.store, action=action, why="the item changes while it is looked at; try again"
+    )

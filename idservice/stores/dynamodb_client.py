@@ -1,0 +1,319 @@
+"""How DynamoDB is asked, and what each way of failing says about the write (I7).
+
+The only file that knows the client library. Every call is one HTTP request at most: a repeated
+reservation burns a range, and a refusal of the second attempt hides that the first was applied.
+"""
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+    NoRegionError,
+)
+from botocore.exceptions import ConnectionError as NoConnectionError
+
+from idservice import errors
+
+log = logging.getLogger("idservice.store")
+
+CALL_MAX_S = 5.0  # name resolution and waiting for a free connection have no limit of their own
+OPEN_MAX_S = 30.0  # a fetch of credentials that is cut off begins anew and never gets through
+CREDENTIALS_CHECK_S = 60.0
+CONFLICT_TRIES = 8
+TOLD_AGAIN_S = 60.0
+
+CONDITION_FAILED = "ConditionalCheckFailedException"
+CANCELED = "TransactionCanceledException"
+CONFLICT = "TransactionConflictException"
+NO_TABLE = "ResourceNotFoundException"
+DENIED = "AccessDeniedException"
+INVALID = "ValidationException"
+IN_USE = "ResourceInUseException"
+NO_OPERATION = "UnknownOperationException"
+NO_BACKUPS_YET = "ContinuousBackupsUnavailableException"
+THROTTLED = frozenset(
+    {
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottlingException",
+    }
+)
+NOT_BELIEVED = frozenset(
+    {
+        "ExpiredTokenException",
+        "IncompleteSignatureException",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    }
+)
+OWN_NAMES = (
+    THROTTLED
+    | NOT_BELIEVED
+    | {CONDITION_FAILED, CANCELED, CONFLICT, NO_TABLE, DENIED, INVALID, IN_USE, NO_OPERATION}
+    | {NO_BACKUPS_YET, "ReplicatedWriteConflictException", "SerializationException"}
+)
+TOLD = THROTTLED | NOT_BELIEVED | {DENIED, INVALID}
+ADVICE = {
+    DENIED: "allow it to the role or user of this process",
+    NO_TABLE: "name the right table and region, or restore it",
+    **dict.fromkeys(
+        NOT_BELIEVED, "check the credentials, the account and region they are for, and the clock"
+    ),
+    **dict.fromkeys(THROTTLED, "wait, or raise the table's limits"),
+}
+
+# What a real answer always holds. A page of a proxy, an empty body and cut JSON all arrive as a
+# success without it; without the request for capacity a true "no such item" would look the same.
+HELD = {
+    "CreateTable": "TableDescription",
+    "DescribeContinuousBackups": "ContinuousBackupsDescription",
+    "DescribeTable": "Table",
+    "GetItem": "ConsumedCapacity",
+    "Scan": "Items",
+    "TransactWriteItems": "ConsumedCapacity",
+    "UpdateContinuousBackups": "ContinuousBackupsDescription",
+    "UpdateItem": "Attributes",
+}
+
+Answer = dict[str, Any]
+
+
+class Refused(errors.NotApplied):
+    """The store {store} refused {action}: {why}."""
+
+    def __init__(
+        self, *, said: str, item: Answer | None, reasons: tuple[str, ...], **fields: object
+    ) -> None:
+        super().__init__(**fields)
+        self.said = said  # DynamoDB's own name for it
+        self.item = item  # as it was when a condition failed
+        self.reasons = reasons  # of a transaction, one for each write; "None" where it could be
+
+    @property
+    def in_the_way(self) -> bool:
+        """Whether another transaction on the same items was the only obstacle."""
+        if self.said == CANCELED:
+            return set(self.reasons) <= {"None", "TransactionConflict"}
+        return self.said == CONFLICT
+
+
+class RefusedForGood(Refused):
+    """The store {store} refused {action}: {why}."""
+
+    retryable = False  # until an operator does something
+
+
+class Unheard(errors.OutcomeUnknown):
+    """The store {store} gave no readable answer to {action}, which may have been applied: {why}."""
+
+    def __init__(self, *, passing: bool, **fields: object) -> None:
+        super().__init__(**fields)
+        self.passing = passing  # whether it may be otherwise in a while
+
+
+class Client:
+    """Requests to DynamoDB for one table's store. Enter it; the first call connects."""
+
+    def __init__(self, store: str, table: str, region: str | None, endpoint: str | None) -> None:
+        self.store = store
+        self.table = table
+        self.region = region or "(none)"
+        self._region = region
+        self._endpoint = endpoint
+        self._client: Any = None
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._refresher: asyncio.Task[None] | None = None
+        self._told: dict[str, float] = {}
+        self._random = Random()  # noqa: S311 - it spreads retries and keeps no secret
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.gather(self._refresher, return_exceptions=True)
+            self._refresher = None
+        self._client = None
+        await self._stack.aclose()
+
+    # --- connecting ------------------------------------------------------------------------------
+
+    async def open(self, operation: str = "DescribeTable") -> None:
+        """Find credentials and make the client, where that is not done. Raises StoreUnready.
+
+        `operation` is what it is needed for.
+        """
+        async with self._opening:
+            if self._client is not None:
+                return
+            try:
+                async with asyncio.timeout(OPEN_MAX_S):
+                    await self._connect()
+            except Exception as error:
+                why, passing = _why_not_open(error)
+                raise errors.StoreUnready(
+                    store=self.store,
+                    why=f"{why} (for {self.where(operation)})",
+                    waiting_helps=passing,
+                ) from error
+
+    async def _connect(self) -> None:
+        import aioboto3  # takes 0.3 s and 20 MB, and is not needed to read an address
+        from aiobotocore.config import AioConfig
+
+        session: Any = aioboto3.Session()
+        # AWS's containers set AWS_REGION, which this library alone does not read.
+        region = self._region or session.region_name or os.environ.get("AWS_REGION")
+        if not region:
+            raise NoRegionError
+        self.region = region
+        credentials = await session.get_credentials()
+        if credentials is None:  # a client made without them would never look again
+            raise NoCredentialsError
+        config = AioConfig(
+            retries={"mode": "standard", "total_max_attempts": 1},  # also against AWS_MAX_ATTEMPTS
+            connect_timeout=1,
+            read_timeout=CALL_MAX_S + 0.5,  # per read: the deadline around the call comes first
+            connector_args={"keepalive_timeout": 60},  # the default of 12 s: a handshake per refill
+            max_pool_connections=32,
+            parameter_validation=False,
+        )
+        client: Any = session.client(
+            "dynamodb", region_name=region, endpoint_url=self._endpoint, config=config
+        )
+        self._client = await self._stack.enter_async_context(client)
+        self._refresher = asyncio.create_task(self._keep_credentials(credentials))
+        log.info(
+            "DynamoDB table %s in region %s at %s",
+            self.table,
+            region,
+            self._client.meta.endpoint_url,
+            extra={"action": "store_opened"},
+        )
+
+    async def _keep_credentials(self, credentials: Any) -> None:
+        """Refresh credentials in good time and without a reservation's deadline: a fetch slower
+        than that deadline would be cut off and begun again by every reservation."""
+        while True:
+            await asyncio.sleep(CREDENTIALS_CHECK_S)
+            try:
+                await credentials.get_frozen_credentials()
+            except Exception as error:
+                log.warning(
+                    "the AWS credentials could not be refreshed (%s)",
+                    type(error).__name__,
+                    extra={"action": "credentials_not_refreshed"},
+                )
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def where(self, operation: str, table: str | None = None) -> str:
+        """What is asked of which table, as messages and IAM policies name it."""
+        return f"dynamodb:{operation} on table {table or self.table!r} in region {self.region}"
+
+    async def call(self, operation: str, action: str, **request: object) -> Answer:
+        """The answer to one request, sent once; `action` is what it does, for messages.
+
+        Raises Refused: DynamoDB said in its own words that nothing was applied. Unheard: anything
+        else. StoreUnready: there is no client to send it with.
+        """
+        await self.open(operation)
+        if HELD[operation] == "ConsumedCapacity":
+            request["ReturnConsumedCapacity"] = "TOTAL"
+        method = getattr(self._client, re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
+        table = request.get("TableName")
+        where = self.where(operation, table if isinstance(table, str) else None)
+        about = {"store": self.store, "action": action}
+        try:
+            async with asyncio.timeout(CALL_MAX_S):
+                answer: Answer = await method(**request)
+        except ClientError as error:
+            raise self._heard(error, where, about) from error
+        except TimeoutError as error:
+            why = f"{where} took longer than {CALL_MAX_S:g} s"
+            raise Unheard(why=why, passing=True, **about) from error
+        except Exception as error:
+            # "Could not connect" is among these, and is said of applied writes too.
+            why = f"{where} at {self._client.meta.endpoint_url} failed ({type(error).__name__})"
+            raise Unheard(why=why, passing=True, **about) from error
+        if HELD[operation] not in answer:
+            why = f"{where} was answered by something that is not DynamoDB"
+            raise Unheard(why=why, passing=True, **about)
+        return answer
+
+    def _heard(self, error: ClientError, where: str, about: dict[str, str]) -> errors.StoreError:
+        answer: Answer = dict(error.response)
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        attempts = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
+        code = str(answer.get("Error", {}).get("Code", ""))[:80]
+        why = f"{where} answered {code}"
+        if not (400 <= status < 500 and code in OWN_NAMES and attempts == 1):
+            passing = status >= 500 or status in (408, 429)
+            return Unheard(why=f"{why} (HTTP {status})", passing=passing, **about)
+        words = str(answer["Error"].get("Message", ""))
+        for reason in answer.get("ThrottlingReasons") or answer.get("throttlingReasons") or ():
+            words += f" {reason.get('reason')} {reason.get('resource', '')}"
+        self._tell(code, where, words[:500])
+        reasons = [str(reason.get("Code")) for reason in answer.get("CancellationReasons", ())]
+        if reasons:
+            why += f" ({', '.join(reasons)})"
+        why += f"; {ADVICE[code]}" if code in ADVICE else ""
+        kind = RefusedForGood if code in (NO_TABLE, DENIED, INVALID) else Refused
+        return kind(why=why, said=code, item=answer.get("Item"), reasons=tuple(reasons), **about)
+
+    def _tell(self, code: str, where: str, words: str) -> None:
+        """Log AWS's own words, which name accounts and roles and so stay out of our answers."""
+        now = asyncio.get_running_loop().time()
+        if code in TOLD and now >= self._told.get(code, now):
+            self._told[code] = now + TOLD_AGAIN_S
+            log.warning("%s: %s: %s", where, code, words, extra={"action": "dynamodb_refused"})
+
+    async def transact(self, writes: Sequence[Answer], action: str) -> None:
+        """All writes or none. Sent again only where another transaction was in the way, which is a
+        refusal: every create writes the catalogue's head. Raises as `call`."""
+        for attempt in range(CONFLICT_TRIES):
+            try:
+                await self.call("TransactWriteItems", action, TransactItems=writes)
+                return
+            except Refused as refused:
+                if not refused.in_the_way or attempt == CONFLICT_TRIES - 1:
+                    raise
+            await asyncio.sleep(self._random.uniform(0.01, 0.05) * 2 ** min(attempt, 4))
+
+
+def _why_not_open(error: Exception) -> tuple[str, bool]:
+    """Why no client could be made and what to do, and whether waiting helps."""
+    match error:
+        case NoRegionError():
+            why = "no region is known: add ?region=REGION to the address, or set AWS_DEFAULT_REGION"
+            return why, False
+        case NoCredentialsError():
+            why = "no AWS credentials were found: give the process a role, or set"
+            return f"{why} AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", False
+        case TimeoutError() | NoConnectionError() | HTTPClientError() | MetadataRetrievalError():
+            return "the source of AWS credentials does not answer: check role and network", True
+        case CredentialRetrievalError() | ClientError():
+            return "the source of AWS credentials gave none: check role and network", True
+        case _:
+            return f"no client can be made: {str(error)[:200]}: check the AWS settings", False

@@ -1,0 +1,154 @@
+"""How counters stand in a DynamoDB table: keys, attributes, and what each must be to be believed.
+
+`ctr:<name>` (`ctr:<name>:<s>` from shard 1 on) is a position, `entry:<name>` a counter's catalogue
+entry, `catalogue` the catalogue's revision, `identity` what `init` recorded.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from idservice.stores.protocol import Counter, Position
+
+KEY = "pk"
+ENTRY = "entry:"
+HEAD = "catalogue"
+IDENTITY = "identity"
+SCHEMA = 1
+# DynamoDB keeps 38 digits and also 41.5, -1 and 1E20, which no position of ours ever is. int()
+# accepts more than is written here.
+NUMBER = re.compile(r"0|[1-9][0-9]{0,37}", re.ASCII)
+
+Item = Mapping[str, Any]  # attributes as DynamoDB writes them: {"next": {"N": "42"}}
+
+
+def number(attribute: Any) -> int | None:
+    """The value of a whole number >= 0, None for anything else."""
+    written = attribute.get("N") if isinstance(attribute, Mapping) else None
+    if isinstance(written, str) and NUMBER.fullmatch(written):
+        return int(written)
+    return None
+
+
+def string(attribute: Any) -> str | None:
+    """The value of a text, None for anything else."""
+    written = attribute.get("S") if isinstance(attribute, Mapping) else None
+    return written if isinstance(written, str) else None
+
+
+def shown(attribute: Any) -> str:
+    """An attribute as a message shows it."""
+    match attribute:
+        case {"N": value}:
+            return str(value)[:60]
+        case {"S": value}:
+            return f"the text {str(value)[:60]!r}"
+        case None:
+            return "missing"
+        case _:
+            return "of another type"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a position is written: table, key, and the attribute that holds its value."""
+
+    table: str
+    key: dict[str, dict[str, str]]
+    value: str
+
+
+def place_of(counter: Counter, shard: int, table: str) -> Place:
+    """The place of a shard; an adopted counter's is where its old endpoint keeps it."""
+    adopted = counter.adopted
+    if adopted is not None:
+        key = {name: {kind: value} for name, kind, value in adopted.key}
+        return Place(adopted.table, key, adopted.attribute)
+    suffix = f":{shard}" if shard else ""
+    return Place(table, {KEY: {"S": f"ctr:{counter.name}{suffix}"}}, "next")
+
+
+def position_in(item: Item, place: Place) -> Position:
+    """Raises ValueError saying which attribute is wrong."""
+    epoch = string(item.get("epoch"))
+    if epoch is None:
+        raise ValueError(f"its attribute 'epoch' is {shown(item.get('epoch'))}, not a text")
+    values = {}
+    for name in (place.value, "mark", "rev"):
+        value = number(item.get(name))
+        if value is None:
+            raise ValueError(
+                f"its attribute {name!r} is {shown(item.get(name))}, not a whole number >= 0"
+            )
+        values[name] = value
+    return Position(values[place.value], values["mark"], values["rev"], epoch)
+
+
+def entry_in(item: Item) -> Counter:
+    """Raises ValueError where this version cannot read it."""
+    return msgspec.json.decode(string(item.get("config")) or "", type=Counter)
+
+
+def entry_key(name: str) -> Item:
+    """The key of a counter's entry."""
+    return {KEY: {"S": f"{ENTRY}{name}"}}
+
+
+def new(table: str, item: Item) -> dict[str, Any]:
+    """The write of an item that must not be there yet."""
+    return {
+        "Put": {
+            "TableName": table,
+            "Item": item,
+            "ConditionExpression": "attribute_not_exists(#k)",
+            "ExpressionAttributeNames": {"#k": KEY},
+        }
+    }
+
+
+def new_entry(table: str, counter: Counter) -> dict[str, Any]:
+    """The write of a counter's entry."""
+    return new(
+        table,
+        {
+            **entry_key(counter.name),
+            "epoch": {"S": counter.epoch},
+            "state": {"S": counter.state},
+            "config": {"S": msgspec.json.encode(counter).decode()},
+        },
+    )
+
+
+def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
+    """The writes of the positions of a counter of our own."""
+    first = {"N": str(counter.start - counter.base)}
+    return [
+        new(
+            table,
+            {
+                **place_of(counter, shard, table).key,
+                "next": first,
+                "mark": first,
+                "rev": {"N": "0"},
+                "epoch": {"S": counter.epoch},
+            },
+        )
+        for shard in range(counter.shards)
+    ]
+
+
+def head_moved(table: str) -> dict[str, Any]:
+    """The write that goes with every write of an entry: instances look only at the revision."""
+    return {
+        "Update": {
+            "TableName": table,
+            "Key": {KEY: {"S": HEAD}},
+            "UpdateExpression": "SET #r = #r + :one",
+            "ConditionExpression": "attribute_exists(#r)",
+            "ExpressionAttributeNames": {"#r": "revision"},
+            "ExpressionAttributeValues": {":one": {"N": "1"}},
+        }
+    }

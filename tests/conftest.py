@@ -1,0 +1,58 @@
+"""Fixtures for every room: a clean environment, and the DynamoDB engines."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.loaders import JSONFileLoader
+
+from tests import engines
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment() -> Iterator[None]:
+    """Settings of whoever runs the tests, credentials among them, reach no test."""
+    before, clean = dict(os.environ), engines.clean_environment()
+    os.environ.clear()
+    os.environ.update(clean)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_read_once() -> Iterator[None]:
+    """The AWS library parses its descriptions of services for each client, 60 ms of JSON."""
+    known: dict[str, Any] = {}
+    load = JSONFileLoader.load_file
+
+    def load_once(self: JSONFileLoader, path: str) -> Any:
+        if path not in known:
+            known[path] = load(self, path)
+        return known[path]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(JSONFileLoader, "load_file", load_once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def moto_url(_environment: None) -> Iterator[str]:
+    """One moto server for the whole run; every test takes a table of its own."""
+    with engines.moto() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def dynoxide_url(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One dynoxide for the whole run. Without it tests are skipped, but not in CI."""
+    missing = engines.why_no_dynoxide()
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"{missing} (CI must not skip it)")
+    if missing:
+        pytest.skip(missing)
+    folder: Path = tmp_path_factory.mktemp("dynoxide")
+    with engines.dynoxide(folder) as url:
+        yield url

@@ -1,0 +1,130 @@
+"""The DynamoDB engines the tests use: moto's server behind a lock, and dynoxide."""
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+DYNOXIDE = (
+    Path(__file__).parent.parent / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
+).resolve()
+REGION = "eu-west-1"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+HEALTHCHECKS = 2000
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without the settings of whoever runs the tests, and with dummy keys."""
+    ours = ("IDSERVICE_", "AWS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return kept | ENVIRONMENT
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """The URL of moto's DynamoDB while it runs.
+
+    One request at a time: moto changes items without a lock and renders its answers from them
+    afterwards, so that it loses updates and shows two writers one value.
+    """
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
+    application, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
+        with lock:
+            return list(application(environ, start_response))
+
+    server = make_server(
+        "127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=MotoRequestHandler
+    )
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def why_no_dynoxide() -> str:
+    """Why dynoxide cannot be used here; empty where it can."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return "dynoxide is used on Linux on x86-64 only"
+    return "" if DYNOXIDE.exists() else "dynoxide is not installed: run `make engines`"
+
+
+@contextmanager
+def dynoxide(folder: Path) -> Iterator[str]:
+    """The URL of a dynoxide that keeps its tables in memory; its output goes into `folder`."""
+    with (folder / "dynoxide.log").open("wb") as output:
+        for _ in range(5):  # somebody else may take the port that was free
+            port = str(_free_port())
+            address = ["--host", "127.0.0.1", "--port", port]
+            process = subprocess.Popen(
+                [DYNOXIDE, "serve", *address], stdout=output, stderr=subprocess.STDOUT
+            )
+            try:
+                if _answers(process, address):
+                    yield f"http://127.0.0.1:{port}"
+                    return
+            finally:
+                process.terminate()
+                process.wait(10)
+    raise AssertionError(f"dynoxide does not start: {(folder / 'dynoxide.log').read_text()}")
+
+
+def _answers(process: "subprocess.Popen[bytes]", address: list[str]) -> bool:
+    for _ in range(HEALTHCHECKS):
+        if process.poll() is not None:
+            return False
+        check = subprocess.run(
+            [DYNOXIDE, "healthcheck", *address], capture_output=True, check=False
+        )
+        if check.returncode == 0:
+            return True
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def by_hand(url: str) -> Iterator[Any]:
+    """A plain client, as an operator or an old endpoint uses one."""
+    client = boto3.client("dynamodb", region_name=REGION, endpoint_url=url)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def attribute(value: object) -> dict[str, str]:
+    """A Python value as DynamoDB writes it: numbers as numbers, text as text."""
+    return {"S": value} if isinstance(value, str) else {"N": str(value)}

@@ -1,0 +1,325 @@
+"""A store in memory, behind a network that loses, delays and repeats what is sent over it.
+
+`Table` is what the store holds: several `SimStore` handles over one table are several instances'
+connections to one store. Without `faults` a handle is a plain, quick and honest store for any
+event loop; with them it needs the virtual loop, because it keeps people waiting.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from idservice import errors
+from idservice.core import epoch as epochs
+from idservice.stores.protocol import Counter, Position
+
+ADDRESS = "sim:"
+HANG_S = 60.0  # longer than any deadline of ours
+
+
+@dataclass(slots=True)
+class Grant:
+    """One reservation that was applied, whoever may have heard of it."""
+
+    counter: str
+    epoch: str
+    indices: range
+    ids: range
+    store: "SimStore | None"
+    copy: bool  # applied a second time, by a hop that sent the request again
+    answered: bool = False  # the caller got the answer before it gave up
+
+
+@dataclass(slots=True)
+class Sent:
+    """One reservation as its caller saw it."""
+
+    counter: str
+    count: int
+    at: float
+    outcome: str = "unknown"  # until an answer says otherwise
+    until: float = float("inf")
+
+
+class Table:
+    """The records themselves, every operation at one instant, and a ledger of what was granted."""
+
+    def __init__(self) -> None:
+        self.recorded: object = None  # the identity that `init` wrote down
+        self.identity: object = "the first"  # the one the table has; another after a restore
+        self.revision = 0
+        self.entries: dict[str, Counter] = {}
+        self.positions: dict[tuple[str, int], Position] = {}
+        self.ledger: list[Grant] = []
+
+    def init(self, first: Counter) -> bool:
+        if self.recorded is not None:
+            self.verify()
+            return False
+        self.recorded = self.identity
+        self.create(first)
+        return True
+
+    def verify(self) -> None:
+        if self.recorded is None:
+            raise errors.StoreUnready(store=ADDRESS, why="it is not initialised; run init")
+        if self.recorded != self.identity:
+            raise errors.StoreReplaced(store=ADDRESS, why="its identity is another")
+
+    def counter(self, name: str) -> Counter | None:
+        return self.entries.get(name)
+
+    def counters(self) -> list[Counter]:
+        return [self.entries[name] for name in sorted(self.entries)]
+
+    def create(self, counter: Counter) -> Counter:
+        found = self.entries.get(counter.name)
+        if found is not None:
+            return found
+        assert counter.adopted is None
+        first = counter.start - counter.base
+        self.revision += 1
+        self.entries[counter.name] = counter
+        for shard in range(counter.shards):
+            self.positions[counter.name, shard] = Position(first, first, 0, counter.epoch)
+        return counter
+
+    def position(self, counter: Counter, shard: int) -> Position | None:
+        found = self.positions.get((counter.name, shard))
+        if found is not None and not (isinstance(found.next, int) and isinstance(found.mark, int)):
+            raise errors.PositionIllFormed(store=ADDRESS, name=counter.name, why="no integer")
+        return found
+
+    def reserve(self, counter: Counter, *, count: int, seen: int, room: int, shard: int) -> range:
+        assert count > 0
+        assert 0 <= seen <= room
+        about: dict[str, Any] = {
+            "store": ADDRESS,
+            "name": counter.name,
+            "action": f"reserving {count} ids of counter {counter.name}",
+        }
+        found = self.positions.get((counter.name, shard))
+        if found is None:
+            raise errors.PositionMissing(**about)
+        if found.epoch != counter.epoch:
+            raise errors.EpochChanged(**about, found=found.epoch, epoch=counter.epoch)
+        found = self.position(counter, shard)
+        assert found is not None
+        if found.next < found.mark or found.next < seen:
+            above = max(found.mark, seen)
+            raise errors.WentBack(**about, position=found.next, above=above, epoch=found.epoch)
+        if found.next > room:
+            raise errors.NoRoom(**about, position=found.next)
+        return self.move(counter, shard, found.next, found.next + count)
+
+    def move(self, counter: Counter, shard: int, start: int, stop: int) -> range:
+        """Write a position as a reservation of start .. stop does."""
+        found = self.positions[counter.name, shard]
+        self.positions[counter.name, shard] = Position(stop, stop, found.rev + 1, found.epoch)
+        return range(start, stop)
+
+    def close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
+        here = self.positions.get((counter.name, shard))
+        if here is not None and here.epoch == found:
+            self.positions[counter.name, shard] = msgspec.structs.replace(
+                here, epoch=epochs.gone_back(found), rev=here.rev + 1
+            )
+
+    # --- what people do to it by hand ------------------------------------------------------------
+
+    def set_by_hand(self, name: str, **fields: Any) -> None:
+        """Change attributes of a position as an editor of tables would: nothing else moves."""
+        self.positions[name, 0] = msgspec.structs.replace(self.positions[name, 0], **fields)
+
+    def repair(self, name: str, random: str) -> Counter:
+        """Open the next epoch of a counter above every id ever granted, as a fence does."""
+        before = self.entries[name]
+        base = max((g.ids.stop for g in self.ledger if g.counter == name), default=before.start)
+        epoch = epochs.epoch_name(before.ordinal + 1, random)
+        entry = self.entries[name] = msgspec.structs.replace(before, epoch=epoch, base=base)
+        self.revision += 1
+        self.positions[name, 0] = Position(0, 0, 0, epoch)
+        return entry
+
+
+@dataclass
+class Faults:
+    """How the network misbehaves: a probability for each way, and windows of outage (seconds)."""
+
+    lost_before: float = 0.0  # the request never arrives
+    lost_after: float = 0.0  # the answer never arrives
+    late_request: float = 0.0  # applied when the caller has long given up
+    late_answer: float = 0.0  # applied at once, answered when the caller has given up
+    repeated: float = 0.0  # applied once more, at any later time
+    throttled: float = 0.0  # refused, and said so
+    latency_s: tuple[float, float] = (0.001, 0.01)
+    outages: list[tuple[float, float]] = field(default_factory=list)
+
+    KINDS = ("lost_before", "lost_after", "late_request", "late_answer", "throttled")
+
+    @classmethod
+    def swarm(cls, rng: Random) -> "Faults":
+        """Some ways switched off entirely, others frequent: rare combinations come up early."""
+        faults = cls()
+        for kind in (*cls.KINDS, "repeated"):
+            if rng.random() < 0.5:
+                setattr(faults, kind, rng.choice((0.02, 0.1, 0.25)))
+        faults.latency_s = rng.choice(((0.0, 0.001), (0.001, 0.02), (0.05, 0.3), (0.0, 1.0)))
+        if rng.random() < 0.3:
+            start = rng.uniform(0.5, 4.0)
+            faults.outages.append((start, start + rng.uniform(0.5, 6.0)))
+        return faults
+
+    def heal(self) -> None:
+        """From now on everything arrives, once and soon."""
+        for field_ in dataclasses.fields(Faults):
+            setattr(self, field_.name, 0.0)
+        self.latency_s = (0.001, 0.01)
+        self.outages = []
+
+    def fate(self, rng: Random, now: float) -> str:
+        """What becomes of one request."""
+        for start, stop in self.outages:
+            if start <= now < stop:
+                return "lost_before"
+        drawn = rng.random()
+        for kind in self.KINDS:
+            drawn -= getattr(self, kind)
+            if drawn < 0:
+                return kind
+        return "fine"
+
+
+class SimStore:
+    """One handle on a table; implements the `Store` protocol."""
+
+    def __init__(
+        self, random: Random, data: Table | None = None, faults: Faults | None = None
+    ) -> None:
+        self.address = ADDRESS
+        self.random = random
+        self.data = data if data is not None else Table()
+        self.faults = faults
+        self.sent: list[Sent] = []  # reservations
+        self.calls = 0  # operations of every kind
+        self.on_answer: Callable[[], None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    async def init(self, first: Counter) -> bool:
+        return await self._call("init", lambda _: self.data.init(first))
+
+    async def verify(self) -> None:
+        await self._call("verify", lambda _: self.data.verify())
+
+    async def counter(self, name: str) -> Counter | None:
+        return await self._call("read", lambda _: self.data.counter(name))
+
+    async def counters(self) -> list[Counter]:
+        return await self._call("read", lambda _: self.data.counters())
+
+    async def create(self, counter: Counter) -> Counter:
+        return await self._call("create", lambda _: self.data.create(counter))
+
+    async def position(self, counter: Counter, shard: int = 0) -> Position | None:
+        return await self._call("read", lambda _: self.data.position(counter, shard))
+
+    async def reserve(
+        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+    ) -> range:
+        loop = asyncio.get_running_loop()
+        sent = Sent(counter.name, count, loop.time())
+        self.sent.append(sent)
+
+        def apply(copy: bool) -> Grant:
+            indices = self.data.reserve(counter, count=count, seen=seen, room=room, shard=shard)
+            ids = counter.layout(shard).ids(indices)
+            grant = Grant(counter.name, counter.epoch, indices, ids, self, copy)
+            self.data.ledger.append(grant)
+            return grant
+
+        try:
+            grant = await self._call("reserve", apply)
+        except errors.OutcomeUnknown:
+            raise
+        except errors.NotApplied:
+            sent.outcome = "not_applied"
+            raise
+        finally:
+            sent.until = loop.time()
+        grant.answered = True
+        sent.outcome = "granted"
+        return grant.indices
+
+    async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
+        await self._call("close", lambda _: self.data.close_gone_back(counter, found, shard))
+
+    # --- the network -----------------------------------------------------------------------------
+
+    async def _call(self, action: str, apply: Callable[[bool], Any]) -> Any:
+        """Send one request; `apply` carries it out, told whether it is a second copy."""
+        self.calls += 1
+        faults = self.faults
+        if faults is None:
+            await asyncio.sleep(0)
+            return apply(False)
+        loop, rng = asyncio.get_running_loop(), self.random
+        fate = faults.fate(rng, loop.time())
+        going, coming = rng.uniform(*faults.latency_s) / 2, rng.uniform(*faults.latency_s) / 2
+        if fate == "throttled":
+            await asyncio.sleep(going + coming)
+            raise errors.NotApplied(store=ADDRESS, action=action, why="throttled")
+        if fate == "late_request":
+            going += rng.uniform(1.0, 12.0)
+        if fate == "late_answer":
+            coming += rng.uniform(1.0, 12.0)
+        answer: asyncio.Future[Any] = loop.create_future()
+
+        def arrive(copy: bool) -> None:
+            try:
+                result, failed = apply(copy), None
+            except errors.IdserviceError as error:
+                result, failed = None, error
+            if not copy and fate != "lost_after":
+                loop.call_later(coming, reply, result, failed)
+
+        def reply(result: Any, failed: errors.IdserviceError | None) -> None:
+            if answer.done():
+                return  # nobody waits for it any more
+            if self.on_answer is not None:
+                self.on_answer()
+            if failed is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(failed)
+
+        if fate != "lost_before":
+            loop.call_later(going, arrive, False)
+            if action != "read" and rng.random() < faults.repeated:
+                loop.call_later(going + rng.uniform(0.0, 10.0), arrive, True)
+        if fate in ("lost_before", "lost_after"):
+            # Either the connection breaks, or there is silence until the caller gives up.
+            await asyncio.sleep(going + coming if rng.random() < 0.5 else HANG_S)
+            raise self._broken(action)
+        return await answer
+
+    def _broken(self, action: str) -> errors.StoreError:
+        if action == "verify":
+            return errors.StoreUnready(store=ADDRESS, why="no answer", waiting_helps=True)
+        kind = errors.NotApplied if action == "read" else errors.OutcomeUnknown
+        return kind(store=ADDRESS, action=action, why="connection reset")

@@ -1,0 +1,145 @@
+"""The stores under contract, each with the means to change its data behind its back."""
+
+import sqlite3
+import uuid
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.protocol import Counter, Store
+from idservice.stores.sqlite import SQLiteStore
+from tests import engines
+from tests.simulation.store import SimStore, Table
+
+
+class Backend(Protocol):
+    """Data that several handles can be opened on.
+
+    `cannot` names values and attributes that the engine does not hold, or does not judge as
+    DynamoDB does, and why.
+    """
+
+    cannot: dict[object, str]
+
+    def open(self) -> Store:
+        """A new handle, not yet entered."""
+        ...
+
+    def push(self, counter: Counter, **attributes: object) -> None:
+        """Set attributes of shard 0 by hand; None takes one away."""
+        ...
+
+    def delete(self, counter: Counter) -> None:
+        """Delete the position of shard 0 by hand."""
+        ...
+
+
+class SQLite:
+    """A file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "counters.db"
+        self.cannot: dict[object, str] = {
+            41.5: "STRICT tables hold integers only",
+            "text": "STRICT tables hold integers only",
+            7: "a TEXT column makes a text of it",
+            None: "columns are NOT NULL",
+        }
+
+    def open(self) -> Store:
+        return SQLiteStore(str(self.path))
+
+    def push(self, counter: Counter, **attributes: object) -> None:
+        columns = ", ".join(f"{name} = ?" for name in attributes)
+        self._write(
+            f"UPDATE position SET {columns} WHERE counter = ? AND shard = 0",
+            *attributes.values(),
+            counter.name,
+        )
+
+    def delete(self, counter: Counter) -> None:
+        self._write("DELETE FROM position WHERE counter = ? AND shard = 0", counter.name)
+
+    def _write(self, statement: str, *values: object) -> None:
+        database = sqlite3.connect(self.path)
+        try:
+            assert database.execute(statement, values).rowcount == 1
+            database.commit()
+        finally:
+            database.close()
+
+
+class Simulated:
+    """The model that the simulation runs on, without its faults."""
+
+    def __init__(self) -> None:
+        self.data = Table()
+        self.cannot: dict[object, str] = {
+            "rev": "the model counts revisions and reads nothing from them",
+            "epoch": "the model's epochs are texts",
+        }
+
+    def open(self) -> Store:
+        return SimStore(Random(1), self.data)
+
+    def push(self, counter: Counter, **attributes: object) -> None:
+        self.data.set_by_hand(counter.name, **attributes)
+
+    def delete(self, counter: Counter) -> None:
+        del self.data.positions[counter.name, 0]
+
+
+class Dynamo:
+    """A table on one of the engines."""
+
+    def __init__(self, url: str, *, cannot: dict[object, str] | None = None) -> None:
+        self.url = url
+        self.table = f"test-{uuid.uuid4().hex}"
+        self.cannot = cannot or {}
+
+    @property
+    def address(self) -> str:
+        return f"{self.table}?region={engines.REGION}&endpoint={self.url}"
+
+    def open(self) -> DynamoStore:
+        return DynamoStore.from_address(self.address)
+
+    def push(self, counter: Counter, **attributes: object) -> None:
+        given = {name: value for name, value in attributes.items() if value is not None}
+        sets = [f"#{name} = :{name}" for name in given]
+        removes = [f"#{name}" for name in attributes if name not in given]
+        request: dict[str, Any] = {
+            "UpdateExpression": (f"SET {', '.join(sets)} " if sets else "")
+            + (f"REMOVE {', '.join(removes)}" if removes else ""),
+            "ExpressionAttributeNames": {f"#{name}": name for name in attributes},
+        }
+        if given:
+            request["ExpressionAttributeValues"] = {
+                f":{name}": engines.attribute(value) for name, value in given.items()
+            }
+        with engines.by_hand(self.url) as client:
+            client.update_item(
+                TableName=self.table,
+                Key=self.key(counter),
+                ConditionExpression="attribute_exists(pk)",
+                **request,
+            )
+
+    def delete(self, counter: Counter) -> None:
+        with engines.by_hand(self.url) as client:
+            client.delete_item(TableName=self.table, Key=self.key(counter))
+
+    @staticmethod
+    def key(counter: Counter) -> dict[str, Any]:
+        return {"pk": {"S": f"ctr:{counter.name}"}}
+
+
+def moto(url: str) -> Dynamo:
+    """Without what moto does otherwise than DynamoDB."""
+    return Dynamo(url, cannot={"text": "moto answers 500 to arithmetic with a text"})
+
+
+def dynoxide(url: str) -> Dynamo:
+    """Judges every value as DynamoDB does."""
+    return Dynamo(url)

@@ -1,0 +1,407 @@
+"""Adoption: an existing counter item is taken over while its old endpoint goes on counting."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import pytest
+
+from idservice import errors
+from idservice.counters import ensure, new_counter
+from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.dynamodb_client import Client
+from idservice.stores.protocol import Adopted, Counter
+from tests.engines import attribute, by_hand
+from tests.stores import answers, backends
+from tests.stores.backends import Dynamo
+
+random = Random()
+
+
+@dataclass
+class Legacy:
+    """The table and item of an old counter, and its endpoint.
+
+    `key` is as an operator names it; `kinds` are the types its attributes have.
+    """
+
+    client: Any
+    key: dict[str, str]
+    kinds: dict[str, str] = field(default_factory=dict)
+    value: str = "counterValue"
+    table: str = field(default_factory=lambda: f"donation-data-{uuid.uuid4().hex}")
+
+    def __post_init__(self) -> None:
+        kinds = {name: self.kinds.get(name, "S") for name in self.key}
+        self.typed = {name: {kinds[name]: value} for name, value in self.key.items()}
+        self.client.create_table(
+            TableName=self.table,
+            KeySchema=[
+                {"AttributeName": name, "KeyType": kind}
+                for name, kind in zip(self.key, ("HASH", "RANGE"), strict=False)
+            ],
+            AttributeDefinitions=[
+                {"AttributeName": name, "AttributeType": kind} for name, kind in kinds.items()
+            ],
+            BillingMode="PAY_PER_REQUEST",
+        )
+
+    def put(self, **attributes: object) -> None:
+        item = {name: attribute(value) for name, value in attributes.items()}
+        self.client.put_item(TableName=self.table, Item=self.typed | item)
+
+    def item(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get_item(
+            TableName=self.table, Key=self.typed, ConsistentRead=True
+        )["Item"]
+        return found
+
+    def next(self, returns: str) -> int:
+        """What the old endpoint answers."""
+        answer = self.client.update_item(
+            TableName=self.table,
+            Key=self.typed,
+            UpdateExpression="set #v = #v + :num",
+            ExpressionAttributeNames={"#v": self.value},
+            ExpressionAttributeValues={":num": {"N": "1"}},
+            ReturnValues={"old": "UPDATED_OLD", "new": "UPDATED_NEW"}[returns],
+        )
+        return int(answer["Attributes"][self.value]["N"])
+
+
+KEYS: dict[str, dict[str, str]] = {
+    "two": {"context": "atomicCounter", "id": "id"},
+    "one": {"name": "donations"},
+}
+
+
+@pytest.fixture(params=["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)])
+def backend(request: pytest.FixtureRequest) -> Dynamo:
+    url = request.getfixturevalue(f"{request.param}_url")
+    return getattr(backends, request.param)(url)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def store(backend: Dynamo) -> AsyncIterator[DynamoStore]:
+    async with backend.open() as store:
+        await store.init(new_counter("default", random))
+        yield store
+
+
+@pytest.fixture
+def client(backend: Dynamo) -> Any:
+    with by_hand(backend.url) as client:
+        yield client
+
+
+@pytest.fixture
+def legacy(client: Any) -> Legacy:
+    legacy = Legacy(client, KEYS["two"])
+    legacy.put(counterValue=41)
+    return legacy
+
+
+async def wanted(store: DynamoStore, legacy: Legacy, returns: str = "old") -> Counter:
+    adopted, value = await store.locate(legacy.table, legacy.key, legacy.value, returns)
+    start = value + (1 if returns == "new" else 0)
+    return new_counter("donations", random, start=start, adopted=adopted)
+
+
+async def ids_of(store: DynamoStore, counter: Counter, count: int, seen: int = 0) -> list[int]:
+    room = counter.layout().end - count
+    indices = await store.reserve(counter, count=count, seen=seen, room=room)
+    return list(counter.layout().ids(indices))
+
+
+# --- taking over ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("returns", ["old", "new"])
+@pytest.mark.parametrize("keys", KEYS)
+async def test_old_endpoint_and_service_share_an_item_and_no_id(
+    store: DynamoStore, client: Any, returns: str, keys: str
+) -> None:
+    legacy = Legacy(client, KEYS[keys])
+    legacy.put(counterValue=40, other="kept")
+    got = [legacy.next(returns)]
+    assert got == [40 if returns == "old" else 41]
+
+    counter = await store.create(await wanted(store, legacy, returns))
+    assert counter.start == got[-1] + 1
+    assert counter.base == (1 if returns == "new" else 0)
+    for _ in range(3):
+        got += await ids_of(store, counter, 10)
+        got += [legacy.next(returns), legacy.next(returns)]
+    got += await ids_of(store, counter, 1)
+    first = got[0]
+    assert got == list(range(first, first + len(got)))  # not one lost, not one twice
+    item = legacy.item()
+    assert item["other"] == {"S": "kept"}
+    assert set(item) == {*legacy.key, "counterValue", "other", "epoch", "mark", "rev"}
+
+
+@pytest.mark.parametrize("returns", ["old", "new"])
+async def test_they_share_no_id_at_the_same_time_either(
+    store: DynamoStore, backend: Dynamo, legacy: Legacy, returns: str
+) -> None:
+    counter = await store.create(await wanted(store, legacy, returns))
+
+    def old_endpoint() -> list[int]:
+        return [legacy.next(returns) for _ in range(60)]
+
+    async def instance() -> list[int]:
+        async with backend.open() as mine:
+            got: list[int] = []
+            seen = 0
+            for count in range(1, 21):
+                ids = await ids_of(mine, counter, count, seen)
+                seen = ids[-1] - counter.base + 1
+                got += ids
+            return got
+
+    answers = await asyncio.gather(asyncio.to_thread(old_endpoint), instance(), instance())
+    got = sorted(id for answer in answers for id in answer)
+    assert got == list(range(counter.start, counter.start + 60 + 2 * 210))
+
+
+async def test_an_adopted_item_moved_back_by_hand_is_refused(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    await ids_of(store, counter, 100)
+    legacy.client.update_item(
+        TableName=legacy.table,
+        Key=legacy.typed,
+        UpdateExpression="SET counterValue = :v",
+        ExpressionAttributeValues={":v": {"N": "41"}},
+    )
+    with pytest.raises(errors.WentBack):
+        await ids_of(store, counter, 1)
+    await store.close_gone_back(counter, counter.epoch)
+    legacy.next("old")  # the old endpoint is not stopped by that
+    with pytest.raises(errors.EpochChanged):
+        await ids_of(store, counter, 1)
+
+
+async def test_an_item_moved_back_before_the_first_reservation_is_refused_too(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    position = await store.position(counter)
+    assert position is not None
+    assert (position.next, position.mark, position.rev) == (41, 41, 0)
+    legacy.put(counterValue=40, epoch=counter.epoch, mark=41, rev=0)
+    with pytest.raises(errors.WentBack):
+        await ids_of(store, counter, 1)
+
+
+async def test_the_value_may_be_called_next(store: DynamoStore, client: Any) -> None:
+    legacy = Legacy(client, {"pk": "orders"}, value="next")
+    legacy.put(next=7)
+    counter = await store.create(await wanted(store, legacy))
+    assert await ids_of(store, counter, 2) == [7, 8]
+    assert legacy.next("old") == 9
+    assert await ids_of(store, counter, 1) == [10]
+
+
+async def test_an_item_of_the_service_s_own_table_can_be_adopted(
+    store: DynamoStore, backend: Dynamo, client: Any
+) -> None:
+    key = {"pk": {"S": "ctr:orders"}}
+    item = {"next": {"N": "5"}, "rev": {"N": "5"}}  # as the template's mapping leaves it
+    client.put_item(TableName=backend.table, Item=key | item)
+    with pytest.raises(errors.NotApplied, match="position 'ctr:orders' without an entry"):
+        await store.create(new_counter("orders", random))
+    adopted, value = await store.locate(backend.table, {"pk": "ctr:orders"}, "next", "old")
+    counter = await store.create(new_counter("orders", random, start=value, adopted=adopted))
+    assert await ids_of(store, counter, 2) == [5, 6]
+    position = await store.position(counter)
+    assert position is not None
+    assert position.rev == 6  # went on from where it stood
+
+
+async def test_a_number_can_be_part_of_the_key(store: DynamoStore, client: Any) -> None:
+    legacy = Legacy(client, {"context": "c", "year": "2024"}, {"year": "N"})
+    legacy.put(counterValue=3)
+    counter = await store.create(await wanted(store, legacy))
+    assert counter.adopted is not None
+    assert counter.adopted.key == (("context", "S", "c"), ("year", "N", "2024"))
+    assert await ids_of(store, counter, 2) == [3, 4]
+    assert await store.counter("donations") == counter
+
+
+async def test_the_old_endpoint_may_count_on_while_it_is_being_adopted(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    planned = await wanted(store, legacy)
+    got = [legacy.next("old"), legacy.next("old")]
+    counter = await store.create(planned)
+    got += await ids_of(store, counter, 3)
+    assert got == [41, 42, 43, 44, 45]
+    assert counter.start == 43
+
+
+# --- repeated and broken off ----------------------------------------------------------------------
+
+
+async def test_adopting_again_changes_nothing(store: DynamoStore, legacy: Legacy) -> None:
+    planned = await wanted(store, legacy)
+    counter = await store.create(planned)
+    await ids_of(store, counter, 10)
+    before = legacy.item()
+    assert await store.create(planned) == counter
+    again = await wanted(store, legacy)
+    assert again.epoch != counter.epoch
+    assert await ensure(store, again, runway=30) == (counter, False)
+    assert legacy.item() == before
+
+
+class Died(BaseException):
+    """The process ended here."""
+
+
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize("step", ["UpdateItem", "TransactWriteItems"])
+async def test_an_adoption_that_died_is_finished_by_the_next(
+    store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch, step: str, sent: bool
+) -> None:
+    real = Client.call
+
+    async def dies(self: Client, operation: str, *rest: Any, **request: Any) -> Any:
+        if operation == step and not sent:
+            raise Died
+        answer = await real(self, operation, *rest, **request)
+        if operation == step:
+            raise Died
+        return answer
+
+    first = await wanted(store, legacy)
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "call", dies)
+        with pytest.raises(Died):
+            await store.create(first)
+    old = legacy.next("old")
+    second = await wanted(store, legacy)
+    counter = await store.create(second)
+    died_after_writing = sent or step == "TransactWriteItems"
+    assert counter.epoch == (first if died_after_writing else second).epoch
+    assert legacy.item()["epoch"] == {"S": counter.epoch}
+    assert await store.counter("donations") == counter
+    assert [old, *await ids_of(store, counter, 2)] == [41, 42, 43]
+
+
+async def test_ten_who_adopt_at_once_agree_on_one_epoch(store: DynamoStore, legacy: Legacy) -> None:
+    planned = [await wanted(store, legacy) for _ in range(10)]
+    counters = await asyncio.gather(*(store.create(counter) for counter in planned))
+    assert {counter.epoch for counter in counters} == {legacy.item()["epoch"]["S"]}
+    assert await ids_of(store, counters[0], 1) == [41]
+
+
+@pytest.mark.parametrize("epoch", ["gone-back:1", "sealed:2.abc", "whatever"])
+async def test_an_item_that_another_store_closed_is_refused(
+    store: DynamoStore, legacy: Legacy, epoch: str
+) -> None:
+    planned = await wanted(store, legacy)
+    legacy.put(counterValue=41, epoch=epoch, mark=41, rev=3)
+    with pytest.raises(errors.Usage, match=epoch):
+        await wanted(store, legacy)
+    before = legacy.item()
+    with pytest.raises(errors.BadConfiguration, match=epoch):
+        await store.create(planned)
+    assert await store.counter("donations") is None
+    assert legacy.item() == before
+
+
+async def test_a_lost_answer_to_the_first_write_is_unknown_and_not_repeated() -> None:
+    adopted = Adopted(table="old", key=(("id", "S", "x"),), attribute="v", returns="old")
+    counter = new_counter("donations", random, adopted=adopted)
+    item = answers.success(Item={"id": {"S": "x"}, "v": {"N": "4"}}, ConsumedCapacity={})
+    none = answers.success(ConsumedCapacity={})
+
+    class Server(answers.Server):
+        """Without an entry, with the adopted item."""
+
+        def answer_to(self, operation: str, request: dict[str, object]) -> answers.Answer:
+            if operation == "UpdateItem":
+                return answers.reset
+            return item if request["TableName"] == "old" else none
+
+    async with answers.serving(kind=Server) as server:
+        async with DynamoStore("ids", region="eu-west-1", endpoint=server.url) as store:
+            with pytest.raises(errors.OutcomeUnknown):
+                await store.create(counter)
+        assert server.operations == ["GetItem", "GetItem", "UpdateItem"]
+
+
+# --- what cannot be adopted -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ({"context": "atomicCounter"}, "context=VALUE,id=VALUE"),
+        ({"context": "atomicCounter", "id": "id", "more": "x"}, "context=VALUE,id=VALUE"),
+        ({"context": "atomicCounter", "ID": "id"}, "context=VALUE,id=VALUE"),
+        ({"context": "atomicCounter", "id": ""}, "context=VALUE,id=VALUE"),
+        ({"context": "atomicCounter", "id": "other"}, "no item context=atomicCounter,id=other"),
+    ],
+)
+async def test_a_key_that_is_not_the_table_s_is_told_the_table_s(
+    store: DynamoStore, legacy: Legacy, key: dict[str, str], told: str
+) -> None:
+    with pytest.raises(errors.Usage, match=told):
+        await store.locate(legacy.table, key, "counterValue", "old")
+
+
+@pytest.mark.parametrize("value", ["41", 41.5, -1])
+async def test_a_value_that_is_no_whole_number_is_shown_with_the_rule(
+    store: DynamoStore, legacy: Legacy, value: object
+) -> None:
+    legacy.put(counterValue=value)
+    with pytest.raises(errors.Usage, match="it must be a whole number from 0 up") as raised:
+        await store.locate(legacy.table, legacy.key, "counterValue", "old")
+    assert "counterValue" in str(raised.value)
+    assert str(value) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["epoch", "mark", "rev", "context", "nothing"])
+async def test_an_attribute_that_cannot_be_the_value_is_named(
+    store: DynamoStore, legacy: Legacy, name: str
+) -> None:
+    with pytest.raises(errors.Usage, match=name):
+        await store.locate(legacy.table, legacy.key, name, "old")
+
+
+@pytest.mark.parametrize(("name", "value"), [("mark", "x"), ("next", 3), ("rev", "x")])
+async def test_an_attribute_of_the_item_s_own_is_not_overwritten(
+    store: DynamoStore, legacy: Legacy, name: str, value: object
+) -> None:
+    legacy.put(counterValue=41, **{name: value})
+    with pytest.raises(errors.Usage, match=f"'{name}' of its own"):
+        await store.locate(legacy.table, legacy.key, "counterValue", "old")
+
+
+async def test_a_table_that_is_not_there_is_named_with_its_region(store: DynamoStore) -> None:
+    with pytest.raises(errors.Usage, match=r"'donation-dat', and region eu-west-1"):
+        await store.locate("donation-dat", {"id": "x"}, "v", "old")
+    await store.verify()
+    assert await store.counter("default")  # it was not our table
+
+
+async def test_returns_is_old_or_new(store: DynamoStore, legacy: Legacy) -> None:
+    with pytest.raises(errors.Usage, match="'both'"):
+        await store.locate(legacy.table, legacy.key, "counterValue", "both")
+
+
+async def test_a_key_this_service_cannot_write_beside_is_refused(
+    store: DynamoStore, client: Any
+) -> None:
+    legacy = Legacy(client, {"epoch": "x"})
+    with pytest.raises(errors.Usage, match="'epoch'"):
+        await store.locate(legacy.table, {"epoch": "x"}, "v", "old")
+    numbered = Legacy(client, {"year": "2024"}, {"year": "N"})
+    with pytest.raises(errors.Usage, match="plain digits"):
+        await store.locate(numbered.table, {"year": "MMXXIV"}, "v", "old")

@@ -1,0 +1,509 @@
+"""The table of a DynamoDB store: made, recognised, and described in a sentence where unusable."""
+
+import logging
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from idservice import errors
+from idservice.counters import new_counter
+from idservice.stores import dynamodb_client, dynamodb_table
+from idservice.stores.dynamodb import DynamoStore
+from tests import engines
+from tests.engines import REGION, by_hand
+from tests.stores import answers, backends
+from tests.stores.answers import Answer, error, page, serving, success
+from tests.stores.backends import Dynamo
+
+random = Random()
+KEY = [{"AttributeName": "pk", "KeyType": "HASH"}]
+TEXT_KEY = [{"AttributeName": "pk", "AttributeType": "S"}]
+ACTIVE = {
+    "TableName": "ids",
+    "TableStatus": "ACTIVE",
+    "TableId": "one",
+    "KeySchema": KEY,
+    "AttributeDefinitions": TEXT_KEY,
+}
+
+
+@pytest.fixture(params=["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)])
+def backend(request: pytest.FixtureRequest) -> Dynamo:
+    url = request.getfixturevalue(f"{request.param}_url")
+    return getattr(backends, request.param)(url)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def dynoxide(dynoxide_url: str) -> Dynamo:
+    return backends.dynoxide(dynoxide_url)
+
+
+def default() -> Any:
+    return new_counter("default", random)
+
+
+def make_table(client: Any, name: str, keys: Any = KEY, attributes: Any = TEXT_KEY) -> None:
+    client.create_table(
+        TableName=name,
+        KeySchema=keys,
+        AttributeDefinitions=attributes,
+        BillingMode="PAY_PER_REQUEST",
+    )
+
+
+def items_of(client: Any, table: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.scan(TableName=table)["Items"]
+    return found
+
+
+def drop(client: Any, table: str) -> None:
+    client.update_table(TableName=table, DeletionProtectionEnabled=False)
+    client.delete_table(TableName=table)
+
+
+# --- init -----------------------------------------------------------------------------------------
+
+
+async def test_init_makes_a_protected_table_on_demand_with_everything_in_it(
+    backend: Dynamo, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = default()
+    async with backend.open() as store:
+        with caplog.at_level(logging.WARNING):
+            assert await store.init(first)
+    with by_hand(backend.url) as client:
+        table = client.describe_table(TableName=backend.table)["Table"]
+        items = {item["pk"]["S"]: item for item in items_of(client, backend.table)}
+    assert table["DeletionProtectionEnabled"]
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    assert set(items) == {"identity", "catalogue", "entry:default", "ctr:default"}
+    assert items["catalogue"]["revision"] == {"N": "1"}
+    assert items["identity"]["schema"] == {"N": "1"}
+    assert items["identity"].get("table_id", {}).get("S") == table.get("TableId")
+    assert items["entry:default"]["epoch"] == items["ctr:default"]["epoch"] == {"S": first.epoch}
+    assert items["entry:default"]["state"] == {"S": "active"}
+    del items["ctr:default"]["epoch"], items["ctr:default"]["pk"]
+    assert items["ctr:default"] == {"next": {"N": "0"}, "mark": {"N": "0"}, "rev": {"N": "0"}}
+    # moto offers recovery, dynoxide does not know the operation.
+    warned = [record.message for record in caplog.records if "recovery" in record.message]
+    assert len(warned) == ("TableId" in table)
+
+
+async def test_init_switches_recovery_on(moto_url: str) -> None:
+    backend = backends.moto(moto_url)
+    async with backend.open() as store:
+        await store.init(default())
+    with by_hand(moto_url) as client:
+        found = client.describe_continuous_backups(TableName=backend.table)
+    recovery = found["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
+    assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
+
+
+async def test_every_create_moves_the_catalogue_s_revision_by_one(backend: Dynamo) -> None:
+    async with backend.open() as store:
+        await store.init(default())
+        for name in ("a", "b", "a"):
+            await store.create(new_counter(name, random))
+    with by_hand(backend.url) as client:
+        items = {item["pk"]["S"]: item for item in items_of(client, backend.table)}
+    assert items["catalogue"]["revision"] == {"N": "3"}
+
+
+async def test_a_position_without_an_entry_is_told_and_not_started_again(
+    backend: Dynamo,
+) -> None:
+    async with backend.open() as store:
+        await store.init(default())
+        counter = await store.create(new_counter("orders", random))
+        await store.reserve(counter, count=10, seen=0, room=1000)
+        with by_hand(backend.url) as client:
+            client.delete_item(TableName=backend.table, Key={"pk": {"S": "entry:orders"}})
+        before = await store.position(counter)
+        with pytest.raises(errors.NotApplied, match="'ctr:orders' without an entry"):
+            await store.create(new_counter("orders", random))
+        assert await store.position(counter) == before
+        assert await store.counter("orders") is None
+
+
+async def test_a_table_without_a_catalogue_is_told_so(backend: Dynamo) -> None:
+    async with backend.open() as store:
+        await store.init(default())
+        with by_hand(backend.url) as client:
+            client.delete_item(TableName=backend.table, Key={"pk": {"S": "catalogue"}})
+        with pytest.raises(errors.NotApplied, match="'catalogue' is missing"):
+            await store.create(new_counter("orders", random))
+        assert await store.counter("orders") is None
+
+
+async def test_an_empty_table_made_by_somebody_else_is_initialised(backend: Dynamo) -> None:
+    with by_hand(backend.url) as client:
+        make_table(client, backend.table)
+    async with backend.open() as store:
+        with pytest.raises(errors.StoreUnready, match="not initialised"):
+            await store.verify()
+        assert await store.init(default())
+        await store.verify()
+
+
+@pytest.mark.parametrize(
+    ("keys", "attributes"),
+    [
+        ([{"AttributeName": "id", "KeyType": "HASH"}],
+         [{"AttributeName": "id", "AttributeType": "S"}]),
+        (KEY, [{"AttributeName": "pk", "AttributeType": "N"}]),
+        ([*KEY, {"AttributeName": "sk", "KeyType": "RANGE"}],
+         [*TEXT_KEY, {"AttributeName": "sk", "AttributeType": "S"}]),
+    ],
+)  # fmt: skip
+async def test_a_table_with_another_key_is_refused_with_the_key_it_must_have(
+    backend: Dynamo, keys: Any, attributes: Any
+) -> None:
+    with by_hand(backend.url) as client:
+        make_table(client, backend.table, keys, attributes)
+    async with backend.open() as store:
+        for start in (store.init(default()), store.verify()):
+            with pytest.raises(errors.StoreUnready) as raised:
+                await start
+            assert "'pk', a string" in str(raised.value)
+            assert not raised.value.waiting_helps
+    with by_hand(backend.url) as client:
+        assert items_of(client, backend.table) == []
+
+
+@pytest.mark.parametrize("left", ["ctr:default", "entry:default", "catalogue"])
+async def test_a_table_that_lost_its_identity_is_not_started_again(
+    backend: Dynamo, left: str
+) -> None:
+    with by_hand(backend.url) as client:
+        make_table(client, backend.table)
+        client.put_item(TableName=backend.table, Item={"pk": {"S": left}, "next": {"N": "7"}})
+        before = items_of(client, backend.table)
+        async with backend.open() as store:
+            with pytest.raises(errors.StoreUnready, match=f"already holds '{left}'") as raised:
+                await store.init(default())
+        assert not raised.value.waiting_helps
+        assert items_of(client, backend.table) == before
+
+
+class Died(BaseException):
+    """The process ended here."""
+
+
+async def test_init_goes_on_where_one_that_died_stopped(
+    backend: Dynamo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = dynamodb_client.Client.call
+    for step in ("CreateTable", "UpdateContinuousBackups", "TransactWriteItems"):
+
+        async def dies(self: Any, operation: str, *rest: Any, **request: Any) -> Any:
+            try:
+                return await real(self, operation, *rest, **request)
+            finally:
+                if operation == step:  # noqa: B023
+                    raise Died
+
+        with monkeypatch.context() as patched:
+            patched.setattr(dynamodb_client.Client, "call", dies)
+            async with backend.open() as store:
+                with pytest.raises(Died):
+                    await store.init(default())
+    async with backend.open() as store:
+        assert await store.init(default()) is False  # the last one died after its last step
+        await store.verify()
+        assert len(await store.counters()) == 1
+
+
+async def test_a_lost_answer_to_init_is_looked_up() -> None:
+    async with serving(
+        DescribeTable=success(Table=ACTIVE),
+        GetItem=success(ConsumedCapacity={}),
+        UpdateContinuousBackups=success(ContinuousBackupsDescription={}),
+        TransactWriteItems=answers.reset,
+    ) as server:
+        async with store_at(server.url) as store:
+            with pytest.raises(errors.StoreUnready) as raised:
+                await store.init(default())
+        assert raised.value.waiting_helps  # it may be run again
+        assert server.operations.count("TransactWriteItems") == 1
+        written: Any = server.requests[-2][1]["TransactItems"]
+    assert written[0]["Put"]["Item"]["table_id"] == {"S": "one"}
+
+
+async def test_recovery_is_asked_for_again_while_it_is_not_offered_yet(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dynamodb_table, "BACKUPS_POLL_S", 0)
+    for name, tries in (
+        ("ContinuousBackupsUnavailableException", dynamodb_table.BACKUPS_TRIES),
+        ("AccessDeniedException", 1),
+        ("UnknownOperationException", 1),
+    ):
+        caplog.clear()
+        async with (
+            serving(
+                DescribeTable=success(Table=ACTIVE),
+                GetItem=success(ConsumedCapacity={}),
+                UpdateContinuousBackups=error(name),
+                TransactWriteItems=success(ConsumedCapacity=[]),
+            ) as server,
+            store_at(server.url) as store,
+        ):
+            assert await store.init(default())
+        assert server.operations.count("UpdateContinuousBackups") == tries
+        warned = [
+            record.message for record in caplog.records if "not switched on" in record.message
+        ]
+        assert len(warned) == 1
+        assert name in warned[0]
+
+
+# --- the same table? ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def in_use(dynoxide: Dynamo) -> AsyncIterator[tuple[DynamoStore, Any]]:
+    """An initialised store that has granted, and a plain client."""
+    async with dynoxide.open() as store:
+        await store.init(default())
+        await store.verify()
+        with by_hand(dynoxide.url) as client:
+            yield store, client
+
+
+@pytest.mark.needs_engine
+async def test_a_table_recreated_with_its_old_items_is_refused_at_the_start(
+    dynoxide: Dynamo, in_use: tuple[DynamoStore, Any]
+) -> None:
+    _, client = in_use
+    copy = items_of(client, dynoxide.table)
+    drop(client, dynoxide.table)
+    make_table(client, dynoxide.table)
+    for item in copy:
+        client.put_item(TableName=dynoxide.table, Item=item)
+    async with dynoxide.open() as later:
+        with pytest.raises(errors.StoreReplaced) as raised:
+            await later.verify()
+        with pytest.raises(errors.StoreReplaced):
+            await later.verify()
+    assert not raised.value.waiting_helps
+    assert dynoxide.table in str(raised.value)
+    assert REGION in str(raised.value)
+
+
+@pytest.mark.needs_engine
+async def test_after_a_table_was_not_found_nothing_succeeds_on_another_of_its_name(
+    dynoxide: Dynamo, in_use: tuple[DynamoStore, Any]
+) -> None:
+    store, client = in_use
+    counter = await store.counter("default")
+    assert counter is not None
+    seen = (await store.reserve(counter, count=10, seen=0, room=1000)).stop
+    copy = items_of(client, dynoxide.table)
+    drop(client, dynoxide.table)
+    with pytest.raises(errors.NotApplied):
+        await store.reserve(counter, count=10, seen=seen, room=1000)
+    make_table(client, dynoxide.table)
+    for item in copy:
+        client.put_item(TableName=dynoxide.table, Item=item)
+    for attempt in (
+        store.reserve(counter, count=10, seen=seen, room=1000),
+        store.counter("default"),
+        store.create(new_counter("more", random)),
+        store.close_gone_back(counter, counter.epoch),
+    ):
+        with pytest.raises(errors.NotApplied, match="recreated or restored"):
+            await attempt
+    assert items_of(client, dynoxide.table) == copy
+
+
+@pytest.mark.needs_engine
+async def test_an_operator_who_removes_the_recorded_id_vouches_for_the_table(
+    dynoxide: Dynamo, in_use: tuple[DynamoStore, Any]
+) -> None:
+    store, client = in_use
+    client.update_item(
+        TableName=dynoxide.table,
+        Key={"pk": {"S": "identity"}},
+        UpdateExpression="REMOVE table_id",
+    )
+    await store.verify()
+
+
+async def test_a_schema_of_another_version_is_refused(backend: Dynamo) -> None:
+    async with backend.open() as store:
+        await store.init(default())
+        with by_hand(backend.url) as client:
+            client.update_item(
+                TableName=backend.table,
+                Key={"pk": {"S": "identity"}},
+                UpdateExpression="SET #s = :two",
+                ExpressionAttributeNames={"#s": "schema"},
+                ExpressionAttributeValues={":two": {"N": "2"}},
+            )
+        with pytest.raises(errors.StoreUnready, match="schema 2"):
+            await store.verify()
+
+
+# --- one clear sentence ---------------------------------------------------------------------------
+
+
+def store_at(url: str) -> DynamoStore:
+    return DynamoStore.from_address(f"ids?region={REGION}&endpoint={url}")
+
+
+def assert_one_sentence(raised: errors.StoreUnready, operation: str, table: str = "ids") -> None:
+    text = str(raised)
+    assert f"dynamodb:{operation} on table {table!r} in region {REGION}" in text
+    assert "\n" not in text
+    assert "Traceback" not in text
+    assert "test" not in text.replace(table, "")  # neither key nor secret
+
+
+async def test_a_missing_table_is_named_with_what_to_do(backend: Dynamo) -> None:
+    async with backend.open() as store:
+        with pytest.raises(errors.StoreUnready) as raised:
+            await store.verify()
+    assert_one_sentence(raised.value, "DescribeTable", backend.table)
+    assert f"`idservice init --store 'dynamodb:{backend.address}'`" in str(raised.value)
+    assert not raised.value.waiting_helps
+
+
+@pytest.mark.parametrize(
+    ("answer", "told", "waiting_helps"),
+    [
+        (error("AccessDeniedException"), "allow it to the role or user", False),
+        (error("UnrecognizedClientException"), "check the credentials", False),
+        (error("ExpiredTokenException"), "check the credentials", False),
+        (error("ThrottlingException"), "wait, or raise", True),
+        (error("InternalServerError", 500), "check region, endpoint and network", True),
+        (page(503), "check region, endpoint and network", True),
+        (page(429), "check region, endpoint and network", True),
+        (page(403), "(HTTP 403)", False),
+        (page(200), "something that is not DynamoDB", True),
+        (answers.reset, "check region, endpoint and network", True),
+        (success(Table={**ACTIVE, "TableStatus": "CREATING"}), "it is CREATING", True),
+        (success(Table={**ACTIVE, "TableStatus": "DELETING"}), "it is DELETING", False),
+        (success(Table={**ACTIVE, "TableStatus": "ARCHIVED"}), "it is ARCHIVED", False),
+    ],
+)
+async def test_a_table_that_cannot_be_described_is_told_so(
+    answer: Answer, told: str, waiting_helps: bool
+) -> None:
+    async with serving(answer) as server, store_at(server.url) as store:
+        with pytest.raises(errors.StoreUnready) as raised:
+            await store.verify()
+        assert server.operations == ["DescribeTable"]
+    assert_one_sentence(raised.value, "DescribeTable")
+    assert told in str(raised.value)
+    assert raised.value.waiting_helps == waiting_helps
+
+
+async def test_a_denied_read_of_the_identity_is_told_by_its_action() -> None:
+    denied = error("AccessDeniedException")
+    async with (
+        serving(DescribeTable=success(Table=ACTIVE), GetItem=denied) as server,
+        store_at(server.url) as store,
+    ):
+        with pytest.raises(errors.StoreUnready) as raised:
+            await store.verify()
+    assert_one_sentence(raised.value, "GetItem")
+    assert "allow it to the role or user" in str(raised.value)
+    assert not raised.value.waiting_helps
+
+
+@pytest.mark.parametrize("operation", ["CreateTable", "TransactWriteItems"])
+async def test_a_denied_step_of_init_is_told_by_its_action(operation: str) -> None:
+    missing = operation == "CreateTable"
+    async with (
+        serving(
+            error("AccessDeniedException"),
+            DescribeTable=error("ResourceNotFoundException") if missing else success(Table=ACTIVE),
+            GetItem=success(ConsumedCapacity={}),
+        ) as server,
+        store_at(server.url) as store,
+    ):
+        with pytest.raises(errors.StoreUnready) as raised:
+            await store.init(default())
+    assert_one_sentence(raised.value, operation)
+
+
+async def test_an_endpoint_where_nobody_listens_may_be_waited_for() -> None:
+    async with serving(None) as server:
+        pass
+    async with store_at(server.url) as store:
+        with pytest.raises(errors.StoreUnready) as raised:
+            await store.verify()
+    assert_one_sentence(raised.value, "DescribeTable")
+    assert server.url in str(raised.value)
+    assert raised.value.waiting_helps
+
+
+async def test_missing_credentials_are_told_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    async with serving(None) as server, store_at(server.url) as store:
+        for start in (store.verify(), store.init(default())):
+            with pytest.raises(errors.StoreUnready, match="no AWS credentials") as raised:
+                await start
+            assert_one_sentence(raised.value, "DescribeTable")
+            assert not raised.value.waiting_helps
+        with pytest.raises(errors.NotApplied, match="no AWS credentials"):
+            await store.counter("orders")
+        assert server.operations == []
+
+
+async def test_credentials_that_come_later_are_used(
+    backend: Dynamo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with backend.open() as store:
+        with monkeypatch.context() as without:
+            without.delenv("AWS_ACCESS_KEY_ID")
+            with pytest.raises(errors.StoreUnready):
+                await store.verify()
+        assert await store.init(default())
+
+
+async def test_a_source_of_credentials_that_is_away_may_be_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    async with serving(None) as gone:
+        pass
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", gone.url)
+    monkeypatch.setattr("aiobotocore.utils.AioContainerMetadataFetcher.RETRY_ATTEMPTS", 1)
+    monkeypatch.setattr("aiobotocore.utils.AioContainerMetadataFetcher.SLEEP_TIME", 0)
+    async with store_at("http://127.0.0.1:1") as store:
+        with pytest.raises(errors.StoreUnready, match="source of AWS credentials") as raised:
+            await store.verify()
+    assert raised.value.waiting_helps
+
+
+async def test_no_region_is_told_and_aws_region_is_one(
+    backend: Dynamo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    address = f"{backend.table}?endpoint={backend.url}"
+    async with DynamoStore.from_address(address) as store:
+        with pytest.raises(errors.StoreUnready, match="no region is known") as raised:
+            await store.verify()
+        assert not raised.value.waiting_helps
+        monkeypatch.setenv("AWS_REGION", engines.REGION)
+        assert await store.init(default())
+
+
+async def test_a_refusal_is_logged_once_in_aws_s_own_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reasons = [{"reason": "TableWriteKeyRangeThroughputExceeded", "resource": "arn"}]
+    answer = error("ThrottlingException", throttlingReasons=reasons)
+    async with serving(answer) as server, store_at(server.url) as store:
+        for _ in range(3):
+            with pytest.raises(errors.NotApplied):
+                await store.counter("orders")
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "TableWriteKeyRangeThroughputExceeded" in record.message
