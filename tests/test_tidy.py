@@ -18,11 +18,12 @@ FLOORS = [
     ["idservice.core.epoch", "idservice.core.sizing"],
     ["idservice.core.allocator"],
     ["idservice.stores.protocol"],
-    ["idservice.stores.dynamodb_items"],
-    ["idservice.stores.dynamodb_client"],
-    ["idservice.stores.dynamodb_adopt", "idservice.stores.dynamodb_reserve"],
-    ["idservice.stores.dynamodb_table"],
-    ["idservice.stores.sqlite", "idservice.stores.dynamodb"],
+    ["idservice.stores.dynamodb.items"],
+    ["idservice.stores.dynamodb.client"],
+    ["idservice.stores.dynamodb.adopt", "idservice.stores.dynamodb.reserve"],
+    ["idservice.stores.dynamodb.table"],
+    ["idservice.stores.dynamodb.store"],
+    ["idservice.stores.dynamodb", "idservice.stores.sqlite"],
     ["idservice.stores"],
     ["idservice.counters", "idservice.metrics"],
     ["idservice.supply"],
@@ -46,7 +47,6 @@ FUNCTION_MAX = 60
 LONGER = {
     "core/allocator.py": "one state machine; its parts share every field",
     "stores/sqlite.py": "one engine behind one protocol",
-    "stores/dynamodb.py": "one engine behind one protocol",
     "supply.py": "one counter's life: line, refill and doubt share every field",
 }
 

@@ -8,8 +8,8 @@ import pytest
 
 from idservice import errors
 from idservice.counters import new_counter
-from idservice.stores import dynamodb_client
 from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.dynamodb import client as dynamodb_client
 from tests.engines import REGION
 from tests.stores import answers
 from tests.stores.answers import Answer, error, http, page, serving, success

@@ -12,7 +12,7 @@ import pytest
 from idservice import errors
 from idservice.counters import ensure, new_counter
 from idservice.stores.dynamodb import DynamoStore
-from idservice.stores.dynamodb_client import Client
+from idservice.stores.dynamodb.client import Client
 from idservice.stores.protocol import Adopted, Counter
 from tests.engines import attribute, by_hand
 from tests.stores import answers, backends

@@ -9,8 +9,9 @@ import pytest
 
 from idservice import errors
 from idservice.counters import new_counter
-from idservice.stores import dynamodb_client, dynamodb_table
 from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.dynamodb import client as dynamodb_client
+from idservice.stores.dynamodb import table as dynamodb_table
 from tests import engines
 from tests.engines import REGION, by_hand
 from tests.stores import answers, backends

@@ -1,7 +1,7 @@
 """DynamoDB as a store: many instances on one table, and no reservation but one conditional write.
 
 The requests, and how each failed condition is read, are those of the protocol between instances;
-`dynamodb_client` knows what an answer proves, `dynamodb_items` how a counter is written down.
+`client` knows what an answer proves, `items` how a counter is written down.
 """
 
 import re
@@ -11,13 +11,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 from idservice import errors
 from idservice.core import epoch as epochs
-from idservice.stores import dynamodb_adopt as adoption
-from idservice.stores import dynamodb_client as dynamo
-from idservice.stores import dynamodb_items as items
-from idservice.stores.dynamodb_client import Answer, Client, Refused, Unheard
-from idservice.stores.dynamodb_items import Place
-from idservice.stores.dynamodb_reserve import Reservation
-from idservice.stores.dynamodb_table import Table
+from idservice.stores.dynamodb import adopt as adoption
+from idservice.stores.dynamodb import client as dynamo
+from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb.items import Place
+from idservice.stores.dynamodb.reserve import Reservation
+from idservice.stores.dynamodb.table import Table
 from idservice.stores.protocol import Adopted, Counter, Position
 
 TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)

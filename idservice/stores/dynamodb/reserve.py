@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from idservice import errors
-from idservice.stores import dynamodb_items as items
-from idservice.stores.dynamodb_client import Answer
-from idservice.stores.dynamodb_items import Place
+from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb.client import Answer
+from idservice.stores.dynamodb.items import Place
 from idservice.stores.protocol import Counter
 
 

@@ -12,10 +12,10 @@ import msgspec
 
 from idservice import errors
 from idservice.core.epoch import ordinal_of
-from idservice.stores import dynamodb_client as dynamo
-from idservice.stores import dynamodb_items as items
-from idservice.stores.dynamodb_client import Answer, Client, Refused, Unheard
-from idservice.stores.dynamodb_items import Item, Place
+from idservice.stores.dynamodb import client as dynamo
+from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import Adopted, Counter
 
 OURS = ("epoch", "mark", "next", "rev")

@@ -6,9 +6,9 @@ import secrets
 from typing import Any
 
 from idservice import errors
-from idservice.stores import dynamodb_client as dynamo
-from idservice.stores import dynamodb_items as items
-from idservice.stores.dynamodb_client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb import client as dynamo
+from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.protocol import Counter
 
 log = logging.getLogger("idservice.store")
