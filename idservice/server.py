@@ -29,6 +29,8 @@ log = logging.getLogger("idservice.server")
 ADMIN_LISTEN_DEFAULT = "127.0.0.1:9090"
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not answer at the start
 FINISH_MAX_S = 6.0  # for requests in flight after the listeners are closed
+LAST_CALL_S = 0.5  # for who connected just before that, to send a request
+ABANDON_S = 0.5  # for handlers to end that are cancelled
 DESCRIPTORS_KEPT = 48  # for the store, the log and the listeners
 DESCRIPTORS_WISHED = 65_536
 EXIT_FAILURE = 1
@@ -93,14 +95,22 @@ async def serve(settings: Settings) -> None:
             if not life.stop.is_set():
                 raise
             log.info("stopped before serving", extra={"action": "stopped"})
+        except ExceptionGroup as group:  # what ends a start comes wrapped by the service's tasks
+            ours, other = group.split(errors.IdserviceError)
+            if ours is None or other is not None:
+                raise
+            raise _first(ours) from None
+
+
+def _first(group: ExceptionGroup[errors.IdserviceError]) -> errors.IdserviceError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
 async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
     random = SystemRandom()
     check_name(settings.default_counter)
-    routes = dict(settings.route)
-    for name in routes.values():
-        check_name(name)
+    routes = _routes(settings.route)
     most = _raise_descriptor_limit(settings.connections_max)
     data = [_bound(listen.Address.parse(text), stack) for text in settings.listen]
     control_on_data = all(address.is_local for address, _ in data)
@@ -141,6 +151,17 @@ async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
     life.started = True
     await life.stop.wait()
     await _drain(life, listeners, settings.drain)
+
+
+def _routes(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Further paths and their counters. Raises Usage, BadName."""
+    routes: dict[str, str] = {}
+    for path, name in pairs:
+        if routes.setdefault(path, check_name(name)) != name:
+            raise errors.Usage(
+                why=f"--route leads {path} to {routes[path]} and to {name}; name one"
+            )
+    return routes
 
 
 def _bound(address: listen.Address, stack: AsyncExitStack) -> tuple[listen.Address, socket.socket]:
@@ -202,7 +223,8 @@ async def _warm(service: Service, deadline: float) -> None:
             return await service.warm()
         except errors.StoreError as error:
             if not error.retryable or loop.time() + pause > deadline:
-                raise errors.StoreUnready(store=service.store.address, why=error) from error
+                why = str(error).rstrip(".")
+                raise errors.StoreUnready(store=service.store.address, why=why) from error
             _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
         await asyncio.sleep(pause)
         pause = min(2 * pause, RETRY_MAX_S)
@@ -266,7 +288,7 @@ class Listener:
 async def _listen(
     app: web.Application, bound: socket.socket, gate: Gate, stack: AsyncExitStack
 ) -> Listener:
-    runner = web.AppRunner(app, shutdown_timeout=FINISH_MAX_S)
+    runner = web.AppRunner(app, shutdown_timeout=ABANDON_S)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     http = runner.server
@@ -293,6 +315,10 @@ async def _drain(life: Life, listeners: list[Listener], seconds: float) -> None:
     await asyncio.sleep(seconds)
     for listener in listeners:
         await listener.stop_accepting()
+    # aiohttp's own shutdown reads no more of what is being sent: neither the rest of a body nor the
+    # first request of a connection. So it comes when there is nothing left to read.
+    for listener in listeners:
+        await listener.gate.emptied(last_call=LAST_CALL_S, most=FINISH_MAX_S)
     async with asyncio.TaskGroup() as group:
         for listener in listeners:
             group.create_task(listener.runner.cleanup())

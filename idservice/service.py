@@ -44,7 +44,7 @@ class Service:
         self.supplies: dict[str, Supply] = {}
         self.health = StoreHealth()
         self._loading: dict[str, asyncio.Future[Supply]] = {}
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
 
@@ -82,8 +82,8 @@ class Service:
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = self._group.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     # --- counters --------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Service:
         if self.stopping:
             raise errors.Stopped()
         if self._replaced is not None:
-            raise self._replaced
+            raise self._replaced.with_traceback(None)
         loading = self._loading.get(name)
         if loading is None:
             if len(self._loading) >= LOADING_MAX:
@@ -115,6 +115,8 @@ class Service:
             counter = await self._read(self.store.counter(name), f"reading counter {name}")
             if counter is None:
                 raise errors.UnknownCounter(name=name)
+            if self._replaced is not None:  # found out in the meantime
+                raise self._replaced.with_traceback(None)
             loading.set_result(self._add(counter))
         except asyncio.CancelledError:
             loading.set_exception(errors.Stopped())
@@ -212,7 +214,9 @@ class Service:
             return str(self._replaced)
         for name in self.declared:
             try:
-                why = (await self.supply(name)).not_ready
+                supply = await self.supply(name)
+                supply.look_again()  # who is not ready is not asked for ids, and would never know
+                why = supply.not_ready
             except errors.IdserviceError as error:
                 why = str(error)
             if why:
@@ -234,6 +238,8 @@ class Service:
                 self._refuse_all(error)
             except (errors.StoreError, TimeoutError):
                 continue  # still down
+            except Exception:  # a bug of ours or of a library
+                log.exception("verifying the store failed", extra={"action": "verify_bug"})
 
     def _refuse_all(self, error: errors.StoreReplaced) -> None:
         if self._replaced is None:

@@ -19,6 +19,7 @@ BACKOFF_MAX_S = 2.0
 REFILL_MAX_S = 5.0  # what a refill in the background may take at most,
 REFILL_MIN_S = 2.0  # and at least: a quarter of a short runway is too short for a slow store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
+TRIES_MIN = 6  # failures in a row before a counter that nobody uses is left alone
 SUSPECT_RECHECK_S = 2.0  # how often a counter that was refused is looked at again
 
 
@@ -169,9 +170,9 @@ class Supply:
 
     def _admit(self, count: int, now: float) -> None:
         if self.suspect is not None:
-            if self.allocator.gaps.get("fork") or now < self._recheck_at:
-                raise self.suspect
-            self._look_again()
+            if now < self._recheck_at:
+                raise self.suspect.with_traceback(None)  # told to many: do not gather their frames
+            self.look_again()
         if self._waiting >= self._limits.waiters_max:
             raise errors.TooManyWaiting(name=self.counter.name, count=self._waiting)
         if count > self.allocator.held + self.allocator.room(now):
@@ -183,7 +184,7 @@ class Supply:
     def _expire(self, waiter: Waiter) -> None:
         if not waiter.future.done():
             error = errors.WaitedTooLong(
-                name=self.counter.name, seconds=self._limits.wait, why=self._error
+                name=self.counter.name, seconds=self._limits.wait, why=str(self._error).rstrip(".")
             )
             if self.counter.strict and self.allocator.waits_for_store:
                 error.outcome = errors.UNKNOWN  # its batch may be under way
@@ -195,8 +196,12 @@ class Supply:
         One try. Raises StoreError. Nothing to do for a strict counter, which holds nothing.
         """
         request = None if self._refilling else self._due()
-        if request is not None and not await self._reserve(request, in_background=True):
-            raise self._error
+        try:
+            if request is not None and not await self._reserve(request, in_background=True):
+                raise self._error
+        finally:
+            if self._waiting:  # who came in the meantime, and is not served yet
+                self.refill_if_due()
 
     # --- refill ----------------------------------------------------------------------------------
 
@@ -238,7 +243,7 @@ class Supply:
                 else:
                     failures += 1
                     await asyncio.sleep(self._pause(failures))
-                    if self._idle_since(used):
+                    if failures >= TRIES_MIN and self._idle_since(used):
                         break  # the next request, or half of the rest used, begins another
                 request = self._due()
         finally:
@@ -246,6 +251,8 @@ class Supply:
 
     def _pause(self, failures: int) -> float:
         longest = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
+        if self.allocator.held:  # several tries before memory is empty
+            longest = min(longest, max(BACKOFF_FIRST_S, self._lasts / 4))
         return longest * (0.5 + 0.5 * self._random.random())
 
     def _idle_since(self, used: int) -> bool:
@@ -253,10 +260,17 @@ class Supply:
             return False
         return bool(self.allocator.held) or not self.keep_filled
 
+    @property
+    def _lasts(self) -> float:
+        """Seconds until memory is empty, at the rate last measured."""
+        rate = self.allocator.rate
+        return self.allocator.held / rate if rate else float("inf")
+
     def _patience(self, in_background: bool) -> float:
         """Seconds a store call may take: no longer than the request that waits for it, unless that
         was tried and is too short for this store."""
-        background = min(max(self._runway / 4, REFILL_MIN_S), REFILL_MAX_S)
+        lasts = min(self._runway, self._lasts)  # time for several tries before memory is empty
+        background = min(max(lasts / 4, REFILL_MIN_S), REFILL_MAX_S)
         deadlines = [waiter.deadline for waiter in self._waiters if not waiter.future.done()]
         if in_background or not deadlines:
             return background
@@ -276,6 +290,7 @@ class Supply:
             self._health.answered()
             if allocator.granted(request.token, indices, self._loop.time()):
                 result = "granted"
+                self.suspect = None
                 self._share_out(arrived)
                 return True
             result = "late"  # of an epoch that is over: burnt
@@ -295,7 +310,7 @@ class Supply:
             await self._doubt(error)
         except errors.PositionIllFormed as error:
             result = "suspect"
-            allocator.refused(request.token, unknown=False)
+            allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
             self._distrust(error)
         except errors.NotApplied as error:
             result = "not_applied"
@@ -344,13 +359,18 @@ class Supply:
 
     async def _doubt(self, error: errors.NotApplied) -> None:
         """The position is not as our epoch left it: the entry alone decides what that means."""
+        entry = None
         try:
             async with asyncio.timeout(REFILL_MAX_S):
                 if isinstance(error, errors.WentBack):
                     await self._store.close_gone_back(self.counter, error.epoch)
                 entry = await self._store.counter(self.counter.name)
         except (errors.StoreError, TimeoutError):
-            entry = None  # still in doubt
+            pass  # still in doubt
+        except Exception:  # a bug of ours or of a library
+            log.exception("reading a counter failed", extra={"action": "doubt_bug"})
+        if self.allocator.retired:
+            return  # stopped in the meantime
         if entry is not None and entry.ordinal > self.counter.ordinal:
             self._adopt_epoch(entry)
         else:
@@ -365,11 +385,12 @@ class Supply:
         """Hand out nothing more: ids in memory may be those that a restored store gives others."""
         log.error("%s", error, extra={"action": "counter_suspect"})
         self.stop(errors.CounterSuspect(name=self.counter.name, why=str(error)), cause="went_back")
+        self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
     def stop(self, error: errors.Unavailable, *, cause: str) -> None:
-        """Drop the ids in memory and answer everybody with `error`."""
+        """Drop the ids in memory and answer everybody with `error`, for good."""
         self.suspect = self._error = error
-        self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
+        self._recheck_at = float("inf")
         self.allocator.retire(cause)
         for waiter in self._waiters:
             if not waiter.future.done():
@@ -379,13 +400,22 @@ class Supply:
     def forget_in_child(self) -> None:
         """After a fork: the ids belong to the parent."""
         self.suspect = errors.Stopped()
+        self._recheck_at = float("inf")
         self.allocator.retire("fork")
 
-    def _look_again(self) -> None:
-        """Ask the store once more, as one who remembers its own last reservation."""
-        self.suspect = None
-        self._forget("went_back")
-        self.allocator = self._new_allocator(seen=self.allocator.seen)
+    def look_again(self) -> None:
+        """Ask the store once more about a counter that was refused, where it is time to, as one who
+        remembers its own last reservation. A grant ends the doubt."""
+        now = self._loop.time()
+        if self.suspect is None or now < self._recheck_at:
+            return
+        self._recheck_at = now + SUSPECT_RECHECK_S
+        if self.allocator.retired:
+            self._forget("went_back")
+            self.allocator = self._new_allocator(seen=self.allocator.seen)
+        if self.counter.strict:
+            self.suspect = None  # it asks for nothing until somebody waits
+        self.refill_if_due()
 
     def _forget(self, cause: str) -> None:
         self.allocator.retire(cause)

@@ -46,6 +46,7 @@ class Allocator:
 
     __slots__ = (
         "_asked_at",
+        "_asked_stock",
         "_asked_used",
         "_block_max",
         "_cut_to",
@@ -53,9 +54,10 @@ class Allocator:
         "_found",
         "_found_at",
         "_ids",
-        "_last_ask",
+        "_last_stock",
         "_layout",
         "_low",
+        "_mark",
         "_outstanding",
         "_rest",
         "_rest_count",
@@ -94,16 +96,18 @@ class Allocator:
         self._segment = range(0)  # what the cursor runs through
         self._rest: deque[range] = deque()  # what comes after it
         self._rest_count = 0
-        self._low = 0  # ids left at which the next refill begins
+        self._low = 0  # ids left from which on a refill is due,
+        self._mark = 0  # and ids left at which the cursor stops, so that somebody asks `due`
         self._seen = seen  # end of our own last reservation in this epoch (an index)
         self._found: int | None = None  # position at which the store said "no room"
         self._found_at = 0.0
         self._token = 0
         self._outstanding: Request | None = None
         self._asked_at = now  # when the outstanding request was made,
-        self._asked_used = 0  # and how many ids had been handed out by then
-        self._last_ask = sizing.BLOCK_MIN  # ids the last granted request brought
-        self._cut_to: int | None = None  # after an unknown outcome: ask for no more than this
+        self._asked_used = 0  # how many ids had been handed out by then,
+        self._asked_stock = 0  # and how many it asks for beyond what is waited for
+        self._last_stock = sizing.BLOCK_MIN  # the same of the last granted request
+        self._cut_to: int | None = None  # since an unknown outcome: ask for no more than this
         self._window_start = now  # the rate is measured from here,
         self._window_used = 0  # where this many ids had been handed out,
         self._used_uncounted = 0  # without what single big batches took
@@ -131,8 +135,8 @@ class Allocator:
             self._point_at(tail)
             blocks.append(head)
             missing -= len(head)
-        # A single batch larger than the refills so far says little about the rate.
-        self._used_uncounted += max(0, count - self._last_ask)
+        # A single batch larger than the stock so far says little about the rate.
+        self._used_uncounted += max(0, count - self._last_stock)
         return block.joined(blocks)
 
     # --- what is known ---------------------------------------------------------------------------
@@ -190,6 +194,7 @@ class Allocator:
             return None
         self._token += 1
         self._asked_at, self._asked_used = now, self._used
+        self._asked_stock = max(sizing.BLOCK_MIN, count - waiting)
         self._outstanding = Request(
             token=self._token, count=count, seen=self._seen, room=self._end - count
         )
@@ -199,7 +204,7 @@ class Allocator:
     def _wanted(self, now: float, *, waiting: int, first: int) -> int:
         if self._strict:
             return waiting
-        used = max(0, self._used - self._window_used) + min(waiting, self._last_ask)
+        used = max(0, self._used - self._window_used) + min(waiting, self._last_stock)
         seconds = now - self._window_start
         self.rate = sizing.rate(used, seconds)
         stock = sizing.refill(
@@ -212,7 +217,10 @@ class Allocator:
         # What is waited for is on top of the stock: memory may be empty again before it comes.
         count = waiting + stock
         if self._cut_to is not None:
-            count = min(count, max(self._cut_to, first, 1))
+            if count <= self._cut_to:
+                self._cut_to = None
+            else:
+                count = max(self._cut_to, first, 1)
         return min(count, max(self._block_max, first))
 
     @property
@@ -239,15 +247,19 @@ class Allocator:
         ):
             raise ValueError(f"asked for {request}, got {indices}")
         self._outstanding = None
-        self._cut_to = None
         self._found = None
         self._seen = indices.stop
-        self._last_ask = request.count
+        self._last_stock = self._asked_stock
         self.granted_ids += len(indices)
         self._keep(self._layout.ids(indices))
-        self._window_start, self._window_used = self._asked_at, self._asked_used
         self._low = sizing.low_water(rate=self.rate, runway_s=self._runway_s, held=self.held)
-        self._cut_at_low_water()
+        self._mark = self._low
+        if self._cut_to is not None:
+            # The store answers again: at once for the rest, of which as much was used as before.
+            self._low, self._cut_to = self.held, request.count * sizing.GROWTH_MAX
+        else:
+            self._window_start, self._window_used = self._asked_at, self._asked_used
+        self._cut_at_mark()
         return True
 
     def refused(self, token: int, *, unknown: bool) -> None:
@@ -260,9 +272,9 @@ class Allocator:
         if unknown:
             self._gap("unknown", request.count)
             self._cut_to = max(1, request.count // 2)
-        # Where nobody tries again in time, the next try comes when half of the rest is used.
-        self._low = self.held // 2
-        self._cut_at_low_water()
+        # A refill stays due. Should nobody try again, half of the rest used is a reminder.
+        self._low, self._mark = self.held, self.held // 2
+        self._cut_at_mark()
 
     def no_room(self, token: int, position: int, now: float) -> None:
         """The store found `position`, which leaves fewer indices below the limit than asked for."""
@@ -297,8 +309,8 @@ class Allocator:
         self._rest.append(ids)
         self._rest_count += len(ids)
 
-    def _cut_at_low_water(self) -> None:
-        """Point the cursor anew, so that it ends where `_low` ids are left."""
+    def _cut_at_mark(self) -> None:
+        """Point the cursor anew, so that it ends where `_mark` ids are left."""
         remaining = self._remaining_segment()
         if remaining:
             self._point_at(range(0))
@@ -312,12 +324,12 @@ class Allocator:
             self._load()
 
     def _load(self) -> None:
-        """Point the cursor at the next block, or at its part before the low-water mark."""
+        """Point the cursor at the next block, or at its part before the mark."""
         ids = self._rest.popleft()
-        before_low = self._rest_count - self._low
+        before_mark = self._rest_count - self._mark
         self._rest_count -= len(ids)
-        if 0 < before_low < len(ids):
-            ids, after = block.split(ids, before_low)
+        if 0 < before_mark < len(ids):
+            ids, after = block.split(ids, before_mark)
             self._rest.appendleft(after)
             self._rest_count += len(after)
         self._point_at(ids)

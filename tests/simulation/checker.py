@@ -1,0 +1,208 @@
+"""What must hold of a run: checks over the history of operations, the ledger and the requests.
+
+Every check raises `Violation`, which names it. They know nothing of how ids are handed out.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise, permutations
+
+from idservice.core.allocator import FROM_MEMORY
+from idservice.metrics import Reading
+from tests.simulation.store import Grant, Sent
+
+PAUSE_MIN_S = 0.025  # between a failed try and the next one of the same counter
+
+
+class Violation(AssertionError):
+    """A promise was broken; `check` is the name of the one that saw it."""
+
+    def __init__(self, check: str, text: str) -> None:
+        self.check = check
+        super().__init__(f"{check}: {text}")
+
+
+@dataclass(slots=True)
+class Operation:
+    """One request for ids. `invoke` and `complete` number the events of a run, so that of any two
+    one is the earlier; `began` and `ended` are times in seconds."""
+
+    client: str
+    instance: str
+    counter: str
+    count: int
+    invoke: int
+    began: float
+    epoch: str = ""
+    outcome: str = "info"  # ok: answered; fail: certainly nothing happened; info: all else
+    error: str = ""
+    ids: list[range] = field(default_factory=list)
+    complete: int = 0
+    ended: float = 0.0
+    cold: bool = False  # the counter had to be read first
+    left: int | None = None  # ids the store had left at the end, where it said "exhausted"
+
+    @property
+    def first(self) -> int:
+        return self.ids[0][0]
+
+    @property
+    def last(self) -> int:
+        return self.ids[-1][-1]
+
+
+def answered(history: Iterable[Operation]) -> list[Operation]:
+    """The operations whose ids somebody read."""
+    return [op for op in history if op.outcome == "ok"]
+
+
+def check_unique(history: Iterable[Operation]) -> None:
+    """No id twice among everything answered; every answer as long as asked for, in rising order."""
+    seen: dict[tuple[str, int], Operation] = {}
+    for op in answered(history):
+        before = -1
+        for block in op.ids:
+            for id in block:
+                if (other := seen.setdefault((op.counter, id), op)) is not op:
+                    raise Violation("unique", f"{id} went to {other} and to {op}")
+                if id <= before:
+                    raise Violation("batch", f"{id} after {before} in {op}")
+                before = id
+        if sum(len(block) for block in op.ids) != op.count:
+            raise Violation("batch", f"{op.count} ids asked for in {op}")
+
+
+def check_order(history: Iterable[Operation]) -> None:
+    """Linearizable: what ended before another began has the lower ids. In O(n log n)."""
+    events = []
+    for op in answered(history):
+        events.append((op.invoke, False, op))
+        events.append((op.complete, True, op))
+    events.sort(key=lambda event: event[:2])
+    highest = -1
+    holder: Operation | None = None
+    for _, ends, op in events:
+        if ends:
+            if op.last > highest:
+                highest, holder = op.last, op
+        elif op.first <= highest:
+            raise Violation("order", f"{holder} had ended before {op} began")
+
+
+def order_by_force(history: Iterable[Operation]) -> bool:
+    """Whether some order of the operations keeps real time and has rising ids: tries them all."""
+
+    def possible(order: tuple[Operation, ...]) -> bool:
+        return all(a.last < b.first for a, b in pairwise(order)) and not any(
+            b.complete < a.invoke for at, a in enumerate(order) for b in order[at + 1 :]
+        )
+
+    return any(possible(order) for order in permutations(answered(history)))
+
+
+def check_rising_per_instance(history: Iterable[Operation]) -> None:
+    """The ids of one instance rise: nobody who asks later is given a lower one."""
+    groups: dict[tuple[str, str], list[Operation]] = {}
+    for op in answered(history):
+        groups.setdefault((op.counter, op.instance), []).append(op)
+    for group in groups.values():
+        check_order(group)
+
+
+def check_strict(history: Iterable[Operation]) -> None:
+    """Each counter is linearizable over all instances."""
+    groups: dict[str, list[Operation]] = {}
+    for op in answered(history):
+        groups.setdefault(op.counter, []).append(op)
+    for group in groups.values():
+        check_order(group)
+
+
+def check_limits(history: Iterable[Operation], *, start: int, limit: int) -> None:
+    """No id outside start .. limit, and "exhausted" only where less is left than asked for."""
+    for op in history:
+        if op.outcome == "ok" and not start <= op.first <= op.last <= limit:
+            raise Violation("limit", f"{start} .. {limit} left by {op}")
+        if op.left is not None and op.left >= op.count:
+            raise Violation("exhausted", f"{op.left} were left for {op}")
+
+
+def check_deadlines(history: Iterable[Operation], *, wait_s: float) -> None:
+    """Nobody waits longer than is promised; a cold counter is read first, within as much again."""
+    for op in history:
+        longest = wait_s * (2 if op.cold else 1)
+        if op.ended - op.began > longest + 1e-6:
+            raise Violation("deadline", f"{op.ended - op.began:.3f} s > {longest} s: {op}")
+
+
+def check_backed_by_grants(
+    history: Iterable[Operation], ledger: Iterable[Grant], stores: dict[str, object]
+) -> None:
+    """Each id answered lies in a range of which the store had told this very instance (I2)."""
+    owned: dict[int, list[range]] = {}
+    for grant in ledger:
+        if grant.answered:
+            owned.setdefault(id(grant.store), []).append(grant.ids)
+    for ranges in owned.values():
+        ranges.sort(key=lambda ids: ids.start)
+    for op in answered(history):
+        ranges = owned.get(id(stores[op.instance]), [])
+        for block in op.ids:
+            for one in (block[0], block[-1]):
+                at = bisect_right(ranges, one, key=lambda ids: ids.start) - 1
+                if at < 0 or one not in ranges[at]:
+                    raise Violation("grants", f"{one} was never granted to {op.instance}: {op}")
+
+
+def check_ledger(ledger: Iterable[Grant], *, start: int) -> None:
+    """Ranges of one epoch follow each other without overlap or hole."""
+    ends: dict[tuple[str, str], int] = {}
+    for grant in ledger:
+        expected = ends.get((grant.counter, grant.epoch))
+        if expected is None and grant.epoch.startswith("1."):
+            expected = start
+        if expected is not None and grant.ids.start != expected:
+            raise Violation("ledger", f"{grant.ids} granted where {expected} was the next id")
+        ends[grant.counter, grant.epoch] = grant.ids.stop
+
+
+def check_gaps(
+    history: Iterable[Operation], ledger: Iterable[Grant], *, instance: str, store: object,
+    reading: Reading, one_try: bool = True,
+) -> None:  # fmt: skip
+    """Of one instance that did not crash: every id it was granted is issued, in memory, or a gap
+    counted by cause; what was burnt unheard is counted as unknown, at least."""
+    mine = [g for g in ledger if g.store is store and g.counter == reading.counter and not g.copy]
+    told = sum(len(g.ids) for g in mine if g.answered)
+    unheard = sum(len(g.ids) for g in mine if not g.answered)
+    issued = sum(
+        op.count
+        for op in answered(history)
+        if op.instance == instance and op.counter == reading.counter
+    )
+    gaps = reading.gaps
+    memory = sum(gaps.get(cause, 0) for cause in FROM_MEMORY)
+    for what, left, right in (
+        ("ids answered are ids counted as issued", issued, reading.issued),
+        ("ids told are ids reserved or late", told, reading.reserved + gaps.get("late", 0)),
+        ("reserved = issued + held + gaps", reading.reserved, issued + reading.held + memory),
+    ):
+        if left != right:
+            raise Violation("gaps", f"{what}: {left} != {right} on {instance}: {reading}")
+    if one_try and unheard > gaps.get("unknown", 0):
+        raise Violation("gaps", f"{unheard} ids burnt unheard on {instance}: {reading}")
+
+
+def check_requests(sent: Iterable[Sent], *, need_max: int, strict: bool) -> None:
+    """One request at a time; a pause after a failed one; halves after unknown outcomes, but for
+    what the first in line needs. `sent` is of one instance and one counter."""
+    for before, after in pairwise(sent):
+        if after.at < before.until:
+            raise Violation("one at a time", f"{after} was sent during {before}")
+        if before.outcome != "granted" and after.at - before.until < PAUSE_MIN_S - 1e-9:
+            raise Violation("tight loop", f"{after} follows {before} at once")
+        if before.outcome == "unknown" and not strict:
+            most = max(before.count // 2, need_max, 1)
+            if after.count > most:
+                raise Violation("burn", f"{after.count} > {most} after {before}")

@@ -1,0 +1,324 @@
+"""Planted faults: the real classes with one rule broken each, which the simulation must find.
+
+A mutant names the scenario in which it is looked for and the check that must see it.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from idservice import errors
+from idservice.core import sizing
+from idservice.core.allocator import Allocator, Request
+from idservice.stores.protocol import Counter, Position
+from idservice.supply import Supply
+from tests.simulation.scenarios import Parts
+from tests.simulation.store import SimStore, Table
+
+# --- the store and its client ---------------------------------------------------------------------
+
+
+class InfersFromARead(SimStore):
+    """After an unknown outcome it reads the position and takes what lies below it for its own."""
+
+    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> range:
+        try:
+            return await super().reserve(counter, count=count, **rest)
+        except errors.OutcomeUnknown:
+            found = await self.position(counter)
+            assert found is not None
+            return range(found.next - count, found.next)
+
+
+class ReusesTheRange(SimStore):
+    """Takes "unknown" for "not applied": the range it had meant to get is written once more."""
+
+    meant: int | None = None
+
+    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> range:
+        found = self.data.positions[counter.name, 0]
+        if self.meant is None:
+            self.meant = found.next
+        else:
+            start, self.meant = self.meant, None
+            found = msgspec.structs.replace(found, next=start + count, mark=start + count)
+            self.data.positions[counter.name, 0] = found
+            return range(start, start + count)
+        indices = await super().reserve(counter, count=count, **rest)
+        self.meant = None
+        return indices
+
+
+class RetriesTheRequest(SimStore):
+    """What a client library does by default: the same request again, and the answer to that one.
+
+    Not a fault: the first range is burnt.
+    """
+
+    async def reserve(self, counter: Counter, **rest: Any) -> range:
+        try:
+            return await super().reserve(counter, **rest)
+        except errors.OutcomeUnknown:
+            return await super().reserve(counter, **rest)
+
+
+class RetryIsTheSameBlock(SimStore):
+    """Sends a request again, and believes that both times are one block, the first one."""
+
+    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> range:
+        before = self.data.positions[counter.name, 0].next
+        try:
+            return await super().reserve(counter, count=count, **rest)
+        except errors.OutcomeUnknown:
+            await super().reserve(counter, count=count, **rest)
+            return range(before, before + count)
+
+
+class ClampsBySubtraction(Table):
+    """At the limit it grants what is left, and computes its start as the end minus a full step."""
+
+    def reserve(self, counter: Counter, *, count: int, seen: int, room: int, shard: int) -> range:
+        found, end = self.positions[counter.name, shard], room + count
+        if room < found.next < end and found.epoch == counter.epoch:
+            self.move(counter, shard, found.next, end)
+            return range(end - count, end)
+        return super().reserve(counter, count=count, seen=seen, room=room, shard=shard)
+
+
+class Unconditional(Table):
+    """Reserves without any look at epoch, `seen` and mark."""
+
+    def reserve(self, counter: Counter, *, count: int, seen: int, room: int, shard: int) -> range:
+        found = self.positions.get((counter.name, shard))
+        if found is None or found.next > room:
+            return super().reserve(counter, count=count, seen=seen, room=room, shard=shard)
+        return self.move(counter, shard, found.next, found.next + count)
+
+
+class WithoutEpoch(Table):
+    """Takes any epoch for the right one."""
+
+    def reserve(self, counter: Counter, **rest: Any) -> range:
+        found = self.positions.get((counter.name, 0))
+        epoch = counter.epoch if found is None else found.epoch
+        return super().reserve(msgspec.structs.replace(counter, epoch=epoch), **rest)
+
+
+class WithoutSeen(Table):
+    """Does not compare with where the instance's own last reservation ended."""
+
+    def reserve(self, counter: Counter, *, seen: int, **rest: Any) -> range:
+        return super().reserve(counter, seen=0, **rest)
+
+
+class WithoutMark(Table):
+    """Does not compare with where the last reservation of anybody ended."""
+
+    def reserve(self, counter: Counter, **rest: Any) -> range:
+        if (counter.name, 0) in self.positions:
+            self.set_by_hand(counter.name, mark=0)
+        return super().reserve(counter, **rest)
+
+
+class StartsFromZero(Table):
+    """A reservation on a missing position creates it, as a bare ADD does."""
+
+    def reserve(self, counter: Counter, *, count: int, seen: int, room: int, shard: int) -> range:
+        self.positions.setdefault((counter.name, shard), Position(0, 0, 0, counter.epoch))
+        return super().reserve(counter, count=count, seen=0, room=room, shard=shard)
+
+
+# --- the core -------------------------------------------------------------------------------------
+
+
+class KeepsTheRest(Allocator):
+    """A strict counter that keeps what it did not hand out."""
+
+    def settle(self) -> None:
+        pass
+
+
+class BelievesOldAnswers(Allocator):
+    """Takes whatever answer comes for the answer to its last request (no token)."""
+
+    def granted(self, token: int, indices: range, now: float) -> bool:
+        request = self._outstanding
+        if request is not None and not self.retired:
+            self._outstanding = Request(
+                token=token, count=len(indices), seen=0, room=self._end - len(indices)
+            )
+        return super().granted(token, indices, now)
+
+
+class AsksForAllAgain(Allocator):
+    """After an unknown outcome it asks for as much again."""
+
+    def refused(self, token: int, *, unknown: bool) -> None:
+        super().refused(token, unknown=unknown)
+        self._cut_to = None
+
+
+class ForgetsUnknownGaps(Allocator):
+    """Does not count what an unknown outcome burns."""
+
+    def refused(self, token: int, *, unknown: bool) -> None:
+        super().refused(token, unknown=unknown)
+        self.gaps.pop("unknown", None)
+
+
+class DropsUncounted(Allocator):
+    """Forgets to count ids whose client has left."""
+
+    def wasted(self, count: int) -> None:
+        pass
+
+
+# --- the shell ------------------------------------------------------------------------------------
+
+
+class AwaitsInTake(Supply):
+    """Lets others run between reading the cursor and moving it."""
+
+    async def one(self) -> int:
+        remaining = self.allocator._remaining_segment()
+        if not remaining:
+            return await super().one()
+        await asyncio.sleep(0)
+        self.allocator._point_at(remaining[1:])
+        return remaining[0]
+
+
+class HandsOutEarly(Supply):
+    """Hands out what it expects to get, before the store has said so."""
+
+    async def _reserve(self, request: Request, *, in_background: bool) -> bool:
+        expected = max(request.seen, self.counter.start)
+        self.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
+        self._share_out(self._arrivals)
+        await super()._reserve(request, in_background=in_background)
+        return True
+
+
+class SharesWithLaterOnes(Supply):
+    """Gives a strict batch to whoever waits when it comes."""
+
+    def _share_out(self, arrived: int) -> None:
+        super()._share_out(self._arrivals)
+
+
+class NeverPauses(Supply):
+    """Tries again at once."""
+
+    def _pause(self, failures: int) -> float:
+        return 0.0
+
+
+class LetsThemWait(Supply):
+    """Does not end a wait at its deadline."""
+
+    def _expire(self, waiter: Any) -> None:
+        if not waiter.future.done():
+            self._loop.call_later(1.0, super()._expire, waiter)
+
+
+class GivesUp(Supply):
+    """Never asks again after a failure."""
+
+    async def _refill(self, request: Request | None) -> None:
+        if request is not None and await self._reserve(request, in_background=False):
+            self._refilling = False
+
+
+class HearsLateAnswers(Supply):
+    """Does not hang up on a call that takes too long; its answer is passed on when it comes.
+
+    Not a fault: the allocator drops it, by its token (I12).
+    """
+
+    async def _reserve(self, request: Request, *, in_background: bool) -> bool:
+        real = self._store
+        self._store = _Patient(real, self, request)  # type: ignore[assignment]
+        try:
+            return await super()._reserve(request, in_background=in_background)
+        finally:
+            self._store = real
+
+
+class _Patient:
+    def __init__(self, store: Any, supply: Supply, request: Request) -> None:
+        self.address = store.address
+        self.counter = store.counter
+        self.close_gone_back = store.close_gone_back
+        self._store, self._supply, self._request = store, supply, request
+
+    async def reserve(self, counter: Counter, **rest: Any) -> range:
+        call = asyncio.ensure_future(self._store.reserve(counter, **rest))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            call.add_done_callback(self._late)
+            raise
+
+    def _late(self, call: "asyncio.Future[range]") -> None:
+        supply = self._supply
+        if call.cancelled() or call.exception() is not None:
+            return
+        if supply.allocator.granted(self._request.token, call.result(), supply._loop.time()):
+            supply._share_out(supply._arrivals)
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def no_low_water(*, rate: float, runway_s: float, held: int) -> int:
+    """Refills when nothing is left."""
+    return 0
+
+
+def small_refill(*, rate: float, runway_s: float, held: int, used: int, block_max: int) -> int:
+    """Holds a tenth of what the runway needs."""
+    return sizing.BLOCK_MIN
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault, where it is put, in which scenario it shows, and which check must see it."""
+
+    fault: Any
+    place: str  # "store", "table", or the dotted name that it replaces
+    scenario: str
+    check: str
+
+    @property
+    def parts(self) -> Parts:
+        if self.place == "store":  # which sends what the service knows nothing of
+            return Parts(store=self.fault, one_try=False)
+        return Parts(table=self.fault) if self.place == "table" else Parts()
+
+
+ALLOCATOR, SUPPLY = "idservice.supply.Allocator", "idservice.service.Supply"
+MUTANTS = [
+    Mutant(InfersFromARead, "store", "block", "unique"),
+    Mutant(ReusesTheRange, "store", "block", "unique"),
+    Mutant(RetryIsTheSameBlock, "store", "block", "unique"),
+    Mutant(ClampsBySubtraction, "table", "turmoil", "unique"),
+    Mutant(Unconditional, "table", "turmoil", "unique"),
+    Mutant(WithoutEpoch, "table", "restored", "unique"),
+    Mutant(WithoutSeen, "table", "restored", "ledger"),
+    Mutant(WithoutMark, "table", "turmoil", "unique"),
+    Mutant(StartsFromZero, "table", "turmoil", "unique"),
+    Mutant(KeepsTheRest, ALLOCATOR, "strict", "order"),
+    Mutant(AsksForAllAgain, ALLOCATOR, "turmoil", "burn"),
+    Mutant(ForgetsUnknownGaps, ALLOCATOR, "block", "gaps"),
+    Mutant(DropsUncounted, ALLOCATOR, "turmoil", "gaps"),
+    Mutant(AwaitsInTake, SUPPLY, "block", "unique"),
+    Mutant(HandsOutEarly, SUPPLY, "block", "unique"),
+    Mutant(SharesWithLaterOnes, SUPPLY, "strict", "order"),
+    Mutant(NeverPauses, SUPPLY, "block", "tight loop"),
+    Mutant(LetsThemWait, SUPPLY, "block", "deadline"),
+    Mutant(GivesUp, SUPPLY, "block", "resumes"),
+    Mutant(no_low_water, "idservice.core.sizing.low_water", "outage", "available"),
+    Mutant(small_refill, "idservice.core.sizing.refill", "outage", "available"),
+]

@@ -1,0 +1,403 @@
+"""Runs of several instances over one faulty store, each decided by a seed, and what they must show.
+
+A scenario is a coroutine that drives a `World`; `play` runs it on the virtual loop and checks it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+from idservice import errors
+from idservice.counters import new_counter
+from idservice.service import Service
+from idservice.supply import Limits
+from tests.simulation import checker
+from tests.simulation.checker import Operation, Violation
+from tests.simulation.loop import elapse, run
+from tests.simulation.store import Faults, SimStore, Table
+
+NAME = "orders"
+SERVED_AGAIN_S = 15.0  # after faults end: the longest pause, call and second look, and a request
+LANDED_S = 13.0  # by then the latest request on its way has arrived
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is built of; a planted mutant replaces one of these."""
+
+    table: type[Table] = Table
+    store: type[SimStore] = SimStore
+    one_try: bool = True  # whether requests to the store are what the service meant to send
+
+
+class Instance:
+    """One process: a service over its own handle of the store."""
+
+    def __init__(self, name: str, store: SimStore) -> None:
+        self.name = name
+        self.store = store
+        self.service: Service
+        self.up = asyncio.Event()
+        self.over = asyncio.Event()
+        self.crashed = False
+        self.task: asyncio.Task[None]
+
+    @property
+    def serves(self) -> bool:
+        return not self.over.is_set()
+
+
+class World:
+    """A table, the instances over it, and the history of what clients saw."""
+
+    def __init__(self, seed: int, parts: Parts, *, block_max: int = 10_000_000) -> None:
+        self.rng = Random(seed)
+        self.parts = parts
+        self.faults = Faults.swarm(self.rng)
+        self.table = parts.table()
+        self.history: list[Operation] = []
+        self.instances: list[Instance] = []
+        self.strict = False
+        self.leaving: list[asyncio.Timeout] = []  # clients that leave when the next answer comes
+        self.limits = Limits(
+            runway=self.rng.choice((1.0, 4.0, 30.0)), wait=2.0, block_max=block_max
+        )
+        self._event = 0
+        self._loop = asyncio.get_running_loop()
+
+    def create(self, *, start: int = 0, limit: int = 2**53 - 1, strict: bool = False) -> None:
+        self.start, self.limit, self.strict = start, limit, strict
+        counter = new_counter(NAME, self.rng, start=start, limit=limit, strict=strict)
+        self.table.init(counter)
+
+    def event(self) -> int:
+        self._event += 1
+        return self._event
+
+    # --- instances -------------------------------------------------------------------------------
+
+    async def begin(self) -> Instance:
+        store = self.parts.store(Random(self.rng.getrandbits(64)), self.table, self.faults)
+        store.on_answer = self._leave
+        instance = Instance(f"i{len(self.instances)}", store)
+        self.instances.append(instance)
+        instance.task = asyncio.create_task(self._live(instance))
+        await instance.up.wait()
+        return instance
+
+    async def _live(self, instance: Instance) -> None:
+        service = Service(instance.store, self.limits, random=Random(self.rng.getrandbits(64)))
+        async with service:
+            instance.service = service
+            instance.up.set()
+            await instance.over.wait()
+
+    async def stop(self, instance: Instance) -> None:
+        """A clean stop."""
+        instance.over.set()
+        await instance.task
+
+    def crash(self, instance: Instance) -> None:
+        """From now on nobody hears of it; what it had sent may still arrive."""
+        instance.crashed = True
+        instance.over.set()
+
+    @property
+    def serving(self) -> list[Instance]:
+        return [instance for instance in self.instances if instance.serves]
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """Some leave at the very moment at which their ids come: an answer is on its way through
+        the tasks, and so is this, and the seed decides which is first."""
+        leaving, self.leaving = self.leaving, []
+        for timeout in leaving:
+            self._loop.call_soon(_end, timeout)
+
+    async def ask(
+        self,
+        client: str,
+        instance: Instance,
+        *,
+        count: int = 1,
+        patience: float | None = None,
+        leaves: bool = False,
+    ) -> Operation:
+        """One request, given up by the client after `patience` seconds."""
+        service = instance.service
+        cold = NAME not in service.supplies
+        began = self._loop.time()
+        op = Operation(client, instance.name, NAME, count, self.event(), began, cold=cold)
+        self.history.append(op)
+        try:
+            async with asyncio.timeout(patience) as timeout:
+                if leaves:
+                    self.leaving.append(timeout)
+                supply = await service.supply(NAME)
+                op.epoch = supply.counter.epoch
+                if count == 1:
+                    id = await supply.one()
+                    blocks = [range(id, id + 1)]
+                else:
+                    blocks = await supply.many(count)
+            if not instance.crashed:
+                op.outcome, op.ids = "ok", blocks
+        except TimeoutError:
+            op.error = "gave up"
+        except errors.IdserviceError as error:
+            op.error = error.code
+            op.outcome = "fail" if error.outcome == errors.NOT_APPLIED else "info"
+            if isinstance(error, errors.Exhausted):
+                op.left = self._left(supply.counter.layout().end)
+        op.complete, op.ended = self.event(), self._loop.time()
+        return op
+
+    def _left(self, end: int) -> int:
+        return end - self.table.positions[NAME, 0].next
+
+    async def client(
+        self, name: str, requests: int, *, counts: tuple[int, ...], pause_s: float, hasty: float
+    ) -> None:
+        """Asks one instance after another, one request at a time; moves on when one is gone."""
+        instance = self.rng.choice(self.instances)
+        for _ in range(requests):
+            if not instance.serves:
+                if not self.serving:
+                    return
+                instance = self.rng.choice(self.serving)
+            patience = self.rng.uniform(0.0, 0.5) if self.rng.random() < hasty else None
+            leaves = patience is not None and self.rng.random() < 0.5
+            await self.ask(
+                name, instance, count=self.rng.choice(counts), patience=patience, leaves=leaves
+            )
+            if self.rng.random() < 0.5:
+                await elapse(self.rng.uniform(0.0, pause_s))
+
+    async def clients(
+        self,
+        count: int,
+        requests: int,
+        *,
+        counts: tuple[int, ...] = (1,),
+        pause_s: float = 0.5,
+        hasty: float = 0.0,
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(count):
+                group.create_task(
+                    self.client(f"c{number}", requests, counts=counts, pause_s=pause_s, hasty=hasty)
+                )
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """Faults end; everybody must be served again by itself; late requests land; all stop."""
+        self.faults.heal()
+        async with asyncio.TaskGroup() as group:
+            for instance in self.serving:
+                group.create_task(self._served_again(instance))
+        await elapse(LANDED_S)
+        for instance in self.serving:
+            await self.ask("last", instance)
+        for instance in self.serving:
+            await self.stop(instance)
+        for instance in self.instances:
+            await instance.task
+
+    async def _served_again(self, instance: Instance) -> None:
+        until = self._loop.time() + SERVED_AGAIN_S
+        while True:
+            op = await self.ask("again", instance)
+            if op.outcome == "ok" or op.error == "exhausted":
+                return
+            if self._loop.time() > until:
+                raise Violation("resumes", f"{instance.name} still refuses: {op}")
+            await elapse(0.25)
+
+    def check(self, *, need_max: int) -> None:
+        history, ledger = self.history, self.table.ledger
+        checker.check_unique(history)
+        if self.strict:
+            checker.check_strict(history)
+        checker.check_rising_per_instance(history)
+        checker.check_limits(history, start=self.start, limit=self.limit)
+        checker.check_deadlines(history, wait_s=self.limits.wait)
+        checker.check_backed_by_grants(
+            history, ledger, {instance.name: instance.store for instance in self.instances}
+        )
+        checker.check_ledger(ledger, start=self.start)
+        for instance in self.instances:
+            if self.parts.one_try:
+                checker.check_requests(instance.store.sent, need_max=need_max, strict=self.strict)
+            supply = instance.service.supplies.get(NAME)
+            if supply is not None and not instance.crashed:
+                checker.check_gaps(
+                    history,
+                    ledger,
+                    instance=instance.name,
+                    store=instance.store,
+                    reading=supply.reading(),
+                    one_try=self.parts.one_try,
+                )
+
+
+def _end(timeout: asyncio.Timeout) -> None:
+    if timeout.when() is not None and not timeout.expired():
+        with contextlib.suppress(RuntimeError):  # it was left in the meantime
+            timeout.reschedule(0.0)
+
+
+# --- the scenarios --------------------------------------------------------------------------------
+
+
+async def block(world: World) -> None:
+    """Many instances share a block counter."""
+    world.create(start=world.rng.choice((0, 1, 1000)))
+    for _ in range(world.rng.randint(2, 4)):
+        await world.begin()
+    await world.clients(6, 30, pause_s=world.rng.choice((0.01, 0.3)))
+    await world.finish()
+    world.check(need_max=1)
+
+
+async def strict(world: World) -> None:
+    """Many instances share a strict counter; some clients leave before they are answered."""
+    world.create(strict=True)
+    for _ in range(world.rng.randint(2, 3)):
+        await world.begin()
+    await world.clients(6, 16, counts=(1, 1, 1, 3), pause_s=0.2, hasty=world.rng.choice((0, 0.3)))
+    await world.finish()
+    world.check(need_max=3)
+
+
+async def turmoil(world: World) -> None:
+    """Batches and single ids, clients that leave, instances that crash, stop and start, a limit
+    within reach, a position that somebody moves back or deletes and repairs later."""
+    rng = world.rng
+    start = rng.choice((0, 17))
+    limited = rng.random() < 0.5
+    limit = start + rng.randint(30, 400) if limited else 2**53 - 1
+    world.create(start=start, limit=limit, strict=rng.random() < 0.25)
+    for _ in range(3):
+        await world.begin()
+    meddling = [asyncio.create_task(_comings_and_goings(world))]
+    if not limited and rng.random() < 0.6:
+        meddling.append(asyncio.create_task(_meddling(world)))
+    counts = rng.choice(((1, 1, 1, 7), (1, 30), (5, 11)))
+    await world.clients(5, 16, counts=counts, pause_s=0.6, hasty=rng.choice((0.0, 0.3)))
+    for task in meddling:
+        await task
+    await world.finish()
+    world.check(need_max=max(counts))
+
+
+async def _comings_and_goings(world: World) -> None:
+    for _ in range(4):
+        await elapse(world.rng.uniform(0.1, 1.5))
+        instance = world.rng.choice(world.serving)
+        if world.rng.random() < 0.5:
+            world.crash(instance)
+        else:
+            await world.stop(instance)
+        await world.begin()
+
+
+async def _meddling(world: World) -> None:
+    """A hand moves the position back or deletes it; a while later somebody repairs it."""
+    rng, table = world.rng, world.table
+    await elapse(rng.uniform(0.2, 2.0))
+    if rng.random() < 0.7:
+        there = table.positions[NAME, 0].next
+        table.set_by_hand(NAME, next=rng.randint(0, max(0, there - 1)))
+    else:
+        del table.positions[NAME, 0]
+    await elapse(rng.uniform(0.5, 4.0))
+    table.repair(NAME, "repaired")
+
+
+async def restored(world: World) -> None:
+    """An older copy of the item is written over it, mark and all, while instances run that have
+    reserved above it; later somebody repairs it."""
+    rng, table = world.rng, world.table
+    # An old request that arrives after the restore was sent by one who could not know.
+    world.faults.repeated = world.faults.late_request = 0.0
+    world.create()
+    for _ in range(2):
+        await world.begin()
+
+    async def restore() -> None:
+        await elapse(rng.uniform(0.2, 1.5))
+        supplies = [instance.service.supplies.get(NAME) for instance in world.instances]
+        lowest = min((supply.allocator.seen if supply else 0) for supply in supplies)
+        if lowest:  # else somebody could not know
+            there = rng.randrange(lowest)
+            table.set_by_hand(NAME, next=there, mark=there)
+        await elapse(rng.uniform(0.5, 3.0))
+        table.repair(NAME, "repaired")
+
+    restoring = asyncio.create_task(restore())
+    await world.clients(4, 20, counts=(1, 4), pause_s=0.3)
+    await restoring
+    await world.finish()
+    world.check(need_max=4)
+
+
+async def outage(world: World) -> None:
+    """The store goes away twice: shorter than the runway, which nobody notices, and for longer."""
+    rng, faults = world.rng, world.faults
+    faults.heal()
+    runway = rng.choice((8.0, 20.0))
+    world.limits = Limits(runway=runway, wait=2.0)
+    world.create()
+    for _ in range(2):
+        await world.begin()
+    loop = asyncio.get_running_loop()
+    short = loop.time() + 4 * runway
+    long = short + 5 * runway
+    # A runway less the time that one hanging call and one pause take.
+    faults.outages = [(short, short + runway - 4.5), (long, long + 3 * runway)]
+
+    async def steady(instance: Instance, name: str) -> None:
+        while loop.time() < long + 3 * runway:
+            await world.ask(name, instance)
+            await elapse(runway / 24)
+
+    async with asyncio.TaskGroup() as group:
+        for instance in world.instances:
+            group.create_task(steady(instance, f"{instance.name}c"))
+    for op in world.history:
+        if op.outcome != "ok" and op.began < long:
+            raise Violation("available", f"within the runway: {op}")
+    if not any(op.outcome != "ok" for op in world.history):
+        raise Violation("available", "the long outage was not felt, so it proves nothing")
+    await world.finish()
+    world.check(need_max=1)
+    for instance in world.instances:
+        tries = [sent for sent in instance.store.sent if long < sent.at < long + 3 * runway]
+        # Doubling pauses up to 2 s, each try between a reset at once and the patience.
+        if world.parts.one_try and len(tries) > 20 + 3 * runway:
+            raise Violation("tight loop", f"{len(tries)} tries in an outage of {3 * runway} s")
+
+
+Scenario = Callable[[World], Awaitable[None]]
+SCENARIOS: dict[str, Scenario] = {
+    "block": block,
+    "strict": strict,
+    "turmoil": turmoil,
+    "restored": restored,
+    "outage": outage,
+}
+
+
+def play(scenario: str, seed: int, parts: Parts | None = None) -> World:
+    """Run one scenario with one seed, and check it. Raises Violation."""
+
+    async def main() -> World:
+        world = World(seed, parts or Parts())
+        await SCENARIOS[scenario](world)
+        return world
+
+    return run(main(), seed=seed)

@@ -1,0 +1,42 @@
+"""A service over a simulated store, for tests of one thing at a time."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+from idservice.counters import new_counter
+from idservice.service import Service
+from idservice.supply import Limits
+from tests.simulation.store import Faults, SimStore, Table
+
+
+def table(*names: str, **configuration: Any) -> Table:
+    """A table that holds counters of these names, or one called `orders`."""
+    made = Table()
+    first, *others = names or ("orders",)
+    made.init(new_counter(first, Random(1), **configuration))
+    for name in others:
+        made.create(new_counter(name, Random(name), **configuration))
+    return made
+
+
+def answers_after(seconds: float) -> Faults:
+    """A network that loses nothing and is as slow as this."""
+    return Faults(latency_s=(seconds, seconds))
+
+
+@asynccontextmanager
+async def serving(
+    data: Table,
+    faults: Faults | None = None,
+    *,
+    limits: Limits | None = None,
+    declared: Sequence[str] = (),
+    seed: int = 1,
+    store: type[SimStore] = SimStore,
+) -> AsyncIterator[Service]:
+    """An entered service. `service.store` is its own handle."""
+    handle = store(Random(seed), data, faults)
+    async with Service(handle, limits, random=Random(seed), declared=declared) as service:
+        yield service

@@ -1,0 +1,306 @@
+"""The promises hold for every seed, and the checks that say so find every planted fault."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation import checker, mutants
+from tests.simulation.checker import Operation, Violation
+from tests.simulation.loop import Deadlock, elapse, run
+from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.scenarios import SCENARIOS, Parts, World, play
+from tests.simulation.store import Grant
+
+SEEDS = 300  # for each scenario
+CHUNK = 50
+MUTANT_SEEDS = 100  # within these, a mutant must be found
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """What a faulty store makes the service say, a few thousand times over."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seeds" in metafunc.fixturenames:
+        one = metafunc.config.getoption("--seed", default=None)
+        starts = range(0, SEEDS, CHUNK)
+        chunks = [range(at, at + CHUNK) for at in starts] if one is None else [range(one, one + 1)]
+        ids = [f"seeds_{chunk.start}_to_{chunk[-1]}" for chunk in chunks]
+        metafunc.parametrize("seeds", chunks, ids=ids)
+
+
+def first_violation(scenario: str, seed: int, parts: Parts | None = None) -> Violation | None:
+    try:
+        play(scenario, seed, parts)
+    except Violation as violation:
+        return violation
+    except BaseExceptionGroup as group:
+        found = group.subgroup(Violation)
+        if found is None:
+            raise
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        assert isinstance(found, Violation)
+        return found
+    return None
+
+
+# --- the promises ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_promise_holds_for_every_seed(scenario: str, seeds: range) -> None:
+    for seed in seeds:
+        replay = f"replay: pytest tests/simulation -k {scenario} --seed {seed}"
+        try:
+            violation = first_violation(scenario, seed)
+        except Exception as error:
+            error.add_note(replay)
+            raise
+        assert violation is None, f"seed {seed}: {violation}\n{replay}"
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_the_same_seed_gives_the_identical_history(scenario: str) -> None:
+    for seed in range(10):
+        first, second, other = play(scenario, seed), play(scenario, seed), play(scenario, seed + 1)
+        assert first.history == second.history
+        assert [told(grant) for grant in first.table.ledger] == [
+            told(grant) for grant in second.table.ledger
+        ]
+        assert first.history != other.history
+
+
+def told(grant: Grant) -> tuple[object, ...]:
+    return grant.epoch, grant.ids, grant.copy, grant.answered
+
+
+def test_the_scenarios_reach_what_they_are_there_for() -> None:
+    """A run in which nothing went wrong proves nothing."""
+    worlds: list[World] = [play(name, seed) for name in SCENARIOS for seed in range(25)]
+    history = [op for world in worlds for op in world.history]
+    assert {op.outcome for op in history} == {"ok", "fail", "info"}
+    assert {"exhausted", "counter_suspect", "waited_too_long", "gave up", "stopping"} <= {
+        op.error for op in history
+    }
+    ledger = [grant for world in worlds for grant in world.table.ledger]
+    assert any(grant.copy for grant in ledger)
+    assert any(not grant.answered and not grant.copy for grant in ledger)
+    assert any(grant.epoch.startswith("2.") and grant.answered for grant in ledger)
+    sent = [sent for world in worlds for one in world.instances for sent in one.store.sent]
+    assert {one.outcome for one in sent} == {"granted", "unknown", "not_applied"}
+    gaps = {
+        cause
+        for world in worlds
+        for one in world.instances
+        for supply in one.service.supplies.values()
+        for cause in supply.reading().gaps
+    }
+    assert {"unknown", "abandoned", "went_back", "stop"} <= gaps
+    assert any(world.serving == [] and one.crashed for world in worlds for one in world.instances)
+
+
+def test_a_client_library_that_repeats_requests_burns_ids_and_repeats_none() -> None:
+    for scenario in SCENARIOS:
+        for seed in range(30):
+            parts = Parts(store=mutants.RetriesTheRequest, one_try=False)
+            assert first_violation(scenario, seed, parts) is None
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault.__name__)
+def test_a_planted_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "." in mutant.place:
+        monkeypatch.setattr(mutant.place, mutant.fault)
+    seen = set()
+    for seed in range(MUTANT_SEEDS):
+        try:
+            violation = first_violation(mutant.scenario, seed, mutant.parts)
+        except (RuntimeError, ExceptionGroup):
+            continue  # it broke something of the simulation's own
+        if violation is not None and violation.check == mutant.check:
+            return
+        seen.add(violation and violation.check)
+    pytest.fail(f"not seen by {mutant.check!r} within {MUTANT_SEEDS} seeds, only {seen}")
+
+
+@pytest.mark.parametrize("scenario", ["block", "strict"])
+def test_an_answer_to_an_old_request_is_dropped_and_would_break_the_order(
+    scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I12. The supply hangs up on slow calls; here it does not, and passes their answers on."""
+    monkeypatch.setattr(mutants.SUPPLY, mutants.HearsLateAnswers)
+    parts = Parts(one_try=False)
+    late = 0
+    for seed in range(30):
+        world = play(scenario, seed, parts)
+        for instance in world.instances:
+            late += sum(s.reading().gaps.get("late", 0) for s in instance.service.supplies.values())
+    assert late
+    monkeypatch.setattr(mutants.ALLOCATOR, mutants.BelievesOldAnswers)
+    found = [first_violation(scenario, seed, parts) for seed in range(30)]
+    assert "order" in {violation.check for violation in found if violation}
+
+
+# --- the checks -----------------------------------------------------------------------------------
+
+
+def op(invoke: int, complete: int, first: int, count: int = 1, **fields: object) -> Operation:
+    values = {"client": "c", "instance": "i", "counter": "n", "outcome": "ok", "began": 0.0}
+    ids = [range(first, first + count)]
+    return Operation(
+        **(values | fields),  # type: ignore[arg-type]
+        count=count,
+        invoke=invoke,
+        complete=complete,
+        ids=ids,
+    )
+
+
+def agrees(history: list[Operation]) -> bool:
+    try:
+        checker.check_unique(history)
+        checker.check_strict(history)
+    except Violation:
+        return False
+    return True
+
+
+def test_the_quick_check_of_strict_agrees_with_trying_every_order() -> None:
+    rng = random.Random(1)
+    verdicts = {True: 0, False: 0}
+    for _ in range(4000):
+        count = rng.randint(1, 5)
+        times = rng.sample(range(2 * count), 2 * count)
+        values = rng.sample(range(0, 30, 4), count)
+        if rng.random() < 0.6:  # near to what a correct counter does
+            values.sort()
+            times.sort(key=lambda time: time + rng.uniform(0, 4))
+        history = []
+        for at in range(count):
+            invoke, complete = sorted(times[2 * at : 2 * at + 2])
+            first = values[at] if rng.random() < 0.97 else values[0]
+            history.append(op(invoke, complete, first, rng.choice((1, 1, 3))))
+        by_force = checker.order_by_force(history)
+        assert agrees(history) == by_force, history
+        verdicts[by_force] += 1
+    assert min(verdicts.values()) > 500
+
+
+@pytest.mark.parametrize(
+    ("history", "check"),
+    [
+        ([op(1, 2, 5), op(3, 4, 5)], "unique"),
+        ([op(1, 4, 5, 3), op(2, 3, 7)], "unique"),
+        ([op(1, 2, 5, instance="a"), op(3, 4, 5, instance="b")], "unique"),
+        ([op(1, 2, 5), op(3, 4, 4)], "order"),
+        ([op(1, 2, 5), op(3, 6, 9), op(4, 5, 4)], "order"),
+        ([op(1, 2, 5, 10), op(3, 4, 4)], "order"),
+    ],
+)
+def test_a_planted_bad_history_is_refused(history: list[Operation], check: str) -> None:
+    with pytest.raises(Violation, match=check):
+        checker.check_unique(history)
+        checker.check_rising_per_instance(history)
+    if check == "order":
+        assert not checker.order_by_force(history)
+        with pytest.raises(Violation, match=check):
+            checker.check_strict([*history[:-1], other_instance(history[-1])])
+        checker.check_rising_per_instance([*history[:-1], other_instance(history[-1])])
+
+
+def other_instance(one: Operation) -> Operation:
+    one.instance = "j"
+    return one
+
+
+def test_a_batch_that_is_short_or_falls_is_refused() -> None:
+    short, falls = op(1, 2, 5, 3), op(1, 2, 5, 2)
+    short.count = 4
+    falls.ids = [range(6, 7), range(5, 6)]
+    for history in ([short], [falls]):
+        with pytest.raises(Violation, match="batch"):
+            checker.check_unique(history)
+
+
+def test_what_nobody_read_is_not_judged() -> None:
+    history = [op(1, 2, 5), op(3, 4, 5, outcome="info"), op(3, 4, 1, outcome="fail")]
+    checker.check_unique(history)
+    checker.check_strict(history)
+
+
+def test_an_id_beyond_the_limit_and_a_false_exhausted_are_refused() -> None:
+    with pytest.raises(Violation, match="limit"):
+        checker.check_limits([op(1, 2, 10)], start=0, limit=9)
+    with pytest.raises(Violation, match="limit"):
+        checker.check_limits([op(1, 2, 8, 3)], start=0, limit=9)
+    checker.check_limits([op(1, 2, 8, 2)], start=8, limit=9)
+    refused = op(1, 2, 0, outcome="fail", left=1)
+    with pytest.raises(Violation, match="exhausted"):
+        checker.check_limits([refused], start=0, limit=9)
+
+
+def test_an_id_that_the_instance_was_not_granted_is_refused() -> None:
+    mine, other = object(), object()
+    grant = Grant("n", "1.a", range(5, 9), range(5, 9), mine, False, True)  # type: ignore[arg-type]
+    stores = {"i": mine, "j": other}
+    checker.check_backed_by_grants([op(1, 2, 8)], [grant], stores)
+    for bad in (op(1, 2, 9), op(1, 2, 4), op(1, 2, 8, 2), op(1, 2, 8, instance="j")):
+        with pytest.raises(Violation, match="grants"):
+            checker.check_backed_by_grants([bad], [grant], stores)
+    grant.answered = False
+    with pytest.raises(Violation, match="grants"):
+        checker.check_backed_by_grants([op(1, 2, 8)], [grant], stores)
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def test_time_is_virtual_and_nobody_left_to_wake_is_an_error() -> None:
+    async def sleeps() -> float:
+        await elapse(86_400.0)
+        return asyncio.get_running_loop().time()
+
+    assert run(sleeps()) == pytest.approx(86_400.0)
+
+    async def waits_for_ever() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(Deadlock):
+        run(waits_for_ever())
+
+
+def test_the_seed_decides_who_runs_first() -> None:
+    async def race() -> list[int]:
+        order: list[int] = []
+
+        async def runner(number: int) -> None:
+            await asyncio.sleep(0)
+            order.append(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(6):
+                group.create_task(runner(number))
+        return order
+
+    orders = [tuple(run(race(), seed=seed)) for seed in range(20)]
+    assert len(set(orders)) > 10
+    assert orders == [tuple(run(race(), seed=seed)) for seed in range(20)]
+
+
+def test_a_fault_that_nobody_caught_ends_the_run() -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+        await elapse(1.0)
+
+    with pytest.raises(RuntimeError, match="Exception in callback"):
+        run(main())

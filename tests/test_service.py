@@ -1,0 +1,382 @@
+"""Every counter in use: how they are read, what they cost, and when all of them stop."""
+
+import asyncio
+import gc
+import logging
+import tracemalloc
+from random import Random
+from typing import Any
+
+import pytest
+
+from idservice import errors
+from idservice.counters import new_counter
+from idservice.service import LOADING_MAX, Service
+from idservice.supply import BACKOFF_MAX_S, SUSPECT_RECHECK_S, Limits
+from tests.simulation.loop import VirtualLoop, elapse, run
+from tests.simulation.serving import answers_after, serving, table
+from tests.simulation.store import Faults, SimStore
+
+FOREVER = 10.0**9
+BYTES_PER_IDLE_COUNTER = 4096
+
+
+def store_of(service: Service) -> SimStore:
+    assert isinstance(service.store, SimStore)
+    return service.store
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def scheduled() -> int:
+    """Timers that are set on the loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return sum(not handle.cancelled() for handle in loop._scheduled)
+
+
+# --- counters -------------------------------------------------------------------------------------
+
+
+def test_a_counter_that_is_not_there_is_never_created_by_asking_for_it() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            for _ in range(3):
+                with pytest.raises(errors.UnknownCounter, match="idservice create tickets"):
+                    await service.supply("tickets")
+            with pytest.raises(errors.UnknownCounter):
+                await service.counter("tickets")
+            assert set(data.entries) == {"orders"}
+            assert set(data.positions) == {("orders", 0)}
+            assert set(service.supplies) == set()
+            data.create(new_counter("tickets", Random(1), start=7))
+            assert await (await service.supply("tickets")).one() == 7
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "é", "a" * 65, "a\n"])
+def test_what_is_no_name_is_refused_without_asking_the_store(name: str) -> None:
+    async def main() -> None:
+        async with serving(table()) as service:
+            with pytest.raises(errors.BadName):
+                await service.supply(name)
+            assert store_of(service).calls == 0
+
+    run(main())
+
+
+def test_requests_for_a_new_counter_share_one_read_and_none_may_cancel_it() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(0.5)) as service:
+            tasks = [asyncio.create_task(service.supply("orders")) for _ in range(20)]
+            await elapse(0.1)
+            tasks[0].cancel()
+            tasks[7].cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            supplies = {id(one) for one in found if not isinstance(one, BaseException)}
+            assert len(supplies) == 1
+            assert sum(isinstance(one, asyncio.CancelledError) for one in found) == 2
+            assert store_of(service).calls == 1
+
+    run(main())
+
+
+def test_a_counter_first_used_in_an_outage_is_refused_in_time_and_served_after_it() -> None:
+    async def main() -> None:
+        faults = Faults(outages=[(0.0, 30.0)])
+        async with serving(table(), faults, limits=Limits(wait=2.0)) as service:
+            while now() < 30.0:
+                began = now()
+                with pytest.raises(errors.NotApplied) as caught:
+                    await service.supply("orders")
+                assert now() - began <= 2.0 + 1e-6
+                assert caught.value.retryable
+                await elapse(1.0)
+            assert await (await service.supply("orders")).one() == 0
+
+    run(main())
+
+
+def test_only_so_many_counters_are_read_at_once() -> None:
+    async def main() -> None:
+        names = [f"n{number}" for number in range(LOADING_MAX + 1)]
+        async with serving(table(*names), answers_after(0.5)) as service:
+            tasks = [asyncio.create_task(service.supply(name)) for name in names]
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert sum(isinstance(one, errors.TooManyWaiting) for one in done) == 1
+
+    run(main())
+
+
+def test_looking_at_counters_consumes_nothing() -> None:
+    async def main() -> None:
+        data = table("orders", "tickets", start=5)
+        async with serving(data) as service:
+            assert [one.name for one in await service.counters()] == ["orders", "tickets"]
+            for _ in range(3):
+                counter, following = await service.counter("tickets")
+                assert (counter.start, following) == (5, 5)
+            assert data.ledger == []
+            service.snapshot()
+            del data.positions["tickets", 0]
+            with pytest.raises(errors.PositionMissing):
+                await service.counter("tickets")
+
+    run(main())
+
+
+def test_a_counter_is_created_once_though_the_answer_was_lost() -> None:
+    async def main() -> None:
+        data = table()
+        faults = Faults(lost_after=1.0)
+        wanted = new_counter("tickets", Random(5), start=9)
+        async with serving(data, faults) as service:
+            with pytest.raises(errors.OutcomeUnknown):
+                await service.create(wanted)
+            faults.heal()
+            assert await service.create(wanted) == (wanted, True)
+            again = new_counter("tickets", Random(6), start=9)
+            assert await service.create(again) == (wanted, False)
+            other = new_counter("tickets", Random(7), start=10)
+            with pytest.raises(errors.CounterDiffers, match="start is 9, not 10"):
+                await service.create(other)
+
+    run(main())
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_idle_counters_cost_memory_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = [f"n{number}" for number in range(10_000)]
+    data = table(*names)
+
+    async def main() -> float:
+        async with serving(data) as service:
+            await elapse(0.0)  # its own task has begun
+            tasks, timers = len(asyncio.all_tasks()), scheduled()
+            for name in names[:-1000]:
+                await (await service.supply(name)).one()
+            gc.collect()
+            tracemalloc.start()  # slow, and a thousand of them are enough to weigh
+            for name in names[-1000:]:
+                await (await service.supply(name)).one()
+            del store_of(service).sent[-1000:], data.ledger[-1000:]
+            await elapse(60.0)
+            gc.collect()
+            used, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert len(asyncio.all_tasks()) == tasks
+            assert scheduled() == timers
+            calls = store_of(service).calls
+            await elapse(3600.0)
+            assert store_of(service).calls == calls, "idle counters ask the store"
+            return used / 1000
+
+    each = run(main())
+    with capsys.disabled():
+        print(f" [{each:.0f} bytes per idle counter]", end="")
+    assert each < BYTES_PER_IDLE_COUNTER
+
+
+# --- all at once ----------------------------------------------------------------------------------
+
+
+class Careful(SimStore):
+    """Serves nothing from a table that is not the one it knew, as stores promise."""
+
+    async def reserve(self, *arguments: Any, **rest: Any) -> range:
+        if self.data.identity != self.data.recorded:
+            raise errors.NotApplied(store=self.address, action="reserving", why="another table")
+        return await super().reserve(*arguments, **rest)
+
+
+def test_a_store_that_was_replaced_is_refused_by_every_counter_and_for_good() -> None:
+    async def main() -> None:
+        data = table("orders", "tickets", "late")
+        async with serving(data, store=Careful) as service:
+            used = await service.supply("orders")
+            other = await service.supply("tickets")
+            await used.many(20)
+            await other.one()
+            data.identity = "another"
+            with pytest.raises(errors.StoreReplaced):
+                await used.many(100)
+            await elapse(BACKOFF_MAX_S)
+            for _ in range(5):
+                for supply in (used, other):
+                    assert supply.take() is None
+                    with pytest.raises(errors.StoreReplaced):
+                        await supply.one()
+                with pytest.raises(errors.StoreReplaced):
+                    await service.supply("late")
+                assert "not the one that was initialised" in await service.not_ready()
+                await elapse(2 * SUSPECT_RECHECK_S)
+            sent = len(store_of(service).sent)
+            await elapse(60.0)
+            assert len(store_of(service).sent) == sent
+            assert other.reading().gaps["went_back"] > 0
+
+    run(main())
+
+
+def test_a_counter_that_was_being_read_when_the_store_was_found_replaced_is_refused() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(1.0)) as service:
+            reading = asyncio.create_task(service.supply("orders"))
+            await elapse(0.5)
+            service._refuse_all(errors.StoreReplaced(store="sim:", why="a test says so"))
+            with pytest.raises(errors.StoreReplaced):
+                await reading
+            assert service.supplies == {}
+
+    run(main())
+
+
+def test_a_service_that_stopped_answers_everybody_and_leaves_no_task() -> None:
+    async def main() -> None:
+        faults = answers_after(1.0)
+        async with serving(table("orders", "tickets"), faults) as service:
+            supply = await service.supply("orders")
+            waiting = [asyncio.create_task(supply.one()) for _ in range(5)]
+            loading = asyncio.create_task(service.supply("tickets"))
+            await elapse(0.1)
+        answers = await asyncio.gather(*waiting, loading, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {errors.Stopped}
+        assert len(asyncio.all_tasks()) == 1
+        for _ in range(3):
+            assert supply.take() is None
+            with pytest.raises(errors.Stopped):
+                await supply.one()
+            with pytest.raises(errors.Stopped):
+                await service.supply("never")
+            await elapse(10.0)
+        assert supply.reading().gaps["unknown"] > 0, "the reservation under way is counted"
+
+    run(main())
+
+
+def test_a_fault_in_verifying_the_store_that_nobody_foresaw_does_not_end_the_service(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(SimStore):
+        """Raises what no store should."""
+
+        async def verify(self) -> None:
+            raise KeyError("identity")
+
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults, store=Broken) as service:
+            supply = await service.supply("orders")
+            faults.outages = [(0.0, 10.0)]
+            with pytest.raises(errors.WaitedTooLong):
+                await supply.one()
+            await elapse(20.0)
+            assert await supply.one() >= 0
+
+    with caplog.at_level(logging.ERROR):
+        run(main())
+    assert "verifying the store failed" in caplog.text
+
+
+# --- readiness ------------------------------------------------------------------------------------
+
+
+def test_warm_brings_the_first_ids_so_that_the_first_request_does_not_wait() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(1.0), declared=["orders"]) as service:
+            await service.warm()
+            began = now()
+            supply = await service.supply("orders")
+            assert await supply.one() == 0
+            assert now() == began
+            assert await service.not_ready() == ""
+
+    run(main())
+
+
+def test_a_declared_counter_that_is_missing_is_told_and_others_are_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with serving(table(), declared=["missing", "orders"]) as service:
+            await service.warm()
+            assert await (await service.supply("orders")).one() == 0
+            assert "missing" in await service.not_ready()
+
+    run(main())
+    assert "missing" in caplog.text
+
+
+def test_ready_as_long_as_there_are_ids_and_not_when_they_and_the_store_are_gone() -> None:
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults, declared=["orders"]) as service:
+            await service.warm()
+            supply = await service.supply("orders")
+            faults.outages = [(now(), FOREVER)]
+            assert await service.not_ready() == ""
+            await supply.one()
+            while supply.allocator.held:
+                await supply.many(1)
+            with pytest.raises(errors.WaitedTooLong):
+                await supply.one()
+            assert await service.not_ready() != ""
+            faults.heal()
+            await elapse(15.0)
+            assert await service.not_ready() == ""
+            assert supply.allocator.held
+
+    run(main())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_repaired_counter_becomes_ready_though_a_service_that_is_not_ready_gets_no_requests(
+    strict: bool,
+) -> None:
+    async def main() -> None:
+        data = table(strict=strict)
+        async with serving(data, declared=["orders"]) as service:
+            supply = await service.supply("orders")
+            first = await supply.one()
+            data.set_by_hand("orders", next=0)
+            with pytest.raises(errors.CounterSuspect):
+                await supply.many(1000)
+            assert "moved back" in await service.not_ready()
+            if not strict:
+                for _ in range(10):  # as a load balancer asks
+                    await elapse(1.0)
+                    assert await service.not_ready() != "", "ready, but nothing was repaired"
+            data.repair("orders", "b")
+            why = "not asked"
+            until = now() + 2 * SUSPECT_RECHECK_S + 1.0
+            while why and now() < until:
+                await elapse(0.5)
+                why = await service.not_ready()
+            assert why == ""
+            assert await supply.one() > first
+
+    run(main())
+
+
+def test_the_snapshot_counts_every_counter_in_use() -> None:
+    async def main() -> None:
+        async with serving(table("orders", "tickets")) as service:
+            for name, count in (("orders", 3), ("tickets", 4)):
+                await (await service.supply(name)).many(count)
+            snapshot = service.snapshot()
+            assert {one.counter: one.issued for one in snapshot.readings} == {
+                "orders": 3,
+                "tickets": 4,
+            }
+            assert snapshot.store_up
+            assert sum(snapshot.latency.counts) == len(store_of(service).sent)
+
+    run(main())

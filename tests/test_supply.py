@@ -1,0 +1,663 @@
+"""One counter in use: its line of waiters, its refills, its end, and its doubts."""
+
+import asyncio
+import os
+import signal
+from itertools import pairwise
+from random import Random
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from idservice import errors
+from idservice.service import Service
+from idservice.stores.protocol import Counter
+from idservice.supply import BACKOFF_MAX_S, SUSPECT_RECHECK_S, Limits, Supply
+from tests.simulation.loop import elapse, run
+from tests.simulation.serving import answers_after, serving, table
+from tests.simulation.store import Faults, SimStore
+
+FOREVER = 10.0**9
+
+
+def store_of(service: Service) -> SimStore:
+    assert isinstance(service.store, SimStore)
+    return service.store
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def gone(faults: Faults) -> None:
+    faults.outages = [(now(), FOREVER)]
+
+
+async def use(supply: Supply, *, rate: float, seconds: float) -> list[int]:
+    """Ask for ids at a steady rate, one at a time; raises as `one`."""
+    until = now() + seconds
+    ids = []
+    while now() < until:
+        ids.append(await supply.one())
+        await elapse(1 / rate)
+    return ids
+
+
+async def outcome(supply: Supply, count: int = 1) -> list[int] | errors.IdserviceError:
+    try:
+        return [id for block in await supply.many(count) for id in block]
+    except errors.IdserviceError as error:
+        return error
+
+
+# --- the line -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_who_waits_is_served_in_the_order_of_arrival(strict: bool) -> None:
+    async def main() -> None:
+        counts = [Random(2).choice((1, 1, 5, 30)) for _ in range(40)]
+        async with serving(table(strict=strict), answers_after(1.0)) as service:
+            supply = await service.supply("orders")
+            async with asyncio.TaskGroup() as group:
+                tasks = []
+                for count in counts:
+                    tasks.append(group.create_task(outcome(supply, count)))
+                    await elapse(0.001)  # before the first answer
+            answers = [task.result() for task in tasks]
+        ids = [id for answer in answers if isinstance(answer, list) for id in answer]
+        assert [len(answer) for answer in answers if isinstance(answer, list)] == counts
+        assert ids == sorted(ids)
+
+    run(main())
+
+
+def test_a_thousand_requests_at_once_share_one_refill_at_a_time() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(0.5)) as service:
+            supply = await service.supply("orders")
+            answers = await asyncio.gather(*(supply.one() for _ in range(1000)))
+            assert sorted(answers) == [*range(1000)]
+            sent = store_of(service).sent
+            assert len(sent) <= 3
+            assert all(before.until <= after.at for before, after in pairwise(sent))
+
+    run(main())
+
+
+def test_no_more_wait_than_the_bound() -> None:
+    async def main() -> None:
+        limits = Limits(waiters_max=5)
+        async with serving(table(), answers_after(1.0), limits=limits) as service:
+            supply = await service.supply("orders")
+            waiting = [asyncio.create_task(supply.one()) for _ in range(5)]
+            await elapse(0.1)
+            with pytest.raises(errors.TooManyWaiting, match="5 requests already wait"):
+                await supply.one()
+            assert sorted(await asyncio.gather(*waiting)) == [0, 1, 2, 3, 4]
+            await supply.one()
+
+    run(main())
+
+
+def test_nobody_waits_longer_than_the_bound() -> None:
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults, limits=Limits(wait=2.0)) as service:
+            supply = await service.supply("orders")
+            gone(faults)
+            began = now()
+            with pytest.raises(errors.WaitedTooLong) as caught:
+                await supply.one()
+            assert now() - began == pytest.approx(2.0)
+            assert caught.value.outcome == errors.NOT_APPLIED
+            assert caught.value.retryable
+            assert caught.value.status == 503
+
+    run(main())
+
+
+def test_a_strict_request_that_gave_up_while_its_batch_was_under_way_says_unknown() -> None:
+    async def main() -> None:
+        faults = answers_after(0.1)
+        async with serving(table(strict=True), faults, limits=Limits(wait=2.0)) as service:
+            supply = await service.supply("orders")
+            faults.late_answer = 1.0
+            with pytest.raises(errors.WaitedTooLong) as caught:
+                await supply.one()
+            assert caught.value.outcome == errors.UNKNOWN
+
+    run(main())
+
+
+class Leaves(Supply):
+    """Ends the client in the same instant in which its ids are shared out."""
+
+    client: "asyncio.Task[list[range]]"
+
+    def _share_out(self, arrived: int) -> None:
+        super()._share_out(arrived)
+        self.client.cancel()
+
+
+def test_ids_of_a_client_that_left_as_they_came_are_counted_as_a_gap() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(1.0)) as service:
+            supply = await service.supply("orders")
+            supply.__class__ = Leaves
+            assert isinstance(supply, Leaves)
+            supply.client = asyncio.create_task(supply.many(7))
+            with pytest.raises(asyncio.CancelledError):
+                await supply.client
+            reading = supply.reading()
+            assert reading.gaps == {"abandoned": 7}
+            assert reading.issued == 0
+            assert reading.waiting == 0
+            assert await supply.one() == 7
+
+    run(main())
+
+
+def test_a_client_that_leaves_early_takes_nobodys_place() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(1.0)) as service:
+            supply = await service.supply("orders")
+            first, second = (asyncio.create_task(supply.one()) for _ in range(2))
+            await elapse(0.1)
+            first.cancel()
+            assert await second == 0
+            assert supply.reading().gaps == {}
+
+    run(main())
+
+
+# --- refills --------------------------------------------------------------------------------------
+
+
+def test_in_steady_use_nobody_waits_though_the_store_takes_a_second() -> None:
+    async def main() -> None:
+        limits = Limits(runway=30.0)
+        async with serving(table(), answers_after(1.0), limits=limits) as service:
+            supply = await service.supply("orders")
+            await use(supply, rate=50, seconds=60.0)
+            waits, sent = supply.tally.waits, len(store_of(service).sent)
+            ids = await use(supply, rate=50, seconds=120.0)
+            assert supply.tally.waits == waits
+            assert len(store_of(service).sent) - sent <= 120 / 30 + 1
+            assert len(ids) > 5900
+
+    run(main())
+
+
+def test_with_the_store_gone_ids_last_for_the_runway_then_503_then_it_resumes_by_itself() -> None:
+    async def main() -> None:
+        faults = Faults()
+        limits = Limits(runway=20.0, wait=2.0)
+        async with serving(table(), faults, limits=limits) as service:
+            supply = await service.supply("orders")
+            await use(supply, rate=20, seconds=120.0)
+            gone(faults)
+            await use(supply, rate=20, seconds=19.0)  # raises if it cannot
+            failed = 0
+            until = now() + 120.0
+            while now() < until:
+                answer = await outcome(supply)
+                if isinstance(answer, errors.WaitedTooLong):
+                    failed += 1
+                else:
+                    assert isinstance(answer, list)
+                await elapse(0.05)
+            assert failed > 25
+            faults.heal()
+            began = now()
+            await elapse(BACKOFF_MAX_S + limits.runway / 4)  # the longest pause and call
+            assert now() - began <= 7.0
+            await use(supply, rate=20, seconds=20.0)
+            assert supply.allocator.held >= 20.0 * 20, "not ready for the next outage"
+
+    run(main())
+
+
+def test_tries_during_an_outage_are_few_spread_and_cost_no_runway_each() -> None:
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults, limits=Limits(runway=20.0)) as service:
+            supply = await service.supply("orders")
+            await use(supply, rate=20, seconds=120.0)
+            gone(faults)
+            before = len(store_of(service).sent)
+            asked = supply.allocator.gaps.get("unknown", 0)
+            until = now() + 120.0
+            while now() < until:
+                await outcome(supply)
+                await elapse(0.05)
+            sent = store_of(service).sent[before:]
+            assert 20 < len(sent) <= 125
+            pauses = [after.at - previous.until for previous, after in pairwise(sent)]
+            assert min(pauses) >= 0.025
+            assert max(pauses) <= BACKOFF_MAX_S + 1e-6
+            late = pauses[len(pauses) // 2 :]
+            assert max(late) - min(late) > 0.3, "not spread"
+            burnt = supply.allocator.gaps["unknown"] - asked
+            assert burnt <= 2 * sent[0].count + len(sent)
+
+    run(main())
+
+
+def test_after_one_lost_answer_a_slowly_used_counter_is_refilled_at_once() -> None:
+    """Else it would live on half a runway, and an outage that begins then lasts too long."""
+
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults, limits=Limits(runway=20.0)) as service:
+            supply = await service.supply("orders")
+            await use(supply, rate=5, seconds=120.0)
+            sent = store_of(service).sent
+            faults.lost_after, before = 1.0, len(sent)
+            while len(sent) == before:
+                await use(supply, rate=5, seconds=0.1)
+            faults.lost_after = 0.0
+            await use(supply, rate=5, seconds=8.0)  # a hanging call takes 5 s
+            assert supply.allocator.held > 1.5 * 20.0 * 5
+
+    run(main())
+
+
+def test_an_idle_counter_does_not_go_on_trying_in_an_outage() -> None:
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults) as service:
+            supply = await service.supply("orders")
+            gone(faults)
+            await outcome(supply)
+            await elapse(90.0)
+            sent = len(store_of(service).sent)
+            await elapse(600.0)
+            assert len(store_of(service).sent) == sent
+
+    run(main())
+
+
+def test_a_declared_counter_is_filled_again_after_an_outage_though_nobody_asks() -> None:
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults, declared=["orders"]) as service:
+            supply = await service.supply("orders")
+            gone(faults)
+            await outcome(supply)
+            await elapse(60.0)
+            faults.heal()
+            await elapse(10.0)
+            assert supply.allocator.held
+
+    run(main())
+
+
+def test_who_came_while_the_first_ids_were_fetched_is_not_forgotten() -> None:
+    async def main() -> None:
+        faults = answers_after(0.5)
+        async with serving(table(), faults, declared=["orders"]) as service:
+            supply = await service.supply("orders")
+            filling = asyncio.create_task(supply.fill())
+            await elapse(0.1)
+            waiting = [asyncio.create_task(supply.one()) for _ in range(50)]
+            await filling
+            assert sorted(await asyncio.gather(*waiting)) == [*range(50)]
+
+        faults = answers_after(0.5)
+        faults.throttled = 1.0
+        async with serving(table(), faults) as service:
+            supply = await _loaded(service, faults)
+            filling = asyncio.create_task(supply.fill())
+            await elapse(0.1)
+            waiter = asyncio.create_task(supply.one())
+            with pytest.raises(errors.NotApplied):
+                await filling
+            faults.throttled = 0.0
+            assert await waiter == 0
+
+    async def _loaded(service: Service, faults: Faults) -> Supply:
+        faults.throttled, before = 0.0, faults.throttled
+        supply = await service.supply("orders")
+        faults.throttled = before
+        return supply
+
+    run(main())
+
+
+def test_an_answer_that_does_not_fit_the_request_is_burnt_and_asked_for_again() -> None:
+    class Wrong(SimStore):
+        """Answers one number too many, once."""
+
+        wrong = True
+
+        async def reserve(self, *arguments: object, **rest: object) -> range:
+            indices = await super().reserve(*arguments, **rest)  # type: ignore[arg-type]
+            if self.wrong:
+                self.wrong = False
+                return range(indices.start, indices.stop + 1)
+            return indices
+
+    async def main() -> None:
+        async with serving(table(), store=Wrong) as service:
+            supply = await service.supply("orders")
+            first = await supply.one()
+            assert first == store_of(service).data.ledger[1].ids[0]
+            assert supply.reading().gaps == {"unknown": store_of(service).sent[0].count}
+
+    run(main())
+
+
+def test_a_fault_of_the_store_that_nobody_foresaw_ends_one_try_and_not_the_service() -> None:
+    class Broken(SimStore):
+        """Raises what no store should."""
+
+        broken = 0
+
+        async def reserve(self, *arguments: object, **rest: object) -> range:
+            if self.broken:
+                self.broken -= 1
+                raise KeyError("next")
+            return await super().reserve(*arguments, **rest)  # type: ignore[arg-type]
+
+        async def close_gone_back(self, *arguments: object, **rest: object) -> None:
+            raise KeyError("epoch")
+
+    async def main() -> None:
+        data = table("orders", "others")
+        async with serving(data, store=Broken) as service:
+            supply = await service.supply("orders")
+            store_of(service).broken = 2  # type: ignore[attr-defined]
+            assert await supply.one() == 0
+            assert supply.reading().gaps["unknown"] > 0
+            await supply.many(5)
+            data.set_by_hand("orders", next=0)
+            assert isinstance(await outcome(supply, 1000), errors.CounterSuspect)
+            assert await (await service.supply("others")).one() == 0
+
+    run(main())
+
+
+# --- batches, and the end -------------------------------------------------------------------------
+
+
+def test_a_batch_larger_than_memory_is_served_whole_and_in_one_block() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(0.1)) as service:
+            supply = await service.supply("orders")
+            await supply.one()
+            assert await supply.many(5000) == [range(1, 5001)]
+
+    run(main())
+
+
+def test_the_last_ids_are_handed_out_and_then_it_is_exhausted() -> None:
+    async def main() -> None:
+        async with serving(table(start=5, limit=40), answers_after(0.1)) as service:
+            supply = await service.supply("orders")
+            ids = [await supply.one() for _ in range(30)]
+            refused = await outcome(supply, 7)
+            assert isinstance(refused, errors.Exhausted)
+            assert (refused.status, refused.retryable) == (410, False)
+            ids += [id for block in await supply.many(4) for id in block]
+            ids += [await supply.one() for _ in range(2)]
+            assert ids == [*range(5, 41)]
+            with pytest.raises(errors.Exhausted, match="limit 40"):
+                await supply.one()
+            sent = len(store_of(service).sent)
+            for _ in range(100):
+                assert isinstance(await outcome(supply), errors.Exhausted)
+            assert len(store_of(service).sent) == sent, "the store is asked at most once a second"
+
+    run(main())
+
+
+def test_the_last_ids_go_to_whoever_comes_first_and_nobody_waits_in_vain() -> None:
+    async def main() -> None:
+        data = table(limit=99)
+        async with (
+            serving(data, answers_after(0.2)) as one,
+            serving(data, answers_after(0.2)) as two,
+        ):
+            supplies = [await one.supply("orders"), await two.supply("orders")]
+            began = now()
+            answers = await asyncio.gather(
+                *(outcome(supplies[number % 2], 1 + number % 7) for number in range(60))
+            )
+            assert now() - began < 2.0, "some were told only at their deadline"
+            ids = [id for answer in answers if isinstance(answer, list) for id in answer]
+            assert len(ids) == len(set(ids))
+            assert max(ids) <= 99
+            refused = [answer for answer in answers if not isinstance(answer, list)]
+            assert refused
+            assert all(isinstance(answer, errors.Exhausted) for answer in refused)
+            left = 0
+            for supply in supplies:
+                left += supply.allocator.held
+            assert len(ids) + left == 100
+
+    run(main())
+
+
+def test_room_made_by_somebody_else_is_found_within_a_second() -> None:
+    async def main() -> None:
+        data = table(limit=9)
+        async with serving(data) as service:
+            supply = await service.supply("orders")
+            data.set_by_hand("orders", next=10, mark=10)
+            assert isinstance(await outcome(supply), errors.Exhausted)
+            data.set_by_hand("orders", next=8, mark=8)
+            await elapse(1.1)
+            assert await supply.one() == 8
+
+    run(main())
+
+
+# --- strict ---------------------------------------------------------------------------------------
+
+
+def test_strict_requests_that_wait_together_share_one_exact_reservation() -> None:
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(0.2)) as service:
+            supply = await service.supply("orders")
+            first = asyncio.create_task(supply.one())
+            await elapse(0.05)
+            others = [asyncio.create_task(supply.one()) for _ in range(20)]
+            assert await first == 0
+            assert sorted(await asyncio.gather(*others)) == [*range(1, 21)]
+            assert [sent.count for sent in store_of(service).sent] == [1, 20]
+            assert supply.allocator.held == 0
+            assert supply.reading().gaps == {}
+
+    run(main())
+
+
+def test_a_strict_batch_is_not_given_to_who_came_after_it_was_sent() -> None:
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(0.2)) as service:
+            supply = await service.supply("orders")
+            first = asyncio.create_task(supply.one())
+            await elapse(0.05)
+            early = [asyncio.create_task(supply.one()) for _ in range(3)]
+            assert await first == 0
+            await elapse(0.05)  # the batch of three is under way
+            early[1].cancel()
+            later = asyncio.create_task(supply.one())
+            assert await later == 4
+            assert supply.reading().gaps == {"abandoned": 1}
+
+    run(main())
+
+
+# --- doubt ----------------------------------------------------------------------------------------
+
+
+def test_a_position_moved_back_is_refused_by_warm_fresh_and_other_instances() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as warm, serving(data, seed=2) as other:
+            ids = [await (await service.supply("orders")).one() for service in (warm, other)]
+            data.set_by_hand("orders", next=3)
+            async with serving(data, seed=3) as fresh:
+                for service in (fresh, warm, other):
+                    supply = await service.supply("orders")
+                    answer = await outcome(supply, 1000)
+                    assert isinstance(answer, errors.CounterSuspect), service
+                    assert (answer.status, answer.retryable) == (503, False)
+                    assert supply.allocator.held == 0
+            assert data.positions["orders", 0].epoch == "gone-back:1"
+            assert len(set(ids)) == 2
+
+    run(main())
+
+
+def test_a_suspect_counter_is_looked_at_again_and_resumes_when_it_was_repaired() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await service.supply("orders")
+            await supply.one()
+            data.set_by_hand("orders", next=3)
+            assert isinstance(await outcome(supply, 1000), errors.CounterSuspect)
+            sent = len(store_of(service).sent)
+            for _ in range(50):
+                assert isinstance(await outcome(supply), errors.CounterSuspect)
+            assert len(store_of(service).sent) == sent, "each request asked the store"
+            await elapse(SUSPECT_RECHECK_S)
+            assert isinstance(await outcome(supply), errors.CounterSuspect)
+            data.repair("orders", "b")
+            await elapse(SUSPECT_RECHECK_S)
+            highest = max(grant.ids.stop for grant in data.ledger)
+            assert await supply.one() == highest
+            assert supply.counter.ordinal == 2
+            reading = supply.reading()
+            gaps = sum(reading.gaps.values())
+            assert reading.reserved == reading.issued + reading.held + gaps
+
+    run(main())
+
+
+def test_a_missing_position_is_an_error_and_never_a_start_from_zero() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await service.supply("orders")
+            del data.positions["orders", 0]
+            answer = await outcome(supply)
+            assert isinstance(answer, errors.CounterSuspect)
+            assert "orders" in str(answer)
+            assert data.positions == {}
+
+    run(main())
+
+
+def test_a_position_that_became_ill_formed_is_suspect_and_what_the_write_took_is_counted() -> None:
+    class IllFormed(SimStore):
+        """Its answer shows that the write went to a position that is no whole number."""
+
+        async def reserve(self, counter: Counter, **rest: Any) -> range:
+            await super().reserve(counter, **rest)
+            error = errors.PositionIllFormed(store=self.address, name=counter.name, why="41.5")
+            error.outcome = errors.UNKNOWN
+            raise error
+
+    async def main() -> None:
+        async with serving(table(), store=IllFormed) as service:
+            supply = await service.supply("orders")
+            assert isinstance(await outcome(supply), errors.CounterSuspect)
+            assert supply.reading().gaps == {"unknown": store_of(service).sent[0].count}
+
+    run(main())
+
+
+def test_refusing_for_hours_costs_no_memory() -> None:
+    """One error told to many must not gather the frames of each who heard it."""
+
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await service.supply("orders")
+            del data.positions["orders", 0]
+            for _ in range(30):
+                await outcome(supply)
+            answer = await outcome(supply)
+            assert isinstance(answer, errors.CounterSuspect)
+            assert frames(answer.__traceback__) < 10
+
+    run(main())
+
+
+def frames(trace: TracebackType | None) -> int:
+    return 0 if trace is None else 1 + frames(trace.tb_next)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_forked_child_hands_out_nothing(held: bool) -> None:
+    async def main() -> None:
+        async with serving(table(), limits=Limits(runway=2.0)) as service:
+            supply = await service.supply("orders")
+            before = await supply.one()
+            while not held and supply.allocator.held:
+                supply.take_many(1)
+            mine, childs = os.pipe()
+            child = os.fork()
+            if child == 0:  # no test runs on here
+                signal.alarm(10)
+                os.write(childs, child_says(supply))
+                os._exit(0)
+            os.close(childs)
+            with os.fdopen(mine, "rb") as pipe:
+                assert pipe.read() == b"None None Stopped Stopped 0"
+            os.waitpid(child, 0)
+            after = await supply.one()
+            assert after > before
+
+    run(main())
+
+
+def child_says(supply: Supply) -> bytes:
+    """What a child gets: at once, as a batch, by standing in line, and so when time has passed."""
+    said: list[object] = [supply.take(), supply.take_many(1)]
+    for later in (0.0, 3600.0):
+        supply._loop.now += later  # type: ignore[attr-defined]
+        waiting = supply.wait(1)
+        try:
+            waiting.send(None)
+            said.append("waits")
+        except StopIteration:
+            said.append("served")
+        except BaseException as error:
+            said.append(type(error).__name__)
+    said.append(supply.allocator.held)
+    return " ".join(map(str, said)).encode()
+
+
+def test_what_is_counted_adds_up_over_a_life() -> None:
+    async def main() -> None:
+        faults = Faults(lost_after=0.2, lost_before=0.1, throttled=0.1)
+        data = table()
+        async with serving(data, faults, limits=Limits(runway=2.0)) as service:
+            supply = await _supply(service)
+            issued = 0
+            for number in range(200):
+                answer = await outcome(supply, 1 + number % 9)
+                issued += len(answer) if isinstance(answer, list) else 0
+                await elapse(0.1)
+            reading = supply.reading()
+            assert reading.issued == issued > 500
+            assert reading.reserved == issued + reading.held
+            assert sum(reading.tally.reservations.values()) == len(store_of(service).sent)
+            unheard = sum(len(grant.ids) for grant in data.ledger if not grant.answered)
+            assert 0 < unheard <= reading.gaps["unknown"]
+            assert reading.tally.waits > 0
+        assert supply.reading().gaps["stop"] == reading.held
+
+    async def _supply(service: Service) -> Supply:
+        while True:
+            try:
+                return await service.supply("orders")
+            except errors.StoreError:
+                await elapse(0.1)
+
+    run(main())
