@@ -46,7 +46,14 @@ class _Parser(argparse.ArgumentParser):
     """Refuses in one line, without the usage of every flag."""
 
     def error(self, message: str) -> NoReturn:
-        raise errors.Usage(why=f"{message}; see `{self.prog} --help`")
+        unknown = message.partition("unrecognized arguments: ")[2].split("=")[0].split(" ")[0]
+        near = []
+        if unknown.startswith("-"):
+            import difflib  # only where something is wrong: it is slow to load
+
+            near = difflib.get_close_matches(unknown, [s.flag for s in config.ALL.values()], n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise errors.Usage(why=f"{message}{meant}; see `{self.prog} --help`")
 
 
 def _parser() -> argparse.ArgumentParser:

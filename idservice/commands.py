@@ -71,23 +71,27 @@ def create(arguments: argparse.Namespace) -> int:
     """Create or adopt a counter."""
     from random import SystemRandom
 
-    from idservice.counters import ensure, new_counter
+    from idservice.counters import check_name, ensure, new_counter
     from idservice.stores.protocol import LIMIT_DEFAULT
 
+    check_name(arguments.name)
+    start = _number("--start", arguments.start, 0)
+    limit = _number("--limit", arguments.limit, LIMIT_DEFAULT)
+    shards = _number("--shards", arguments.shards, 1)
+
     async def work(store: "Store") -> None:
-        start = _number("--start", arguments.start, 0)
         adopted, value = await _locate(arguments, store)
         if adopted is not None:
             if arguments.start is not None:
                 raise errors.Usage(why="--start goes not with --adopt-table: the item has a value")
-            start = value + (1 if adopted.returns == "new" else 0)
+            value += 1 if adopted.returns == "new" else 0
         wanted = new_counter(
             arguments.name,
             SystemRandom(),
-            start=start,
-            limit=_number("--limit", arguments.limit, LIMIT_DEFAULT),
+            start=value if adopted is not None else start,
+            limit=limit,
             strict=arguments.strict,
-            shards=_number("--shards", arguments.shards, 1),
+            shards=shards,
             runway=arguments.runway if arguments.runway_said else None,
             adopted=adopted,
         )
@@ -141,8 +145,10 @@ def show(arguments: argparse.Namespace) -> int:
     """Show one counter."""
     from idservice.counters import check_name
 
+    check_name(arguments.name)
+
     async def work(store: "Store") -> None:
-        counter = await store.counter(check_name(arguments.name))
+        counter = await store.counter(arguments.name)
         if counter is None:
             raise errors.UnknownCounter(name=arguments.name)
         position = await store.position(counter)

@@ -14,6 +14,7 @@ from idservice import errors
 PREFIX = "IDSERVICE_"
 STORE_DEFAULT = "sqlite:idservice.db"
 LISTEN_DEFAULT = "127.0.0.1:8080"
+OWN_PATHS = re.compile(r"/(livez|readyz|metrics|openapi\.json|v1(/.*)?)")
 # What Kubernetes sets in every container beside a Service that is called "idservice".
 FROM_KUBERNETES = re.compile(
     PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)"
@@ -97,6 +98,8 @@ def route(value: str) -> tuple[str, str]:
     path, equals, counter = value.rpartition("=")
     if not (equals and counter and re.fullmatch(r"/[A-Za-z0-9._~/-]*", path, re.ASCII)):
         raise ValueError("PATH=COUNTER, where PATH begins with / and is plain letters")
+    if OWN_PATHS.fullmatch(path):
+        raise ValueError("PATH=COUNTER, where PATH is none that the service needs for itself")
     return path, counter
 
 

@@ -46,6 +46,7 @@ class Allocator:
 
     __slots__ = (
         "_asked_at",
+        "_asked_cut",
         "_asked_stock",
         "_asked_used",
         "_block_max",
@@ -106,6 +107,7 @@ class Allocator:
         self._asked_at = now  # when the outstanding request was made,
         self._asked_used = 0  # how many ids had been handed out by then,
         self._asked_stock = 0  # and how many it asks for beyond what is waited for
+        self._asked_cut = False  # whether it asks for less than is wanted, see `_cut_to`
         self._last_stock = sizing.BLOCK_MIN  # the same of the last granted request
         self._cut_to: int | None = None  # since an unknown outcome: ask for no more than this
         self._window_start = now  # the rate is measured from here,
@@ -202,6 +204,7 @@ class Allocator:
         return self._outstanding
 
     def _wanted(self, now: float, *, waiting: int, first: int) -> int:
+        self._asked_cut = False
         if self._strict:
             return waiting
         used = max(0, self._used - self._window_used) + min(waiting, self._last_stock)
@@ -216,11 +219,9 @@ class Allocator:
         )
         # What is waited for is on top of the stock: memory may be empty again before it comes.
         count = waiting + stock
-        if self._cut_to is not None:
-            if count <= self._cut_to:
-                self._cut_to = None
-            else:
-                count = max(self._cut_to, first, 1)
+        if self._cut_to is not None and count > self._cut_to:
+            self._asked_cut = True
+            count = max(self._cut_to, first, 1)
         return min(count, max(self._block_max, first))
 
     @property
@@ -254,10 +255,11 @@ class Allocator:
         self._keep(self._layout.ids(indices))
         self._low = sizing.low_water(rate=self.rate, runway_s=self._runway_s, held=self.held)
         self._mark = self._low
-        if self._cut_to is not None:
+        if self._asked_cut:
             # The store answers again: at once for the rest, of which as much was used as before.
             self._low, self._cut_to = self.held, request.count * sizing.GROWTH_MAX
         else:
+            self._cut_to = None
             self._window_start, self._window_used = self._asked_at, self._asked_used
         self._cut_at_mark()
         return True

@@ -1,6 +1,5 @@
 """The control plane: listing, showing and creating counters."""
 
-import asyncio
 import math
 import re
 from ipaddress import ip_address
@@ -15,18 +14,19 @@ from idservice.service import Service
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.web.describe import described, number
 from idservice.web.guard import NO_STORE
-from idservice.web.ids import BODY_TIMEOUT_S
+from idservice.web.ids import read_body
 
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
 class Wish(msgspec.Struct, forbid_unknown_fields=True):
-    """What a counter is to be; numbers beyond what JavaScript keeps may be sent as strings."""
+    """What a counter is to be; numbers beyond what JavaScript keeps may be sent as strings, and
+    JSON does not tell 5 from 5.0."""
 
-    start: int | str = 0
-    limit: int | str | None = None
+    start: int | float | str = 0
+    limit: int | float | str | None = None
     strict: bool = False
-    shards: int = 1
+    shards: int | float = 1
     runway: float | None = None
 
 
@@ -66,7 +66,7 @@ class Admin:
             start=_whole("start", wish.start),
             limit=LIMIT_DEFAULT if wish.limit is None else _whole("limit", wish.limit),
             strict=wish.strict,
-            shards=wish.shards,
+            shards=_whole("shards", wish.shards),
             runway=wish.runway,
         )
         counter, created = await self._service.create(wanted)
@@ -93,20 +93,19 @@ class Admin:
             raise errors.WriteRefused(why="the request comes from another site")
 
 
-def _whole(field: str, value: int | str) -> int:
+def _whole(field: str, value: float | str) -> int:
     if isinstance(value, int):
         return value
-    if not DIGITS.fullmatch(value):
-        raise errors.BadConfiguration(why=f"{field} is {value[:80]!r}, which is no whole number")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, float) or not DIGITS.fullmatch(value):
+        shown = repr(value)[:80]
+        raise errors.BadConfiguration(why=f"{field} is {shown}, which is no whole number")
     return int(value)
 
 
 async def _read_wish(request: web.Request) -> Wish:
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.read()
-    except TimeoutError:
-        raise errors.RequestTimeout(seconds=BODY_TIMEOUT_S) from None
+    body = await read_body(request)
     if not body:
         return Wish()
     try:

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from idservice import errors
 from idservice.web.guard import problem, problem_of
@@ -29,6 +29,7 @@ TOO_MANY = (
     b"Content-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%s" % (len(_TOO_MANY_BODY), _TOO_MANY_BODY)
 )
+POLL_S = 0.02
 WHY_MAX = 120  # characters of a parser's complaint that are shown
 
 
@@ -42,12 +43,29 @@ class Connection(RequestHandler):
         self._gate = gate
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._gate.open += 1
+        self._gate.connections.add(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._gate.open -= 1
+        self._gate.connections.discard(self)
         super().connection_lost(exc)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being served, or its answer is still being sent."""
+        if self._request_in_progress or self._messages:
+            return True
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # A body that turns out to be malformed: aiohttp queues the complaint behind the request
+        # whose handler waits for the rest of that body, which never comes.
+        if self._current_request is not None and self._messages:
+            complaint = self._messages[-1][0]
+            if isinstance(complaint, _ErrInfo) and not self._current_request.content.is_eof():
+                self._current_request.content.set_exception(complaint.exc)
+                self._current_request.content.feed_eof()
 
     def handle_error(
         self,
@@ -88,15 +106,15 @@ class Connection(RequestHandler):
 
 
 class Gate:
-    """How many connections are open, of how many that may be, over all listeners."""
+    """The connections that are open, of how many that may be, over all listeners."""
 
     def __init__(self, most: int) -> None:
-        self.open = 0
+        self.connections: set[Connection] = set()
         self.most = most
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """What serves the next connection of a listener."""
-        if self.open >= self.most:
+        if len(self.connections) >= self.most:
             return Refused()
         return Connection(
             self,
@@ -107,14 +125,24 @@ class Gate:
             access_log=access_log if access_log.isEnabledFor(logging.INFO) else None,
         )
 
+    async def emptied(self, *, last_call: float, most: float) -> None:
+        """Wait until nobody is connected; no longer than `last_call` seconds for who is silent,
+        and `most` seconds for who is being served."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while self.connections and loop.time() < began + most:
+            if loop.time() > began + last_call and not any(one.busy for one in self.connections):
+                return
+            await asyncio.sleep(POLL_S)
+
 
 class Refused(asyncio.Protocol):
     """Stands in for a connection beyond the most that are served: told so and closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(TOO_MANY)
-        transport.close()
+        wire = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        wire.write(TOO_MANY)
+        wire.close()
 
 
 def _first_line(message: str) -> str:

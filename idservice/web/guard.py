@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from idservice import errors
 from idservice.web.sampled import Sampled
@@ -16,6 +16,7 @@ log = logging.getLogger("idservice.web")
 SERVER = "idservice"  # no versions: they help nobody but an attacker
 RETRY_AFTER_S = 1
 NO_STORE = {"Cache-Control": "no-store", "Server": SERVER}
+VERSIONS = (HttpVersion10, HttpVersion11)  # the parser also lets 0.9 and 2.0 pass
 PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 PREFETCH_WORDS = ("prefetch", "prerender", "preview")
 CONDITIONAL_HEADERS = (
@@ -46,12 +47,16 @@ def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if allow:
         headers["Allow"] = allow
-    return web.Response(
+    response = web.Response(
         status=error.status,
         body=msgspec.json.encode(body),
         content_type="application/problem+json",
         headers=headers,
     )
+    if isinstance(error, errors.MalformedRequest | errors.RequestTimeout):
+        response.force_close()  # where the next request would begin is not known
+        response.headers["Connection"] = "close"
+    return response
 
 
 def problem_of(exception: web.HTTPException, request: web.BaseRequest) -> web.Response:
@@ -74,6 +79,8 @@ BODY_MAX = 4096  # bytes
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error into a problem; whatever is not an error of ours is a bug."""
+    if request.version not in VERSIONS or request.method == "CONNECT":
+        return problem(errors.MalformedRequest(why="it must be HTTP/1.1 or 1.0, and no CONNECT"))
     try:
         return await handler(request)
     except errors.IdserviceError as error:

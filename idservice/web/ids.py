@@ -3,6 +3,7 @@
 import asyncio
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from idservice import errors
 from idservice.metrics import count as count_one
@@ -39,15 +40,21 @@ def next_handler(service: Service, name: str | None, *, batch_max: int, range_ma
 
 
 async def pass_over_body(request: web.Request) -> None:
-    """Read a body that means nothing here, within bounds. Raises RequestTimeout, and aiohttp's
-    own error where it is too long."""
-    if not request.can_read_body:
-        return
+    """Read a body that means nothing here; raises as `read_body`."""
+    if request.can_read_body:
+        await read_body(request)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """A request's body, within bounds. Raises RequestTimeout, MalformedRequest, and aiohttp's own
+    error where it is too long."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            await request.read()
+            return await request.read()
     except TimeoutError:
         raise errors.RequestTimeout(seconds=BODY_TIMEOUT_S) from None
+    except (HttpProcessingError, web.RequestPayloadError, ConnectionError):
+        raise errors.MalformedRequest(why="its body is broken or broken off") from None
 
 
 async def answer(supply: Supply, ask: Ask) -> web.Response:

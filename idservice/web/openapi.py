@@ -154,10 +154,17 @@ def document(*, batch_max: int, range_max: int) -> bytes:
 
 
 def _control() -> Schema:
+    there = {
+        **_json(_ref("Counter")),
+        "links": {
+            operation: {"operationId": operation, "parameters": {"name": "$request.path.name"}}
+            for operation in ("getNextOfCounter", "postNextOfCounter", "showCounter")
+        },
+    }
     put = _operation(
         "createCounter",
         "Create a counter, or find it as it is wished.",
-        {"200": _json(_ref("Counter")), "201": _json(_ref("Counter"))},
+        {"200": there, "201": there},
         parameters=[NAME_PARAMETER],
         refusals=("400", "403", "408", "409", "413", "503"),
     )

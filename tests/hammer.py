@@ -1,0 +1,186 @@
+"""Clients and faults against several processes on one store: is any id given twice?
+
+For tests that are marked `pytest.mark.process`. Any store: `hammer` takes its address and the
+environment that its engine needs; the store must be initialised.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.processes import Serving
+
+ANSWER_S = 10.0
+BROKEN = (ConnectionError, asyncio.IncompleteReadError, TimeoutError, OSError)
+
+
+@dataclass
+class Report:
+    """What happened: every id of every 200, and how the rest ended."""
+
+    seed: int
+    ids: list[int] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    broken: int = 0  # requests without a whole answer, of a process that was killed
+    torn: int = 0  # the same of any other process: there must be none
+    kills: int = 0
+    terms: int = 0
+    unclean: list[str] = field(default_factory=list)  # a SIGTERM that did not end with exit 0
+    disorder: list[str] = field(default_factory=list)  # an id below an earlier one of an instance
+
+    @property
+    def duplicates(self) -> dict[int, int]:
+        return {id: times for id, times in Counter(self.ids).items() if times > 1}
+
+    def __str__(self) -> str:
+        span = max(self.ids, default=-1) + 1
+        return (
+            f"seed {self.seed}: {len(self.ids)} ids, {len(self.duplicates)} duplicates,"
+            f" {span - len(set(self.ids))} gaps up to {span}, statuses {dict(self.statuses)},"
+            f" {self.broken} broken, {self.torn} torn, {self.kills} kills, {self.terms} terms"
+        )
+
+
+class Hammer:
+    """Processes, clients and faults; `report` grows while it runs."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: str,
+        *,
+        env: Mapping[str, str] | None,
+        arguments: tuple[str, ...],
+        seed: int,
+    ) -> None:
+        self.report = Report(seed)
+        self._folder = folder
+        self._store = store
+        self._env = env
+        self._arguments = arguments
+        self._random = random.Random(seed)
+        self._instances: list[Serving] = []
+        self._ports: dict[Serving, int] = {}
+        self._killed: set[Serving] = set()
+        self._over = False
+
+    async def run(self, *, processes: int, clients: int, seconds: float, pause: float) -> Report:
+        try:
+            await asyncio.gather(*(self._start() for _ in range(processes)))
+            async with asyncio.TaskGroup() as group:
+                for number in range(clients):
+                    group.create_task(self._client(random.Random(f"{self.report.seed}-{number}")))
+                await self._faults(time.monotonic() + seconds, pause)
+                self._over = True
+        finally:
+            for instance in self._instances:
+                instance.__exit__()
+        return self.report
+
+    async def _start(self) -> None:
+        instance = Serving(
+            self._folder, "--store", self._store, "--drain", "0.3", *self._arguments, env=self._env
+        )
+        self._instances.append(instance)
+        self._ports[instance] = await asyncio.to_thread(lambda: instance.port)
+
+    async def _faults(self, end: float, pause: float) -> None:
+        """SIGKILL and SIGTERM in turns, one instance after the other, each started again."""
+        turn = 0
+        while time.monotonic() < end:
+            await asyncio.sleep(pause * self._random.uniform(0.5, 1.5))
+            victim = self._random.choice(list(self._ports))
+            restart = asyncio.create_task(self._start())
+            if turn % 2:
+                victim.terminate()
+                self.report.terms += 1
+                code = await asyncio.to_thread(victim.end)
+                if code != 0:
+                    self.report.unclean.append(f"exit {code}: {victim.output[-500:]}")
+            else:
+                self._killed.add(victim)
+                victim.kill()
+                self.report.kills += 1
+                await asyncio.to_thread(victim.end)
+            del self._ports[victim]
+            await restart
+            turn += 1
+
+    async def _client(self, rng: random.Random) -> None:
+        """Ask whoever lives, on a connection that is kept while it works."""
+        while not self._over:
+            if not self._ports:
+                await asyncio.sleep(0.01)
+                continue
+            instance, port = rng.choice(list(self._ports.items()))
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            with suppress(*BROKEN):
+                await self._ask_on(instance, reader, writer, rng)
+            writer.close()
+            with suppress(*BROKEN):
+                await writer.wait_closed()
+
+    async def _ask_on(
+        self,
+        instance: Serving,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        rng: random.Random,
+    ) -> None:
+        last = -1
+        for _ in range(200):
+            if self._over:
+                return
+            count = rng.choice((0, 0, 0, 0, 1, 3, 20))
+            target = f"/next?count={count}" if count else "/next"
+            method = rng.choice(("GET", "POST"))
+            writer.write(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                    length = int(head.partition("content-length:")[2].split("\r\n")[0])
+                    body = await reader.readexactly(length)
+            except BROKEN:
+                if instance in self._killed:
+                    self.report.broken += 1
+                else:
+                    self.report.torn += 1
+                raise
+            status = int(head.split()[1])
+            self.report.statuses[status] += 1
+            if status == 200:
+                ids = [int(id) for id in body.split()]
+                assert len(ids) == (count or 1), body
+                if ids != sorted(ids) or ids[0] <= last:
+                    self.report.disorder.append(f"{instance.pid}: {last} then {ids}")
+                last = ids[-1]
+                self.report.ids += ids
+            if "connection: close" in head:
+                return
+
+
+async def hammer(
+    folder: Path,
+    store: str,
+    *,
+    env: Mapping[str, str] | None = None,
+    arguments: tuple[str, ...] = (),
+    processes: int = 3,
+    clients: int = 16,
+    seconds: float = 8.0,
+    pause: float = 0.3,
+    seed: int | None = None,
+) -> Report:
+    """Run it for some seconds; about every `pause` seconds a process is ended and another begun."""
+    seed = random.randrange(10**6) if seed is None else seed
+    driver = Hammer(folder, store, env=env, arguments=arguments, seed=seed)
+    return await driver.run(processes=processes, clients=clients, seconds=seconds, pause=pause)

@@ -1,0 +1,123 @@
+"""Real `python -m idservice` processes: started, read, signalled and ended by their own id."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).parent.parent
+START_S = 30.0  # on a machine under load
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a process of ours is given: the tests' environment, and where the package is."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(more or {})}
+
+
+def command(
+    *arguments: str, folder: Path, env: Mapping[str, str] | None = None, timeout: float = START_S
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "idservice", *arguments],
+        cwd=folder, env=environment(env), capture_output=True, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+
+
+class Serving:
+    """A serving process on a port of its own; leave it to kill what is left of it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        listen: Sequence[str] = ("127.0.0.1:0",),
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        addresses = [word for address in listen for word in ("--listen", address)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "idservice", "serve", "--log", "json", *addresses, *arguments],
+            cwd=folder, env=environment(env), text=True, preexec_fn=before,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def records(self, action: str = "") -> list[dict[str, Any]]:
+        """What was logged, of one action or of all."""
+        with self._changed:
+            lines = [json.loads(line) for line in self.lines if line.startswith("{")]
+        return [line for line in lines if not action or line["action"] == action]
+
+    def await_log(self, action: str, timeout: float = START_S) -> dict[str, Any]:
+        """The first log record of an action, waited for."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._ended or any(f'"action":"{action}"' in line for line in self.lines),
+                timeout,
+            )
+        found = self.records(action)
+        assert found, f"no {action} was logged:\n{self.output}"
+        return found[0]
+
+    @property
+    def port(self) -> int:
+        """The port of the first listener, once it listens."""
+        message = self.await_log("listening")["message"]
+        return int(message.rpartition(":")[2].partition("/")[0])
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def end(self, timeout: float = 15.0) -> int:
+        """The exit code, once it has ended by itself."""
+        code = self.process.wait(timeout)
+        self._reader.join()
+        return code
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far, as the kernel counts it."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,338 @@
+"""The command line: what it prints, and the exit code of each way it can end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from idservice import cli, config, logs, server
+from tests.processes import Serving, command, environment
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logs, "set_up", lambda *_, **__: None)
+    monkeypatch.setattr(server, "_say_serving", serves)
+
+
+def serves(*_: object) -> None:
+    """Instead of serving for ever what should have been refused."""
+    raise AssertionError("it serves")
+
+
+class Said:
+    """How a command in this process ended, and what it printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+        self.code = cli.main(list(arguments))
+        self.out, self.err = capsys.readouterr()
+
+
+class Run:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> Said:
+        return Said(self._capsys, *arguments)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(capsys)
+
+
+def assert_refused(said: Said, code: int, *parts: str) -> None:
+    assert said.code == code, said.err
+    assert said.out == ""
+    assert said.err.startswith("idservice: ")
+    assert said.err.count("\n") == 1, "one line"
+    assert "Traceback" not in said.err
+    for part in parts:
+        assert part in said.err
+
+
+# --- usage ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["serve", "--lisen", "x"], ["--lisen", "did you mean --listen?"]),
+        (["serve", "--stoer=x"], ["--stoer", "did you mean --store?"]),
+        (["serve", "--sto", "x"], ["--sto"]),  # no abbreviations: a later flag may share them
+        (["serve", "--xyzzy"], ["--xyzzy", "--help"]),
+        (["serve", "extra"], ["extra"]),
+        (["serve", "--runway"], ["--runway"]),
+        (["serve", "--init=1"], ["--init"]),
+        (["nope"], ["nope", "serve"]),
+        ([], ["COMMAND"]),
+        (["create"], ["NAME"]),
+        (["show"], ["NAME"]),
+        (["create", "a", "--adopt-returns", "both"], ["both", "old"]),
+        (["create", "a b"], ["a b"]),
+        (["create", "a", "--start", "-1"], ["--start", "-1"]),
+        (["create", "a", "--start", "1_0"], ["--start", "1_0"]),
+        (["create", "a", "--limit", "9223372036854775807"], ["--limit"]),
+        (["create", "a", "--shards", "x"], ["--shards", "x"]),
+        (["show", "a/b"], ["a/b"]),
+        (["next", "a/b"], ["a/b"]),
+        (["next", "--count", "0"], ["count", "'0'"]),
+        (["next", "--count", "1_0"], ["count", "1_0"]),
+        (["next", "--count", "1000001"], ["count", "1000000"]),
+        (["next", "--url", "http://127.0.0.1:1", "--store", "sqlite:x"], ["--url", "--store"]),
+        (["health", "--url", "ftp://x"], ["ftp://x", "http://HOST:PORT"]),
+        (["health", "--url", "127.0.0.1:8080"], ["127.0.0.1:8080", "http://HOST:PORT"]),
+        (["health", "--store", "sqlite:x"], ["--store"]),
+        (["counters", "--store", "bogus:x"], ["bogus:x", "sqlite:PATH"]),
+        (["counters", "--store", "sqlite:"], ["sqlite:", "sqlite:PATH"]),
+        (["serve", "--listen", "nonsense"], ["nonsense", "HOST:PORT"]),
+        (["serve", "--listen", "127.0.0.1:65536"], ["65536"]),
+        (["serve", "--listen", "127.0.0.1:0", "--admin-listen", ":1"], [":1"]),
+        (["serve", "--listen", "127.0.0.1:0", "--store", "bogus:x"], ["bogus:x"]),
+        (["serve", "--listen", "127.0.0.1:0", "--default-counter", "a b"], ["a b"]),
+        (["serve", "--listen", "127.0.0.1:0", "--route", "/a=b c"], ["b c"]),
+        (
+            ["serve", "--listen", "127.0.0.1:0", "--route", "/a=b", "--route", "/a=c"],
+            ["/a", "b", "c"],
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_usage_is_one_line_and_exit_2(run: Run, arguments: list[str], parts: list[str]) -> None:
+    if arguments[:1] == ["serve"] and "--store" not in arguments and "--init=1" not in arguments:
+        arguments = ["serve", "--store", "sqlite:gone.db", *arguments[1:]]  # at worst exit 3
+    assert_refused(run(*arguments), 2, *parts)
+    assert not list(Path().iterdir()), "nothing was created"
+
+
+def test_an_unknown_variable_is_one_line_and_exit_2(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDSERVICE_STOER", "x")
+    for name in ("serve", "init", "health"):
+        assert_refused(run(name), 2, "IDSERVICE_STOER", "did you mean IDSERVICE_STORE?")
+
+
+def test_a_variable_of_kubernetes_is_ignored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDSERVICE_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("IDSERVICE_PORT_8080_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("IDSERVICE_PORT", "tcp://10.0.0.1:8080")
+    assert run("init").code == 0
+
+
+def test_the_help_of_serve_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    words = set(text.replace("[", " ").replace("]", " ").split())
+    for setting in config.SERVE:
+        assert setting.flag in words
+        assert setting.variable in words
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("serve", "init", "create", "counters", "show", "next", "health", "wait")
+    for arguments in (["--help"], *([name, "--help"] for name in names)):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        assert ended.value.code == 0
+        text = capsys.readouterr().out
+        assert arguments != ["--help"] or all(name in text for name in names)
+
+
+def test_the_version_names_what_it_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("idservice 0.")
+    assert "Python 3." in text
+    assert "aiohttp 3." in text
+    assert text.count("\n") == 1
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+def test_init_twice_changes_nothing(run: Run) -> None:
+    first = run("init", "--store", "sqlite:a.db")
+    assert (first.code, first.err) == (0, "")
+    assert "starts from 0" in first.out
+    assert run("next", "--store", "sqlite:a.db").out == "0\n"
+    again = run("init", "--store", "sqlite:a.db")
+    assert again.code == 0
+    assert "initialised before" in again.out
+    assert run("next", "--store", "sqlite:a.db").out == "1\n"
+
+
+def test_init_without_a_store_named_creates_the_default_file(run: Run) -> None:
+    assert run("init").code == 0
+    assert Path("idservice.db").exists()
+
+
+def test_init_makes_a_store_of_an_empty_file_but_not_of_another_file(run: Run) -> None:
+    Path("empty.db").touch()
+    assert run("init", "--store", "sqlite:empty.db").code == 0
+    Path("other.db").write_text("what is this" * 1000)
+    assert_refused(run("init", "--store", "sqlite:other.db"), 3, "other.db")
+    assert Path("other.db").read_text() == "what is this" * 1000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve", "--listen", "127.0.0.1:0"], ["next"], ["counters"], ["show", "default"],
+     ["create", "a"]],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_a_named_store_that_is_missing_or_empty_is_exit_3(run: Run, arguments: list[str]) -> None:
+    said = run(*arguments, "--store", "sqlite:gone.db")
+    assert_refused(said, 3, "sqlite:gone.db", "idservice init --store sqlite:gone.db")
+    assert not Path("gone.db").exists()
+    Path("empty.db").touch()
+    said = run(*arguments, "--store", "sqlite:empty.db")
+    assert_refused(said, 3, "sqlite:empty.db", "missing or empty")
+    assert Path("empty.db").stat().st_size == 0
+
+
+def test_a_store_in_a_folder_that_is_not_there_is_exit_3(run: Run) -> None:
+    assert_refused(run("init", "--store", "sqlite:no/such/a.db"), 3, "no/such/a.db")
+    assert_refused(run("next", "--store", "sqlite:no/such/a.db"), 3, "no/such/a.db")
+
+
+def test_an_empty_default_file_is_no_newcomer(run: Run) -> None:
+    Path("idservice.db").touch()
+    assert_refused(run("serve", "--listen", "127.0.0.1:0"), 3, "missing or empty")
+
+
+# --- counters -------------------------------------------------------------------------------------
+
+
+def test_create_again_is_the_same_and_otherwise_is_refused(run: Run) -> None:
+    run("init")
+    first = run("create", "orders", "--start", "1000")
+    assert (first.code, first.out) == (0, "counter orders: created, ids from 1000\n")
+    again = run("create", "orders", "--start", "1000")
+    assert (again.code, "already there" in again.out) == (0, True)
+    assert_refused(run("create", "orders", "--start", "1001"), 1, "1000", "1001")
+    assert run("next", "orders").out == "1000\n"
+
+
+def test_create_takes_every_option(run: Run) -> None:
+    run("init")
+    said = run(
+        "create", "s", "--start", "5", "--limit", "9007199254740992", "--strict", "--runway", "12.5"
+    )
+    assert said.code == 0
+    shown = json.loads(run("show", "s", "--json").out)
+    assert shown == {
+        "counter": "s", "state": "active", "epoch": 1, "start": "5", "limit": "9007199254740992",
+        "strict": True, "shards": 1, "runway": 12.5, "next": shown["next"],
+    }  # fmt: skip
+    assert str(shown["next"]) == "5"
+
+
+def test_a_counter_cannot_be_what_it_cannot_be(run: Run) -> None:
+    run("init")
+    assert_refused(run("create", "a", "--start", "5", "--limit", "4"), 2, "5", "4")
+    assert_refused(run("create", "a", "--shards", "2"), 2, "shards")
+    assert_refused(run("create", "a", "--runway", "0"), 2, "--runway")
+    assert_refused(run("create", "a", "--adopt-table", "t"), 2, "--adopt-key")
+    everything = "--adopt-table t --adopt-key a=b --adopt-attribute v --adopt-returns old"
+    assert_refused(run("create", "a", *everything.split()), 2, "dynamodb:TABLE")
+    assert run("counters").out == "default\n"
+
+
+def test_counters_are_listed_and_shown(run: Run) -> None:
+    run("init")
+    run("create", "b")
+    run("create", "a")
+    assert run("counters").out == "a\nb\ndefault\n"
+    lines = run("counters", "--json").out.splitlines()
+    assert [json.loads(line)["counter"] for line in lines] == ["a", "b", "default"]
+    run("next", "a", "--count", "3")
+    shown = run("show", "a").out
+    assert "counter:   a\n" in shown
+    assert "next:      3\n" in shown
+    assert_refused(run("show", "ghost"), 1, "ghost")
+
+
+def test_next_takes_ids_from_the_store(run: Run) -> None:
+    run("init")
+    assert run("next").out == "0\n"
+    assert run("next", "--count", "3").out == "1\n2\n3\n"
+    run("create", "few", "--limit", "2")
+    assert run("next", "few", "--count", "2").out == "0\n1\n"
+    assert_refused(run("next", "few", "--count", "2"), 1, "few", "2")
+    assert_refused(run("next", "few", "--count", "5"), 1, "few")
+    assert run("next", "few").out == "2\n"
+    assert_refused(run("next", "few"), 1, "few")
+    assert_refused(run("next", "ghost"), 1, "ghost", "idservice create ghost")
+    assert run("counters").out == "default\nfew\n", "asking creates nothing"
+
+
+# --- asking a service -----------------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_next_health_and_wait_ask_a_running_service(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen = ("127.0.0.1:0", "unix:front")
+    with Serving(tmp_path, listen=listen) as serving:
+        url = f"http://127.0.0.1:{serving.port}"
+        created = serving.await_log("store_created")
+        assert "idservice.db" in created["message"]
+        assert "ids start from 0" in created["message"]
+        for where in (url, url + "/", "unix:front"):
+            assert run("health", "--url", where).code == 0
+            assert run("health", "--ready", "--url", where).code == 0
+            assert run("wait", "--url", where, "--timeout", "5").code == 0
+        assert run("next", "--url", url).out == "0\n"
+        assert run("next", "--url", "unix:front", "--count", "2").out == "1\n2\n"
+        assert run("next", "default", "--url", url).out == "3\n"
+        assert_refused(run("next", "ghost", "--url", url), 1, "404", "ghost")
+        monkeypatch.setenv("IDSERVICE_URL", url)
+        assert run("next").out == "4\n"
+        assert run("health").code == 0
+        monkeypatch.delenv("IDSERVICE_URL")
+        monkeypatch.setenv("IDSERVICE_LISTEN", url.replace("http://127.0.0.1", "0.0.0.0"))
+        assert run("health").code == 0
+        serving.terminate()
+        assert serving.end() == 0
+    assert_refused(run("health", "--url", url), 1, url)
+    assert_refused(run("wait", "--url", url, "--timeout", "0"), 1, url)
+    assert_refused(run("next", "--url", url), 1, url)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["health", "wait"])
+def test_what_runs_every_few_seconds_loads_no_http_library(name: str, tmp_path: Path) -> None:
+    arguments = [name, "--url", "http://127.0.0.1:1"]
+    if name == "wait":
+        arguments += ["--timeout", "0"]
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "idservice", *arguments],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "idservice.probe" in loaded
+    heavy = {
+        "aiohttp", "asyncio", "msgspec", "uvloop", "aioboto3", "botocore", "prometheus_client",
+        "sqlite3", "http.client", "urllib.request", "ssl", "difflib",
+    }  # fmt: skip
+    assert not loaded & heavy
+
+
+@pytest.mark.process
+def test_as_a_program_the_exit_codes_are_0_1_2_3(tmp_path: Path) -> None:
+    assert command("init", folder=tmp_path).returncode == 0
+    assert command("show", "ghost", folder=tmp_path).returncode == 1
+    assert command("show", folder=tmp_path).returncode == 2
+    ended = command("show", "a", "--store", "sqlite:gone.db", folder=tmp_path)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.startswith("idservice: The store sqlite:gone.db cannot be used")

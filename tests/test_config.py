@@ -1,0 +1,193 @@
+"""Settings: flag, else variable, else default; and every value that is refused."""
+
+import argparse
+from typing import Any
+
+import pytest
+
+from idservice import cli, config, errors, server
+
+# flag: (text of the flag, its value, text of the variable, its value); text None: a switch
+SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
+    "--store": ("sqlite:a.db", "sqlite:a.db", "dynamodb:t", "dynamodb:t"),
+    "--init": (None, True, "0", False),
+    "--listen": ("[::1]:1", ["[::1]:1"], "unix:/a, 127.0.0.1:2", ["unix:/a", "127.0.0.1:2"]),
+    "--admin-listen": ("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:2"),
+    "--default-counter": ("a", "a", "b", "b"),
+    "--route": ("/a=b", [("/a", "b")], "/c=d,/e/f=g", [("/c", "d"), ("/e/f", "g")]),
+    "--runway": ("1", 1.0, "86400", 86_400.0),
+    "--store-wait": ("0", 0.0, "0.25", 0.25),
+    "--wait": ("0.05", 0.05, "60", 60.0),
+    "--waiters-max": ("1", 1, "5", 5),
+    "--batch-max": ("1", 1, "1000000", 1_000_000),
+    "--range-max": ("2", 2, "3", 3),
+    "--block-max": ("10", 10, "11", 11),
+    "--connections-max": ("1", 1, "2", 2),
+    "--drain": ("0", 0.0, "8", 8.0),
+    "--metrics-counters": ("0", 0, "7", 7),
+    "--log": ("json", "json", "text", "text"),
+    "--access-log": (None, True, "no", False),
+}
+DEFAULTS = {
+    "--store": None,
+    "--init": False,
+    "--listen": ["127.0.0.1:8080"],
+    "--admin-listen": None,
+    "--default-counter": "default",
+    "--route": [],
+    "--runway": 30.0,
+    "--store-wait": 30.0,
+    "--wait": 2.0,
+    "--waiters-max": 10_000,
+    "--batch-max": 10_000,
+    "--range-max": 1_000_000,
+    "--block-max": 10_000_000,
+    "--connections-max": 10_000,
+    "--drain": 1.0,
+    "--metrics-counters": 100,
+    "--log": "auto",
+    "--access-log": False,
+}
+WHOLE = ["", "-1", "+1", "1.0", "1_0", " 1", "1 ", "٣", "1e3", "0x1", "x", "9" * 20]
+SECONDS = ["", "-1", "+1", ".5", "1.", "1_0", " 1", "1s", "٣", "1e1", "inf", "nan", "9" * 12]
+BAD: dict[str, list[str]] = {
+    "--store": [""],
+    "--init": ["", "maybe", "2"],
+    "--listen": [""],
+    "--admin-listen": [""],
+    "--default-counter": [""],
+    "--route": [
+        "", "a", "/a", "/a=", "=b", "a=b", "/a b=c", "/a?b=c", "/{x}=c", "/é=c",
+        "/livez=c", "/readyz=c", "/metrics=c", "/openapi.json=c", "/v1/counters/a/next=c",
+    ],
+    "--runway": [*SECONDS, "0", "0.9", "86401"],
+    "--store-wait": [*SECONDS, "3601"],
+    "--wait": [*SECONDS, "0", "61"],
+    "--waiters-max": [*WHOLE, "0", "1000001"],
+    "--batch-max": [*WHOLE, "0", "1000001"],
+    "--range-max": [*WHOLE, "0", "100000001"],
+    "--block-max": [*WHOLE, "9", "1000000001"],
+    "--connections-max": [*WHOLE, "0", "1000001"],
+    "--drain": [*SECONDS, "8.1"],
+    "--metrics-counters": [*WHOLE, "100001"],
+    "--log": ["", "xml", "JSON"],
+    "--access-log": ["", "maybe"],
+}  # fmt: skip
+
+
+def settled(*arguments: str) -> argparse.Namespace:
+    """The settings of a `serve` with these arguments."""
+    parsed = cli._parser().parse_args(["serve", *arguments])
+    cli._fill_in(parsed)
+    return parsed
+
+
+def test_the_tables_here_name_every_setting() -> None:
+    flags = {setting.flag for setting in config.SERVE}
+    assert flags == set(SAMPLES) == set(DEFAULTS) == set(BAD)
+
+
+@pytest.mark.parametrize("setting", config.SERVE, ids=lambda setting: setting.flag)
+def test_a_flag_beats_the_variable_which_beats_the_default(
+    setting: config.Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value, variable_text, variable_value = SAMPLES[setting.flag]
+    flag = [setting.flag] if text is None else [setting.flag, text]
+    assert getattr(settled(), setting.name) == DEFAULTS[setting.flag]
+    assert getattr(settled(*flag), setting.name) == value
+    assert getattr(settled(*flag), f"{setting.name}_said") is True
+    monkeypatch.setenv(setting.variable, variable_text)
+    config.check_environment({setting.variable: variable_text})
+    assert getattr(settled(), setting.name) == variable_value
+    assert getattr(settled(), f"{setting.name}_said") is False
+    assert getattr(settled(*flag), setting.name) == value
+    assert setting.variable == "IDSERVICE_" + setting.flag[2:].upper().replace("-", "_")
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--route"])
+def test_what_may_be_repeated_is_a_list(flag: str) -> None:
+    setting = next(setting for setting in config.SERVE if setting.flag == flag)
+    text, value, *_ = SAMPLES[flag]
+    assert text
+    assert getattr(settled(flag, text, flag, text), setting.name) == value * 2
+
+
+def test_a_default_that_is_a_list_is_not_shared() -> None:
+    settled().listen.append("x")
+    assert settled().listen == ["127.0.0.1:8080"]
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES", "True"])
+def test_a_switch_is_on_by_a_word(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IDSERVICE_ACCESS_LOG", word)
+    assert settled().access_log is True
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        pytest.param(setting, value, id=f"{setting.flag}={value[:30]}")
+        for setting in config.SERVE
+        for value in BAD[setting.flag]
+    ],
+)
+def test_a_bad_value_is_refused_with_the_value_and_the_rule(
+    setting: config.Setting,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(server, "serve", None)  # nothing is started, should it be accepted
+    sources = [setting.variable, setting.flag] if setting.value else [setting.variable]
+    for source in sources:
+        if source == setting.variable:
+            monkeypatch.setenv(source, value)
+            code = cli.main(["serve"])
+            monkeypatch.delenv(source)
+        else:
+            code = cli.main(["serve", f"{source}={value}"])
+        said = capsys.readouterr()
+        assert code == 2
+        assert said.out == ""
+        assert said.err.startswith(f"idservice: {source} is {value!r}; it must be ")
+        assert said.err.count("\n") == 1
+        assert len(said.err) < 250
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "IDSERVICE_SERVICE_HOST",
+        "IDSERVICE_SERVICE_PORT",
+        "IDSERVICE_SERVICE_PORT_HTTP",
+        "IDSERVICE_PORT",
+        "IDSERVICE_PORT_8080_TCP",
+        "IDSERVICE_PORT_8080_TCP_ADDR",
+        "IDSERVICE_PORT_8080_TCP_PORT",
+        "IDSERVICE_PORT_8080_TCP_PROTO",
+        "IDSERVICE_PORT_53_UDP",
+        "IDSERVICES_STORE",
+        "OTHER",
+    ],
+)
+def test_what_kubernetes_and_others_set_is_not_ours(variable: str) -> None:
+    config.check_environment({variable: "tcp://10.0.0.1:8080"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("IDSERVICE_STOER", "did you mean IDSERVICE_STORE?"),
+        ("IDSERVICE_LISTEN_ADDRESS", "did you mean IDSERVICE_LISTEN?"),
+        ("IDSERVICE_STORE-WAIT", "did you mean IDSERVICE_STORE_WAIT?"),
+        ("IDSERVICE_store", ""),
+        ("IDSERVICE_", ""),
+        ("IDSERVICE_XYZZY", ""),
+        ("IDSERVICE_PORTS", ""),
+    ],
+)
+def test_an_unknown_variable_is_refused(variable: str, meant: str) -> None:
+    with pytest.raises(errors.Usage, match="is no setting") as caught:
+        config.check_environment({variable: "x"})
+    assert variable in str(caught.value)
+    assert meant in str(caught.value)

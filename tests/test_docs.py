@@ -1,0 +1,59 @@
+"""The README and the pages beside it keep up with the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from idservice import config, errors, probe
+from idservice.web import app, connection
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+pytestmark = pytest.mark.skipif(
+    not README.exists() or "IDSERVICE_" not in README.read_text(),
+    reason="an installation without the README",
+)
+
+
+def prose() -> str:
+    return "\n".join(path.read_text() for path in (README, *sorted(ROOT.glob("docs/**/*.md"))))
+
+
+def every_error(kind: type[errors.IdserviceError] = errors.IdserviceError) -> set[str]:
+    """The codes of a class and of all below it."""
+    assert app.NotReady
+    assert probe.NoAnswer  # errors that live outside of errors.py are loaded
+    return {kind.code}.union(*(every_error(below) for below in kind.__subclasses__()))
+
+
+def test_the_readme_names_every_setting() -> None:
+    text = prose()
+    missing = [
+        setting.flag
+        for setting in config.ALL.values()
+        if not re.search(re.escape(setting.flag) + r"(?![a-z-])", text)
+    ]
+    assert not missing
+
+
+def test_the_readme_names_no_setting_that_is_gone() -> None:
+    known = {setting.flag for setting in config.ALL.values()}
+    table = re.findall(r"^\| `(--[a-z-]+)", README.read_text(), re.MULTILINE)
+    assert len(table) >= len(config.SERVE)
+    assert set(table) <= known
+
+
+def test_the_readme_states_the_defaults() -> None:
+    rows = dict(re.findall(r"^\| `(--[a-z-]+).*?` \| ([^|]*) \|", README.read_text(), re.MULTILINE))
+    for setting in config.SERVE:
+        if type(setting.default) in (int, float):
+            assert float(rows[setting.flag]) == setting.default
+
+
+def test_the_readme_names_every_error_code() -> None:
+    text = prose()
+    missing = sorted(code for code in every_error() if f"`{code}`" not in text)
+    assert not missing
+    assert b'"code":"too_many_connections"' in connection.TOO_MANY

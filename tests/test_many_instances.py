@@ -1,0 +1,176 @@
+"""Real processes on one DynamoDB table, killed and stopped in turns; and the old endpoint beside
+them, counting on the same item."""
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import engines
+from tests.hammer import Report, hammer
+from tests.processes import command, environment
+
+pytestmark = [pytest.mark.process]
+
+SECONDS = 4.0
+PAUSE_S = 0.5  # between faults
+
+
+@pytest.fixture(params=[pytest.param("dynoxide", marks=pytest.mark.needs_engine)])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+both_engines = pytest.mark.parametrize(
+    "url", ["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)], indirect=True
+)
+
+
+@pytest.fixture
+def store(url: str, tmp_path: Path) -> str:
+    """A fresh table, initialised from the command line."""
+    table = "ids-" + re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())[-60:]
+    address = f"dynamodb:{table}?region={engines.REGION}&endpoint={url}"
+    done = command("init", "--store", address, folder=tmp_path, env=engines.ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return address
+
+
+def assert_unique(report: Report) -> None:
+    print(report)
+    assert not report.duplicates, str(report)
+    assert not report.disorder, report.disorder[:3]
+    assert not report.unclean, report.unclean[:1]
+    assert report.kills
+    assert report.terms
+    assert report.statuses[200] > 100, str(report)
+    assert set(report.statuses) <= {200, 503}, str(report)
+
+
+@both_engines
+async def test_instances_on_one_table_never_repeat_an_id(store: str, tmp_path: Path) -> None:
+    report = await hammer(
+        tmp_path, store, env=environment(engines.ENVIRONMENT), seconds=SECONDS, pause=PAUSE_S
+    )
+    assert_unique(report)
+
+
+async def test_a_strict_counter_rises_over_kills_and_restarts(store: str, tmp_path: Path) -> None:
+    done = command(
+        "create", "orders", "--strict", "--store", store, folder=tmp_path, env=engines.ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    report = await hammer(
+        tmp_path,
+        store,
+        env=environment(engines.ENVIRONMENT),
+        arguments=("--default-counter", "orders"),
+        seconds=SECONDS,
+        pause=PAUSE_S,
+    )
+    assert_unique(report)
+
+
+# --- the endpoint that was there before -----------------------------------------------------------
+
+
+class OldEndpoint:
+    """What API Gateway did: one UpdateItem per request, on a thread of its own until it is left."""
+
+    def __init__(self, client: Any, table: str, returns: str) -> None:
+        self.ids: list[int] = []
+        self.failures: list[Exception] = []
+        self._client = client
+        self._table = table
+        self._returns = returns
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "OldEndpoint":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.ids.append(self.ask())
+            except Exception as error:  # told to the test, which is on another thread
+                self.failures.append(error)
+                return
+
+    def ask(self) -> int:
+        """The mapping template of the original, attribute for attribute."""
+        answer = self._client.update_item(
+            TableName=self._table,
+            Key={"context": {"S": "atomicCounter"}, "id": {"S": "id"}},
+            UpdateExpression="set counterValue = counterValue + :num",
+            ExpressionAttributeValues={":num": {"N": "1"}},
+            ReturnValues=f"UPDATED_{self._returns.upper()}",
+        )
+        return int(answer["Attributes"]["counterValue"]["N"])
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Any]:
+    with engines.by_hand(url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("returns", ["old", "new"])
+async def test_the_old_endpoint_and_killed_instances_share_no_id(
+    store: str, client: Any, returns: str, tmp_path: Path
+) -> None:
+    table = store.removeprefix("dynamodb:").partition("?")[0] + "-donation-data"
+    client.create_table(
+        TableName=table,
+        KeySchema=[
+            {"AttributeName": "context", "KeyType": "HASH"},
+            {"AttributeName": "id", "KeyType": "RANGE"},
+        ],
+        AttributeDefinitions=[
+            {"AttributeName": "context", "AttributeType": "S"},
+            {"AttributeName": "id", "AttributeType": "S"},
+        ],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    client.put_item(
+        TableName=table,
+        Item={
+            "context": {"S": "atomicCounter"},
+            "id": {"S": "id"},
+            "counterValue": {"N": "4000"},
+        },
+    )
+    with OldEndpoint(client, table, returns) as old:
+        done = await asyncio.to_thread(
+            command,
+            "create", "donations", "--store", store,
+            "--adopt-table", table, "--adopt-key", "context=atomicCounter,id=id",
+            "--adopt-attribute", "counterValue", "--adopt-returns", returns,
+            folder=tmp_path, env=engines.ENVIRONMENT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        report = await hammer(
+            tmp_path,
+            store,
+            env=environment(engines.ENVIRONMENT),
+            arguments=("--default-counter", "donations"),
+            seconds=SECONDS,
+            pause=PAUSE_S,
+        )
+        during = len(old.ids)
+    assert not old.failures, old.failures
+    assert during > 20
+    assert_unique(report)
+    assert len(set(old.ids)) == len(old.ids)
+    assert not set(old.ids) & set(report.ids)
+    last = old.ask()
+    assert last > max(old.ids + report.ids)

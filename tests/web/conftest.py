@@ -1,0 +1,115 @@
+"""A service over SQLite, served on a port of its own in this process."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from idservice.counters import new_counter
+from idservice.service import Service
+from idservice.stores.protocol import Counter, Store
+from idservice.stores.sqlite import SQLiteStore
+from idservice.supply import Limits
+from idservice.web import connection, guard
+from idservice.web.app import WebLimits, build_app
+from idservice.web.connection import Gate
+
+from .wire import Answer, ask
+
+
+@dataclass
+class Serving:
+    """A service and where it answers."""
+
+    service: Service
+    store: Store
+    app: web.Application
+    gate: Gate
+    port: int
+    draining: bool = False
+
+    async def ask(self, target: str = "/next", method: str = "GET", **more: Any) -> Answer:
+        return await ask(self.port, target, method, **more)
+
+    async def one(self) -> int:
+        """The next id of the default counter."""
+        answer = await self.ask()
+        assert answer.status == 200, answer
+        return int(answer.body)
+
+    async def create(self, name: str, **wish: Any) -> Counter:
+        """A further counter, straight into the store."""
+        return await self.store.create(new_counter(name, random.Random(name), **wish))
+
+    @asynccontextmanager
+    async def using_no_id(self) -> AsyncIterator[None]:
+        """Fails where what is done inside moves the default counter."""
+        before = await self.one()
+        yield
+        assert await self.one() == before + 1, "an id was used up"
+
+
+Serve = Callable[..., Awaitable[Serving]]
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Starts a service; keywords are those of `build_app`, and more."""
+    for sampled in (guard._crashes, connection._malformed, connection._failed):
+        sampled._next = 0.0  # what an earlier test logged keeps nothing back
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            *,
+            store: Store | None = None,
+            limits: Limits | None = None,
+            web_limits: WebLimits | None = None,
+            connections_max: int = 10_000,
+            routes: dict[str, str] | None = None,
+            control: bool = True,
+            writable: bool = True,
+            data: bool = True,
+        ) -> Serving:
+            store = store or SQLiteStore(str(tmp_path / "ids.db"))
+            await stack.enter_async_context(store)
+            await store.init(new_counter("default", random.Random(1)))
+            service = Service(store, limits, random=random.Random(2), declared=["default"])
+            await stack.enter_async_context(service)
+            gate = Gate(connections_max)
+            serving: Serving
+            app = build_app(
+                service,
+                default_counter="default",
+                routes=routes or {},
+                limits=web_limits or WebLimits(),
+                draining=lambda: serving.draining,
+                control=control,
+                writable=writable,
+                data=data,
+            )
+            runner = web.AppRunner(app, shutdown_timeout=2)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            http = runner.server
+            assert http is not None
+            server = await asyncio.get_running_loop().create_server(
+                lambda: gate.protocol(http), "127.0.0.1", 0, backlog=1024
+            )
+            stack.callback(server.close)
+            port = server.sockets[0].getsockname()[1]
+            serving = Serving(service, store, app, gate, port)
+            return serving
+
+        yield start
+
+
+@pytest.fixture
+async def serving(serve: Serve) -> Serving:
+    """A service with nothing but the default counter."""
+    return await serve()

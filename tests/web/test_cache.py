@@ -1,0 +1,183 @@
+"""A cache in front, a real one: it cannot give one id to two callers."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from .conftest import Serving
+from .wire import ask, connected
+
+pytestmark = pytest.mark.needs_nginx
+
+CALLERS = 200
+START_S = 10
+CONFIGURATION = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+worker_rlimit_nofile 1024;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    proxy_cache_path {folder}/cache keys_zone=ids:1m use_temp_path=off;
+    upstream ids {{ {upstream} }}
+    server {{
+        listen unix:{folder}/front;
+        location / {{ proxy_pass http://ids; proxy_cache ids; {rules} }}
+    }}
+}}
+"""
+
+EVERYTHING = (
+    "proxy_cache_valid any 10s; proxy_cache_lock on; proxy_cache_lock_timeout 200ms;"
+    " proxy_cache_use_stale updating error; proxy_cache_background_update on;"
+    " proxy_cache_methods GET HEAD POST;"
+)
+
+Front = Callable[..., Awaitable[Path]]
+
+
+@pytest.fixture
+async def front(tmp_path: Path, serving: Serving) -> AsyncIterator[Front]:
+    """Starts nginx before the service; answers the Unix socket where it listens."""
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if nginx is None and os.environ.get("CI") == "true":
+        pytest.fail("nginx is not installed (CI must not skip this)")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    async with AsyncExitStack() as stack:
+
+        async def start(rules: str = "", *, upstream: str = "") -> Path:
+            folder = tmp_path / "nginx"
+            folder.mkdir()
+            service = f"server 127.0.0.1:{serving.port};"
+            (folder / "nginx.conf").write_text(
+                CONFIGURATION.format(folder=folder, rules=rules, upstream=upstream + service)
+            )
+            process = await asyncio.create_subprocess_exec(
+                nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"),
+                "-e", str(folder / "error.log"),
+            )  # fmt: skip
+
+            async def end() -> None:
+                if process.returncode is None:
+                    process.terminate()
+                await process.wait()
+
+            stack.push_async_callback(end)
+            path = folder / "front"
+            async with asyncio.timeout(START_S):
+                while not path.exists():
+                    assert process.returncode is None, (folder / "error.log").read_text()
+                    await asyncio.to_thread(os.sched_yield)
+            return path
+
+        yield start
+
+
+async def through(path: Path, target: str = "/next", method: str = "GET") -> tuple[int, str, str]:
+    """A request through the front: status, Cache-Control and body."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(30):
+            answer = (await reader.read()).decode()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+    head, _, body = answer.partition("\r\n\r\n")
+    lines = head.split("\r\n")
+    control = [line for line in lines if line.lower().startswith("cache-control")]
+    if any(line.lower() == "transfer-encoding: chunked" for line in lines):
+        body = body.split("\r\n")[1]
+    return int(lines[0].split()[1]), control[0] if control else "", body
+
+
+async def many(path: Path, target: str = "/next") -> list[str]:
+    answers = await asyncio.gather(*(through(path, target) for _ in range(CALLERS)))
+    assert {status for status, _, _ in answers} == {200}
+    return [body for _, _, body in answers]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "",
+        "proxy_cache_valid 200 10s;",
+        EVERYTHING,
+    ],
+    ids=["default", "valid 200 10s", "everything on"],
+)
+async def test_a_cache_in_front_gives_every_caller_an_id_of_its_own(
+    front: Front, rules: str
+) -> None:
+    path = await front(rules)
+    assert len(set(await many(path))) == CALLERS
+    batches = await many(path, "/next?count=2&format=json")
+    assert len(set(batches)) == CALLERS
+
+
+async def test_no_answer_of_any_kind_is_kept_by_a_cache(front: Front, serving: Serving) -> None:
+    path = await front("proxy_cache_valid any 10s;")
+    for target, status in (("/nope", 404), ("/v1/counters/later/next", 404), ("/readyz", 200)):
+        assert await through(path, target) == (
+            status,
+            "Cache-Control: no-store",
+            (await ask(serving.port, target)).text,
+        )
+    await serving.create("later")
+    assert (await through(path, "/v1/counters/later/next"))[::2] == (200, "0"), "404 was kept"
+
+
+async def test_a_cache_that_was_told_to_ignore_the_header_repeats_ids(front: Front) -> None:
+    """What no answer can prevent, and the README names: it shows that this cache does cache."""
+    path = await front("proxy_cache_valid 200 10s; proxy_ignore_headers Cache-Control;")
+    ids = [(await through(path))[2] for _ in range(5)]
+    assert len(set(ids)) == 1
+
+
+async def test_a_proxy_that_tries_several_upstreams_makes_gaps_and_no_duplicates(
+    front: Front,
+) -> None:
+    """Upstreams that take the request and lose the answer, before the one that serves."""
+    served: list[int] = []
+
+    async def lose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        async with connected(served[0]) as wire:
+            await wire.send(b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+            served.append(int((await wire.answer()).body))
+        writer.close()
+
+    losers = [await asyncio.start_server(lose, "127.0.0.1", 0) for _ in range(2)]
+    try:
+        upstream = "".join(
+            f"server 127.0.0.1:{loser.sockets[0].getsockname()[1]} max_fails=0;" for loser in losers
+        )
+        path = await front(
+            "proxy_next_upstream error timeout http_502; proxy_next_upstream_tries 3;",
+            upstream=upstream,
+        )
+        served.append(serving_port(path))
+        ids = [int(id) for id in await many(path)]
+    finally:
+        for loser in losers:
+            loser.close()
+            await loser.wait_closed()
+    lost = served[1:]
+    assert len(lost) > 0, "requests were repeated"
+    assert len(set(ids)) == CALLERS
+    assert not set(ids) & set(lost), "a lost answer's id is a gap"
+    assert max(ids + lost) - min(ids + lost) + 1 == len(ids) + len(lost)
+
+
+def serving_port(path: Path) -> int:
+    """The port of the service behind a front, from its configuration."""
+    configuration = (path.parent / "nginx.conf").read_text()
+    return int(configuration.rpartition("127.0.0.1:")[2].partition(";")[0])
