@@ -232,7 +232,7 @@ async def test_fifty_clients_across_a_stop_see_no_broken_request(folder: Path, f
     with Serving(folder, "--store", STORE) as serving:
         port = serving.port
         clients = [asyncio.create_task(client(port)) for _ in range(50)]
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.5)
         serving.terminate()
         async with asyncio.timeout(20):
             await asyncio.gather(*clients)
@@ -272,8 +272,8 @@ async def test_a_server_short_of_descriptors_neither_spins_nor_stops(folder: Pat
         try:
             await asyncio.sleep(0.5)
             before = serving.cpu_seconds()
-            await asyncio.sleep(1.5)
-            assert serving.cpu_seconds() - before < 0.3, "it spins"
+            await asyncio.sleep(1.0)
+            assert serving.cpu_seconds() - before < 0.25, "it spins"
             assert serving.process.poll() is None
         finally:
             for connection in held:
@@ -402,9 +402,9 @@ async def test_a_store_that_is_swapped_under_a_server_never_starts_again_from_0(
                 assert answer.status == 503
                 assert answer.json["outcome"] == "not_applied"
                 refusals += 1
-            if refusals == 15:
+            if refusals == 8:
                 break
-        assert refusals == 15
+        assert refusals == 8
         assert ids == sorted(set(ids))
         assert (await ask(port, "/readyz")).status == 503
         assert (await ask(port, "/livez")).status == 200
@@ -455,15 +455,15 @@ def assert_sound(report: Report) -> None:
     assert report.unclean == [], report
     assert report.torn == 0, report
     assert set(report.statuses) <= {200, 503}, report
-    assert report.kills >= 2, report
-    assert report.terms >= 2, report
+    assert report.kills >= 1, report
+    assert report.terms >= 1, report
     assert len(report.ids) > 1000, report
 
 
 async def test_three_processes_on_one_file_under_kill_and_term_repeat_no_id(
     folder: Path,
 ) -> None:
-    assert_sound(await hammer(folder, STORE))
+    assert_sound(await hammer(folder, STORE, seconds=7))
 
 
 async def test_the_hammer_sees_a_duplicate(folder: Path) -> None:

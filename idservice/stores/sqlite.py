@@ -216,8 +216,9 @@ class SQLiteStore:
                     " behind ids that are in use. Put the original file back, or follow"
                     " 'A restored store' in the README",
                 )
-            # The files must be writable: better told now than at the first reservation.
+            # File and folder must be writable: better told now than at the first reservation.
             database.execute("BEGIN IMMEDIATE")
+            database.execute("UPDATE identity SET schema = schema")
             database.execute("ROLLBACK")
         except (sqlite3.Error, OSError) as error:
             raise self._unready(error) from error

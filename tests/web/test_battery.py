@@ -341,6 +341,6 @@ async def test_many_malformed_requests_are_one_line_without_traceback_or_control
 
 
 def test_what_the_parser_complains_of_is_shown_without_control_bytes_and_short() -> None:
-    assert _first_line("Bad \x1b[31m\x07 é\r\n:\n\n  GET ^") == "Bad \\x1b[31m\\x07 \\xe9\\r"
+    assert _first_line("Bad \x1b[31m\x07 é\r\n:\n\n  GET ^") == "Bad \\x1b[31m\\x07 \\xe9"
     assert _first_line("a" * 1000) == "a" * 120
     assert _first_line("") == "bad request"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -73,12 +74,18 @@ async def front(tmp_path: Path, serving: Serving) -> AsyncIterator[Front]:
             stack.push_async_callback(end)
             path = folder / "front"
             async with asyncio.timeout(START_S):
-                while not path.exists():
+                while not listens(path):
                     assert process.returncode is None, (folder / "error.log").read_text()
                     await asyncio.to_thread(os.sched_yield)
             return path
 
         yield start
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections there: the socket exists a little earlier."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 async def through(path: Path, target: str = "/next", method: str = "GET") -> tuple[int, str, str]:

@@ -93,7 +93,7 @@ async def fuzz(serving: Serving, accept: str, folder: Path, *more: str) -> tuple
         "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run",
         f"http://127.0.0.1:{serving.port}/openapi.json",
         "--header", f"Accept: {accept}", "--checks", "all", "--seed", "1", "--workers", "1",
-        "--max-examples", "20",
+        "--max-examples", "12",
         "--generation-database", "none", "--no-color", *more,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         cwd=folder, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
