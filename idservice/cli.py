@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: errors.IdserviceError, code: int) -> int:
-    print(f"idservice: {error}", file=sys.stderr)
+    print(f"idservice: {error}".replace("?.", "?"), file=sys.stderr)
     return code
 
 

@@ -106,6 +106,8 @@ class Supply:
         self._waiters: deque[Waiter] = deque()
         self._waiting = 0  # live waiters
         self._arrivals = 0
+        self._sent_to = 0  # arrivals by the time the last request was sent,
+        self._unsure_to = 0  # and the last one whose outcome is unknown
         self._refilling = False
         self._recheck_at = 0.0
         self._error: errors.Unavailable = errors.StoreError(
@@ -186,8 +188,9 @@ class Supply:
             error = errors.WaitedTooLong(
                 name=self.counter.name, seconds=self._limits.wait, why=str(self._error).rstrip(".")
             )
-            if self.counter.strict and self.allocator.waits_for_store:
-                error.outcome = errors.UNKNOWN  # its batch may be under way
+            sent = self._sent_to if self.allocator.waits_for_store else self._unsure_to
+            if self.counter.strict and waiter.number < sent:
+                error.outcome = errors.UNKNOWN  # a batch with its id may have been applied
             waiter.future.set_exception(error)
 
     async def fill(self) -> None:
@@ -251,8 +254,7 @@ class Supply:
 
     def _pause(self, failures: int) -> float:
         longest = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
-        if self.allocator.held:  # several tries before memory is empty
-            longest = min(longest, max(BACKOFF_FIRST_S, self._lasts / 4))
+        longest = min(longest, max(BACKOFF_FIRST_S, self._lasts / 4))
         return longest * (0.5 + 0.5 * self._random.random())
 
     def _idle_since(self, used: int) -> bool:
@@ -262,15 +264,15 @@ class Supply:
 
     @property
     def _lasts(self) -> float:
-        """Seconds until memory is empty, at the rate last measured."""
-        rate = self.allocator.rate
-        return self.allocator.held / rate if rate else float("inf")
+        """Seconds until memory is empty, at the rate last measured, for several tries before it is;
+        infinite where it is empty already, and there is nothing to hurry for."""
+        held, rate = self.allocator.held, self.allocator.rate
+        return held / rate if held and rate else float("inf")
 
     def _patience(self, in_background: bool) -> float:
         """Seconds a store call may take: no longer than the request that waits for it, unless that
         was tried and is too short for this store."""
-        lasts = min(self._runway, self._lasts)  # time for several tries before memory is empty
-        background = min(max(lasts / 4, REFILL_MIN_S), REFILL_MAX_S)
+        background = min(max(min(self._runway, self._lasts) / 4, REFILL_MIN_S), REFILL_MAX_S)
         deadlines = [waiter.deadline for waiter in self._waiters if not waiter.future.done()]
         if in_background or not deadlines:
             return background
@@ -279,7 +281,7 @@ class Supply:
     async def _reserve(self, request: Request, *, in_background: bool) -> bool:
         """Carry one request out, and hand what it brings to those who wait; False: try later."""
         allocator, counter = self.allocator, self.counter
-        arrived = self._arrivals
+        arrived = self._sent_to = self._arrivals
         began = self._loop.time()
         result = "unknown"
         try:
@@ -337,7 +339,9 @@ class Supply:
     def _failed(self, request: Request, error: errors.StoreError) -> None:
         self._error = error
         self._health.failed(error)
-        self.allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
+        unknown = error.outcome == errors.UNKNOWN
+        self._unsure_to = self._sent_to if unknown else self._unsure_to
+        self.allocator.refused(request.token, unknown=unknown)
 
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited

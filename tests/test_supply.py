@@ -131,6 +131,20 @@ def test_a_strict_request_that_gave_up_while_its_batch_was_under_way_says_unknow
     run(main())
 
 
+def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tries_too() -> None:
+    async def main() -> None:
+        faults = answers_after(0.01)
+        async with serving(table(strict=True), faults, limits=Limits(wait=2.0)) as service:
+            supply = await service.supply("orders")
+            faults.lost_after = 1.0
+            for _ in range(3):
+                with pytest.raises(errors.WaitedTooLong) as caught:
+                    await supply.one()
+                assert caught.value.outcome == errors.UNKNOWN
+
+    run(main())
+
+
 class Leaves(Supply):
     """Ends the client in the same instant in which its ids are shared out."""
 
@@ -217,6 +231,24 @@ def test_with_the_store_gone_ids_last_for_the_runway_then_503_then_it_resumes_by
             assert supply.allocator.held >= 20.0 * 20, "not ready for the next outage"
 
     run(main())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_outage_that_ends_shortly_before_memory_is_empty_is_felt_by_nobody(seed: int) -> None:
+    """Neither a call that hangs nor a long pause may last beyond the end of the ids."""
+
+    async def main() -> None:
+        faults = Faults()
+        async with serving(table(), faults, limits=Limits(runway=20.0), seed=seed) as service:
+            supply = await service.supply("orders")
+            await use(supply, rate=20, seconds=100.0 + 3 * seed)
+            lasts = supply.allocator.held / 20
+            waits = supply.tally.waits
+            faults.outages = [(now(), now() + lasts - 3.0)]
+            await use(supply, rate=20, seconds=lasts + 20.0)
+            assert supply.tally.waits == waits
+
+    run(main(), seed=seed)
 
 
 def test_tries_during_an_outage_are_few_spread_and_cost_no_runway_each() -> None:
@@ -322,6 +354,33 @@ def test_who_came_while_the_first_ids_were_fetched_is_not_forgotten() -> None:
         supply = await service.supply("orders")
         faults.throttled = before
         return supply
+
+    run(main())
+
+
+def test_a_store_slower_than_a_request_may_wait_serves_those_who_come_later() -> None:
+    async def main() -> None:
+        async with serving(table(), answers_after(3.0), limits=Limits(runway=30.0)) as service:
+            supply = service._add(store_of(service).data.entries["orders"])  # reading takes as long
+            assert isinstance(await outcome(supply), errors.WaitedTooLong)
+            served = [await outcome(supply) for _ in range(5)]
+            assert any(isinstance(answer, list) for answer in served)
+
+    run(main())
+
+
+def test_a_request_that_the_store_refused_in_its_own_words_costs_no_ids() -> None:
+    async def main() -> None:
+        faults = Faults(throttled=0.5)
+        data = table()
+        async with serving(data) as service:
+            supply = await service.supply("orders")
+            store_of(service).faults = faults
+            for _ in range(60):
+                await outcome(supply, 500)
+            refused = supply.tally.reservations["not_applied"]
+            assert refused > 0
+            assert supply.reading().gaps == {}
 
     run(main())
 
@@ -538,6 +597,48 @@ def test_a_suspect_counter_is_looked_at_again_and_resumes_when_it_was_repaired()
     run(main())
 
 
+def test_who_was_stopped_while_in_doubt_hands_out_nothing_of_a_newer_epoch() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data, answers_after(1.0)) as service:
+            supply = await service.supply("orders")
+            await supply.one()
+            data.repair("orders", "b")
+            asking = asyncio.create_task(outcome(supply, 1000))
+            await elapse(1.5)  # refused by now, and the entry is being read
+            service._refuse_all(errors.StoreReplaced(store="sim:", why="a test says so"))
+            assert isinstance(await asking, errors.StoreReplaced)
+            await elapse(30.0)
+            assert supply.take() is None
+            assert isinstance(await outcome(supply), errors.StoreReplaced)
+            assert supply.counter.ordinal == 1
+
+    run(main())
+
+
+def test_a_second_look_remembers_where_the_own_last_reservation_ended() -> None:
+    """Mark and all were moved back, and nobody could close the position: only `seen` tells."""
+
+    class CannotClose(SimStore):
+        """Loses the request that closes a position."""
+
+        async def close_gone_back(self, *arguments: object, **rest: object) -> None:
+            raise errors.OutcomeUnknown(store=self.address, action="closing", why="reset")
+
+    async def main() -> None:
+        data = table()
+        async with serving(data, store=CannotClose) as service:
+            supply = await service.supply("orders")
+            await supply.one()
+            data.set_by_hand("orders", next=0, mark=0)
+            for _ in range(4):
+                assert isinstance(await outcome(supply, 1000), errors.CounterSuspect)
+                await elapse(SUSPECT_RECHECK_S)
+            assert len(data.ledger) == 1
+
+    run(main())
+
+
 def test_a_missing_position_is_an_error_and_never_a_start_from_zero() -> None:
     async def main() -> None:
         data = table()
@@ -592,6 +693,8 @@ def frames(trace: TracebackType | None) -> int:
     return 0 if trace is None else 1 + frames(trace.tb_next)
 
 
+# Where other tests have left threads behind; the child does nothing that could need them.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("held", [True, False])
 def test_a_forked_child_hands_out_nothing(held: bool) -> None:
     async def main() -> None:

@@ -106,8 +106,8 @@ class Allocator:
         self._outstanding: Request | None = None
         self._asked_at = now  # when the outstanding request was made,
         self._asked_used = 0  # how many ids had been handed out by then,
-        self._asked_stock = 0  # and how many it asks for beyond what is waited for
-        self._asked_cut = False  # whether it asks for less than is wanted, see `_cut_to`
+        self._asked_cut = False  # whether it asks for less than is wanted, see `_cut_to`,
+        self._asked_stock = 0  # and for how many beyond what is waited for
         self._last_stock = sizing.BLOCK_MIN  # the same of the last granted request
         self._cut_to: int | None = None  # since an unknown outcome: ask for no more than this
         self._window_start = now  # the rate is measured from here,

@@ -293,6 +293,42 @@ def test_after_unknown_outcomes_requests_halve_down_to_what_the_first_in_line_ne
     assert allocator.gaps["unknown"] == sum(counts)
 
 
+def test_a_smaller_request_in_between_does_not_end_the_halving() -> None:
+    allocator = new()
+    request = allocator.due(0.0, waiting=40, first=1)
+    assert request is not None
+    allocator.refused(request.token, unknown=True)
+    small = allocator.due(0.0)
+    assert small is not None
+    assert small.count < request.count // 2
+    allocator.refused(small.token, unknown=False)
+    again = allocator.due(0.0, waiting=40, first=1)
+    assert again is not None
+    assert again.count == request.count // 2
+
+
+def test_when_the_store_answers_again_requests_grow_back_at_once_to_what_is_wanted() -> None:
+    allocator = new(block_max=100_000)
+    position, now = 0, 0.0
+    for _ in range(8):  # 1000 a second
+        request = allocator.due(now, waiting=1, first=1)
+        position = grant(allocator, request, position).stop
+        allocator.take_batch(min(allocator.held, 1000))
+        now += 1.0
+    for _ in range(20):
+        request = allocator.due(now, waiting=1, first=1)
+        assert request is not None
+        allocator.refused(request.token, unknown=True)
+    counts = []
+    while (request := allocator.due(now)) is not None:
+        counts.append(request.count)
+        position = grant(allocator, request, position).stop
+    assert counts[0] == 1
+    assert all(after <= 8 * before for before, after in pairwise(counts))
+    assert len(counts) <= 7
+    assert allocator.held >= 10 * allocator.rate
+
+
 def test_a_refusal_that_was_not_applied_costs_no_ids_and_halves_nothing() -> None:
     allocator = new()
     request = allocator.due(0.0, waiting=500, first=500)
