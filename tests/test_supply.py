@@ -13,7 +13,14 @@ import pytest
 from idservice import errors
 from idservice.service import Service
 from idservice.stores.protocol import Counter
-from idservice.supply import BACKOFF_MAX_S, SUSPECT_RECHECK_S, Limits, Supply
+from idservice.supply import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    REFILL_MIN_S,
+    SUSPECT_RECHECK_S,
+    Limits,
+    Supply,
+)
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore
@@ -134,13 +141,14 @@ def test_a_strict_request_that_gave_up_while_its_batch_was_under_way_says_unknow
 def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tries_too() -> None:
     async def main() -> None:
         faults = answers_after(0.01)
-        async with serving(table(strict=True), faults, limits=Limits(wait=2.0)) as service:
+        limits = Limits(runway=8.0, wait=REFILL_MIN_S + BACKOFF_FIRST_S / 4)
+        async with serving(table(strict=True), faults, limits=limits) as service:
             supply = await service.supply("orders")
             faults.lost_after = 1.0
-            for _ in range(3):
-                with pytest.raises(errors.WaitedTooLong) as caught:
-                    await supply.one()
-                assert caught.value.outcome == errors.UNKNOWN
+            with pytest.raises(errors.WaitedTooLong) as caught:
+                await supply.one()
+            assert not supply.allocator.waits_for_store
+            assert caught.value.outcome == errors.UNKNOWN
 
     run(main())
 
