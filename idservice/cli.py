@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = _parser().parse_args(arguments)
         _fill_in(parsed)
         result: int = parsed.run(parsed)
+        sys.stdout.flush()
         return result
     except errors.Usage as error:
         return _fail(error, EXIT_USAGE)
@@ -32,10 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
+    except OSError as error:  # what is printed cannot be written
+        print(f"idservice: {error.strerror or error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
 
 
 def _fail(error: errors.IdserviceError, code: int) -> int:
-    print(f"idservice: {error}".replace("?.", "?"), file=sys.stderr)
+    text = str(error)
+    print(f"idservice: {text[:-1] if text.endswith(('?.', '..')) else text}", file=sys.stderr)
     return code
 
 

@@ -77,8 +77,11 @@ async def ensure(store: Store, wanted: Counter, *, runway: float) -> tuple[Count
     """
     try:
         found = await store.create(wanted)
-    except errors.OutcomeUnknown:
-        found = await store.create(wanted)  # its random epoch tells our own work from another's
+    except errors.OutcomeUnknown as unknown:
+        try:
+            found = await store.create(wanted)  # its random epoch tells our work from another's
+        except errors.NotApplied:
+            raise unknown from None  # that the repeat was refused says nothing of the first
     if found.epoch == wanted.epoch:
         return found, True
     difference = found.difference(wanted, runway=runway)

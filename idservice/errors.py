@@ -180,7 +180,7 @@ class WaitedTooLong(Unavailable):
 
 
 class CounterSuspect(Unavailable):
-    """Counter {name!r} hands out nothing: {why}."""
+    """Counter {name!r} hands out nothing. {why}"""
 
     code = "counter_suspect"
     retryable = False
@@ -219,7 +219,8 @@ class PositionMissing(NotApplied):
 
 
 class EpochChanged(NotApplied):
-    """The position of counter {name!r} in {store} carries the epoch {found!r}, not {epoch!r}."""
+    """The position of counter {name!r} in {store} carries the epoch {found!r}, not {epoch!r}; where
+    that begins with gone-back, it was moved back, see 'A restored store' in the README."""
 
 
 class PositionIllFormed(NotApplied):
@@ -229,7 +230,8 @@ class PositionIllFormed(NotApplied):
 
 
 class WentBack(NotApplied):
-    """The position of counter {name!r} in {store} was moved back to {position}, below {above}."""
+    """The position of counter {name!r} in {store} was moved back to {position}, below {above}; see
+    'A restored store' in the README."""
 
     retryable = False
 

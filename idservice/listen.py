@@ -52,8 +52,10 @@ class Address:
         """
         try:
             return _bind_unix(self.path) if self.path else _bind_tcp(self.host, self.port)
-        except OSError as error:
-            raise CannotListen(address=self, why=error.strerror or error) from error
+        except (OSError, UnicodeError) as error:  # the latter of a host's name
+            raise CannotListen(
+                address=self, why=getattr(error, "strerror", None) or error
+            ) from error
 
     def __str__(self) -> str:
         if self.path:

@@ -5,7 +5,7 @@ dear as an integer, so its registry is used only to write the page.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
@@ -73,13 +73,14 @@ def count(counts: dict[str, int], key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
 
 
-def capped(readings: Iterable[Reading], most: int) -> list[Reading]:
-    """At most `most` readings by name, those that issued most; the others summed up as one."""
-    ordered = sorted(readings, key=lambda reading: -reading.issued)
-    kept, rest = ordered[:most], ordered[most:]
-    if rest:
-        kept.append(_sum(rest))
-    return kept
+def capped(readings: list[Reading], most: int) -> list[Reading]:
+    """The first `most` readings, and all others summed up as one.
+
+    In the order in which the counters came into use: one that moved between its own label and the
+    sum would look like a burst or a restart.
+    """
+    kept, rest = readings[:most], readings[most:]
+    return [*kept, _sum(rest)] if rest else kept
 
 
 def _sum(readings: list[Reading]) -> Reading:

@@ -52,8 +52,9 @@ def ask(url: str, target: str, *, timeout: float, accept: str = "*/*") -> tuple[
             answer = b""
             while chunk := _receive(connection, deadline):
                 answer += chunk
-    except OSError as error:
-        raise NoAnswer(url=url, why=error.strerror or str(error) or "timed out") from None
+    except (OSError, UnicodeError) as error:  # the latter of a host's name
+        why = getattr(error, "strerror", None) or str(error) or "timed out"
+        raise NoAnswer(url=url, why=why) from None
     head, _, body = answer.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():

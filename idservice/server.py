@@ -30,8 +30,9 @@ ADMIN_LISTEN_DEFAULT = "127.0.0.1:9090"
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not answer at the start
 FINISH_MAX_S = 6.0  # for requests in flight after the listeners are closed
 LAST_CALL_S = 0.5  # for who connected just before that, to send a request
+STOP_MAX_S = 9.0  # for the whole end: containers are killed 10 s after they were asked to stop
 ABANDON_S = 0.5  # for handlers to end that are cancelled
-DESCRIPTORS_KEPT = 48  # for the store, the log and the listeners
+DESCRIPTORS_KEPT = 96  # for the store, the log, the listeners, and who is told to go
 DESCRIPTORS_WISHED = 65_536
 EXIT_FAILURE = 1
 
@@ -150,7 +151,7 @@ async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
     _say_serving(store, settings, data, admin)
     life.started = True
     await life.stop.wait()
-    await _drain(life, listeners, settings.drain)
+    await _drain(life, listeners, gate, settings.drain)
 
 
 def _routes(pairs: list[tuple[str, str]]) -> dict[str, str]:
@@ -181,7 +182,7 @@ def _raise_descriptor_limit(connections_max: int) -> int:
         soft = wished
     if soft == resource.RLIM_INFINITY:
         return connections_max
-    return max(1, min(connections_max, soft - DESCRIPTORS_KEPT))
+    return max(1, min(connections_max, soft - min(DESCRIPTORS_KEPT, soft // 2)))
 
 
 # --- the start ------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ async def _listen(
     return Listener(runner, server, bound, gate)
 
 
-async def _drain(life: Life, listeners: list[Listener], seconds: float) -> None:
+async def _drain(life: Life, listeners: list[Listener], gate: Gate, seconds: float) -> None:
     """Let every client learn that it must go elsewhere, then finish what is in flight.
 
     Answers say `Connection: close` for a while before connections are closed: a client whose idle
@@ -317,8 +318,8 @@ async def _drain(life: Life, listeners: list[Listener], seconds: float) -> None:
         await listener.stop_accepting()
     # aiohttp's own shutdown reads no more of what is being sent: neither the rest of a body nor the
     # first request of a connection. So it comes when there is nothing left to read.
-    for listener in listeners:
-        await listener.gate.emptied(last_call=LAST_CALL_S, most=FINISH_MAX_S)
+    most = min(FINISH_MAX_S, STOP_MAX_S - seconds)
+    await gate.emptied(last_call=min(LAST_CALL_S, most), most=most)
     async with asyncio.TaskGroup() as group:
         for listener in listeners:
             group.create_task(listener.runner.cleanup())

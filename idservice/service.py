@@ -11,9 +11,10 @@ from typing import Self, TypeVar
 
 from idservice import __version__, errors
 from idservice.counters import check_name, ensure
+from idservice.health import StoreHealth
 from idservice.metrics import Snapshot
 from idservice.stores.protocol import Counter, Store
-from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, StoreHealth, Supply
+from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, Supply
 
 log = logging.getLogger("idservice.service")
 
@@ -149,6 +150,9 @@ class Service:
             )
             self.health.failed(slow)
             raise slow from None
+        except errors.PositionIllFormed:
+            self.health.answered()
+            raise
         except errors.StoreError as error:
             self.health.failed(error)
             raise

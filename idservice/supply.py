@@ -9,7 +9,8 @@ from random import Random
 
 from idservice import errors
 from idservice.core.allocator import Allocator, Request
-from idservice.metrics import Latency, Reading, Tally, count
+from idservice.health import StoreHealth
+from idservice.metrics import Reading, Tally, count
 from idservice.stores.protocol import Counter, Store
 
 log = logging.getLogger("idservice.supply")
@@ -31,34 +32,6 @@ class Limits:
     wait: float = 2.0  # how long a request waits for ids
     waiters_max: int = 10_000  # requests waiting per counter
     block_max: int = 10_000_000  # ids per reservation
-
-
-class StoreHealth:
-    """Whether the store answered when it was last asked, and how long its answers took."""
-
-    def __init__(self) -> None:
-        self.latency = Latency()
-        self.down = asyncio.Event()
-        self.last_error: Exception | None = None
-
-    @property
-    def up(self) -> bool:
-        """Whether the last call got an answer."""
-        return not self.down.is_set()
-
-    def answered(self) -> None:
-        """The store answered, be it with a refusal."""
-        if self.down.is_set():
-            log.info("the store answers again", extra={"action": "store_up"})
-        self.down.clear()
-        self.last_error = None
-
-    def failed(self, error: Exception) -> None:
-        """The store gave no answer, or could not serve."""
-        if not self.down.is_set():
-            log.warning("%s", error, extra={"action": "store_down"})
-        self.last_error = error
-        self.down.set()
 
 
 class Waiter:
@@ -185,23 +158,32 @@ class Supply:
 
     def _expire(self, waiter: Waiter) -> None:
         if not waiter.future.done():
-            error = errors.WaitedTooLong(
-                name=self.counter.name, seconds=self._limits.wait, why=str(self._error).rstrip(".")
+            why = str(self._error).rstrip(".")
+            seconds = self._limits.wait
+            self._refuse(
+                waiter, errors.WaitedTooLong(name=self.counter.name, seconds=seconds, why=why)
             )
-            sent = self._sent_to if self.allocator.waits_for_store else self._unsure_to
-            if self.counter.strict and waiter.number < sent:
-                error.outcome = errors.UNKNOWN  # a batch with its id may have been applied
-            waiter.future.set_exception(error)
+
+    def _refuse(self, waiter: Waiter, error: errors.IdserviceError) -> None:
+        """Answer one who waits with an error of its own."""
+        sent = self._sent_to if self.allocator.waits_for_store else self._unsure_to
+        if self.counter.strict and waiter.number < sent:
+            error.outcome = errors.UNKNOWN  # a batch with its id may have been applied
+        waiter.future.set_exception(error)
 
     async def fill(self) -> None:
         """Bring the first ids into memory; the start of a service does this, to see that it can.
 
-        One try. Raises StoreError. Nothing to do for a strict counter, which holds nothing.
+        One try, and a second one for what is left where the limit is near. Raises StoreError.
+        Nothing to do for a strict counter, which holds nothing, and for one that is used up.
         """
-        request = None if self._refilling else self._due()
         try:
-            if request is not None and not await self._reserve(request, in_background=True):
-                raise self._error
+            for _ in range(2):
+                request = None if self._refilling else self._due()
+                if request is None or await self._reserve(request, in_background=True):
+                    return
+                if not isinstance(self._error, errors.NoRoom):
+                    raise self._error
         finally:
             if self._waiting:  # who came in the meantime, and is not served yet
                 self.refill_if_due()
@@ -228,7 +210,7 @@ class Supply:
             if waiter.future.done():
                 continue
             if waiter.count > room:
-                waiter.future.set_exception(self._exhausted(waiter.count))
+                self._refuse(waiter, self._exhausted(waiter.count))
                 continue
             if waiting + waiter.count > room:
                 break  # the rest is looked at again after this one
@@ -387,6 +369,8 @@ class Supply:
 
     def _distrust(self, error: errors.StoreError) -> None:
         """Hand out nothing more: ids in memory may be those that a restored store gives others."""
+        if self.allocator.retired:
+            return  # stopped in the meantime, and for good
         log.error("%s", error, extra={"action": "counter_suspect"})
         self.stop(errors.CounterSuspect(name=self.counter.name, why=str(error)), cause="went_back")
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
@@ -395,10 +379,10 @@ class Supply:
         """Drop the ids in memory and answer everybody with `error`, for good."""
         self.suspect = self._error = error
         self._recheck_at = float("inf")
-        self.allocator.retire(cause)
         for waiter in self._waiters:
             if not waiter.future.done():
-                waiter.future.set_exception(error)
+                self._refuse(waiter, type(error)(**error.fields))
+        self.allocator.retire(cause)
         self._waiters.clear()
 
     def forget_in_child(self) -> None:
@@ -418,8 +402,28 @@ class Supply:
             self._forget("went_back")
             self.allocator = self._new_allocator(seen=self.allocator.seen)
         if self.counter.strict:
-            self.suspect = None  # it asks for nothing until somebody waits
+            self._spawn(self._inspect())  # it reserves nothing until somebody waits
         self.refill_if_due()
+
+    async def _inspect(self) -> None:
+        """End the doubt about a strict counter that looks as it should again."""
+        allocator = self.allocator
+        try:
+            async with asyncio.timeout(REFILL_MAX_S):
+                entry = await self._store.counter(self.counter.name)
+                found = await self._store.position(entry) if entry is not None else None
+        except (errors.StoreError, TimeoutError):
+            return  # still in doubt
+        except Exception:  # a bug of ours or of a library
+            log.exception("reading a counter failed", extra={"action": "doubt_bug"})
+            return
+        if entry is None or found is None or allocator.retired or found.epoch != entry.epoch:
+            return
+        opened = entry.ordinal > self.counter.ordinal
+        if found.next >= max(found.mark, 0 if opened else allocator.seen):
+            self.suspect = None
+            if opened:
+                self._adopt_epoch(entry)
 
     def _forget(self, cause: str) -> None:
         self.allocator.retire(cause)
@@ -448,7 +452,7 @@ class Supply:
             return str(self.suspect)
         if self.allocator.held:
             return ""
-        if not self.allocator.room(self._loop.time()):
+        if self.allocator.used_up:
             return str(self._exhausted(1))
         return "" if self._health.up else str(self._error)
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.counters import new_counter
+from idservice.counters import ensure, new_counter
 from idservice.service import LOADING_MAX, Service
+from idservice.stores.protocol import Counter
 from idservice.supply import BACKOFF_MAX_S, SUSPECT_RECHECK_S, Limits
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table
@@ -380,3 +381,16 @@ def test_the_snapshot_counts_every_counter_in_use() -> None:
             assert sum(snapshot.latency.counts) == len(store_of(service).sent)
 
     run(main())
+
+
+async def test_a_repeated_create_that_is_refused_says_nothing_of_the_first() -> None:
+    class LosesThenRefuses:
+        calls = 0
+
+        async def create(self, counter: Counter) -> Counter:
+            self.calls += 1
+            kind = errors.OutcomeUnknown if self.calls == 1 else errors.NotApplied
+            raise kind(store="sim:", action="creating", why="fault")
+
+    with pytest.raises(errors.OutcomeUnknown):
+        await ensure(LosesThenRefuses(), new_counter("a", Random(1)), runway=30.0)  # type: ignore[arg-type]

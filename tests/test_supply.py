@@ -772,3 +772,50 @@ def test_what_is_counted_adds_up_over_a_life() -> None:
                 await elapse(0.1)
 
     run(main())
+
+
+@pytest.mark.parametrize("left", [0, 4])
+def test_a_counter_near_its_limit_does_not_keep_a_service_from_starting(left: int) -> None:
+    async def main() -> None:
+        data = table(limit=13)
+        data.set_by_hand("orders", next=14 - left, mark=14 - left)
+        async with serving(data, declared=["orders"]) as service:
+            await service.warm()
+            supply = await service.supply("orders")
+            assert supply.allocator.held == left
+            assert bool(await service.not_ready()) == (left == 0)
+            for expected in range(14 - left, 14):
+                assert await supply.one() == expected
+            with pytest.raises(errors.Exhausted):
+                await supply.one()
+            await elapse(5.0)
+            assert await service.not_ready() != "", "it is used up, whoever asks and when"
+
+    run(main())
+
+
+def test_a_stop_is_for_good_whatever_is_answered_afterwards() -> None:
+    async def main() -> None:
+        async with serving(table()) as service:
+            supply = await service.supply("orders")
+            supply.stop(errors.StoreReplaced(store="sim:", why="restored"), cause="went_back")
+            supply._distrust(errors.PositionIllFormed(store="sim:", name="orders", why="4.5"))
+            await elapse(2 * SUSPECT_RECHECK_S)
+            with pytest.raises(errors.StoreReplaced):
+                await supply.one()
+
+    run(main())
+
+
+def test_a_strict_request_told_of_the_stop_says_what_may_have_become_of_its_batch() -> None:
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(1.0)) as service:
+            supply = await service.supply("orders")
+            client = asyncio.create_task(supply.one())
+            await elapse(0.5)
+            supply.stop(errors.Stopped(), cause="stop")
+            with pytest.raises(errors.Stopped) as caught:
+                await client
+            assert caught.value.outcome == errors.UNKNOWN
+
+    run(main())

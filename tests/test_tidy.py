@@ -26,6 +26,7 @@ FLOORS = [
     ["idservice.stores.dynamodb", "idservice.stores.sqlite"],
     ["idservice.stores"],
     ["idservice.counters", "idservice.metrics"],
+    ["idservice.health"],
     ["idservice.supply"],
     ["idservice.service"],
     ["idservice.web", "idservice.web.ask", "idservice.web.describe", "idservice.web.sampled"],

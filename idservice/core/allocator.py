@@ -69,6 +69,7 @@ class Allocator:
         "_strict",
         "_token",
         "_used_uncounted",
+        "_used_up",
         "_window_start",
         "_window_used",
         "gaps",
@@ -102,6 +103,7 @@ class Allocator:
         self._seen = seen  # end of our own last reservation in this epoch (an index)
         self._found: int | None = None  # position at which the store said "no room"
         self._found_at = 0.0
+        self._used_up = False  # whether that left nothing
         self._token = 0
         self._outstanding: Request | None = None
         self._asked_at = now  # when the outstanding request was made,
@@ -167,6 +169,11 @@ class Allocator:
     def waits_for_store(self) -> bool:
         """Whether a request to the store is outstanding."""
         return self._outstanding is not None
+
+    @property
+    def used_up(self) -> bool:
+        """Whether no id was left below the limit when that was last found out."""
+        return self._seen >= self._end or self._used_up
 
     def room(self, now: float) -> int:
         """How many more ids the limit leaves, as far as is known without asking the store."""
@@ -249,6 +256,7 @@ class Allocator:
             raise ValueError(f"asked for {request}, got {indices}")
         self._outstanding = None
         self._found = None
+        self._used_up = False
         self._seen = indices.stop
         self._last_stock = self._asked_stock
         self.granted_ids += len(indices)
@@ -286,6 +294,7 @@ class Allocator:
         self.refused(token, unknown=False)
         self._found = position
         self._found_at = now
+        self._used_up = position >= self._end
 
     def settle(self) -> None:
         """Called when a grant was shared out among the waiting: a strict counter burns the rest."""

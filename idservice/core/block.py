@@ -22,8 +22,3 @@ def joined(blocks: Iterable[range]) -> list[range]:
 def continues(block: range, after: range) -> bool:
     """Whether `after` starts where `block` stops, at the same distance between ids."""
     return block.step == after.step and block.stop == after.start
-
-
-def total(blocks: Iterable[range]) -> int:
-    """How many ids the blocks hold."""
-    return sum(len(block) for block in blocks)

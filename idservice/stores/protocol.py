@@ -19,6 +19,7 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: tuple[tuple[str, str, str], ...]  # (attribute, DynamoDB type "S" or "N", value) each
     attribute: str
     returns: str  # "old": the value before the increment is the id; "new": the value after it
+    table_id: str | None = None  # the table's identity when it was adopted, where it has one
 
 
 class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

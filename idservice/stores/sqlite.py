@@ -26,6 +26,7 @@ log = logging.getLogger("idservice.store")
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's
 SCHEMA = 1
+INODE_MASK = 2**63 - 1  # what an INTEGER column holds
 TABLES = """
 CREATE TABLE identity (id TEXT NOT NULL, inode INTEGER NOT NULL, schema INTEGER NOT NULL) STRICT;
 CREATE TABLE catalogue (revision INTEGER NOT NULL) STRICT;
@@ -41,7 +42,7 @@ RESERVE = """
 UPDATE position SET next = next + :count, mark = next + :count, rev = rev + 1
 WHERE counter = :counter AND shard = :shard AND epoch = :epoch
   AND next BETWEEN :seen AND :room AND next >= mark
-RETURNING next, rev
+RETURNING next
 """
 POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
 
@@ -59,6 +60,7 @@ class SQLiteStore:
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None
         self._file = NOT_OPENED
+        self._pin = -1
 
     async def __aenter__(self) -> Self:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
@@ -74,6 +76,9 @@ class SQLiteStore:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
             self._thread.shutdown()
             self._thread = None
+        if self._pin >= 0:
+            os.close(self._pin)
+            self._pin = -1
 
     # --- operations ------------------------------------------------------------------------------
 
@@ -137,11 +142,20 @@ class SQLiteStore:
                 if found != wanted:
                     raise sqlite3.OperationalError(f"{pragma} stays {found}, {value} is needed")
             self._file = _file_at(self.path)
+            self._keep_inode()
         except BaseException:
             database.close()
             raise
         self._database = database
         return database
+
+    def _keep_inode(self) -> None:
+        """Hold on to the file's inode, so that no other file gets its number while we run.
+
+        By a descriptor that cannot read: to close one that can would drop SQLite's locks.
+        """
+        if self._pin < 0 and hasattr(os, "O_PATH"):
+            self._pin = os.open(self.path, os.O_PATH)
 
     def _disconnect(self) -> None:
         database, self._database = self._database, None
@@ -328,6 +342,9 @@ class SQLiteStore:
     def _reading(self, action: str, read: Callable[..., T], *arguments: object) -> T:
         try:
             return read(self._checked(), *arguments)
+        except msgspec.DecodeError as error:
+            why = f"this version cannot read an entry: {error}; was a newer one used?"
+            raise errors.NotApplied(store=self.address, action=action, why=why) from error
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise errors.NotApplied(store=self.address, action=action, why=error) from error
@@ -341,9 +358,12 @@ class SQLiteStore:
         except errors.IdserviceError:
             self._roll_back()
             raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
             self._disconnect()  # nothing was committed: closing rolls back
             raise errors.NotApplied(store=self.address, action=action, why=error) from error
+        except BaseException:  # a bug of ours must not leave the file locked for others
+            self._disconnect()
+            raise
         try:
             database.execute("COMMIT")
         except sqlite3.Error as error:
@@ -387,4 +407,4 @@ def _file_at(path: Path) -> File:
     status = os.stat(path)
     if status.st_nlink != 1:
         raise OSError(f"{path} has {status.st_nlink} links; a store's file must have one")
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino & INODE_MASK

@@ -6,7 +6,6 @@ from ipaddress import ip_address
 
 import msgspec
 from aiohttp import web
-from yarl import URL
 
 from idservice import errors
 from idservice.counters import new_counter
@@ -16,6 +15,8 @@ from idservice.web.describe import described, number
 from idservice.web.guard import NO_STORE
 from idservice.web.ids import read_body
 
+AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -84,12 +85,17 @@ class Admin:
                 why="this listener is not on the loopback interface; use one that is, or the"
                 " command line"
             )
-        if not self._unix and not _is_loopback(request.headers.get("Host", "")):
+        headers = request.headers
+        if not self._unix and not _is_loopback(headers.get("Host", "")):
             raise errors.WriteRefused(why="the Host header names no loopback address")
-        if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
-            raise errors.WriteRefused(why="the request comes from another site")
-        origin = request.headers.get("Origin")
-        if origin is not None and not _is_loopback(origin.partition("://")[2]):
+        for name in FORWARDED:
+            if name in headers:
+                raise errors.WriteRefused(why=f"{name} says that a proxy passed it on")
+        sites = [site.lower() for site in headers.getall("Sec-Fetch-Site", ())]
+        origins = headers.getall("Origin", ())
+        if "cross-site" in sites or not all(
+            _is_loopback(origin.partition("://")[2]) for origin in origins
+        ):
             raise errors.WriteRefused(why="the request comes from another site")
 
 
@@ -115,8 +121,11 @@ async def _read_wish(request: web.Request) -> Wish:
 
 
 def _is_loopback(authority: str) -> bool:
+    match = AUTHORITY.fullmatch(authority)
+    if match is None:
+        return False
+    host = match[1].strip("[]").lower()
     try:
-        host = URL(f"http://{authority}").host or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False

@@ -19,17 +19,27 @@ _failed = Sampled(log)
 
 KEEPALIVE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
 LINGERING_S = 2.0  # for the rest of a body nobody reads
-_TOO_MANY_BODY = (
+POLL_S = 0.02  # between looks whether the last connection is gone
+REFUSED_S = 1.0  # for a connection beyond the most to send its request,
+REFUSED_MAX = 32  # unless so many have that time already
+
+
+def _closing(status: bytes, kind: bytes, body: bytes) -> bytes:
+    """A whole answer after which the connection is closed."""
+    return (
+        b"HTTP/1.1 %s\r\nCache-Control: no-store\r\nServer: idservice\r\nContent-Type: %s\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (status, kind, len(body), body)
+    )
+
+
+LIVE = _closing(b"200 OK", b"text/plain; charset=utf-8", b"live")
+TOO_MANY = _closing(
+    b"503 Service Unavailable\r\nRetry-After: 1",
+    b"application/problem+json",
     b'{"type":"urn:idservice:problem:too_many_connections","title":"Service Unavailable",'
     b'"status":503,"detail":"Too many connections are open.","code":"too_many_connections",'
-    b'"retryable":true,"outcome":"not_applied"}'
+    b'"retryable":true,"outcome":"not_applied"}',
 )
-TOO_MANY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nServer: idservice\r\nCache-Control: no-store\r\n"
-    b"Content-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_TOO_MANY_BODY), _TOO_MANY_BODY)
-)
-POLL_S = 0.02
 WHY_MAX = 120  # characters of a parser's complaint that are shown
 
 
@@ -110,18 +120,20 @@ class Gate:
 
     def __init__(self, most: int) -> None:
         self.connections: set[Connection] = set()
+        self.refused = 0  # that are being told so
         self.most = most
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """What serves the next connection of a listener."""
         if len(self.connections) >= self.most:
-            return Refused()
+            return Refused(self)
         return Connection(
             self,
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=LINGERING_S,
+            auto_decompress=False,  # nothing is read that may be compressed
             access_log=access_log if access_log.isEnabledFor(logging.INFO) else None,
         )
 
@@ -137,12 +149,28 @@ class Gate:
 
 
 class Refused(asyncio.Protocol):
-    """Stands in for a connection beyond the most that are served: told so and closed."""
+    """Stands in for a connection beyond the most that are served: told so and closed.
+
+    Only whether the process lives is answered even so: a full house is no reason to restart it.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        wire = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
-        wire.write(TOO_MANY)
-        wire.close()
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        # Not before there is a request: to close with one unread resets the connection.
+        patience_s = REFUSED_S if self._gate.refused < REFUSED_MAX else 0.0
+        self._timer = asyncio.get_running_loop().call_later(patience_s, self.data_received, b"")
+        self._gate.refused += 1
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(LIVE if data.startswith(b"GET /livez ") else TOO_MANY)
+        self._transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._gate.refused -= 1
+        self._timer.cancel()
 
 
 def _first_line(message: str) -> str:

@@ -105,9 +105,9 @@ def uses_no_id(request: web.Request) -> None:
     """Turn away requests that would use up an id nobody reads. Raises RequestRefused."""
     headers = request.headers
     for name in PREFETCH_HEADERS:
-        value = headers.get(name)
-        if value is not None and any(word in value.lower() for word in PREFETCH_WORDS):
-            raise errors.PrefetchRefused()
+        for value in headers.getall(name, ()):
+            if any(word in value.lower() for word in PREFETCH_WORDS):
+                raise errors.PrefetchRefused()
     for name in CONDITIONAL_HEADERS:
         if name in headers:
             raise errors.ConditionalRefused(header=name)

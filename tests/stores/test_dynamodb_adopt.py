@@ -405,3 +405,23 @@ async def test_a_key_this_service_cannot_write_beside_is_refused(
     numbered = Legacy(client, {"year": "2024"}, {"year": "N"})
     with pytest.raises(errors.Usage, match="plain digits"):
         await store.locate(numbered.table, {"year": "MMXXIV"}, "v", "old")
+
+
+@pytest.mark.needs_engine
+async def test_an_adopted_item_in_a_table_that_was_recreated_is_refused(
+    dynoxide_url: str,
+) -> None:
+    backend = backends.dynoxide(dynoxide_url)
+    with by_hand(dynoxide_url) as client:
+        legacy = Legacy(client, KEYS["two"])
+        legacy.put(counterValue=41)
+        async with backend.open() as store:
+            await store.init(new_counter("default", random))
+            await store.create(await wanted(store, legacy))
+            assert await store.counter("donations") is not None
+            item = legacy.item()
+            client.delete_table(TableName=legacy.table)
+            again = Legacy(client, KEYS["two"], table=legacy.table)
+            client.put_item(TableName=again.table, Item=item)
+            with pytest.raises(errors.NotApplied, match="recreated or restored"):
+                await store.counter("donations")

@@ -11,6 +11,7 @@ from idservice import errors
 from idservice.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import client as dynamodb_client
+from idservice.stores.dynamodb import store as dynamodb_store
 from idservice.stores.dynamodb import table as dynamodb_table
 from tests import engines
 from tests.engines import REGION, by_hand
@@ -263,6 +264,15 @@ async def test_recovery_is_asked_for_again_while_it_is_not_offered_yet(
 # --- the same table? ------------------------------------------------------------------------------
 
 
+def recreate(client: Any, table: str) -> None:
+    """As a restore does: another table of this name with the same items."""
+    copy = items_of(client, table)
+    drop(client, table)
+    make_table(client, table)
+    for item in copy:
+        client.put_item(TableName=table, Item=item)
+
+
 @pytest.fixture
 async def in_use(dynoxide: Dynamo) -> AsyncIterator[tuple[DynamoStore, Any]]:
     """An initialised store that has granted, and a plain client."""
@@ -278,11 +288,7 @@ async def test_a_table_recreated_with_its_old_items_is_refused_at_the_start(
     dynoxide: Dynamo, in_use: tuple[DynamoStore, Any]
 ) -> None:
     _, client = in_use
-    copy = items_of(client, dynoxide.table)
-    drop(client, dynoxide.table)
-    make_table(client, dynoxide.table)
-    for item in copy:
-        client.put_item(TableName=dynoxide.table, Item=item)
+    recreate(client, dynoxide.table)
     async with dynoxide.open() as later:
         with pytest.raises(errors.StoreReplaced) as raised:
             await later.verify()
@@ -330,6 +336,27 @@ async def test_an_operator_who_removes_the_recorded_id_vouches_for_the_table(
         UpdateExpression="REMOVE table_id",
     )
     await store.verify()
+    recorded = client.get_item(TableName=dynoxide.table, Key={"pk": {"S": "identity"}})["Item"]
+    assert recorded["table_id"]["S"], "the next one that is recreated is refused again"
+    recreate(client, dynoxide.table)
+    with pytest.raises(errors.StoreReplaced):
+        await store.verify()
+
+
+@pytest.mark.needs_engine
+async def test_a_table_recreated_while_an_instance_was_idle_grants_it_nothing(
+    dynoxide: Dynamo, in_use: tuple[DynamoStore, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, client = in_use
+    counter = await store.counter("default")
+    assert counter is not None
+    await store.reserve(counter, count=10, seen=0, room=1000)
+    recreate(client, dynoxide.table)
+    monkeypatch.setattr(dynamodb_store, "SILENCE_MAX_S", -1.0)
+    with pytest.raises(errors.NotApplied, match="recreated or restored"):
+        await store.reserve(counter, count=10, seen=10, room=1000)
+    with pytest.raises(errors.StoreReplaced):
+        await store.verify()
 
 
 async def test_a_schema_of_another_version_is_refused(backend: Dynamo) -> None:

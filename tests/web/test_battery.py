@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from idservice import logs
+from idservice.web import connection
 from idservice.web.connection import _first_line
 
 from .conftest import Serve, Serving
@@ -282,7 +283,10 @@ async def test_a_fresh_request_is_answered_beside_500_idle_connections(serving: 
             connection.close()
 
 
-async def test_connections_beyond_the_cap_are_told_so_and_it_recovers(serve: Serve) -> None:
+async def test_connections_beyond_the_cap_are_told_so_and_it_recovers(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "REFUSED_S", 0.01)
     serving = await serve(connections_max=3)
     async with AsyncExitStack() as stack:
         held: list[Wire] = []
@@ -303,6 +307,9 @@ async def test_connections_beyond_the_cap_are_told_so_and_it_recovers(serve: Ser
                 assert answer.headers["retry-after"] == "1"
                 assert answer.headers["content-type"] == "application/problem+json"
                 assert await wire.is_closed()
+        async with connected(serving.port) as wire:
+            await wire.send(NEXT.replace(b"/next", b"/livez"))
+            assert (await wire.answer()).body == b"live", "a full house is no reason to restart it"
         for number, wire in enumerate(held):
             await wire.send(NEXT)
             assert (await wire.answer()).body == b"%d" % (3 + number), "those inside are served"

@@ -188,6 +188,7 @@ async def test_other_methods_are_refused(serve: Serve, method: str, path: str) -
         ("Purpose", "prefetch"),
         ("X-Purpose", "preview"),
         ("X-Moz", "prefetch"),
+        ("Sec-Purpose", "nothing\r\nSec-Purpose: prefetch"),
     ],
 )
 async def test_a_prefetch_uses_no_id(
@@ -706,6 +707,11 @@ async def test_a_remote_admin_listener_changes_nothing(serve: Serve) -> None:
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "Cross-Site"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+        {"Host": "localhost/.evil.example.com"},
+        {"Host": "evil@localhost"},
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"Forwarded": "for=192.0.2.1"},
+        {"Accept": "*/*\r\nOrigin: http://localhost\r\nOrigin: https://evil.example.com"},
     ],
 )
 async def test_a_page_of_another_site_changes_no_counter(

@@ -58,12 +58,38 @@ async def locate(
             f"--adopt-attribute is {attribute!r}, which is a key attribute or a name this service"
             " needs for itself; name the attribute that holds the counter's value"
         )
-    adopted = Adopted(table=table, key=typed, attribute=attribute, returns=returns)
+    adopted = Adopted(
+        table=table,
+        key=typed,
+        attribute=attribute,
+        returns=returns,
+        table_id=answer["Table"].get("TableId"),
+    )
     try:
         found = await _look(client, adopted, action)
     except ValueError as error:
         raise _usage(str(error)) from error
     return adopted, found.value
+
+
+async def recognise(client: Client, counter: Counter, adopted: Adopted) -> None:
+    """See that the table of an adopted counter is the one that was adopted.
+
+    Raises NotApplied where it is not, or as `Client.call`.
+    """
+    if adopted.table_id is None:
+        return
+    action = f"looking at table {adopted.table}"
+    answer = await client.call("DescribeTable", action, TableName=adopted.table)
+    found = answer["Table"].get("TableId")
+    if found is not None and found != adopted.table_id:
+        raise errors.NotApplied(
+            store=client.store,
+            action=f"serving counter {counter.name}",
+            why=f"its table {adopted.table!r} was recreated or restored since it was adopted, so"
+            " its position may be behind ids that are in use. Follow 'A restored store' in the"
+            " README",
+        )
 
 
 def _usage(why: str) -> errors.Usage:

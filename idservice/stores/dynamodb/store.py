@@ -4,6 +4,7 @@ The requests, and how each failed condition is read, are those of the protocol b
 `client` knows what an answer proves, `items` how a counter is written down.
 """
 
+import asyncio
 import re
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -21,6 +22,7 @@ from idservice.stores.dynamodb.table import Table
 from idservice.stores.protocol import Adopted, Counter, Position
 
 TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
+SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
 REGION = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
 
 
@@ -36,6 +38,8 @@ class DynamoStore:
         self._table = Table(self._client)
         self._doubts = 0  # times something was not found: is this still the table we know?
         self._settled = 0  # so many of them were before the table was last recognised
+        self._heard_at = float("inf")  # when the table last answered as itself; before that: later
+        self._verifying = asyncio.Lock()
 
     @classmethod
     def from_address(cls, address: str) -> Self:
@@ -89,13 +93,31 @@ class DynamoStore:
         doubts = self._doubts
         await self._table.verify()
         self._settled = doubts
+        self._heard()
+
+    def _heard(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
 
     # --- reading ---------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
         action = f"reading counter {name}"
         item = await self._get(self._name, items.entry_key(name), action)
-        return None if item is None else self._entry(item, action)
+        if item is None:
+            return None
+        counter = self._entry(item, action)
+        if counter.adopted is not None:
+            await self._recognise(counter, counter.adopted)
+        return counter
+
+    async def _recognise(self, counter: Counter, adopted: Adopted) -> None:
+        try:
+            await adoption.recognise(self._client, counter, adopted)
+        except Unheard as unheard:
+            raise errors.NotApplied(**unheard.fields) from unheard
+        except Refused as refused:
+            self._note(refused)
+            raise
 
     async def counters(self) -> list[Counter]:
         action = "reading the counters"
@@ -150,9 +172,14 @@ class DynamoStore:
         except Refused as refused:
             self._note(refused)
             found = await self.counter(counter.name)
-            if found is None:
-                self._explain(refused, counter, action)
-            return found
+            if found is not None:
+                return found
+            if counter.adopted is not None:
+                why = (
+                    "its item was prepared, but its entry was refused; the command may be repeated"
+                )
+                raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from refused
+            self._explain(refused, counter, action)
         except Unheard as unheard:
             try:
                 found = await self.counter(counter.name)
@@ -198,6 +225,7 @@ class DynamoStore:
             raise
         if self._in_doubt:
             raise wanted.unknown("the table was not found meanwhile: this may be another one")
+        self._heard()
         return wanted.granted(answer["Attributes"])
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
@@ -232,13 +260,20 @@ class DynamoStore:
     def _in_doubt(self) -> bool:
         return self._settled != self._doubts
 
+    @property
+    def _long_silent(self) -> bool:
+        return asyncio.get_running_loop().time() > self._heard_at + SILENCE_MAX_S
+
     async def _sure(self, action: str) -> None:
-        """After something was not found nothing succeeds before the table was recognised again:
-        it may have been deleted and created anew. Raises NotApplied."""
+        """After something was not found, or after a silence in which nobody would have noticed,
+        nothing succeeds before the table was recognised again: it may have been deleted and created
+        anew. Raises NotApplied."""
         try:
             await self._client.open()
-            if self._in_doubt:
-                await self.verify()
+            if self._in_doubt or self._long_silent:
+                async with self._verifying:  # one for all who come meanwhile
+                    if self._in_doubt or self._long_silent:
+                        await self.verify()
         except errors.StoreUnready as error:
             why = error.fields["why"]
             raise errors.NotApplied(store=self.address, action=action, why=why) from error

@@ -54,13 +54,36 @@ class Table:
                 "GetItem",
             )
         recorded, found = items.string(identity.get("table_id")), table.get("TableId")
-        if recorded and found and recorded != found:
+        if found and not recorded:  # taken away by hand: see the run-book in the README
+            await self._remember(found)
+        elif found and recorded != found:
             raise errors.StoreReplaced(
                 store=self.client.store,
                 why=f"table {self.name!r} in region {self.client.region} was recreated or restored"
                 f" since (it has id {found}, not {recorded}), so its positions may be behind ids"
                 " that are in use. Follow 'A restored store' in the README",
             )
+
+    async def _remember(self, table_id: str) -> None:
+        action = "recording the table's identity"
+        try:
+            await self.client.call(
+                "UpdateItem",
+                action,
+                TableName=self.name,
+                Key={items.KEY: {"S": items.IDENTITY}},
+                UpdateExpression="SET #t = :id",
+                ConditionExpression="attribute_exists(#k) AND attribute_not_exists(#t)",
+                ExpressionAttributeNames={"#k": items.KEY, "#t": "table_id"},
+                ExpressionAttributeValues={":id": {"S": table_id}},
+                ReturnValues="UPDATED_NEW",
+            )
+        except Refused as refused:
+            if refused.said != dynamo.CONDITION_FAILED:  # else another instance did
+                raise self._unready(str(refused.fields["why"]), "") from refused
+        except Unheard as unheard:
+            why = str(unheard.fields["why"])
+            raise self._unready(why, "", waiting_helps=True) from unheard
 
     def _check_status(self, table: Answer) -> None:
         status = table.get("TableStatus")
