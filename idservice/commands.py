@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from idservice import config, errors
 
 if TYPE_CHECKING:
-    from idservice.stores.protocol import Counter, Store
+    from idservice.stores.protocol import Counter, Position, Store
 
 COMMAND_TIMEOUT_S = 20.0
 
@@ -136,7 +136,7 @@ def counters(arguments: argparse.Namespace) -> int:
 
     async def work(store: "Store") -> None:
         for counter in await store.counters():
-            _print_counter(counter, arguments, short=True)
+            _print_counter(counter, arguments)
 
     return _with_store(arguments, work)
 
@@ -154,22 +154,22 @@ def show(arguments: argparse.Namespace) -> int:
         position = await store.position(counter)
         if position is None:
             raise errors.PositionMissing(store=store.address, name=counter.name)
-        _print_counter(counter, arguments, next=counter.layout().id(position.next))
+        _print_counter(counter, arguments, position)
 
     return _with_store(arguments, work)
 
 
 def _print_counter(
-    counter: "Counter", arguments: argparse.Namespace, *, short: bool = False, **more: object
+    counter: "Counter", arguments: argparse.Namespace, position: "Position | None" = None
 ) -> None:
     import msgspec
 
     from idservice.web.describe import described
 
-    rows = {**described(counter, config.RUNWAY.default), **more}
+    rows = described(counter, config.RUNWAY.default, position)
     if arguments.json:
         print(msgspec.json.encode(rows).decode())
-    elif short:
+    elif position is None:
         print(counter.name)
     else:
         for key, value in rows.items():

@@ -13,7 +13,7 @@ from idservice import __version__, errors
 from idservice.counters import check_name, ensure
 from idservice.health import StoreHealth
 from idservice.metrics import Snapshot
-from idservice.stores.protocol import Counter, Store
+from idservice.stores.protocol import Counter, Position, Store
 from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, Supply
 
 log = logging.getLogger("idservice.service")
@@ -165,8 +165,8 @@ class Service:
         """Every counter in the store, by name. Raises StoreError."""
         return await self._read(self.store.counters(), "reading the counters")
 
-    async def counter(self, name: str) -> tuple[Counter, int]:
-        """A counter and the next id nobody has reserved, both as they stand in the store.
+    async def counter(self, name: str) -> tuple[Counter, Position]:
+        """A counter and its position, both as they stand in the store.
 
         Raises BadName, UnknownCounter, StoreError.
         """
@@ -177,7 +177,7 @@ class Service:
         position = await self._read(self.store.position(counter), f"reading counter {name}")
         if position is None:
             raise errors.PositionMissing(store=self.store.address, name=name)
-        return counter, counter.layout().id(position.next)
+        return counter, position
 
     async def create(self, wanted: Counter) -> tuple[Counter, bool]:
         """The counter as it stands, and whether it was created now. Raises as `counters.ensure`,

@@ -101,3 +101,13 @@ def recreate(client: Any, table: str) -> None:
     )
     for item in copy:
         client.put_item(TableName=table, Item=item)
+
+
+def test_show_says_that_a_closed_position_grants_nothing(tmp_path: Path) -> None:
+    assert command("init", folder=tmp_path).returncode == 0
+    assert "state:     active" in command("show", "default", folder=tmp_path).stdout
+    database = sqlite3.connect(tmp_path / "idservice.db")
+    database.execute("UPDATE position SET epoch = ?", (gone_back("1.a"),))
+    database.commit()
+    database.close()
+    assert "state:     suspect" in command("show", "default", folder=tmp_path).stdout

@@ -11,7 +11,7 @@ from idservice import errors
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.web.describe import described, number
+from idservice.web.describe import described
 from idservice.web.guard import NO_STORE
 from idservice.web.ids import read_body
 
@@ -47,9 +47,8 @@ class Admin:
 
     async def show(self, request: web.Request) -> web.Response:
         """One counter: also where it stands in the store, and what this instance holds."""
-        counter, next_id = await self._service.counter(request.match_info["name"])
-        body = described(counter, self._runway)
-        body["next"] = number(counter, next_id)
+        counter, position = await self._service.counter(request.match_info["name"])
+        body = described(counter, self._runway, position)
         supply = self._service.supplies.get(counter.name)
         reading = supply.reading() if supply is not None else None
         seconds = reading.runway_s if reading is not None else 0.0

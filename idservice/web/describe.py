@@ -1,10 +1,16 @@
 """How counters and their numbers are shown to people and programs."""
 
-from idservice.stores.protocol import LIMIT_DEFAULT, Counter
+from idservice.stores.protocol import LIMIT_DEFAULT, Counter, Position
 
 
-def described(counter: Counter, runway: float) -> dict[str, object]:
-    """A counter's configuration and state as JSON values; `runway` where it names none."""
+def described(
+    counter: Counter, runway: float, position: Position | None = None
+) -> dict[str, object]:
+    """A counter's configuration and state as JSON values; `runway` where it names none.
+
+    With its position also the next id that nobody reserved; the state is `suspect` where the
+    position carries another epoch, so that nobody is granted anything.
+    """
     body: dict[str, object] = {
         "counter": counter.name,
         "state": counter.state,
@@ -15,6 +21,10 @@ def described(counter: Counter, runway: float) -> dict[str, object]:
         "shards": counter.shards,
         "runway": counter.runway or runway,
     }
+    if position is not None:
+        body["next"] = number(counter, counter.layout().id(position.next))
+        if position.epoch != counter.epoch:
+            body["state"] = "suspect"
     if counter.adopted is not None:
         body["adopted"] = {
             "table": counter.adopted.table,
