@@ -17,12 +17,14 @@ from aiohttp import web
 from idservice import __version__, errors, listen
 from idservice.config import STORE_DEFAULT
 from idservice.counters import check_name, new_counter
+from idservice.listener import Listener
 from idservice.service import Service
 from idservice.stores import open_store
 from idservice.stores.protocol import DEFAULT_COUNTER, Store
 from idservice.supply import Limits
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import Gate
+from idservice.web.desk import Desk
 
 log = logging.getLogger("idservice.server")
 
@@ -147,7 +149,16 @@ async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
             unix=bool(address.path),
             data=is_data,
         )
-        listeners.append(await _listen(app, bound, gate, stack))
+        desk = None
+        if is_data:
+            desk = Desk(
+                service,
+                paths={"/next": settings.default_counter, **routes},
+                batch_max=settings.web.batch_max,
+                range_max=settings.web.range_max,
+            )
+        listener = Listener(web.AppRunner(app, shutdown_timeout=ABANDON_S), bound, gate, desk)
+        listeners.append(await stack.enter_async_context(listener))
     _say_serving(store, settings, data, admin)
     life.started = True
     await life.stop.wait()
@@ -255,54 +266,7 @@ def _say_serving(
         log.info("metrics and counters: %s", listen.url(bound), extra={"action": "listening_admin"})
 
 
-# --- listeners, and the end -----------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Listener:
-    """A bound socket that is being served."""
-
-    runner: web.AppRunner
-    server: asyncio.Server
-    bound: socket.socket
-    gate: Gate
-
-    async def stop_accepting(self) -> None:
-        """Close the socket without dropping who has connected but was not accepted yet."""
-        waiting = self.bound.dup()  # keeps the queue of connections while the server lets go
-        self.server.close()
-        waiting.setblocking(False)
-        loop = asyncio.get_running_loop()
-        assert self.runner.server is not None
-        http = self.runner.server
-        try:
-            while True:
-                connection, _ = waiting.accept()
-                connection.setblocking(False)
-                await loop.connect_accepted_socket(lambda: self.gate.protocol(http), connection)
-        except OSError:
-            pass  # nobody left
-        finally:
-            waiting.close()
-
-
-async def _listen(
-    app: web.Application, bound: socket.socket, gate: Gate, stack: AsyncExitStack
-) -> Listener:
-    runner = web.AppRunner(app, shutdown_timeout=ABANDON_S)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    http = runner.server
-    assert http is not None
-    bound.setblocking(False)
-    make_server = (
-        asyncio.get_running_loop().create_unix_server
-        if bound.family == socket.AF_UNIX
-        else asyncio.get_running_loop().create_server
-    )
-    server = await make_server(lambda: gate.protocol(http), sock=bound, backlog=listen.BACKLOG)
-    stack.callback(server.close)
-    return Listener(runner, server, bound, gate)
+# --- the end --------------------------------------------------------------------------------------
 
 
 async def _drain(life: Life, listeners: list[Listener], gate: Gate, seconds: float) -> None:
@@ -313,6 +277,8 @@ async def _drain(life: Life, listeners: list[Listener], gate: Gate, seconds: flo
     """
     log.info("stopping", extra={"action": "stopping"})
     life.draining = True
+    for listener in listeners:
+        listener.drain()
     await asyncio.sleep(seconds)
     for listener in listeners:
         await listener.stop_accepting()
@@ -322,5 +288,5 @@ async def _drain(life: Life, listeners: list[Listener], gate: Gate, seconds: flo
     await gate.emptied(last_call=min(LAST_CALL_S, most), most=most)
     async with asyncio.TaskGroup() as group:
         for listener in listeners:
-            group.create_task(listener.runner.cleanup())
+            group.create_task(listener.close())
     log.info("stopped", extra={"action": "stopped"})

@@ -51,7 +51,7 @@ class Service:
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
-        self._spawn(self._watch())
+        self.spawn(self._watch())
         _entered.add(self)
         return self
 
@@ -81,10 +81,12 @@ class Service:
                     extra={"action": "ids_dropped"},
                 )
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """A task that ends with the service; what it raises ends the service."""
         task = self._group.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
+        return task
 
     # --- counters --------------------------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class Service:
                 raise errors.TooManyWaiting(name=name, count=len(self._loading))
             loading = self._loading[name] = asyncio.get_running_loop().create_future()
             loading.add_done_callback(_retrieve)
-            self._spawn(self._load(name, loading))
+            self.spawn(self._load(name, loading))
         # Several requests share one read; none of them may cancel it for the others.
         return await asyncio.shield(loading)
 
@@ -133,7 +135,7 @@ class Service:
             self.store,
             self.limits,
             health=self.health,
-            spawn=self._spawn,
+            spawn=self.spawn,
             random=self.random,
             keep_filled=counter.name in self.declared,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import web
@@ -53,15 +54,14 @@ class Connection(RequestHandler):
         self._gate = gate
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._gate.connections.add(self)
+        self._gate.opened(self, self.is_busy)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._gate.connections.discard(self)
+        self._gate.closed(self)
         super().connection_lost(exc)
 
-    @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a request is being served, or its answer is still being sent."""
         if self._request_in_progress or self._messages:
             return True
@@ -116,17 +116,33 @@ class Connection(RequestHandler):
 
 
 class Gate:
-    """The connections that are open, of how many that may be, over all listeners."""
+    """The connections that are open, of how many that may be, over all listeners: those that
+    aiohttp serves and those in the fast lane."""
 
     def __init__(self, most: int) -> None:
-        self.connections: set[Connection] = set()
+        self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and whether it is busy
         self.refused = 0  # that are being told so
         self.most = most
 
+    @property
+    def full(self) -> bool:
+        """Whether nobody else may come in."""
+        return len(self.connections) >= self.most
+
+    def opened(self, connection: asyncio.Protocol, is_busy: Callable[[], bool]) -> None:
+        """A connection began."""
+        self.connections[connection] = is_busy
+
+    def closed(self, connection: asyncio.Protocol) -> None:
+        """A connection ended."""
+        self.connections.pop(connection, None)
+
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """What serves the next connection of a listener."""
-        if len(self.connections) >= self.most:
-            return Refused(self)
+        return Refused(self) if self.full else self.connection(server)
+
+    def connection(self, server: web.Server) -> Connection:
+        """What serves a connection that is inside."""
         return Connection(
             self,
             server,
@@ -143,9 +159,13 @@ class Gate:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while self.connections and loop.time() < began + most:
-            if loop.time() > began + last_call and not any(one.busy for one in self.connections):
+            if loop.time() > began + last_call and not self._busy:
                 return
             await asyncio.sleep(POLL_S)
+
+    @property
+    def _busy(self) -> bool:
+        return any(is_busy() for is_busy in self.connections.values())
 
 
 class Refused(asyncio.Protocol):

@@ -17,8 +17,11 @@ from idservice.stores.protocol import Counter, Store
 from idservice.stores.sqlite import SQLiteStore
 from idservice.supply import Limits
 from idservice.web import connection, guard
+from idservice.web import lane as lanes_module
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import Gate
+from idservice.web.desk import Desk
+from idservice.web.lane import Lanes
 
 from .wire import Answer, ask
 
@@ -32,7 +35,14 @@ class Serving:
     app: web.Application
     gate: Gate
     port: int
+    lanes: Lanes | None = None
     draining: bool = False
+
+    def drain(self) -> None:
+        """As the server does at the beginning of its end."""
+        self.draining = True
+        if self.lanes is not None:
+            self.lanes.desk.drain()
 
     async def ask(self, target: str = "/next", method: str = "GET", **more: Any) -> Answer:
         return await ask(self.port, target, method, **more)
@@ -58,10 +68,17 @@ class Serving:
 Serve = Callable[..., Awaitable[Serving]]
 
 
+@pytest.fixture(params=[True, False], ids=["lane", "aiohttp"])
+def lane(request: pytest.FixtureRequest) -> bool:
+    """Whether connections begin in the fast lane."""
+    return bool(request.param)
+
+
 @pytest.fixture
-async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
     """Starts a service; keywords are those of `build_app`, and more."""
-    for sampled in (guard._crashes, connection._malformed, connection._failed):
+    ours = (guard._crashes, connection._malformed, connection._failed, lanes_module._failed)
+    for sampled in ours:
         sampled._next = 0.0  # what an earlier test logged keeps nothing back
     async with AsyncExitStack() as stack:
 
@@ -75,6 +92,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             control: bool = True,
             writable: bool = True,
             data: bool = True,
+            lane: bool = lane,
         ) -> Serving:
             store = store or SQLiteStore(str(tmp_path / "ids.db"))
             await stack.enter_async_context(store)
@@ -98,12 +116,23 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             stack.push_async_callback(runner.cleanup)
             http = runner.server
             assert http is not None
+            lanes = None
+            if lane and data:
+                desk = Desk(
+                    service,
+                    paths={"/next": "default", **(routes or {})},
+                    batch_max=(web_limits or WebLimits()).batch_max,
+                    range_max=(web_limits or WebLimits()).range_max,
+                )
+                lanes = Lanes(desk, gate, lambda: gate.connection(http))
+                stack.callback(lanes.close)
             server = await asyncio.get_running_loop().create_server(
-                lambda: gate.protocol(http), "127.0.0.1", 0, backlog=1024
-            )
+                lanes.protocol if lanes is not None else lambda: gate.protocol(http),
+                "127.0.0.1", 0, backlog=1024,
+            )  # fmt: skip
             stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
-            serving = Serving(service, store, app, gate, port)
+            serving = Serving(service, store, app, gate, port, lanes)
             return serving
 
         yield start

@@ -635,7 +635,7 @@ async def test_a_draining_instance_says_so_and_goes_on_answering(serving: Servin
     async with connected(serving.port) as wire:
         await wire.send(request())
         assert not (await wire.answer()).closes
-        serving.draining = True
+        serving.drain()
         await wire.send(request())
         answer = await wire.answer()
         assert (answer.status, answer.closes) == (200, True)

@@ -1,0 +1,103 @@
+"""Which requests are plain: what llhttp makes of a whole head, and which headers change an answer.
+
+One parser serves all connections of a listener, since it is only ever given whole heads. The header
+callback is a dictionary's own method, so that a header costs no Python call.
+"""
+
+import httptools
+
+from idservice.web.guard import CONDITIONAL_HEADERS, PREFETCH_HEADERS
+
+END = b"\r\n\r\n"
+HEAD_MAX = 4096  # bytes; aiohttp is to judge longer ones
+HEADERS_MAX = 64
+SHAPES_MAX = 1024  # distinct lists of header names remembered
+# A head that names one of these is not plain.
+TELLING = frozenset(
+    map(
+        str.lower,
+        (
+            *CONDITIONAL_HEADERS,
+            *PREFETCH_HEADERS,
+            "Range",
+            "Expect",
+            "Upgrade",
+            "Content-Length",
+            "Transfer-Encoding",
+            "Trailer",
+            "Proxy-Connection",  # llhttp takes it for Connection
+        ),
+    )
+)
+
+Shape = tuple[bytes, bytes]  # how a head spells Accept and Connection; b"" where it has none
+
+
+class Heads:
+    """Reads heads; `headers` and `line` are those of the head read last."""
+
+    def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        self.on_header = self.headers.setdefault  # of a repeated header the first; see `plain`
+        self._shapes: dict[tuple[bytes, ...], Shape | None] = {}
+        self._complete = 0
+        self._new_parser()
+
+    def _new_parser(self) -> None:
+        self._feed = httptools.HttpRequestParser(self).feed_data
+
+    def on_message_complete(self) -> None:
+        """llhttp's: a request is whole."""
+        self._complete += 1
+
+    def plain(self, head: bytes) -> bytes | None:
+        """The Accept header of a plain head, empty where it has none; None where aiohttp is to
+        judge it.
+
+        `head` ends with its first blank line. What a callback raises is raised here.
+        """
+        headers = self.headers
+        headers.clear()
+        self._complete = 0
+        try:
+            self._feed(head)
+        except httptools.HttpParserCallbackError as error:
+            self._new_parser()
+            raise error.__context__ or error from None  # a bug of ours, never a hand-over
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._new_parser()
+            return None
+        names = tuple(headers)
+        shape = self._shapes.get(names) or self._shape(names)
+        # As many headers as lines, or one of them is there twice.
+        if shape is None or self._complete != 1 or head.count(b"\n") - 2 != len(names):
+            self._new_parser()
+            return None
+        accept, connection = shape
+        if connection and headers[connection].lower() != b"keep-alive":
+            self._new_parser()  # it may think that the connection is over
+            return None
+        return headers[accept] if accept else b""
+
+    def _shape(self, names: tuple[bytes, ...]) -> Shape | None:
+        if names in self._shapes:
+            return None
+        spelt = {name.decode("latin-1").lower(): name for name in names}
+        shape = None
+        if "host" in spelt and len(spelt) == len(names) <= HEADERS_MAX and not TELLING & set(spelt):
+            shape = (spelt.get("accept", b""), spelt.get("connection", b""))
+        if len(self._shapes) >= SHAPES_MAX:
+            self._shapes.clear()
+        self._shapes[names] = shape
+        return shape
+
+
+def may_go_on(data: bytes) -> bool:
+    """Whether what is there of an unfinished head may become one, by the parser's judgement."""
+    if len(data) > HEAD_MAX:
+        return False
+    try:
+        httptools.HttpRequestParser(object()).feed_data(data)
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        return False
+    return True

@@ -1,0 +1,277 @@
+"""The fast lane: answers plain requests for ids itself, and hands every other one to aiohttp.
+
+A connection begins here. As long as each request on it is one for ids of a counter in use, without
+a body and without anything unusual, it is answered for little more than the price of the system
+calls. The first other request takes the connection along: aiohttp gets exactly the bytes from that
+request on, and keeps the connection. What is malformed is not judged here: it goes to aiohttp too,
+so that there is one set of answers.
+
+A request without a body ends with the blank line behind its headers, so where each ends is known.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from idservice import errors
+from idservice.metrics import count as count_one
+from idservice.web.connection import KEEPALIVE_S, Gate, Refused, access_log
+from idservice.web.desk import Desk, Target
+from idservice.web.heads import END, HEAD_MAX, Heads, may_go_on
+from idservice.web.render import one, several
+from idservice.web.sampled import Sampled
+
+log = logging.getLogger("idservice.web")
+
+BUFFER_MAX = 65_536  # bytes kept while a request waits for ids or a client does not read
+SWEEP_S = 5.0
+SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
+_failed = Sampled(log)
+
+
+class Lanes:
+    """The lanes of one listener; `hand_over` makes the protocol that takes a connection on."""
+
+    def __init__(self, desk: Desk, gate: Gate, hand_over: Callable[[], asyncio.Protocol]) -> None:
+        self.desk = desk
+        self.gate = gate
+        self.heads = Heads()
+        self.hand_over = hand_over
+        self._open: set[Lane] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def protocol(self) -> asyncio.Protocol:
+        """What serves the next connection: no lane where requests are to be logged."""
+        if self.gate.full:
+            return Refused()
+        return self.hand_over() if access_log.isEnabledFor(logging.INFO) else Lane(self)
+
+    def opened(self, lane: "Lane") -> None:
+        """A connection began."""
+        self.gate.opened(lane, lane.is_busy)
+        self._open.add(lane)
+        if self._timer is None:
+            self._sweep_later()
+
+    def closed(self, lane: "Lane") -> None:
+        """A connection ended, or was handed over."""
+        self.gate.closed(lane)
+        self._open.discard(lane)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for lane in tuple(self._open):
+            lane.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """One timer for all, and none while nobody is connected."""
+        self._timer = None
+        for lane in tuple(self._open):
+            lane.grow_older()
+        if self._open:
+            self._sweep_later()
+
+
+class Lane(asyncio.Protocol):
+    """One connection, until it is handed over."""
+
+    __slots__ = (
+        "_buffer",
+        "_desk",
+        "_heads",
+        "_lanes",
+        "_paused",
+        "_silent",
+        "_stopped",
+        "_transport",
+        "_waiting",
+    )
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._desk = lanes.desk
+        self._heads = lanes.heads
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""  # an unfinished request, or what came while one waits
+        self._waiting: asyncio.Task[None] | None = None  # for ids; what came after it stays behind
+        self._paused = False  # the client does not read
+        self._stopped = False  # no request may be looked at: one waits, or the client does not read
+        self._silent = 0  # sweeps since the last answer
+
+    # --- the connection --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._lanes.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The end; ids that a request waits for go to nobody, and are counted as such."""
+        self._transport = None
+        self._lanes.closed(self)
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def pause_writing(self) -> None:
+        """The client does not read: take no id for it."""
+        self._paused = self._stopped = True
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._paused = False
+        self._go_on()
+
+    def is_busy(self) -> bool:
+        """Whether a request waits for ids, or an answer is still being sent."""
+        if self._waiting is not None:
+            return True
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    def grow_older(self) -> None:
+        """Close a connection on which no request was answered for long, be it that none came, that
+        one never ends, or that its answer is not read."""
+        self._silent += 1
+        if self._silent > SILENT_MAX and self._waiting is None:
+            self.close()
+
+    def close(self) -> None:
+        """Close at once, or as soon as what is being sent is sent; who does not read is cut off."""
+        if self._transport is not None:
+            if self._paused:
+                self._transport.abort()
+            else:
+                self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes."""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        if self._stopped:
+            self._keep(data)
+        else:
+            self._work(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._buffer = data
+        if len(data) > BUFFER_MAX and self._transport is not None:
+            self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Look at what came while a request waited, or the client did not read."""
+        transport = self._transport
+        if transport is None or self._waiting is not None or self._paused:
+            return
+        self._stopped = False
+        transport.resume_reading()
+        data, self._buffer = self._buffer, b""
+        if data:
+            self._work(data)
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _work(self, data: bytes) -> None:
+        """Answer the requests in `data`, one after the other."""
+        while True:
+            size = data.find(END) + len(END)
+            if size == len(data):
+                head, rest = data, b""
+            else:
+                head, rest = data[:size], data[size:]
+            if size < len(END) and may_go_on(data):
+                self._buffer = data
+                return
+            target = self._target(head) if len(END) <= size <= HEAD_MAX else None
+            if target is None:
+                self._hand_over(data)
+                return
+            self._answer(target)
+            if self._stopped:
+                self._keep(rest)
+                return
+            if not rest or self._transport is None or self._transport.is_closing():
+                return
+            data = rest
+
+    def _target(self, head: bytes) -> Target | None:
+        """What a request asks for; None where aiohttp is to answer."""
+        accept = self._heads.plain(head)
+        if accept is None:
+            return None
+        return self._desk.target(head[: head.find(b"\r")], accept)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Give the connection to aiohttp, with the bytes from the first unanswered request on."""
+        transport = self._transport
+        assert transport is not None
+        assert not self._stopped
+        self._transport = None
+        self._lanes.closed(self)
+        protocol = self._lanes.hand_over()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def _answer(self, target: Target) -> None:
+        """Write the answer, or let it wait for ids."""
+        try:
+            answer = self._at_once(target)
+        except Exception:
+            answer = self._crash()
+        if answer is not None:
+            self._write(answer)
+        else:
+            self._stopped = True
+            self._waiting = self._desk.service.spawn(self._wait(target))
+
+    def _at_once(self, target: Target) -> bytes | None:
+        """The answer, where there are ids in memory."""
+        supply = target.supply
+        if not target.single:
+            blocks = supply.take_many(target.count)
+            return None if blocks is None else self._batch(target, blocks)
+        id = supply.take()
+        if id is None:
+            return None
+        if target.plain:
+            return self._desk.plain(id)
+        return self._desk.answer(*one(supply.counter, target.ask, id))
+
+    def _batch(self, target: Target, blocks: list[range]) -> bytes:
+        supply = target.supply
+        if target.single:
+            return self._desk.answer(*one(supply.counter, target.ask, blocks[0].start))
+        return self._desk.answer(*several(supply.counter, target.ask, blocks))
+
+    async def _wait(self, target: Target) -> None:
+        try:
+            answer = self._batch(target, await target.supply.wait(target.count))
+        except errors.IdserviceError as error:
+            count_one(target.supply.tally.refusals, error.code)
+            answer = self._desk.refusal(error)
+        except Exception:
+            answer = self._crash()
+        self._waiting = None
+        if self._transport is not None:
+            self._write(answer)
+            self._go_on()
+
+    def _crash(self) -> bytes:
+        _failed.error("a request failed", exc_info=True, extra={"action": "request_bug"})
+        return self._desk.refusal(errors.IdserviceError())
+
+    def _write(self, answer: bytes) -> None:
+        assert self._transport is not None
+        self._transport.write(answer)
+        self._silent = 0
+        if self._desk.draining:
+            self._transport.close()
