@@ -7,7 +7,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from benchmarks.measure import check
@@ -19,10 +19,12 @@ HELD_UP_S = 0.0005  # a sending so late was held up by more than the work of sen
 class Connection:
     """One keep-alive connection with at most one request under way."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, headers: Mapping[str, str] | None = None) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=STALL_MAX_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.request = f"GET /next HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        lines = {"Host": f"127.0.0.1:{port}", **(headers or {})}.items()
+        named = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        self.request = f"GET /next HTTP/1.1\r\n{named}\r\n".encode()
         self.intended = 0.0
         self._answer = b""
 
@@ -136,14 +138,16 @@ def at_rate(targets: Sequence[Target], clock: Clock, rate: float, seconds: float
         done = sum(len(target.ids) for target in targets) - answered_before
 
 
-def flat_out(port: int, *, connections: int, seconds: float) -> list[int]:
+def flat_out(
+    port: int, *, connections: int, seconds: float, headers: Mapping[str, str] | None = None
+) -> list[int]:
     """Ask on each connection anew as soon as it is answered; the ids."""
     ids: list[int] = []
     with ExitStack() as stack:
         poll = stack.enter_context(select.epoll())
         open_ones = {}
         for _ in range(connections):
-            connection = stack.enter_context(Connection(port))
+            connection = stack.enter_context(Connection(port, headers))
             open_ones[connection.fileno()] = connection
             poll.register(connection, select.EPOLLIN)
             connection.send()

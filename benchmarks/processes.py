@@ -83,6 +83,16 @@ def answers(port: int, child: subprocess.Popen[bytes]) -> None:
     _until(lambda: get(port, "/")[0] > 0, child)
 
 
+def accepts(port: int, child: subprocess.Popen[bytes]) -> None:
+    """Wait until somebody accepts connections on a port."""
+
+    def connects() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    _until(connects, child)
+
+
 def _until(holds: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
     deadline = time.perf_counter() + START_MAX_S
     while not holds():
