@@ -26,6 +26,7 @@ TELLING = frozenset(
             "Transfer-Encoding",
             "Trailer",
             "Proxy-Connection",  # llhttp takes it for Connection
+            "Sec-WebSocket-Key1",  # aiohttp refuses it
         ),
     )
 )

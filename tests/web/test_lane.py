@@ -1,0 +1,639 @@
+"""The fast lane beside aiohttp alone: the same answers to the same bytes, and the same ids used."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from idservice.service import Service
+from idservice.stores.sqlite import SQLiteStore
+from idservice.supply import Limits
+from idservice.web.connection import Gate
+from idservice.web.desk import Desk
+from idservice.web.heads import HEAD_MAX
+from idservice.web.lane import BUFFER_MAX, SILENT_MAX, Lane, Lanes
+
+from .conftest import Serve, Serving
+from .test_battery import FINE, MALFORMED
+from .wire import connected, request
+
+HOST = b"Host: 127.0.0.1\r\n"
+NEXT = request()
+LAST = request("/livez", headers={"Connection": "close"})
+
+
+@pytest.fixture
+def lane() -> bool:
+    return True
+
+
+# --- both, side by side ---------------------------------------------------------------------------
+
+
+async def said(port: int, pieces: list[bytes], patience: float) -> bytes:
+    """All that is answered until the server closes; the last request asks for that."""
+    async with connected(port) as wire:
+        with suppress(ConnectionError):
+            for piece in pieces:
+                await wire.send(piece)
+                await asyncio.sleep(0)
+        found = b""
+        with suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(patience):
+                while chunk := await wire.reader.read(65536):
+                    found += chunk
+        return found
+
+
+def without_date(answers: bytes) -> bytes:
+    return b"\r\n".join(
+        line for line in answers.split(b"\r\n") if not line.startswith((b"Date: ", b"\r\nDate: "))
+    )
+
+
+class Pair:
+    """Two services alike, one with the lane and one without."""
+
+    def __init__(self, fast: Serving, slow: Serving) -> None:
+        self.fast, self.slow = fast, slow
+
+    async def alike(self, *pieces: bytes, last: bytes = LAST, patience: float = 5) -> bytes:
+        """Send the same to both: the same bytes come back, and the counters stand alike."""
+        fast = without_date(await said(self.fast.port, [*pieces, last], patience))
+        slow = without_date(await said(self.slow.port, [*pieces, last], patience))
+        assert fast == slow, pieces
+        for name, supply in self.slow.service.supplies.items():
+            other = self.fast.service.supplies.get(name)
+            assert other is not None, name
+            assert other.allocator.issued_ids == supply.allocator.issued_ids, pieces
+            assert other.tally.refusals == supply.tally.refusals
+        return fast
+
+
+@pytest.fixture
+async def pair(serve: Serve, tmp_path: Any) -> Pair:
+    fast = await serve(routes={"/old": "c"})
+    slow = await serve(
+        store=SQLiteStore(str(tmp_path / "other.db")), routes={"/old": "c"}, lane=False
+    )
+    for one in (fast, slow):
+        await one.create("c", start=990, limit=1020)
+        await one.create("wide", start=2**53, limit=2**63 - 2)
+        await one.create("strict", strict=True)
+        for name in ("c", "wide", "strict"):
+            await one.service.supply(name)
+        await one.service.warm()
+        for name in ("c", "wide"):
+            await one.service.supplies[name].fill()
+    return Pair(fast, slow)
+
+
+@pytest.mark.parametrize("name", [*MALFORMED, *FINE])
+async def test_the_battery_is_answered_alike(pair: Pair, name: str) -> None:
+    sent = MALFORMED.get(name) or FINE[name].sent
+    await pair.alike(
+        sent, last=b"" if name in MALFORMED else LAST, patience=0.5 if name in ENDLESS else 5
+    )
+
+
+def head(line: bytes, *headers: bytes) -> bytes:
+    return b"\r\n".join([line, *headers]) + b"\r\n\r\n"
+
+
+GET = b"GET /next HTTP/1.1"
+H = b"Host: 127.0.0.1"
+ODD = {
+    "unusual case": head(GET, b"hOsT: x", b"aCCEPT: application/json"),
+    "lower case": head(GET, b"host: x", b"accept: application/json", b"connection: Keep-Alive"),
+    "two accepts, text first": head(GET, H, b"Accept: text/plain", b"Accept: application/json"),
+    "two accepts, json first": head(GET, H, b"Accept: application/json", b"Accept: text/plain"),
+    "empty accept": head(GET, H, b"Accept:"),
+    "empty header": head(GET, H, b"X-Empty:", b"Accept: application/json"),
+    "empty header before host": head(GET, b"X-Empty:", H),
+    "spaces": head(GET, H, b"Accept: \t application/json \t "),
+    "accept in Latin-1": head(GET, H, b"Accept: \xe9"),
+    "two cookies": head(GET, H, b"Cookie: a=b", b"Cookie: c=d"),
+    "two hosts": head(GET, H, H),
+    "two hosts, other case": head(GET, H, b"host: x"),
+    "empty host": head(GET, b"Host:"),
+    "no host": head(GET, b"X: y"),
+    "no headers": head(GET),
+    "connection: close": head(GET, H, b"Connection: close"),
+    "connection: Close": head(GET, H, b"connection: Close"),
+    "connection: a list": head(GET, H, b"Connection: keep-alive, close"),
+    "proxy-connection: close": head(GET, H, b"Proxy-Connection: close"),
+    "1.0 kept alive": head(b"GET /next HTTP/1.0", b"Connection: keep-alive"),
+    "absolute": head(b"GET http://x/next HTTP/1.1", H),
+    "bare line feed": b"GET /next HTTP/1.1\r\nHost: x\nX: y\r\n\r\n",
+    "bare carriage return": b"GET /next HTTP/1.1\r\nHost: x\rX: y\r\n\r\n",
+    "folded": head(GET, H, b"X: a", b" b"),
+    "expect": head(b"POST /next HTTP/1.1", H, b"Expect: 100-continue", b"Content-Length: 0"),
+    "expect other": head(GET, H, b"Expect: 200-ok"),
+    "content-length 0": head(b"POST /next HTTP/1.1", H, b"Content-Length: 0"),
+    "body": head(b"POST /next HTTP/1.1", H, b"cOntent-length: 3") + b"abc",
+    "chunked": head(b"POST /next HTTP/1.1", H, b"transfer-encoding: chunked") + b"0\r\n\r\n",
+    "prefetch": head(GET, H, b"sec-purpose: prefetch"),
+    "purpose": head(GET, H, b"Purpose: prefetch"),
+    "x-purpose": head(GET, H, b"x-PURPOSE: preview"),
+    "x-moz": head(GET, H, b"x-moz: prefetch"),
+    **{
+        f"{name} {case}": head(GET, H, case(name).encode() + b": x")
+        for name in ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since",
+                     "If-Range", "Range")
+        for case in (str, str.lower, str.swapcase)
+    },
+    "upgrade": head(GET, H, b"Connection: Upgrade", b"Upgrade: h2c"),
+    "old websocket": head(GET, H, b"Sec-WebSocket-Key1: x"),
+    "upgrade alone": head(GET, H, b"Upgrade: h2c"),
+    "trailer": head(GET, H, b"Trailer: X"),
+    "lower-case method": head(b"get /next HTTP/1.1", H),
+    "two spaces": head(b"GET  /next HTTP/1.1", H),
+    "fragment": head(b"GET /next#x HTTP/1.1", H),
+    "fragment in the query": head(b"GET /next?count=2#x HTTP/1.1", H),
+    "escaped": head(b"GET /v1/counters/%63/next HTTP/1.1", H),
+    "double slash": head(b"GET //next HTTP/1.1", H),
+    "slash at the end": head(b"GET /next/ HTTP/1.1", H),
+    "other counter": head(b"GET /v1/counters/c/next HTTP/1.1", H),
+    "unknown counter": head(b"GET /v1/counters/nope/next HTTP/1.1", H),
+    "bad counter": head(b"GET /v1/counters/-/next HTTP/1.1", H),
+    "no counter": head(b"GET /v1/counters//next HTTP/1.1", H),
+    "counter with a slash": head(b"GET /v1/counters/c/x/next HTTP/1.1", H),
+    "old path": head(b"POST /old?count=3 HTTP/1.1", H),
+    "strings": head(b"GET /v1/counters/wide/next?format=json HTTP/1.1", H),
+    "strings, batch": head(
+        b"GET /v1/counters/wide/next?count=2 HTTP/1.1", H, b"Accept: application/json"
+    ),
+    "beyond the limit": head(b"GET /old?count=31 HTTP/1.1", H),
+    "up to the limit": head(b"GET /old?count=30 HTTP/1.1", H),
+    "exhausted": head(b"GET /old?count=31 HTTP/1.1", H) * 2
+    + head(b"GET /old?count=31&format=json HTTP/1.1", H),
+    "strict waits": head(b"GET /v1/counters/strict/next HTTP/1.1", H) * 3,
+    "strict batch": head(b"GET /v1/counters/strict/next?count=5&format=ranges HTTP/1.1", H),
+    "a batch that pauses writing": head(b"GET /next?count=10000 HTTP/1.1", H) * 3 + NEXT,
+    "ranges": head(b"GET /next?format=ranges&count=5&nonce=n HTTP/1.1", H),
+    "bad count": head(b"GET /next?count=0 HTTP/1.1", H),
+    "most": head(b"GET /next?count=10000 HTTP/1.1", H),
+    "more than most": head(b"GET /next?count=10001 HTTP/1.1", H),
+    "empty query": head(b"GET /next? HTTP/1.1", H),
+    "not UTF-8": head(b"GET /next?x=%ff HTTP/1.1", H),
+    "raw bytes": head(b"GET /next?x=\xc3\xa9 HTTP/1.1", H),
+    "HEAD": head(b"PUT /next HTTP/1.1", H),
+    "health between": NEXT + head(b"GET /livez HTTP/1.1", H) + NEXT,
+    "plain, then a body": NEXT * 2
+    + head(b"POST /next HTTP/1.1", H, b"Content-Length: 4") + b"\r\n\r\n" + NEXT,
+    "empty lines between": NEXT + b"\r\n" + NEXT + b"\r\n\r\n" + NEXT,
+    "long": head(GET, H, b"X: " + b"a" * HEAD_MAX),
+    "too long": head(GET, H, b"X: " + b"a" * 9000),
+    "65 headers": head(GET, H, *(b"X%d: y" % number for number in range(64))),
+    "200 headers": head(GET, H, *(b"X%d: y" % number for number in range(200))),
+    "pipelined, many": NEXT * 300,
+}  # fmt: skip
+BREAKS = {  # the server closes, and what is sent behind may reset the connection
+    "connection: close", "connection: Close", "connection: a list", "proxy-connection: close",
+    "two hosts", "two hosts, other case", "no host", "no headers", "bare line feed",
+    "bare carriage return", "folded", "lower-case method",
+    "too long", "200 headers", "old websocket",
+}  # fmt: skip
+ENDLESS = {"h2c upgrade", "upgrade"}  # aiohttp takes what follows for another protocol
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_what_is_odd_is_answered_alike(pair: Pair, name: str) -> None:
+    await pair.alike(
+        ODD[name], last=b"" if name in BREAKS else LAST, patience=0.5 if name in ENDLESS else 5
+    )
+
+
+@pytest.mark.parametrize("name", ["two accepts, json first", "body", "chunked", "other counter"])
+async def test_it_may_be_split_at_every_byte(pair: Pair, name: str) -> None:
+    sent = NEXT + ODD[name]
+    for cut in range(1, len(sent)):
+        async with connected(pair.fast.port) as wire:
+            await wire.send(sent[:cut])
+            await pair.fast.ask("/livez")  # a turn for the server
+            await wire.send(sent[cut:])
+            first, second = await wire.answer(), await wire.answer()
+            assert (first.status, second.status) == (200, 200)
+            assert not wire.reader._buffer  # type: ignore[attr-defined]
+        if cut == 15 and name == "other counter":
+            break  # it is used up soon
+
+
+LINES = st.sampled_from(
+    [b"GET /next HTTP/1.1", b"POST /next HTTP/1.1", b"GET /next?count=2 HTTP/1.1",
+     b"GET /v1/counters/default/next?format=json HTTP/1.1", b"HEAD /next HTTP/1.1",
+     b"GET /nope HTTP/1.1", b"GET /next HTTP/1.0", b"GET /next?count=x HTTP/1.1"]
+)  # fmt: skip
+NAMES = st.sampled_from(
+    [b"Accept", b"accept", b"Connection", b"Range", b"X-A", b"X-B", b"Purpose", b"Expect",
+     b"Content-Length", b"Transfer-Encoding", b"User-Agent", b"Upgrade", b"If-Match", b"Host"]
+)  # fmt: skip
+VALUES = st.sampled_from(
+    [b"", b"0", b"2", b"*/*", b"application/json", b"keep-alive", b"close", b"chunked", b"a b",
+     b"prefetch", b"\xff", b"x\x00y", b"a\rb", b"100-continue"]
+)  # fmt: skip
+HEADER = st.builds(lambda name, value: name + b": " + value, NAMES, VALUES)
+REQUEST = st.builds(
+    lambda line, first, headers, tail: head(line, first, *headers) + tail,
+    LINES,
+    st.sampled_from([H, H, H, b"host: y", b"X-C: y"]),
+    st.lists(HEADER, max_size=4),
+    st.sampled_from([b"", b"", b"", b"ab", b"0\r\n\r\n"]),
+)
+
+
+async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
+    loop = asyncio.get_running_loop()
+    sent: list[tuple[bytes, int]] = []
+
+    @settings(
+        max_examples=400, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.lists(REQUEST, min_size=1, max_size=3), st.integers(0, 400))
+    def collect(requests: list[bytes], cut: int) -> None:
+        sent.append((b"".join(requests), cut))
+
+    await loop.run_in_executor(None, collect)
+    answered = 0
+    for data, cut in sent:
+        # The second half is sent at once, and the end of the client's sending ends it all.
+        fast = await until_silent(pair.fast, data, cut)
+        slow = await until_silent(pair.slow, data, cut)
+        answered += fast.count(b"HTTP/1.1 200")
+        if slow.startswith(b"HTTP/1.0 400"):
+            # aiohttp refuses whole requests together with a malformed one in the same piece; the
+            # lane has answered them by then. Both refuse the same, once, and close.
+            assert fast.endswith(slow), data
+            assert fast.count(b"HTTP/1.0 400") == 1, data
+            await level(pair)
+            continue
+        assert fast == slow, data
+        issued = [one.service.supplies["default"].allocator.issued_ids
+                  for one in (pair.fast, pair.slow)]  # fmt: skip
+        assert issued[0] == issued[1], data
+    assert answered > 50, "most were refused: these requests show little"
+
+
+async def level(pair: Pair) -> None:
+    """Use as many ids of the one that used fewer."""
+    fast, slow = (one.service.supplies["default"] for one in (pair.fast, pair.slow))
+    missing = fast.allocator.issued_ids - slow.allocator.issued_ids
+    assert missing >= 0
+    for _ in range(missing):
+        await slow.one()
+
+
+async def until_silent(serving: Serving, data: bytes, cut: int) -> bytes:
+    """What is answered before the server closes or has nothing more to say."""
+    async with connected(serving.port) as wire:
+        found = b""
+        with suppress(ConnectionError, TimeoutError):
+            await wire.send(data[:cut])
+            await asyncio.sleep(0)
+            await wire.send(data[cut:])
+            async with asyncio.timeout(5):
+                for _ in range(3):
+                    await serving.ask("/livez")
+                while not wire.reader.at_eof():
+                    found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
+                    wire.reader._buffer.clear()  # type: ignore[attr-defined]
+                    before = len(found)
+                    for _ in range(3):
+                        await serving.ask("/livez")
+                    if not wire.reader._buffer and len(found) == before:  # type: ignore[attr-defined]
+                        break
+        return without_date(found)
+
+
+async def test_while_draining_they_are_alike_too(pair: Pair) -> None:
+    assert (await pair.alike(NEXT, NEXT)).count(b"Connection: close") == 1, "of the last alone"
+    for one in (pair.fast, pair.slow):
+        one.drain()
+    for sent in (NEXT, NEXT * 3, ODD["old path"], ODD["beyond the limit"], ODD["strings"]):
+        found = await pair.alike(sent, last=b"")
+        assert found.count(b"Connection: close") == 1
+
+
+# --- one lane, in the hand ------------------------------------------------------------------------
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written, and what is done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.done: list[str] = []
+        self.protocol: Any = None
+        self.full_after: int | None = None
+        self.lane: Any = None
+
+    def write(self, data: Any) -> None:
+        self.written += data
+        if self.full_after is not None and len(self.written) > self.full_after:
+            self.lane.pause_writing()
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return "close" in self.done or "abort" in self.done
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+    def pause_reading(self) -> None:
+        self.done.append("pause")
+
+    def resume_reading(self) -> None:
+        self.done.append("resume")
+
+
+class Taker(asyncio.Protocol):
+    """Stands for aiohttp: keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.got.append(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.got.append(data)
+
+
+class Hand:
+    """Lanes over a service of the fixture, without sockets."""
+
+    def __init__(self, serving: Serving) -> None:
+        assert serving.lanes is not None
+        self.serving = serving
+        self.gate = Gate(100)
+        self.now = 1_700_000_000.25
+        self.takers: list[Taker] = []
+        desk = Desk(
+            serving.service,
+            paths={"/next": "default"},
+            batch_max=10_000,
+            range_max=1_000_000,
+            clock=lambda: self.now,
+        )
+        self.lanes = Lanes(desk, self.gate, self.taker)
+
+    def taker(self) -> Taker:
+        self.takers.append(Taker())
+        return self.takers[-1]
+
+    def lane(self) -> tuple[Lane, Transport]:
+        lane, transport = Lane(self.lanes), Transport()
+        lane.connection_made(transport)
+        transport.lane = lane
+        return lane, transport
+
+    async def stocked(self) -> None:
+        """Wait until no request of a test needs to wait."""
+        supply = self.serving.service.supplies["default"]
+        while supply.allocator.held < 8:
+            if supply.take() is None:
+                await supply.many(1)
+
+    @property
+    def issued(self) -> int:
+        return self.serving.service.supplies["default"].allocator.issued_ids
+
+
+@pytest.fixture
+async def hand(serving: Serving) -> Any:
+    await serving.service.warm()
+    hand = Hand(serving)
+    yield hand
+    hand.lanes.close()
+
+
+OTHER = head(b"GET /livez HTTP/1.1", H)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+@pytest.mark.parametrize("tail", [b"", b"GET /ne", NEXT, b"\x00\r\n\r\n"])
+async def test_a_hand_over_takes_along_exactly_the_bytes_from_that_request_on(
+    hand: Hand, before: int, tail: bytes
+) -> None:
+    sent = NEXT * before + OTHER + tail
+    for cut in range(len(sent)):
+        await hand.stocked()
+        lane, transport = hand.lane()
+        for piece in (sent[:cut], sent[cut:]):
+            if transport.protocol is not None:
+                transport.protocol.data_received(piece)
+            else:
+                lane.data_received(piece)
+        taker = hand.takers[-1]
+        assert transport.protocol is taker
+        assert taker.got[0] is transport
+        assert b"".join(taker.got[1:]) == OTHER + tail, cut
+        assert transport.written.count(b"200 OK") == before
+        assert lane not in hand.gate.connections
+
+
+async def test_no_id_is_taken_while_the_client_does_not_read(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    transport.full_after = 0
+    issued = hand.issued
+    lane.data_received(NEXT * 3 + OTHER)
+    assert hand.issued == issued + 1
+    lane.data_received(NEXT)
+    assert hand.issued == issued + 1
+    assert not hand.takers, "an earlier answer is not written yet"
+    transport.full_after = None
+    lane.resume_writing()
+    assert hand.issued == issued + 3
+    assert hand.takers[0].got[1:] == [OTHER + NEXT]
+
+
+async def test_what_is_kept_is_bounded(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    lane.pause_writing()
+    for _ in range(BUFFER_MAX // len(NEXT) + 1):
+        assert "pause" not in transport.done
+        lane.data_received(NEXT)
+    assert transport.done == ["pause"]
+    lane.resume_writing()
+    assert transport.done == ["pause", "resume"]
+
+
+async def test_no_id_is_taken_on_a_connection_that_closes(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    hand.lanes.desk.drain()
+    issued = hand.issued
+    lane.data_received(NEXT * 3)
+    assert hand.issued == issued + 1
+    assert transport.done == ["close"]
+    assert transport.written.count(b"Connection: close") == 1
+
+
+async def test_a_fault_in_a_parser_callback_surfaces(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(hand.lanes.heads, "on_message_complete", broken, raising=False)
+    hand.lanes.heads._new_parser()
+    lane, _ = hand.lane()
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        lane.data_received(NEXT)
+    assert not hand.takers
+    monkeypatch.undo()
+    hand.lanes.heads._new_parser()
+    lane, transport = hand.lane()
+    lane.data_received(NEXT)
+    assert transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_silent_and_dripping_connections_are_closed_and_those_served_are_not(
+    hand: Hand,
+) -> None:
+    (silent, one), (dripping, two), (served, three), (stuck, four) = (hand.lane() for _ in range(4))
+    stuck.pause_writing()
+    for sweep in range(SILENT_MAX + 1):
+        await hand.stocked()
+        assert one.done == two.done == four.done == [], sweep
+        dripping.data_received(NEXT[sweep : sweep + 1])
+        served.data_received(NEXT)
+        hand.lanes._sweep()
+    assert (one.done, two.done, three.done, four.done) == (["close"], ["close"], [], ["abort"])
+    assert silent.is_busy() is False
+
+
+async def test_one_timer_serves_all_lanes_and_none_runs_without(hand: Hand) -> None:
+    assert hand.lanes._timer is None
+    (one, _), (two, _) = hand.lane(), hand.lane()
+    timer = hand.lanes._timer
+    assert timer is not None
+    for lane in (one, two):
+        lane.connection_lost(None)
+    hand.lanes._sweep()
+    assert hand.lanes._timer is None
+    timer.cancel()
+
+
+async def test_the_date_follows_the_clock(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    lane.data_received(NEXT)
+    assert b"Date: Tue, 14 Nov 2023 22:13:20 GMT\r\n" in transport.written
+    hand.now += 1
+    hand.lanes.desk._end_second()  # what the timer calls
+    transport.written = b""
+    lane.data_received(NEXT)
+    assert b"Date: Tue, 14 Nov 2023 22:13:21 GMT\r\n" in transport.written
+
+
+# --- waiting --------------------------------------------------------------------------------------
+
+
+async def empty(serving: Serving) -> Callable[[], None]:
+    """Hold the store up, and use up what is in memory; answers what lets it go on."""
+    supply = serving.service.supplies["default"]
+    open_again = asyncio.Event()
+    reserve = serving.store.reserve
+
+    async def held_up(*arguments: Any, **keywords: Any) -> range:
+        await open_again.wait()
+        return await reserve(*arguments, **keywords)
+
+    serving.store.reserve = held_up  # type: ignore[method-assign]
+    while supply.take() is not None:
+        pass
+    return open_again.set
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_who_waits_keeps_its_place_and_holds_nobody_up(serve: Serve) -> None:
+    serving = await serve(limits=Limits(wait=5))
+    await serving.create("other", start=500)
+    await serving.service.warm()
+    await serving.ask("/v1/counters/other/next")
+    go_on = await empty(serving)
+    async with connected(serving.port) as wire, connected(serving.port) as second:
+        await wire.send(NEXT + request("/v1/counters/other/next") + NEXT + LAST)
+        await serving.ask("/livez")
+        await second.send(NEXT)
+        assert (await serving.ask("/v1/counters/other/next")).body == b"501"
+        assert serving.service.supplies["default"].reading().waiting == 2
+        assert not wire.reader._buffer  # type: ignore[attr-defined]
+        go_on()
+        answers = [await wire.answer() for _ in range(4)]
+        assert [answer.body for answer in answers][1::2] == [b"502", b"live"]
+        first, third = int(answers[0].body), int(answers[2].body)
+        assert int((await second.answer()).body) == first + 1
+        assert third > first
+
+
+async def test_ids_of_a_client_that_went_away_are_counted(serve: Serve) -> None:
+    serving = await serve(limits=Limits(wait=5))
+    await serving.service.warm()
+    go_on = await empty(serving)
+    supply = serving.service.supplies["default"]
+    lanes = Hand(serving)
+    lane, transport = lanes.lane()
+    lane.data_received(NEXT + NEXT)
+    await turns(2)
+    assert supply.reading().waiting == 1
+    assert lane.is_busy()
+    go_on()
+    while not supply._waiters or not supply._waiters[0].future.done():
+        await asyncio.sleep(0)
+        if not supply._waiters:
+            break
+    lane.connection_lost(None)  # served, and gone before it was told
+    await turns()
+    assert transport.written == b""
+    assert supply.allocator.gaps["abandoned"] == 1
+    lanes.lanes.close()
+
+
+async def test_who_waits_too_long_is_told_as_by_aiohttp(pair: Pair) -> None:
+    answers = []
+    for serving in (pair.fast, pair.slow):
+        service: Service = serving.service
+        object.__setattr__(service.limits, "wait", 0.05)
+        await empty(serving)
+        async with connected(serving.port) as wire:
+            await wire.send(NEXT + NEXT)
+            answers.append([await wire.answer(), await wire.answer()])
+    for fast, slow in zip(*answers, strict=True):
+        assert fast.status == slow.status == 503
+        told = [
+            {**one.json, "detail": one.json["detail"].partition(":")[0]} for one in (fast, slow)
+        ]
+        assert told[0] == told[1]
+        assert list(fast.headers) == list(slow.headers)
+
+
+async def test_lanes_and_the_rest_are_counted_together(serve: Serve) -> None:
+    serving = await serve(connections_max=2)
+    async with connected(serving.port) as one, connected(serving.port) as two:
+        await one.send(NEXT)
+        assert (await one.answer()).status == 200
+        await two.send(OTHER)
+        assert (await two.answer()).status == 200
+        assert len(serving.gate.connections) == 2
+        assert (await serving.ask()).status == 503
+        await one.send(OTHER)  # a hand-over needs no second place
+        assert (await one.answer()).status == 200
+        assert len(serving.gate.connections) == 2
