@@ -11,6 +11,7 @@ from idservice.web.guard import CONDITIONAL_HEADERS, PREFETCH_HEADERS
 END = b"\r\n\r\n"
 HEAD_MAX = 4096  # bytes; aiohttp is to judge longer ones
 HEADERS_MAX = 64
+KEPT = (b"keep-alive", b"Keep-Alive")
 SHAPES_MAX = 1024  # distinct lists of header names remembered
 # A head that names one of these is not plain.
 TELLING = frozenset(
@@ -75,7 +76,7 @@ class Heads:
             self._new_parser()
             return None
         accept, connection = shape
-        if connection and headers[connection].lower() != b"keep-alive":
+        if connection and headers[connection] not in KEPT:
             self._new_parser()  # it may think that the connection is over
             return None
         return headers[accept] if accept else b""

@@ -180,15 +180,19 @@ class Lane(asyncio.Protocol):
     def _work(self, data: bytes) -> None:
         """Answer the requests in `data`, one after the other."""
         while True:
-            size = data.find(END) + len(END)
+            size = data.find(END) + 4
             if size == len(data):
                 head, rest = data, b""
             else:
                 head, rest = data[:size], data[size:]
-            if size < len(END) and may_go_on(data):
+            if size < 4 and may_go_on(data):
                 self._buffer = data
                 return
-            target = self._target(head) if len(END) <= size <= HEAD_MAX else None
+            accept = self._heads.plain(head) if 4 <= size <= HEAD_MAX else None
+            if accept is not None:
+                target = self._desk.target(head[: head.find(b"\r")], accept)
+            else:
+                target = None
             if target is None:
                 self._hand_over(data)
                 return
@@ -199,13 +203,6 @@ class Lane(asyncio.Protocol):
             if not rest or self._transport is None or self._transport.is_closing():
                 return
             data = rest
-
-    def _target(self, head: bytes) -> Target | None:
-        """What a request asks for; None where aiohttp is to answer."""
-        accept = self._heads.plain(head)
-        if accept is None:
-            return None
-        return self._desk.target(head[: head.find(b"\r")], accept)
 
     def _hand_over(self, data: bytes) -> None:
         """Give the connection to aiohttp, with the bytes from the first unanswered request on."""
@@ -224,7 +221,11 @@ class Lane(asyncio.Protocol):
     def _answer(self, target: Target) -> None:
         """Write the answer, or let it wait for ids."""
         try:
-            answer = self._at_once(target)
+            if target.plain:  # nearly all: as few calls as there can be
+                id = target.supply.take()
+                answer = None if id is None else self._desk.plain(id)
+            else:
+                answer = self._at_once(target)
         except Exception:
             answer = self._crash()
         if answer is not None:
@@ -234,17 +235,13 @@ class Lane(asyncio.Protocol):
             self._waiting = self._desk.service.spawn(self._wait(target))
 
     def _at_once(self, target: Target) -> bytes | None:
-        """The answer, where there are ids in memory."""
+        """The answer in other forms, where there are ids in memory."""
         supply = target.supply
         if not target.single:
             blocks = supply.take_many(target.count)
             return None if blocks is None else self._batch(target, blocks)
         id = supply.take()
-        if id is None:
-            return None
-        if target.plain:
-            return self._desk.plain(id)
-        return self._desk.answer(*one(supply.counter, target.ask, id))
+        return None if id is None else self._desk.answer(*one(supply.counter, target.ask, id))
 
     def _batch(self, target: Target, blocks: list[range]) -> bytes:
         supply = target.supply
