@@ -44,7 +44,7 @@ class Lanes:
     def protocol(self) -> asyncio.Protocol:
         """What serves the next connection: no lane where requests are to be logged."""
         if self.gate.full:
-            return Refused()
+            return Refused(self.gate)
         return self.hand_over() if access_log.isEnabledFor(logging.INFO) else Lane(self)
 
     def opened(self, lane: "Lane") -> None:
