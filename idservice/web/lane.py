@@ -7,10 +7,15 @@ request on, and keeps the connection. What is malformed is not judged here: it g
 so that there is one set of answers.
 
 A request without a body ends with the blank line behind its headers, so where each ends is known.
+What a client repeats is recognised by its bytes and not parsed again (see `form`).
+
+An answer is written to the socket at once, without a turn through the loop's transport; that gets
+only what the socket does not take.
 """
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import cast
 
@@ -18,6 +23,7 @@ from idservice import errors
 from idservice.metrics import count as count_one
 from idservice.web.connection import KEEPALIVE_S, Gate, Refused, access_log
 from idservice.web.desk import Desk, Target
+from idservice.web.form import Form, form_of
 from idservice.web.heads import END, HEAD_MAX, Heads, may_go_on
 from idservice.web.render import one, several
 from idservice.web.sampled import Sampled
@@ -27,6 +33,7 @@ log = logging.getLogger("idservice.web")
 BUFFER_MAX = 65_536  # bytes kept while a request waits for ids or a client does not read
 SWEEP_S = 5.0
 SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
+FORMS_MAX = 16  # forms tried on a connection without one that fits a later request
 _failed = Sampled(log)
 
 
@@ -84,12 +91,18 @@ class Lane(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_descriptor",
         "_desk",
+        "_form",
+        "_forms_left",
+        "_head",
         "_heads",
         "_lanes",
         "_paused",
+        "_queued",
         "_silent",
         "_stopped",
+        "_target",
         "_transport",
         "_waiting",
     )
@@ -99,6 +112,14 @@ class Lane(asyncio.Protocol):
         self._desk = lanes.desk
         self._heads = lanes.heads
         self._transport: asyncio.Transport | None = None
+        self._descriptor = -1
+        # The last request, what it asked for, and what the next may differ in. None where nothing
+        # is known, and wherever the next bytes are not the beginning of a request to be answered.
+        self._head: bytes | None = None
+        self._form: Form | None = None
+        self._target: Target
+        self._forms_left = FORMS_MAX
+        self._queued = False  # whether the transport got something that may not be sent yet
         self._buffer = b""  # an unfinished request, or what came while one waits
         self._waiting: asyncio.Task[None] | None = None  # for ids; what came after it stays behind
         self._paused = False  # the client does not read
@@ -110,6 +131,7 @@ class Lane(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._descriptor = transport.get_extra_info("socket").fileno()
         self._lanes.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -121,7 +143,8 @@ class Lane(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read: take no id for it."""
-        self._paused = self._stopped = True
+        self._paused = True
+        self._stop()
 
     def resume_writing(self) -> None:
         """It reads again."""
@@ -150,7 +173,20 @@ class Lane(asyncio.Protocol):
                 self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """More bytes."""
+        """More bytes; nearly always one whole request like the one before."""
+        if data == self._head or (self._form is not None and self._fits(data)):
+            self._answer(self._target)
+        else:
+            self._receive(data)
+
+    def _fits(self, data: bytes) -> bool:
+        assert self._form is not None
+        if self._form.fits(data):
+            self._forms_left = FORMS_MAX
+            return True
+        return False
+
+    def _receive(self, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -158,6 +194,11 @@ class Lane(asyncio.Protocol):
             self._keep(data)
         else:
             self._work(data)
+
+    def _stop(self) -> None:
+        """Look at no further request for now."""
+        self._stopped = True
+        self._forget()
 
     def _keep(self, data: bytes) -> None:
         self._buffer = data
@@ -187,6 +228,7 @@ class Lane(asyncio.Protocol):
                 head, rest = data[:size], data[size:]
             if size < 4 and may_go_on(data):
                 self._buffer = data
+                self._forget()
                 return
             accept = self._heads.plain(head) if 4 <= size <= HEAD_MAX else None
             if accept is not None:
@@ -196,6 +238,7 @@ class Lane(asyncio.Protocol):
             if target is None:
                 self._hand_over(data)
                 return
+            self._remember(head, target)
             self._answer(target)
             if self._stopped:
                 self._keep(rest)
@@ -203,6 +246,16 @@ class Lane(asyncio.Protocol):
             if not rest or self._transport is None or self._transport.is_closing():
                 return
             data = rest
+
+    def _remember(self, head: bytes, target: Target) -> None:
+        """Know the same request again, and one that differs from it as it does from the last."""
+        if self._head is not None and self._forms_left:
+            self._forms_left -= 1
+            self._form = form_of(self._head, head)
+        self._head, self._target = head, target
+
+    def _forget(self) -> None:
+        self._head = self._form = None
 
     def _hand_over(self, data: bytes) -> None:
         """Give the connection to aiohttp, with the bytes from the first unanswered request on."""
@@ -231,7 +284,7 @@ class Lane(asyncio.Protocol):
         if answer is not None:
             self._write(answer)
         else:
-            self._stopped = True
+            self._stop()
             self._waiting = self._desk.service.spawn(self._wait(target))
 
     def _at_once(self, target: Target) -> bytes | None:
@@ -267,8 +320,17 @@ class Lane(asyncio.Protocol):
         return self._desk.refusal(errors.IdserviceError())
 
     def _write(self, answer: bytes) -> None:
-        assert self._transport is not None
-        self._transport.write(answer)
+        transport = self._transport
+        assert transport is not None
         self._silent = 0
+        sent = 0
+        if not (self._queued and transport.get_write_buffer_size()):
+            try:  # noqa: SIM105  suppress() costs as much as the rest of this
+                sent = os.write(self._descriptor, answer)
+            except OSError:
+                pass  # it takes nothing now; what is wrong with it, the transport finds out
+        self._queued = sent < len(answer)
+        if self._queued:
+            transport.write(answer[sent:])
         if self._desk.draining:
-            self._transport.close()
+            transport.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from idservice.counters import new_counter
@@ -63,6 +64,16 @@ class Serving:
         before = await self.one()
         yield
         assert await self.one() == before + 1, "an id was used up"
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The lane writes to sockets beside the loop's transports, which uvloop has of its own."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.name == "test_lane.py":
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 Serve = Callable[..., Awaitable[Serving]]

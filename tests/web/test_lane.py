@@ -1,6 +1,7 @@
 """The fast lane beside aiohttp alone: the same answers to the same bytes, and the same ids used."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,8 +15,9 @@ from idservice.stores.sqlite import SQLiteStore
 from idservice.supply import Limits
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk
+from idservice.web.form import form_of
 from idservice.web.heads import HEAD_MAX
-from idservice.web.lane import BUFFER_MAX, SILENT_MAX, Lane, Lanes
+from idservice.web.lane import BUFFER_MAX, FORMS_MAX, SILENT_MAX, Lane, Lanes
 
 from .conftest import Serve, Serving
 from .test_battery import FINE, MALFORMED
@@ -323,11 +325,15 @@ async def test_while_draining_they_are_alike_too(pair: Pair) -> None:
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written, and what is done to it."""
+    """Keeps what is written, and what is done to it. Its socket takes nothing: everything is
+    written to the transport."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.socket, other = socket.socketpair()
+        other.close()
         self.written = b""
+        self.size = 0
         self.done: list[str] = []
         self.protocol: Any = None
         self.full_after: int | None = None
@@ -338,11 +344,15 @@ class Transport(asyncio.Transport):
         if self.full_after is not None and len(self.written) > self.full_after:
             self.lane.pause_writing()
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        assert name == "socket"
+        return self.socket
+
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.size
 
     def is_closing(self) -> bool:
         return "close" in self.done or "abort" in self.done
@@ -382,6 +392,7 @@ class Hand:
         self.gate = Gate(100)
         self.now = 1_700_000_000.25
         self.takers: list[Taker] = []
+        self.transports: list[Transport] = []
         desk = Desk(
             serving.service,
             paths={"/next": "default"},
@@ -397,6 +408,7 @@ class Hand:
 
     def lane(self) -> tuple[Lane, Transport]:
         lane, transport = Lane(self.lanes), Transport()
+        self.transports.append(transport)
         lane.connection_made(transport)
         transport.lane = lane
         return lane, transport
@@ -408,6 +420,11 @@ class Hand:
             if supply.take() is None:
                 await supply.many(1)
 
+    def close(self) -> None:
+        self.lanes.close()
+        for transport in self.transports:
+            transport.socket.close()
+
     @property
     def issued(self) -> int:
         return self.serving.service.supplies["default"].allocator.issued_ids
@@ -418,7 +435,7 @@ async def hand(serving: Serving) -> Any:
     await serving.service.warm()
     hand = Hand(serving)
     yield hand
-    hand.lanes.close()
+    hand.close()
 
 
 OTHER = head(b"GET /livez HTTP/1.1", H)
@@ -480,6 +497,211 @@ async def test_no_id_is_taken_on_a_connection_that_closes(hand: Hand) -> None:
     assert hand.issued == issued + 1
     assert transport.done == ["close"]
     assert transport.written.count(b"Connection: close") == 1
+
+
+TRACED = (b"authorization: Bearer abc", b"traceparent: 00-%04d-01", b"x-id:%03d")
+
+
+def traced(number: int, *, of: bytes = b"/next", also: bytes = b"") -> bytes:
+    """A request whose headers vary with `number`."""
+    varied = [line % number if b"%" in line else line for line in TRACED]
+    return head(b"GET " + of + b" HTTP/1.1", H, *varied, *([also] if also else []))
+
+
+async def test_what_a_client_repeats_is_not_parsed_again(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    plain = hand.lanes.heads.plain
+    monkeypatch.setattr(
+        hand.lanes.heads, "plain", lambda head: (parsed.append(head), plain(head))[1]
+    )
+    lane, transport = hand.lane()
+    for _ in range(3):
+        await hand.stocked()
+        lane.data_received(NEXT)
+    assert parsed == [NEXT]
+    await hand.stocked()
+    lane.data_received(traced(1))
+    lane.data_received(traced(2))
+    assert parsed == [NEXT, traced(1), traced(2)]
+    for number in range(3, 30):
+        await hand.stocked()
+        lane.data_received(traced(number))
+    assert len(parsed) == 3
+    assert transport.written.count(b"200 OK") == 32
+    assert not hand.takers
+
+
+HOSTILE = {
+    "a range": traced(3)[:-2] + b"Range: bytes=0-1\r\n\r\n",
+    "a line end in a value": traced(3).replace(b"00-0003-01", b"00\r\nRange"),
+    "a line feed in a value": traced(3).replace(b"00-0003-01", b"00\nRange:x"),
+    "a carriage return in a value": traced(3).replace(b"00-0003-01", b"00-0\r03-01"),
+    "NUL in a value": traced(3).replace(b"00-0003-01", b"00-0\x0003-01"),
+    "beyond ASCII in a value": traced(3).replace(b"00-0003-01", b"00-0\xe903-01"),
+    "a tab in a value": traced(3).replace(b"00-0003-01", b"00-0\t03-01"),
+    "blanks for a value": traced(3).replace(b"00-0003-01", b" " * 10),
+    "another name": traced(3).replace(b"traceparent", b"if-none-mat"),
+    "a colon less": traced(3).replace(b"x-id:", b"x-id "),
+    "another target": traced(3).replace(b"/next", b"/nexu"),
+    "another version": traced(3).replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "cut short": traced(3)[:-1] + b"x",
+    "two at once": traced(3) + traced(4),
+    "JSON": traced(3, also=b"accept: application/json"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_what_differs_in_more_than_values_is_answered_alike(pair: Pair, name: str) -> None:
+    """Behind requests that taught the lane a form."""
+    found = []
+    for one in (pair.fast, pair.slow):
+        async with connected(one.port) as wire:
+            for number in range(3):
+                await wire.send(traced(number))
+                assert (await wire.answer()).status == 200
+            await wire.send(HOSTILE[name])
+            for _ in range(3):  # alone: turns for the server
+                await one.ask("/livez")
+            with suppress(ConnectionError):
+                await wire.send(LAST)
+            with suppress(ConnectionError):
+                async with asyncio.timeout(5):
+                    found.append(without_date(await wire.reader.read()))
+    assert found[0] == found[1]
+    await pair.alike(NEXT)
+
+
+@pytest.mark.parametrize("name", [b"Accept: ", b"aCCEPT: ", b"accept: "])
+async def test_an_accept_header_that_varies_is_read_each_time(hand: Hand, name: bytes) -> None:
+    lane, transport = hand.lane()
+    for value in (b"text/plain      ", b"text/plain;q=0.5", b"application/json"):
+        await hand.stocked()
+        lane.data_received(head(GET, H, name + value))
+    assert transport.written.count(b"text/plain; charset") == 2
+    assert transport.written.endswith(b"}")
+
+
+@pytest.mark.parametrize("name", [b"Connection: ", b"connection: "])
+async def test_a_connection_header_that_varies_is_read_each_time(hand: Hand, name: bytes) -> None:
+    lane, transport = hand.lane()
+    for value in (b"keep-alive", b"Keep-Alive", b"close     "):
+        await hand.stocked()
+        lane.data_received(head(GET, H, name + value))
+    assert transport.written.count(b"200 OK") == 2
+    assert hand.takers[0].got[1:] == [head(GET, H, name + b"close     ")]
+
+
+async def test_forms_are_learnt_for_as_long_as_they_fit_now_and_then(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[bytes] = []
+    monkeypatch.setattr(
+        "idservice.web.lane.form_of",
+        lambda one, other: (learnt.append(other), form_of(one, other))[1],
+    )
+    lane, _ = hand.lane()
+    for token in range(3 * FORMS_MAX):  # a token that is renewed, and has another length
+        for number in range(4):
+            await hand.stocked()
+            lane.data_received(traced(number, also=b"y: " + b"t" * token))
+    assert len(learnt) == 6 * FORMS_MAX - 1
+    learnt.clear()
+    for number in range(3 * FORMS_MAX):  # never two of one length
+        await hand.stocked()
+        lane.data_received(head(GET, H, b"y: " + b"t" * number))
+    assert len(learnt) == FORMS_MAX
+    assert not hand.takers
+
+
+async def test_what_the_socket_does_not_take_goes_behind_in_order(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        for one in (ours, theirs):
+            one.setblocking(False)
+        lane._descriptor = ours.fileno()
+
+        def received() -> bytes:
+            found = b""
+            with suppress(BlockingIOError):
+                while chunk := theirs.recv(65536):
+                    found += chunk
+            return found
+
+        await hand.stocked()
+        lane.data_received(NEXT)
+        assert received().count(b"200 OK") == 1
+        assert transport.written == b""
+
+        await hand.serving.service.supplies["default"].many(5)
+        lane.data_received(head(b"GET /next?count=5000 HTTP/1.1", H))
+        while not lane.is_busy() and not transport.written:
+            await asyncio.sleep(0)
+        while lane._waiting is not None:
+            await asyncio.sleep(0)
+        first = received()
+        whole = first + transport.written
+        body = whole.partition(b"\r\n\r\n")[2]
+        assert first
+        assert transport.written
+        assert f"Content-Length: {len(body)}\r\n".encode() in whole
+        assert body.count(b"\n") == 5000
+
+        transport.written, transport.size = b"", 10  # the socket would take it, but not yet
+        await hand.stocked()
+        lane.data_received(NEXT)
+        assert transport.written.count(b"200 OK") == 1
+        assert received() == b""
+        transport.written, transport.size = b"", 0
+        lane.data_received(NEXT)
+        assert transport.written == b""
+        assert received().count(b"200 OK") == 1
+
+
+async def test_a_client_that_reads_again_does_not_overtake_its_request_that_waits(
+    hand: Hand,
+) -> None:
+    lane, transport = hand.lane()
+    go_on = await empty(hand.serving)
+    lane.data_received(NEXT + request("/next?count=2"))
+    lane.pause_writing()
+    lane.resume_writing()
+    assert hand.serving.service.supplies["default"].reading().waiting <= 1
+    await turns()
+    assert hand.serving.service.supplies["default"].reading().waiting == 1
+    go_on()
+    while transport.written.count(b"200 OK") < 2:
+        await asyncio.sleep(0)
+    ids = transport.written.split(b"\r\n\r\n")
+    assert int(ids[1].partition(b"HTTP")[0]) < int(ids[2].split()[0])
+
+
+async def test_who_waits_is_answered_before_what_is_known_already(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    lane.data_received(NEXT)
+    go_on = await empty(hand.serving)
+    issued = hand.issued
+    for _ in range(3):
+        lane.data_received(NEXT)
+    assert hand.issued == issued
+    assert transport.written.count(b"200 OK") == 1
+    go_on()
+    while transport.written.count(b"200 OK") < 4:
+        await asyncio.sleep(0)
+    ids = [int(part.partition(b"HTTP")[0]) for part in transport.written.split(b"\r\n\r\n")[1:]]
+    assert ids == sorted(set(ids))
+
+
+async def test_an_unfinished_request_is_not_taken_for_a_known_one(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    lane.data_received(NEXT)
+    lane.data_received(b"GET /next?x=")
+    lane.data_received(NEXT)  # goes on: the target has a blank in it
+    assert transport.written.count(b"200 OK") == 1
+    assert hand.takers[0].got[1:] == [b"GET /next?x=" + NEXT]
 
 
 async def test_a_fault_in_a_parser_callback_surfaces(
@@ -604,7 +826,7 @@ async def test_ids_of_a_client_that_went_away_are_counted(serve: Serve) -> None:
     await turns()
     assert transport.written == b""
     assert supply.allocator.gaps["abandoned"] == 1
-    lanes.lanes.close()
+    lanes.close()
 
 
 async def test_who_waits_too_long_is_told_as_by_aiohttp(pair: Pair) -> None:
