@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.measure import Row, machine, supported
 
 # Each is a module of this package whose `run(quick)` answers rows.
-BENCHMARKS = ("writes", "take", "latency", "start", "idle", "http")
+BENCHMARKS = ("writes", "take", "latency", "start", "idle", "http", "strict")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -50,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _line(row: Row, *, judged: bool) -> str:
     figure = "skipped" if row.figure is None else f"{_short(row.figure)} {row.unit}".rstrip()
-    goal = "" if row.goal is None else f"≤ {_short(row.goal)}"
+    goal = "" if row.goal is None else f"{'≥' if row.at_least else '≤'} {_short(row.goal)}"
     verdict = {True: "yes", False: "NO", None: ""}[row.reached] if judged else ""
-    return f"  {row.what:<66} {figure:>10} {goal:>6} {verdict:<4} {row.note}".rstrip()
+    return f"  {row.what:<66} {figure:>10} {goal:>8} {verdict:<4} {row.note}".rstrip()
 
 
 def _short(figure: float) -> str:

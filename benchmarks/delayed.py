@@ -1,4 +1,4 @@
-"""The real server over SQLite, where every answer of the store takes `BENCH_STORE_DELAY_S` longer.
+"""The real server over SQLite, where an answer to a reservation takes `BENCH_STORE_DELAY_S` in all.
 
 Run as `python -m benchmarks.delayed serve …`, with idservice's own arguments.
 """
@@ -6,6 +6,7 @@ Run as `python -m benchmarks.delayed serve …`, with idservice's own arguments.
 import asyncio
 import os
 import sys
+import time
 from unittest import mock
 
 from idservice import server
@@ -17,15 +18,15 @@ VARIABLE = "BENCH_STORE_DELAY_S"
 
 
 class Delayed(SQLiteStore):
-    """Reservations take longer: half of it before the write and half after."""
+    """What a reservation brought is held back until the delay is over."""
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
     ) -> range:
-        delay_s = float(os.environ[VARIABLE])
-        await asyncio.sleep(delay_s / 2)
+        due = time.perf_counter() + float(os.environ[VARIABLE])
         ids = await super().reserve(counter, count=count, seen=seen, room=room, shard=shard)
-        await asyncio.sleep(delay_s / 2)
+        # In a thread: the loop's own timers are in whole milliseconds, and may end before theirs.
+        await asyncio.to_thread(time.sleep, max(0.0, due - time.perf_counter()))
         return ids
 
 

@@ -72,10 +72,7 @@ class Server:
 
     def counted(self) -> "Counted":
         """What was counted since it is steady."""
-        now, before = Counted.of(self.port), self._before
-        found = Counted(
-            now.refills - before.refills, now.waits - before.waits, now.seconds - before.seconds
-        )
+        found = Counted.of(self.port).since(self._before)
         check(found.refills > 0, f"no refill from the store of {self} while it was measured")
         check(found.seconds >= found.refills * self.delay_s, f"the store of {self} was faster")
         distinct(self.target.ids)
@@ -91,16 +88,24 @@ class Counted:
     seconds: float
 
     @classmethod
-    def of(cls, port: int) -> "Counted":
+    def of(cls, port: int, counter: str = "default") -> "Counted":
         """So far, from the metrics page."""
         status, page = get(port, "/metrics")
         check(status == 200, f"/metrics answers {status}")
         return cls(
             refills=round(
-                _metric(page, 'idservice_reservations_total{counter="default",result="granted"}')
+                _metric(
+                    page, f'idservice_reservations_total{{counter="{counter}",result="granted"}}'
+                )
             ),
-            waits=round(_metric(page, 'idservice_waits_total{counter="default"}')),
+            waits=round(_metric(page, f'idservice_waits_total{{counter="{counter}"}}')),
             seconds=_metric(page, "idservice_reservation_seconds_sum"),
+        )
+
+    def since(self, before: "Counted") -> "Counted":
+        """What was counted since then."""
+        return Counted(
+            self.refills - before.refills, self.waits - before.waits, self.seconds - before.seconds
         )
 
 

@@ -5,7 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -16,7 +16,8 @@ MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `goal` is the most it may be, None where it is for information.
+    """One figure. `goal` is the most it may be, or with `at_least` the least; None where it is for
+    information. `parts` is what stands behind it, for tables and pictures.
 
     `figure` is None where it could not be taken; `note` then says why.
     """
@@ -26,13 +27,15 @@ class Row:
     unit: str = ""
     goal: float | None = None
     note: str = ""
+    at_least: bool = False
+    parts: dict[str, float | str] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool | None:
         """Whether the goal is reached; None where there is no goal or no figure."""
         if self.goal is None or self.figure is None:
             return None
-        return self.figure <= self.goal
+        return self.figure >= self.goal if self.at_least else self.figure <= self.goal
 
 
 def interleaved(

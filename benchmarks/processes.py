@@ -126,6 +126,11 @@ def timed(arguments: Sequence[str]) -> float:
         return time.perf_counter() - began
 
 
+def run_to_end(*arguments: str) -> None:
+    """Run python with `arguments` until it ends, which must be a success."""
+    timed([sys.executable, *arguments])
+
+
 @contextmanager
 def on_load_core() -> Iterator[None]:
     """This process on the core for load, where there is more than one."""

@@ -22,6 +22,7 @@ REFILL_MIN_S = 2.0  # and at least: a quarter of a short runway is too short for
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
 TRIES_MIN = 6  # failures in a row before a counter that nobody uses is left alone
 SUSPECT_RECHECK_S = 2.0  # how often a counter that was refused is looked at again
+LINGER_MAX_S = 0.002  # how long a strict batch is held for more; uvloop makes this 1 to 2 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,9 @@ class Supply:
         self._sent_to = 0  # arrivals by the time the last request was sent,
         self._unsure_to = 0  # and the last one whose outcome is unknown
         self._refilling = False
+        self._expected = 0  # requests that the next strict batch is held for, see `_lingers`,
+        self._linger: asyncio.TimerHandle | None = None  # until this,
+        self._took = 0.0  # or no longer than the last reservation took
         self._recheck_at = 0.0
         self._error: errors.Unavailable = errors.StoreError(
             store=store.address, why="it has not answered yet"
@@ -192,12 +196,34 @@ class Supply:
 
     def refill_if_due(self) -> None:
         """Begin a refill where one is needed and none runs. Cheap to call at any time."""
-        if self._refilling or self.allocator.waits_for_store:
+        if self._refilling or self.allocator.waits_for_store or self._lingers():
             return
         request = self._due()
         if request is not None:
             self._refilling = True
             self._spawn(self._refill(request))
+
+    def _lingers(self) -> bool:
+        """Whether the next strict batch is held for more requests to join it (I8: it is not sent).
+
+        Those whom the last batch served ask again at once, and who misses a batch waits for a whole
+        one. The last request that is expected sends it; so does time, after no more than that.
+        """
+        if not 0 < len(self._waiters) < self._expected:
+            return False
+        if self._linger is None:
+            delay_s = min(LINGER_MAX_S, self._took)
+            self._linger = self._loop.call_later(delay_s, self._end_linger)
+        return True
+
+    def _end_linger(self) -> None:
+        self._expect(0)
+        self.refill_if_due()
+
+    def _expect(self, requests: int) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        self._linger, self._expected = None, requests
 
     def _due(self) -> Request | None:
         """The next request to the store, once waiters that no reservation can serve are told."""
@@ -230,7 +256,7 @@ class Supply:
                     await asyncio.sleep(self._pause(failures))
                     if failures >= TRIES_MIN and self._idle_since(used):
                         break  # the next request, or half of the rest used, begins another
-                request = self._due()
+                request = None if self._lingers() else self._due()
         finally:
             self._refilling = False
 
@@ -307,7 +333,8 @@ class Supply:
             why = f"an internal fault ({type(error).__name__})"
             self._failed(request, errors.OutcomeUnknown(**self._about, why=why))
         finally:
-            self._health.latency.observe(self._loop.time() - began)
+            self._took = self._loop.time() - began
+            self._health.latency.observe(self._took)
             count(self.tally.reservations, result)
         return False
 
@@ -329,15 +356,16 @@ class Supply:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
         when it was sent, which are the ones that had `arrived` (I8)."""
         still: deque[Waiter] = deque()
-        for waiter in self._waiters:
-            if waiter.future.done():
-                continue
+        waiting = [waiter for waiter in self._waiters if not waiter.future.done()]
+        for waiter in waiting:
             late = self.counter.strict and waiter.number >= arrived
             blocks = None if late else self.allocator.take_batch(waiter.count)
             if blocks is None:
                 still.append(waiter)
             else:
                 waiter.future.set_result(blocks)
+        if self.counter.strict:
+            self._expect(len(waiting))
         self._waiters = still
         self.allocator.settle()
 

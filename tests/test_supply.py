@@ -16,6 +16,7 @@ from idservice.stores.protocol import Counter
 from idservice.supply import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
+    LINGER_MAX_S,
     REFILL_MIN_S,
     SUSPECT_RECHECK_S,
     Limits,
@@ -65,7 +66,7 @@ async def outcome(supply: Supply, count: int = 1) -> list[int] | errors.Idservic
 def test_who_waits_is_served_in_the_order_of_arrival(strict: bool) -> None:
     async def main() -> None:
         counts = [Random(2).choice((1, 1, 5, 30)) for _ in range(40)]
-        async with serving(table(strict=strict), answers_after(1.0)) as service:
+        async with serving(table(strict=strict), answers_after(0.9)) as service:
             supply = await service.supply("orders")
             async with asyncio.TaskGroup() as group:
                 tasks = []
@@ -553,6 +554,94 @@ def test_a_strict_batch_is_not_given_to_who_came_after_it_was_sent() -> None:
             later = asyncio.create_task(supply.one())
             assert await later == 4
             assert supply.reading().gaps == {"abandoned": 1}
+
+    run(main())
+
+
+@pytest.mark.parametrize(("store_s", "back_after_s"), [(0.005, 0.0009), (0.2, 0.0019)])
+def test_strict_clients_that_ask_again_at_once_are_all_in_every_batch(
+    store_s: float, back_after_s: float
+) -> None:
+    async def client(supply: Supply, random: Random, ids: list[int]) -> None:
+        for _ in range(10):
+            ids.append(await supply.one())
+            await elapse(random.uniform(0.0, back_after_s))
+
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(store_s)) as service:
+            supply = await service.supply("orders")
+            ids: list[int] = []
+            random = Random(3)
+            await asyncio.gather(*(client(supply, random, ids) for _ in range(64)))
+            sent = store_of(service).sent
+            # The very first was alone, and at the end it leaves before the others.
+            assert [request.count for request in sent] == [1, *[64] * 9, 63]
+            # Nothing is waited for but the slowest of them.
+            pauses = [after.at - before.at for before, after in pairwise(sent[1:-1])]
+            assert max(pauses) <= store_s + back_after_s + 1e-9
+            assert sorted(ids) == [*range(640)]
+            assert supply.reading().gaps == {}
+
+    run(main())
+
+
+def test_a_strict_request_that_expects_no_other_is_sent_at_once() -> None:
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(0.2)) as service:
+            supply = await service.supply("orders")
+            for _ in range(3):
+                began = now()
+                await supply.one()
+                assert now() - began == pytest.approx(0.2)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("store_s", "held_s"), [(0.2, LINGER_MAX_S), (0.0005, 0.0005)])
+def test_a_strict_batch_is_held_for_who_does_not_come_back_no_longer_than_a_write_takes(
+    store_s: float, held_s: float
+) -> None:
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(store_s)) as service:
+            supply = await service.supply("orders")
+            await asyncio.gather(*(supply.one() for _ in range(5)))
+            for expected_s in (held_s + store_s, store_s):  # held once, and not again
+                began = now()
+                await supply.one()
+                assert now() - began == pytest.approx(expected_s)
+
+    run(main())
+
+
+def test_who_joins_a_strict_batch_while_it_is_held_is_in_it_and_who_comes_later_is_not() -> None:
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(0.2)) as service:
+            supply = await service.supply("orders")
+            await asyncio.gather(*(supply.one() for _ in range(5)))
+            first = asyncio.create_task(supply.one())
+            await elapse(LINGER_MAX_S / 2)
+            joined = asyncio.create_task(supply.one())
+            await elapse(LINGER_MAX_S)
+            late = asyncio.create_task(supply.one())
+            assert [await first, await joined, await late] == [5, 6, 7]
+            assert [sent.count for sent in store_of(service).sent][-2:] == [2, 1]
+
+    run(main())
+
+
+def test_a_strict_batch_that_is_held_ends_with_the_service() -> None:
+    async def main() -> None:
+        async with serving(table(strict=True), answers_after(0.2)) as service:
+            supply = await service.supply("orders")
+            await asyncio.gather(*(supply.one() for _ in range(5)))
+            sent = len(store_of(service).sent)
+            held = asyncio.create_task(outcome(supply))
+            await elapse(LINGER_MAX_S / 2)
+            supply.stop(errors.Stopped(), cause="stop")
+            await elapse(1.0)
+            assert isinstance(held.result(), errors.Stopped)
+            assert held.result().outcome == errors.NOT_APPLIED
+            assert len(store_of(service).sent) == sent
 
     run(main())
 

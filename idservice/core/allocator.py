@@ -131,6 +131,10 @@ class Allocator:
         assert count > 0
         if count > self.held:
             return None
+        if count == 1:
+            self.advance()
+            id = next(self._ids)
+            return [range(id, id + self._segment.step, self._segment.step)]
         blocks: list[range] = []
         missing = count
         while missing:
