@@ -11,7 +11,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the three locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test check bench lock engines image
+.PHONY: help run test check bench pictures lock engines image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -32,6 +32,9 @@ check: $(VENV)/.dev ## lint, format, types, and whether the locks still fit pypr
 
 bench: $(VENV)/.dev ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the benchmarks
+	@$(BIN)/python -m benchmarks.picture $(ARGS)
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock"

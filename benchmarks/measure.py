@@ -59,6 +59,11 @@ def spread(figures: list[float], form: str = ".3g") -> str:
     return f"{min(figures):{form}}–{max(figures):{form}}"
 
 
+def short(figure: float) -> str:
+    """A figure to three digits, for people."""
+    return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
+
+
 def check(holds: bool, what: str) -> None:
     """A benchmark's own check of its results. Raises SystemExit: such a figure means nothing."""
     if not holds:

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import picture
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.measure import supported
 
@@ -17,10 +19,46 @@ def test_a_benchmark_runs_and_its_own_checks_hold(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([name, "--quick", "--results", str(tmp_path)]) == 0
-    (written,) = tmp_path.iterdir()
+    (written,) = tmp_path.glob("*.json")
     rows = json.loads(written.read_text())["rows"]
     assert rows
     printed = capsys.readouterr().out
     for row in rows:
         assert row["what"] in printed
         assert row["figure"] is not None or row["note"], "skipped without a reason"
+    for drawn in tmp_path.glob("*.svg"):
+        ElementTree.parse(drawn)
+
+
+def test_pictures_are_drawn_anew_from_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["cost", "--quick", "--results", str(tmp_path)]) == 0
+    (results,) = tmp_path.glob("*.json")
+    (first,) = tmp_path.glob("*.svg")
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    monkeypatch.setattr("sys.argv", ["picture", str(results), "--folder", str(folder)])
+    assert picture.main() == 0
+    assert (folder / "cost.svg").read_text() == first.read_text()
+
+
+def test_bars_keep_to_their_lengths_and_mark_the_goal() -> None:
+    rows = [picture.Bar("a <b>", 10.0), picture.Bar("ours", 5.0, highlight=True, goal=6.0)]
+    drawn = ElementTree.fromstring(picture.bars(rows, title="t", unit="µs"))
+    lengths = [
+        float(rect.attrib["width"])
+        for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")
+        if rect.get("class") in ("b", "h")
+    ]
+    assert lengths[0] == pytest.approx(2 * lengths[1], abs=0.1)
+    texts = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a <b>", "10 µs", "ours", "5 µs", "dashed: the goal"} <= set(texts)
+
+
+def test_a_line_is_said_to_meet_the_limit_where_it_rises_above_it() -> None:
+    rising = picture.Line("rising", [(10, 1), (1_000, 100), (100_000, 10_000)])
+    flat = picture.Line("flat", [(10, 1), (100_000, 1)])
+    drawn = picture.lines([rising, flat], title="t", subtitle="s", x="x", limit=(50.0, "the limit"))
+    assert drawn.count("<circle") == 1
+    assert ">500<" in drawn

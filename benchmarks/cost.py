@@ -1,0 +1,86 @@
+"""What a million ids cost: by API Gateway with a write for each, by Lambda, and by this service.
+
+List prices and arithmetic, and the writes of the service by simulation (see `fleet`). What AWS
+charges by the hour (a container), for storage, logs and traffic is not in it.
+"""
+
+import math
+
+from benchmarks.measure import Row
+from benchmarks.picture import Bar, bars
+from benchmarks.sidecar import DIRECT, sample
+
+MILLION = 1_000_000
+MONTH_S = 30 * 86_400
+
+# To be re-checked before anybody relies on them: from secondary pages, not from a bill.
+LIST_PRICES = "list prices of us-east-1, in force since November 2024 and to be re-checked"
+WRITE_UNIT = 0.625 / MILLION  # $ per write of up to 1 KB, on demand
+READ_UNIT = 0.125 / MILLION  # $ per strongly consistent read of up to 4 KB, on demand
+REST_CALL = 3.50 / MILLION  # $ per call of a REST API, first tier
+HTTP_CALL = 1.00 / MILLION  # $ per call of an HTTP API, first tier
+LAMBDA_CALL = 0.20 / MILLION
+LAMBDA_GB_S = 0.0000166667
+LAMBDA_USE_GB_S = 0.128 * 0.012  # a call: 128 MB for 12 ms, which nobody measured
+
+POLL_S = 2.0  # an instance reads the catalogue's head so often: consistently, one read unit
+RATES = (1, 100, 1_000)
+
+
+def monthly(writes_per_s: float, reads_per_s: float) -> float:
+    """Dollars for 30 days of that."""
+    return MONTH_S * (writes_per_s * WRITE_UNIT + reads_per_s * READ_UNIT)
+
+
+def run(quick: bool) -> list[Row]:
+    """Rows of `cost`."""
+    rows = [
+        _row("REST API, a write per id", REST_CALL + WRITE_UNIT, "the replaced one"),
+        _row(
+            "HTTP API, Lambda, a write per id",
+            HTTP_CALL + LAMBDA_CALL + LAMBDA_GB_S * LAMBDA_USE_GB_S + WRITE_UNIT,
+            "a call of 12 ms at 128 MB is assumed",
+        ),
+        _row("a write per id, nothing else", WRITE_UNIT, "strict, clients that never meet"),
+    ]
+    for rate in RATES[:2] if quick else RATES:
+        found = sample(DIRECT, rate, instances=2, windows=2 if quick else 10)
+        writes = found.refills_per_s * WRITE_UNIT / rate
+        reads = READ_UNIT / POLL_S / rate
+        note = f"{writes * MILLION:.6f} $ for writes, the rest for the poll every {POLL_S:g} s"
+        rows.append(_row(f"idservice, one instance at {rate:,}/s", writes + reads, note))
+    return rows
+
+
+def _row(way: str, dollars: float, note: str) -> Row:
+    return Row(
+        f"cost: $ per million ids, {way}",
+        dollars * MILLION,
+        "$",
+        note=note,
+        parts={"way": way, "prices": LIST_PRICES},
+    )
+
+
+def documents(rows: list[Row]) -> dict[str, str]:
+    """The same as a table and as a picture."""
+    ways = [
+        Bar(str(row.parts["way"]), row.figure or 0.0, "idservice" in row.what, said=_said(row))
+        for row in rows
+    ]
+    lines = [f"| {bar.name} | {bar.said[1:]} |" for bar in ways]
+    return {
+        "cost.md": "\n".join(["| way | $ per million ids |", "|---|---|", *lines, ""]),
+        "cost.svg": bars(
+            ways,
+            title="What a million ids cost at AWS",
+            subtitle="Requests only, in dollars",
+            note=LIST_PRICES[0].upper() + LIST_PRICES[1:],
+        ),
+    }
+
+
+def _said(row: Row) -> str:
+    figure = row.figure or 0.0
+    digits = 3 if figure >= 0.1 else 2 - math.ceil(math.log10(figure))  # two that are not 0
+    return f"${figure:.{digits}f}"

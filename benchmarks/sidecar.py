@@ -1,0 +1,236 @@
+"""One sidecar's life in virtual time, with the real allocator, and a sample of many such lives.
+
+Requests for one id each come at random (Poisson), from a seed. Between two of its refills a sidecar
+knows nothing of the others, so each runs on its own up to the next refill, and refills are carried
+out in the order of time.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from heapq import heappop, heapreplace
+from random import Random
+from statistics import mean
+
+from benchmarks.measure import check
+from idservice.core.allocator import Allocator, Request
+from idservice.core.epoch import Layout
+from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.supply import Limits
+
+NEVER = float("inf")
+PEEKS = 500  # how often it is looked into the memory of each
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a sidecar is supplied. With `hold_s` ids are dropped that long after they were asked for.
+
+    It is looked at for a window of so many seconds, after as many runways of warm-up as that takes.
+    """
+
+    runway_s: float
+    answer_s: float
+    hold_s: float | None
+    warm_up_s: float
+    window_s: float
+
+
+DIRECT = Kind(Limits().runway, answer_s=0.01, hold_s=None, warm_up_s=90.0, window_s=30.0)
+HOLD_S = 10.0
+# Runway and what is on top of it are used up within the time that ids are held.
+CHAINED = Kind(HOLD_S / 2, answer_s=0.003, hold_s=HOLD_S, warm_up_s=30.0, window_s=10.0)
+
+
+class Table:
+    """One position that everybody moves."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def reserve(self, count: int) -> range:
+        """The next `count` indices."""
+        self.position += count
+        return range(self.position - count, self.position)
+
+
+@dataclass(slots=True)
+class Life:
+    """What was seen of one sidecar. Everything but `starts` is of the time after the warm-up."""
+
+    starts: int = 0  # refills in the first minute
+    refills: list[tuple[float, int]] = field(default_factory=list)  # when, and for how many ids
+    peeks: list[int] = field(default_factory=list)  # ids in memory
+    most: int = 0
+    expired: int = 0
+    waited: int = 0
+    ids: "array[int] | None" = None  # all that were handed out, where they are to be checked
+
+
+class Sidecar:
+    """An allocator, and those who wait for it."""
+
+    def __init__(self, kind: Kind, life: Life) -> None:
+        self.allocator = Allocator(
+            Layout(base=0, limit=LIMIT_DEFAULT),
+            now=0.0,
+            runway_s=kind.runway_s,
+            block_max=Limits().block_max,
+        )
+        self.expires_at = NEVER
+        self.waiting = 0
+        self._life = life
+        self._hold_s = kind.hold_s
+        self._blocks: deque[tuple[float, int]] = deque()  # when each was asked for, and its size
+
+    def take(self) -> bool:
+        """A request for one id, in the order of `Supply.take`; whether `due` is to be asked."""
+        id = self.allocator.take()
+        looked = id is None
+        if looked:
+            self.allocator.advance()
+            id = self.allocator.take()
+        if id is None:
+            self.waiting += 1
+        elif self._life.ids is not None:
+            self._life.ids.append(id)
+        return looked
+
+    def due(self, now: float) -> Request | None:
+        """What to ask for now."""
+        return self.allocator.due(now, waiting=self.waiting, first=min(1, self.waiting))
+
+    def granted(self, request: Request, asked_at: float, ids: range, now: float) -> None:
+        """What it brought, first for those who wait."""
+        check(self.allocator.granted(request.token, ids, now), "a grant was refused")
+        waited, self.waiting = self.waiting, 0
+        for _ in range(waited):
+            self.take()
+        if self._hold_s is not None:
+            self._blocks.append((asked_at, len(ids)))
+            self.expires_at = self._blocks[0][0] + self._hold_s
+
+    def expire(self, now: float) -> int:
+        """Drop what is held for too long; how many ids.
+
+        This stands in for the allocator's own rule for chained stores. Ids are used in the order in
+        which they came, so the old ones are those that the younger blocks do not account for.
+        """
+        assert self._hold_s is not None
+        while self._blocks and self._blocks[0][0] + self._hold_s <= now:
+            self._blocks.popleft()
+        old = max(0, self.allocator.held - sum(size for _, size in self._blocks))
+        if old:
+            self.allocator.take_batch(old)
+            self.allocator.wasted(old)
+        self.expires_at = self._blocks[0][0] + self._hold_s if self._blocks else NEVER
+        return old
+
+
+def live(
+    kind: Kind, rate: float, until: float, random: Random, life: Life
+) -> Generator[tuple[float, int], range, None]:
+    """A life up to `until`: yields when it asks for how many indices, and is sent them."""
+    sidecar = Sidecar(kind, life)
+    began = now = random.random() * kind.runway_s  # they do not start all at once
+    peek_every = max(1, round(rate * (until - kind.warm_up_s) / PEEKS))
+    request, asked_at, answer_at, ids = sidecar.due(now), now, NEVER, range(0)
+    arrivals, arrival = 0, now + random.expovariate(rate)
+    while now < until:
+        if request is not None and answer_at == NEVER:
+            ids = yield now, request.count
+            life.starts += now < began + 60.0
+            if now >= kind.warm_up_s:
+                life.refills.append((now, request.count))
+            asked_at, answer_at = now, now + kind.answer_s
+        if arrival < answer_at and arrival < sidecar.expires_at:
+            now = arrival
+            arrival += random.expovariate(rate)
+            arrivals += 1
+            if now >= kind.warm_up_s and arrivals % peek_every == 0:
+                life.peeks.append(sidecar.allocator.held)  # at random instants, as requests are
+            if sidecar.take() and answer_at == NEVER:
+                request = sidecar.due(now)
+        elif answer_at <= sidecar.expires_at:
+            assert request is not None
+            now, answer_at = answer_at, NEVER
+            life.waited += sidecar.waiting if now >= kind.warm_up_s else 0
+            sidecar.granted(request, asked_at, ids, now)
+            life.most = max(life.most, sidecar.allocator.held) if now >= kind.warm_up_s else 0
+            request = sidecar.due(now)
+        else:
+            now = sidecar.expires_at
+            expired = sidecar.expire(now)
+            life.expired += expired if now >= kind.warm_up_s else 0
+            if answer_at == NEVER:
+                request = sidecar.due(now)
+    allocator = sidecar.allocator
+    gaps = sum(allocator.gaps.values())
+    check(
+        allocator.granted_ids == arrivals - sidecar.waiting + allocator.held + gaps, "ids were lost"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was seen of `lives` after the warm-up, for `seconds`."""
+
+    kind: Kind
+    rate: int
+    lives: list[Life]
+    seconds: float
+    position: int
+
+    @property
+    def refills_per_s(self) -> float:
+        """Refills of one sidecar per second, on average."""
+        return mean(len(life.refills) for life in self.lives) / self.seconds
+
+    @property
+    def starts(self) -> float:
+        """Refills of one sidecar in its first minute, on average."""
+        return mean(life.starts for life in self.lives)
+
+    @property
+    def held(self) -> float:
+        """Ids in the memory of one at a random instant."""
+        return mean(ids for life in self.lives for ids in life.peeks)
+
+    @property
+    def held_most(self) -> int:
+        """The most that any of them held."""
+        return max(life.most for life in self.lives)
+
+    @property
+    def expired(self) -> float:
+        """Share of the ids that it was granted which one dropped as too old."""
+        granted = sum(count for life in self.lives for _, count in life.refills)
+        return sum(life.expired for life in self.lives) / granted
+
+    @property
+    def waited(self) -> int:
+        """Requests that found memory empty."""
+        return sum(life.waited for life in self.lives)
+
+
+@lru_cache
+def sample(
+    kind: Kind, rate: int, *, instances: int, windows: int, with_ids: bool = False
+) -> Sample:
+    """So many sidecars on one table, each asked `rate` times a second."""
+    until = kind.warm_up_s + windows * kind.window_s
+    table, lives, asking = Table(), [Life() for _ in range(instances)], []
+    for number, life in enumerate(lives):
+        life.ids = array("Q") if with_ids else None
+        one = live(kind, rate, until, Random(f"{rate} {number}"), life)
+        asking.append((*next(one), number, one))
+    asking.sort()
+    while asking:
+        _, count, number, one = asking[0]
+        try:
+            heapreplace(asking, (*one.send(table.reserve(count)), number, one))
+        except StopIteration:
+            heappop(asking)
+    return Sample(kind, rate, lives, until - kind.warm_up_s, table.position)
