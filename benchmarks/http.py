@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -38,15 +38,22 @@ NO_WRK = "wrk is not installed"
 NO_CC = "no C compiler, or no wrk"
 
 
-def wrk(port: int, seconds: int, *, varied: bool = False) -> int:
+def wrk(
+    port: int,
+    seconds: int,
+    *,
+    path: str = "/next",
+    headers: Mapping[str, str] = HEADERS,
+    varied: bool = False,
+) -> int:
     """Load by wrk; how many requests were answered."""
     arguments = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}"]
-    for name, value in HEADERS.items():
+    for name, value in headers.items():
         arguments += ["-H", f"{name}: {value}"]
     if varied:
         arguments += ["-s", str(VARIED)]
     said = subprocess.run(
-        [*arguments, f"http://127.0.0.1:{port}/next"], capture_output=True, text=True, check=True
+        [*arguments, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True
     ).stdout
     check("Non-2xx" not in said and "Socket errors" not in said, said)
     found = re.search(r"(\d+) requests in", said)
