@@ -1,10 +1,10 @@
-"""CPU time of the server for one `GET /next`: beside a plain aiohttp application's, and a floor.
+"""CPU time of the server for one `GET /next`, beside other ways to count up and a floor.
 
 The servers run on one core with keep-alive connections from a load on the other, flat out and in
 turns; those that have no turn are idle. CPU time of all of a process's threads, from the OS. The
-load is wrk where it is installed; this package's own needs more time than the servers it measures,
-and cannot vary its requests. The floor is a C program that answers each request with the same
-bytes (floor.c); it is measured where a compiler is installed.
+load is wrk where it is installed, and Redis' own benchmark for Redis; this package's own load needs
+more time than the servers it measures, and cannot vary its requests. What is not installed here is
+left out, and said so.
 """
 
 import re
@@ -18,11 +18,13 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.load import flat_out
-from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, distinct, interleaved, ratio
-from benchmarks.processes import ROOT, accepts, free_port, on_load_core, process, serving
+from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, distinct, interleaved, ratio, spread
+from benchmarks.picture import Bar, bars
+from benchmarks.processes import ROOT, on_load_core, serving
+from benchmarks.rivals import KINDS, Rival, redis_load
 
 CONNECTIONS = 64
-MODULES = {"plain": "benchmarks.plain", "idservice": "idservice"}
+OURS = {"plain": "benchmarks.plain", "idservice": "idservice"}  # the modules that serve
 HEADERS = {  # with Host, eight
     "User-Agent": "idservice-benchmark/1",
     "Accept": "*/*",
@@ -33,9 +35,24 @@ HEADERS = {  # with Host, eight
     "DNT": "1",
 }
 VARIED = ROOT / "benchmarks" / "wrk.lua"
-FLOOR = ROOT / "benchmarks" / "floor.c"
 NO_WRK = "wrk is not installed"
-NO_CC = "no C compiler, or no wrk"
+PLAIN = "plain aiohttp application"
+WORDS = {
+    "idservice": "idservice",
+    "varied": "idservice, each request with a token and a new trace id",
+    "plain": PLAIN,
+    **{name: kind.words for name, kind in KINDS.items()},
+}
+# What is compared, with what, and the most that the ratio may be.
+GOALS = (
+    ("idservice", "floor", 1.25),
+    ("idservice", "nginx", 1.0),
+    ("idservice", "go", 0.45),
+    ("idservice", "plain", 0.2),
+    ("varied", "idservice", 1.15),
+    ("idservice", "redis", 1.1),
+    ("idservice", "webdis", 0.6),
+)
 
 
 def wrk(
@@ -65,69 +82,99 @@ def wrk(
 def run(quick: bool) -> list[Row]:
     """Rows of `http`."""
     rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
-    has_wrk = shutil.which("wrk") is not None
-    compiler = shutil.which("cc") if has_wrk else None
     per_second: dict[str, list[float]] = {}
 
-    def load(port: int, *, varied: bool) -> int:
-        if has_wrk:
-            return wrk(port, round_s, varied=varied)
-        return len(flat_out(port, connections=CONNECTIONS, seconds=round_s, headers=HEADERS))
-
-    def measure(name: str, port: int, pid: int, *, varied: bool = False) -> float:
+    def measure(name: str, rival: Rival, load: Callable[[], int]) -> float:
         """Microseconds of CPU per request in one round."""
-        before = cpu_seconds(pid)
-        answered = load(port, varied=varied)
-        spent = cpu_seconds(pid) - before
+        before = [cpu_seconds(pid) for pid in rival.pids]
+        answered = load()
+        spent = sum(cpu_seconds(pid) - was for pid, was in zip(rival.pids, before, strict=True))
         per_second.setdefault(name, []).append(answered / round_s)
         return spent / answered * 1e6
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())
-        candidates: dict[str, Callable[[], float]] = {}
-        for name, module in MODULES.items():
-            store = ("--store", f"sqlite:{folder / 'http'}", "--init")
-            port, child, _ = stack.enter_context(serving(*store, module=module))
-            candidates[name] = partial(measure, name, port, child.pid)
-            # Warms up, and sees that what is measured is right.
-            distinct(flat_out(port, connections=CONNECTIONS, seconds=0.1 if quick else 1.0))
-            if name == "idservice" and has_wrk:
-                candidates["varied"] = partial(measure, "varied", port, child.pid, varied=True)
-        if compiler is not None:
-            port, pid = _floor(compiler, folder, stack)
-            candidates["floor"] = partial(measure, "floor", port, pid)
-        us = interleaved(candidates, rounds)
+        loads = _loads(folder, stack, round_s, warm_s=0.1 if quick else 1.0)
+        us = interleaved(
+            {name: partial(measure, name, *load) for name, load in loads.items()}, rounds
+        )
     return [
-        _row(us, "idservice", "plain", "plain aiohttp application", 0.2),
-        _row(us, "idservice", "floor", "C epoll loop, fixed answer", 1.25, NO_CC),
-        _row(us, "varied", "idservice", "the same, requests all alike", 1.15, NO_WRK),
+        *(_compared(us, *goal) for goal in GOALS),
         *(
             Row(
-                f"http: GET /next per second, {CONNECTIONS} connections, {name}",
+                f"http: CPU per request, {WORDS[name]}",
                 median(found),
-                note="one core",
+                "µs",
+                note=f"{spread(found)}, {median(per_second[name]):,.0f} per second on one core",
+                parts={"name": name},
             )
-            for name, found in per_second.items()
+            for name, found in us.items()
         ),
     ]
 
 
-def _floor(compiler: str, folder: Path, stack: ExitStack) -> tuple[int, int]:
-    """Port and process of the C program, compiled now."""
-    program, port = folder / "floor", free_port()
-    subprocess.run([compiler, "-O2", "-o", str(program), str(FLOOR)], check=True)
-    child = stack.enter_context(process([str(program), str(port)]))
-    accepts(port, child)
-    return port, child.pid
+def _own_load(port: int, seconds: int) -> int:
+    """Load by this package; how many requests were answered."""
+    return len(flat_out(port, connections=CONNECTIONS, seconds=seconds, headers=HEADERS))
 
 
-def _row(
-    us: dict[str, list[float]], one: str, other: str, words: str, goal: float, missing: str = ""
-) -> Row:
-    what = {"varied": "GET /next, Authorization and a new traceparent each"}.get(one, "GET /next")
-    what = f"http: CPU per {what} / {words}"
-    if one not in us or other not in us:
-        return Row(what, None, goal=goal, note=missing)
+def _loads(
+    folder: Path, stack: ExitStack, round_s: int, *, warm_s: float
+) -> dict[str, tuple[Rival, Callable[[], int]]]:
+    """Every candidate that can be started here, running and warm, and the load on it."""
+    has_wrk = shutil.which("wrk") is not None
+    loads: dict[str, tuple[Rival, Callable[[], int]]] = {}
+    for name, module in OURS.items():
+        store = ("--store", f"sqlite:{folder / 'http'}", "--init")
+        port, child, _ = stack.enter_context(serving(*store, module=module))
+        rival = Rival(port, (child.pid,))
+        # Warms up, and sees that what is measured is right.
+        distinct(flat_out(port, connections=CONNECTIONS, seconds=warm_s))
+        loads[name] = (rival, partial(wrk if has_wrk else _own_load, port, round_s))
+        if name == "idservice" and has_wrk:
+            loads["varied"] = (rival, partial(wrk, port, round_s, varied=True))
+    for name, kind in KINDS.items():
+        if kind.missing:
+            continue
+        its_own = folder / name
+        its_own.mkdir()
+        rival = kind.start(its_own, stack)
+        if name == "redis":
+            loads[name] = (rival, partial(redis_load, rival.port, CONNECTIONS, round_s))
+        else:
+            loads[name] = (rival, partial(wrk, rival.port, round_s, path=rival.path))
+        loads[name][1]()  # warms up
+    return loads
+
+
+def _compared(us: dict[str, list[float]], one: str, other: str, goal: float) -> Row:
+    subject = "GET /next" if one == "idservice" else "GET /next, a token and a new traceparent"
+    against = "the same, requests all alike" if other == "idservice" else WORDS[other]
+    what = f"http: CPU per {subject} / {against}"
+    missing = [name for name in (one, other) if name not in us]
+    if missing:
+        kind = KINDS.get(missing[0])
+        return Row(what, None, goal=goal, note=kind.missing if kind else NO_WRK)
     note = f"{median(us[one]):.2f} µs beside {median(us[other]):.2f} µs"
     return Row(what, ratio(us[one], us[other]), "×", goal=goal, note=note)
+
+
+def documents(rows: list[Row]) -> dict[str, str]:
+    """The candidates as a picture."""
+    found = sorted(
+        (
+            Bar(WORDS[str(row.parts["name"])], row.figure or 0.0, row.parts["name"] == "idservice")
+            for row in rows
+            if row.parts.get("name") not in (None, "varied")
+        ),
+        key=lambda bar: bar.value,
+    )
+    return {
+        "http.svg": bars(
+            found,
+            title="What one id costs the server",
+            subtitle=f"CPU per request, one core, {CONNECTIONS} keep-alive connections, flat out",
+            unit="µs",
+        )
+    }
