@@ -32,6 +32,7 @@ def serve(arguments: argparse.Namespace) -> int:
         default_counter=arguments.default_counter,
         route=arguments.route,
         store_wait=arguments.store_wait,
+        hold=arguments.hold,
         connections_max=arguments.connections_max,
         drain=arguments.drain,
         limits=Limits(
@@ -198,10 +199,11 @@ def next_ids(arguments: argparse.Namespace) -> int:
         try:
             if room < 0:
                 raise errors.NoRoom(store=store.address, name=name, position=0)
-            indices = await store.reserve(counter, count=count, seen=0, room=room)
+            answer = await store.reserve(counter, count=count, seen=0, room=room)
         except errors.NoRoom:
             raise errors.Exhausted(name=name, count=count, limit=counter.limit) from None
-        print("\n".join(map(str, layout.ids(indices))))
+        blocks = [layout.ids(answer)] if isinstance(answer, range) else answer.blocks
+        print("\n".join(str(id) for block in blocks for id in block))
 
     return _with_store(arguments, work)
 

@@ -105,8 +105,8 @@ def route(value: str) -> tuple[str, str]:
 
 STORE = Setting(
     "--store", None, text,
-    f"where the counters are: sqlite:PATH or dynamodb:TABLE[?region=R&endpoint=URL]"
-    f" (default {STORE_DEFAULT})",
+    f"where the counters are: sqlite:PATH, dynamodb:TABLE[?region=R&endpoint=URL] or, another"
+    f" idservice, http://HOST:PORT (default {STORE_DEFAULT})",
     "URL",
 )  # fmt: skip
 RUNWAY = Setting(
@@ -141,6 +141,10 @@ SERVE = (
     Setting(
         "--store-wait", 30.0, seconds(0, 3600),
         "seconds to wait for the store at the start (default 30)", "S",
+    ),
+    Setting(
+        "--hold", 10.0, seconds(1, 60),
+        "seconds to keep ids that another idservice lent, at most (default 10)", "S",
     ),
     Setting(
         "--wait", 2.0, seconds(0.05, 60),

@@ -5,8 +5,6 @@ request may succeed later, `outcome` whether anything happened: `not_applied` (c
 or `unknown`. In doubt an error says `unknown`.
 """
 
-from typing import ClassVar
-
 NOT_APPLIED = "not_applied"
 UNKNOWN = "unknown"
 
@@ -14,9 +12,9 @@ UNKNOWN = "unknown"
 class IdserviceError(Exception):
     """The service failed; this is a fault of the service, please report it."""
 
-    code: ClassVar[str] = "internal"
+    code: str = "internal"
     status: int = 500
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     outcome: str = UNKNOWN
 
     def __init__(self, **fields: object) -> None:
@@ -238,6 +236,12 @@ class WentBack(NotApplied):
     def __init__(self, *, epoch: str, **fields: object) -> None:
         super().__init__(**fields)
         self.epoch = epoch  # as it stood on the item; what closing it is conditioned on
+
+
+class Withheld(NotApplied):
+    """The service {store} hands out no ids of counter {name!r}: {why}."""
+
+    retryable = False
 
 
 class NoRoom(NotApplied):

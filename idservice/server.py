@@ -50,6 +50,7 @@ class Settings:
     default_counter: str
     route: list[tuple[str, str]]
     store_wait: float
+    hold: float
     connections_max: int
     drain: float
     limits: Limits
@@ -122,7 +123,8 @@ async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
         address = listen.Address.parse(settings.admin_listen or ADMIN_LISTEN_DEFAULT)
         admin = [_bound(address, stack)]
 
-    store = await stack.enter_async_context(open_store(settings.store or STORE_DEFAULT))
+    store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold)
+    await stack.enter_async_context(store)
     service = Service(
         store,
         settings.limits,

@@ -138,8 +138,13 @@ class Service:
             spawn=self.spawn,
             random=self.random,
             keep_filled=counter.name in self.declared,
+            missing=self._forget,
         )
         return supply
+
+    def _forget(self, supply: Supply) -> None:
+        if self.supplies.get(supply.counter.name) is supply:
+            del self.supplies[supply.counter.name]
 
     async def _read(self, call: Coroutine[object, object, T], action: str) -> T:
         """A call that changes nothing, with a deadline. Raises NotApplied, StoreUnready."""

@@ -11,7 +11,7 @@ from idservice import errors
 from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
 from idservice.metrics import Reading, Tally, count
-from idservice.stores.protocol import Counter, Store
+from idservice.stores.protocol import Counter, Loan, Store
 
 log = logging.getLogger("idservice.supply")
 
@@ -53,7 +53,8 @@ class Supply:
     """The ids of one counter on this instance.
 
     `spawn` starts a task that the owner ends; `random` spreads the pauses between failed tries.
-    With `keep_filled` the counter is refilled after an outage even if nobody asks.
+    With `keep_filled` the counter is refilled after an outage even if nobody asks. `missing` is
+    told where a counter turned out not to be there of which nothing was known.
     """
 
     def __init__(
@@ -66,16 +67,18 @@ class Supply:
         spawn: Callable[[Coroutine[object, object, None]], object],
         random: Random,
         keep_filled: bool = False,
+        missing: "Callable[[Supply], None]",
     ) -> None:
         self.counter = counter
         self.tally = Tally()
         self.keep_filled = keep_filled
-        self.suspect: errors.Unavailable | None = None
+        self.suspect: errors.IdserviceError | None = None
         self._store = store
         self._limits = limits
         self._health = health
         self._spawn = spawn
         self._random = random
+        self._missing = missing
         self._loop = asyncio.get_running_loop()
         self._waiters: deque[Waiter] = deque()
         self._waiting = 0  # live waiters
@@ -87,7 +90,8 @@ class Supply:
         self._linger: asyncio.TimerHandle | None = None  # until this,
         self._took = 0.0  # or no longer than the last reservation took
         self._recheck_at = 0.0
-        self._error: errors.Unavailable = errors.StoreError(
+        self._expiry: asyncio.TimerHandle | None = None
+        self._error: errors.IdserviceError = errors.StoreError(
             store=store.address, why="it has not answered yet"
         )
         self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
@@ -158,7 +162,9 @@ class Supply:
             raise self._exhausted(count)
 
     def _exhausted(self, count: int) -> errors.Exhausted:
-        return errors.Exhausted(name=self.counter.name, count=count, limit=self.counter.limit)
+        lent = self._store.hold_s is not None  # a limit that is not always told
+        limit = f"at {self._store.address}" if lent else self.counter.limit
+        return errors.Exhausted(name=self.counter.name, count=count, limit=limit)
 
     def _expire(self, waiter: Waiter) -> None:
         if not waiter.future.done():
@@ -294,14 +300,16 @@ class Supply:
         result = "unknown"
         try:
             async with asyncio.timeout(self._patience(in_background)):
-                indices = await self._store.reserve(
+                answer = await self._store.reserve(
                     counter, count=request.count, seen=request.seen, room=request.room
                 )
             self._health.answered()
-            if allocator.granted(request.token, indices, self._loop.time()):
+            if self._taken(allocator, request, answer):
                 result = "granted"
                 self.suspect = None
                 self._share_out(arrived)
+                if self._expiry is None:
+                    self._expire_lent(began)
                 return True
             result = "late"  # of an epoch that is over: burnt
         except TimeoutError:
@@ -318,10 +326,15 @@ class Supply:
             result = "suspect"
             allocator.refused(request.token, unknown=False)
             await self._doubt(error)
-        except errors.PositionIllFormed as error:
+        except (errors.PositionIllFormed, errors.Withheld) as error:
             result = "suspect"
             allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
             self._distrust(error)
+        except errors.UnknownCounter as error:
+            result = "suspect"
+            allocator.refused(request.token, unknown=False)
+            self._health.answered()
+            self._miss(error)
         except errors.NotApplied as error:
             result = "not_applied"
             self._failed(request, error)
@@ -337,6 +350,22 @@ class Supply:
             self._health.latency.observe(self._took)
             count(self.tally.reservations, result)
         return False
+
+    def _taken(self, allocator: Allocator, request: Request, answer: range | Loan) -> bool:
+        """Take what was granted or lent into memory; False where it comes too late."""
+        now = self._loop.time()
+        if isinstance(answer, range):
+            return allocator.granted(request.token, answer, now)
+        if answer.counter.ordinal > self.counter.ordinal and not allocator.retired:
+            allocator.renew(answer.counter.layout(), strict=answer.counter.strict)
+            self.counter = answer.counter
+        return allocator.lent(request.token, answer.blocks, now, since=answer.since)
+
+    def _expire_lent(self, now: float) -> None:
+        """Drop ids on loan whose time is over, now and again as long as any are held."""
+        self.allocator.expire(now)
+        at = self.allocator.expires_at
+        self._expiry = None if at is None else self._loop.call_at(at, self._expire_lent, at)
 
     @property
     def _about(self) -> dict[str, str]:
@@ -403,7 +432,16 @@ class Supply:
         self.stop(errors.CounterSuspect(name=self.counter.name, why=str(error)), cause="went_back")
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
-    def stop(self, error: errors.Unavailable, *, cause: str) -> None:
+    def _miss(self, error: errors.UnknownCounter) -> None:
+        """The service that lends the ids has no such counter (any more)."""
+        if self.allocator.retired:
+            return  # stopped in the meantime, and for good
+        self.stop(error, cause="epoch")
+        self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
+        if not self.counter.ordinal:
+            self._missing(self)
+
+    def stop(self, error: errors.IdserviceError, *, cause: str) -> None:
         """Drop the ids in memory and answer everybody with `error`, for good."""
         self.suspect = self._error = error
         self._recheck_at = float("inf")
@@ -471,6 +509,7 @@ class Supply:
             block_max=self._limits.block_max,
             strict=self.counter.strict,
             seen=seen,
+            hold_s=self._store.hold_s,
         )
 
     @property

@@ -11,24 +11,29 @@ request from the store, if anything. The caller carries the request out and repo
     take() -> id | None        None: `advance` and take again; None again: wait for a grant
     advance()                  move the cursor past a low-water mark or to the next block
     due() -> Request | None    at most one is outstanding (I12)
-    granted(), refused(), no_room()   the answer to that request; anything else is dropped
+    granted(), lent(), refused(), no_room()   the answer to that request; any other is dropped
     settle()                   after a grant was shared out: a strict counter keeps nothing (I8)
     retire()                   drops everything for good
 
 Block and strict counters are this one machine; they differ in how much `due` asks for (what two
 runways hold / exactly what is waited for), and in whether `settle` keeps the rest.
+
+With `hold_s` the ids are another service's, on loan: they expire so long after they were asked for,
+and blocks come in no order, since several services may answer at one address. Then the cursor is
+never pointed anew while it has ids left: threads that share the allocator may be about to move it.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from idservice.core import block, sizing
 from idservice.core.epoch import Layout
 
 # Why granted ids become a gap; the other causes ("unknown", "late") never reach memory.
-FROM_MEMORY = ("abandoned", "fork", "went_back", "epoch", "stop")
+FROM_MEMORY = ("abandoned", "fork", "went_back", "epoch", "stop", "expired")
 EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is asked again
+RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the time on loan is left for a slower use
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,10 @@ class Allocator:
         "_end",
         "_found",
         "_found_at",
-        "_ids",
+        "_hold_s",
         "_last_stock",
         "_layout",
+        "_loans",
         "_low",
         "_mark",
         "_outstanding",
@@ -72,6 +78,7 @@ class Allocator:
         "_used_up",
         "_window_start",
         "_window_used",
+        "cursor",
         "gaps",
         "granted_ids",
         "rate",
@@ -86,15 +93,19 @@ class Allocator:
         block_max: int,
         strict: bool = False,
         seen: int = 0,
+        hold_s: float | None = None,
     ) -> None:
         assert runway_s > 0
         assert block_max > 0
+        assert hold_s is None or hold_s > 0
         self._layout = layout
         self._end = layout.end
         self._strict = strict
-        self._runway_s = runway_s
+        self._runway_s = runway_s if hold_s is None else min(runway_s, RUNWAY_OF_HOLD * hold_s)
+        self._hold_s = hold_s
+        self._loans: list[tuple[float, int]] = []  # when each expires, `granted_ids` by then
         self._block_max = block_max
-        self._ids: Iterator[int] = iter(range(0))  # the cursor
+        self.cursor: Iterator[int] = iter(range(0))  # for who calls `next` on it without `take`
         self._segment = range(0)  # what the cursor runs through
         self._rest: deque[range] = deque()  # what comes after it
         self._rest_count = 0
@@ -124,7 +135,7 @@ class Allocator:
 
     def take(self) -> int | None:
         """The next id, or None: then `advance`, ask `due`, and try once more."""
-        return next(self._ids, None)
+        return next(self.cursor, None)
 
     def take_batch(self, count: int) -> list[range] | None:
         """`count` ids as blocks in rising order, or None where fewer are held. 0 < count."""
@@ -133,7 +144,7 @@ class Allocator:
             return None
         if count == 1:
             self.advance()
-            id = next(self._ids)
+            id = next(self.cursor)
             return [range(id, id + self._segment.step, self._segment.step)]
         blocks: list[range] = []
         missing = count
@@ -168,6 +179,13 @@ class Allocator:
     def retired(self) -> bool:
         """Whether everything was dropped for good."""
         return self._retired
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the first ids in memory expire; None where none ever do."""
+        while self._loans and self.held <= self.granted_ids - self._loans[0][1]:
+            del self._loans[0]  # used up
+        return self._loans[0][0] if self._loans else None
 
     @property
     def waits_for_store(self) -> bool:
@@ -221,7 +239,8 @@ class Allocator:
         used = max(0, self._used - self._window_used) + min(waiting, self._last_stock)
         seconds = now - self._window_start
         self.rate = sizing.rate(used, seconds)
-        stock = sizing.refill(
+        size = sizing.refill if self._hold_s is None else sizing.loan
+        stock = size(
             rate=self.rate,
             runway_s=self._runway_s,
             held=self.held,
@@ -258,13 +277,37 @@ class Allocator:
             and indices.stop <= self._end
         ):
             raise ValueError(f"asked for {request}, got {indices}")
+        self._seen = indices.stop
+        self._accept(request, [self._layout.ids(indices)])
+        return True
+
+    def lent(self, token: int, blocks: Sequence[range], now: float, *, since: float) -> bool:
+        """Another service's answer to a request sent at `since`: the ids, as it named them.
+
+        False and ValueError as with `granted`. What is too old by now is dropped, even if waited
+        for.
+        """
+        assert self._hold_s is not None
+        total = sum(map(len, blocks))
+        request = self._outstanding
+        if request is None or request.token != token or self._retired:
+            self._gap("late", total)
+            return False
+        if total != request.count:
+            raise ValueError(f"asked for {request}, got {blocks}")
+        self._accept(request, blocks)
+        self._loans.append((since + self._hold_s, self.granted_ids))
+        self.expire(now)
+        return True
+
+    def _accept(self, request: Request, blocks: Sequence[range]) -> None:
         self._outstanding = None
         self._found = None
         self._used_up = False
-        self._seen = indices.stop
         self._last_stock = self._asked_stock
-        self.granted_ids += len(indices)
-        self._keep(self._layout.ids(indices))
+        self.granted_ids += request.count
+        for ids in blocks:
+            self._keep(ids)
         self._low = sizing.low_water(rate=self.rate, runway_s=self._runway_s, held=self.held)
         self._mark = self._low
         if self._asked_cut:
@@ -274,7 +317,6 @@ class Allocator:
             self._cut_to = None
             self._window_start, self._window_used = self._asked_at, self._asked_used
         self._cut_at_mark()
-        return True
 
     def refused(self, token: int, *, unknown: bool) -> None:
         """The request failed. After an unknown outcome its range is burnt (I4), and the next
@@ -298,6 +340,8 @@ class Allocator:
         self.refused(token, unknown=False)
         self._found = position
         self._found_at = now
+        if self._hold_s is not None:
+            self._cut_to = 1  # how many are left is not said: ask for what the first in line needs
         self._used_up = position >= self._end
 
     def settle(self) -> None:
@@ -309,6 +353,27 @@ class Allocator:
         """`count` ids were taken for somebody who left before they could be answered."""
         self._gap("abandoned", count)
 
+    def expire(self, now: float) -> None:
+        """Drop what was held for as long as it may be."""
+        later = None  # how many ids were lent after what is over
+        while self._loans and self._loans[0][0] <= now:
+            later = self.granted_ids - self._loans.pop(0)[1]
+        if later is None:
+            return
+        while (left := self._left_in_segment()) + self._rest_count > later:
+            if left:
+                self._point_at(range(0))
+            else:
+                left = len(self._rest.popleft())
+                self._rest_count -= left
+            self._gap("expired", left)
+
+    def renew(self, layout: Layout, *, strict: bool) -> None:
+        """A newer epoch began where the ids are lent: those held are of an older one."""
+        assert self._hold_s is not None
+        self._drop("epoch")
+        self._layout, self._end, self._strict = layout, layout.end, strict
+
     def retire(self, cause: str) -> int:
         """Drop everything in memory and refuse every later grant; the number of ids dropped."""
         self._retired = True
@@ -317,7 +382,7 @@ class Allocator:
     # --- the row of blocks -----------------------------------------------------------------------
 
     def _keep(self, ids: range) -> None:
-        if self._rest and block.continues(self._rest[-1], ids):
+        if self._hold_s is None and self._rest and block.continues(self._rest[-1], ids):
             before = self._rest.pop()
             ids = range(before.start, ids.stop, ids.step)
             self._rest_count -= len(before)
@@ -326,6 +391,9 @@ class Allocator:
 
     def _cut_at_mark(self) -> None:
         """Point the cursor anew, so that it ends where `_mark` ids are left."""
+        if self._hold_s is not None:
+            self.advance()
+            return
         remaining = self._remaining_segment()
         if remaining:
             self._point_at(range(0))
@@ -351,10 +419,10 @@ class Allocator:
 
     def _point_at(self, ids: range) -> None:
         self._segment = ids
-        self._ids = iter(ids)
+        self.cursor = iter(ids)
 
     def _left_in_segment(self) -> int:
-        left: int = self._ids.__length_hint__()  # type: ignore[attr-defined]
+        left: int = self.cursor.__length_hint__()  # type: ignore[attr-defined]
         return left
 
     def _remaining_segment(self) -> range:
@@ -367,6 +435,7 @@ class Allocator:
         self._point_at(range(0))
         self._rest.clear()
         self._rest_count = 0
+        self._loans.clear()
         return dropped
 
     def _gap(self, cause: str, count: int) -> None:

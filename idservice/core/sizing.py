@@ -1,6 +1,6 @@
 """How many ids to reserve, and when: in seconds of use (the runway), not in ids."""
 
-from math import ceil
+from math import ceil, floor
 
 BLOCK_MIN = 10  # ids; the first block of a counter, and the least a refill asks for
 GROWTH_MAX = 8  # a refill asks for at most this many times what was used since the last one
@@ -31,3 +31,10 @@ def refill(*, rate: float, runway_s: float, held: int, used: int, block_max: int
     """
     wanted = ceil(2 * rate * runway_s) - held
     return min(max(BLOCK_MIN, min(wanted, GROWTH_MAX * used)), block_max)
+
+
+def loan(*, rate: float, runway_s: float, held: int, used: int, block_max: int) -> int:
+    """The same for ids that expire: none where not even one is used within two runways, because
+    what is not used in time is a gap; between 0 and `block_max`."""
+    wanted = floor(2 * rate * runway_s) - held
+    return max(0, min(wanted, GROWTH_MAX * used, block_max))

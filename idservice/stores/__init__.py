@@ -1,11 +1,13 @@
 """Opens the store that an address names; engines are imported only when used."""
 
 from idservice.errors import Usage
+from idservice.exchange import HOLD_S
 from idservice.stores.protocol import Store
 
 
-def open_store(address: str) -> Store:
-    """The store at `sqlite:PATH` or `dynamodb:TABLE[?region=…&endpoint=…]`, not yet entered.
+def open_store(address: str, *, hold_s: float = HOLD_S) -> Store:
+    """The store at `sqlite:PATH`, `dynamodb:TABLE[?region=…&endpoint=…]` or, another service being
+    the store, `http://HOST:PORT`; not yet entered. `hold_s`: how long ids of a service are held.
 
     Raises Usage where the address is of no known form.
     """
@@ -18,7 +20,11 @@ def open_store(address: str) -> Store:
         from idservice.stores.dynamodb import DynamoStore
 
         return DynamoStore.from_address(rest)
+    if engine in ("http", "https", "unix"):
+        from idservice.stores.chained import ChainedStore
+
+        return ChainedStore.from_address(address, hold_s=hold_s)
     raise Usage(
-        why=f"--store is {address!r}; it must be sqlite:PATH or"
-        " dynamodb:TABLE[?region=REGION&endpoint=URL]"
+        why=f"--store is {address!r}; it must be sqlite:PATH,"
+        " dynamodb:TABLE[?region=REGION&endpoint=URL] or http://HOST:PORT"
     )

@@ -1,5 +1,6 @@
 """What the service asks of a store: a handful of atomic operations and the records they carry."""
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -75,6 +76,15 @@ class Position(msgspec.Struct, frozen=True):
     epoch: str
 
 
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Ids that another service has reserved, and lends: they expire, and come in no order."""
+
+    counter: Counter  # as the answer has it: epoch and mode
+    blocks: tuple[range, ...]
+    since: float  # loop time at which they were asked for
+
+
 class Store(Protocol):
     """A place that holds counters and their positions.
 
@@ -85,6 +95,7 @@ class Store(Protocol):
     """
 
     address: str  # how messages name the store
+    hold_s: float | None  # for how long its loans may be held; None where it grants for good
 
     async def __aenter__(self) -> Self: ...
 
@@ -135,15 +146,18 @@ class Store(Protocol):
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> range:
+    ) -> range | Loan:
         """Move a position forward by `count` in one conditional write; the indices granted.
+
+        Where the store is another service it is asked instead, and lends ids.
 
         Conditions: the position's epoch is the counter's, `seen` <= next <= `room`, and next is
         not below its own mark. 0 < count, seen <= room.
 
         Raises, each with nothing applied: PositionMissing (I10), EpochChanged, PositionIllFormed,
-        WentBack (next below its mark or below `seen`), NoRoom (next above `room`). Not safe to
-        repeat: after OutcomeUnknown the range is burnt (I4) and another is asked for.
+        WentBack (next below its mark or below `seen`), NoRoom (next above `room`);
+        where ids are lent also UnknownCounter and Withheld. Not safe to repeat: after
+        OutcomeUnknown the range is burnt (I4) and another is asked for.
         """
         ...
 

@@ -56,6 +56,7 @@ class SQLiteStore:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self.hold_s: float | None = None
         self.address = f"sqlite:{path}"
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None

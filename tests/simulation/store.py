@@ -203,6 +203,7 @@ class SimStore:
         self, random: Random, data: Table | None = None, faults: Faults | None = None
     ) -> None:
         self.address = ADDRESS
+        self.hold_s: float | None = None
         self.random = random
         self.data = data if data is not None else Table()
         self.faults = faults

@@ -2,14 +2,19 @@
 
 import sqlite3
 import uuid
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
+from idservice.central import Central
+from idservice.counters import new_counter
+from idservice.exchange import place
+from idservice.stores.chained import ChainedStore
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import Counter, Store
 from idservice.stores.sqlite import SQLiteStore
-from tests import engines
+from tests import engines, served
 from tests.simulation.store import SimStore, Table
 
 
@@ -17,10 +22,13 @@ class Backend(Protocol):
     """Data that several handles can be opened on.
 
     `cannot` names values and attributes that the engine does not hold, or does not judge as
-    DynamoDB does, and why.
+    DynamoDB does, and rows of the contract that are not for it, and why. `wish` is what counters
+    are created with, and `is_new` whether `init` has something to do.
     """
 
     cannot: dict[object, str]
+    wish: dict[str, Any] = {}  # noqa: RUF012  never changed
+    is_new: bool = True
 
     def open(self) -> Store:
         """A new handle, not yet entered."""
@@ -35,7 +43,7 @@ class Backend(Protocol):
         ...
 
 
-class SQLite:
+class SQLite(Backend):
     """A file."""
 
     def __init__(self, folder: Path) -> None:
@@ -70,7 +78,7 @@ class SQLite:
             database.close()
 
 
-class Simulated:
+class Simulated(Backend):
     """The model that the simulation runs on, without its faults."""
 
     def __init__(self) -> None:
@@ -90,7 +98,56 @@ class Simulated:
         del self.data.positions[counter.name, 0]
 
 
-class Dynamo:
+NO_INIT = "a service's store is initialised where it runs"
+ITS_OWN = "the service judges its positions itself, and lends nothing it doubts"
+NOT_TOLD = "neither the random part of an epoch nor the revision is told to others"
+
+
+class Chained(Simulated):
+    """Services over the same, each handle having one of its own.
+
+    Its counters are strict, because a service takes ids of others ahead.
+    """
+
+    wish = {"strict": True}  # noqa: RUF012  never changed
+    is_new = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data.init(new_counter("default", Random(1), strict=True))
+        rows = {
+            NO_INIT: "a_store_is_not_verified_before a_second_init of_two_inits",
+            ITS_OWN: "a_missing_position closing nobody_is_granted another_epoch a_position_below"
+            " a_position_one_below a_position_put_back an_ill_formed",
+            NOT_TOLD: "a_reservation_moves a_counter_is_read_back creating_the_same"
+            " who_creates_second twenty_who_create counters_are_listed",
+            "a refusal does not say how many are left": "the_limit_is_handed_out",
+            "one exchange is no longer than a million ids": "the_highest_limit",
+        }
+        self.cannot = {f"test_{row}": why for why, names in rows.items() for row in names.split()}
+
+    def open(self) -> Store:
+        return _Served(SimStore(Random(1), self.data))
+
+
+class _Served(ChainedStore):
+    """A handle with the service that it asks."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        made = await self._stack.enter_async_context(served.served(self._store))
+        super().__init__(Central(place(made.url)))
+        return await super().__aenter__()
+
+    async def __aexit__(self, *what: Any) -> None:
+        await super().__aexit__(*what)
+        await self._stack.aclose()
+
+
+class Dynamo(Backend):
     """A table on one of the engines."""
 
     def __init__(self, url: str, *, cannot: dict[object, str] | None = None) -> None:

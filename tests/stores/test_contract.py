@@ -9,7 +9,7 @@ import pytest
 
 from idservice import errors
 from idservice.counters import new_counter
-from idservice.stores.protocol import LIMIT_MAX, Counter, Store
+from idservice.stores.protocol import LIMIT_MAX, Counter, Loan, Store
 from tests.stores import backends
 from tests.stores.backends import Backend
 
@@ -17,6 +17,7 @@ KINDS = [
     "simulated",
     "sqlite",
     "moto",
+    "chained",
     pytest.param("dynoxide", marks=pytest.mark.needs_engine),
 ]
 random = Random()
@@ -24,7 +25,15 @@ random = Random()
 
 @pytest.fixture(params=KINDS)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    """Empty data of one kind."""
+    """Empty data of one kind, where it can keep this row of the contract."""
+    backend = made_backend(request, tmp_path)
+    for row, why in backend.cannot.items():
+        if isinstance(row, str) and row.startswith("test_") and request.node.name.startswith(row):
+            pytest.skip(why)
+    return backend
+
+
+def made_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     match request.param:
         case "simulated":
             return backends.Simulated()
@@ -32,6 +41,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
             return backends.SQLite(tmp_path)
         case "moto":
             return backends.moto(request.getfixturevalue("moto_url"))
+        case "chained":
+            return backends.Chained()
         case _:
             return backends.dynoxide(request.getfixturevalue("dynoxide_url"))
 
@@ -40,7 +51,9 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
 async def store(backend: Backend) -> AsyncIterator[Store]:
     """A handle on initialised data."""
     async with backend.open() as store:
-        assert await store.init(new_counter("default", random))
+        if backend.is_new:
+            assert await store.init(new_counter("default", random))
+        store.wish = backend.wish
         await store.verify()
         yield store
 
@@ -49,11 +62,12 @@ async def store(backend: Backend) -> AsyncIterator[Store]:
 async def other(backend: Backend, store: Store) -> AsyncIterator[Store]:
     """A second handle on the same data: an instance that remembers nothing."""
     async with backend.open() as other:
+        other.wish = backend.wish
         yield other
 
 
 async def made(store: Store, name: str = "orders", **settings: int) -> Counter:
-    return await store.create(new_counter(name, random, **settings))
+    return await store.create(new_counter(name, random, **(settings | store.wish)))
 
 
 async def reserve(
@@ -61,7 +75,10 @@ async def reserve(
 ) -> range:
     if room is None:
         room = counter.layout().end - count
-    return await store.reserve(counter, count=count, seen=seen, room=room)
+    answer = await store.reserve(counter, count=count, seen=seen, room=room)
+    if isinstance(answer, Loan):
+        (answer,) = answer.blocks
+    return answer
 
 
 async def next_of(store: Store, counter: Counter) -> int:
@@ -144,7 +161,7 @@ async def test_a_counter_that_was_never_created_has_neither_entry_nor_position(
     counter = new_counter("never", random)
     assert await store.counter("never") is None
     assert await store.position(counter) is None
-    with pytest.raises(errors.PositionMissing):
+    with pytest.raises((errors.PositionMissing, errors.UnknownCounter)):
         await reserve(store, counter, 1)
     assert await store.position(counter) is None
 

@@ -32,6 +32,7 @@ class DynamoStore:
     def __init__(self, table: str, *, region: str | None = None, endpoint: str | None = None):
         query = [f"region={region}"] if region else []
         query += [f"endpoint={endpoint}"] if endpoint else []
+        self.hold_s: float | None = None
         self.address = f"dynamodb:{table}" + ("?" + "&".join(query) if query else "")
         self._name = table
         self._client = Client(self.address, table, region, endpoint)

@@ -1,0 +1,65 @@
+"""Another service, asked over aiohttp: one request, at most one answer, and nothing done twice."""
+
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from idservice.exchange import ANSWER_MAX, Place, Reply, Unanswered
+
+CHUNK = 65_536
+
+
+class Central:
+    """Connections to a service; enter it to use it."""
+
+    def __init__(self, place: Place) -> None:
+        self.url = place.url
+        self._place = place
+        scheme = "https" if place.tls else "http"
+        self._base = f"{scheme}://{place.authority}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector: aiohttp.BaseConnector
+        if self._place.path:
+            connector = aiohttp.UnixConnector(self._place.path)
+        else:
+            connector = aiohttp.TCPConnector()
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "application/json", "User-Agent": "idservice"},
+            timeout=aiohttp.ClientTimeout(total=None),  # who asks has a deadline
+            trust_env=False,  # a proxy could answer in the service's place
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def ask(self, method: str, target: str, body: bytes = b"") -> Reply:
+        """Send one request. Raises Unanswered. aiohttp repeats no POST by itself."""
+        assert self._session is not None, "enter it first"
+        url = URL(self._base + target, encoded=True)
+        try:
+            async with self._session.request(
+                method, url, data=body or None, allow_redirects=False
+            ) as response:
+                answer = b""
+                async for chunk in response.content.iter_chunked(CHUNK):
+                    answer += chunk
+                    if len(answer) > ANSWER_MAX:
+                        raise Unanswered(url=self.url, why="its answer is too long")
+                return Reply(response.status, response.headers.get("Content-Type", ""), answer)
+        except (aiohttp.ClientError, OSError) as error:
+            why = str(error) or type(error).__name__
+            raise Unanswered(url=self.url, why=why) from None

@@ -1,0 +1,215 @@
+"""What is said between a service and one who takes ranges of ids from it, and what is believed.
+
+Nothing but the standard library: applications import this with the client. Only what the service
+itself says, in a well-formed problem with the outcome `not_applied`, leaves no id used up; a broken
+connection, a page of a proxy, a redirect, an answer to somebody else: all of them are unknown (I7).
+A request is never sent twice; each has a nonce of its own, which its answer must repeat (I12).
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from idservice import errors
+
+RANGES_MAX = 1_000_000  # ids in one exchange: what a service gives by default (--range-max)
+ANSWER_MAX = 1_048_576  # bytes
+HOLD_S = 10.0  # for how long ids are kept after they were asked for
+ID_MAX = 2**63 - 2
+NUMBER_MAX = 2**53 - 1  # what is above is a JSON string
+DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+
+
+class Unanswered(errors.Unavailable):
+    """{url} gave no readable answer, so that ids may be used up: {why}."""
+
+    code = "no_answer"
+    outcome = errors.UNKNOWN
+
+    def __init__(self, *, url: str, why: str) -> None:
+        super().__init__(url=url, why=why)
+        self.why = why
+
+
+class Refused(errors.IdserviceError):
+    """{url} refused: {why}"""
+
+    code = "refused"
+
+    def __init__(
+        self, *, url: str, why: str, code: str, status: int, retryable: bool, outcome: str
+    ) -> None:
+        super().__init__(url=url, why=why)
+        self.why, self.code, self.status = why, code, status
+        self.retryable, self.outcome = retryable, outcome
+
+
+# --- where a service is ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service listens: a host and a port, or the path of a Unix socket."""
+
+    url: str  # as it was named
+    host: str = "localhost"
+    port: int = 0
+    path: str = ""
+    tls: bool = False
+
+    @property
+    def authority(self) -> str:
+        """What the Host header says."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.path else f"{host}:{self.port}"
+
+
+def place(url: str) -> Place:
+    """Read http://HOST[:PORT], https://HOST[:PORT] or unix:PATH. Raises Usage."""
+    kind, _, path = url.partition(":")
+    if kind == "unix" and path:
+        return Place(url, path=path)
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        if parts.scheme not in ("http", "https") or not host or port == 0 or not url.isascii():
+            raise ValueError
+        if parts.username is not None or parts.path not in ("", "/") or parts.query:
+            raise ValueError
+        if parts.fragment or not url.isprintable() or " " in url:
+            raise ValueError
+    except ValueError:
+        raise errors.Usage(
+            why=f"the address of a service is {url!r}; it must be http://HOST:PORT,"
+            " https://HOST:PORT or unix:PATH"
+        ) from None
+    tls = parts.scheme == "https"
+    return Place(url.rstrip("/"), host=host, port=port or (443 if tls else 80), tls=tls)
+
+
+# --- a request, and its answer --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, as it came."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Ids: those that were asked for and no others, in the order in which they are to be used."""
+
+    ordinal: int  # of the epoch they belong to
+    strict: bool
+    as_text: bool  # whether the counter's ids may be above NUMBER_MAX
+    blocks: tuple[range, ...]
+
+
+def target(name: str, count: int, nonce: str) -> str:
+    """What to POST for `count` ids of a counter, as ranges."""
+    return f"/v1/counters/{name}/next?format=ranges&count={count}&nonce={nonce}"
+
+
+def read_answer(reply: Reply, *, url: str, name: str, count: int, nonce: str) -> Answer:
+    """The ids in the answer to a request for them. Raises Refused, Unanswered."""
+    body = read_object(reply, url=url)
+    try:
+        if body["counter"] != name or body["count"] != count:
+            raise ValueError("it is about something else")
+        if body["nonce"] != nonce:
+            raise ValueError("it answers another request; a cache or a proxy is in between")
+        if body["mode"] not in ("block", "strict"):
+            raise ValueError("its mode is unknown")
+        blocks = tuple(_block(one) for one in body["ranges"])
+        if sum(map(len, blocks)) != count or _meet(blocks):
+            raise ValueError("its ranges are not what was asked for")
+        kinds = {type(one["first"]) for one in body["ranges"]}
+        if len(kinds) != 1:
+            raise ValueError("its numbers are of two kinds")
+        return Answer(
+            ordinal=_whole(body["epoch"], 1),
+            strict=body["mode"] == "strict",
+            as_text=kinds == {str},
+            blocks=blocks,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        why = str(error) if type(error) is ValueError else "it is not as it should be"
+        raise Unanswered(url=url, why=why) from None
+
+
+def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
+    """The JSON object in an answer of status 200 or 201. Raises Refused, Unanswered."""
+    try:
+        body = json.loads(reply.body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        body = None
+    if reply.status in (200, 201) and isinstance(body, dict):
+        return body
+    kind = reply.content_type.partition(";")[0].strip().lower()
+    if reply.status >= 400 and kind == "application/problem+json" and isinstance(body, dict):
+        refused = _refused(body, reply.status, url)
+        if refused is not None:
+            raise refused
+    raise Unanswered(url=url, why=f"it answered {reply.status}, and not as this service does")
+
+
+def _refused(body: dict[str, Any], status: int, url: str) -> Refused | None:
+    code, retryable, outcome = body.get("code"), body.get("retryable"), body.get("outcome")
+    if (
+        not (isinstance(code, str) and CODE.fullmatch(code))
+        or body.get("type") != f"urn:idservice:problem:{code}"
+        or not isinstance(retryable, bool)
+        or outcome not in (errors.NOT_APPLIED, errors.UNKNOWN)
+    ):
+        return None
+    why = str(body.get("detail", code))[:500]
+    return Refused(url=url, why=why, code=code, status=status, retryable=retryable, outcome=outcome)
+
+
+def _block(one: dict[str, Any]) -> range:
+    first, step, count = one["first"], _whole(one["step"], 1), _whole(one["count"], 1)
+    most = NUMBER_MAX
+    if isinstance(first, str) and DIGITS.fullmatch(first):
+        first, most = int(first), ID_MAX
+    block = range(_whole(first, 0), first + step * count, step)
+    if block[-1] > most:
+        raise ValueError("an id is above every limit")
+    return block
+
+
+def _whole(value: object, least: int) -> int:
+    if type(value) is not int or value < least:  # True is an int, too
+        raise ValueError("a number is none")
+    return value
+
+
+def _meet(blocks: Sequence[range]) -> bool:
+    """Whether some id may be in two blocks. Those of several shards interleave."""
+    open_: list[range] = []
+    for block in sorted(blocks, key=lambda block: block.start):
+        open_ = [other for other in open_ if other[-1] >= block.start]
+        for other in open_:
+            if other.step != block.step or (block.start - other.start) % block.step == 0:
+                return True
+        open_.append(block)
+    return False
+
+
+def is_newer(answer: Answer, *, url: str, ordinal: int, strict: bool) -> bool:
+    """Whether an answer begins a newer epoch than `ordinal`, the newest that one was told of.
+
+    Raises Unanswered for one of an older epoch: its ids may be anybody's by now.
+    """
+    if answer.ordinal < ordinal:
+        raise Unanswered(url=url, why=f"epoch {answer.ordinal} is over, {ordinal} is the present")
+    if answer.ordinal == ordinal and answer.strict != strict:
+        raise Unanswered(url=url, why=f"it contradicts an earlier answer of epoch {ordinal}")
+    return answer.ordinal > ordinal

@@ -1,0 +1,287 @@
+"""Another service as the store: its ids, on loan and for a short time."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from idservice import errors, exchange
+from idservice.central import Central
+from idservice.core.epoch import epoch_name, gone_back
+from idservice.exchange import Answer, Refused, Unanswered
+from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position
+
+T = TypeVar("T")
+
+
+class NotShown(errors.NotApplied):
+    """{store} shows and changes no counters, so {action} is not possible there; ask where the
+    central's --admin-listen says, or use its own store."""
+
+    retryable = False
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A counter as a service shows it, as far as it matters here."""
+
+    counter: str
+    epoch: int
+    start: int | str
+    limit: int | str
+    strict: bool
+    runway: float
+    state: str
+    next: int | str = 0
+
+    def entry(self) -> Counter:
+        """The same as an entry. As seen from here there is one row of ids, whatever the shards."""
+        return Counter(
+            name=self.counter,
+            epoch=_epoch(self.epoch),
+            start=int(self.start),
+            limit=int(self.limit),
+            strict=self.strict,
+            runway=self.runway,
+        )
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """All counters of a service."""
+
+    counters: list[Shown]
+
+
+class ChainedStore:
+    """A service at http://HOST:PORT or unix:PATH, or several of them behind one address.
+
+    A counter that the service does not show (its data plane is often all that can be reached) is
+    taken for a strict one, so that nothing is asked for but what is waited for, until the first
+    answer tells epoch and mode. `hold_s` is for how long ids are kept, in seconds.
+    """
+
+    def __init__(
+        self,
+        central: Central,
+        *,
+        hold_s: float = exchange.HOLD_S,
+        nonce: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self.address = central.url
+        self.hold_s: float | None = hold_s
+        self._central = central
+        self._nonce = nonce
+        self._known: dict[str, Counter] = {}  # by name, as of the newest epoch that was told
+        self._part_max = exchange.RANGES_MAX
+
+    @classmethod
+    def from_address(cls, address: str, *, hold_s: float) -> Self:
+        """The store at an address as --store has it. Raises Usage."""
+        return cls(Central(exchange.place(address)), hold_s=hold_s)
+
+    async def __aenter__(self) -> Self:
+        await self._central.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._central.__aexit__(kind, error, trace)
+
+    async def init(self, first: Counter) -> bool:
+        """Refused: the service has a store of its own. Raises Usage."""
+        raise errors.Usage(
+            why=f"{self.address} is a service, whose store is initialised where it runs"
+        )
+
+    async def verify(self) -> None:
+        """See that a service answers there; whether its store is the right one it sees itself."""
+        try:
+            reply = await self._central.ask("GET", "/livez")
+        except Unanswered as error:
+            why = f"no service answers there ({error.why})"
+            raise errors.StoreUnready(store=self.address, why=why, waiting_helps=True) from None
+        if (reply.status, reply.body) != (200, b"live"):
+            raise errors.StoreUnready(
+                store=self.address,
+                why=f"what answers there ({reply.status}) is no idservice",
+                waiting_helps=reply.status >= 500,
+            )
+
+    # --- ids -------------------------------------------------------------------------------------
+
+    async def reserve(
+        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+    ) -> Loan:
+        """Borrow `count` ids; `seen` and `room` are for stores of our own.
+
+        Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. More than one
+        answer may hold are asked for in parts, and lost together.
+        """
+        since = asyncio.get_running_loop().time()
+        blocks: list[range] = []
+        missing = count
+        while missing:
+            part = min(missing, self._part_max)
+            try:
+                answer = await self._exchange(counter.name, part)
+                if self._begins_epoch(counter.name, answer) and blocks:
+                    raise Unanswered(url=self.address, why="an epoch began between two parts")
+            except Unanswered as error:
+                raise self._unknown(_reserving(counter, count), error.why) from None
+            except Refused as error:
+                if error.code == "bad_count" and part > 1:  # its --range-max is lower
+                    self._part_max = part // 2
+                    continue
+                if blocks:
+                    raise self._unknown(_reserving(counter, count), error.why) from None
+                raise self._meant(error, counter, count) from None
+            blocks += answer.blocks
+            missing -= part
+        return Loan(self._known[counter.name], tuple(blocks), since)
+
+    async def _exchange(self, name: str, count: int) -> Answer:
+        nonce = self._nonce()
+        reply = await self._central.ask("POST", exchange.target(name, count, nonce))
+        return exchange.read_answer(reply, url=self.address, name=name, count=count, nonce=nonce)
+
+    def _begins_epoch(self, name: str, answer: Answer) -> bool:
+        """Whether it is the first answer of its epoch. Raises Unanswered as `is_newer`."""
+        known = self._known.get(name) or _untold(name)
+        newer = exchange.is_newer(
+            answer, url=self.address, ordinal=known.ordinal, strict=known.strict
+        )
+        if newer:
+            self._known[name] = msgspec.structs.replace(
+                known,
+                epoch=_epoch(answer.ordinal),
+                strict=answer.strict,
+                limit=LIMIT_MAX if answer.as_text else LIMIT_DEFAULT,
+            )
+        return newer
+
+    def _meant(self, error: Refused, counter: Counter, count: int) -> errors.IdserviceError:
+        """What a refusal is among the errors of a store."""
+        about = {"store": self.address, "name": counter.name, "why": error.why.rstrip(".")}
+        if error.outcome == errors.UNKNOWN:
+            return self._unknown(_reserving(counter, count), error.why)
+        if error.code == "exhausted":  # how many are left is not said: fewer than these
+            return errors.NoRoom(position=counter.layout().end - count + 1, **about)
+        if error.code == "unknown_counter":
+            return errors.UnknownCounter(name=counter.name)
+        if error.retryable:
+            return self._not_applied(_reserving(counter, count), error.why)
+        return errors.Withheld(**about)
+
+    async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
+        """Nothing to close: a position that went back is closed by who reads it."""
+
+    # --- counters --------------------------------------------------------------------------------
+
+    async def counter(self, name: str) -> Counter | None:
+        """The entry as the service shows it, else as its answers told it so far; uses no id."""
+        try:
+            shown = await self._shown(name)
+        except NotShown:
+            return self._known.get(name) or _untold(name)
+        if shown is None:
+            return None
+        entry = shown.entry()
+        known = self._known.get(name)
+        if known is None or known.ordinal < entry.ordinal:
+            self._known[name] = entry
+        return self._known[name]
+
+    async def counters(self) -> list[Counter]:
+        """As the service lists them. Raises NotShown, NotApplied."""
+        action = "listing counters"
+        body = await self._show("/v1/counters", action)
+        return [shown.entry() for shown in self._converted(body, Listed, action).counters]
+
+    async def create(self, counter: Counter) -> Counter:
+        """Create it there. Raises CounterDiffers, NotShown, NotApplied, OutcomeUnknown."""
+        action = f"creating counter {counter.name}"
+        if counter.adopted is not None:
+            raise self._not_applied(action, "an item is adopted where the store is")
+        wish: dict[str, object] = {
+            "start": str(counter.start),
+            "limit": str(counter.limit),
+            "strict": counter.strict,
+            "shards": counter.shards,
+        }
+        if counter.runway is not None:
+            wish["runway"] = counter.runway
+        path = f"/v1/counters/{counter.name}"
+        try:
+            reply = await self._central.ask("PUT", path, msgspec.json.encode(wish))
+            body = exchange.read_object(reply, url=self.address)
+        except Unanswered as error:
+            raise self._unknown(action, error.why) from None
+        except Refused as error:
+            if error.code == "counter_differs":
+                difference = error.why.partition("configuration: ")[2].rstrip(".") or error.why
+                raise errors.CounterDiffers(name=counter.name, difference=difference) from None
+            raise self._refusal(error, action) from None
+        return counter if reply.status == 201 else self._converted(body, Shown, action).entry()
+
+    async def position(self, counter: Counter, shard: int = 0) -> Position | None:
+        """As the service shows it. Raises NotShown, NotApplied."""
+        shown = await self._shown(counter.name)
+        if shown is None:
+            return None
+        epoch, next = _epoch(shown.epoch), int(shown.next)
+        return Position(next, next, 0, gone_back(epoch) if shown.state == "suspect" else epoch)
+
+    async def _shown(self, name: str) -> Shown | None:
+        action = f"reading counter {name}"
+        body = await self._show(f"/v1/counters/{name}", action)
+        return None if body is None else self._converted(body, Shown, action)
+
+    async def _show(self, path: str, action: str) -> dict[str, object] | None:
+        try:
+            return exchange.read_object(await self._central.ask("GET", path), url=self.address)
+        except Refused as error:
+            if error.code == "unknown_counter":
+                return None
+            raise self._refusal(error, action) from None
+        except Unanswered as error:
+            raise self._not_applied(action, error.why) from None
+
+    def _converted(self, body: object, kind: type[T], action: str) -> T:
+        try:
+            return msgspec.convert(body, kind)
+        except msgspec.ValidationError as error:
+            raise self._not_applied(action, f"its answer is not as expected: {error}") from None
+
+    # --- refusals --------------------------------------------------------------------------------
+
+    def _refusal(self, error: Refused, action: str) -> errors.StoreError:
+        if error.code in ("unknown_path", "write_refused", "method_not_allowed"):
+            return NotShown(store=self.address, action=action)
+        if error.outcome == errors.UNKNOWN:
+            return self._unknown(action, error.why)
+        return self._not_applied(action, error.why)
+
+    def _not_applied(self, action: str, why: str) -> errors.NotApplied:
+        return errors.NotApplied(store=self.address, action=action, why=why.rstrip("."))
+
+    def _unknown(self, action: str, why: str) -> errors.OutcomeUnknown:
+        return errors.OutcomeUnknown(store=self.address, action=action, why=why.rstrip("."))
+
+
+def _epoch(ordinal: int) -> str:
+    """The random part of an epoch's name is not told; its ordinal is enough for order."""
+    return epoch_name(ordinal, "chained")
+
+
+def _untold(name: str) -> Counter:
+    return Counter(name=name, epoch=_epoch(0), limit=LIMIT_MAX, strict=True)
+
+
+def _reserving(counter: Counter, count: int) -> str:
+    return f"reserving {count} ids of counter {counter.name}"

@@ -1,0 +1,66 @@
+"""A service in this process that answers on a port or a Unix socket, for tests of who asks it."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from idservice.service import Service
+from idservice.stores.protocol import Store
+from idservice.supply import Limits
+from idservice.web.app import WebLimits, build_app
+
+
+@dataclass
+class Served:
+    """A service, where it answers, and the targets it was asked for."""
+
+    service: Service
+    url: str
+    asked: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def served(
+    store: Store,
+    *,
+    path: str = "",
+    control: bool = True,
+    declared: Sequence[str] = (),
+    limits: Limits | None = None,
+    web_limits: WebLimits | None = None,
+) -> AsyncIterator[Served]:
+    """A service over an entered store; with `path` on a Unix socket."""
+    async with Service(store, limits, random=random.Random(1), declared=declared) as service:
+        app = build_app(
+            service,
+            default_counter="default",
+            routes={},
+            limits=web_limits or WebLimits(),
+            draining=lambda: False,
+            control=control,
+            writable=True,
+            unix=bool(path),
+        )
+        made = Served(service, "")
+
+        @web.middleware
+        async def listen(request: web.Request, handler: object) -> web.StreamResponse:
+            made.asked.append(request.path_qs)
+            return await handler(request)  # type: ignore[operator, no-any-return]
+
+        app.middlewares.append(listen)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            if path:
+                await web.UnixSite(runner, path).start()
+                made.url = f"unix:{path}"
+            else:
+                await web.TCPSite(runner, "127.0.0.1", 0).start()
+                made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield made
+        finally:
+            await runner.cleanup()

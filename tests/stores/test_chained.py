@@ -1,0 +1,343 @@
+"""A service as the store: what its answers and refusals come to, over real connections."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from idservice import errors, exchange
+from idservice.central import Central
+from idservice.counters import ensure, new_counter
+from idservice.exchange import Reply, Unanswered
+from idservice.service import Service
+from idservice.stores import open_store
+from idservice.stores.chained import ChainedStore, NotShown
+from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan
+from idservice.web.app import WebLimits
+from idservice.web.guard import problem
+from tests.served import Served, served
+from tests.simulation.serving import table
+from tests.simulation.store import SimStore, Table
+
+random = Random(1)
+
+
+class Said(Central):
+    """A service that answers what it is told to."""
+
+    def __init__(self, *replies: Reply | Exception | dict[str, Any]) -> None:
+        super().__init__(exchange.place("http://central:8080"))
+        self.replies = list(replies)
+        self.asked: list[str] = []
+
+    async def ask(self, method: str, target: str, body: bytes = b"") -> Reply:
+        self.asked.append(target)
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, Reply):
+            return reply
+        query = dict(pair.split("=") for pair in target.partition("?")[2].split("&"))
+        count = int(query["count"])
+        body_ = {
+            "counter": "orders", "count": count, "epoch": 1, "mode": "block",
+            "ranges": [{"first": reply.pop("first", 0), "step": 1, "count": count}],
+            "nonce": query["nonce"], **reply,
+        }  # fmt: skip
+        return Reply(200, "application/json", exchange.json.dumps(body_).encode())
+
+
+def refusal(error: errors.IdserviceError) -> Reply:
+    response = problem(error)
+    assert isinstance(response.body, bytes)
+    return Reply(response.status, response.content_type, response.body)
+
+
+COUNTER = Counter(name="orders", epoch="0.chained", limit=LIMIT_MAX, strict=True)
+
+
+async def lend(store: ChainedStore, count: int = 5) -> Loan:
+    return await store.reserve(COUNTER, count=count, seen=0, room=10**6)
+
+
+# --- loans ----------------------------------------------------------------------------------------
+
+
+async def test_the_first_answer_tells_epoch_and_mode() -> None:
+    loan = await lend(ChainedStore(Said({"epoch": 4, "first": 10})))
+    assert loan.blocks == (range(10, 15),)
+    assert (loan.counter.ordinal, loan.counter.strict) == (4, False)
+    assert loan.counter.limit == LIMIT_DEFAULT
+    text = await lend(ChainedStore(Said({"mode": "strict", "first": "10"})))
+    assert text.counter.strict
+    assert text.counter.limit == LIMIT_MAX
+
+
+async def test_an_older_epoch_is_discarded_and_a_newer_one_is_told() -> None:
+    store = ChainedStore(Said({"epoch": 2}, {"epoch": 1}, {"epoch": 3}, {"epoch": 2}))
+    assert (await lend(store)).counter.ordinal == 2
+    with pytest.raises(errors.OutcomeUnknown, match="epoch 1 is over"):
+        await lend(store)
+    assert (await lend(store)).counter.ordinal == 3
+    with pytest.raises(errors.OutcomeUnknown, match="epoch 2 is over"):
+        await lend(store)
+
+
+async def test_every_request_has_a_nonce_of_its_own() -> None:
+    central = Said(*({} for _ in range(20)))
+    store = ChainedStore(central)
+    for _ in range(20):
+        await lend(store)
+    assert len({target.partition("nonce=")[2] for target in central.asked}) == 20
+
+
+async def test_more_than_an_answer_may_hold_is_asked_for_in_parts() -> None:
+    central = Said({"first": 0}, {"first": 3_000_000}, {"first": 9_000_000})
+    loan = await lend(ChainedStore(central), 2_500_000)
+    assert sum(map(len, loan.blocks)) == 2_500_000
+    assert [block.start for block in loan.blocks] == [0, 3_000_000, 9_000_000]
+
+
+async def test_a_service_that_gives_less_at_once_is_asked_for_less() -> None:
+    bad = refusal(errors.BadCount(value="100", most=30))
+    central = Said(bad, bad, {"first": 0}, {"first": 50}, {"first": 100}, {"first": 200}, {})
+    store = ChainedStore(central)
+    loan = await lend(store, 100)
+    assert [len(block) for block in loan.blocks] == [25, 25, 25, 25]
+    assert len((await lend(store, 20)).blocks[0]) == 20
+
+
+async def test_a_part_that_fails_makes_the_whole_unknown() -> None:
+    for end in (refusal(errors.TooManyWaiting(name="orders", count=1)), {"epoch": 2}):
+        with pytest.raises(errors.OutcomeUnknown):
+            await lend(ChainedStore(Said({"epoch": 1}, end)), 1_500_000)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected", "outcome"),
+    [
+        (Unanswered(url="u", why="reset"), errors.OutcomeUnknown, errors.UNKNOWN),
+        (Reply(302, "text/html", b""), errors.OutcomeUnknown, errors.UNKNOWN),
+        (Reply(503, "text/html", b"<h1>"), errors.OutcomeUnknown, errors.UNKNOWN),
+        ({"nonce": "another"}, errors.OutcomeUnknown, errors.UNKNOWN),
+        (errors.IdserviceError(), errors.OutcomeUnknown, errors.UNKNOWN),
+        (errors.Exhausted(name="orders", count=5, limit=9), errors.NoRoom, errors.NOT_APPLIED),
+        (errors.UnknownCounter(name="orders"), errors.UnknownCounter, errors.NOT_APPLIED),
+        (errors.CounterSuspect(name="orders", why="w"), errors.Withheld, errors.NOT_APPLIED),
+        (errors.UnknownPath(path="/"), errors.Withheld, errors.NOT_APPLIED),
+        (errors.Stopped(), errors.NotApplied, errors.NOT_APPLIED),
+        (errors.TooManyWaiting(name="n", count=1), errors.NotApplied, errors.NOT_APPLIED),
+    ],
+)
+async def test_each_way_an_exchange_can_end(
+    reply: Any, expected: type[errors.IdserviceError], outcome: str
+) -> None:
+    if isinstance(reply, errors.IdserviceError) and not isinstance(reply, Unanswered):
+        reply = refusal(reply)
+    with pytest.raises(expected) as refused:
+        await lend(ChainedStore(Said(reply)))
+    assert type(refused.value) is expected
+    assert refused.value.outcome == outcome
+
+
+# --- over a socket --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data() -> Table:
+    return table("default", "orders")
+
+
+@pytest.fixture
+async def central(data: Table) -> AsyncIterator[Served]:
+    """A service whose data plane is all that can be reached."""
+    async with served(SimStore(Random(1), data), control=False) as central:
+        yield central
+
+
+def test_the_addresses_of_services_are_those_of_a_chained_store() -> None:
+    for address in ("http://central:8080", "https://central", "unix:/run/ids.sock"):
+        store = open_store(address, hold_s=3.0)
+        assert isinstance(store, ChainedStore)
+        assert (store.address, store.hold_s) == (address, 3.0)
+    with pytest.raises(errors.Usage, match="http://HOST:PORT"):
+        open_store("http://central:8080/v1")
+
+
+async def test_the_data_plane_is_enough(central: Served) -> None:
+    async with (
+        open_store(central.url) as store,
+        Service(store, random=random, declared=["default"]) as sidecar,
+    ):
+        await store.verify()
+        await sidecar.warm()
+        supply = await sidecar.supply("orders")
+        assert [await supply.one() for _ in range(50)] == list(range(50))
+        assert (supply.counter.ordinal, supply.counter.strict) == (1, False)
+        assert sum(map(len, await supply.many(1000))) == 1000
+        assert len(central.asked) < 20
+        with pytest.raises(NotShown, match="admin-listen"):
+            await store.counters()
+        with pytest.raises(NotShown, match="admin-listen"):
+            await sidecar.counter("orders")
+        with pytest.raises(NotShown, match="admin-listen"):
+            await sidecar.create(new_counter("tickets", random))
+
+
+async def test_starting_and_showing_use_no_id(central: Served) -> None:
+    async with open_store(central.url) as store:
+        async with Service(store, random=random, declared=["orders"]) as sidecar:
+            await sidecar.warm()
+            with pytest.raises(NotShown):
+                await sidecar.counter("orders")
+        async with Service(store, random=random) as sidecar:
+            assert await (await sidecar.supply("orders")).one() == 0
+
+
+async def test_a_unix_socket_leads_to_a_service(data: Table, tmp_path: Path) -> None:
+    path = str(tmp_path / "ids.sock")
+    async with (
+        served(SimStore(Random(1), data), path=path) as central,
+        open_store(central.url) as store,
+        Service(store, random=random) as sidecar,
+    ):
+        await store.verify()
+        assert await (await sidecar.supply("default")).one() == 0
+
+
+async def test_names_that_are_not_there_are_refused_and_not_kept(central: Served) -> None:
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        for number in range(20):
+            with pytest.raises(errors.UnknownCounter):
+                await (await sidecar.supply(f"n{number}")).one()
+        assert not sidecar.supplies
+
+
+async def test_one_name_that_two_hold_is_missed_twice_without_harm(central: Served) -> None:
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        stale = await sidecar.supply("tickets")  # as a desk keeps it
+        with pytest.raises(errors.UnknownCounter):
+            await stale.one()
+        fresh = await sidecar.supply("tickets")
+        assert fresh is not stale
+        stale._recheck_at = 0.0
+        with pytest.raises(errors.UnknownCounter):
+            await stale.one()
+        assert sidecar.supplies == {"tickets": fresh}
+
+
+async def test_a_counter_that_comes_later_is_found_by_who_kept_hold_of_it(
+    central: Served, data: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        supply = await sidecar.supply("tickets")  # as a desk keeps it
+        with pytest.raises(errors.UnknownCounter):
+            await supply.one()
+        data.create(new_counter("tickets", random, start=7))
+        assert await supply.one() == 7
+
+
+async def test_a_strict_counter_is_never_taken_ahead(central: Served, data: Table) -> None:
+    data.create(new_counter("strict", random, strict=True))
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        supply = await sidecar.supply("strict")
+        assert [await supply.one() for _ in range(10)] == list(range(10))
+        assert data.positions["strict", 0].next == 10
+        assert not supply.reading().gaps
+
+
+async def test_the_end_of_a_counter_is_reached_to_the_last_id(
+    central: Served, data: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.supply.BACKOFF_FIRST_S", 0.0)
+    data.create(new_counter("short", random, limit=49))
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        supply = await sidecar.supply("short")
+        assert [await supply.one() for _ in range(47)] == list(range(47))
+        with pytest.raises(errors.Exhausted, match="at http://"):
+            await supply.many(5)
+        assert sorted([await supply.one() for _ in range(3)]) == [47, 48, 49]
+        with pytest.raises(errors.Exhausted):
+            await supply.one()
+
+
+async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
+    async with (
+        served(SimStore(Random(1), data)) as central,
+        open_store(central.url) as store,
+        Service(store, random=random) as sidecar,
+    ):
+        _, created = await ensure(
+            store, new_counter("big", random, start=5, limit=2**60, strict=True), runway=30.0
+        )
+        assert created
+        _, created = await ensure(
+            store, new_counter("big", random, start=5, limit=2**60, strict=True), runway=30.0
+        )
+        assert not created
+        with pytest.raises(errors.CounterDiffers, match="start is 5, not 6"):
+            await ensure(store, new_counter("big", random, start=6), runway=30.0)
+        counter, position = await sidecar.counter("big")
+        assert (counter.limit, counter.strict, position.next) == (2**60, True, 5)
+        assert [c.name for c in await store.counters()] == ["big", "default", "orders"]
+        assert await store.counter("none") is None
+        with pytest.raises(errors.NotApplied, match="adopted"):
+            await store.create(
+                Counter(name="x", epoch="1.a", adopted=dynamo_item())  # type: ignore[call-arg]
+            )
+
+
+def dynamo_item() -> Any:
+    from idservice.stores.protocol import Adopted
+
+    return Adopted("t", (("k", "S", "v"),), "value", "old")
+
+
+async def test_a_range_max_below_our_own_is_found_out(data: Table) -> None:
+    async with (
+        served(SimStore(Random(1), data), web_limits=WebLimits(range_max=100)) as central,
+        open_store(central.url) as store,
+        Service(store, random=random) as sidecar,
+    ):
+        assert sum(map(len, await (await sidecar.supply("orders")).many(1000))) == 1000
+
+
+async def test_a_store_that_is_no_service_is_not_ready() -> None:
+    async with open_store("http://127.0.0.1:1") as store:
+        with pytest.raises(errors.StoreUnready) as refused:
+            await store.verify()
+        assert refused.value.waiting_helps
+        with pytest.raises(errors.Usage, match="where it runs"):
+            await store.init(new_counter("default", random))
+    with pytest.raises(errors.StoreUnready, match="no idservice"):
+        await ChainedStore(Said(Reply(200, "text/html", b"<h1>"))).verify()
+
+
+async def test_no_redirect_is_followed_and_no_proxy_of_the_environment_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = (
+        b"HTTP/1.1 307 Over there\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+    )
+    asked: list[bytes] = []
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server = await asyncio.start_server(redirect, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with open_store(f"http://127.0.0.1:{port}") as store:
+            assert isinstance(store, ChainedStore)
+            with pytest.raises(errors.OutcomeUnknown, match="307"):
+                await lend(store)
+    assert len(asked) == 1
