@@ -82,7 +82,11 @@ def _connect(url: str, timeout: float) -> socket.socket:
     if url.startswith("unix:"):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
-        connection.connect(url.removeprefix("unix:"))
+        try:
+            connection.connect(url.removeprefix("unix:"))
+        except OSError:
+            connection.close()
+            raise
         return connection
     scheme, separator, authority = url.partition("://")
     host, colon, port = authority.rstrip("/").rpartition(":")
