@@ -9,6 +9,11 @@ from typing import NoReturn
 from idservice import __version__, commands, config, errors
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_STORE = 0, 1, 2, 3
+BENCH = (
+    "Measure a running service, and check that every id it gives is distinct. It takes ids for"
+    " real: nobody else will get them. Exit 1 on a repeated id, on a broken order, on an answer"
+    " that cannot be read, and where nothing was answered; errors are counted and no failure."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "wait", commands.wait, "Wait until a service is ready; exit 1 if it is not in time.",
         config.URL, config.TIMEOUT,
     )  # fmt: skip
+    _add_bench(command("bench", commands.bench, BENCH, *config.BENCH))
     return parser
 
 
@@ -156,6 +162,11 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
         "--adopt-returns", choices=("old", "new"),
         help="whether its endpoint answers the value before the increment or after it",
     )  # fmt: skip
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("where", metavar="URL", help="http://HOST:PORT[/PATH] or unix:PATH")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 class _Version(argparse.Action):

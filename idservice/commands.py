@@ -215,7 +215,7 @@ def _next_of_service(arguments: argparse.Namespace, name: str) -> int:
     target += f"?count={arguments.count or 1}"
     status, body = probe.ask(arguments.url, target, timeout=COMMAND_TIMEOUT_S, accept="text/plain")
     if status != 200:
-        raise probe.RefusedBy(url=arguments.url, why=_problem_detail(status, body))
+        raise probe.RefusedBy(url=arguments.url, why=probe.detail(status, body))
     print(body, end="")
     return 0
 
@@ -227,7 +227,7 @@ def health(arguments: argparse.Namespace) -> int:
     url = arguments.url or probe.default_url(os.environ)
     path = "/readyz" if arguments.ready else "/livez"
     status, body = probe.ask(url, path, timeout=2.0)
-    print(body if status == 200 else _problem_detail(status, body))
+    print(body if status == 200 else probe.detail(status, body))
     return 0 if status == 200 else 1
 
 
@@ -240,13 +240,42 @@ def wait(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _problem_detail(status: int, body: str) -> str:
+def bench(arguments: argparse.Namespace) -> int:
+    """Put load on a service, and check every id it gives."""
     import json
+    import sys
 
-    try:
-        return f"{status}: {json.loads(body)['detail']}"
-    except (ValueError, KeyError, TypeError):
-        return f"{status}: {body[:200]}"
+    from idservice.bench.run import Bench, Wish
+    from idservice.bench.where import Where
+    from idservice.counters import check_name
+
+    bench = Bench(
+        Wish(
+            where=Where.parse(arguments.where, arguments.counter and check_name(arguments.counter)),
+            count=arguments.count,
+            ranges=arguments.ranges,
+            connections=arguments.connections,
+            rate=arguments.rate,
+            warmup_s=arguments.warmup,
+            duration_s=arguments.duration,
+            unordered=arguments.unordered,
+        )
+    )
+    print(f"idservice: {bench.notice}", file=sys.stderr)
+    terminal = sys.stderr.isatty()
+
+    def say(line: str) -> None:
+        start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+    _run(bench.run(say, every_s=1.0 if terminal else 2.0))
+    if terminal:
+        say("")
+    report = bench.report()
+    print(json.dumps(report.as_json()) if arguments.json else report.lines())
+    for fault in report.faults():
+        print(f"idservice: {fault}", file=sys.stderr)
+    return 1 if report.faults() else 0
 
 
 # --- carrying out ---------------------------------------------------------------------------------

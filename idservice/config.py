@@ -194,7 +194,32 @@ URL = Setting(
     "URL",
 )  # fmt: skip
 TIMEOUT = Setting("--timeout", 30.0, seconds(0, 3600), "seconds to wait (default 30)", "S")
-ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT)}
+BENCH = (
+    Setting("--counter", None, text, "the counter (default: the one behind /next)", "NAME"),
+    Setting(
+        "--count", None, whole(1, 100_000_000), "ids per request (default: one, without a count)",
+        "N",
+    ),
+    Setting("--ranges", False, switch, "ask for ranges (format=ranges)"),
+    Setting(
+        "--connections", 64, whole(1, 100_000), "connections to keep open (default 64)", "N"
+    ),
+    Setting(
+        "--rate", None, whole(1, 1_000_000),
+        "requests per second to send, whether or not those before are answered (default: each"
+        " connection asks anew as soon as it is answered)", "R",
+    ),
+    Setting("--duration", 10.0, seconds(0.1, 86_400), "seconds to measure (default 10)", "S"),
+    Setting(
+        "--warmup", 1.0, seconds(0, 3600),
+        "seconds of load before them, checked but not measured (default 1)", "S",
+    ),
+    Setting(
+        "--unordered", False, switch,
+        "do not check that ids rise: behind a load balancer or a sidecar that is not promised",
+    ),
+)  # fmt: skip
+ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, *BENCH)}
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

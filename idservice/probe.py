@@ -78,6 +78,16 @@ def wait_until_ready(url: str, *, timeout: float) -> str:
         time.sleep(POLL_S)
 
 
+def detail(status: int, body: str) -> str:
+    """An answer that refuses, in words."""
+    import json
+
+    try:
+        return f"{status}: {json.loads(body)['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{status}: {body[:200]}"
+
+
 def _connect(url: str, timeout: float) -> socket.socket:
     if url.startswith("unix:"):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -135,7 +135,7 @@ def test_the_help_of_serve_names_every_setting(capsys: pytest.CaptureFixture[str
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("serve", "init", "create", "counters", "show", "next", "health", "wait")
+    names = ("serve", "init", "create", "counters", "show", "next", "health", "wait", "bench")
     for arguments in (["--help"], *([name, "--help"] for name in names)):
         with pytest.raises(SystemExit) as ended:
             cli.main(arguments)

@@ -47,7 +47,7 @@ def test_the_readme_names_no_setting_that_is_gone() -> None:
 
 def test_the_readme_states_the_defaults() -> None:
     rows = dict(re.findall(r"^\| `(--[a-z-]+).*?` \| ([^|]*) \|", README.read_text(), re.MULTILINE))
-    for setting in config.SERVE:
+    for setting in (*config.SERVE, *config.BENCH):
         if type(setting.default) in (int, float):
             assert float(rows[setting.flag]) == setting.default
 

@@ -1,0 +1,103 @@
+"""What is asked for, and what the body of an answer says."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from idservice.bench.verdict import runs
+
+COUNT_MAX = 1_000_000_000
+DIGITS_MAX = 19
+_ids = msgspec.json.Decoder(list[int])
+
+
+class Block(msgspec.Struct):
+    """One range, as `format=ranges` has it; ids above 2^53 - 1 come as text."""
+
+    first: int | str
+    step: int
+    count: int
+
+
+class Ranges(msgspec.Struct):
+    """An answer of `format=ranges`."""
+
+    counter: str
+    epoch: int
+    mode: str
+    ranges: list[Block]
+
+    def blocks(self) -> list[range] | None:
+        """Its ids; None where it makes no sense."""
+        found = []
+        for block in self.ranges:
+            first = block.first
+            if isinstance(first, str):
+                plain = first.isascii() and first.isdigit() and len(first) <= DIGITS_MAX
+                first = int(first) if plain else -1
+            if first < 0 or block.step < 1 or not 1 <= block.count <= COUNT_MAX:
+                return None
+            found.append(range(first, first + block.step * block.count, block.step))
+        return found
+
+
+_ranges = msgspec.json.Decoder(Ranges)
+
+
+def read_ranges(body: bytes) -> Ranges | None:
+    """None where it is none, or not of this service."""
+    try:
+        return _ranges.decode(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def read_id(body: bytes) -> int:
+    """The id of an answer with one; -1 where it is none."""
+    return int(body) if len(body) <= DIGITS_MAX and body.isdigit() else -1
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What each request asks for; `step` is how far apart the ids of a batch are expected."""
+
+    path: str
+    count: int | None = None
+    ranges: bool = False
+    step: int = 1
+
+    @property
+    def target(self) -> str:
+        """The request's target."""
+        if self.ranges:
+            return f"{self.path}?format=ranges&count={self.count or 1}"
+        return self.path if self.count is None else f"{self.path}?count={self.count}"
+
+    @property
+    def single(self) -> bool:
+        """Whether the body is one id and nothing else."""
+        return self.count is None and not self.ranges
+
+    def blocks(self, body: bytes) -> list[range] | None:
+        """The ids of an answer in the order given; None where it is not what was asked for."""
+        if self.ranges:
+            told = read_ranges(body)
+            found = told.blocks() if told is not None else None
+        elif self.single:
+            id = read_id(body)
+            found = [range(id, id + 1)] if id >= 0 else None
+        else:
+            found = self._batch(body)
+        if not found or sum(map(len, found)) != (self.count or 1):
+            return None
+        return found
+
+    def _batch(self, body: bytes) -> list[range] | None:
+        """As JSON, which is read many times as fast as line by line."""
+        if not body.endswith(b"\n"):
+            return None
+        try:
+            ids = _ids.decode(b"[" + body[:-1].replace(b"\n", b",") + b"]")
+        except msgspec.DecodeError:
+            return None
+        return runs(ids, self.step) if ids and min(ids) >= 0 else None

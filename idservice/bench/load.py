@@ -1,0 +1,334 @@
+"""The load: which connection sends which request when.
+
+Closed loop: each connection asks anew as soon as it is answered, so a server that pauses is asked
+less. At a fixed rate each request has a time at which it is meant to be sent, whatever became of
+those before; where no connection is free it stands in line, and its latency runs all the while.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import cast
+
+import httptools
+
+from idservice.bench.tally import Tally
+
+SECOND = 1_000_000_000  # ns
+IDLE = -1
+CONNECT_TOGETHER = 100
+CONNECT_S = 10.0
+RECONNECT_PAUSE_S = 0.1
+GRACE_S = 5.0  # for the last answers
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`rate` is in requests per second, None for a closed loop; times are in seconds."""
+
+    request: bytes
+    connections: int
+    rate: int | None
+    warmup_s: float
+    duration_s: float
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection with at most one request under way."""
+
+    __slots__ = (
+        "_body",
+        "_keep_alive",
+        "_load",
+        "_parser",
+        "_transport",
+        "_whole",
+        "closed",
+        "floor",
+        "intended",
+        "scope",
+        "was_useful",
+    )
+
+    def __init__(self, load: "Load") -> None:
+        self._load = load
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._body = b""
+        self._whole = 0  # answers complete
+        self._keep_alive = True
+        self.closed = asyncio.Event()
+        self.intended = IDLE  # when the request under way was meant to be sent
+        self.floor = -1  # the highest id in scope when it was sent
+        self.scope = load.tally.scope()
+        self.was_useful = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        self._load.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._transport = None
+        self._load.lost(self)
+        self.closed.set()
+
+    def eof_received(self) -> None:
+        """The server ends it: between two requests, if at all well."""
+        self._load.leaves(self)
+
+    def send(self, intended: int) -> None:
+        """Ask for ids."""
+        assert self._transport is not None
+        self.intended = intended
+        self.floor = self.scope.highest
+        self._transport.write(self._load.plan.request)
+
+    def close(self) -> None:
+        """End it; a request under way is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """More of an answer."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # a fault of ours
+        except httptools.HttpParserError:
+            self._load.tally.error("not HTTP")
+            self.close()
+            return
+        if self._whole:
+            # What nobody asked for must be the last: "too many connections", for one. Two at once
+            # cannot be told apart any more.
+            goes_on = self._keep_alive and self.intended != IDLE and self._whole == 1
+            body = self._body if self._whole == 1 else b""
+            self._body, self._whole = b"", 0
+            self._load.answered(self, self._parser.get_status_code(), body)
+            if goes_on:
+                self.was_useful = True
+                self._load.free(self)
+            else:
+                self.close()
+
+    def on_body(self, data: bytes) -> None:
+        """From the parser."""
+        self._body = self._body + data if self._body else data
+
+    def on_message_complete(self) -> None:
+        """From the parser."""
+        self._whole += 1
+        self._keep_alive = self._parser.should_keep_alive()  # it does not know any more later
+
+
+class Load:
+    """`connect` opens a connection that the given factory's protocol serves; `wake` calls back
+    once, after so many ns; `clock` is in ns."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        tally: Tally,
+        *,
+        connect: Callable[[Callable[[], Connection]], Awaitable[object]],
+        wake: Callable[[int, Callable[[], None]], None],
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.plan = plan
+        self.tally = tally
+        self._connect = connect
+        self._wake = wake
+        self._clock = clock
+        self._open: set[Connection] = set()
+        self._free: deque[Connection] = deque()  # in turns: no server closes one for being idle
+        self._under_way = 0
+        self._untried = plan.connections
+        self._tried = asyncio.Event()
+        self._refused = OSError("no connection")
+        self._gate = asyncio.Semaphore(CONNECT_TOGETHER)
+        self._began = 0
+        self._running = False
+        self._stopping = False
+        self._finished = asyncio.Event()
+        # At a fixed rate requests are numbered: those below `_due` have had their time, those below
+        # `_sent` were sent, and what is between stands in line.
+        self._due = self._sent = 0
+        self._numbered = 0
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run to the end of the plan, or until it is stopped.
+
+        Raises OSError where not one connection can be opened.
+        """
+        async with asyncio.TaskGroup() as group:
+            keepers = [group.create_task(self._keep_open()) for _ in range(self.plan.connections)]
+            try:
+                await self._tried.wait()
+                if self._open and not self._stopping:
+                    self._begin()
+                    await self._finished.wait()
+            finally:
+                for keeper in keepers:
+                    keeper.cancel()
+                for connection in tuple(self._open):
+                    connection.close()
+        if not self._finished.is_set():
+            raise self._refused
+
+    def _begin(self) -> None:
+        plan = self.plan
+        whole_s = plan.warmup_s + plan.duration_s
+        self._began = self._clock()
+        self._running = True
+        self.tally.begin = self._began + round(plan.warmup_s * SECOND)
+        asyncio.get_running_loop().call_later(whole_s, self._stop_if_running)
+        if plan.rate is not None:
+            self._numbered = ceil(plan.rate * whole_s)
+            self._tick()
+        else:
+            free, self._free = self._free, deque()
+            for connection in free:
+                self.free(connection)
+
+    def stop(self) -> None:
+        """Send nothing more but what is due, and end when all is answered; a second time: now."""
+        if self._stopping:
+            self._finish()
+            return
+        if self._running and self.plan.rate is not None:
+            self._tick()
+        self._numbered = self._due
+        self._running, self._stopping = False, True
+        self.tally.end = self._clock()
+        asyncio.get_running_loop().call_later(GRACE_S, self._finish)
+        self._finish_if_all_is_answered()
+
+    def _stop_if_running(self) -> None:
+        if self._running:
+            self.stop()
+
+    def _finish_if_all_is_answered(self) -> None:
+        if self._under_way == 0 and self._sent == self._due:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._finished.is_set():
+            return
+        self._finished.set()
+        self._tried.set()  # asked to stop before it began
+        now = self._clock()
+        for connection in self._open:
+            if connection.intended != IDLE:
+                self.tally.not_answered(connection.intended, now)
+        for number in range(self._sent, self._due):
+            self.tally.not_answered(self._intended(number), now)
+
+    # --- when to send ----------------------------------------------------------------------------
+
+    def _intended(self, number: int) -> int:
+        """When a request is meant to be sent, at a fixed rate."""
+        assert self.plan.rate is not None
+        return self._began + number * SECOND // self.plan.rate
+
+    def _tick(self) -> None:
+        """Send what has become due, or let it stand in line."""
+        if self._stopping:
+            return
+        now = self._clock()
+        while self._due < self._numbered and (intended := self._intended(self._due)) <= now:
+            self.tally.was_due(intended, now)
+            self._due += 1
+            if self._free:
+                self.free(self._free.popleft())
+        if self._due < self._numbered:
+            self._wake(max(1, self._intended(self._due) - self._clock()), self._tick)
+
+    def free(self, connection: Connection) -> None:
+        """A connection can send the next request."""
+        if self._sent < self._due:
+            self._send(connection, self._intended(self._sent))
+            self._sent += 1
+        elif self._running and self.plan.rate is None:
+            self._send(connection, self._clock())
+        else:
+            self._free.append(connection)
+
+    def _send(self, connection: Connection, intended: int) -> None:
+        self._under_way += 1
+        connection.send(intended)
+
+    # --- what comes back -------------------------------------------------------------------------
+
+    def answered(self, connection: Connection, status: int, body: bytes) -> None:
+        """A whole answer."""
+        intended = connection.intended
+        if intended == IDLE:
+            self.tally.error(f"unasked {status}")
+            return
+        connection.intended = IDLE
+        self._under_way -= 1
+        self.tally.answered(
+            status, body, intended=intended, now=self._clock(),
+            scope=connection.scope, floor=connection.floor,
+        )  # fmt: skip
+        if self._stopping:
+            self._finish_if_all_is_answered()
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """A connection stands."""
+        self._open.add(connection)
+        self.free(connection)
+
+    def leaves(self, connection: Connection) -> None:
+        """A connection can send nothing more."""
+        if connection in self._free:
+            self._free.remove(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """A connection ended. What was asked for on it may have used up ids: those are gaps."""
+        self.leaves(connection)
+        self._open.discard(connection)
+        if connection.intended != IDLE and not self._finished.is_set():
+            connection.intended = IDLE
+            self._under_way -= 1
+            self.tally.error("connection lost")
+            if self._stopping:
+                self._finish_if_all_is_answered()
+
+    async def _keep_open(self) -> None:
+        """One connection, and another one whenever it ends."""
+        first = True
+        while not self._finished.is_set():
+            useful = await self._serve(first)
+            first = False
+            if not useful:
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+
+    async def _serve(self, first: bool) -> bool:
+        """One connection until its end; whether anything was answered on it."""
+        try:
+            async with self._gate, asyncio.timeout(CONNECT_S):
+                connection = Connection(self)
+                await self._connect(lambda: connection)
+        except OSError as error:
+            self._refused = error
+            self.tally.error(f"cannot connect ({error.strerror or str(error) or 'timed out'})")
+            return False
+        finally:
+            if first:
+                self._untried -= 1
+                if not self._untried:
+                    self._tried.set()
+        if not first:
+            self.tally.reconnects += 1
+        await connection.closed.wait()
+        return connection.was_useful

@@ -1,0 +1,187 @@
+"""What a run is reported as: lines to read, JSON, and the faults that make it fail."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from idservice.bench.answers import Ask, Ranges
+from idservice.bench.histogram import Histogram
+from idservice.bench.load import SECOND, Plan
+from idservice.bench.tally import Tally
+
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+LATE_NS = 1_000_000  # what the load may be late itself, at the 99th percentile
+UNKNOWN = "not checked: the answers do not say what kind of counter it is"
+
+
+def order_promised(told: Ranges | None, *, unordered: bool) -> str:
+    """Which order a counter promises, as the report names it; `told` is what a service said."""
+    if unordered:
+        return "not checked: --unordered"
+    if told is None:
+        return UNKNOWN
+    if told.mode == "strict":
+        return "strict over all connections"
+    if any(block.step > 1 for block in told.ranges):
+        return "not checked: the counter has shards"
+    return "rising on each connection"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`before` and `after` are what the service said of itself then; None: nothing, or it was
+    gone."""
+
+    url: str
+    plan: Plan
+    ask: Ask
+    tally: Tally
+    order: str
+    before: Ranges | None
+    after: Ranges | None
+
+    @property
+    def seconds(self) -> float:
+        """How long was measured, without the warm-up."""
+        return max(1, self.tally.end - self.tally.begin) / SECOND
+
+    @property
+    def order_kept(self) -> str:
+        """The order that was checked, or why none can be judged."""
+        if self.order.startswith("not checked") or self.before is None:
+            return self.order
+        if self.after is None:
+            return "not checked: the service did not say at the end whether its epoch is the same"
+        if self.after.epoch != self.before.epoch:
+            return (
+                f"not checked: the counter's epoch went from {self.before.epoch} to"
+                f" {self.after.epoch}"
+            )
+        return self.order
+
+    def faults(self) -> list[str]:
+        """Why the run failed, a line each; empty where it did not."""
+        tally = self.tally
+        found = []
+        if tally.distinct.repeated:
+            found.append(
+                f"DUPLICATE: {_some(tally.distinct.examples, tally.distinct.repeated)} came more"
+                " than once"
+            )
+        if tally.order.faults and not self.order_kept.startswith("not checked"):
+            id, above = tally.order.examples[0]
+            where = "" if tally.one_order else " on the same connection"
+            hint = "" if tally.one_order else (
+                "; behind a load balancer or a sidecar no order is promised: --unordered"
+            )  # fmt: skip
+            found.append(
+                f"ORDER: id {id} was asked for after {above} had come{where}, one of"
+                f" {tally.order.faults:,} such{hint}"
+            )
+        if tally.unreadable:
+            found.append(
+                f"UNREADABLE: {tally.unreadable:,} answers were 200 and not what was asked for, so"
+                " their ids are not checked"
+            )
+        if not tally.succeeded:
+            found.append("no request was answered with ids")
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything; times in ms, of answers with ids and of what was given up at the end."""
+        tally = self.tally
+        return {
+            "url": self.url,
+            "target": self.ask.target,
+            "counter": self.before.counter if self.before else None,
+            "mode": self.before.mode if self.before else None,
+            "connections": self.plan.connections,
+            "rate": self.plan.rate,
+            "warmup_s": self.plan.warmup_s,
+            "seconds": round(self.seconds, 3),
+            "requests": tally.requests,
+            "requests_per_s": round(tally.requests / self.seconds, 1),
+            "ids_per_s": round(tally.ids / self.seconds, 1),
+            "latency_ms": _quantiles(tally.latency),
+            "generator_late_ms": _quantiles(tally.late) if self.plan.rate else None,
+            "errors": dict(sorted(tally.errors.items())),
+            "unanswered": tally.unanswered,
+            "reconnects": tally.reconnects,
+            "ids": tally.distinct.seen,
+            "distinct": tally.distinct.seen - tally.distinct.repeated,
+            "duplicates": tally.distinct.repeated,
+            "order": self.order_kept,
+            "order_faults": tally.order.faults,
+            "faults": self.faults(),
+        }
+
+    def lines(self) -> str:
+        """The same for people."""
+        tally, plan = self.tally, self.plan
+        what = "closed loop" if plan.rate is None else f"{plan.rate:,} requests/s"
+        warm = f" after {plan.warmup_s:g} s of warm-up" if plan.warmup_s else ""
+        rows = {
+            "load": f"{plan.connections} connections, {what}, {self.seconds:.1f} s{warm}",
+            "requests/s": f"{tally.requests / self.seconds:,.0f}",
+            "ids/s": f"{tally.ids / self.seconds:,.0f}",
+            "latency": _in_words(tally.latency),
+        }
+        if plan.rate is not None:
+            rows["load late by"] = _in_words(tally.late)
+            if tally.late.quantile(0.99) > LATE_NS:
+                rows[""] = (
+                    "which is part of the latency above: this process was held up, by the rate or"
+                    " by other work on this machine"
+                )
+        if tally.errors:
+            rows["errors"] = ", ".join(f"{n:,} × {kind}" for kind, n in _often(tally.errors))
+        if tally.unanswered:
+            rows["unanswered"] = f"{tally.unanswered:,} at the end; their wait is in the latency"
+        if tally.reconnects:
+            rows["reconnects"] = f"{tally.reconnects:,}"
+        again = tally.distinct.repeated
+        rows["ids"] = f"{tally.distinct.seen:,} checked, " + (
+            f"{again:,} of them REPEATED" if again else "all distinct"
+        )
+        rows["order"] = self.order_kept
+        if tally.order.faults and not self.order_kept.startswith("not checked"):
+            rows["order"] = f"BROKEN: {self.order_kept} was promised"
+        return "\n".join(f"{name:13} {text}" for name, text in rows.items())
+
+
+def progress(seconds: float, tally: Tally, rate: float, latency: Histogram) -> str:
+    """One line: what it was like since the last one; `rate` in answers with ids per second."""
+    times = (
+        f"p50 {_ms(latency.quantile(0.5))}  p99 {_ms(latency.quantile(0.99))}"
+        if latency.total
+        else "no latency measured"
+    )
+    return (
+        f"{seconds:5.0f} s  {rate:>9,.0f} requests/s  {times}"
+        f"  errors {sum(tally.errors.values()):,}  duplicates {tally.distinct.repeated:,}"
+    )
+
+
+def _quantiles(durations: Histogram) -> dict[str, float]:
+    return {name: durations.quantile(share) / 1e6 for name, share in QUANTILES.items()}
+
+
+def _in_words(durations: Histogram) -> str:
+    if not durations.total:
+        return "nothing measured"
+    return "  ".join(
+        f"{name} {_ms(durations.quantile(share))}" for name, share in QUANTILES.items()
+    )
+
+
+def _ms(ns: int) -> str:
+    return f"{ns / 1e6:.3f} ms" if ns < 10_000_000 else f"{ns / 1e6:,.1f} ms"
+
+
+def _often(errors: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(errors.items(), key=lambda item: -item[1])
+
+
+def _some(examples: list[int], total: int) -> str:
+    shown = ", ".join(map(str, sorted(set(examples))))
+    more = f" and more ({total:,} in all)" if total > len(examples) else ""
+    return f"id {shown}{more}" if total == 1 else f"ids {shown}{more}"

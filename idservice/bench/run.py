@@ -1,0 +1,171 @@
+"""One run of `bench`: a look at the counter, the load on it, another look, and the report."""
+
+import asyncio
+import gc
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from idservice import probe
+from idservice.bench.alarm import Alarm
+from idservice.bench.answers import Ask, Ranges, read_ranges
+from idservice.bench.load import Load, Plan
+from idservice.bench.report import Report, order_promised, progress
+from idservice.bench.tally import Tally
+from idservice.bench.where import Where
+from idservice.errors import Usage
+
+FIRST_ANSWER_S = 20.0
+LAST_ANSWER_S = 2.0
+DESCRIPTORS_SPARE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks for; `rate` in requests/s, None for a closed loop."""
+
+    where: Where
+    count: int | None
+    ranges: bool
+    connections: int
+    rate: int | None
+    warmup_s: float
+    duration_s: float
+    unordered: bool
+
+
+class Bench:
+    """Asked once for what it will ask for by the thousand, and once what kind of counter it is.
+
+    So what is refused is refused at once. Raises probe.NoAnswer, probe.RefusedBy, Usage.
+    """
+
+    def __init__(self, wish: Wish) -> None:
+        _make_room(wish.connections)
+        self._wish = wish
+        self._where = where = wish.where
+        ask = Ask(where.path, wish.count, wish.ranges)
+        status, body = probe.ask(where.url, ask.target, timeout=FIRST_ANSWER_S)
+        if status != 200:
+            raise probe.RefusedBy(url=where.url, why=probe.detail(status, body))
+        first = ask.blocks(body.encode())
+        if first is None:
+            raise probe.NoAnswer(
+                url=where.url, why=f"{ask.target} gives {body[:80]!r}, not what was asked for"
+            )
+        self._before, looked_at = _look(where, timeout=FIRST_ANSWER_S)
+        if self._before is not None:
+            ask = replace(ask, step=max(block.step for block in self._before.ranges))
+        self._after: Ranges | None = None
+        self._tally = Tally(
+            ask, one_order=self._before is not None and self._before.mode == "strict"
+        )
+        self._tally.took(first)
+        self._tally.took(looked_at)
+        self._plan = Plan(
+            where.request(ask.target), wish.connections, wish.rate, wish.warmup_s, wish.duration_s
+        )
+
+    @property
+    def notice(self) -> str:
+        """What it is about to do, in a sentence."""
+        what = f"counter {self._before.counter}" if self._before else "whatever counts there"
+        return f"takes ids of {what} at {self._where.url} for real; nobody else will get them"
+
+    async def run(self, say: Callable[[str], None], *, every_s: float) -> None:
+        """Put the load on; `say` is told of the progress. Raises probe.NoAnswer."""
+        with Alarm() as alarm:
+            load = Load(self._plan, self._tally, connect=self._where.connect, wake=alarm.set)
+            with _stopped_by_signals(load.stop), _without_collections():
+                watch = asyncio.create_task(self._watch(say, every_s))
+                try:
+                    await load.run()
+                except OSError as error:
+                    why = error.strerror or str(error) or "timed out"
+                    raise probe.NoAnswer(url=self._where.url, why=why) from None
+                finally:
+                    watch.cancel()
+                self._after, looked_at = _look(self._where, timeout=LAST_ANSWER_S)
+                self._tally.took(looked_at)
+                self._tally.distinct.settle()
+
+    def report(self) -> Report:
+        """What came of it."""
+        return Report(
+            url=self._where.url,
+            plan=self._plan,
+            ask=self._tally.ask,
+            tally=self._tally,
+            order=order_promised(self._before, unordered=self._wish.unordered),
+            before=self._before,
+            after=self._after,
+        )
+
+    async def _watch(self, say: Callable[[str], None], every_s: float) -> None:
+        tally, began = self._tally, time.monotonic()
+        while True:
+            succeeded, latency, at = tally.succeeded, tally.latency.copy(), time.monotonic()
+            await asyncio.sleep(every_s)
+            tally.distinct.settle()
+            now = time.monotonic()
+            rate = (tally.succeeded - succeeded) / (now - at)
+            say(progress(now - began, tally, rate, tally.latency.since(latency)))
+
+
+def _look(where: Where, *, timeout: float) -> tuple[Ranges | None, list[range]]:
+    """What a service says of a counter with one id, and that id; a server of another kind says
+    nothing, and may have given an id all the same."""
+    ask = Ask(where.path, 1, ranges=True)
+    try:
+        status, text = probe.ask(where.url, ask.target, timeout=timeout)
+    except probe.NoAnswer:
+        return None, []
+    body = text.encode()
+    if status != 200:
+        return None, []
+    blocks = ask.blocks(body)
+    if blocks is not None:
+        return read_ranges(body), blocks
+    return None, Ask(where.path).blocks(body) or []
+
+
+def _make_room(connections: int) -> None:
+    """Let this process have so many files open. Raises Usage."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + DESCRIPTORS_SPARE
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise Usage(
+            why=f"--connections is {connections}, and this process may have {hard} files open;"
+            " ask for fewer, or raise the limit with ulimit -n"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run early, and what was measured is reported."""
+    loop = asyncio.get_running_loop()
+    names = (signal.SIGINT, signal.SIGTERM)
+    for name in names:
+        loop.add_signal_handler(name, stop)
+    try:
+        yield
+    finally:
+        for name in names:
+            loop.remove_signal_handler(name)
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """What is there already is not looked through again: that would be measured as latency."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,63 @@
+"""Where a service is and what is asked there: how the command line names it, and the bytes sent."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from idservice import __version__
+from idservice.errors import Usage
+from idservice.listen import Address
+
+PATH = re.compile(r"/[!-~]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A service and a path on it."""
+
+    url: str  # without the path
+    address: Address
+    path: str
+
+    @classmethod
+    def parse(cls, url: str, counter: str | None) -> "Where":
+        """Read http://HOST:PORT[/PATH] or unix:PATH. Raises Usage."""
+        path = ""
+        if url.startswith("unix:"):
+            authority = url
+        elif url.startswith("http://"):
+            authority, slash, rest = url.removeprefix("http://").partition("/")
+            path = slash + rest if rest else ""
+        else:
+            raise Usage(why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH")
+        if path and counter is not None:
+            raise Usage(why=f"--counter is {counter!r} and URL names the path {path!r}; name one")
+        if path and (not PATH.fullmatch(path) or "?" in path or "#" in path):
+            raise Usage(
+                why=f"the path of URL is {path!r}; it must be plain ASCII without a query:"
+                " --count and --ranges say what is asked for"
+            )
+        try:
+            address = Address.parse(authority)
+        except Usage:
+            raise Usage(
+                why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH"
+            ) from None
+        default = f"/v1/counters/{counter}/next" if counter is not None else "/next"
+        return cls(authority if address.path else f"http://{authority}", address, path or default)
+
+    def request(self, target: str) -> bytes:
+        """The bytes of one request."""
+        host = "localhost" if self.address.path else str(self.address)
+        return (
+            f"GET {target} HTTP/1.1\r\nHost: {host}\r\n"
+            f"User-Agent: idservice-bench/{__version__}\r\n\r\n"
+        ).encode()
+
+    async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> object:
+        """Open a connection. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        if self.address.path:
+            return await loop.create_unix_connection(protocol, self.address.path)
+        return await loop.create_connection(protocol, self.address.host, self.address.port)
