@@ -30,7 +30,7 @@ class Delayed(SQLiteStore):
         return ids
 
 
-def open_delayed(address: str) -> Delayed:
+def open_delayed(address: str, *, hold_s: float) -> Delayed:
     """In place of `stores.open_store`."""
     return Delayed(address.partition(":")[2])
 

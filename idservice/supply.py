@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from idservice import errors
 from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
+from idservice.line import Line, Served, Waiter
 from idservice.metrics import Reading, Tally, count
 from idservice.stores.protocol import Counter, Loan, Store
 
@@ -33,20 +34,6 @@ class Limits:
     wait: float = 2.0  # how long a request waits for ids
     waiters_max: int = 10_000  # requests waiting per counter
     block_max: int = 10_000_000  # ids per reservation
-
-
-class Waiter:
-    """One request that waits: how many ids it needs, and the future that brings them."""
-
-    __slots__ = ("count", "deadline", "future", "number")
-
-    def __init__(
-        self, count: int, number: int, deadline: float, future: asyncio.Future[list[range]]
-    ) -> None:
-        self.count = count
-        self.number = number  # order of arrival
-        self.deadline = deadline
-        self.future = future
 
 
 class Supply:
@@ -80,9 +67,7 @@ class Supply:
         self._random = random
         self._missing = missing
         self._loop = asyncio.get_running_loop()
-        self._waiters: deque[Waiter] = deque()
-        self._waiting = 0  # live waiters
-        self._arrivals = 0
+        self._line = Line(self.tally, self._too_long)
         self._sent_to = 0  # arrivals by the time the last request was sent,
         self._unsure_to = 0  # and the last one whose outcome is unknown
         self._refilling = False
@@ -112,7 +97,7 @@ class Supply:
     def take(self) -> int | None:
         """The next id, where one is in memory."""
         id = self.allocator.take()
-        if id is None:
+        if id is None and not self.counter.strict:
             self.allocator.advance()
             id = self.allocator.take()
             self.refill_if_due()
@@ -126,38 +111,44 @@ class Supply:
         return blocks
 
     async def wait(self, count: int) -> list[range]:
-        """Stand in line for `count` ids; raises as `one`.
+        """Stand in line for `count` ids; raises as `one`."""
+        future: asyncio.Future[list[range]] = self._loop.create_future()
+        waiter = self.queue(count, partial(_settle, future), gone=future.done)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not self._line.leave(waiter) and _has_result(future):
+                self.allocator.wasted(count)  # served, but gone
+            raise
+
+    def queue(
+        self,
+        count: int,
+        answer: Callable[[Served], None],
+        *,
+        gone: Callable[[], bool] | None = None,
+    ) -> Waiter:
+        """Stand in line for `count` ids; `answer` is called later with them, or with what `one`
+        raises. Raises the same where it is clear at once.
 
         First come, first served among those whom memory cannot serve at once.
         """
-        now = self._loop.time()
-        self._admit(count, now)
-        waiter = Waiter(count, self._arrivals, now + self._limits.wait, self._loop.create_future())
-        self._arrivals += 1
-        self._waiting += 1
-        self.tally.waits += 1
-        self._waiters.append(waiter)
-        timer = self._loop.call_at(waiter.deadline, self._expire, waiter)
-        try:
-            self.refill_if_due()
-            return await waiter.future
-        except asyncio.CancelledError:
-            future = waiter.future
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self.allocator.wasted(count)  # served, but gone
-            raise
-        finally:
-            timer.cancel()
-            self._waiting -= 1
-            self.tally.wait_seconds += self._loop.time() - now
+        self._admit(count, self._loop.time())
+        waiter = self._line.join(count, answer, patience_s=self._limits.wait, gone=gone)
+        self.refill_if_due()
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Stand in line no longer."""
+        self._line.leave(waiter)
 
     def _admit(self, count: int, now: float) -> None:
         if self.suspect is not None:
             if now < self._recheck_at:
                 raise self.suspect.with_traceback(None)  # told to many: do not gather their frames
             self.look_again()
-        if self._waiting >= self._limits.waiters_max:
-            raise errors.TooManyWaiting(name=self.counter.name, count=self._waiting)
+        if len(self._line) >= self._limits.waiters_max:
+            raise errors.TooManyWaiting(name=self.counter.name, count=len(self._line))
         if count > self.allocator.held + self.allocator.room(now):
             raise self._exhausted(count)
 
@@ -166,20 +157,17 @@ class Supply:
         limit = f"at {self._store.address}" if lent else self.counter.limit
         return errors.Exhausted(name=self.counter.name, count=count, limit=limit)
 
-    def _expire(self, waiter: Waiter) -> None:
-        if not waiter.future.done():
-            why = str(self._error).rstrip(".")
-            seconds = self._limits.wait
-            self._refuse(
-                waiter, errors.WaitedTooLong(name=self.counter.name, seconds=seconds, why=why)
-            )
+    def _too_long(self, waiter: Waiter) -> errors.IdserviceError:
+        why = str(self._error).rstrip(".")
+        error = errors.WaitedTooLong(name=self.counter.name, seconds=self._limits.wait, why=why)
+        return self._unsure(waiter, error)
 
-    def _refuse(self, waiter: Waiter, error: errors.IdserviceError) -> None:
-        """Answer one who waits with an error of its own."""
+    def _unsure(self, waiter: Waiter, error: errors.IdserviceError) -> errors.IdserviceError:
+        """An error for one who waits, with what is known of the batch it was to be served from."""
         sent = self._sent_to if self.allocator.waits_for_store else self._unsure_to
         if self.counter.strict and waiter.number < sent:
             error.outcome = errors.UNKNOWN  # a batch with its id may have been applied
-        waiter.future.set_exception(error)
+        return error
 
     async def fill(self) -> None:
         """Bring the first ids into memory; the start of a service does this, to see that it can.
@@ -195,7 +183,7 @@ class Supply:
                 if not isinstance(self._error, errors.NoRoom):
                     raise self._error
         finally:
-            if self._waiting:  # who came in the meantime, and is not served yet
+            if len(self._line):  # who came in the meantime, and is not served yet
                 self.refill_if_due()
 
     # --- refill ----------------------------------------------------------------------------------
@@ -215,7 +203,7 @@ class Supply:
         Those whom the last batch served ask again at once, and who misses a batch waits for a whole
         one. The last request that is expected sends it; so does time, after no more than that.
         """
-        if not 0 < len(self._waiters) < self._expected:
+        if not 0 < len(self._line) < self._expected:
             return False
         if self._linger is None:
             delay_s = min(LINGER_MAX_S, self._took)
@@ -234,15 +222,11 @@ class Supply:
     def _due(self) -> Request | None:
         """The next request to the store, once waiters that no reservation can serve are told."""
         now = self._loop.time()
-        while self._waiters and self._waiters[0].future.done():
-            self._waiters.popleft()
         room = self.allocator.held + self.allocator.room(now)
         waiting = first = 0
-        for waiter in self._waiters:
-            if waiter.future.done():
-                continue
+        for waiter in self._line:
             if waiter.count > room:
-                self._refuse(waiter, self._exhausted(waiter.count))
+                self._line.refuse(waiter, self._unsure(waiter, self._exhausted(waiter.count)))
                 continue
             if waiting + waiter.count > room:
                 break  # the rest is looked at again after this one
@@ -272,7 +256,7 @@ class Supply:
         return longest * (0.5 + 0.5 * self._random.random())
 
     def _idle_since(self, used: int) -> bool:
-        if self._waiting or self.allocator.issued_ids != used:
+        if len(self._line) or self.allocator.issued_ids != used:
             return False
         return bool(self.allocator.held) or not self.keep_filled
 
@@ -287,7 +271,7 @@ class Supply:
         """Seconds a store call may take: no longer than the request that waits for it, unless that
         was tried and is too short for this store."""
         background = min(max(min(self._runway, self._lasts) / 4, REFILL_MIN_S), REFILL_MAX_S)
-        deadlines = [waiter.deadline for waiter in self._waiters if not waiter.future.done()]
+        deadlines = [waiter.deadline for waiter in self._line]
         if in_background or not deadlines:
             return background
         return max(ATTEMPT_MIN_S, min(background, deadlines[-1] - self._loop.time()))
@@ -295,7 +279,7 @@ class Supply:
     async def _reserve(self, request: Request, *, in_background: bool) -> bool:
         """Carry one request out, and hand what it brings to those who wait; False: try later."""
         allocator, counter = self.allocator, self.counter
-        arrived = self._sent_to = self._arrivals
+        arrived = self._sent_to = self._line.arrivals
         began = self._loop.time()
         result = "unknown"
         try:
@@ -384,19 +368,19 @@ class Supply:
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
         when it was sent, which are the ones that had `arrived` (I8)."""
-        still: deque[Waiter] = deque()
-        waiting = [waiter for waiter in self._waiters if not waiter.future.done()]
+        waiting = list(self._line)
+        served = []
         for waiter in waiting:
             late = self.counter.strict and waiter.number >= arrived
             blocks = None if late else self.allocator.take_batch(waiter.count)
-            if blocks is None:
-                still.append(waiter)
-            else:
-                waiter.future.set_result(blocks)
+            if blocks is not None:
+                self._line.leave(waiter)
+                served.append((waiter, blocks))
         if self.counter.strict:
             self._expect(len(waiting))
-        self._waiters = still
         self.allocator.settle()
+        for waiter, blocks in served:  # who is answered may ask again at once
+            waiter.answer(blocks)
 
     # --- doubt -----------------------------------------------------------------------------------
 
@@ -445,11 +429,9 @@ class Supply:
         """Drop the ids in memory and answer everybody with `error`, for good."""
         self.suspect = self._error = error
         self._recheck_at = float("inf")
-        for waiter in self._waiters:
-            if not waiter.future.done():
-                self._refuse(waiter, type(error)(**error.fields))
+        for waiter in self._line:
+            self._line.refuse(waiter, self._unsure(waiter, type(error)(**error.fields)))
         self.allocator.retire(cause)
-        self._waiters.clear()
 
     def forget_in_child(self) -> None:
         """After a fork: the ids belong to the parent."""
@@ -536,7 +518,20 @@ class Supply:
             reserved=past.reserved + allocator.granted_ids,
             held=allocator.held,
             runway_s=allocator.held / rate if rate else float("inf") if allocator.held else 0.0,
-            waiting=self._waiting,
+            waiting=len(self._line),
             gaps=gaps,
             tally=self.tally,
         )
+
+
+def _settle(future: asyncio.Future[list[range]], served: Served) -> None:
+    if future.done():
+        return  # cancelled; ids are not handed out to who is gone
+    if isinstance(served, errors.IdserviceError):
+        future.set_exception(served)
+    else:
+        future.set_result(served)
+
+
+def _has_result(future: asyncio.Future[list[range]]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

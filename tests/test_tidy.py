@@ -26,7 +26,7 @@ FLOORS = [
     ["idservice.stores.dynamodb", "idservice.stores.sqlite", "idservice.stores.chained"],
     ["idservice.stores"],
     ["idservice.counters", "idservice.metrics"],
-    ["idservice.health"],
+    ["idservice.health", "idservice.line"],
     ["idservice.supply"],
     ["idservice.service"],
     [

@@ -10,11 +10,12 @@ from http import HTTPStatus
 from time import time
 
 from idservice import errors
+from idservice.metrics import count as count_one
 from idservice.service import Service
 from idservice.supply import Supply
 from idservice.web.ask import Ask, prefers_json, read_ask
 from idservice.web.guard import problem
-from idservice.web.render import TEXT
+from idservice.web.render import TEXT, one, several
 
 TARGETS_MAX = 4096  # distinct request lines remembered
 ACCEPTS_MAX = 256  # and distinct Accept headers
@@ -58,12 +59,12 @@ class Desk:
         self._as_json: dict[bytes, Target] = {}
         self._by_accept: dict[bytes, dict[bytes, Target]] = {}
         self._date = ""  # empty: of a second that is over
-        self._plain_heads: dict[int, bytes] = {}  # by the length of the id; of this second
+        self.plain_heads: dict[int, bytes] = {}  # by the length of the id; of this second
 
     def drain(self) -> None:
         """From now on every answer says that the connection will be closed."""
         self.draining = True
-        self._plain_heads.clear()
+        self.plain_heads.clear()
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -107,17 +108,33 @@ class Desk:
 
     # --- answers ---------------------------------------------------------------------------------
 
-    def plain(self, id: int) -> bytes:
-        """A whole answer: one id as text."""
-        body = b"%d" % id
-        head = self._plain_heads.get(len(body))
+    def plain_head(self, body: bytes) -> bytes:
+        """What comes before one id as text."""
+        head = self.plain_heads.get(len(body))
         if head is None:
             head = self._head(HTTPStatus.OK, {"Content-Type": TEXT}, len(body))
-            self._plain_heads[len(body)] = head
-        return head + body
+            self.plain_heads[len(body)] = head
+        return head
 
-    def answer(self, content_type: str, body: bytes) -> bytes:
-        """A whole answer."""
+    def single(self, target: Target, id: int) -> bytes:
+        """A whole answer: one id, in the form asked for."""
+        if target.plain:
+            body = b"%d" % id
+            return self.plain_head(body) + body
+        return self._answer(*one(target.supply.counter, target.ask, id))
+
+    def batch(self, target: Target, blocks: list[range]) -> bytes:
+        """A whole answer: as many ids as were asked for."""
+        if target.single:
+            return self.single(target, blocks[0].start)
+        return self._answer(*several(target.supply.counter, target.ask, blocks))
+
+    def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
+        """A whole answer that refuses, and is counted."""
+        count_one(target.supply.tally.refusals, error.code)
+        return self.refusal(error)
+
+    def _answer(self, content_type: str, body: bytes) -> bytes:
         return self._head(HTTPStatus.OK, {"Content-Type": content_type}, len(body)) + body
 
     def refusal(self, error: errors.IdserviceError) -> bytes:
@@ -149,4 +166,4 @@ class Desk:
 
     def _end_second(self) -> None:
         self._date = ""
-        self._plain_heads.clear()
+        self.plain_heads.clear()

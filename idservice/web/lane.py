@@ -20,12 +20,11 @@ from collections.abc import Callable
 from typing import cast
 
 from idservice import errors
-from idservice.metrics import count as count_one
+from idservice.line import Served, Waiter
 from idservice.web.connection import KEEPALIVE_S, Gate, Refused, access_log
 from idservice.web.desk import Desk, Target
 from idservice.web.form import Form, form_of
 from idservice.web.heads import END, HEAD_MAX, Heads, may_go_on
-from idservice.web.render import one, several
 from idservice.web.sampled import Sampled
 
 log = logging.getLogger("idservice.web")
@@ -97,6 +96,7 @@ class Lane(asyncio.Protocol):
         "_forms_left",
         "_head",
         "_heads",
+        "_known",
         "_lanes",
         "_paused",
         "_queued",
@@ -118,10 +118,11 @@ class Lane(asyncio.Protocol):
         self._head: bytes | None = None
         self._form: Form | None = None
         self._target: Target
+        self._known: tuple[bytes | None, Form | None] = (None, None)  # the same, while stopped
         self._forms_left = FORMS_MAX
         self._queued = False  # whether the transport got something that may not be sent yet
         self._buffer = b""  # an unfinished request, or what came while one waits
-        self._waiting: asyncio.Task[None] | None = None  # for ids; what came after it stays behind
+        self._waiting: Waiter | None = None  # for ids; what came after it stays behind
         self._paused = False  # the client does not read
         self._stopped = False  # no request may be looked at: one waits, or the client does not read
         self._silent = 0  # sweeps since the last answer
@@ -139,7 +140,7 @@ class Lane(asyncio.Protocol):
         self._transport = None
         self._lanes.closed(self)
         if self._waiting is not None:
-            self._waiting.cancel()
+            self._target.supply.leave(self._waiting)
 
     def pause_writing(self) -> None:
         """The client does not read: take no id for it."""
@@ -173,9 +174,18 @@ class Lane(asyncio.Protocol):
                 self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """More bytes; nearly always one whole request like the one before."""
+        """More bytes; nearly always one whole request like the one before, for one id as text: that
+        goes without a further call, but for those that cannot be left out."""
         if data == self._head or (self._form is not None and self._fits(data)):
-            self._answer(self._target)
+            target = self._target
+            if target.plain:
+                id = next(target.supply.allocator.cursor, None)
+                if id is not None:
+                    body = b"%d" % id
+                    desk = self._desk
+                    self._write((desk.plain_heads.get(len(body)) or desk.plain_head(body)) + body)
+                    return
+            self._answer(target)
         else:
             self._receive(data)
 
@@ -197,8 +207,10 @@ class Lane(asyncio.Protocol):
 
     def _stop(self) -> None:
         """Look at no further request for now."""
-        self._stopped = True
-        self._forget()
+        if not self._stopped:
+            self._stopped = True
+            self._known = (self._head, self._form)
+            self._forget()
 
     def _keep(self, data: bytes) -> None:
         self._buffer = data
@@ -210,11 +222,15 @@ class Lane(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._waiting is not None or self._paused:
             return
+        if transport.is_closing():
+            return
         self._stopped = False
         transport.resume_reading()
         data, self._buffer = self._buffer, b""
         if data:
             self._work(data)
+        else:
+            self._head, self._form = self._known
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -274,46 +290,43 @@ class Lane(asyncio.Protocol):
     def _answer(self, target: Target) -> None:
         """Write the answer, or let it wait for ids."""
         try:
-            if target.plain:  # nearly all: as few calls as there can be
-                id = target.supply.take()
-                answer = None if id is None else self._desk.plain(id)
-            else:
-                answer = self._at_once(target)
+            answer = self._at_once(target)
+            if answer is None:
+                self._stop()
+                self._waiting = target.supply.queue(target.count, self._served)
+                return
+        except errors.IdserviceError as error:
+            answer = self._desk.refused(target, error)
         except Exception:
             answer = self._crash()
-        if answer is not None:
-            self._write(answer)
-        else:
-            self._stop()
-            self._waiting = self._desk.service.spawn(self._wait(target))
+        self._write(answer)
+        if self._stopped:
+            self._go_on()
+
+    def _served(self, served: Served) -> None:
+        """Answer the request that waited."""
+        target = self._target
+        self._waiting = None
+        if self._transport is None:
+            return
+        try:
+            if isinstance(served, errors.IdserviceError):
+                answer = self._desk.refused(target, served)
+            else:
+                answer = self._desk.batch(target, served)
+        except Exception:
+            answer = self._crash()
+        self._write(answer)
+        self._go_on()
 
     def _at_once(self, target: Target) -> bytes | None:
-        """The answer in other forms, where there are ids in memory."""
+        """The answer, where there are ids in memory."""
         supply = target.supply
         if not target.single:
             blocks = supply.take_many(target.count)
-            return None if blocks is None else self._batch(target, blocks)
+            return None if blocks is None else self._desk.batch(target, blocks)
         id = supply.take()
-        return None if id is None else self._desk.answer(*one(supply.counter, target.ask, id))
-
-    def _batch(self, target: Target, blocks: list[range]) -> bytes:
-        supply = target.supply
-        if target.single:
-            return self._desk.answer(*one(supply.counter, target.ask, blocks[0].start))
-        return self._desk.answer(*several(supply.counter, target.ask, blocks))
-
-    async def _wait(self, target: Target) -> None:
-        try:
-            answer = self._batch(target, await target.supply.wait(target.count))
-        except errors.IdserviceError as error:
-            count_one(target.supply.tally.refusals, error.code)
-            answer = self._desk.refusal(error)
-        except Exception:
-            answer = self._crash()
-        self._waiting = None
-        if self._transport is not None:
-            self._write(answer)
-            self._go_on()
+        return None if id is None else self._desk.single(target, id)
 
     def _crash(self) -> bytes:
         _failed.error("a request failed", exc_info=True, extra={"action": "request_bug"})

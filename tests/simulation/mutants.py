@@ -12,6 +12,7 @@ import msgspec
 from idservice import errors
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
+from idservice.line import Line
 from idservice.stores.protocol import Counter, Position
 from idservice.supply import Supply
 from tests.simulation.scenarios import Parts
@@ -196,7 +197,7 @@ class HandsOutEarly(Supply):
     async def _reserve(self, request: Request, *, in_background: bool) -> bool:
         expected = max(request.seen, self.counter.start)
         self.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
-        self._share_out(self._arrivals)
+        self._share_out(self._line.arrivals)
         await super()._reserve(request, in_background=in_background)
         return True
 
@@ -205,7 +206,7 @@ class SharesWithLaterOnes(Supply):
     """Gives a strict batch to whoever waits when it comes."""
 
     def _share_out(self, arrived: int) -> None:
-        super()._share_out(self._arrivals)
+        super()._share_out(self._line.arrivals)
 
 
 class NeverPauses(Supply):
@@ -215,12 +216,19 @@ class NeverPauses(Supply):
         return 0.0
 
 
+class LateLine(Line):
+    """Notices late that a wait is over."""
+
+    def _expire(self) -> None:
+        self._loop.call_later(1.0, super()._expire)
+
+
 class LetsThemWait(Supply):
     """Does not end a wait at its deadline."""
 
-    def _expire(self, waiter: Any) -> None:
-        if not waiter.future.done():
-            self._loop.call_later(1.0, super()._expire, waiter)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._line = LateLine(self.tally, self._too_long)
 
 
 class GivesUp(Supply):
@@ -266,7 +274,7 @@ class _Patient:
         if call.cancelled() or call.exception() is not None:
             return
         if supply.allocator.granted(self._request.token, call.result(), supply._loop.time()):
-            supply._share_out(supply._arrivals)
+            supply._share_out(supply._line.arrivals)
 
 
 # --- sizes ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from idservice import errors
 from idservice.service import Service
 from idservice.stores.sqlite import SQLiteStore
 from idservice.supply import Limits
@@ -806,27 +807,75 @@ async def test_who_waits_keeps_its_place_and_holds_nobody_up(serve: Serve) -> No
         assert third > first
 
 
-async def test_ids_of_a_client_that_went_away_are_counted(serve: Serve) -> None:
+async def test_who_went_away_stands_in_line_no_longer(serve: Serve) -> None:
     serving = await serve(limits=Limits(wait=5))
     await serving.service.warm()
     go_on = await empty(serving)
     supply = serving.service.supplies["default"]
     lanes = Hand(serving)
-    lane, transport = lanes.lane()
+    (lane, transport), (other, answered) = lanes.lane(), lanes.lane()
     lane.data_received(NEXT + NEXT)
-    await turns(2)
-    assert supply.reading().waiting == 1
+    other.data_received(NEXT)
+    assert supply.reading().waiting == 2
     assert lane.is_busy()
+    lane.connection_lost(None)
+    assert supply.reading().waiting == 1
+    issued = supply.allocator.issued_ids
     go_on()
-    while not supply._waiters or not supply._waiters[0].future.done():
+    while not answered.written:
         await asyncio.sleep(0)
-        if not supply._waiters:
-            break
-    lane.connection_lost(None)  # served, and gone before it was told
+    assert transport.written == b""
+    assert supply.allocator.issued_ids == issued + 1
+    assert not supply.allocator.gaps
+    lanes.close()
+
+
+async def test_who_goes_away_as_it_is_refused_is_told_nothing(serve: Serve) -> None:
+    serving = await serve(limits=Limits(wait=5))
+    await serving.service.warm()
+    await empty(serving)
+    lanes = Hand(serving)
+    lane, transport = lanes.lane()
+    lane.data_received(NEXT)
+    serving.service.supplies["default"].stop(errors.Stopped(), cause="stop")
+    lane.connection_lost(None)
     await turns()
     assert transport.written == b""
-    assert supply.allocator.gaps["abandoned"] == 1
     lanes.close()
+
+
+async def test_no_id_is_taken_behind_an_answer_that_closes(serve: Serve) -> None:
+    serving = await serve(limits=Limits(wait=5))
+    await serving.service.warm()
+    go_on = await empty(serving)
+    lanes = Hand(serving)
+    lane, transport = lanes.lane()
+    lane.data_received(NEXT + NEXT)
+    issued = lanes.issued
+    lanes.lanes.desk.drain()
+    go_on()
+    while not transport.written:
+        await asyncio.sleep(0)
+    await turns()
+    assert lanes.issued == issued + 1
+    assert transport.done == ["close"]
+    lanes.close()
+
+
+async def test_what_is_known_of_a_client_is_known_after_a_wait(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, transport = hand.lane()
+    lane.data_received(traced(1))
+    lane.data_received(traced(2))
+    go_on = await empty(hand.serving)
+    lane.data_received(traced(3))
+    go_on()
+    while transport.written.count(b"200 OK") < 3:
+        await asyncio.sleep(0)
+    monkeypatch.setattr(hand.lanes.heads, "plain", lambda head: pytest.fail("parsed again"))
+    lane.data_received(traced(4))
+    assert transport.written.count(b"200 OK") == 4
 
 
 async def test_who_waits_too_long_is_told_as_by_aiohttp(pair: Pair) -> None:

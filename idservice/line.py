@@ -1,0 +1,93 @@
+"""Who waits for ids of one counter: first come, first served, each for so long at most."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from idservice.errors import IdserviceError
+from idservice.metrics import Tally
+
+Served = list[range] | IdserviceError
+
+
+class Waiter:
+    """One that waits for `count` ids. `answer` is called once, with the ids or with an error;
+    where `gone` is given it tells that nobody would hear it."""
+
+    __slots__ = ("answer", "count", "deadline", "gone", "number", "since")
+
+    def __init__(
+        self,
+        count: int,
+        answer: Callable[[Served], None],
+        gone: Callable[[], bool] | None,
+        *,
+        number: int,
+        since: float,
+        deadline: float,
+    ) -> None:
+        self.count = count
+        self.answer = answer
+        self.gone = gone
+        self.number = number  # order of arrival
+        self.since = since
+        self.deadline = deadline  # both in loop time
+
+
+class Line:
+    """A line of waiters. `too_long` makes the error for one whose time is over."""
+
+    def __init__(self, tally: Tally, too_long: Callable[[Waiter], IdserviceError]) -> None:
+        self.arrivals = 0  # that ever were
+        self._tally = tally
+        self._too_long = too_long
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, Waiter] = {}  # by number, and so in order
+        self._timer: asyncio.TimerHandle | None = None  # one for all: who came first is over first
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        """Those who are still there, in order; the line may change meanwhile."""
+        return (one for one in tuple(self._waiting.values()) if one.gone is None or not one.gone())
+
+    def join(
+        self,
+        count: int,
+        answer: Callable[[Served], None],
+        *,
+        patience_s: float,
+        gone: Callable[[], bool] | None = None,
+    ) -> Waiter:
+        """Stand at the end of the line."""
+        now = self._loop.time()
+        waiter = Waiter(
+            count, answer, gone, number=self.arrivals, since=now, deadline=now + patience_s
+        )
+        self._waiting[waiter.number] = waiter
+        self.arrivals += 1
+        self._tally.waits += 1
+        if self._timer is None:
+            self._timer = self._loop.call_at(waiter.deadline, self._expire)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> bool:
+        """Take one out of the line; False where it was out of it."""
+        if self._waiting.pop(waiter.number, None) is None:
+            return False
+        self._tally.wait_seconds += self._loop.time() - waiter.since
+        return True
+
+    def refuse(self, waiter: Waiter, error: IdserviceError) -> None:
+        """Answer one with an error, but not before whoever calls this is done."""
+        if self.leave(waiter):
+            self._loop.call_soon(waiter.answer, error)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for waiter in tuple(self._waiting.values()):
+            if waiter.deadline > now:
+                self._timer = self._loop.call_at(waiter.deadline, self._expire)
+                return
+            self.refuse(waiter, self._too_long(waiter))
