@@ -66,6 +66,11 @@ class Desk:
         self.draining = True
         self.plain_heads.clear()
 
+    def forget(self) -> None:
+        """Look every request line up anew."""
+        self._as_text.clear()
+        self._as_json.clear()
+
     # --- requests --------------------------------------------------------------------------------
 
     def target(self, line: bytes, accept: bytes) -> Target | None:

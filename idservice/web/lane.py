@@ -89,23 +89,9 @@ class Lane(asyncio.Protocol):
     """One connection, until it is handed over."""
 
     __slots__ = (
-        "_buffer",
-        "_descriptor",
-        "_desk",
-        "_form",
-        "_forms_left",
-        "_head",
-        "_heads",
-        "_known",
-        "_lanes",
-        "_paused",
-        "_queued",
-        "_silent",
-        "_stopped",
-        "_target",
-        "_transport",
-        "_waiting",
-    )
+        "_buffer", "_descriptor", "_desk", "_form", "_forms_left", "_head", "_heads", "_known",
+        "_lanes", "_paused", "_queued", "_silent", "_stopped", "_target", "_transport", "_waiting",
+    )  # fmt: skip
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
@@ -296,7 +282,7 @@ class Lane(asyncio.Protocol):
                 self._waiting = target.supply.queue(target.count, self._served)
                 return
         except errors.IdserviceError as error:
-            answer = self._desk.refused(target, error)
+            answer = self._refused(target, error)
         except Exception:
             answer = self._crash()
         self._write(answer)
@@ -311,7 +297,7 @@ class Lane(asyncio.Protocol):
             return
         try:
             if isinstance(served, errors.IdserviceError):
-                answer = self._desk.refused(target, served)
+                answer = self._refused(target, served)
             else:
                 answer = self._desk.batch(target, served)
         except Exception:
@@ -327,6 +313,13 @@ class Lane(asyncio.Protocol):
             return None if blocks is None else self._desk.batch(target, blocks)
         id = supply.take()
         return None if id is None else self._desk.single(target, id)
+
+    def _refused(self, target: Target, error: errors.IdserviceError) -> bytes:
+        if isinstance(error, errors.UnknownCounter):  # it is gone, and may come again as another
+            self._known = (None, None)
+            self._forget()
+            self._desk.forget()
+        return self._desk.refused(target, error)
 
     def _crash(self) -> bytes:
         _failed.error("a request failed", exc_info=True, extra={"action": "request_bug"})

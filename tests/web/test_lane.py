@@ -844,6 +844,26 @@ async def test_who_goes_away_as_it_is_refused_is_told_nothing(serve: Serve) -> N
     lanes.close()
 
 
+async def test_a_counter_that_went_missing_is_looked_up_anew(hand: Hand) -> None:
+    lane, transport = hand.lane()
+    other, _ = hand.lane()
+    lane.data_received(NEXT)
+    other.data_received(NEXT)
+    supply = hand.serving.service.supplies.pop("default")
+    supply.stop(errors.UnknownCounter(name="default"), cause="epoch")
+    lane.data_received(NEXT)
+    assert transport.written.count(b"404 Not Found") == 1
+    assert b'"code":"unknown_counter"' in transport.written
+    assert not hand.takers
+    lane.data_received(NEXT)  # aiohttp's, until the counter is in use again
+    assert hand.takers[0].got[1:] == [NEXT]
+    await hand.serving.service.supply("default")
+    third, transport = hand.lane()
+    third.data_received(NEXT)
+    assert hand.serving.service.supplies["default"].reading().waiting == 1
+    assert not transport.written
+
+
 async def test_no_id_is_taken_behind_an_answer_that_closes(serve: Serve) -> None:
     serving = await serve(limits=Limits(wait=5))
     await serving.service.warm()
