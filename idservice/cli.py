@@ -1,4 +1,4 @@
-"""The command line: what can be said, and the exit code of each way it can end."""
+"""The command line: what can be said."""
 
 import argparse
 import os
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from idservice import __version__, commands, config, errors
+from idservice.exits import EXIT_OK, ending
 
-EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_STORE = 0, 1, 2, 3
 BENCH = (
     "Measure a running service, and check that every id it gives is distinct. It takes ids for"
     " real: nobody else will get them. Exit 1 on a repeated id, on a broken order, on an answer"
@@ -18,35 +18,14 @@ BENCH = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    try:
-        config.check_environment(os.environ)
-        parsed = _parser().parse_args(arguments)
-        _fill_in(parsed)
-        result: int = parsed.run(parsed)
-        sys.stdout.flush()
-        return result
-    except errors.Usage as error:
-        return _fail(error, EXIT_USAGE)
-    except (errors.BadName, errors.BadCount, errors.BadConfiguration) as error:
-        return _fail(error, EXIT_USAGE)
-    except errors.StoreUnready as error:
-        return _fail(error, EXIT_STORE)
-    except errors.IdserviceError as error:
-        return _fail(error, EXIT_FAILURE)
-    except KeyboardInterrupt:
-        return EXIT_FAILURE
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
-    except OSError as error:  # what is printed cannot be written
-        print(f"idservice: {error.strerror or error}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
+    return ending(lambda: _run(arguments))
 
 
-def _fail(error: errors.IdserviceError, code: int) -> int:
-    text = str(error)
-    print(f"idservice: {text[:-1] if text.endswith(('?.', '..')) else text}", file=sys.stderr)
+def _run(arguments: Sequence[str] | None) -> int:
+    config.check_environment(os.environ)
+    parsed = _parser().parse_args(arguments)
+    _fill_in(parsed)
+    code: int = parsed.run(parsed)
     return code
 
 
