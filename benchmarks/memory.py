@@ -11,6 +11,7 @@ class MemoryStore:
     """As much of a `Store` as a service needs to hand out ids. `delay_s` is per answer."""
 
     address = "memory:"
+    hold_s: float | None = None
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s

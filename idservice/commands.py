@@ -9,7 +9,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from idservice import config, errors
+from idservice import config, errors, loop
 
 if TYPE_CHECKING:
     from idservice.stores.protocol import Counter, Position, Store
@@ -19,36 +19,9 @@ COMMAND_TIMEOUT_S = 20.0
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until a stop signal."""
-    from idservice import logs, server
-    from idservice.supply import Limits
-    from idservice.web.app import WebLimits
+    from idservice import serve
 
-    logs.set_up(arguments.log, access=arguments.access_log)
-    settings = server.Settings(
-        store=arguments.store,
-        init=arguments.init,
-        listen=arguments.listen,
-        admin_listen=arguments.admin_listen,
-        default_counter=arguments.default_counter,
-        route=arguments.route,
-        store_wait=arguments.store_wait,
-        hold=arguments.hold,
-        connections_max=arguments.connections_max,
-        drain=arguments.drain,
-        limits=Limits(
-            runway=arguments.runway,
-            wait=arguments.wait,
-            waiters_max=arguments.waiters_max,
-            block_max=max(arguments.block_max, arguments.range_max),
-        ),
-        web=WebLimits(
-            batch_max=arguments.batch_max,
-            range_max=arguments.range_max,
-            metrics_counters=arguments.metrics_counters,
-        ),
-    )
-    _run(server.serve(settings))
-    return 0
+    return serve.serve(arguments)
 
 
 def init(arguments: argparse.Namespace) -> int:
@@ -268,7 +241,7 @@ def bench(arguments: argparse.Namespace) -> int:
         start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
         print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
 
-    _run(bench.run(say, every_s=1.0 if terminal else 2.0))
+    loop.run(bench.run(say, every_s=1.0 if terminal else 2.0))
     if terminal:
         say("")
     report = bench.report()
@@ -306,21 +279,8 @@ def _with_store(
                 why=f"no answer within {COMMAND_TIMEOUT_S:g} s; check the network and the endpoint",
             ) from None
 
-    _run(run())
+    loop.run(run())
     return 0
-
-
-def _run(work: Any) -> None:
-    """Run a coroutine on uvloop where there is one."""
-    import asyncio
-
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(work)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
 
 
 def _number(flag: str, value: str | None, default: int) -> int:

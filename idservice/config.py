@@ -4,6 +4,7 @@ A flag beats the environment (`IDSERVICE_` and the flag's name), which beats the
 of that prefix that is no setting is an error, as an unknown flag is.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from idservice import errors
 PREFIX = "IDSERVICE_"
 STORE_DEFAULT = "sqlite:idservice.db"
 LISTEN_DEFAULT = "127.0.0.1:8080"
+WORKERS_MAX = 64
 OWN_PATHS = re.compile(r"/(livez|readyz|metrics|openapi\.json|v1(/.*)?)")
 # What Kubernetes sets in every container beside a Service that is called "idservice".
 FROM_KUBERNETES = re.compile(
@@ -66,6 +68,18 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def workers(text: str) -> int:
+    """A reader of a number of processes, or `auto`: as many as cores may be used."""
+    if text == "auto":
+        allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+        cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+        return min(cores, WORKERS_MAX)
+    try:
+        return whole(1, WORKERS_MAX)(text)
+    except ValueError as rule:
+        raise ValueError(f"{rule}, or auto") from None
 
 
 def one_of(*words: str) -> Callable[[str], str]:
@@ -168,8 +182,14 @@ SERVE = (
     ),
     Setting(
         "--connections-max", 10_000, whole(1, 1_000_000),
-        "connections that may be open; fewer where the file descriptor limit is lower"
+        "connections that may be open, over all workers; fewer where the file descriptor limit is"
+        " lower"
         " (default 10000)", "N",
+    ),
+    Setting(
+        "--workers", 1, workers,
+        f"processes that share the work; `auto` for one per core (1 to {WORKERS_MAX}, default 1)",
+        "N|auto",
     ),
     Setting(
         "--drain", 1.0, seconds(0, 8),

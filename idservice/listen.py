@@ -4,11 +4,14 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from idservice.errors import CannotListen, Usage
 
+ADMIN_DEFAULT = "127.0.0.1:9090"
 BACKLOG = 1024
 UNIX_MODE = 0o660
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
@@ -63,6 +66,47 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """What a service listens on: for ids, and where these are reachable from outside, another for
+    metrics and counters."""
+
+    data: list[tuple[Address, socket.socket]]
+    admin: list[tuple[Address, socket.socket]]
+
+    @property
+    def control_on_data(self) -> bool:
+        """Whether metrics and counters may be served where ids are."""
+        return all(address.is_local for address, _ in self.data)
+
+    def close(self) -> None:
+        """Let go of them; other processes that have them go on."""
+        for _, bound in self.data + self.admin:
+            bound.close()
+
+
+@contextmanager
+def bound(data: Sequence[str], admin: str | None) -> Iterator[Sockets]:
+    """Everything that is listened on, bound; a Unix socket's file goes with it.
+
+    Raises Usage, CannotListen.
+    """
+    with ExitStack() as stack:
+
+        def bind(text: str) -> tuple[Address, socket.socket]:
+            address = Address.parse(text)
+            one = address.bind()
+            stack.callback(one.close)
+            if address.path:
+                stack.callback(_remove, address.path, _identity(address.path))
+            return address, one
+
+        sockets = Sockets([bind(text) for text in data], [])
+        if admin is not None or not sockets.control_on_data:
+            sockets.admin.append(bind(admin or ADMIN_DEFAULT))
+        yield sockets
+
+
 def url(bound: socket.socket) -> str:
     """How a client on this machine names a bound socket."""
     if bound.family == socket.AF_UNIX:
@@ -95,6 +139,19 @@ def _bind_unix(path: str) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    """What tells a file from another one of the same name, which may even have its inode number."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _remove(path: str, identity: tuple[int, ...]) -> None:
+    """Remove our socket, unless a successor has put its own there: ours was stale by then."""
+    with suppress(FileNotFoundError):
+        if _identity(path) == identity:
+            os.unlink(path)
 
 
 def _remove_stale(path: str) -> None:

@@ -9,7 +9,12 @@ import msgspec
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per record; `action` is a stable word to search and alert by."""
+    """One JSON object per record; `action` is a stable word to search and alert by. The lines of a
+    `worker` also have its number, and that of its process."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -19,26 +24,31 @@ class JsonLines(logging.Formatter):
             "action": getattr(record, "action", ""),
             "message": record.getMessage(),
         }
+        if self._worker is not None:
+            line |= {"worker": self._worker, "pid": record.process}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line).decode()
 
 
 class Lines(logging.Formatter):
-    """Time, level and sentence."""
+    """Time, level, the worker where there are several, and sentence."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    def __init__(self, worker: int | None = None) -> None:
+        who = "" if worker is None else f"worker {worker}: "
+        super().__init__(f"%(asctime)s %(levelname)-7s {who}%(message)s", "%H:%M:%S")
 
 
-def set_up(form: str, stream: TextIO | None = None, *, access: bool = False) -> None:
+def set_up(
+    form: str, stream: TextIO | None = None, *, access: bool = False, worker: int | None = None
+) -> None:
     """Send all records to `stream` (default: stdout) as `json`, `text`, or `auto`: text where it
-    is a terminal. `access` adds a line per request."""
+    is a terminal. `access` adds a line per request; lines of a `worker` name it."""
     stream = stream or sys.stdout
     if form == "auto":
         form = "text" if stream.isatty() else "json"
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines() if form == "json" else Lines())
+    handler.setFormatter(JsonLines(worker) if form == "json" else Lines(worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     if not access:
         logging.getLogger("idservice.access").setLevel(logging.WARNING)

@@ -6,7 +6,7 @@ dear as an integer, so its registry is used only to write the page.
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import (
@@ -52,10 +52,17 @@ class Reading:
     issued: int
     reserved: int
     held: int
-    runway_s: float
+    rate: float  # ids per second, as last measured
     waiting: int
     gaps: dict[str, int]
     tally: Tally
+
+    @property
+    def runway_s(self) -> float:
+        """How long what is held lasts at that rate."""
+        if not self.held:
+            return 0.0
+        return self.held / self.rate if self.rate else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class Snapshot:
     store_up: bool
     latency: Latency
     version: str
+    workers: int = 1  # that serve
+    restarts: int = 0  # of workers that ended by themselves
 
 
 def count(counts: dict[str, int], key: str) -> None:
@@ -80,10 +89,17 @@ def capped(readings: list[Reading], most: int) -> list[Reading]:
     sum would look like a burst or a restart.
     """
     kept, rest = readings[:most], readings[most:]
-    return [*kept, _sum(rest)] if rest else kept
+    if not rest:
+        return kept
+    # What they hold together serves none of them longer: the shortest runway stands for all.
+    shortest = min(reading.runway_s for reading in rest)
+    together = summed(REST, rest)
+    rate = together.held / shortest if shortest else float("inf")
+    return [*kept, replace(together, rate=rate)]
 
 
-def _sum(readings: list[Reading]) -> Reading:
+def summed(counter: str, readings: list[Reading]) -> Reading:
+    """Several readings as one of `counter`."""
     gaps: dict[str, int] = {}
     tally = Tally()
     for reading in readings:
@@ -93,11 +109,11 @@ def _sum(readings: list[Reading]) -> Reading:
         tally.waits += reading.tally.waits
         tally.wait_seconds += reading.tally.wait_seconds
     return Reading(
-        counter=REST,
+        counter=counter,
         issued=sum(reading.issued for reading in readings),
         reserved=sum(reading.reserved for reading in readings),
         held=sum(reading.held for reading in readings),
-        runway_s=min(reading.runway_s for reading in readings),
+        rate=sum(reading.rate for reading in readings),
         waiting=sum(reading.waiting for reading in readings),
         gaps=gaps,
         tally=tally,
@@ -110,21 +126,21 @@ def _add(into: dict[str, int], counts: dict[str, int]) -> None:
 
 
 class _AtScrape(Collector):
-    def __init__(self, read: Callable[[], Snapshot], counters_max: int) -> None:
-        self._read = read
+    def __init__(self, snapshot: Snapshot, counters_max: int) -> None:
+        self._snapshot = snapshot
         self._counters_max = counters_max
 
     def collect(self) -> Iterator[Metric]:
-        return _families(self._read(), self._counters_max)
+        return _families(self._snapshot, self._counters_max)
 
 
-def page(read: Callable[[], Snapshot], *, counters_max: int) -> tuple[bytes, str]:
+def page(snapshot: Snapshot, *, counters_max: int) -> tuple[bytes, str]:
     """The metrics page in Prometheus' text format, and its content type.
 
     At most `counters_max` counters have a label of their own.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_AtScrape(read, counters_max))
+    registry.register(_AtScrape(snapshot, counters_max))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -171,6 +187,10 @@ def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
         "How long the ids in memory last at the rate last measured; +Inf while nobody takes any.",
         lambda row: row.runway_s,
     )
+    yield from _of_instance(snapshot)
+
+
+def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
     latency = snapshot.latency
     running, buckets = 0, []
     for bound, value in zip((*map(str, LATENCY_BUCKETS_S), "+Inf"), latency.counts, strict=True):
@@ -185,5 +205,11 @@ def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
         "idservice_store_up",
         "Whether the store answered when it was last asked.",
         value=float(snapshot.store_up),
+    )
+    yield GaugeMetricFamily("idservice_workers", "Workers that serve.", value=snapshot.workers)
+    yield CounterMetricFamily(
+        "idservice_worker_restarts",
+        "Workers that were started in place of one that ended.",
+        value=snapshot.restarts,
     )
     yield InfoMetricFamily("idservice_build", "Version.", value={"version": snapshot.version})

@@ -8,35 +8,34 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from random import Random, SystemRandom
+from dataclasses import dataclass, field, replace
+from random import SystemRandom
 
 from aiohttp import web
 
-from idservice import __version__, errors, listen
+from idservice import __version__, errors, listen, start
 from idservice.config import STORE_DEFAULT
-from idservice.counters import check_name, new_counter
+from idservice.counters import check_name
+from idservice.exits import EXIT_FAILURE
 from idservice.listener import Listener
 from idservice.service import Service
 from idservice.stores import open_store
-from idservice.stores.protocol import DEFAULT_COUNTER, Store
 from idservice.supply import Limits
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk
+from idservice.workers.balance import Seat
+from idservice.workers.link import Link
+from idservice.workers.whole import Whole
 
 log = logging.getLogger("idservice.server")
 
-ADMIN_LISTEN_DEFAULT = "127.0.0.1:9090"
-RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not answer at the start
 FINISH_MAX_S = 6.0  # for requests in flight after the listeners are closed
 LAST_CALL_S = 0.5  # for who connected just before that, to send a request
 STOP_MAX_S = 9.0  # for the whole end: containers are killed 10 s after they were asked to stop
 ABANDON_S = 0.5  # for handlers to end that are cancelled
 DESCRIPTORS_KEPT = 96  # for the store, the log, the listeners, and who is told to go
 DESCRIPTORS_WISHED = 65_536
-EXIT_FAILURE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,6 @@ class Settings:
 
     store: str | None
     init: bool
-    listen: list[str]
-    admin_listen: str | None
     default_counter: str
     route: list[tuple[str, str]]
     store_wait: float
@@ -57,44 +54,65 @@ class Settings:
     web: WebLimits
 
 
+def without_creation(settings: Settings) -> Settings:
+    """The same for a worker that begins when others have served: a store that is missing by then
+    was lost, and must not start again from 0 (I10)."""
+    return replace(settings, init=False, store=settings.store or STORE_DEFAULT)
+
+
 @dataclass(slots=True)
 class Life:
     """Where the process stands; the first stop signal begins the end, a second one is the end."""
 
+    main: asyncio.Task[object]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    signalled: bool = False
     started: bool = False
     draining: bool = False
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Listen to SIGTERM and SIGINT."""
-        loop = asyncio.get_running_loop()
-        main = asyncio.current_task()
-        assert main is not None
-
-        def on_signal() -> None:
-            if self.stop.is_set():
-                os._exit(EXIT_FAILURE)  # asked twice: at once
+    def end(self) -> None:
+        """Begin the end, unless it has begun."""
+        if not self.stop.is_set():
             self.stop.set()
             if not self.started:
-                main.cancel()
+                self.main.cancel()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+    @contextmanager
+    def signals(self, *numbers: signal.Signals) -> Iterator[None]:
+        """Listen to stop signals."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if self.signalled:
+                os._exit(EXIT_FAILURE)  # asked twice: at once
+            self.signalled = True
+            self.end()
+
+        for number in numbers:
             loop.add_signal_handler(number, on_signal)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until a stop signal. Raises IdserviceError where it cannot begin."""
-    life = Life()
-    with life.signals():
+async def serve(settings: Settings, sockets: listen.Sockets, link: Link | None = None) -> None:
+    """Serve until a stop signal; as a worker, also until the parent says so over the `link`.
+
+    Raises IdserviceError where it cannot begin.
+    """
+    main = asyncio.current_task()
+    assert main is not None
+    life = Life(main)
+    # Ctrl-C in a terminal reaches parent and workers alike: the parent alone listens to it.
+    numbers = (signal.SIGTERM,) if link is not None else (signal.SIGTERM, signal.SIGINT)
+    with life.signals(*numbers):
         try:
             async with AsyncExitStack() as stack:
-                await _serve(settings, life, stack)
+                if link is not None:
+                    await stack.enter_async_context(link.held(life.end))
+                await _serve(settings, sockets, life, link, stack)
         except asyncio.CancelledError:
             if not life.stop.is_set():
                 raise
@@ -111,18 +129,18 @@ def _first(group: ExceptionGroup[errors.IdserviceError]) -> errors.IdserviceErro
     return _first(error) if isinstance(error, ExceptionGroup) else error
 
 
-async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
+async def _serve(
+    settings: Settings,
+    sockets: listen.Sockets,
+    life: Life,
+    link: Link | None,
+    stack: AsyncExitStack,
+) -> None:
     random = SystemRandom()
     check_name(settings.default_counter)
     routes = _routes(settings.route)
     most = _raise_descriptor_limit(settings.connections_max)
-    data = [_bound(listen.Address.parse(text), stack) for text in settings.listen]
-    control_on_data = all(address.is_local for address, _ in data)
-    admin = []
-    if settings.admin_listen is not None or not control_on_data:
-        address = listen.Address.parse(settings.admin_listen or ADMIN_LISTEN_DEFAULT)
-        admin = [_bound(address, stack)]
-
+    create = start.may_create(settings.store, init=settings.init)
     store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold)
     await stack.enter_async_context(store)
     service = Service(
@@ -132,24 +150,57 @@ async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
         declared=[settings.default_counter, *routes.values()],
     )
     deadline = asyncio.get_running_loop().time() + settings.store_wait
-    await _reach(store, settings, random, deadline)
+    await start.reach(store, random, create=create, deadline=deadline)
     await stack.enter_async_context(service)
-    await _warm(service, deadline)
+    await start.warm(service, deadline=deadline)
 
-    gate = Gate(most)
-    listeners = []
-    for address, bound in data + admin:
-        is_data = (address, bound) in data
+    whole = Whole(service, link)
+    seat = link.seat if link is not None else Seat()
+    gate = Gate(most, seat.tell)
+    seat.take()
+    listeners = [
+        await stack.enter_async_context(Listener(runner, bound, gate, desk, seat))
+        for bound, runner, desk in _applications(settings, sockets, life, whole, service, routes)
+    ]
+    log.info(
+        "idservice %s serves counter %s of %s",
+        __version__,
+        settings.default_counter,
+        store.address,
+        extra={"action": "serving"},
+    )
+    if link is None:
+        say_listening(sockets)
+    else:
+        link.serving(whole.report)
+    life.started = True
+    await life.stop.wait()
+    seat.leave()
+    await _drain(life, listeners, gate, settings.drain)
+
+
+def _applications(
+    settings: Settings,
+    sockets: listen.Sockets,
+    life: Life,
+    whole: Whole,
+    service: Service,
+    routes: dict[str, str],
+) -> Iterator[tuple[socket.socket, web.AppRunner, Desk | None]]:
+    """What is served on each socket; ids also through the fast lane."""
+    for address, bound in sockets.data + sockets.admin:
+        is_data = (address, bound) in sockets.data
         app = build_app(
             service,
             default_counter=settings.default_counter,
             routes=routes,
             limits=settings.web,
             draining=lambda: life.draining,
-            control=control_on_data if is_data else True,
+            control=sockets.control_on_data if is_data else True,
             writable=address.is_local,
             unix=bool(address.path),
             data=is_data,
+            whole=whole,
         )
         desk = None
         if is_data:
@@ -159,12 +210,7 @@ async def _serve(settings: Settings, life: Life, stack: AsyncExitStack) -> None:
                 batch_max=settings.web.batch_max,
                 range_max=settings.web.range_max,
             )
-        listener = Listener(web.AppRunner(app, shutdown_timeout=ABANDON_S), bound, gate, desk)
-        listeners.append(await stack.enter_async_context(listener))
-    _say_serving(store, settings, data, admin)
-    life.started = True
-    await life.stop.wait()
-    await _drain(life, listeners, gate, settings.drain)
+        yield bound, web.AppRunner(app, shutdown_timeout=ABANDON_S), desk
 
 
 def _routes(pairs: list[tuple[str, str]]) -> dict[str, str]:
@@ -176,14 +222,6 @@ def _routes(pairs: list[tuple[str, str]]) -> dict[str, str]:
                 why=f"--route leads {path} to {routes[path]} and to {name}; name one"
             )
     return routes
-
-
-def _bound(address: listen.Address, stack: AsyncExitStack) -> tuple[listen.Address, socket.socket]:
-    bound = address.bind()
-    stack.callback(bound.close)
-    if address.path:
-        stack.callback(Path(address.path).unlink, missing_ok=True)
-    return address, bound
 
 
 def _raise_descriptor_limit(connections_max: int) -> int:
@@ -198,73 +236,11 @@ def _raise_descriptor_limit(connections_max: int) -> int:
     return max(1, min(connections_max, soft - min(DESCRIPTORS_KEPT, soft // 2)))
 
 
-# --- the start ------------------------------------------------------------------------------------
-
-
-async def _reach(store: Store, settings: Settings, random: Random, deadline: float) -> None:
-    """See that the store can be used, waiting where that can help. Raises StoreUnready."""
-    # Nobody named a store: a newcomer, who is served from a new file.
-    create = settings.init or (settings.store is None and not _embedded_exists())
-    loop = asyncio.get_running_loop()
-    pause = RETRY_FIRST_S
-    while True:
-        try:
-            if create and await store.init(new_counter(DEFAULT_COUNTER, random)):
-                log.warning(
-                    "%s was created; ids start from 0",
-                    store.address,
-                    extra={"action": "store_created"},
-                )
-            return await store.verify()
-        except errors.StoreUnready as error:
-            if not error.waiting_helps or loop.time() + pause > deadline:
-                raise
-            _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, RETRY_MAX_S)
-
-
-def _embedded_exists() -> bool:
-    return Path(STORE_DEFAULT.partition(":")[2]).exists()
-
-
-async def _warm(service: Service, deadline: float) -> None:
-    """Reserve the first ids, which shows that the store lets us. Raises StoreUnready."""
-    loop = asyncio.get_running_loop()
-    pause = RETRY_FIRST_S
-    while True:
-        try:
-            return await service.warm()
-        except errors.StoreError as error:
-            if not error.retryable or loop.time() + pause > deadline:
-                why = str(error).rstrip(".")
-                raise errors.StoreUnready(store=service.store.address, why=why) from error
-            _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, RETRY_MAX_S)
-
-
-def _say_waiting(error: errors.StoreError, seconds: float, *, first: bool) -> None:
-    if first:
-        log.warning("%s; trying again for %.0f s", error, seconds, extra={"action": "store_wait"})
-
-
-def _say_serving(
-    store: Store,
-    settings: Settings,
-    data: list[tuple[listen.Address, socket.socket]],
-    admin: list[tuple[listen.Address, socket.socket]],
-) -> None:
-    log.info(
-        "idservice %s serves counter %s of %s",
-        __version__,
-        settings.default_counter,
-        store.address,
-        extra={"action": "serving"},
-    )
-    for _, bound in data:
+def say_listening(sockets: listen.Sockets) -> None:
+    """Log where requests are answered."""
+    for _, bound in sockets.data:
         log.info("ids: %s/next", listen.url(bound), extra={"action": "listening"})
-    for _, bound in admin:
+    for _, bound in sockets.admin:
         log.info("metrics and counters: %s", listen.url(bound), extra={"action": "listening_admin"})
 
 

@@ -511,13 +511,12 @@ class Supply:
         gaps = dict(past.gaps)
         for cause, ids in allocator.gaps.items():
             gaps[cause] = gaps.get(cause, 0) + ids
-        rate = allocator.rate
         return Reading(
             counter=self.counter.name,
             issued=past.issued + allocator.issued_ids,
             reserved=past.reserved + allocator.granted_ids,
             held=allocator.held,
-            runway_s=allocator.held / rate if rate else float("inf") if allocator.held else 0.0,
+            rate=allocator.rate,
             waiting=len(self._line),
             gaps=gaps,
             tally=self.tally,

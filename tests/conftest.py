@@ -1,4 +1,4 @@
-"""Fixtures for every room: a clean environment, and the DynamoDB engines."""
+"""Fixtures for every room: a clean environment, an initialised store, the DynamoDB engines."""
 
 import os
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 from botocore.loaders import JSONFileLoader
 
 from tests import engines
+from tests.processes import STORE, command
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +37,13 @@ def _models_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(JSONFileLoader, "load_file", load_once)
         yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an initialised store, `processes.STORE`, for processes to run in."""
+    assert command("init", "--store", STORE, folder=tmp_path).returncode == 0
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

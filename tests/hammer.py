@@ -28,6 +28,7 @@ class Report:
     statuses: Counter[int] = field(default_factory=Counter)
     broken: int = 0  # requests without a whole answer, of a process that was killed
     torn: int = 0  # the same of any other process: there must be none
+    refused: int = 0  # connections
     kills: int = 0
     terms: int = 0
     unclean: list[str] = field(default_factory=list)  # a SIGTERM that did not end with exit 0
@@ -121,6 +122,7 @@ class Hammer:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
+                self.report.refused += 1
                 await asyncio.sleep(0.01)
                 continue
             with suppress(*BROKEN):

@@ -1,16 +1,22 @@
-"""Real `python -m idservice` processes: started, read, signalled and ended by their own id."""
+"""Real `python -m idservice` processes: started, read, signalled and ended by their own id.
 
+For tests that are marked `pytest.mark.process`.
+"""
+
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 ROOT = Path(__file__).parent.parent
+STORE = "sqlite:ids.db"  # in the folder that a process runs in
 START_S = 30.0  # on a machine under load
 
 
@@ -28,6 +34,14 @@ def command(
         cwd=folder, env=environment(env), capture_output=True, text=True, timeout=timeout,
         check=False,
     )  # fmt: skip
+
+
+async def until(holds: Callable[[], bool], seconds: float = 15.0, what: str = "too late") -> None:
+    """Wait for something to come true."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, what
+        await asyncio.sleep(0.02)
 
 
 class Serving:

@@ -15,7 +15,7 @@ from tests.processes import Serving, command, environment
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logs, "set_up", lambda *_, **__: None)
-    monkeypatch.setattr(server, "_say_serving", serves)
+    monkeypatch.setattr(server, "say_listening", serves)
 
 
 def serves(*_: object) -> None:

@@ -1,6 +1,7 @@
 """Settings: flag, else variable, else default; and every value that is refused."""
 
 import argparse
+import os
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
     "--range-max": ("2", 2, "3", 3),
     "--block-max": ("10", 10, "11", 11),
     "--connections-max": ("1", 1, "2", 2),
+    "--workers": ("64", 64, "auto", len(os.sched_getaffinity(0))),
     "--drain": ("0", 0.0, "8", 8.0),
     "--hold": ("1", 1.0, "60", 60.0),
     "--metrics-counters": ("0", 0, "7", 7),
@@ -44,6 +46,7 @@ DEFAULTS = {
     "--range-max": 1_000_000,
     "--block-max": 10_000_000,
     "--connections-max": 10_000,
+    "--workers": 1,
     "--drain": 1.0,
     "--hold": 10.0,
     "--metrics-counters": 100,
@@ -70,6 +73,7 @@ BAD: dict[str, list[str]] = {
     "--range-max": [*WHOLE, "0", "100000001"],
     "--block-max": [*WHOLE, "9", "1000000001"],
     "--connections-max": [*WHOLE, "0", "1000001"],
+    "--workers": [*WHOLE, "0", "65", "AUTO"],
     "--drain": [*SECONDS, "8.1"],
     "--hold": [*SECONDS, "0.9", "60.1"],
     "--metrics-counters": [*WHOLE, "100001"],

@@ -9,7 +9,6 @@ import socket
 import sqlite3
 import stat
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.hammer import Hammer, Report, hammer
-from tests.processes import Serving, command
+from tests.processes import STORE, Serving, command, until
 from tests.web.wire import Wire, ask, connected, request
 
 pytestmark = pytest.mark.process
-
-STORE = "sqlite:ids.db"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with an initialised store, ids.db."""
-    assert command("init", "--store", STORE, folder=tmp_path).returncode == 0
-    return tmp_path
 
 
 async def taken(port: int, count: int) -> list[int]:
@@ -42,14 +32,6 @@ async def taken(port: int, count: int) -> list[int]:
             assert answer.status == 200, answer
             ids.append(int(answer.body))
     return ids
-
-
-async def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for something to come true."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.02)
 
 
 # --- the start ------------------------------------------------------------------------------------
@@ -202,8 +184,11 @@ class Seen:
     refused: int = 0
 
 
+@pytest.mark.parametrize("workers", ["1", "3"], ids=["alone", "three workers"])
 @pytest.mark.parametrize("fresh", [False, True], ids=["kept open", "a connection per request"])
-async def test_fifty_clients_across_a_stop_see_no_broken_request(folder: Path, fresh: bool) -> None:
+async def test_fifty_clients_across_a_stop_see_no_broken_request(
+    folder: Path, fresh: bool, workers: str
+) -> None:
     seen = Seen()
 
     async def client(port: int) -> None:
@@ -229,7 +214,7 @@ async def test_fifty_clients_across_a_stop_see_no_broken_request(folder: Path, f
             with suppress(ConnectionError):
                 await writer.wait_closed()
 
-    with Serving(folder, "--store", STORE) as serving:
+    with Serving(folder, "--store", STORE, "--workers", workers) as serving:
         port = serving.port
         clients = [asyncio.create_task(client(port)) for _ in range(50)]
         await asyncio.sleep(0.5)

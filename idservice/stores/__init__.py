@@ -28,3 +28,13 @@ def open_store(address: str, *, hold_s: float = HOLD_S) -> Store:
         why=f"--store is {address!r}; it must be sqlite:PATH,"
         " dynamodb:TABLE[?region=REGION&endpoint=URL] or http://HOST:PORT"
     )
+
+
+def preload(address: str) -> None:
+    """Import what the store at `address` needs, for processes to share that are forked later.
+
+    Raises Usage.
+    """
+    open_store(address)
+    if address.startswith("dynamodb:"):
+        import aioboto3  # noqa: F401

@@ -14,6 +14,7 @@ from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.web.describe import described
 from idservice.web.guard import NO_STORE
 from idservice.web.ids import read_body
+from idservice.workers.whole import Whole
 
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
@@ -32,11 +33,12 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Admin:
-    """Handlers over a service; `writable` where the listener may change counters, `unix` where it
-    is a Unix socket."""
+    """Handlers over a service and the `whole` it is part of; `writable` where the listener may
+    change counters, `unix` where it is a Unix socket."""
 
-    def __init__(self, service: Service, *, writable: bool, unix: bool) -> None:
+    def __init__(self, service: Service, whole: Whole, *, writable: bool, unix: bool) -> None:
         self._service = service
+        self._whole = whole
         self._writable = writable
         self._unix = unix
 
@@ -46,11 +48,10 @@ class Admin:
         return _json({"counters": [described(counter, self._runway) for counter in counters]})
 
     async def show(self, request: web.Request) -> web.Response:
-        """One counter: also where it stands in the store, and what this instance holds."""
+        """One counter: also where it stands in the store, and what is held in memory."""
         counter, position = await self._service.counter(request.match_info["name"])
         body = described(counter, self._runway, position)
-        supply = self._service.supplies.get(counter.name)
-        reading = supply.reading() if supply is not None else None
+        reading = await self._whole.reading(counter.name)
         seconds = reading.runway_s if reading is not None else 0.0
         body["ids_in_memory"] = reading.held if reading is not None else 0
         body["runway_seconds"] = round(seconds, 3) if math.isfinite(seconds) else None

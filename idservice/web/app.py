@@ -11,6 +11,7 @@ from idservice.web.admin import Admin
 from idservice.web.guard import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
+from idservice.workers.whole import Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,15 @@ def build_app(
     writable: bool,
     unix: bool = False,
     data: bool = True,
+    whole: Whole | None = None,
 ) -> web.Application:
     """The application of one listener.
 
     `data` adds the routes that hand out ids, `control` those on counters; `writable` those that
-    change them. `routes` maps further paths to counters.
+    change them. `routes` maps further paths to counters. `whole` is the service with all its
+    workers, where there are others.
     """
+    whole = whole or Whole(service)
     app = web.Application(middlewares=[guard], client_max_size=BODY_MAX)
 
     async def finish(request: web.Request, response: web.StreamResponse) -> None:
@@ -69,12 +73,12 @@ def build_app(
             serve(path, GET=ids(name), POST=ids(name))
         serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
     if control:
-        admin = Admin(service, writable=writable, unix=unix)
+        admin = Admin(service, whole, writable=writable, unix=unix)
         serve("/v1/counters", GET=admin.list)
         serve("/v1/counters/{name}", GET=admin.show, PUT=admin.put)
-        serve("/metrics", GET=_metrics(service, limits.metrics_counters))
+        serve("/metrics", GET=_metrics(whole, limits.metrics_counters))
     serve("/livez", GET=_livez)
-    serve("/readyz", GET=_readyz(service, draining))
+    serve("/readyz", GET=_readyz(whole, draining))
     serve("/openapi.json", GET=_openapi(limits))
     return app
 
@@ -83,20 +87,23 @@ async def _livez(request: web.Request) -> web.Response:
     return web.Response(text="live", headers=NO_STORE)
 
 
-def _readyz(service: Service, draining: Callable[[], bool]) -> Handler:
+def _readyz(whole: Whole, draining: Callable[[], bool]) -> Handler:
     async def readyz(request: web.Request) -> web.Response:
-        why = "it is stopping" if draining() else await service.not_ready()
-        if why:
-            raise NotReady(why=why.rstrip("."))
-        degraded = "" if service.health.up else f"; degraded: {service.health.last_error}"
+        if draining():
+            raise NotReady(why="it is stopping")
+        readiness = await whole.readiness()
+        if readiness.not_ready:
+            raise NotReady(why=readiness.not_ready.rstrip("."))
+        degraded = f"; degraded: {readiness.degraded}" if readiness.degraded else ""
         return web.Response(text=f"ready{degraded}", headers=NO_STORE)
 
     return readyz
 
 
-def _metrics(service: Service, counters_max: int) -> Handler:
+def _metrics(whole: Whole, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
-        body, content_type = metrics.page(service.snapshot, counters_max=counters_max)
+        snapshot = await whole.snapshot()
+        body, content_type = metrics.page(snapshot, counters_max=counters_max)
         return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
 
     return page

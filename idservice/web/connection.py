@@ -117,12 +117,13 @@ class Connection(RequestHandler):
 
 class Gate:
     """The connections that are open, of how many that may be, over all listeners: those that
-    aiohttp serves and those in the fast lane."""
+    aiohttp serves and those in the fast lane. `tell` is told how many, at each change."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, tell: Callable[[int], None] | None = None) -> None:
         self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and whether it is busy
         self.refused = 0  # that are being told so
         self.most = most
+        self._tell = tell
 
     @property
     def full(self) -> bool:
@@ -132,10 +133,14 @@ class Gate:
     def opened(self, connection: asyncio.Protocol, is_busy: Callable[[], bool]) -> None:
         """A connection began."""
         self.connections[connection] = is_busy
+        if self._tell is not None:
+            self._tell(len(self.connections))
 
     def closed(self, connection: asyncio.Protocol) -> None:
         """A connection ended."""
         self.connections.pop(connection, None)
+        if self._tell is not None:
+            self._tell(len(self.connections))
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """What serves the next connection of a listener."""

@@ -1,0 +1,58 @@
+"""The command `serve`: from what was said to one process, or to a parent and its workers."""
+
+import argparse
+
+from idservice import config, listen, logs, loop, server
+from idservice.stores import preload
+from idservice.supply import Limits
+from idservice.web.app import WebLimits
+from idservice.workers.link import Link
+from idservice.workers.parent import Parent
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve until a stop signal."""
+
+    def set_up_logs(worker: int | None = None) -> None:
+        logs.set_up(arguments.log, access=arguments.access_log, worker=worker)
+
+    set_up_logs()
+    settings = _settings(arguments)
+    with listen.bound(arguments.listen, arguments.admin_listen) as sockets:
+        if arguments.workers == 1:
+            loop.run(server.serve(settings, sockets))
+            return 0
+
+        def work(link: Link, first: bool) -> int:
+            set_up_logs(link.number)
+            mine = settings if first else server.without_creation(settings)
+            loop.run(server.serve(mine, sockets, link))
+            return 0
+
+        preload(settings.store or config.STORE_DEFAULT)
+        loop.factory()  # imports uvloop, for the workers to share its memory too
+        return Parent(sockets, arguments.workers, work).run()
+
+
+def _settings(arguments: argparse.Namespace) -> server.Settings:
+    return server.Settings(
+        store=arguments.store,
+        init=arguments.init,
+        default_counter=arguments.default_counter,
+        route=arguments.route,
+        store_wait=arguments.store_wait,
+        hold=arguments.hold,
+        connections_max=max(1, arguments.connections_max // arguments.workers),
+        drain=arguments.drain,
+        limits=Limits(
+            runway=arguments.runway,
+            wait=arguments.wait,
+            waiters_max=arguments.waiters_max,
+            block_max=max(arguments.block_max, arguments.range_max),
+        ),
+        web=WebLimits(
+            batch_max=arguments.batch_max,
+            range_max=arguments.range_max,
+            metrics_counters=arguments.metrics_counters,
+        ),
+    )

@@ -1,0 +1,66 @@
+"""The start of a service: reach the store, create it where that was asked for, reserve first ids.
+
+Waits where that can help, for as long as it may.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from random import Random
+
+from idservice import errors
+from idservice.config import STORE_DEFAULT
+from idservice.counters import new_counter
+from idservice.service import Service
+from idservice.stores.protocol import DEFAULT_COUNTER, Store
+
+log = logging.getLogger("idservice.start")
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not answer
+
+
+def may_create(store: str | None, *, init: bool) -> bool:
+    """Whether a missing store is created: where told so, and for a newcomer who named none."""
+    return init or (store is None and not Path(STORE_DEFAULT.partition(":")[2]).exists())
+
+
+async def reach(store: Store, random: Random, *, create: bool, deadline: float) -> None:
+    """See that the store can be used. Raises StoreUnready after `deadline`, a loop time."""
+    loop = asyncio.get_running_loop()
+    pause = RETRY_FIRST_S
+    while True:
+        try:
+            if create and await store.init(new_counter(DEFAULT_COUNTER, random)):
+                log.warning(
+                    "%s was created; ids start from 0",
+                    store.address,
+                    extra={"action": "store_created"},
+                )
+            return await store.verify()
+        except errors.StoreUnready as error:
+            if not error.waiting_helps or loop.time() + pause > deadline:
+                raise
+            _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, RETRY_MAX_S)
+
+
+async def warm(service: Service, *, deadline: float) -> None:
+    """Reserve the first ids, which shows that the store lets us. Raises StoreUnready."""
+    loop = asyncio.get_running_loop()
+    pause = RETRY_FIRST_S
+    while True:
+        try:
+            return await service.warm()
+        except errors.StoreError as error:
+            if not error.retryable or loop.time() + pause > deadline:
+                why = str(error).rstrip(".")
+                raise errors.StoreUnready(store=service.store.address, why=why) from error
+            _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, RETRY_MAX_S)
+
+
+def _say_waiting(error: errors.StoreError, seconds: float, *, first: bool) -> None:
+    if first:
+        log.warning("%s; trying again for %.0f s", error, seconds, extra={"action": "store_wait"})

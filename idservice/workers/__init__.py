@@ -1,0 +1,1 @@
+"""Several processes on one port, and one answer for all of them where one is asked."""

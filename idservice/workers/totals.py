@@ -1,0 +1,111 @@
+"""What several workers counted, as one: the sum of their last reports, and of those that ended.
+
+A counter on the metrics page must never fall: Prometheus takes that for a restart, and counts what
+is left of it a second time. So what a worker counted stays in the sum when the worker is gone.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from idservice import __version__
+from idservice.metrics import Latency, Reading, Snapshot, summed
+
+KILLED = "killed"  # cause of a gap: held in memory by a worker that ended without a word
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Why the next id cannot be served, and what is wrong though it can; empty: nothing."""
+
+    not_ready: str
+    degraded: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One worker at one moment, or all of them; without a snapshot where nobody asked for it,
+    since it takes longer with every counter in use."""
+
+    readiness: Readiness
+    snapshot: Snapshot | None
+
+
+class Totals:
+    """The last report of each worker that lives, by its number, and the sum of all that ended."""
+
+    def __init__(self) -> None:
+        self._readiness: dict[int, Readiness] = {}
+        self._snapshots: dict[int, Snapshot] = {}
+        self._past: dict[str, Reading] = {}
+        self._past_latency = Latency()
+        self._names: dict[str, None] = {}  # in the order of their first use
+
+    @property
+    def counters(self) -> int:
+        """How many are in use, or were."""
+        return len(self._names)
+
+    def reported(self, worker: int, report: Report) -> None:
+        """A worker says how it is, and what it counted since it began."""
+        self._readiness[worker] = report.readiness
+        if report.snapshot is not None:
+            self._snapshots[worker] = report.snapshot
+            for reading in report.snapshot.readings:
+                self._names[reading.counter] = None
+
+    def ended(self, worker: int) -> None:
+        """A worker is gone, and with it what it held at its last report: after a clean stop that is
+        nothing, and counted as a gap already."""
+        self._readiness.pop(worker, None)
+        snapshot = self._snapshots.pop(worker, None)
+        if snapshot is None:
+            return
+        for reading in snapshot.readings:
+            parts = [_without_memory(reading)]
+            if reading.counter in self._past:
+                parts.append(self._past[reading.counter])
+            self._past[reading.counter] = summed(reading.counter, parts)
+        self._past_latency = _latencies([self._past_latency, snapshot.latency])
+
+    def readiness(self, serving: Iterable[int]) -> Readiness:
+        """Whether the next id can be served, whoever of those is asked for it."""
+        parts = [self._readiness[worker] for worker in serving if worker in self._readiness]
+        if not parts:
+            return Readiness(not_ready="no worker serves", degraded="")
+        return Readiness(
+            not_ready=next((part.not_ready for part in parts if part.not_ready), ""),
+            degraded=next((part.degraded for part in parts if part.degraded), ""),
+        )
+
+    def snapshot(self, serving: Sequence[int], *, restarts: int) -> Snapshot:
+        """What all workers counted, and those that ended."""
+        of: dict[str, list[Reading]] = {name: [] for name in self._names}
+        for reading in self._past.values():
+            of[reading.counter].append(reading)
+        for snapshot in self._snapshots.values():
+            for reading in snapshot.readings:
+                of[reading.counter].append(reading)
+        latencies = [snapshot.latency for snapshot in self._snapshots.values()]
+        return Snapshot(
+            readings=[summed(name, readings) for name, readings in of.items()],
+            store_up=all(
+                self._snapshots[worker].store_up for worker in serving if worker in self._snapshots
+            ),
+            latency=_latencies([self._past_latency, *latencies]),
+            version=__version__,
+            workers=len(serving),
+            restarts=restarts,
+        )
+
+
+def _without_memory(reading: Reading) -> Reading:
+    """Of a worker that ended: what it held will never be handed out by anybody."""
+    gaps = dict(reading.gaps)
+    if reading.held:
+        gaps[KILLED] = gaps.get(KILLED, 0) + reading.held
+    return replace(reading, held=0, waiting=0, rate=0.0, gaps=gaps)
+
+
+def _latencies(parts: list[Latency]) -> Latency:
+    counts = [sum(column) for column in zip(*(part.counts for part in parts), strict=True)]
+    return Latency(counts, sum(part.total for part in parts))

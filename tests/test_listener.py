@@ -1,0 +1,200 @@
+"""Connections are accepted by hand: one at a time, and by whom."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from idservice import listener as module
+from idservice.listener import Listener
+from idservice.web.connection import Gate
+from idservice.workers.balance import Balance, Seat
+
+from .web.wire import ask
+
+
+@asynccontextmanager
+async def listening(
+    seat: Seat | None = None, bound: socket.socket | None = None
+) -> AsyncIterator[tuple[Listener, int]]:
+    """A listener that tells whether its side of a connection sends without delay, and its port."""
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        theirs = request.transport.get_extra_info("socket")
+        return web.Response(text=str(theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+
+    app = web.Application()
+    app.router.add_get("/next", handler)
+    if bound is None:
+        bound = socket.create_server(("127.0.0.1", 0))
+    with bound:
+        port = bound.getsockname()[1]
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        async with Listener(runner, bound, Gate(100), None, seat or Seat()) as listener:
+            yield listener, port
+
+
+def courteous_seat() -> Seat:
+    """Of one who has more connections than another."""
+    balance = Balance(2)
+    seats = [Seat(balance, number) for number in range(2)]
+    for seat in seats:
+        seat.take()
+    seats[0].tell(1)
+    return seats[0]
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_small_answers_are_sent_without_delay(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def work() -> None:
+        async with listening() as (_, port):
+            assert (await ask(port)).text == "1"
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(work())
+
+
+async def test_a_listener_that_lets_others_first_serves_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited = []
+    pause = Listener._pause
+
+    def spy(self: Listener, seconds: float = 0.0, then: Callable[[], None] | None = None) -> None:
+        waited.append(seconds)
+        pause(self, seconds, then)
+
+    monkeypatch.setattr(Listener, "_pause", spy)
+    monkeypatch.setattr(module, "COURTESIES_MAX", 3)
+    async with listening(courteous_seat()) as (_, port):
+        for _ in range(5):
+            assert (await ask(port)).status == 200
+        assert waited == [module.COURTESY_S] * 3, "nobody came: it waits for nobody for a while"
+
+
+async def test_of_two_the_courteous_one_has_nothing_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "COURTESY_S", 60.0)  # however slow the other one is
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        async with (
+            listening(courteous_seat(), bound.dup()) as (courteous, port),
+            listening(bound=bound.dup()) as (other, _),
+        ):
+            for _ in range(20):
+                assert (await ask(port)).status == 200
+            served = [len(one._http.connections) + one._http.requests_count
+                      for one in (courteous, other)]  # fmt: skip
+            assert served[0] == 0
+            assert served[1] >= 20
+
+
+class Failing:
+    """A socket on which nobody can be accepted."""
+
+    def __init__(self, bound: socket.socket, number: int) -> None:
+        self._bound = bound
+        self._number = number
+        self.calls = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.calls += 1
+        raise OSError(self._number, "no")
+
+    def fileno(self) -> int:
+        return self._bound.fileno()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EPERM])
+async def test_a_system_short_of_descriptors_is_not_asked_again_at_once(
+    number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    module._failed._next = 0.0
+    with ExitStack() as stack:
+        async with listening() as (listener, port):
+            bound = listener._bound
+            failing = Failing(bound, number)
+            listener._bound = failing  # type: ignore[assignment]
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            async with asyncio.timeout(5):
+                while not failing.calls:
+                    await asyncio.sleep(0)
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert failing.calls == 1
+            assert [record.action for record in caplog.records] == ["accept_failed"]
+            listener._bound = bound
+            assert listener._timer is not None
+            listener._timer.cancel()
+            listener._resume()
+            client.setblocking(False)
+            assert (await ask(port)).status == 200, "and goes on later"
+
+
+async def test_who_has_connected_before_the_end_is_served() -> None:
+    async with listening() as (listener, port):
+        waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
+        await listener.stop_accepting()
+        assert len(listener._http.connections) == 10
+        for client in waiting:
+            client.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+class Slow:
+    """A socket that is closed some time after nobody was left to be accepted."""
+
+    def __init__(self, bound: socket.socket, between: Callable[[], None]) -> None:
+        self._bound = bound
+        self._between = between
+
+    def accept(self) -> tuple[socket.socket, object]:
+        return self._bound.accept()
+
+    def listen(self, backlog: int) -> None:
+        self._bound.listen(backlog)
+
+    def fileno(self) -> int:
+        return self._bound.fileno()
+
+    def close(self) -> None:
+        self._between()
+        self._bound.close()
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "others go on"])
+async def test_at_the_end_of_all_nobody_joins_a_queue_that_is_about_to_be_dropped(
+    others: bool,
+) -> None:
+    late = [socket.socket() for _ in range(8)]
+    joined = 0
+
+    def connect() -> None:
+        nonlocal joined
+        for client in late:
+            client.settimeout(0.05)
+            try:
+                client.connect(("127.0.0.1", port))
+                joined += 1
+            except TimeoutError:
+                pass
+
+    balance = Balance(2)
+    seat = Seat(balance, 0)
+    if others:
+        Seat(balance, 1).take()
+    async with listening(seat) as (listener, port):
+        listener._bound = Slow(listener._bound, connect)  # type: ignore[assignment]
+        await listener.stop_accepting()
+    for client in late:
+        client.close()
+    assert joined == 8 if others else joined <= 1

@@ -1,0 +1,42 @@
+"""Log lines as machines and as people read them."""
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from idservice import logs
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def logged(form: str, worker: int | None = None) -> str:
+    stream = io.StringIO()
+    # Not `set_up` with force: that closes the handlers of whoever runs the tests.
+    root = logging.getLogger()
+    root.handlers[:] = []
+    logs.set_up(form, stream, worker=worker)
+    logging.getLogger("idservice.test").warning("so it is", extra={"action": "tested"})
+    return stream.getvalue()
+
+
+def test_a_line_for_machines_has_a_stable_word_and_names_the_worker() -> None:
+    line = json.loads(logged("json"))
+    assert line.keys() == {"time", "level", "logger", "action", "message"}
+    line = json.loads(logged("json", 3))
+    assert (line["action"], line["worker"], line["pid"]) == ("tested", 3, os.getpid())
+
+
+def test_a_line_for_people_names_the_worker() -> None:
+    assert logged("text").endswith(" WARNING so it is\n")
+    assert logged("text", 3).endswith(" WARNING worker 3: so it is\n")

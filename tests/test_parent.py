@@ -1,0 +1,273 @@
+"""How a parent sees and treats its workers, without serving anything."""
+
+import asyncio
+import errno
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from idservice.listen import Sockets
+from idservice.metrics import Latency, Reading, Snapshot, Tally
+from idservice.workers import channel
+from idservice.workers.balance import GONE, Balance, Seat
+from idservice.workers.link import Link, ParentSilent
+from idservice.workers.parent import HANG_S, Parent
+from idservice.workers.totals import Readiness, Report
+from idservice.workers.worker import Backoff, Worker
+
+TALLY = Tally({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
+READING = Reading("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
+REPORT = Report(Readiness("why", ""), Snapshot([READING], True, Latency(), "1.0"))
+
+# --- starting again -------------------------------------------------------------------------------
+
+
+def test_the_pause_before_a_restart_doubles_up_to_a_limit_and_begins_anew_after_a_good_life() -> (
+    None
+):
+    backoff = Backoff()
+    assert [backoff.after(lived_s) for lived_s in (0.0, 1.0, 9.9)] == [0.1, 0.2, 0.4]
+    assert backoff.after(10.0) == 0.1
+    pauses = [backoff.after(0.0) for _ in range(20)]
+    assert pauses[0] == 0.2
+    assert pauses[-1] == 5.0
+    assert pauses == sorted(pauses)
+
+
+# --- the balance ----------------------------------------------------------------------------------
+
+
+def test_who_has_more_connections_lets_others_first() -> None:
+    balance = Balance(3)
+    seats = [Seat(balance, number) for number in range(3)]
+    assert not any(seat.lets_others_first() for seat in seats), "none accepts yet: whoever is first"
+    for seat, count in zip(seats, (2, 1, 1), strict=True):
+        seat.take()
+        seat.tell(count)
+    assert [seat.lets_others_first() for seat in seats] == [True, False, False]
+    seats[1].leave()
+    seats[1].tell(0)  # a connection that ends while it drains
+    assert balance.counts[1] == GONE
+    balance.gone(2)
+    assert [seat.lets_others_first() for seat in seats] == [False, True, True]
+
+
+def test_who_serves_alone_lets_nobody_first() -> None:
+    seat = Seat()
+    assert not seat.lets_others_first()
+    seat.take()
+    seat.tell(100)
+    assert not seat.lets_others_first()
+
+
+# --- the channel ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_messages_arrive_however_they_are_cut(size: int) -> None:
+    sent: list[channel.Message] = [
+        channel.Serving(),
+        channel.Ask(7, True),
+        channel.Told(7, REPORT),
+        channel.Told(8, None),
+        channel.Collect(False),
+        channel.Whole(REPORT),
+        channel.Stop(),
+    ]
+    data = b"".join(map(channel.written, sent))
+    reader = channel.Reader()
+    got = [
+        message
+        for start in range(0, len(data), size)
+        for message in reader.messages(data[start : start + size])
+    ]
+    assert got == sent
+
+
+def test_a_message_beyond_all_bounds_or_of_no_known_kind_is_not_kept() -> None:
+    with pytest.raises(AssertionError):
+        channel.Reader().messages(b"\xff\xff\xff\xff")
+    with pytest.raises(msgspec.DecodeError):
+        channel.Reader().messages(b"\0\0\0\1\xc0")
+
+
+# --- a worker's end -------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def linked() -> AsyncIterator[tuple[Link, Worker, asyncio.Event]]:
+    """A link, what its parent sees, and whether the worker was told to end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    ended = asyncio.Event()
+    link = Link(0, theirs, Seat())
+    worker = Worker(0, 0, ours)
+    with ours:
+        async with link.held(ended.set):
+            yield link, worker, ended
+
+
+async def heard(worker: Worker) -> list[channel.Message]:
+    async with asyncio.timeout(5):
+        while not (messages := worker.receive()):
+            await asyncio.sleep(0)
+    return messages
+
+
+async def reporting(full: bool) -> Report:
+    return REPORT if full else replace(REPORT, snapshot=None)
+
+
+async def test_a_worker_reports_when_asked_and_has_nothing_to_say_while_it_starts() -> None:
+    async with linked() as (link, worker, ended):
+        worker.send(channel.Ask(1, True))
+        assert await heard(worker) == [channel.Told(1, None)]
+        link.serving(reporting)
+        assert await heard(worker) == [channel.Serving()]
+        worker.send(channel.Ask(2, False))
+        assert await heard(worker) == [channel.Told(2, replace(REPORT, snapshot=None))]
+        assert not ended.is_set()
+
+
+async def test_the_last_word_of_a_worker_is_what_it_counted() -> None:
+    async with linked() as (link, worker, _):
+        link.serving(reporting)
+        await heard(worker)
+        kept = worker.connection.dup()
+    last = Worker(0, 0, kept)
+    with kept:
+        await asyncio.sleep(0)
+        assert last.receive() == [channel.Told(0, REPORT)]
+        assert last.hung_up
+
+
+@pytest.mark.parametrize("how", ["told", "orphaned"])
+async def test_a_worker_ends_when_told_and_when_its_parent_is_gone(how: str) -> None:
+    async with linked() as (_, worker, ended):
+        if how == "told":
+            worker.send(channel.Stop())
+        else:
+            worker.connection.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(5):
+            await ended.wait()
+
+
+async def test_who_asks_shares_a_question_but_none_from_before() -> None:
+    async with linked() as (link, worker, _):
+        first = asyncio.create_task(link.whole(full=False))
+        assert await heard(worker) == [channel.Collect(False)]
+        later = [asyncio.create_task(link.whole(full=full)) for full in (False, True, False)]
+        await asyncio.sleep(0)
+        early, late = replace(REPORT, snapshot=None), REPORT
+        worker.send(channel.Whole(early))
+        assert await first == early
+        assert await heard(worker) == [channel.Collect(True)]
+        worker.send(channel.Whole(late))
+        assert [await one for one in later] == [late] * 3
+
+
+async def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("idservice.workers.link.ANSWER_S", 0.01)
+    async with linked() as (link, worker, _):
+        with pytest.raises(ParentSilent):
+            await link.whole(full=True)
+        answer = asyncio.create_task(link.whole(full=True))
+        await heard(worker)
+        worker.send(channel.Whole(REPORT))  # late, and of the question before
+        worker.send(channel.Whole(REPORT))
+        assert await answer == REPORT
+
+
+# --- a machine that is full ----------------------------------------------------------------------
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", no_fork)
+    monkeypatch.setattr("threading.active_count", lambda: 1)  # whatever other tests left running
+    parent = Parent(Sockets([], []), 2, lambda link, first: 0)
+    with pytest.raises(BlockingIOError):
+        parent._fork(0)  # the first start fails
+    parent._begun = True
+    parent._fork(1)
+    assert parent._start_at[1] > 0
+    assert not parent._workers
+    assert "worker 1 cannot be started" in caplog.text
+
+
+# --- hanging --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def idle() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def watching(process: subprocess.Popen[bytes]) -> tuple[Parent, Worker, socket.socket]:
+    """A parent with that process as its one worker, which owes it a report."""
+    parent = Parent(Sockets([], []), 1, lambda link, first: 0)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    worker = parent._workers[0] = Worker(0, process.pid, ours)
+    parent._selector.register(ours, 3, worker)
+    parent._watch(0.0, 0.0)
+    assert worker.asked > worker.told
+    return parent, worker, theirs
+
+
+def test_a_worker_that_answers_nothing_for_long_is_killed(idle: subprocess.Popen[bytes]) -> None:
+    parent, worker, theirs = watching(idle)
+    with worker.connection, theirs:
+        for second in range(int(HANG_S) - 1):
+            parent._watch(second, 1.0)
+        assert idle.poll() is None
+        parent._watch(HANG_S, 1.0)
+        assert idle.wait(10) == -signal.SIGKILL
+
+
+def test_a_parent_that_was_stopped_itself_blames_nobody(idle: subprocess.Popen[bytes]) -> None:
+    parent, worker, theirs = watching(idle)
+    with worker.connection, theirs:
+        for night in range(1, 4):
+            parent._watch(night * 30_000.0, 30_000.0)
+        assert worker.silent_s < HANG_S
+        assert idle.poll() is None
+
+
+def test_a_worker_that_answers_late_but_answers_is_left_alone(
+    idle: subprocess.Popen[bytes],
+) -> None:
+    parent, worker, theirs = watching(idle)
+    with worker.connection, theirs:
+        for second in range(100):
+            parent._ask([worker], full=True)  # so that it always owes the newest
+            theirs.sendall(channel.written(channel.Told(worker.asked - 1, None)))
+            parent._receive(worker)
+            parent._watch(second, 1.0)
+            assert worker.silent_s == 1.0
+        assert idle.poll() is None
+
+
+def test_a_worker_that_speaks_nonsense_is_killed(
+    idle: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    parent, worker, theirs = watching(idle)
+    with worker.connection, theirs:
+        theirs.sendall(b"\xff\xff\xff\xff")
+        parent._receive(worker)
+        assert idle.wait(10) == -signal.SIGKILL
+        assert "speaks nonsense" in caplog.text

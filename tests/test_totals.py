@@ -1,0 +1,155 @@
+"""What several workers counted, as one: sums that are right and never fall."""
+
+import random
+from dataclasses import replace
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from idservice import metrics
+from idservice.metrics import Latency, Reading, Snapshot, Tally
+from idservice.workers.totals import Readiness, Report, Totals
+
+READY = Readiness("", "")
+
+
+def reading(counter: str = "a", **values: object) -> Reading:
+    return replace(Reading(counter, 0, 0, 0, 0.0, 0, {}, Tally()), **values)
+
+
+def report(*readings: Reading, readiness: Readiness = READY, store_up: bool = True) -> Report:
+    return Report(readiness, Snapshot(list(readings), store_up, Latency(), "x"))
+
+
+def of(totals: Totals, counter: str = "a") -> Reading:
+    [found] = [one for one in totals.snapshot([], restarts=0).readings if one.counter == counter]
+    return found
+
+
+def test_counts_are_summed_per_counter() -> None:
+    totals = Totals()
+    tally = Tally({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
+    totals.reported(0, report(reading(issued=3, reserved=10, held=7, waiting=1, tally=tally)))
+    totals.reported(1, report(reading("b", issued=1), reading(issued=4, reserved=9, held=5)))
+    totals.reported(2, report(reading(tally=tally, gaps={"late": 2})))
+    assert of(totals) == reading(
+        issued=7, reserved=19, held=12, waiting=1, gaps={"late": 2},
+        tally=Tally({"granted": 4}, {"bad_count": 2}, waits=6, wait_seconds=1.0),
+    )  # fmt: skip
+    assert of(totals, "b").issued == 1
+
+
+def test_a_newer_report_takes_the_place_of_the_one_before() -> None:
+    totals = Totals()
+    totals.reported(0, report(reading(issued=3)))
+    totals.reported(0, report(reading(issued=5)))
+    assert of(totals).issued == 5
+    totals.reported(0, Report(Readiness("why", ""), None))  # asked for readiness alone
+    assert of(totals).issued == 5
+    assert totals.readiness([0]).not_ready == "why"
+
+
+def test_what_a_worker_held_that_was_killed_is_a_gap() -> None:
+    totals = Totals()
+    totals.reported(0, report(reading(issued=3, reserved=10, held=7, rate=2.0, waiting=2)))
+    totals.ended(0)
+    assert of(totals) == reading(issued=3, reserved=10, gaps={"killed": 7})
+    totals.reported(0, report(reading(issued=1, reserved=10, held=9)))
+    totals.ended(0)
+    assert of(totals) == reading(issued=4, reserved=20, gaps={"killed": 16})
+
+
+def test_a_worker_that_stopped_cleanly_leaves_no_such_gap() -> None:
+    totals = Totals()
+    totals.reported(0, report(reading(issued=3, reserved=10, gaps={"stop": 7})))
+    totals.ended(0)
+    assert of(totals) == reading(issued=3, reserved=10, gaps={"stop": 7})
+
+
+def test_a_worker_that_never_reported_may_end() -> None:
+    totals = Totals()
+    totals.ended(5)
+    assert totals.snapshot([], restarts=1).readings == []
+
+
+def test_the_runway_of_all_is_what_they_hold_over_what_they_use() -> None:
+    totals = Totals()
+    totals.reported(0, report(reading(held=100, rate=10.0)))
+    totals.reported(1, report(reading(held=50, rate=0.0)))
+    assert of(totals).runway_s == 15.0
+    totals.ended(0)
+    assert of(totals).runway_s == float("inf")
+    totals.ended(1)
+    assert of(totals).runway_s == 0.0
+
+
+def test_the_runway_of_the_counters_beyond_the_cap_is_the_shortest_of_them() -> None:
+    rows = [reading("a"), reading("b", held=100, rate=10.0), reading("c", held=50, rate=50.0)]
+    assert metrics.capped(rows, 1)[1].runway_s == 1.0
+    assert metrics.capped([*rows, reading("d", held=0, rate=1.0)], 1)[1].runway_s == 0.0
+    assert metrics.capped([reading("a"), reading("b", held=1)], 1)[1].runway_s == float("inf")
+
+
+def test_one_worker_that_is_not_ready_makes_all_not_ready() -> None:
+    totals = Totals()
+    totals.reported(0, report())
+    totals.reported(1, report(readiness=Readiness("suspect", ""), store_up=False))
+    assert totals.readiness([0, 1]) == Readiness("suspect", "")
+    assert totals.readiness([0]) == READY
+    assert totals.readiness([]).not_ready == "no worker serves"
+    assert totals.readiness([7]).not_ready == "no worker serves"
+    assert not totals.snapshot([0, 1], restarts=0).store_up
+    assert totals.snapshot([0], restarts=0).store_up
+
+
+def test_a_degraded_worker_degrades_all() -> None:
+    totals = Totals()
+    totals.reported(0, report())
+    totals.reported(1, report(readiness=Readiness("", "no answer")))
+    assert totals.readiness([0, 1]) == Readiness("", "no answer")
+
+
+def counted(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample of the page that must never fall."""
+    body, _ = metrics.page(snapshot, counters_max=3)
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if family.type in ("counter", "histogram")
+    }
+
+
+def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_comes_first() -> (
+    None
+):
+    rng = random.Random(7)
+    totals = Totals()
+    workers: dict[int, list[Reading]] = {}
+    latencies: dict[int, Latency] = {}
+    restarts = 0
+    before = counted(totals.snapshot([], restarts=0))
+    for _ in range(400):
+        worker = rng.randrange(3)
+        if rng.random() < 0.1 and worker in workers:
+            totals.ended(worker)
+            del workers[worker], latencies[worker]
+            restarts += 1
+        readings = workers.setdefault(worker, [])
+        latency = latencies.setdefault(worker, Latency())
+        name = rng.choice("abcdef")
+        if name not in [one.counter for one in readings]:
+            readings.append(reading(name))  # in the order of first use, other in each worker
+        index = [one.counter for one in readings].index(name)
+        old = readings[index]
+        count = rng.randrange(10)
+        gaps = {**old.gaps, "late": old.gaps.get("late", 0) + rng.randrange(2)}
+        readings[index] = replace(
+            old, issued=old.issued + count, reserved=old.reserved + 2 * count,
+            held=rng.randrange(9), gaps=gaps,
+        )  # fmt: skip
+        latency.observe(rng.random() * 10)
+        seen = Latency(list(latency.counts), latency.total)
+        totals.reported(worker, Report(READY, Snapshot(list(readings), True, seen, "x")))
+        after = counted(totals.snapshot(list(workers), restarts=restarts))
+        assert [key for key, value in before.items() if after.get(key, -1) < value] == []
+        before = after
