@@ -20,6 +20,7 @@ BENCHMARKS = (
     "start",
     "idle",
     "http",
+    "workers",
     "batch",
     "strict",
     "fleet",

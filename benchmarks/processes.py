@@ -28,7 +28,10 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    on_all_cores: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `arguments` until the block ends, then stop it politely and, failing that, for good."""
     clean = {name: value for name, value in os.environ.items() if name[:10] != "IDSERVICE_"}
@@ -42,7 +45,8 @@ def process(
             stderr=subprocess.STDOUT,
         )
         try:
-            os.sched_setaffinity(child.pid, {cores()[0]})
+            if not on_all_cores:
+                os.sched_setaffinity(child.pid, {cores()[0]})
             yield child
         except BaseException:
             output.seek(0)
@@ -59,7 +63,10 @@ def process(
 
 @contextmanager
 def serving(
-    *flags: str, module: str = "idservice", environment: Mapping[str, str] | None = None
+    *flags: str,
+    module: str = "idservice",
+    environment: Mapping[str, str] | None = None,
+    on_all_cores: bool = False,
 ) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
     """`idservice serve` with `flags`: its port, its process, and the seconds it took to be ready.
 
@@ -68,9 +75,24 @@ def serving(
     port = free_port()
     listen = ("--listen", f"127.0.0.1:{port}", "--drain", "0", "--log", "json")
     began = time.perf_counter()
-    with process([sys.executable, "-m", module, "serve", *listen, *flags], environment) as child:
+    with process(
+        [sys.executable, "-m", module, "serve", *listen, *flags],
+        environment,
+        on_all_cores=on_all_cores,
+    ) as child:
         is_ready(port, child)
         yield port, child, time.perf_counter() - began
+
+
+def children(pid: int, count: int) -> tuple[int, ...]:
+    """The processes that a process started, once there are `count`."""
+    deadline = time.perf_counter() + START_MAX_S
+    while True:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if len(found) == count:
+            return tuple(map(int, found))
+        check(time.perf_counter() < deadline, f"{len(found)} of {count} processes are there")
+        time.sleep(POLL_S)
 
 
 def is_ready(port: int, child: subprocess.Popen[bytes]) -> None:

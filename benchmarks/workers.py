@@ -1,0 +1,71 @@
+"""What a request costs where two workers share a port on two cores, beside one worker.
+
+The servers may use both cores, and so may the load (wrk): what it takes is the same for either, and
+not counted. CPU time of all workers and of their parent, from the OS. How evenly the requests fall
+on the workers is told beside it.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from benchmarks.http import NO_WRK, wrk
+from benchmarks.measure import ROUNDS, Row, cpu_seconds, interleaved, ratio, spread
+from benchmarks.processes import children, serving
+
+GOAL = 1.1
+WHAT = "workers: CPU per GET /next, two workers / one"
+
+
+def run(quick: bool) -> list[Row]:
+    """Rows of `workers`."""
+    rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
+    if shutil.which("wrk") is None:
+        return [Row(WHAT, None, goal=GOAL, note=NO_WRK)]
+    per_second: dict[int, list[float]] = {1: [], 2: []}
+    shares: list[float] = []
+
+    def measure(workers: int, port: int, pids: tuple[int, ...]) -> float:
+        """Microseconds of CPU per request in one round."""
+        before = [cpu_seconds(pid) for pid in pids]
+        answered = wrk(port, round_s)
+        spent = [cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True)]
+        per_second[workers].append(answered / round_s)
+        if workers > 1:
+            shares.append(min(spent[1:]) / max(spent[1:]))
+        return sum(spent) / answered * 1e6
+
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        candidates: dict[str, Callable[[], float]] = {}
+        for workers in (1, 2):
+            store = ("--store", f"sqlite:{folder / str(workers)}", "--init")
+            port, child, _ = stack.enter_context(
+                serving(*store, "--workers", str(workers), on_all_cores=True)
+            )
+            pids = (child.pid, *children(child.pid, 0 if workers == 1 else workers))
+            candidates[str(workers)] = partial(measure, workers, port, pids)
+            wrk(port, 1)  # warms up
+        us = interleaved(candidates, rounds)
+    return [
+        Row(
+            WHAT,
+            ratio(us["2"], us["1"]),
+            "×",
+            GOAL,
+            f"{median(us['2']):.2f} µs beside {median(us['1']):.2f} µs",
+        ),
+        *(
+            Row(
+                f"workers: requests per second, {workers}, the load on the same two cores",
+                median(found),
+                note=spread(found, ",.0f"),
+            )
+            for workers, found in per_second.items()
+        ),
+        Row("workers: CPU of the less busy worker / of the other", median(shares), "×"),
+    ]
