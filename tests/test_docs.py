@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from idservice import config, errors, probe
+from idservice import client, config, errors, exchange, probe
 from idservice.web import app, connection
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +24,8 @@ def prose() -> str:
 def every_error(kind: type[errors.IdserviceError] = errors.IdserviceError) -> set[str]:
     """The codes of a class and of all below it."""
     assert app.NotReady
+    assert client.NotOpen
+    assert exchange.Refused
     assert probe.NoAnswer  # errors that live outside of errors.py are loaded
     return {kind.code}.union(*(every_error(below) for below in kind.__subclasses__()))
 

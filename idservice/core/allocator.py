@@ -54,7 +54,6 @@ class Allocator:
         "_asked_cut",
         "_asked_stock",
         "_asked_used",
-        "_block_max",
         "_cut_to",
         "_end",
         "_found",
@@ -78,6 +77,7 @@ class Allocator:
         "_used_up",
         "_window_start",
         "_window_used",
+        "block_max",
         "cursor",
         "gaps",
         "granted_ids",
@@ -104,7 +104,7 @@ class Allocator:
         self._runway_s = runway_s if hold_s is None else min(runway_s, RUNWAY_OF_HOLD * hold_s)
         self._hold_s = hold_s
         self._loans: list[tuple[float, int]] = []  # when each expires, `granted_ids` by then
-        self._block_max = block_max
+        self.block_max = block_max  # may be lowered
         self.cursor: Iterator[int] = iter(range(0))  # for who calls `next` on it without `take`
         self._segment = range(0)  # what the cursor runs through
         self._rest: deque[range] = deque()  # what comes after it
@@ -220,6 +220,8 @@ class Allocator:
             return None
         if not waiting and (self._strict or self.held > self._low):
             return None
+        if not waiting and self._hold_s is not None and not self.held:
+            return None  # nobody asks any more
         count = min(self._wanted(now, waiting=waiting, first=first), self.room(now))
         if count <= 0:
             return None
@@ -245,14 +247,14 @@ class Allocator:
             runway_s=self._runway_s,
             held=self.held,
             used=used,
-            block_max=self._block_max,
+            block_max=self.block_max,
         )
         # What is waited for is on top of the stock: memory may be empty again before it comes.
         count = waiting + stock
         if self._cut_to is not None and count > self._cut_to:
             self._asked_cut = True
             count = max(self._cut_to, first, 1)
-        return min(count, max(self._block_max, first))
+        return min(count, max(self.block_max, first))
 
     @property
     def _used(self) -> int:

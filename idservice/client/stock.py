@@ -1,0 +1,262 @@
+"""What a client holds of one counter, and what it makes of each answer; no input or output.
+
+Both clients carry out what is decided here, the synchronous one under its lock.
+"""
+
+import os
+import re
+import secrets
+import weakref
+from collections.abc import Callable, Generator
+from itertools import islice
+from random import SystemRandom
+from typing import Any
+
+from idservice import errors, exchange
+from idservice.core.allocator import Allocator, Request
+from idservice.core.epoch import Layout
+from idservice.exchange import RANGES_MAX, Answer, Refused, Reply, Unanswered
+
+BATCH_MAX = 10_000_000  # ids in one list
+PAUSE_FIRST_S = 0.02  # after a failed exchange, doubled with each further one
+PAUSE_MAX_S = 1.0
+HOLD_MIN_S, HOLD_MAX_S = 1.0, 60.0
+TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.01, 3600.0
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class BadBatch(errors.RequestRefused):
+    """A batch of {value!r} ids was asked for; it must be a whole number from 1 to {most}."""
+
+    code = "bad_count"
+
+
+class NotOpen(errors.IdserviceError):
+    """This client {why}."""
+
+    code = "not_open"
+    outcome = errors.NOT_APPLIED
+
+
+Failure = Refused | Unanswered
+Step = str | float  # what is to be done next: send a target and bring the reply, or wait seconds
+
+
+def checked(count: object) -> int:
+    """A batch's size. Raises BadBatch."""
+    if type(count) is not int or not 1 <= count <= BATCH_MAX:
+        raise BadBatch(value=count, most=BATCH_MAX)
+    return count
+
+
+class Stock:
+    """The ids of `counter` from the service at `url`. Raises Usage, BadName.
+
+    `timeout` is for one call, `hold` for how long ids are kept; `clock` tells seconds.
+    """
+
+    def __init__(
+        self, url: str, counter: str, *, timeout: float, hold: float, clock: Callable[[], float]
+    ) -> None:
+        self.place = exchange.place(url)
+        if not NAME.fullmatch(counter):
+            raise errors.BadName(value=counter[:80])
+        for what, value, least, most in (
+            ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),
+            ("hold", hold, HOLD_MIN_S, HOLD_MAX_S),
+        ):
+            if not least <= value <= most:
+                raise errors.Usage(
+                    why=f"{what} is {value!r}; it must be from {least:g} to {most:g} seconds"
+                )
+        self.counter = counter
+        self.timeout_s, self.hold_s = timeout, hold
+        self.clock = clock
+        self.not_open = "is not entered; use it in a with statement"
+        self.error: Failure | None = None  # of the last refill, where it failed
+        self.refusals = 0  # how many refills were told that asking again does not help
+        self._failures = 0  # refills in a row
+        self._retry_at = 0.0
+        self._ordinal, self._strict = 0, True  # until an answer says otherwise
+        self._random = SystemRandom()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew with nothing: what was held is another's, or over."""
+        self.allocator = Allocator(
+            Layout(base=0, limit=exchange.ID_MAX),
+            now=self.clock(),
+            runway_s=self.hold_s,
+            block_max=RANGES_MAX,
+            strict=self._strict,
+            hold_s=self.hold_s,
+        )
+
+    @property
+    def takes_ahead(self) -> bool:
+        """Whether ids may be held: not before it is known that the counter is not strict."""
+        return not self._strict
+
+    # --- out of memory ---------------------------------------------------------------------------
+
+    def take(self) -> int | None:
+        """The next id in memory."""
+        self.allocator.advance()
+        return self.allocator.take()
+
+    def take_many(self, count: int) -> list[int]:
+        """`count` ids, where so many are in memory; else none. Where another thread takes some
+        meanwhile it may be fewer."""
+        ids: list[int] = []
+        if self.allocator.held >= count:
+            while len(ids) < count:
+                self.allocator.advance()
+                before = len(ids)
+                ids += islice(self.allocator.cursor, count - before)
+                if len(ids) == before:
+                    break
+        return ids
+
+    # --- exchanges for one call ------------------------------------------------------------------
+
+    def borrow(self, count: int, deadline: float) -> Generator[Step, Reply | None, list[int]]:
+        """`count` ids for one caller, by exchanges of its own: what to do next, one after another.
+
+        A failed one is followed by another, with a nonce of its own, while the deadline lasts.
+        Raises Refused, WaitedTooLong.
+        """
+        ids: list[int] = []
+        failures = 0
+        outcome = errors.NOT_APPLIED
+        while len(ids) < count:
+            part = min(count - len(ids), self.allocator.block_max)
+            nonce = secrets.token_hex(16)
+            try:
+                reply = yield exchange.target(self.counter, part, nonce)
+                assert reply is not None
+                for block in self._believed(reply, part, nonce).blocks:
+                    ids += block
+                failures = 0
+            except (Refused, Unanswered) as error:
+                if error.outcome == errors.UNKNOWN:
+                    outcome = errors.UNKNOWN
+                if self._asks_for_less(error, part):
+                    continue
+                if is_final(error):
+                    raise
+                failures += 1
+                pause = self.pause(failures)
+                if self.clock() + pause >= deadline:
+                    raise self.gave_up(error, outcome) from None
+                yield pause
+        return ids
+
+    # --- refills ---------------------------------------------------------------------------------
+
+    def due(self, waiting: int) -> tuple[Request, str, str] | None:
+        """The request that is due, its nonce, and what to send."""
+        now = self.clock()
+        self.allocator.expire(now)
+        if self._strict or now < self._retry_at:
+            return None
+        request = self.allocator.due(now, waiting=waiting, first=min(waiting, 1))
+        if request is None:
+            return None
+        nonce = secrets.token_hex(16)
+        return request, nonce, exchange.target(self.counter, request.count, nonce)
+
+    def due_in(self, waiting: int) -> float | None:
+        """Seconds until a failed refill is to be tried again, where anybody still needs one."""
+        left = self._retry_at - self.clock()
+        return left if left > 0 and (waiting or self.allocator.held) else None
+
+    def expires_in(self) -> float | None:
+        """Seconds until the first ids held expire."""
+        at = self.allocator.expires_at
+        return None if at is None else max(0.0, at - self.clock())
+
+    def refilled(
+        self, allocator: Allocator, request: Request, nonce: str, reply: Reply | Failure,
+        since: float,
+    ) -> None:  # fmt: skip
+        """What a refill brought that was sent at `since`, or how it failed."""
+        try:
+            if isinstance(reply, Refused | Unanswered):
+                raise reply
+            answer = self._believed(reply, request.count, nonce)
+            allocator.lent(request.token, answer.blocks, self.clock(), since=since)
+            allocator.settle()  # it may have turned out to be strict
+            self._failures, self._retry_at, self.error = 0, 0.0, None
+        except (Refused, Unanswered) as error:
+            self._failures += 1
+            self._retry_at = self.clock() + self.pause(self._failures)
+            self.error = error
+            self._refused(allocator, request, error)
+
+    def _refused(self, allocator: Allocator, request: Request, error: Failure) -> None:
+        if error.code == "exhausted" and request.count > 1:
+            fewer = request.room + 1  # the end less all of what was asked for, and one
+            allocator.no_room(request.token, fewer, self.clock())
+        else:
+            allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
+            if is_final(error) and not self._asks_for_less(error, request.count):
+                self.refusals += 1
+
+    def _asks_for_less(self, error: Failure, count: int) -> bool:
+        """The service's --range-max is lower than our own."""
+        if error.code != "bad_count" or count == 1:
+            return False
+        self.allocator.block_max = count // 2
+        return True
+
+    def _believed(self, reply: Reply, count: int, nonce: str) -> Answer:
+        """Raises Refused, Unanswered."""
+        url = self.place.url
+        answer = exchange.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)
+        if exchange.is_newer(answer, url=url, ordinal=self._ordinal, strict=self._strict):
+            self._ordinal, self._strict = answer.ordinal, answer.strict
+            self.allocator.renew(Layout(base=0, limit=exchange.ID_MAX), strict=answer.strict)
+        return answer
+
+    # --- failures --------------------------------------------------------------------------------
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        longest = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(failures - 1, 10))
+        return longest * (0.5 + 0.5 * self._random.random())
+
+    def gave_up(self, error: Failure | None, outcome: str) -> errors.WaitedTooLong:
+        """What a call ends with when its time is over."""
+        why = str(error).rstrip(".") if error is not None else "no answer came"
+        late = errors.WaitedTooLong(name=self.counter, seconds=self.timeout_s, why=why)
+        late.outcome = outcome
+        return late
+
+    def check_open(self) -> None:
+        """Raises NotOpen."""
+        if self.not_open:
+            raise NotOpen(why=self.not_open)
+
+
+Steps = Generator[Step, Reply | None, list[int]]
+
+
+def next_step(steps: Steps, answer: Reply | Unanswered | None) -> Step:
+    """What to do next after `answer`, which is what the last step brought."""
+    return steps.throw(answer) if isinstance(answer, Unanswered) else steps.send(answer)
+
+
+entered: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`
+
+
+def _forget_in_child() -> None:
+    for client in list(entered):
+        client.forget_in_child()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def is_final(error: Failure) -> bool:
+    """Whether asking again does not help; after an unknown outcome it may, whatever was said."""
+    return not error.retryable and error.outcome != errors.UNKNOWN

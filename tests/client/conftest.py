@@ -1,0 +1,120 @@
+"""Both clients behind one face, and services that answer as a test wants."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, Self
+
+import pytest
+
+from idservice.client import AsyncClient, Client
+from tests.served import Served, served
+from tests.simulation.serving import table
+from tests.simulation.store import SimStore, Table
+
+
+class Threaded:
+    """The synchronous client, each call in a thread."""
+
+    def __init__(self, *arguments: Any, **rest: Any) -> None:
+        self.client = Client(*arguments, **rest)
+
+    async def __aenter__(self) -> Self:
+        self.client.__enter__()
+        return self
+
+    async def __aexit__(self, *what: Any) -> None:
+        await asyncio.to_thread(self.client.close)
+
+    async def next_id(self) -> int:
+        return await asyncio.to_thread(self.client.next_id)
+
+    async def batch(self, n: Any) -> list[int]:
+        return await asyncio.to_thread(self.client.batch, n)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.client.close)
+
+
+@pytest.fixture(params=[Threaded, AsyncClient], ids=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Either client; both are asked as the asynchronous one is."""
+    return request.param
+
+
+@pytest.fixture
+def data() -> Table:
+    return table("default", "orders")
+
+
+@pytest.fixture
+async def service(data: Table) -> AsyncIterator[Served]:
+    async with served(SimStore(Random(1), data), control=False) as service:
+        yield service
+
+
+Says = Callable[[str], Awaitable[bytes | None]]
+
+
+@asynccontextmanager
+async def saying(says: Says) -> AsyncIterator[str]:
+    """The address of something that answers each target with bytes, or hangs up where None."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                answer = await says(head.split(b" ")[1].decode())
+                if answer is None:
+                    break
+                writer.write(answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def answer(body: Any, status: int = 200, kind: str = "application/json") -> bytes:
+    """An HTTP answer."""
+    text = json.dumps(body)
+    return (
+        f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(text)}\r\n\r\n{text}"
+    ).encode()
+
+
+def asked(target: str) -> tuple[int, str]:
+    """The count and the nonce of a target."""
+    query = dict(pair.split("=") for pair in target.partition("?")[2].split("&"))
+    return int(query["count"]), query["nonce"]
+
+
+class Central:
+    """Hands out ids of `orders` from `first` on, in one epoch, without end."""
+
+    def __init__(self, *, mode: str = "block", epoch: int = 1, first: int = 0) -> None:
+        self.mode, self.epoch, self.next = mode, epoch, first
+        self.nonces: list[str] = []
+        self.counts: list[int] = []
+
+    def ids(self, target: str, **other: Any) -> bytes:
+        count, nonce = asked(target)
+        self.nonces.append(nonce)
+        self.counts.append(count)
+        first, self.next = self.next, self.next + count
+        return answer(
+            {
+                "counter": "orders", "count": count, "epoch": self.epoch, "mode": self.mode,
+                "ranges": [{"first": first, "step": 1, "count": count}], "nonce": nonce, **other,
+            }
+        )  # fmt: skip
+
+    async def __call__(self, target: str) -> bytes | None:
+        return self.ids(target)

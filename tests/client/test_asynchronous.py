@@ -1,0 +1,135 @@
+"""Tasks, time and forks of the asynchronous client."""
+
+import asyncio
+import os
+
+import pytest
+
+from idservice.client import AsyncClient, NotOpen
+from idservice.exchange import Reply
+from tests.client.conftest import Central, saying
+from tests.served import Served
+from tests.simulation.loop import VirtualLoop, elapse, run
+
+
+def over(client: AsyncClient, central: Central, *, delay: float = 0.01) -> None:
+    """Let a client ask `central` without a socket, for the virtual loop."""
+
+    async def ask(method: str, target: str, body: bytes = b"") -> Reply:
+        await elapse(delay)
+        head, _, text = central.ids(target).partition(b"\r\n\r\n")
+        return Reply(int(head.split()[1]), "application/json", text)
+
+    client._central.ask = ask  # type: ignore[method-assign]
+
+
+def test_ids_that_are_not_used_in_time_are_dropped_and_nothing_runs_for_an_idle_client() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        central = Central()
+        async with AsyncClient("http://c:1", "orders", hold=5.0) as client:
+            over(client, central)
+            for _ in range(200):
+                await client.next_id()
+                await elapse(0.001)
+            assert client._stock.allocator.held
+            await elapse(5.1)
+            assert not client._stock.allocator.held
+            exchanges = len(central.counts)
+            await elapse(3600.0)
+            assert len(central.counts) == exchanges
+            assert client._refilling is None
+            assert client._expiry is None
+            assert await client.next_id() > 200
+
+    run(main())
+
+
+def test_a_steady_caller_never_waits_and_loses_no_id_to_expiry() -> None:
+    async def main() -> None:
+        central = Central()
+        async with AsyncClient("http://c:1", "orders") as client:
+            over(client, central, delay=0.5)
+            loop = asyncio.get_running_loop()
+            waits = 0
+            for number in range(6000):  # 100 a second
+                before = loop.time()
+                await client.next_id()
+                waits += number > 1000 and loop.time() > before
+                await elapse(0.01)
+            assert waits == 0
+            assert not client._stock.allocator.gaps
+            assert len(central.counts) < 40
+
+    run(main())
+
+
+def test_one_of_many_who_wait_may_leave() -> None:
+    async def main() -> None:
+        central = Central()
+        async with AsyncClient("http://c:1", "orders", timeout=20.0) as client:
+            over(client, central, delay=1.0)
+            await client.next_id()
+            waiting = [asyncio.create_task(client.next_id()) for _ in range(20)]
+            await elapse(0.5)
+            for task in waiting[::3]:
+                task.cancel()
+            found = await asyncio.gather(*waiting, return_exceptions=True)
+            ids = [id for id in found if isinstance(id, int)]
+            left = [one for one in found if isinstance(one, asyncio.CancelledError)]
+            assert len(left) == 7
+            assert len(set(ids)) == len(ids) == 13
+            assert not client._waiters
+
+    run(main())
+
+
+async def test_iteration_goes_on_without_end(service: Served) -> None:
+    ids = []
+    async with AsyncClient(service.url) as client:
+        async for id in client:
+            ids.append(id)
+            if len(ids) == 500:
+                break
+    assert len(set(ids)) == 500
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_forked_child_is_told_to_enter_one_of_its_own(service: Served) -> None:
+    async with AsyncClient(service.url) as client:
+        for _ in range(50):
+            await client.next_id()
+        assert client._stock.allocator.held
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - another process
+            code = 1
+            try:
+                client.next_id().send(None)
+            except NotOpen as refused:
+                code = 0 if "in the child" in str(refused) else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert await client.next_id() >= 0
+
+
+async def test_cancelling_a_strict_call_costs_that_id_only() -> None:
+    central = Central(mode="strict")
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def say(target: str) -> bytes:
+        sent = central.ids(target)
+        reached.set()
+        if len(central.counts) == 1:
+            await go.wait()
+        return sent
+
+    async with saying(say) as url, AsyncClient(url, "orders") as client:
+        call = asyncio.create_task(client.next_id())
+        await reached.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        go.set()
+        assert [await client.next_id() for _ in range(3)] == [1, 2, 3]

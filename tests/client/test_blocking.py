@@ -1,0 +1,202 @@
+"""Threads and forks of the synchronous client."""
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from idservice.client import Client, NotOpen, WaitedTooLong
+from tests.client.conftest import Central, saying
+from tests.served import Served
+from tests.simulation.store import Table
+
+
+def hammered(client: Client, threads: int, each: int) -> list[int]:
+    """Ids taken by several threads at once."""
+    found: list[list[int]] = [[] for _ in range(threads)]
+    begin = threading.Barrier(threads)
+
+    def work(mine: list[int], number: int) -> None:
+        begin.wait()
+        while len(mine) < each:
+            if number % 2 and len(mine) % 50 == 0:
+                mine += client.batch(20)
+            mine.append(client.next_id())
+
+    workers = [threading.Thread(target=work, args=(mine, n)) for n, mine in enumerate(found)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return [id for mine in found for id in mine]
+
+
+async def test_threads_never_share_an_id(service: Served) -> None:
+    def work() -> tuple[list[int], list[int]]:
+        with Client(service.url, timeout=30.0) as one, Client(service.url, timeout=30.0) as two:
+            return hammered(one, 8, 4000), hammered(two, 3, 1000)
+
+    one, two = await asyncio.to_thread(work)
+    ids = one + two
+    assert len(set(ids)) == len(ids)
+
+
+async def test_threads_and_expiry_never_share_an_id(
+    service: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor is taken away again and again under the threads' hands."""
+
+    def work() -> list[int]:
+        with Client(service.url, timeout=30.0) as client:
+            stock = client._stock
+            over = threading.Event()
+
+            def expires() -> None:
+                while not over.wait(0.0005):
+                    with client._lock:
+                        stock.allocator.expire(float("inf"))
+
+            expiring = threading.Thread(target=expires)
+            expiring.start()
+            try:
+                ids = hammered(client, 6, 2000)
+            finally:
+                over.set()
+                expiring.join()
+            assert stock.allocator.gaps["expired"]
+            return ids
+
+    ids = await asyncio.to_thread(work)
+    assert len(set(ids)) == len(ids)
+
+
+async def test_iteration_goes_on_without_end(service: Served) -> None:
+    def work() -> list[int]:
+        with Client(service.url) as client:
+            ids = []
+            for id in client:
+                ids.append(id)
+                if len(ids) == 500:
+                    return ids
+        raise AssertionError
+
+    ids = await asyncio.to_thread(work)
+    assert len(set(ids)) == 500
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_forked_child_has_ids_of_its_own(service: Served) -> None:
+    def work() -> tuple[list[int], list[int]]:
+        with Client(service.url, timeout=30.0) as client:
+            parent = [client.next_id() for _ in range(500)]
+            assert client._stock.allocator.held
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:  # pragma: no cover - another process
+                code = 1
+                try:
+                    ids = [client.next_id() for _ in range(500)] + client.batch(100)
+                    os.write(write, ",".join(map(str, ids)).encode())
+                    client.close()
+                    code = 0
+                finally:
+                    os._exit(code)
+            os.close(write)
+            parent += [client.next_id() for _ in range(500)]
+            with open(read) as pipe:
+                child = [int(id) for id in pipe.read().split(",")]
+            assert os.waitpid(pid, 0)[1] == 0
+            parent += [client.next_id() for _ in range(500)]
+            return parent, child
+
+    parent, child = await asyncio.to_thread(work)
+    assert len(child) == 600
+    assert len({*parent, *child}) == len(parent) + len(child)
+
+
+async def test_a_slow_refill_does_not_hold_up_who_has_ids_in_memory(data: Table) -> None:
+    central = Central()
+    slow = asyncio.Event()
+    go = asyncio.Event()
+
+    async def say(target: str) -> bytes:
+        if slow.is_set():
+            await go.wait()
+        return central.ids(target)
+
+    async with saying(say) as url:
+        with Client(url, "orders", timeout=30.0) as client:
+            await asyncio.to_thread(lambda: [client.next_id() for _ in range(200)])
+            held = client._stock.allocator.held
+            assert held > 1
+            slow.set()
+            await asyncio.to_thread(lambda: [client.next_id() for _ in range(held)])
+            go.set()
+            await asyncio.to_thread(client.next_id)
+
+
+async def test_a_thread_begins_with_the_first_need_and_ends_with_the_client(
+    service: Served,
+) -> None:
+    before = set(threading.enumerate())
+
+    def ours() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t not in before and t.name == "idservice"]
+
+    def work() -> None:
+        with Client(service.url) as client:
+            assert not ours()
+            for _ in range(20):
+                client.next_id()
+            (thread,) = ours()
+            assert thread.daemon
+        assert not ours()
+        with pytest.raises(NotOpen):
+            client.next_id()
+
+    await asyncio.to_thread(work)
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_not_the_end(data: Table) -> None:
+    central = Central(mode="strict")
+    turn = iter(range(10**6))
+
+    async def say(target: str) -> bytes | None:
+        return None if next(turn) % 2 else central.ids(target)
+
+    def work(url: str) -> list[int]:
+        with Client(url, "orders") as client:
+            return [client.next_id() for _ in range(5)]
+
+    async with saying(say) as url:
+        assert await asyncio.to_thread(work, url) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + b" " * 2_000_000],
+    ids=["nothing", "no HTTP", "cut off", "too long"],
+)  # fmt: skip
+async def test_what_is_no_whole_answer_is_unknown(said: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(said)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    def work(url: str) -> Any:
+        with Client(url, timeout=0.1) as client, pytest.raises(WaitedTooLong) as refused:
+            client.next_id()
+        return refused.value.outcome
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        assert await asyncio.to_thread(work, f"http://127.0.0.1:{port}") == "unknown"

@@ -1,0 +1,168 @@
+"""What a client holds, on a clock of its own: expiry, epochs, and no prefetch without need."""
+
+from typing import Any
+
+import pytest
+
+from idservice.client.stock import PAUSE_FIRST_S, Stock
+from idservice.exchange import Reply, Unanswered, json
+from tests.client.conftest import asked
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stock(clock: Clock) -> Stock:
+    """One that has learnt that its counter is no strict one."""
+    stock = Stock("http://c:1", "orders", timeout=2.0, hold=10.0, clock=clock)
+    assert borrowed(stock, 1) == [0]
+    return stock
+
+
+def reply(target: str, *, first: int, epoch: int = 1, mode: str = "block") -> Reply:
+    count, nonce = asked(target)
+    body = {
+        "counter": "orders", "count": count, "epoch": epoch, "mode": mode, "nonce": nonce,
+        "ranges": [{"first": first, "step": 1, "count": count}],
+    }  # fmt: skip
+    return Reply(200, "application/json", json.dumps(body).encode())
+
+
+def borrowed(stock: Stock, count: int, first: int = 0, **rest: Any) -> list[int]:
+    steps = stock.borrow(count, 1e9)
+    target = steps.send(None)
+    try:
+        steps.send(reply(str(target), first=first, **rest))
+    except StopIteration as end:
+        return list(end.value)
+    raise AssertionError
+
+
+def refill(
+    stock: Stock, first: int, *, waiting: int = 1, since: float | None = None, **rest: Any
+) -> int:
+    due = stock.due(waiting)
+    assert due is not None
+    request, nonce, target = due
+    at = stock.clock() if since is None else since
+    stock.refilled(stock.allocator, request, nonce, reply(target, first=first, **rest), at)
+    return request.count
+
+
+def test_ids_expire_so_long_after_they_were_asked_for(stock: Stock, clock: Clock) -> None:
+    clock.now = 101.0
+    count = refill(stock, 100, waiting=9, since=100.5)
+    assert stock.take_many(2) == [100, 101]
+    assert stock.expires_in() == 9.5
+    clock.now = 110.4
+    assert stock.due(0) is None
+    assert stock.allocator.held == count - 2
+    clock.now = 110.5
+    assert stock.due(0) is None
+    assert stock.allocator.held == 0
+    assert stock.allocator.gaps == {"expired": count - 2}
+    assert stock.expires_in() is None
+
+
+def test_each_refill_expires_by_itself(stock: Stock, clock: Clock) -> None:
+    clock.now = 101.0
+    refill(stock, 100, waiting=9)
+    held = stock.allocator.held
+    assert len(stock.take_many(held - 1)) == held - 1
+    clock.now = 105.0
+    later = refill(stock, 500)
+    clock.now = 111.0
+    assert stock.due(0) is None
+    assert stock.allocator.held == later
+    assert stock.take() == 500
+    clock.now = 115.0
+    stock.due(0)
+    assert stock.allocator.held == 0
+
+
+def test_nothing_is_borrowed_for_nobody(stock: Stock, clock: Clock) -> None:
+    assert stock.due(0) is None
+    refill(stock, 100, waiting=9)
+    clock.now += 60.0
+    assert stock.due(0) is None
+    assert stock.due_in(0) is None
+
+
+def test_a_rare_caller_holds_no_more_than_it_needs(stock: Stock, clock: Clock) -> None:
+    for first in range(100, 200, 10):
+        clock.now += 60.0
+        assert refill(stock, first) == 1
+        assert stock.take() == first
+    assert not stock.allocator.gaps
+
+
+def test_what_is_held_is_about_what_is_used_while_it_may_be(stock: Stock, clock: Clock) -> None:
+    first = 1000
+    for tick in range(4000):  # 100 ids a second
+        clock.now += 0.01
+        due = stock.due(0)
+        if stock.take() is None or due is not None:
+            due = due or stock.due(1)
+            if due is not None:
+                request, nonce, target = due
+                since = clock.now
+                stock.refilled(stock.allocator, request, nonce, reply(target, first=first), since)
+                first += request.count
+        if tick > 2000:
+            assert 0 < stock.allocator.held <= 1000
+    assert stock.allocator.gaps.get("expired", 0) == 0
+
+
+def test_a_newer_epoch_drops_what_is_held_and_an_older_one_is_not_believed(stock: Stock) -> None:
+    count = refill(stock, 100, waiting=9)
+    assert borrowed(stock, 2, first=900, epoch=2) == [900, 901]
+    assert stock.allocator.held == 0
+    assert stock.allocator.gaps == {"epoch": count}
+    refill(stock, 300, epoch=1)
+    assert stock.allocator.held == 0
+    assert isinstance(stock.error, Unanswered)
+    assert "epoch 1 is over" in str(stock.error)
+
+
+def test_a_refill_that_turns_out_to_be_strict_is_burnt(stock: Stock) -> None:
+    count = refill(stock, 100, waiting=9, epoch=2, mode="strict")
+    assert not stock.takes_ahead
+    assert stock.allocator.held == 0
+    assert stock.allocator.gaps == {"abandoned": count}
+
+
+def test_an_answer_to_an_earlier_request_is_burnt(stock: Stock) -> None:
+    due = stock.due(1)
+    assert due is not None
+    request, nonce, target = due
+    answer = reply(target, first=100)
+    stock.refilled(stock.allocator, request, nonce, answer, 100.0)
+    held = stock.allocator.held
+    stock.refilled(stock.allocator, request, nonce, answer, 100.0)
+    assert stock.allocator.held == held
+    assert stock.allocator.gaps == {"late": request.count}
+
+
+def test_failed_refills_pause_longer_and_ask_for_less(stock: Stock, clock: Clock) -> None:
+    due = stock.due(9)
+    assert due is not None
+    first = due[0].count
+    stock.refilled(stock.allocator, due[0], due[1], Unanswered(url="u", why="reset"), clock.now)
+    assert stock.due(9) is None
+    pause = stock.due_in(9)
+    assert pause is not None
+    assert PAUSE_FIRST_S / 2 <= pause <= PAUSE_FIRST_S
+    clock.now += pause
+    due = stock.due(9)
+    assert due is not None
+    assert due[0].count <= max(1, first // 2)
