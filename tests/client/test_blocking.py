@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,15 @@ from idservice.client import Client, NotOpen, WaitedTooLong
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.store import Table
+
+
+@pytest.fixture(autouse=True)
+def _restless() -> Iterator[None]:
+    """Threads take turns as often as can be, in the middle of anything."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def hammered(client: Client, threads: int, each: int) -> list[int]:

@@ -1,10 +1,13 @@
 """What a client holds, on a clock of its own: expiry, epochs, and no prefetch without need."""
 
+from itertools import islice
+from random import Random
 from typing import Any
 
 import pytest
 
 from idservice.client.stock import PAUSE_FIRST_S, Stock
+from idservice.core.allocator import Allocator
 from idservice.exchange import Reply, Unanswered, json
 from tests.client.conftest import asked
 
@@ -166,3 +169,34 @@ def test_failed_refills_pause_longer_and_ask_for_less(stock: Stock, clock: Clock
     due = stock.due(9)
     assert due is not None
     assert due[0].count <= max(1, first // 2)
+
+
+def test_an_id_that_another_thread_takes_at_any_moment_is_nobody_else_s(
+    stock: Stock, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the allocator looks how much is left, somebody takes an id right after."""
+    looked = Allocator._left_in_segment
+    stolen: list[int] = []
+
+    def look(allocator: Allocator) -> int:
+        left = looked(allocator)
+        stolen.extend(islice(allocator.cursor, 1))
+        return left
+
+    monkeypatch.setattr(Allocator, "_left_in_segment", look)
+    rng, first, ids = Random(1), 1000, []
+    for _ in range(2000):
+        clock.now += rng.choice((0.0, 0.01, 0.1, 4.0))
+        due = stock.due(rng.choice((0, 1, 30)))
+        if due is not None:
+            request, nonce, target = due
+            lost = rng.random() < 0.2
+            answer = Unanswered(url="u", why="reset") if lost else reply(target, first=first)
+            stock.refilled(stock.allocator, request, nonce, answer, clock.now)
+            first += request.count
+        ids += stock.take_many(rng.choice((1, 3, 8)))
+        id = stock.take()
+        ids += [] if id is None else [id]
+    assert len(ids) > 1000
+    assert len(stolen) > 1000
+    assert len({*ids, *stolen}) == len(ids) + len(stolen)
