@@ -1,13 +1,12 @@
 """What a counter may be called and configured as, and how one is created without repeating one."""
 
-import re
 from random import Random
 
 from idservice import errors
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name
+from idservice.exchange import NAME
 from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Adopted, Counter, Store
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 RUNWAY_MIN_S = 1.0
 RUNWAY_MAX_S = 86_400.0
 

@@ -12,7 +12,6 @@ from idservice.core.allocator import Request
 from idservice.exchange import HOLD_S, Reply, Unanswered
 
 TIMEOUT_S = 2.0
-ATTEMPT_MIN_S = 0.001
 
 
 class AsyncClient:
@@ -152,7 +151,7 @@ class AsyncClient:
                 step = next_step(steps, answer)
                 answer = None
                 if isinstance(step, str):
-                    answer = await self._sent(step, deadline - self._stock.clock())
+                    answer = await self._sent(step, self._stock.attempt_s(deadline))
                 else:
                     await asyncio.sleep(step)
         except StopIteration as end:
@@ -161,7 +160,7 @@ class AsyncClient:
 
     async def _sent(self, target: str, timeout: float) -> Reply | Unanswered:
         try:
-            async with asyncio.timeout(max(ATTEMPT_MIN_S, timeout)):
+            async with asyncio.timeout(timeout):
                 return await self._central.ask("POST", target)
         except TimeoutError:
             return Unanswered(url=self._central.url, why="it took too long")
@@ -172,8 +171,9 @@ class AsyncClient:
 
     def _refill_if_due(self) -> None:
         if self._refilling is None:
-            due = self._stock.due(len(self._waiters))
-            if due is not None:
+            waiting = len(self._waiters)
+            due = self._stock.due(waiting)
+            if due is not None or self._stock.due_in(waiting) is not None:
                 self._refilling = self._loop.create_task(self._refill(due))
 
     async def _refill(self, due: tuple[Request, str, str] | None) -> None:
@@ -183,7 +183,7 @@ class AsyncClient:
                 if due is not None:
                     request, nonce, target = due
                     allocator, since = stock.allocator, stock.clock()
-                    reply = await self._sent(target, stock.timeout_s)
+                    reply = await self._sent(target, stock.attempt_s(since + stock.timeout_s))
                     stock.refilled(allocator, request, nonce, reply, since)
                     self._wake()
                     self._watch_expiry()

@@ -49,6 +49,7 @@ class Client:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        self._start_anew()
         self._stock.not_open = ""
         entered.add(self)
         return self
@@ -148,7 +149,7 @@ class Client:
                     step = next_step(steps, answer)
                 answer = None
                 if isinstance(step, str):
-                    answer = self._sent(step, deadline - time.monotonic())
+                    answer = self._sent(step, self._stock.attempt_s(deadline))
                 else:
                     time.sleep(step)
         except StopIteration as end:
@@ -175,7 +176,7 @@ class Client:
         while (due := self._awaited()) is not None:
             allocator, request, nonce, target = due
             since = time.monotonic()
-            reply = self._sent(target, stock.timeout_s)
+            reply = self._sent(target, stock.attempt_s(since + stock.timeout_s))
             with self._lock:
                 stock.refilled(allocator, request, nonce, reply, since)
                 self._filled.notify_all()

@@ -4,7 +4,6 @@ Both clients carry out what is decided here, the synchronous one under its lock.
 """
 
 import os
-import re
 import secrets
 import weakref
 from collections.abc import Callable, Generator
@@ -20,9 +19,9 @@ from idservice.exchange import RANGES_MAX, Answer, Refused, Reply, Unanswered
 BATCH_MAX = 10_000_000  # ids in one list
 PAUSE_FIRST_S = 0.02  # after a failed exchange, doubled with each further one
 PAUSE_MAX_S = 1.0
+ATTEMPT_MIN_S = 0.001
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 60.0
 TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.01, 3600.0
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 class BadBatch(errors.RequestRefused):
@@ -59,7 +58,7 @@ class Stock:
         self, url: str, counter: str, *, timeout: float, hold: float, clock: Callable[[], float]
     ) -> None:
         self.place = exchange.place(url)
-        if not NAME.fullmatch(counter):
+        if not exchange.NAME.fullmatch(counter):
             raise errors.BadName(value=counter[:80])
         for what, value, least, most in (
             ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),
@@ -126,7 +125,7 @@ class Stock:
         Raises Refused, WaitedTooLong.
         """
         ids: list[int] = []
-        failures = 0
+        epoch = failures = 0
         outcome = errors.NOT_APPLIED
         while len(ids) < count:
             part = min(count - len(ids), self.allocator.block_max)
@@ -134,7 +133,10 @@ class Stock:
             try:
                 reply = yield exchange.target(self.counter, part, nonce)
                 assert reply is not None
-                for block in self._believed(reply, part, nonce).blocks:
+                answer = self._believed(reply, part, nonce)
+                if answer.ordinal != epoch:
+                    epoch, ids = answer.ordinal, []  # earlier parts are of one that is over
+                for block in answer.blocks:
                     ids += block
                 failures = 0
             except (Refused, Unanswered) as error:
@@ -164,6 +166,10 @@ class Stock:
             return None
         nonce = secrets.token_hex(16)
         return request, nonce, exchange.target(self.counter, request.count, nonce)
+
+    def attempt_s(self, deadline: float) -> float:
+        """Seconds that one exchange may take: what comes later would be too old."""
+        return min(max(ATTEMPT_MIN_S, deadline - self.clock()), self.hold_s)
 
     def due_in(self, waiting: int) -> float | None:
         """Seconds until a failed refill is to be tried again, where anybody still needs one."""

@@ -7,9 +7,10 @@ from typing import Protocol, Self
 import msgspec
 
 from idservice.core.epoch import Layout, ordinal_of
+from idservice.exchange import ID_MAX, NUMBER_MAX
 
-LIMIT_DEFAULT = 2**53 - 1  # the highest integer JavaScript keeps; beyond it ids are JSON strings
-LIMIT_MAX = 2**63 - 2  # the position behind the highest id must still fit SQLite's integers
+LIMIT_DEFAULT = NUMBER_MAX
+LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
 DEFAULT_COUNTER = "default"
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from idservice import __version__
-from idservice.counters import NAME, RUNWAY_MAX_S, RUNWAY_MIN_S
+from idservice.counters import RUNWAY_MAX_S, RUNWAY_MIN_S
+from idservice.exchange import NAME
 from idservice.stores.protocol import LIMIT_MAX
 from idservice.web.ask import NONCE
 

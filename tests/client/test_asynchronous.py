@@ -6,7 +6,7 @@ import os
 import pytest
 
 from idservice.client import AsyncClient, NotOpen
-from idservice.exchange import Reply
+from idservice.exchange import Reply, Unanswered
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.loop import VirtualLoop, elapse, run
@@ -81,6 +81,32 @@ def test_one_of_many_who_wait_may_leave() -> None:
             assert len(left) == 7
             assert len(set(ids)) == len(ids) == 13
             assert not client._waiters
+
+    run(main())
+
+
+def test_who_comes_in_the_pause_after_a_refill_that_failed_is_served() -> None:
+    """Nobody waited any more when it failed, and nothing is in memory."""
+
+    async def main() -> None:
+        async with AsyncClient("http://c:1", "orders") as client:
+            over(client, Central())
+            await client.next_id()
+            ask = client._central.ask
+
+            async def fails(method: str, target: str, body: bytes = b"") -> Reply:
+                await elapse(0.01)
+                raise Unanswered(url="http://c:1", why="connection reset")
+
+            client._central.ask = fails  # type: ignore[method-assign]
+            leaves = asyncio.create_task(client.next_id())
+            await elapse(0.005)
+            leaves.cancel()
+            await elapse(0.006)
+            assert client._refilling is None
+            assert client._stock.due_in(1)
+            client._central.ask = ask  # type: ignore[method-assign]
+            assert await client.next_id() > 0
 
     run(main())
 

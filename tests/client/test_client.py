@@ -343,6 +343,28 @@ async def test_who_waits_is_told_that_it_is_closed(kind: Any) -> None:
                 task.cancel()
 
 
+async def test_a_client_may_be_entered_again(kind: Any, service: Served) -> None:
+    client = kind(service.url)
+    ids = []
+    for _ in range(2):
+        async with client:
+            ids += [await client.next_id() for _ in range(60)]
+    assert len(set(ids)) == 120
+
+
+async def test_a_batch_in_parts_is_of_one_epoch(kind: Any) -> None:
+    central = Central(mode="strict")
+
+    async def say(target: str) -> bytes:
+        if len(central.counts) == 1:
+            central.epoch, central.next = 2, 10_000_000
+        return central.ids(target)
+
+    async with saying(say) as url, kind(url, "orders", timeout=30.0) as client:
+        ids = await client.batch(1_500_000)
+    assert ids == list(range(10_000_000, 11_500_000))
+
+
 @pytest.mark.parametrize(
     ("arguments", "rest", "error"),
     [
