@@ -23,6 +23,7 @@ BENCHMARKS = (
     "workers",
     "batch",
     "strict",
+    "client",
     "fleet",
     "cost",
 )

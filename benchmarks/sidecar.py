@@ -6,7 +6,6 @@ out in the order of time.
 """
 
 from array import array
-from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +16,7 @@ from statistics import mean
 from benchmarks.measure import check
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
+from idservice.exchange import HOLD_S
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.supply import Limits
 
@@ -39,9 +39,7 @@ class Kind:
 
 
 DIRECT = Kind(Limits().runway, answer_s=0.01, hold_s=None, warm_up_s=90.0, window_s=30.0)
-HOLD_S = 10.0
-# Runway and what is on top of it are used up within the time that ids are held.
-CHAINED = Kind(HOLD_S / 2, answer_s=0.003, hold_s=HOLD_S, warm_up_s=30.0, window_s=10.0)
+CHAINED = Kind(Limits().runway, answer_s=0.003, hold_s=HOLD_S, warm_up_s=30.0, window_s=10.0)
 
 
 class Table:
@@ -78,12 +76,12 @@ class Sidecar:
             now=0.0,
             runway_s=kind.runway_s,
             block_max=Limits().block_max,
+            hold_s=kind.hold_s,
         )
         self.expires_at = NEVER
         self.waiting = 0
         self._life = life
-        self._hold_s = kind.hold_s
-        self._blocks: deque[tuple[float, int]] = deque()  # when each was asked for, and its size
+        self._borrows = kind.hold_s is not None
 
     def take(self) -> bool:
         """A request for one id, in the order of `Supply.take`; whether `due` is to be asked."""
@@ -104,29 +102,22 @@ class Sidecar:
 
     def granted(self, request: Request, asked_at: float, ids: range, now: float) -> None:
         """What it brought, first for those who wait."""
-        check(self.allocator.granted(request.token, ids, now), "a grant was refused")
+        if self._borrows:
+            fits = self.allocator.lent(request.token, [ids], now, since=asked_at)
+        else:
+            fits = self.allocator.granted(request.token, ids, now)
+        check(fits, "a grant was refused")
         waited, self.waiting = self.waiting, 0
         for _ in range(waited):
             self.take()
-        if self._hold_s is not None:
-            self._blocks.append((asked_at, len(ids)))
-            self.expires_at = self._blocks[0][0] + self._hold_s
+        self.expires_at = self.allocator.expires_at or NEVER
 
     def expire(self, now: float) -> int:
-        """Drop what is held for too long; how many ids.
-
-        This stands in for the allocator's own rule for chained stores. Ids are used in the order in
-        which they came, so the old ones are those that the younger blocks do not account for.
-        """
-        assert self._hold_s is not None
-        while self._blocks and self._blocks[0][0] + self._hold_s <= now:
-            self._blocks.popleft()
-        old = max(0, self.allocator.held - sum(size for _, size in self._blocks))
-        if old:
-            self.allocator.take_batch(old)
-            self.allocator.wasted(old)
-        self.expires_at = self._blocks[0][0] + self._hold_s if self._blocks else NEVER
-        return old
+        """Drop what is held for too long; how many ids."""
+        before = self.allocator.gaps.get("expired", 0)
+        self.allocator.expire(now)
+        self.expires_at = self.allocator.expires_at or NEVER
+        return self.allocator.gaps.get("expired", 0) - before
 
 
 def live(
@@ -134,7 +125,9 @@ def live(
 ) -> Generator[tuple[float, int], range, None]:
     """A life up to `until`: yields when it asks for how many indices, and is sent them."""
     sidecar = Sidecar(kind, life)
-    began = now = random.random() * kind.runway_s  # they do not start all at once
+    began = now = random.random() * min(
+        kind.runway_s, kind.hold_s or NEVER
+    )  # they do not start all at once
     peek_every = max(1, round(rate * (until - kind.warm_up_s) / PEEKS))
     request, asked_at, answer_at, ids = sidecar.due(now), now, NEVER, range(0)
     arrivals, arrival = 0, now + random.expovariate(rate)
