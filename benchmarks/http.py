@@ -18,7 +18,17 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.load import flat_out
-from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, distinct, interleaved, ratio, spread
+from benchmarks.measure import (
+    ROUNDS,
+    Row,
+    check,
+    cpu_seconds,
+    distinct,
+    interleaved,
+    machine,
+    ratio,
+    spread,
+)
 from benchmarks.picture import Bar, bars
 from benchmarks.processes import ROOT, on_load_core, serving
 from benchmarks.rivals import KINDS, Rival, redis_load
@@ -107,7 +117,7 @@ def run(quick: bool) -> list[Row]:
                 median(found),
                 "µs",
                 note=f"{spread(found)}, {median(per_second[name]):,.0f} per second on one core",
-                parts={"name": name},
+                parts={"name": name, "machine": machine()},
             )
             for name, found in us.items()
         ),
@@ -176,5 +186,6 @@ def documents(rows: list[Row]) -> dict[str, str]:
             title="What one id costs the server",
             subtitle=f"CPU per request, one core, {CONNECTIONS} keep-alive connections, flat out",
             unit="µs",
+            note=next((str(row.parts["machine"]) for row in rows if row.parts), ""),
         )
     }
