@@ -56,11 +56,11 @@ class Line:
         count: int,
         answer: Callable[[Served], None],
         *,
+        now: float,
         patience_s: float,
         gone: Callable[[], bool] | None = None,
     ) -> Waiter:
-        """Stand at the end of the line."""
-        now = self._loop.time()
+        """Stand at the end of the line from `now` on, in loop time."""
         waiter = Waiter(
             count, answer, gone, number=self.arrivals, since=now, deadline=now + patience_s
         )
@@ -71,16 +71,16 @@ class Line:
             self._timer = self._loop.call_at(waiter.deadline, self._expire)
         return waiter
 
-    def leave(self, waiter: Waiter) -> bool:
+    def leave(self, waiter: Waiter, now: float) -> bool:
         """Take one out of the line; False where it was out of it."""
         if self._waiting.pop(waiter.number, None) is None:
             return False
-        self._tally.wait_seconds += self._loop.time() - waiter.since
+        self._tally.wait_seconds += now - waiter.since
         return True
 
     def refuse(self, waiter: Waiter, error: IdserviceError) -> None:
         """Answer one with an error, but not before whoever calls this is done."""
-        if self.leave(waiter):
+        if self.leave(waiter, self._loop.time()):
             self._loop.call_soon(waiter.answer, error)
 
     def _expire(self) -> None:

@@ -117,7 +117,7 @@ class Supply:
         try:
             return await future
         except asyncio.CancelledError:
-            if not self._line.leave(waiter) and _has_result(future):
+            if not self._line.leave(waiter, self._loop.time()) and _has_result(future):
                 self.allocator.wasted(count)  # served, but gone
             raise
 
@@ -133,14 +133,16 @@ class Supply:
 
         First come, first served among those whom memory cannot serve at once.
         """
-        self._admit(count, self._loop.time())
-        waiter = self._line.join(count, answer, patience_s=self._limits.wait, gone=gone)
+        now = self._loop.time()
+        self._admit(count, now)
+        patience_s = self._limits.wait
+        waiter = self._line.join(count, answer, now=now, patience_s=patience_s, gone=gone)
         self.refill_if_due()
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Stand in line no longer."""
-        self._line.leave(waiter)
+        self._line.leave(waiter, self._loop.time())
 
     def _admit(self, count: int, now: float) -> None:
         if self.suspect is not None:
@@ -368,13 +370,14 @@ class Supply:
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
         when it was sent, which are the ones that had `arrived` (I8)."""
+        now = self._loop.time()
         waiting = list(self._line)
         served = []
         for waiter in waiting:
             late = self.counter.strict and waiter.number >= arrived
             blocks = None if late else self.allocator.take_batch(waiter.count)
             if blocks is not None:
-                self._line.leave(waiter)
+                self._line.leave(waiter, now)
                 served.append((waiter, blocks))
         if self.counter.strict:
             self._expect(len(waiting))
