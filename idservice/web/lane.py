@@ -250,10 +250,11 @@ class Lane(asyncio.Protocol):
 
     def _remember(self, head: bytes, target: Target) -> None:
         """Know the same request again, and one that differs from it as it does from the last."""
+        form = None  # not that of an earlier request: it asked for something else
         if self._head is not None and self._forms_left:
             self._forms_left -= 1
-            self._form = form_of(self._head, head)
-        self._head, self._target = head, target
+            form = form_of(self._head, head)
+        self._head, self._form, self._target = head, form, target
 
     def _forget(self) -> None:
         self._head = self._form = None

@@ -616,6 +616,23 @@ async def test_forms_are_learnt_for_as_long_as_they_fit_now_and_then(
     assert not hand.takers
 
 
+@pytest.mark.parametrize("before", range(FORMS_MAX + 2))
+async def test_a_form_is_that_of_the_last_request_or_of_none(hand: Hand, before: int) -> None:
+    """Also where the form of an earlier one was the last that was tried for."""
+    lane, transport = hand.lane()
+    for number in range(before):  # never two of one length
+        await hand.stocked()
+        lane.data_received(head(GET, H, b"y: " + b"t" * number))
+    for asked in (traced(1), traced(2), traced(3, of=b"/next?count=2")):
+        await hand.stocked()
+        lane.data_received(asked)
+    assert transport.written.endswith(b"\n")
+    await hand.stocked()
+    lane.data_received(traced(4))
+    assert transport.written[-1:].isdigit()
+    assert not hand.takers
+
+
 async def test_what_the_socket_does_not_take_goes_behind_in_order(hand: Hand) -> None:
     lane, transport = hand.lane()
     ours, theirs = socket.socketpair()
