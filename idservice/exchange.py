@@ -85,6 +85,7 @@ def place(url: str) -> Place:
             raise ValueError
         if parts.fragment or not url.isprintable() or " " in url:
             raise ValueError
+        host.encode("idna")  # as who connects does; of a part that is empty or too long
     except ValueError:
         raise errors.Usage(
             why=f"the address of a service is {url!r}; it must be http://HOST:PORT,"

@@ -176,7 +176,8 @@ def test_a_place_is_read_from_its_address(url: str, expected: tuple[object, ...]
     "url",
     ["", "central:8080", "http://", "http://:80", "http://c:99999", "http://c:0", "ftp://c:80",
      "http://c:80/v1", "http://c:80/?a=b", "http://c:80/#a", "http://u:p@c:80", "unix:",
-     "http://c d", "http://c:8080\r\nHost: d", "http://ü:80"],
+     "http://c d", "http://c:8080\r\nHost: d", "http://ü:80", "http://a..b:80",
+     f"http://{'c' * 64}:80"],
 )  # fmt: skip
 def test_an_address_of_no_known_form_is_refused_with_the_forms(url: str) -> None:
     with pytest.raises(errors.Usage, match="unix:PATH"):
