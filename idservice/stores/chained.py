@@ -16,6 +16,8 @@ from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, P
 
 T = TypeVar("T")
 
+VERIFY_MAX_S = 5.0  # for a service to say that it is one
+
 
 class NotShown(errors.NotApplied):
     """{store} shows and changes no counters, so {action} is not possible there; ask where the
@@ -102,9 +104,11 @@ class ChainedStore:
     async def verify(self) -> None:
         """See that a service answers there; whether its store is the right one it sees itself."""
         try:
-            reply = await self._central.ask("GET", "/livez")
-        except Unanswered as error:
-            why = f"no service answers there ({error.why})"
+            async with asyncio.timeout(VERIFY_MAX_S):
+                reply = await self._central.ask("GET", "/livez")
+        except (Unanswered, TimeoutError) as error:
+            reason = error.why if isinstance(error, Unanswered) else f"within {VERIFY_MAX_S:g} s"
+            why = f"no service answers there ({reason})"
             raise errors.StoreUnready(store=self.address, why=why, waiting_helps=True) from None
         if (reply.status, reply.body) != (200, b"live"):
             raise errors.StoreUnready(

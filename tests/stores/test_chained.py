@@ -1,6 +1,7 @@
 """A service as the store: what its answers and refusals come to, over real connections."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -315,6 +316,18 @@ async def test_a_store_that_is_no_service_is_not_ready() -> None:
             await store.init(new_counter("default", random))
     with pytest.raises(errors.StoreUnready, match="no idservice"):
         await ChainedStore(Said(Reply(200, "text/html", b"<h1>"))).verify()
+
+
+async def test_a_store_that_takes_connections_and_never_answers_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("idservice.stores.chained.VERIFY_MAX_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with open_store(f"http://127.0.0.1:{silent.getsockname()[1]}") as store:
+            with pytest.raises(errors.StoreUnready, match=r"within 0\.05 s") as refused:
+                async with asyncio.timeout(10):
+                    await store.verify()
+    assert refused.value.waiting_helps
 
 
 async def test_no_redirect_is_followed_and_no_proxy_of_the_environment_is_used(
