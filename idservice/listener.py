@@ -14,7 +14,8 @@ from typing import Self
 
 from aiohttp import web
 
-from idservice.listen import BACKLOG
+from idservice.errors import CannotListen
+from idservice.listen import BACKLOG, url
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk
 from idservice.web.lane import Lanes
@@ -32,6 +33,7 @@ _failed = Sampled(log)
 
 class Listener:
     """Serves `bound` while it is entered; through the fast lane, where there is a `desk` for it.
+    Raises CannotListen.
 
     `seat` tells whether another process should have the next connection.
     """
@@ -60,7 +62,10 @@ class Listener:
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         self._bound.setblocking(False)
-        self._bound.listen(BACKLOG)
+        try:
+            self._bound.listen(BACKLOG)
+        except OSError as error:  # it was free when it was bound, and another was quicker
+            raise CannotListen(address=url(self._bound), why=error.strerror) from error
         self._loop.add_reader(self._bound, self._readable)
         return self
 

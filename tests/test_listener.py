@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from idservice import errors
 from idservice import listener as module
 from idservice.listener import Listener
 from idservice.web.connection import Gate
@@ -60,6 +61,19 @@ def test_small_answers_are_sent_without_delay(
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(work())
+
+
+async def test_an_address_that_another_was_quicker_to_listen_on_is_named() -> None:
+    """Until one listens, several may be bound to it."""
+    with socket.socket() as late, socket.socket() as quick:
+        for bound in (late, quick):
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(late.getsockname() if bound is quick else ("127.0.0.1", 0))
+        quick.listen()
+        port = late.getsockname()[1]
+        with pytest.raises(errors.CannotListen, match=f"127.0.0.1:{port}: Address already in use"):
+            async with listening(bound=late):
+                pass
 
 
 async def test_a_listener_that_lets_others_first_serves_in_the_end(
