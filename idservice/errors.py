@@ -221,6 +221,13 @@ class EpochChanged(NotApplied):
     that begins with gone-back, it was moved back, see 'A restored store' in the README."""
 
 
+class NotShown(NotApplied):
+    """{store} shows and changes no counters, so {action} is not possible there; ask where the
+    central's --admin-listen says, or use its own store."""
+
+    retryable = False
+
+
 class PositionIllFormed(NotApplied):
     """The position of counter {name!r} in {store} cannot be read: {why}."""
 

@@ -157,7 +157,7 @@ class Service:
             )
             self.health.failed(slow)
             raise slow from None
-        except errors.PositionIllFormed:
+        except (errors.PositionIllFormed, errors.NotShown):
             self.health.answered()
             raise
         except errors.StoreError as error:

@@ -19,13 +19,6 @@ T = TypeVar("T")
 VERIFY_MAX_S = 5.0  # for a service to say that it is one
 
 
-class NotShown(errors.NotApplied):
-    """{store} shows and changes no counters, so {action} is not possible there; ask where the
-    central's --admin-listen says, or use its own store."""
-
-    retryable = False
-
-
 class Shown(msgspec.Struct, frozen=True):
     """A counter as a service shows it, as far as it matters here."""
 
@@ -191,7 +184,7 @@ class ChainedStore:
         """The entry as the service shows it, else as its answers told it so far; uses no id."""
         try:
             shown = await self._shown(name)
-        except NotShown:
+        except errors.NotShown:
             return self._known.get(name) or _untold(name)
         if shown is None:
             return None
@@ -266,7 +259,7 @@ class ChainedStore:
 
     def _refusal(self, error: Refused, action: str) -> errors.StoreError:
         if error.code in ("unknown_path", "write_refused", "method_not_allowed"):
-            return NotShown(store=self.address, action=action)
+            return errors.NotShown(store=self.address, action=action)
         if error.outcome == errors.UNKNOWN:
             return self._unknown(action, error.why)
         return self._not_applied(action, error.why)
