@@ -125,6 +125,13 @@ class CounterDiffers(RequestRefused):
     status = 409
 
 
+class ChangeRefused(RequestRefused):
+    """Counter {name!r} was not changed: {why}."""
+
+    code = "change_refused"
+    status = 409
+
+
 class Exhausted(RequestRefused):
     """Counter {name!r} has not {count} ids left below its limit {limit}."""
 
@@ -151,6 +158,13 @@ class RangeRefused(RequestRefused):
 
     code = "range_refused"
     status = 416
+
+
+class Suspended(RequestRefused):
+    """Counter {name!r} is suspended; `idservice resume {name}` ends that."""
+
+    code = "suspended"
+    status = 423
 
 
 # --- a request that may be sent again -------------------------------------------------------------

@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -65,7 +64,7 @@ def test_on_dynamodb(backend: backends.Dynamo, tmp_path: Path) -> None:
     store = f"dynamodb:{backend.address}"
     run = ("next", "--store", store)
     with engines.by_hand(backend.url) as client:
-        recreate(client, backend.table)
+        engines.recreate(client, backend.table)
         refused = command(*run, folder=tmp_path)
         assert refused.returncode == 3
         assert "A restored store" in refused.stderr
@@ -85,22 +84,8 @@ def test_on_dynamodb(backend: backends.Dynamo, tmp_path: Path) -> None:
         )
         done = command(*run, folder=tmp_path)
         assert (done.returncode, done.stdout) == (0, "500\n"), done.stderr
-        recreate(client, backend.table)
+        engines.recreate(client, backend.table)
         assert command(*run, folder=tmp_path).returncode == 3, "and it is watched over again"
-
-
-def recreate(client: Any, table: str) -> None:
-    copy = client.scan(TableName=table)["Items"]
-    client.update_table(TableName=table, DeletionProtectionEnabled=False)
-    client.delete_table(TableName=table)
-    client.create_table(
-        TableName=table,
-        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    for item in copy:
-        client.put_item(TableName=table, Item=item)
 
 
 def test_show_says_that_a_closed_position_grants_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ I4   A reservation without a readable answer is burnt: its range is a gap, and a
      for. What it got is never inferred from a later read.
 I6   A position is an index k. Shard s of S shards in an epoch with base b yields the id
      b + s + S*k; the limit is the highest id. A block belongs to one epoch; a grant of an epoch
-     that is no longer the counter's own is burnt.
+     that is no longer the counter's own is burnt. An epoch opens only after every shard of the one
+     before is sealed, with a base above every id they ever granted. A lower ordinal is ignored.
 I7   Every transport error means "unknown", "could not connect" included (applied writes are
      reported so), and so does a success without well-formed contents. "Not applied" is only what
      the store itself said in its own words to the only attempt. One attempt per call; whether to
@@ -19,8 +20,8 @@ I8   A strict counter holds nothing between requests. Requests that wait togethe
      sent, and the rest is burnt.
 I9   Every count is above 0 and every id within the limit, checked where the value is made; the
      store checks the limit in the same write.
-I10  A position comes to be only by create. A reservation on a missing position is an error, never
-     a start from 0.
+I10  A position comes to be only by create or, closed, by a seal. A reservation on a missing
+     position is an error, never a start from 0.
 I11  Taking an id is synchronous: nothing can run between reading a cursor and moving it.
 I12  An answer to an old request changes nothing: each request carries a token, and one request
      per counter is outstanding.

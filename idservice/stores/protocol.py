@@ -12,6 +12,7 @@ from idservice.exchange import ID_MAX, NUMBER_MAX
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
 DEFAULT_COUNTER = "default"
+ACTIVE, SUSPENDED, DELETED = "active", "suspended", "deleted"  # states of a counter
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,11 +25,43 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     table_id: str | None = None  # the table's identity when it was adopted, where it has one
 
 
+class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A change under way: the epoch it opens, and what the counter is to be once it is done.
+
+    The epoch begins at `floor` or above, and at least `ahead` beyond every id ever granted; with
+    `lower` exactly at `floor`. `base` says where, once that is decided, which is once. `by` and
+    `why` are the operator's name and reason.
+    """
+
+    epoch: str
+    kind: str
+    state: str
+    start: int
+    limit: int
+    shards: int = 1
+    strict: bool = False
+    runway: float | None = None
+    floor: int = 0
+    ahead: int = 0
+    lower: bool = False
+    base: int | None = None
+    by: str = ""
+    why: str = ""
+
+    @property
+    def opens(self) -> bool:
+        """Whether anybody is granted ids afterwards."""
+        return self.state == ACTIVE
+
+
 class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A counter's catalogue entry: what it is, and its current epoch.
 
     `start` is the first id, `limit` the highest; both 0 .. LIMIT_MAX. `runway` is in seconds, None
-    for what the serving instance is set to. `base` and `shards` are those of the current epoch.
+    for what the serving instance is set to. `base` and `shards` are those of the current epoch, or,
+    while the counter is not active, of the last one that was open. `rev` rises with every write of
+    the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
+    before the current epoch.
     """
 
     name: str
@@ -39,8 +72,17 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     shards: int = 1
     strict: bool = False
     runway: float | None = None
-    state: str = "active"
+    state: str = ACTIVE
     adopted: Adopted | None = None
+    rev: int = 0
+    revoked: int = 0
+    high: int = 0
+    intent: Intent | None = None
+
+    @property
+    def wished_state(self) -> str:
+        """The state it has, or is on its way to."""
+        return self.state if self.intent is None else self.intent.state
 
     @property
     def ordinal(self) -> int:
@@ -86,6 +128,21 @@ class Loan:
     since: float  # loop time at which they were asked for
 
 
+class Stand(msgspec.Struct, frozen=True):
+    """A shard as a change finds it, whatever somebody made of it: None is what cannot be read."""
+
+    epoch: str | None
+    next: int | None
+    mark: int | None
+
+    @property
+    def reserved(self) -> int | None:
+        """The first index that was surely never granted."""
+        if self.next is None or self.mark is None:
+            return None
+        return max(self.next, self.mark)
+
+
 class Store(Protocol):
     """A place that holds counters and their positions.
 
@@ -123,8 +180,22 @@ class Store(Protocol):
         """
         ...
 
+    async def accept(self) -> None:
+        """Record the identity that the store has now: the last step of fencing every counter.
+
+        May be repeated. Raises StoreUnready.
+        """
+        ...
+
     async def counter(self, name: str) -> Counter | None:
-        """The entry of a counter, read consistently; None where there is none."""
+        """The entry of a counter that is to be used, read consistently; None where there is none.
+
+        Raises NotApplied also where what it was adopted from is no longer what it was.
+        """
+        ...
+
+    async def entry(self, name: str) -> Counter | None:
+        """The entry as it is written, read consistently; for changing it."""
         ...
 
     async def counters(self) -> list[Counter]:
@@ -137,6 +208,52 @@ class Store(Protocol):
         Answers the entry as it stands: the one given, or the one that was there before (the caller
         compares the epochs). May be repeated with the same `counter`: its random epoch tells
         its own work from another's.
+        """
+        ...
+
+    async def revision(self) -> int | None:
+        """The catalogue's revision, read consistently; every write of an entry moves it.
+
+        None where the store keeps no catalogue of its own, so that there is nothing to look at.
+        """
+        ...
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        """Write an entry, and move the catalogue's revision with it, in one step.
+
+        Conditional on the entry still having the `rev` of `before`; False where it has another.
+        `after.rev` is one more, so a copy that arrives late does nothing. May be repeated.
+        """
+        ...
+
+    async def renewed(self, counter: Counter) -> Counter:
+        """The same entry with the identity that what it was adopted from has now. Writes nothing.
+
+        Raises NotApplied.
+        """
+        ...
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        """A shard as it stands, read consistently; None where it is missing."""
+        ...
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        """Replace the epoch on a shard, so that nobody is granted anything there.
+
+        Conditional on exactly the epoch in `found`; a missing shard is created so, with nothing
+        reserved, conditional on being missing still. Silent where the condition fails: the caller
+        looks again. May be repeated, and a late copy does nothing once the epoch is another.
+        """
+        ...
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        """Begin an epoch on a sealed shard, at index 0, with nothing left of the epoch before.
+
+        The position of an adopted counter is never reset: it is raised to `value`, where it is
+        below. Conditional on `seal` still being there, and silent where it is not. May be repeated,
+        and a late copy does nothing: a seal never returns.
         """
         ...
 

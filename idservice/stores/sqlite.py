@@ -20,7 +20,8 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
-from idservice.stores.protocol import Counter, Position
+from idservice.stores import sqlite_change as change
+from idservice.stores.protocol import Counter, Position, Stand
 
 log = logging.getLogger("idservice.store")
 
@@ -89,14 +90,48 @@ class SQLiteStore:
     async def verify(self) -> None:
         await self._run(self._verify)
 
+    async def accept(self) -> None:
+        await self._run(self._accept)
+
     async def counter(self, name: str) -> Counter | None:
         return await self._run(self._reading, f"reading counter {name}", self._entry, name)
+
+    async def entry(self, name: str) -> Counter | None:
+        return await self.counter(name)
 
     async def counters(self) -> list[Counter]:
         return await self._run(self._reading, "reading the counters", self._entries)
 
     async def create(self, counter: Counter) -> Counter:
         return await self._run(self._create, counter)
+
+    async def revision(self) -> int | None:
+        return await self._run(self._reading, "reading the catalogue", change.revision)
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        return await self._change(change.rewrite, before, after)
+
+    async def renewed(self, counter: Counter) -> Counter:
+        return counter
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        action = f"reading counter {counter.name}"
+        return await self._run(self._reading, action, change.stand, counter, shard)
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        await self._change(change.seal, counter, shard, found, seal)
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        await self._change(change.open_shard, counter, shard, seal, epoch)
+
+    async def _change(self, write: Callable[..., T], counter: Counter, *arguments: object) -> T:
+        return await self._run(
+            self._writing,
+            f"changing counter {counter.name}",
+            lambda database: write(database, counter, *arguments),
+        )
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         return await self._run(
@@ -222,7 +257,7 @@ class SQLiteStore:
                     why=f"it has schema {schema} and this version reads {SCHEMA}; use the version"
                     " that wrote it, or a newer one",
                 )
-            if inode == 0:  # set by hand: see the run-book in the README
+            if inode == 0:  # set by hand
                 database.execute("UPDATE identity SET inode = ?", (self._file[1],))
             elif inode != self._file[1]:
                 raise errors.StoreReplaced(
@@ -235,6 +270,13 @@ class SQLiteStore:
             database.execute("BEGIN IMMEDIATE")
             database.execute("UPDATE identity SET schema = schema")
             database.execute("ROLLBACK")
+        except (sqlite3.Error, OSError) as error:
+            raise self._unready(error) from error
+
+    def _accept(self) -> None:
+        try:
+            database = self._connect()
+            database.execute("UPDATE identity SET inode = ?", (self._file[1],))
         except (sqlite3.Error, OSError) as error:
             raise self._unready(error) from error
 
@@ -275,7 +317,7 @@ class SQLiteStore:
 
     def _insert(self, database: sqlite3.Connection, counter: Counter) -> None:
         assert counter.adopted is None
-        database.execute("UPDATE catalogue SET revision = revision + 1")
+        change.move_revision(database)
         database.execute(
             "INSERT INTO entry VALUES (?, ?, ?, ?)",
             (counter.name, counter.epoch, counter.state, msgspec.json.encode(counter).decode()),

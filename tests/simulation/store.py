@@ -17,7 +17,7 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
-from idservice.stores.protocol import Counter, Position
+from idservice.stores.protocol import Counter, Position, Stand
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours
@@ -131,6 +131,42 @@ class Table:
                 here, epoch=epochs.gone_back(found), rev=here.rev + 1
             )
 
+    # --- change ----------------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        self.recorded = self.identity
+
+    def rewrite(self, before: Counter, after: Counter) -> bool:
+        if self.entries[after.name].rev != before.rev:
+            return False
+        self.entries[after.name] = after
+        self.move_revision(before, after)
+        return True
+
+    def move_revision(self, before: Counter, after: Counter) -> None:
+        self.revision += 1
+
+    def stand(self, counter: Counter, shard: int) -> Stand | None:
+        found = self.positions.get((counter.name, shard))
+        if found is None:
+            return None
+        whole = (value if isinstance(value, int) else None for value in (found.next, found.mark))
+        return Stand(found.epoch, *whole)
+
+    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        here = self.positions.get((counter.name, shard))
+        if here is None and found is None:
+            self.positions[counter.name, shard] = Position(0, 0, 0, seal)
+        elif here is not None and found is not None and here.epoch == found.epoch:
+            self.positions[counter.name, shard] = msgspec.structs.replace(
+                here, epoch=seal, rev=here.rev + 1
+            )
+
+    def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
+        here = self.positions.get((counter.name, shard))
+        if here is not None and here.epoch == seal:
+            self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
+
     # --- what people do to it by hand ------------------------------------------------------------
 
     def set_by_hand(self, name: str, **fields: Any) -> None:
@@ -142,7 +178,9 @@ class Table:
         before = self.entries[name]
         base = max((g.ids.stop for g in self.ledger if g.counter == name), default=before.start)
         epoch = epochs.epoch_name(before.ordinal + 1, random)
-        entry = self.entries[name] = msgspec.structs.replace(before, epoch=epoch, base=base)
+        entry = self.entries[name] = msgspec.structs.replace(
+            before, epoch=epoch, base=base, rev=before.rev + 1
+        )
         self.revision += 1
         self.positions[name, 0] = Position(0, 0, 0, epoch)
         return entry
@@ -231,8 +269,34 @@ class SimStore:
     async def counter(self, name: str) -> Counter | None:
         return await self._call("read", lambda _: self.data.counter(name))
 
+    async def entry(self, name: str) -> Counter | None:
+        return await self.counter(name)
+
     async def counters(self) -> list[Counter]:
         return await self._call("read", lambda _: self.data.counters())
+
+    async def accept(self) -> None:
+        await self._call("accept", lambda _: self.data.accept())
+
+    async def revision(self) -> int | None:
+        return await self._call("read", lambda _: self.data.revision)
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        return await self._call("rewrite", lambda _: self.data.rewrite(before, after))
+
+    async def renewed(self, counter: Counter) -> Counter:
+        return counter
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        return await self._call("read", lambda _: self.data.stand(counter, shard))
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        await self._call("seal", lambda _: self.data.seal(counter, shard, found, seal))
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        await self._call("open", lambda _: self.data.open_shard(counter, shard, seal, epoch))
 
     async def create(self, counter: Counter) -> Counter:
         return await self._call("create", lambda _: self.data.create(counter))

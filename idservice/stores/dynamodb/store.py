@@ -5,25 +5,22 @@ The requests, and how each failed condition is read, are those of the protocol b
 """
 
 import asyncio
-import re
 from types import TracebackType
 from typing import Any, NoReturn, Self
-from urllib.parse import parse_qsl, urlsplit
 
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.stores.dynamodb import adopt as adoption
+from idservice.stores.dynamodb import change, items
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
 from idservice.stores.dynamodb.reserve import Reservation
 from idservice.stores.dynamodb.table import Table
-from idservice.stores.protocol import Adopted, Counter, Position
+from idservice.stores.protocol import Adopted, Counter, Position, Stand
 
-TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
 SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
-REGION = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
 
 
 class DynamoStore:
@@ -45,32 +42,7 @@ class DynamoStore:
     @classmethod
     def from_address(cls, address: str) -> Self:
         """The store at `TABLE?region=…&endpoint=…`. Raises Usage."""
-        table, _, query = address.partition("?")
-        if not TABLE.fullmatch(table):
-            raise errors.Usage(
-                why=f"the table in --store is {table[:300]!r}; a table's name is 3 to 255 letters,"
-                " digits, '.', '_' or '-'"
-            )
-        settings: dict[str, str] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name not in ("region", "endpoint"):
-                raise errors.Usage(
-                    why=f"--store has {name!r} after the table; only region and endpoint may stand"
-                    " there"
-                )
-            if name in settings:
-                raise errors.Usage(why=f"--store names {name!r} more than once; name it once")
-            settings[name] = value
-        region, endpoint = settings.get("region"), settings.get("endpoint")
-        if region is not None and not REGION.fullmatch(region):
-            raise errors.Usage(
-                why=f"the region in --store is {region[:80]!r}; it must be like eu-west-1"
-            )
-        if endpoint is not None and not _is_endpoint(endpoint):
-            raise errors.Usage(
-                why="the endpoint in --store must be like http://127.0.0.1:8000, without a user, a"
-                " path or a query"
-            )
+        table, region, endpoint = read(address)
         return cls(table, region=region, endpoint=endpoint)
 
     async def __aenter__(self) -> Self:
@@ -96,29 +68,36 @@ class DynamoStore:
         self._settled = doubts
         self._heard()
 
+    async def accept(self) -> None:
+        await self._table.accept()
+
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
 
     # --- reading ---------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
-        action = f"reading counter {name}"
-        item = await self._get(self._name, items.entry_key(name), action)
-        if item is None:
-            return None
-        counter = self._entry(item, action)
-        if counter.adopted is not None:
-            await self._recognise(counter, counter.adopted)
+        counter = await self.entry(name)
+        if counter is not None and counter.adopted is not None and counter.adopted.table_id:
+            adoption.recognise(self.address, counter, await self._table_id(counter))
         return counter
 
-    async def _recognise(self, counter: Counter, adopted: Adopted) -> None:
-        try:
-            await adoption.recognise(self._client, counter, adopted)
-        except Unheard as unheard:
-            raise errors.NotApplied(**unheard.fields) from unheard
-        except Refused as refused:
-            self._note(refused)
-            raise
+    async def entry(self, name: str) -> Counter | None:
+        action = f"reading counter {name}"
+        item = await self._get(self._name, items.entry_key(name), action)
+        return None if item is None else self._entry(item, action)
+
+    async def renewed(self, counter: Counter) -> Counter:
+        if counter.adopted is None:
+            return counter
+        return adoption.renewed(counter, await self._table_id(counter))
+
+    async def _table_id(self, counter: Counter) -> str | None:
+        assert counter.adopted is not None
+        table = counter.adopted.table
+        answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
+        found: str | None = answer["Table"].get("TableId")
+        return found
 
     async def counters(self) -> list[Counter]:
         action = "reading the counters"
@@ -203,6 +182,65 @@ class DynamoStore:
             why = "the table's item 'catalogue' is missing or has no revision; restore the table"
         raise errors.NotApplied(store=self.address, action=action, why=why) from refused
 
+    # --- change ----------------------------------------------------------------------------------
+
+    async def revision(self) -> int | None:
+        item = await self._get(self._name, {items.KEY: {"S": items.HEAD}}, "reading the catalogue")
+        found = items.number((item or {}).get("revision"))
+        if found is None:
+            why = "the table's item 'catalogue' is missing or has no revision; restore the table"
+            raise errors.NotApplied(store=self.address, action="reading the catalogue", why=why)
+        return found
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        action = f"changing counter {after.name}"
+        await self._sure(action)
+        entry = change.entry_rewritten(self._name, before, after)
+        try:
+            await self._client.transact([entry, items.head_moved(self._name)], action)
+        except Refused as refused:
+            self._note(refused)
+            if refused.reasons[:1] == ("ConditionalCheckFailed",):
+                return False
+            raise
+        return True
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        place = items.place_of(counter, shard, self._name)
+        item = await self._get(place.table, place.key, f"reading counter {counter.name}")
+        return None if item is None else change.stand_in(item, place)
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        place = items.place_of(counter, shard, self._name)
+        if found is not None:
+            write = change.epoch_replaced(place, found.epoch, seal)
+        else:
+            assert counter.adopted is None  # whose item is not ours to create
+            write = change.created_closed(place, seal)
+        await self._write_if(write, f"sealing counter {counter.name}")
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        action = f"opening an epoch of counter {counter.name}"
+        place = items.place_of(counter, shard, self._name)
+        if counter.adopted is not None:
+            for write in change.reopened(place, seal, epoch, value):
+                await self._write_if(write, action)
+            return
+        item = await self._get(place.table, place.key, action) or {}
+        await self._write_if(change.opened(place, item, seal, epoch), action)
+
+    async def _write_if(self, write: dict[str, Any], action: str) -> None:
+        """One conditional write; a condition that fails is no error."""
+        await self._sure(action)
+        try:
+            await self._client.call("UpdateItem", action, **write)
+        except Refused as refused:
+            self._note(refused)
+            if refused.said != dynamo.CONDITION_FAILED:
+                raise
+
     # --- positions -------------------------------------------------------------------------------
 
     async def reserve(
@@ -230,30 +268,9 @@ class DynamoStore:
         return wanted.granted(answer["Attributes"])
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
-        action = f"closing the position of counter {counter.name}"
-        await self._sure(action)
         place = items.place_of(counter, shard, self._name)
-        try:
-            await self._client.call(
-                "UpdateItem",
-                action,
-                TableName=place.table,
-                Key=place.key,
-                # ADD creates a `rev` that is missing, but no item: the condition needs one.
-                UpdateExpression="SET #e = :closed ADD #r :one",
-                ConditionExpression="#e = :found",
-                ExpressionAttributeNames={"#e": "epoch", "#r": "rev"},
-                ExpressionAttributeValues={
-                    ":found": {"S": found},
-                    ":closed": {"S": epochs.gone_back(found)},
-                    ":one": {"N": "1"},
-                },
-                ReturnValues="UPDATED_NEW",
-            )
-        except Refused as refused:
-            self._note(refused)
-            if refused.said != dynamo.CONDITION_FAILED:
-                raise
+        write = change.epoch_replaced(place, found, epochs.gone_back(found))
+        await self._write_if(write, f"closing the position of counter {counter.name}")
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -316,14 +333,3 @@ class DynamoStore:
             raise errors.PositionIllFormed(
                 store=self.address, name=counter.name, why=error
             ) from error
-
-
-def _is_endpoint(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    # A user and password would end up in messages and logs.
-    plain = parts.username is None and not parts.query and parts.path in ("", "/")
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and port != 0
