@@ -38,9 +38,8 @@ class Changer:
     async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
         """Change a counter; its entry before and after, the same one where it is so already.
 
-        Another change under way is finished first. Raises UnknownCounter, ChangeRefused,
-        BadConfiguration; OutcomeUnknown also where the change was begun, which somebody will
-        finish.
+        Another change under way is finished first. Raises UnknownCounter, ChangeRefused;
+        OutcomeUnknown also where the change was begun, which somebody will finish.
         """
         vouched = wish.past is not None
         for _ in range(TRIES):
@@ -130,14 +129,15 @@ class Changer:
         self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
         if intent.base is None:
             if any(stand.epoch == intent.epoch for stand in found):
-                return  # somebody is ahead of what we read: `found` says nothing of the past
+                # Somebody is ahead of what we read, and `found` says nothing of the past.
+                raise self._unexpected(entry, 0, intent.epoch)
             after = intents.based(entry, found[: entry.shards], past)
             if not await self._call(self._store.rewrite(entry, after)):
                 return
             assert after.intent is not None
             entry, intent = after, after.intent
         if intent.lower:
-            await self._outlast_the_stale(intent.epoch)
+            await self._outlast_the_stale(entry, intent.epoch)
         if intent.opens:
             for shard in range(intent.shards):
                 await self._open(entry, intent, shard, seal)
@@ -165,12 +165,7 @@ class Changer:
             ):
                 break
             await self._call(self._store.seal(entry, shard, stand, seal))
-        raise errors.NotApplied(
-            store=self._store.address,
-            action=_action(entry.name),
-            why=f"its shard {shard} carries {stand.epoch if stand else None!r}, of which its entry"
-            " knows nothing: somebody else changes it, or did by hand",
-        )
+        raise self._unexpected(entry, shard, stand.epoch if stand else None)
 
     async def _open(self, entry: Counter, intent: Intent, shard: int, seal: str) -> None:
         assert intent.base is not None
@@ -180,11 +175,15 @@ class Changer:
         )
         stand = await self._call(self._store.stand(entry, shard))
         if stand is None or stand.epoch != intent.epoch:
-            raise errors.NotApplied(
-                store=self._store.address,
-                action=_action(entry.name),
-                why=f"its shard {shard} did not open: somebody else changes it, or did by hand",
-            )
+            raise self._unexpected(entry, shard, stand.epoch if stand else None)
+
+    def _unexpected(self, entry: Counter, shard: int, found: str | None) -> errors.NotApplied:
+        return errors.NotApplied(
+            store=self._store.address,
+            action=_action(entry.name),
+            why=f"its shard {shard} carries {found!r}, which is not as its entry has it: somebody"
+            " else changes it, or did by hand",
+        )
 
     async def _entry(self, name: str) -> Counter | None:
         return await self._call(self._store.entry(name))
@@ -199,9 +198,9 @@ class Changer:
             raise errors.PositionMissing(**about)
         raise errors.PositionIllFormed(**about, why="its next or mark is no whole number")
 
-    async def _outlast_the_stale(self, epoch: str) -> None:
+    async def _outlast_the_stale(self, entry: Counter, epoch: str) -> None:
         """Wait until whoever has not heard of the seals has stopped."""
-        until = self._sealed_at[epoch] + self._stale_s
+        until = self._sealed_at[epoch] + max(self._stale_s, 2 * (entry.runway or 0.0))
         await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
 
     # --- calls -----------------------------------------------------------------------------------

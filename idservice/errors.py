@@ -198,6 +198,13 @@ class CounterSuspect(Unavailable):
     retryable = False
 
 
+class CatalogueStale(Unavailable):
+    """For {seconds:g} s this instance could not ask the store whether counters were changed, so it
+    hands nothing out."""
+
+    code = "catalogue_stale"
+
+
 class Stopped(Unavailable):
     """The service is stopping; ask another instance."""
 
@@ -225,14 +232,20 @@ class OutcomeUnknown(StoreError):
 
 class PositionMissing(NotApplied):
     """The store {store} has no position for counter {name!r} (it was deleted by hand, or the
-    table was emptied)."""
+    table was emptied); `idservice fence {name} --past N` goes on above N, the highest id in use."""
 
     retryable = False
 
 
 class EpochChanged(NotApplied):
     """The position of counter {name!r} in {store} carries the epoch {found!r}, not {epoch!r}; where
-    that begins with gone-back, it was moved back, see 'A restored store' in the README."""
+    that begins with gone-back, it was moved back: `idservice fence {name} --past N` or `--ahead N`
+    goes on above every id in use, see 'A restored store' in the README."""
+
+    @property
+    def gone_back(self) -> bool:
+        """Whether somebody closed the position because it was moved back."""
+        return str(self.fields["found"]).startswith("gone-back:")
 
 
 class NotShown(NotApplied):
@@ -243,14 +256,15 @@ class NotShown(NotApplied):
 
 
 class PositionIllFormed(NotApplied):
-    """The position of counter {name!r} in {store} cannot be read: {why}."""
+    """The position of counter {name!r} in {store} cannot be read: {why};
+    `idservice fence {name} --past N` goes on above N, the highest id in use."""
 
     retryable = False
 
 
 class WentBack(NotApplied):
-    """The position of counter {name!r} in {store} was moved back to {position}, below {above}; see
-    'A restored store' in the README."""
+    """The position of counter {name!r} in {store} was moved back to {position}, below {above};
+    `idservice fence {name} --ahead N` goes on above that, see 'A restored store' in the README."""
 
     retryable = False
 

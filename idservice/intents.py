@@ -54,8 +54,7 @@ class Wish:
 def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Random) -> Counter:
     """The entry with what is wished as its intent; the entry itself where it is so already.
 
-    `found` is how the shards of its epoch stand. Raises UnknownCounter, ChangeRefused,
-    BadConfiguration.
+    `found` is how the shards of its epoch stand. Raises UnknownCounter, ChangeRefused.
     """
     assert entry.intent is None
     if wish.wanted is not None and entry.state != DELETED:
@@ -144,21 +143,24 @@ def _check_limit(entry: Counter, wish: Wish) -> None:
     if wish.limit is None:
         return
     if not entry.start <= wish.limit <= LIMIT_MAX:
-        raise errors.BadConfiguration(
-            why=f"limit is {wish.limit}; it must be from {entry.start} to {LIMIT_MAX}"
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"its limit can be from its start {entry.start} to {LIMIT_MAX}, not {wish.limit}",
         )
     if (wish.limit > LIMIT_DEFAULT) != (entry.limit > LIMIT_DEFAULT):
-        raise errors.BadConfiguration(
-            why=f"limit is {wish.limit}; it must stay on its side of {LIMIT_DEFAULT}, where ids in"
-            " JSON turn from numbers into strings"
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"its limit {entry.limit} must stay on its side of {LIMIT_DEFAULT}, where ids in"
+            f" JSON turn from numbers into strings; {wish.limit} is on the other",
         )
 
 
 def _check_set(entry: Counter, wish: Wish, free: int) -> None:
     assert wish.next is not None
     if not 0 <= wish.next <= entry.limit:
-        raise errors.BadConfiguration(
-            why=f"next is {wish.next}; it must be from 0 to the limit {entry.limit}"
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"it can go on from 0 to its limit {entry.limit}, not from {wish.next}",
         )
     if wish.next < free and not wish.lower:
         raise errors.ChangeRefused(

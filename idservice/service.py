@@ -10,10 +10,13 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from idservice import __version__, errors
+from idservice.catalogue import Watch
 from idservice.counters import check_name, ensure
+from idservice.finisher import Finisher
 from idservice.health import StoreHealth
+from idservice.intents import Wish
 from idservice.metrics import Snapshot
-from idservice.stores.protocol import Counter, Position, Store
+from idservice.stores.protocol import DELETED, Counter, Position, Store
 from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, Supply
 
 log = logging.getLogger("idservice.service")
@@ -48,10 +51,26 @@ class Service:
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
+        self._finisher = Finisher(
+            store,
+            self.supplies,
+            runway_s=self.limits.runway,
+            random=random,
+            spawn=self.spawn,
+        )
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.spawn(self._watch())
+        catalogue = Watch(
+            self.store,
+            self.supplies,
+            runway_s=self.limits.runway,
+            health=self.health,
+            random=self.random,
+            finish=self._finisher.finish,
+        )
+        self.spawn(catalogue.run())
         _entered.add(self)
         return self
 
@@ -116,7 +135,7 @@ class Service:
     async def _load(self, name: str, loading: asyncio.Future[Supply]) -> None:
         try:
             counter = await self._read(self.store.counter(name), f"reading counter {name}")
-            if counter is None:
+            if counter is None or counter.wished_state == DELETED:
                 raise errors.UnknownCounter(name=name)
             if self._replaced is not None:  # found out in the meantime
                 raise self._replaced.with_traceback(None)
@@ -170,7 +189,8 @@ class Service:
 
     async def counters(self) -> list[Counter]:
         """Every counter in the store, by name. Raises StoreError."""
-        return await self._read(self.store.counters(), "reading the counters")
+        entries = await self._read(self.store.counters(), "reading the counters")
+        return [counter for counter in entries if counter.state != DELETED]
 
     async def counter(self, name: str) -> tuple[Counter, Position]:
         """A counter and its position, both as they stand in the store.
@@ -179,25 +199,34 @@ class Service:
         """
         check_name(name)
         counter = await self._read(self.store.counter(name), f"reading counter {name}")
-        if counter is None:
+        if counter is None or counter.state == DELETED:
             raise errors.UnknownCounter(name=name)
         position = await self._read(self.store.position(counter), f"reading counter {name}")
         if position is None:
             raise errors.PositionMissing(store=self.store.address, name=name)
         return counter, position
 
-    async def create(self, wanted: Counter) -> tuple[Counter, bool]:
+    async def create(self, wanted: Counter, *, by: str = "") -> tuple[Counter, bool]:
         """The counter as it stands, and whether it was created now. Raises as `counters.ensure`,
         and OutcomeUnknown where the store is too slow."""
         try:
             async with asyncio.timeout(REFILL_MAX_S):
-                return await ensure(self.store, wanted, runway=self.limits.runway)
+                counter, created = await ensure(
+                    self.store, wanted, runway=self.limits.runway, random=self.random, by=by
+                )
         except TimeoutError:
             raise errors.OutcomeUnknown(
                 store=self.store.address,
                 action=f"creating counter {wanted.name}",
                 why="it took too long; the same request may be sent again",
             ) from None
+        if counter.name in self.supplies:  # it was deleted
+            self.supplies[counter.name].see(counter)
+        return counter, created
+
+    async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
+        """The entry of a counter before and after a change. Raises as `Changer.change`, BadName."""
+        return await self._finisher.change(check_name(name), wish)
 
     # --- life ------------------------------------------------------------------------------------
 

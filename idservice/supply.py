@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
@@ -12,7 +12,7 @@ from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
 from idservice.metrics import Reading, Tally, count
-from idservice.stores.protocol import Counter, Loan, Store
+from idservice.stores.protocol import ACTIVE, DELETED, Counter, Loan, Store
 
 log = logging.getLogger("idservice.supply")
 
@@ -60,6 +60,7 @@ class Supply:
         self.tally = Tally()
         self.keep_filled = keep_filled
         self.suspect: errors.IdserviceError | None = None
+        self.closed: errors.IdserviceError | None = None  # why nothing is handed out meanwhile
         self._store = store
         self._limits = limits
         self._health = health
@@ -81,11 +82,14 @@ class Supply:
         )
         self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
         self.allocator = self._new_allocator(seen=0)
+        if counter.wished_state != ACTIVE:
+            self._close(self._why_closed(), cause="revoked")
 
     # --- ids out ---------------------------------------------------------------------------------
 
     async def one(self) -> int:
-        """The next id. Raises Exhausted, TooManyWaiting, WaitedTooLong, CounterSuspect, Stopped."""
+        """The next id. Raises Exhausted, Suspended, UnknownCounter, TooManyWaiting, WaitedTooLong,
+        CounterSuspect, CatalogueStale, Stopped."""
         id = self.take()
         return id if id is not None else (await self.wait(1))[0].start
 
@@ -149,6 +153,8 @@ class Supply:
             if now < self._recheck_at:
                 raise self.suspect.with_traceback(None)  # told to many: do not gather their frames
             self.look_again()
+        if self.closed is not None:
+            raise self.closed.with_traceback(None)
         if len(self._line) >= self._limits.waiters_max:
             raise errors.TooManyWaiting(name=self.counter.name, count=len(self._line))
         if count > self.allocator.held + self.allocator.room(now):
@@ -177,14 +183,18 @@ class Supply:
         One try, and a second one for what is left where the limit is near. Raises StoreError.
         Nothing to do for a strict counter, which holds nothing, and for one that is used up.
         """
+        if self._refilling:
+            return
+        self._refilling = True
         try:
             for _ in range(2):
-                request = None if self._refilling else self._due()
+                request = self._due()
                 if request is None or await self._reserve(request, in_background=True):
                     return
                 if not isinstance(self._error, errors.NoRoom):
                     raise self._error
         finally:
+            self._refilling = False
             if len(self._line):  # who came in the meantime, and is not served yet
                 self.refill_if_due()
 
@@ -285,6 +295,8 @@ class Supply:
         began = self._loop.time()
         result = "unknown"
         try:
+            if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
+                raise errors.EpochChanged(**self._about, name=counter.name, found="", epoch="")
             async with asyncio.timeout(self._patience(in_background)):
                 answer = await self._store.reserve(
                     counter, count=request.count, seen=request.seen, room=request.room
@@ -300,41 +312,47 @@ class Supply:
             result = "late"  # of an epoch that is over: burnt
         except TimeoutError:
             # Cancelled in the middle: it may be applied all the same, now or later.
-            self._failed(request, errors.OutcomeUnknown(**self._about, why="it took too long"))
+            self._failed(
+                allocator, request, errors.OutcomeUnknown(**self._about, why="it took too long")
+            )
         except errors.OutcomeUnknown as error:
-            self._failed(request, error)
+            self._failed(allocator, request, error)
         except errors.NoRoom as error:
             result = "no_room"
             self._error = error
             self._health.answered()
             allocator.no_room(request.token, error.position, self._loop.time())
         except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
-            result = "suspect"
             allocator.refused(request.token, unknown=False)
-            await self._doubt(error)
+            result = await self._doubt(error, counter)
         except (errors.PositionIllFormed, errors.Withheld) as error:
             result = "suspect"
             allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
-            self._distrust(error)
+            if allocator is self.allocator:
+                self._distrust(error)
         except errors.UnknownCounter as error:
             result = "suspect"
             allocator.refused(request.token, unknown=False)
             self._health.answered()
-            self._miss(error)
+            if allocator is self.allocator:
+                self._miss(error)
         except errors.NotApplied as error:
             result = "not_applied"
-            self._failed(request, error)
+            self._failed(allocator, request, error)
         except asyncio.CancelledError:
             allocator.refused(request.token, unknown=True)
             raise
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
             why = f"an internal fault ({type(error).__name__})"
-            self._failed(request, errors.OutcomeUnknown(**self._about, why=why))
+            self._failed(allocator, request, errors.OutcomeUnknown(**self._about, why=why))
         finally:
             self._took = self._loop.time() - began
             self._health.latency.observe(self._took)
             count(self.tally.reservations, result)
+            if allocator is not self.allocator:
+                self._past = replace(self._past, gaps=self._gaps_with(allocator))
+                allocator.gaps = {}
         return False
 
     def _taken(self, allocator: Allocator, request: Request, answer: range | Loan) -> bool:
@@ -360,12 +378,12 @@ class Supply:
             "action": f"reserving ids of counter {self.counter.name}",
         }
 
-    def _failed(self, request: Request, error: errors.StoreError) -> None:
+    def _failed(self, allocator: Allocator, request: Request, error: errors.StoreError) -> None:
         self._error = error
         self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to
-        self.allocator.refused(request.token, unknown=unknown)
+        allocator.refused(request.token, unknown=unknown)
 
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
@@ -387,29 +405,87 @@ class Supply:
 
     # --- doubt -----------------------------------------------------------------------------------
 
-    async def _doubt(self, error: errors.NotApplied) -> None:
-        """The position is not as our epoch left it: the entry alone decides what that means."""
-        entry = None
+    async def _doubt(self, error: errors.NotApplied, counter: Counter) -> str:
+        """The position is not as the epoch of `counter` left it: the entry alone decides what that
+        means. Whether it is `changed` or `suspect`."""
+        entry, known = None, False
         try:
             async with asyncio.timeout(REFILL_MAX_S):
                 if isinstance(error, errors.WentBack):
-                    await self._store.close_gone_back(self.counter, error.epoch)
-                entry = await self._store.counter(self.counter.name)
+                    await self._store.close_gone_back(counter, error.epoch)
+                entry = await self._store.counter(counter.name)
+            known = True
         except (errors.StoreError, TimeoutError):
             pass  # still in doubt
         except Exception:  # a bug of ours or of a library
             log.exception("reading a counter failed", extra={"action": "doubt_bug"})
-        if self.allocator.retired:
-            return  # stopped in the meantime
-        if entry is not None and entry.ordinal > self.counter.ordinal:
-            self._adopt_epoch(entry)
-        else:
-            self._distrust(error)
+        if entry is not None:
+            self.see(entry)
+        if self.allocator.retired or self.counter.epoch != counter.epoch:
+            return "changed"  # or stopped in the meantime
+        under_way = not known if entry is None else entry.intent is not None
+        if under_way and isinstance(error, errors.EpochChanged) and not error.gone_back:
+            why = "it is being changed, or the store does not tell whether it was"
+            self._error = errors.NotApplied(**self._about, why=why)
+            return "changed"
+        self._distrust(error)
+        return "suspect"
 
-    def _adopt_epoch(self, entry: Counter) -> None:
-        self._forget("epoch")
+    # --- change ----------------------------------------------------------------------------------
+
+    def see(self, entry: Counter) -> None:
+        """What the catalogue says of the counter; what is older than what is known is ignored.
+
+        Ids of a revoked epoch are dropped, those of one that is merely over are used up (I6).
+        """
+        known = self.counter
+        if self._over or entry.rev <= known.rev or entry.ordinal < known.ordinal:
+            return
+        opened, revoked = entry.ordinal > known.ordinal, entry.revoked >= known.ordinal
         self.counter = entry
-        self.allocator = self._new_allocator(seen=0)
+        if entry.wished_state != ACTIVE:
+            self._close(self._why_closed(), cause="revoked")
+        elif isinstance(self.closed, errors.CatalogueStale):
+            pass  # whoever found that out says when it ends
+        elif opened or revoked or self.closed is not None:
+            self.closed = None
+            self.suspect = None if opened else self.suspect
+            if self.suspect is None:
+                self._begin_epoch(keep=not revoked)
+        else:
+            self.allocator.keep_for(self._runway)
+
+    def _begin_epoch(self, *, keep: bool) -> None:
+        before, self.allocator = self.allocator, self._new_allocator(seen=0)
+        self.allocator.succeed(before, keep=keep)
+        self._forget(before, "revoked")
+        self.refill_if_due()
+
+    def _why_closed(self) -> errors.IdserviceError:
+        if self.counter.wished_state == DELETED:
+            return errors.UnknownCounter(name=self.counter.name)
+        return errors.Suspended(name=self.counter.name)
+
+    def _close(self, error: errors.IdserviceError, *, cause: str) -> None:
+        """Hand out nothing until there is other news, and answer everybody with `error`."""
+        self.closed = error
+        self._turn_away(error)
+        self.allocator.retire(cause)
+
+    def go_stale(self, error: errors.CatalogueStale) -> None:
+        """The catalogue was not heard of for too long: ids in memory may be revoked by now."""
+        if self.closed is None and not self._over:
+            self._close(error, cause="stale")
+
+    def go_on(self) -> None:
+        """The catalogue was heard of again."""
+        if isinstance(self.closed, errors.CatalogueStale):
+            self.closed = None
+            if self.suspect is None:
+                self._begin_anew("stale")
+                self.refill_if_due()
+
+    # --- suspicion -------------------------------------------------------------------------------
 
     def _distrust(self, error: errors.StoreError) -> None:
         """Hand out nothing more: ids in memory may be those that a restored store gives others."""
@@ -432,9 +508,17 @@ class Supply:
         """Drop the ids in memory and answer everybody with `error`, for good."""
         self.suspect = self._error = error
         self._recheck_at = float("inf")
+        self._turn_away(error)
+        self.allocator.retire(cause)
+
+    def _turn_away(self, error: errors.IdserviceError) -> None:
         for waiter in self._line:
             self._line.refuse(waiter, self._unsure(waiter, type(error)(**error.fields)))
-        self.allocator.retire(cause)
+
+    @property
+    def _over(self) -> bool:
+        """Whether it was stopped for good."""
+        return self.suspect is not None and self._recheck_at == float("inf")
 
     def forget_in_child(self) -> None:
         """After a fork: the ids belong to the parent."""
@@ -449,9 +533,10 @@ class Supply:
         if self.suspect is None or now < self._recheck_at:
             return
         self._recheck_at = now + SUSPECT_RECHECK_S
+        if self.closed is not None:
+            return
         if self.allocator.retired:
-            self._forget("went_back")
-            self.allocator = self._new_allocator(seen=self.allocator.seen)
+            self._begin_anew("went_back")
         if self.counter.strict:
             self._spawn(self._inspect())  # it reserves nothing until somebody waits
         self.refill_if_due()
@@ -470,15 +555,24 @@ class Supply:
             return
         if entry is None or found is None or allocator.retired or found.epoch != entry.epoch:
             return
-        opened = entry.ordinal > self.counter.ordinal
-        if found.next >= max(found.mark, 0 if opened else allocator.seen):
+        if entry.ordinal > self.counter.ordinal:
+            self.see(entry)
+        elif found.next >= max(found.mark, allocator.seen):
             self.suspect = None
-            if opened:
-                self._adopt_epoch(entry)
 
-    def _forget(self, cause: str) -> None:
-        self.allocator.retire(cause)
-        self._past = self.reading()
+    def _begin_anew(self, cause: str) -> None:
+        """With nothing in memory, and with the memory of where its own last reservation ended."""
+        before = self.allocator
+        seen = before.seen if self._allocator_epoch == self.counter.epoch else 0
+        self.allocator = self._new_allocator(seen=seen)
+        self.allocator.succeed(before, keep=False)
+        self._forget(before, cause)
+
+    def _forget(self, allocator: Allocator, cause: str) -> None:
+        """Retire an allocator that was replaced, and keep what it counted."""
+        allocator.retire(cause)
+        self._past = self._added_up(allocator)
+        allocator.gaps = {}  # what is still to come is counted when it came
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -487,6 +581,7 @@ class Supply:
         return self.counter.runway or self._limits.runway
 
     def _new_allocator(self, *, seen: int) -> Allocator:
+        self._allocator_epoch = self.counter.epoch
         return Allocator(
             self.counter.layout(),
             now=self._loop.time(),
@@ -500,8 +595,8 @@ class Supply:
     @property
     def not_ready(self) -> str:
         """Why the next id cannot be served now; empty where it can."""
-        if self.suspect is not None:
-            return str(self.suspect)
+        if (why := self.suspect or self.closed) is not None:
+            return str(why)
         if self.allocator.held:
             return ""
         if self.allocator.used_up:
@@ -510,20 +605,28 @@ class Supply:
 
     def reading(self) -> Reading:
         """What is counted of this counter since the start."""
-        allocator, past = self.allocator, self._past
-        gaps = dict(past.gaps)
-        for cause, ids in allocator.gaps.items():
-            gaps[cause] = gaps.get(cause, 0) + ids
-        return Reading(
-            counter=self.counter.name,
-            issued=past.issued + allocator.issued_ids,
-            reserved=past.reserved + allocator.granted_ids,
+        allocator = self.allocator
+        return replace(
+            self._added_up(allocator),
             held=allocator.held,
             rate=allocator.rate,
             waiting=len(self._line),
-            gaps=gaps,
-            tally=self.tally,
         )
+
+    def _added_up(self, allocator: Allocator) -> Reading:
+        past = self._past
+        return replace(
+            past,
+            issued=past.issued + allocator.issued_ids,
+            reserved=past.reserved + allocator.granted_ids,
+            gaps=self._gaps_with(allocator),
+        )
+
+    def _gaps_with(self, allocator: Allocator) -> dict[str, int]:
+        gaps = dict(self._past.gaps)
+        for cause, ids in allocator.gaps.items():
+            gaps[cause] = gaps.get(cause, 0) + ids
+        return gaps
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:

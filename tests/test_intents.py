@@ -94,7 +94,7 @@ def test_a_long_jump_wants_to_be_forced() -> None:
 
 
 def test_a_set_beyond_the_limit_is_refused() -> None:
-    with pytest.raises(errors.BadConfiguration, match="limit 99"):
+    with pytest.raises(errors.ChangeRefused, match="limit 99"):
         carried_out(counter(limit=99), Wish("set", next=100))
     assert carried_out(counter(limit=99), Wish("set", next=99)).base == 99
 
@@ -132,12 +132,12 @@ def test_a_raised_limit_keeps_blocks_and_a_lowered_one_revokes_them() -> None:
 
 @pytest.mark.parametrize("limit", [LIMIT_DEFAULT + 1, LIMIT_MAX + 1, 4])
 def test_a_limit_stays_on_its_side_of_what_javascript_keeps(limit: int) -> None:
-    with pytest.raises(errors.BadConfiguration, match="limit"):
+    with pytest.raises(errors.ChangeRefused, match="limit"):
         carried_out(counter(start=5), Wish("limit", limit=limit))
 
 
 def test_a_limit_above_what_javascript_keeps_stays_there_too() -> None:
-    with pytest.raises(errors.BadConfiguration, match="JSON"):
+    with pytest.raises(errors.ChangeRefused, match="JSON"):
         carried_out(counter(limit=2**60), Wish("limit", limit=LIMIT_DEFAULT))
     assert carried_out(counter(limit=2**60), Wish("limit", limit=2**61)).limit == 2**61
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from idservice import errors
+from idservice.catalogue import POLL_S
 from idservice.counters import ensure, new_counter
 from idservice.service import LOADING_MAX, Service
 from idservice.stores.protocol import Counter
@@ -160,7 +161,7 @@ def test_ten_thousand_idle_counters_cost_memory_only(
 
     async def main() -> float:
         async with serving(data) as service:
-            await elapse(0.0)  # its own task has begun
+            await elapse(0.1)  # its own tasks have begun
             tasks, timers = len(asyncio.all_tasks()), scheduled()
             for name in names[:-1000]:
                 await (await service.supply(name)).one()
@@ -177,7 +178,8 @@ def test_ten_thousand_idle_counters_cost_memory_only(
             assert scheduled() == timers
             calls = store_of(service).calls
             await elapse(3600.0)
-            assert store_of(service).calls == calls, "idle counters ask the store"
+            looks = store_of(service).calls - calls  # at the revision, whatever the number
+            assert looks <= 3600.0 / (0.85 * POLL_S), "idle counters ask the store"
             return used / 1000
 
     each = run(main())
@@ -393,4 +395,4 @@ async def test_a_repeated_create_that_is_refused_says_nothing_of_the_first() -> 
             raise kind(store="sim:", action="creating", why="fault")
 
     with pytest.raises(errors.OutcomeUnknown):
-        await ensure(LosesThenRefuses(), new_counter("a", Random(1)), runway=30.0)  # type: ignore[arg-type]
+        await ensure(LosesThenRefuses(), new_counter("a", Random(1)), runway=30.0, random=Random(1))  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ FLOORS = [
     ["idservice.health", "idservice.line", "idservice.workers.totals", "idservice.workers.balance"],
     ["idservice.workers.channel"],
     ["idservice.supply"],
+    ["idservice.catalogue", "idservice.finisher"],
     ["idservice.service", "idservice.workers.link"],
     ["idservice.workers.whole"],
     [

@@ -31,7 +31,9 @@ from idservice.core import block, sizing
 from idservice.core.epoch import Layout
 
 # Why granted ids become a gap; the other causes ("unknown", "late") never reach memory.
-FROM_MEMORY = ("abandoned", "fork", "went_back", "epoch", "stop", "expired")
+FROM_MEMORY = (
+    "abandoned", "fork", "went_back", "epoch", "revoked", "stale", "stop", "expired",
+)  # fmt: skip
 EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is asked again
 RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the time on loan is left for a slower use
 
@@ -380,6 +382,33 @@ class Allocator:
         """Drop everything in memory and refuse every later grant; the number of ids dropped."""
         self._retired = True
         return self._drop(cause)
+
+    def succeed(self, before: "Allocator", *, keep: bool) -> None:
+        """Take over from the allocator of an earlier epoch: its pace, and with `keep` also the ids
+        it holds, which are handed out first. It is retired. Only for an allocator that is new."""
+        self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
+        if before._outstanding is not None:  # nobody will hear what becomes of it
+            self._cut_to = max(1, before._outstanding.count // 2)
+        if keep:
+            self._inherit(before)
+        before._retired = True
+
+    def _inherit(self, before: "Allocator") -> None:
+        for ids in (before._remaining_segment(), *before._rest):
+            if ids:
+                self._keep(ids)
+                self.granted_ids += len(ids)
+        before.granted_ids -= before.held
+        before._point_at(range(0))
+        before._rest.clear()
+        before._rest_count = 0
+        self._low = self._mark = self.held // 2
+        self._cut_at_mark()
+
+    def keep_for(self, runway_s: float) -> None:
+        """From the next request on, let ids last so long."""
+        assert runway_s > 0
+        self._runway_s = runway_s
 
     # --- the row of blocks -----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise, permutations
 
 from idservice.core.allocator import FROM_MEMORY
+from idservice.core.epoch import ordinal_on
 from idservice.metrics import Reading
 from tests.simulation.store import Grant, Sent
 
@@ -166,6 +167,39 @@ def check_ledger(ledger: Iterable[Grant], *, start: int) -> None:
         if expected is not None and grant.ids.start != expected:
             raise Violation("ledger", f"{grant.ids} granted where {expected} was the next id")
         ends[grant.counter, grant.epoch] = grant.ids.stop
+
+
+def check_epochs(ledger: Iterable[Grant]) -> None:
+    """Every id of a later epoch is above all that were granted in the ones before."""
+    highest: dict[str, int] = {}
+    of_epoch: dict[tuple[str, str], int] = {}
+    for grant in ledger:
+        here = grant.counter, grant.epoch
+        floor = of_epoch.setdefault(here, highest.get(grant.counter, 0))
+        if grant.ids.start < floor:
+            raise Violation("epochs", f"{grant} is below {floor}, where it began at the earliest")
+        highest[grant.counter] = max(highest.get(grant.counter, 0), grant.ids.stop)
+
+
+def check_revoked(
+    history: Iterable[Operation],
+    ledger: Iterable[Grant],
+    revocations: Iterable[tuple[float, int]],
+    *,
+    within_s: float,
+) -> None:
+    """No id of a revoked epoch is answered to who asks later than `within_s` after it was revoked.
+
+    `revocations` are the times, in order, and the highest ordinals.
+    """
+    ranges = sorted((g.ids.start, g.ids.stop, ordinal_on(g.epoch)) for g in ledger)
+    starts = [start for start, _, _ in ranges]
+    for op in answered(history):
+        start, stop, ordinal = ranges[bisect_right(starts, op.first) - 1]
+        assert start <= op.first < stop
+        for at, revoked in revocations:
+            if ordinal <= revoked and op.began > at + within_s:
+                raise Violation("revoked", f"epoch {ordinal} was revoked at {at}: {op}")
 
 
 def check_gaps(

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
-from idservice import errors
+from idservice import errors, intents
+from idservice.catalogue import Watch
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
 from idservice.line import Line
-from idservice.stores.protocol import Counter, Position
+from idservice.stores.protocol import Counter, Position, Stand
 from idservice.supply import Supply
+from tests.simulation.loop import elapse
 from tests.simulation.scenarios import Parts
 from tests.simulation.store import SimStore, Table
 
@@ -277,6 +279,118 @@ class _Patient:
             supply._share_out(supply._line.arrivals)
 
 
+# --- change ---------------------------------------------------------------------------------------
+
+
+class SealsBeside(Table):
+    """Writes the seal beside the epoch instead of in its place, and so into no condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seals: dict[tuple[str, int], str] = {}
+
+    def stand(self, counter: Counter, shard: int) -> Stand | None:
+        found = super().stand(counter, shard)
+        seal = self.seals.get((counter.name, shard))
+        return (
+            found if found is None or seal is None else msgspec.structs.replace(found, epoch=seal)
+        )
+
+    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        if found is not None and self.stand(counter, shard) == found:
+            self.seals[counter.name, shard] = seal
+
+    def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
+        if self.seals.get((counter.name, shard)) == seal:
+            del self.seals[counter.name, shard]
+            here = self.positions[counter.name, shard]
+            self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
+
+
+class OpensWhateverIsThere(Table):
+    """Opens a shard without a look at its seal: a late copy resets the position."""
+
+    def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
+        found = self.positions[counter.name, shard]
+        super().open_shard(counter, shard, found.epoch, epoch)
+
+
+class SealsWhateverIsThere(Table):
+    """Seals a shard without a look at its epoch: a late copy closes it, and nobody knows why."""
+
+    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        super().seal(counter, shard, self.stand(counter, shard), seal)
+
+
+class RewritesWhateverIsThere(Table):
+    """Writes an entry without a look at its revision: a late copy brings an old one back."""
+
+    def rewrite(self, before: Counter, after: Counter) -> bool:
+        return super().rewrite(self.entries[after.name], after)
+
+
+def one_seal_for_all(epoch: str) -> str:
+    """A seal that does not name its change."""
+    return "sealed:0.constant"
+
+
+def from_the_position_alone(stand: Stand | None) -> int:
+    """Where a shard ended, without a look at its mark."""
+    return (stand.next or 0) if stand is not None else 0
+
+
+def without_what_came_before(base: int, reserved: Any, high: int) -> int:
+    """The base of a new epoch from the indices alone, as if every epoch began at 0."""
+    return max(reserved)
+
+
+def revoked_by_the_last_change(
+    entry: Counter, wish: Any, found: Any, random: Any, *, begun: Any = intents.begun
+) -> Counter:
+    """Forgets what was revoked before, once something else is changed."""
+    after: Counter = begun(entry, wish, found, random)
+    return msgspec.structs.replace(
+        after, revoked=0 if after.revoked == entry.revoked else after.revoked
+    )
+
+
+class NeverRevokes(Supply):
+    """Uses up what is in memory, whatever the change was."""
+
+    def see(self, entry: Counter) -> None:
+        if entry.wished_state == self.counter.wished_state:
+            entry = msgspec.structs.replace(entry, revoked=0)
+        super().see(entry)
+
+
+class RemembersTheLaterRevision(Watch):
+    """Takes the revision that it finds after it read the entries for the one they are of."""
+
+    async def _read_entries(self) -> None:
+        await super()._read_entries()
+        await elapse(0.5)
+        self._later = await self._store.revision()
+
+    async def _look(self) -> bool:
+        found = await super()._look()
+        self._revision = getattr(self, "_later", self._revision)
+        return found
+
+
+class NeverStale(Watch):
+    """Goes on for ever without hearing of the catalogue."""
+
+    def _go_stale(self) -> None:
+        pass
+
+
+class LeavesItStanding(Watch):
+    """Waits for the operator to come back."""
+
+    def _find_standing(self) -> None:
+        pass
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 
@@ -307,6 +421,7 @@ class Mutant:
 
 
 ALLOCATOR, SUPPLY = "idservice.supply.Allocator", "idservice.service.Supply"
+WATCH = "idservice.service.Watch"
 MUTANTS = [
     Mutant(InfersFromARead, "store", "block", "unique"),
     Mutant(ReusesTheRange, "store", "block", "unique"),
@@ -327,6 +442,19 @@ MUTANTS = [
     Mutant(NeverPauses, SUPPLY, "block", "tight loop"),
     Mutant(LetsThemWait, SUPPLY, "block", "deadline"),
     Mutant(GivesUp, SUPPLY, "block", "resumes"),
+    Mutant(WithoutEpoch, "table", "operated", "unique"),
+    Mutant(SealsBeside, "table", "hurried", "unique"),
+    Mutant(OpensWhateverIsThere, "table", "hurried", "unique"),
+    Mutant(SealsWhateverIsThere, "table", "hurried", "false alarm"),
+    Mutant(RewritesWhateverIsThere, "table", "operated", "standing"),
+    Mutant(one_seal_for_all, "idservice.core.epoch.sealed", "hurried", "unique"),
+    Mutant(from_the_position_alone, "idservice.intents.stand_reserved", "operated", "unique"),
+    Mutant(without_what_came_before, "idservice.intents.first_free", "operated", "unique"),
+    Mutant(revoked_by_the_last_change, "idservice.intents.begun", "prompt", "revoked"),
+    Mutant(NeverRevokes, SUPPLY, "prompt", "revoked"),
+    Mutant(RemembersTheLaterRevision, WATCH, "prompt", "revoked"),
+    Mutant(LeavesItStanding, WATCH, "operated", "standing"),
+    Mutant(NeverStale, WATCH, "cut_off", "stale"),
     Mutant(no_low_water, "idservice.core.sizing.low_water", "outage", "available"),
     Mutant(small_refill, "idservice.core.sizing.refill", "outage", "available"),
 ]

@@ -57,6 +57,7 @@ class Table:
         self.entries: dict[str, Counter] = {}
         self.positions: dict[tuple[str, int], Position] = {}
         self.ledger: list[Grant] = []
+        self.on_entry: Callable[[Counter], None] | None = None  # told of every rewrite
 
     def init(self, first: Counter) -> bool:
         if self.recorded is not None:
@@ -141,6 +142,8 @@ class Table:
             return False
         self.entries[after.name] = after
         self.move_revision(before, after)
+        if self.on_entry is not None:
+            self.on_entry(after)
         return True
 
     def move_revision(self, before: Counter, after: Counter) -> None:

@@ -255,7 +255,7 @@ async def test_adopting_again_changes_nothing(store: DynamoStore, legacy: Legacy
     assert await store.create(planned) == counter
     again = await wanted(store, legacy)
     assert again.epoch != counter.epoch
-    assert await ensure(store, again, runway=30) == (counter, False)
+    assert await ensure(store, again, runway=30, random=random) == (counter, False)
     assert legacy.item() == before
 
 
