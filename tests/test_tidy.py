@@ -50,9 +50,12 @@ FLOORS = [
         "idservice.web.form",
         "idservice.web.sampled",
     ],
-    ["idservice.web.guard", "idservice.web.openapi", "idservice.web.render"],
+    ["idservice.web.guard", "idservice.web.render", "idservice.web.schemas"],
+    ["idservice.web.openapi"],
     ["idservice.web.ids", "idservice.web.connection", "idservice.web.desk", "idservice.web.heads"],
+    ["idservice.web.writer"],
     ["idservice.web.admin", "idservice.web.lane"],
+    ["idservice.web.change"],
     ["idservice.web.app"],
     [
         "idservice.config",
@@ -78,6 +81,7 @@ FLOORS = [
     ["idservice.bench.report"],
     ["idservice.bench.run"],
     ["idservice.commands"],
+    ["idservice.operate"],
     ["idservice.cli"],
     ["idservice.__main__"],
 ]

@@ -263,8 +263,8 @@ class SQLiteStore:
                 raise errors.StoreReplaced(
                     store=self.address,
                     why="the file is a copy or was restored from a backup, so its positions may be"
-                    " behind ids that are in use. Put the original file back, or follow"
-                    " 'A restored store' in the README",
+                    " behind ids that are in use. Put the original file back, or go"
+                    " on above them: idservice fence --all, see 'A restored store' in the README",
                 )
             # File and folder must be writable: better told now than at the first reservation.
             database.execute("BEGIN IMMEDIATE")

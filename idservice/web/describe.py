@@ -1,6 +1,6 @@
 """How counters and their numbers are shown to people and programs."""
 
-from idservice.stores.protocol import LIMIT_DEFAULT, Counter, Position
+from idservice.stores.protocol import ACTIVE, LIMIT_DEFAULT, Counter, Position
 
 
 def described(
@@ -9,7 +9,8 @@ def described(
     """A counter's configuration and state as JSON values; `runway` where it names none.
 
     With its position also the next id that nobody reserved; the state is `suspect` where the
-    position carries another epoch, so that nobody is granted anything.
+    position carries another epoch for no known reason, so that nobody is granted anything. A
+    `change` is one under way.
     """
     body: dict[str, object] = {
         "counter": counter.name,
@@ -21,9 +22,13 @@ def described(
         "shards": counter.shards,
         "runway": counter.runway or runway,
     }
+    if counter.intent is not None:
+        body["change"] = counter.intent.kind
     if position is not None:
-        body["next"] = number(counter, counter.layout().id(position.next))
-        if position.epoch != counter.epoch:
+        there = counter.layout().id(position.next)
+        in_use = counter.state == ACTIVE and counter.intent is None
+        body["next"] = number(counter, there if in_use else max(there, counter.high))
+        if in_use and position.epoch != counter.epoch:
             body["state"] = "suspect"
     if counter.adopted is not None:
         body["adopted"] = {

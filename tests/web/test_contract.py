@@ -402,7 +402,8 @@ async def test_counters_are_listed_and_shown_and_that_uses_no_id(serving: Servin
     ("path", "allow"),
     [
         ("/v1/counters", "GET"),
-        ("/v1/counters/default", "GET, PUT"),
+        ("/v1/counters/default", "DELETE, GET, PATCH, PUT"),
+        ("/v1/counters/default/set", "POST"),
         ("/metrics", "GET"),
         ("/livez", "GET"),
         ("/readyz", "GET"),
@@ -412,6 +413,8 @@ async def test_counters_are_listed_and_shown_and_that_uses_no_id(serving: Servin
 async def test_other_methods_on_other_paths_are_refused(
     serving: Serving, method: str, path: str, allow: str
 ) -> None:
+    if method in allow.split(", ") and method not in ("GET", "PUT"):
+        return  # it changes something: see test_change.py
     answer = await serving.ask(path, method)
     if method in allow.split(", "):
         assert answer.status == 200

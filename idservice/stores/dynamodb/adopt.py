@@ -84,8 +84,8 @@ def recognise(store: str, counter: Counter, table_id: str | None) -> None:
             store=store,
             action=f"serving counter {counter.name}",
             why=f"its table {adopted.table!r} was recreated or restored since it was adopted, so"
-            " its position may be behind ids that are in use. Follow 'A restored store' in the"
-            " README",
+            " its position may be behind ids that are in use. Go on above them: idservice fence"
+            f" {counter.name} --past N, see 'A restored store' in the README",
         )
 
 
