@@ -45,6 +45,7 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._revision: int | None = None
         self._heard_at = self._loop.time()  # when the last look that succeeded was begun
+        self._stale = False
         self._timer: asyncio.TimerHandle | None = None
         self._standing: dict[str, tuple[int, float]] = {}  # by name: revision of the entry, since
 
@@ -83,8 +84,10 @@ class Watch:
             # that all are read: what is written in between moves it on, and is seen the next time.
             self._revision = revision
             self._heard_at = began
-            for supply in tuple(self._supplies.values()):
-                supply.go_on()
+            if self._stale:
+                self._stale = False
+                for supply in tuple(self._supplies.values()):
+                    supply.go_on()
         self._set_timer()
         self._find_standing()
         return True
@@ -94,9 +97,9 @@ class Watch:
 
         async def read_some() -> None:
             for name in names:
-                entry = await self._store.entry(name)
-                if entry is not None:
-                    self._supplies[name].see(entry)
+                entry, supply = await self._store.entry(name), self._supplies.get(name)
+                if entry is not None and supply is not None:
+                    supply.see(entry)
 
         await asyncio.gather(*(read_some() for _ in range(READS_AT_ONCE)))
 
@@ -110,12 +113,14 @@ class Watch:
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._heard_at + self._stale_s, self._go_stale)
+        if not self._stale:
+            self._timer = self._loop.call_at(self._heard_at + self._stale_s, self._go_stale)
 
     def _go_stale(self) -> None:
+        self._stale = True
         error = errors.CatalogueStale(seconds=self._stale_s)
         log.error("%s", error, extra={"action": "catalogue_stale"})
-        for supply in self._supplies.values():
+        for supply in tuple(self._supplies.values()):
             supply.go_stale(error)
 
     # --- changes that stand still ----------------------------------------------------------------

@@ -145,6 +145,7 @@ class Changer:
         if intent.kind == "fence":
             after = await self._call(self._store.renewed(after))
         if await self._call(self._store.rewrite(entry, after)):
+            self._sealed_at.pop(intent.epoch, None)
             log.info(
                 "counter %s: %s is done: epoch %d, ids from %s",
                 entry.name, intent.kind, after.ordinal, intent.base,

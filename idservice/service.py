@@ -225,8 +225,14 @@ class Service:
         return counter, created
 
     async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
-        """The entry of a counter before and after a change. Raises as `Changer.change`, BadName."""
-        return await self._finisher.change(check_name(name), wish)
+        """The entry of a counter before and after a change. Raises as `Changer.change`, BadName,
+        StoreReplaced, Stopped."""
+        check_name(name)
+        if self.stopping:
+            raise errors.Stopped()
+        if self._replaced is not None:
+            raise self._replaced.with_traceback(None)
+        return await self._finisher.change(name, wish)
 
     # --- life ------------------------------------------------------------------------------------
 

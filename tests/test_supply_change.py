@@ -232,7 +232,9 @@ def test_a_change_that_stands_still_is_finished_by_an_instance() -> None:
     run(main())
 
 
-def test_without_the_catalogue_nothing_is_handed_out_after_a_minute_and_again_with_it() -> None:
+def test_without_the_catalogue_nothing_is_handed_out_after_a_minute_and_again_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
         data, faults = table(), Faults()
         async with serving(data, faults, limits=LATER) as service:
@@ -250,6 +252,8 @@ def test_without_the_catalogue_nothing_is_handed_out_after_a_minute_and_again_wi
             assert began + 30.0 < last <= began + 60.0, last - began
             with pytest.raises(errors.CatalogueStale):
                 await supply.one()
+            told = [r for r in caplog.records if getattr(r, "action", "") == "catalogue_stale"]
+            assert len(told) == 1
             faults.outages = []
             await elapse(10.0)
             assert await supply.one() >= 0

@@ -51,7 +51,7 @@ def changer(world: "World") -> Changer:
 def a_wish(world: "World") -> Wish:
     """Something that can be wished of the counter as it stands."""
     rng = world.rng
-    wanted = new_counter(world.name, rng, start=rng.randint(0, 2000))
+    wanted = new_counter(world.name, rng, start=rng.randint(0, 2000), strict=world.strict)
     fences = [Wish("fence", past=rng.randint(0, 3000)), Wish("fence", ahead=rng.randint(0, 50))]
     state = world.table.entries[world.name].wished_state
     if state == SUSPENDED:
@@ -95,7 +95,8 @@ async def put_right(world: "World") -> None:
                     return
                 wish = Wish("resume", state=ACTIVE)
                 if entry.state == DELETED:
-                    wish = Wish("create", wanted=new_counter(world.name, world.rng))
+                    wanted = new_counter(world.name, world.rng, strict=world.strict)
+                    wish = Wish("create", wanted=wanted)
                 await changer(world).change(world.name, wish)
     except (errors.IdserviceError, TimeoutError) as error:
         raise Violation("resumes", f"it cannot be put right: {error!r}") from error

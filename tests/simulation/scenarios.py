@@ -409,7 +409,7 @@ async def operated(world: World) -> None:
         runway=rng.choice((1.0, 30.0)), wait=2.0, block_max=rng.choice((3, 12, 1000))
     )
     world.faults.repeated = rng.choice((0.0, 0.3, 0.6))
-    world.create(start=rng.choice((0, 1000)))
+    world.create(start=rng.choice((0, 1000)), strict=rng.random() < 0.25)
     for _ in range(3):
         await world.begin()
     operators = [asyncio.create_task(operate(world, changes=rng.randint(2, 5))) for _ in range(2)]
