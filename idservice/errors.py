@@ -255,6 +255,13 @@ class NotShown(NotApplied):
     retryable = False
 
 
+class ChangedElsewhere(NotApplied):
+    """{store} is a service, whose counters are changed where it runs: by its own --store, or by
+    PATCH, DELETE and POST where its --admin-listen says."""
+
+    retryable = False
+
+
 class PositionIllFormed(NotApplied):
     """The position of counter {name!r} in {store} cannot be read: {why};
     `idservice fence {name} --past N` goes on above N, the highest id in use."""

@@ -22,6 +22,8 @@ REFILL_MAX_S = 5.0  # what a refill in the background may take at most,
 REFILL_MIN_S = 2.0  # and at least: a quarter of a short runway is too short for a slow store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
 TRIES_MIN = 6  # failures in a row before a counter that nobody uses is left alone
+# What a service that lends ids says of a counter; of one's own store the catalogue tells it.
+ELSEWHERE = (errors.UnknownCounter, errors.Suspended)
 SUSPECT_RECHECK_S = 2.0  # how often a counter that was refused is looked at again
 LINGER_MAX_S = 0.002  # how long a strict batch is held for more; uvloop makes this 1 to 2 ms
 
@@ -312,9 +314,7 @@ class Supply:
             result = "late"  # of an epoch that is over: burnt
         except TimeoutError:
             # Cancelled in the middle: it may be applied all the same, now or later.
-            self._failed(
-                allocator, request, errors.OutcomeUnknown(**self._about, why="it took too long")
-            )
+            self._lost(allocator, request, "it took too long")
         except errors.OutcomeUnknown as error:
             self._failed(allocator, request, error)
         except errors.NoRoom as error:
@@ -325,17 +325,11 @@ class Supply:
         except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
             allocator.refused(request.token, unknown=False)
             result = await self._doubt(error, counter)
-        except (errors.PositionIllFormed, errors.Withheld) as error:
+        except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
             result = "suspect"
             allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
             if allocator is self.allocator:
-                self._distrust(error)
-        except errors.UnknownCounter as error:
-            result = "suspect"
-            allocator.refused(request.token, unknown=False)
-            self._health.answered()
-            if allocator is self.allocator:
-                self._miss(error)
+                self._turned_down(error)
         except errors.NotApplied as error:
             result = "not_applied"
             self._failed(allocator, request, error)
@@ -344,8 +338,7 @@ class Supply:
             raise
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
-            why = f"an internal fault ({type(error).__name__})"
-            self._failed(allocator, request, errors.OutcomeUnknown(**self._about, why=why))
+            self._lost(allocator, request, f"an internal fault ({type(error).__name__})")
         finally:
             self._took = self._loop.time() - began
             self._health.latency.observe(self._took)
@@ -377,6 +370,9 @@ class Supply:
             "store": self._store.address,
             "action": f"reserving ids of counter {self.counter.name}",
         }
+
+    def _lost(self, allocator: Allocator, request: Request, why: str) -> None:
+        self._failed(allocator, request, errors.OutcomeUnknown(**self._about, why=why))
 
     def _failed(self, allocator: Allocator, request: Request, error: errors.StoreError) -> None:
         self._error = error
@@ -495,13 +491,17 @@ class Supply:
         self.stop(errors.CounterSuspect(name=self.counter.name, why=str(error)), cause="went_back")
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
-    def _miss(self, error: errors.UnknownCounter) -> None:
-        """The service that lends the ids has no such counter (any more)."""
+    def _turned_down(self, error: errors.IdserviceError) -> None:
+        if isinstance(error, errors.StoreError):
+            self._distrust(error)
+            return
+        # The service that lends the ids has no such counter (any more), or gives none of it.
+        self._health.answered()
         if self.allocator.retired:
             return  # stopped in the meantime, and for good
-        self.stop(error, cause="epoch")
+        self.stop(error, cause="revoked")
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
-        if not self.counter.ordinal:
+        if isinstance(error, errors.UnknownCounter) and not self.counter.ordinal:
             self._missing(self)
 
     def stop(self, error: errors.IdserviceError, *, cause: str) -> None:

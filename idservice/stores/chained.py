@@ -12,7 +12,7 @@ from idservice import errors, exchange
 from idservice.central import Central
 from idservice.core.epoch import epoch_name, gone_back
 from idservice.exchange import Answer, Refused, Unanswered
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position
+from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position, Stand
 
 T = TypeVar("T")
 
@@ -171,6 +171,8 @@ class ChainedStore:
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
         if error.code == "unknown_counter":
             return errors.UnknownCounter(name=counter.name)
+        if error.code == "suspended":
+            return errors.Suspended(name=counter.name)
         if error.retryable:
             return self._not_applied(_reserving(counter, count), error.why)
         return errors.Withheld(**about)
@@ -254,6 +256,44 @@ class ChainedStore:
             return msgspec.convert(body, kind)
         except msgspec.ValidationError as error:
             raise self._not_applied(action, f"its answer is not as expected: {error}") from None
+
+    # --- changes: made where the counters are kept -----------------------------------------------
+
+    async def revision(self) -> None:
+        """There is no catalogue here: a change is heard of by answers, or when ids expire."""
+
+    async def entry(self, name: str) -> Counter | None:
+        """Refused, as every step of a change is."""
+        raise self._elsewhere()
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def renewed(self, counter: Counter) -> Counter:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def accept(self) -> None:
+        """Refused."""
+        raise self._elsewhere()
+
+    def _elsewhere(self) -> errors.ChangedElsewhere:
+        return errors.ChangedElsewhere(store=self.address)
 
     # --- refusals --------------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from idservice import errors, exchange
 from idservice.central import Central
 from idservice.counters import ensure, new_counter
 from idservice.exchange import Reply, Unanswered
+from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores import open_store
 from idservice.stores.chained import ChainedStore
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan
+from idservice.stores.protocol import ACTIVE, LIMIT_DEFAULT, LIMIT_MAX, SUSPENDED, Counter, Loan
 from idservice.web.app import WebLimits
 from idservice.web.guard import problem
 from tests.served import Served, served
@@ -244,6 +245,24 @@ async def test_a_counter_that_comes_later_is_found_by_who_kept_hold_of_it(
         assert await supply.one() == 7
 
 
+async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_held_is_used(
+    central: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        supply = await sidecar.supply("orders")
+        first = await supply.one()
+        await central.service.change("orders", Wish("suspend", state=SUSPENDED))
+        with pytest.raises(errors.Suspended):
+            for _ in range(1000):
+                await supply.one()
+        await central.service.change("orders", Wish("resume", state=ACTIVE))
+        assert await supply.one() > first
+        assert supply.counter.ordinal == 3
+        with pytest.raises(errors.ChangedElsewhere, match="changed where it runs"):
+            await sidecar.change("orders", Wish("suspend", state=SUSPENDED))
+
+
 async def test_a_strict_counter_is_never_taken_ahead(central: Served, data: Table) -> None:
     data.create(new_counter("strict", random, strict=True))
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
@@ -275,15 +294,21 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
         Service(store, random=random) as sidecar,
     ):
         _, created = await ensure(
-            store, new_counter("big", random, start=5, limit=2**60, strict=True), runway=30.0
+            store,
+            new_counter("big", random, start=5, limit=2**60, strict=True),
+            runway=30.0,
+            random=random,
         )
         assert created
         _, created = await ensure(
-            store, new_counter("big", random, start=5, limit=2**60, strict=True), runway=30.0
+            store,
+            new_counter("big", random, start=5, limit=2**60, strict=True),
+            runway=30.0,
+            random=random,
         )
         assert not created
         with pytest.raises(errors.CounterDiffers, match="start is 5, not 6"):
-            await ensure(store, new_counter("big", random, start=6), runway=30.0)
+            await ensure(store, new_counter("big", random, start=6), runway=30.0, random=random)
         counter, position = await sidecar.counter("big")
         assert (counter.limit, counter.strict, position.next) == (2**60, True, 5)
         assert [c.name for c in await store.counters()] == ["big", "default", "orders"]
