@@ -11,7 +11,7 @@ from unittest import mock
 
 from idservice import server
 from idservice.cli import main
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import Counter, Grant
 from idservice.stores.sqlite import SQLiteStore
 
 VARIABLE = "BENCH_STORE_DELAY_S"
@@ -22,12 +22,12 @@ class Delayed(SQLiteStore):
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> range:
+    ) -> Grant:
         due = time.perf_counter() + float(os.environ[VARIABLE])
-        ids = await super().reserve(counter, count=count, seen=seen, room=room, shard=shard)
+        grant = await super().reserve(counter, count=count, seen=seen, room=room, shard=shard)
         # In a thread: the loop's own timers are in whole milliseconds, and may end before theirs.
         await asyncio.to_thread(time.sleep, max(0.0, due - time.perf_counter()))
-        return ids
+        return grant
 
 
 def open_delayed(address: str, *, hold_s: float) -> Delayed:

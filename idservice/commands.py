@@ -164,7 +164,7 @@ def _print_counter(
 def next_ids(arguments: argparse.Namespace) -> int:
     """Take ids, from the store or from a service."""
     from idservice.counters import check_name
-    from idservice.stores.protocol import SUSPENDED
+    from idservice.stores.protocol import SUSPENDED, Grant
     from idservice.web.ask import read_count
 
     most = 1_000_000
@@ -187,7 +187,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
             answer = await store.reserve(counter, count=count, seen=0, room=room)
         except errors.NoRoom:
             raise errors.Exhausted(name=name, count=count, limit=counter.limit) from None
-        blocks = [layout.ids(answer)] if isinstance(answer, range) else answer.blocks
+        blocks = (layout.ids(answer.indices),) if isinstance(answer, Grant) else answer.blocks
         print("\n".join(str(id) for block in blocks for id in block))
 
     return with_store(arguments, work)

@@ -291,9 +291,13 @@ class NoRoom(NotApplied):
 
     retryable = False
 
-    def __init__(self, *, position: int, **fields: object) -> None:
+    def __init__(
+        self, *, position: int, rev: int = 0, returned: tuple[range, ...] = (), **fields: object
+    ) -> None:
         super().__init__(position=position, **fields)
         self.position = position
+        self.rev = rev  # of the position as it was found,
+        self.returned = returned  # and the ranges there that were given back
 
 
 # --- a start that cannot succeed ------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 
 from idservice import __version__, errors
 from idservice.catalogue import Watch
+from idservice.closing import GIVE_BACK_MAX_S, close_all
 from idservice.counters import check_name, ensure
 from idservice.finisher import Finisher
 from idservice.health import StoreHealth
@@ -45,6 +46,7 @@ class Service:
         self.random = random
         self.declared = tuple(dict.fromkeys(declared))
         self.stopping = False
+        self.stop_by = float("inf")  # loop time by which a stop is to be over
         self.supplies: dict[str, Supply] = {}
         self.health = StoreHealth()
         self._loading: dict[str, asyncio.Future[Supply]] = {}
@@ -82,23 +84,14 @@ class Service:
     ) -> None:
         _entered.discard(self)
         self.stopping = True
-        for supply in self.supplies.values():
-            supply.stop(errors.Stopped(), cause="stop")
-        for task in self._tasks:
-            task.cancel()
-        await self._group.__aexit__(kind, error, trace)
-        self._log_rest()
-
-    def _log_rest(self) -> None:
-        for supply in self.supplies.values():
-            dropped = supply.allocator.gaps.get("stop", 0)
-            if dropped:
-                log.info(
-                    "counter %s: %d ids in memory become a gap",
-                    supply.counter.name,
-                    dropped,
-                    extra={"action": "ids_dropped"},
-                )
+        left = self.stop_by - asyncio.get_running_loop().time()
+        within_s = max(0.0, min(left, GIVE_BACK_MAX_S))
+        try:
+            await close_all(self.supplies.values(), self.store, within_s=within_s)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await self._group.__aexit__(kind, error, trace)
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """A task that ends with the service; what it raises ends the service."""
@@ -137,6 +130,8 @@ class Service:
             counter = await self._read(self.store.counter(name), f"reading counter {name}")
             if counter is None or counter.wished_state == DELETED:
                 raise errors.UnknownCounter(name=name)
+            if self.stopping:
+                raise errors.Stopped()
             if self._replaced is not None:  # found out in the meantime
                 raise self._replaced.with_traceback(None)
             loading.set_result(self._add(counter))

@@ -3,16 +3,17 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
-from idservice import errors
+from idservice import errors, returns
 from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
 from idservice.metrics import Reading, Tally, count
-from idservice.stores.protocol import ACTIVE, DELETED, Counter, Loan, Store
+from idservice.stores.protocol import ACTIVE, DELETED, Counter, Grant, Loan, Store
 
 log = logging.getLogger("idservice.supply")
 
@@ -63,6 +64,7 @@ class Supply:
         self.keep_filled = keep_filled
         self.suspect: errors.IdserviceError | None = None
         self.closed: errors.IdserviceError | None = None  # why nothing is handed out meanwhile
+        self.rev = 0  # of the position, as our own last write there left it
         self._store = store
         self._limits = limits
         self._health = health
@@ -74,6 +76,8 @@ class Supply:
         self._sent_to = 0  # arrivals by the time the last request was sent,
         self._unsure_to = 0  # and the last one whose outcome is unknown
         self._refilling = False
+        self._asking = False  # something is under way to the store
+        self._closing: asyncio.Event | None = None  # set once nothing is any more
         self._expected = 0  # requests that the next strict batch is held for, see `_lingers`,
         self._linger: asyncio.TimerHandle | None = None  # until this,
         self._took = 0.0  # or no longer than the last reservation took
@@ -235,6 +239,8 @@ class Supply:
 
     def _due(self) -> Request | None:
         """The next request to the store, once waiters that no reservation can serve are told."""
+        if self._closing is not None:
+            return None
         now = self._loop.time()
         room = self.allocator.held + self.allocator.room(now)
         waiting = first = 0
@@ -296,6 +302,7 @@ class Supply:
         arrived = self._sent_to = self._line.arrivals
         began = self._loop.time()
         result = "unknown"
+        self._asking = True
         try:
             if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
                 raise errors.EpochChanged(**self._about, name=counter.name, found="", epoch="")
@@ -304,7 +311,7 @@ class Supply:
                     counter, count=request.count, seen=request.seen, room=request.room
                 )
             self._health.answered()
-            if self._taken(allocator, request, answer):
+            if await self._taken(allocator, request, answer):
                 result = "granted"
                 self.suspect = None
                 self._share_out(arrived)
@@ -319,9 +326,7 @@ class Supply:
             self._failed(allocator, request, error)
         except errors.NoRoom as error:
             result = "no_room"
-            self._error = error
-            self._health.answered()
-            allocator.no_room(request.token, error.position, self._loop.time())
+            await self._no_room(allocator, request, error, arrived)
         except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
             allocator.refused(request.token, unknown=False)
             result = await self._doubt(error, counter)
@@ -346,17 +351,75 @@ class Supply:
             if allocator is not self.allocator:
                 self._past = replace(self._past, gaps=self._gaps_with(allocator))
                 allocator.gaps = {}
+            self._asking = False
+            if self._closing is not None:
+                self._closing.set()
         return False
 
-    def _taken(self, allocator: Allocator, request: Request, answer: range | Loan) -> bool:
+    async def _taken(self, allocator: Allocator, request: Request, answer: Grant | Loan) -> bool:
         """Take what was granted or lent into memory; False where it comes too late."""
+        if isinstance(answer, Grant):
+            self.rev = answer.rev
+            try:
+                claimed = await self._claim(allocator, answer)
+            except asyncio.CancelledError:
+                allocator.granted(request.token, answer.indices, self._loop.time())
+                raise
+            if claimed:
+                allocator.inherit(claimed)
+                self.rev += 1  # our claim's
+            return allocator.granted(request.token, answer.indices, self._loop.time())
         now = self._loop.time()
-        if isinstance(answer, range):
-            return allocator.granted(request.token, answer, now)
         if answer.counter.ordinal > self.counter.ordinal and not allocator.retired:
             allocator.renew(answer.counter.layout(), strict=answer.counter.strict)
             self.counter = answer.counter
         return allocator.lent(request.token, answer.blocks, now, since=answer.since)
+
+    async def _no_room(
+        self, allocator: Allocator, request: Request, error: errors.NoRoom, arrived: int
+    ) -> None:
+        """The limit leaves fewer ids than asked for. Who comes now is granted nothing, and nobody
+        else would ever claim what others gave back."""
+        self._error = error
+        self._health.answered()
+        allocator.no_room(request.token, error.position, self._loop.time())
+        nothing = range(error.position, error.position)
+        claimed = await self._claim(allocator, Grant(nothing, error.rev, error.returned))
+        if claimed:
+            allocator.inherit(claimed)
+            self._share_out(arrived)
+
+    async def _claim(self, allocator: Allocator, grant: Grant) -> list[range]:
+        """What others gave back, where the grant tells of any, and nothing newer was handed out."""
+        if not grant.returned or self.counter.strict or allocator.seen or allocator.granted_ids:
+            return []
+        lost = sum(map(len, grant.returned))  # unless it proves otherwise
+        claimed: list[range] = []
+        try:
+            async with asyncio.timeout(self._patience(in_background=False)):
+                claimed = await returns.claim(self._store, self.counter, grant)
+            lost = 0
+        except errors.NotApplied as error:
+            lost = 0
+            log.info("%s", error, extra={"action": "ids_not_claimed"})
+        except (errors.OutcomeUnknown, TimeoutError) as error:
+            why = str(error) or f"claiming ids of counter {self.counter.name} took too long"
+            log.warning("%s; they are a gap", why, extra={"action": "ids_not_claimed"})
+        finally:
+            allocator.lost("claim", lost)
+        count = sum(map(len, claimed))
+        if allocator.retired:  # in the meantime
+            allocator.lost("late", count)
+            return []
+        if claimed:
+            self.tally.claimed += count
+            log.info(
+                "counter %s: %d ids are claimed that others gave back",
+                self.counter.name,
+                count,
+                extra={"action": "ids_claimed"},
+            )
+        return claimed
 
     def _expire_lent(self, now: float) -> None:
         """Drop ids on loan whose time is over, now and again as long as any are held."""
@@ -404,6 +467,8 @@ class Supply:
     async def _doubt(self, error: errors.NotApplied, counter: Counter) -> str:
         """The position is not as the epoch of `counter` left it: the entry alone decides what that
         means. Whether it is `changed` or `suspect`."""
+        if self.allocator.retired:
+            return "changed"  # a request overtaken by our own give-back finds it lower than we left
         entry, known = None, False
         try:
             async with asyncio.timeout(REFILL_MAX_S):
@@ -520,6 +585,23 @@ class Supply:
         """Whether it was stopped for good."""
         return self.suspect is not None and self._recheck_at == float("inf")
 
+    async def close(self, patience_s: float) -> list[range]:
+        """Drop the ids in memory for good, as blocks, which nobody can hand out any more.
+
+        First, nothing more is asked for, and what is under way may end: it would be a gap.
+        """
+        self._closing = asyncio.Event()
+        for waiter in self._line:
+            self._line.refuse(waiter, self._unsure(waiter, errors.Stopped()))
+        if self._asking:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._closing.wait()
+        unused = self.allocator.unused
+        self.stop(errors.Stopped(), cause="stop")
+        lasting = self._store.hold_s is None and not self.counter.strict
+        return unused if lasting else []
+
     def forget_in_child(self) -> None:
         """After a fork: the ids belong to the parent."""
         self.suspect = errors.Stopped()
@@ -620,6 +702,7 @@ class Supply:
             issued=past.issued + allocator.issued_ids,
             reserved=past.reserved + allocator.granted_ids,
             gaps=self._gaps_with(allocator),
+            returned=past.returned + allocator.returned_ids,
         )
 
     def _gaps_with(self, allocator: Allocator) -> dict[str, int]:

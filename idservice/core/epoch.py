@@ -75,6 +75,13 @@ class Layout:
         """The id of one index."""
         return self.base + self.shard + self.shards * index
 
+    def indices(self, ids: range) -> range | None:
+        """The stretch of indices that yields exactly these ids; None where none does."""
+        first, rest = divmod(ids.start - self.base - self.shard, self.shards)
+        if ids.step != self.shards or rest or first < 0:
+            return None
+        return range(first, first + len(ids))
+
     @property
     def end(self) -> int:
         """The first index whose id is above the limit; 0 where the shard has none below it."""

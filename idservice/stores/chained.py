@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -164,7 +164,8 @@ class ChainedStore:
 
     def _meant(self, error: Refused, counter: Counter, count: int) -> errors.IdserviceError:
         """What a refusal is among the errors of a store."""
-        about = {"store": self.address, "name": counter.name, "why": error.why.rstrip(".")}
+        about: dict[str, Any] = {"store": self.address, "name": counter.name}
+        about["why"] = error.why.rstrip(".")
         if error.outcome == errors.UNKNOWN:
             return self._unknown(_reserving(counter, count), error.why)
         if error.code == "exhausted":  # how many are left is not said: fewer than these
@@ -176,6 +177,22 @@ class ChainedStore:
         if error.retryable:
             return self._not_applied(_reserving(counter, count), error.why)
         return errors.Withheld(**about)
+
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
+        """Nothing: what was lent is the other service's, and expires."""
+        return False
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        """Nothing: the other service claims for all who ask it."""
+        return ()
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         """Nothing to close: a position that went back is closed by who reads it."""

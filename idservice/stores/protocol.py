@@ -111,12 +111,25 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Position(msgspec.Struct, frozen=True):
-    """A shard as it stands in the store: `next` is the first index that nobody reserved."""
+    """A shard as it stands in the store: `next` is the first index that nobody reserved.
+
+    `returned` are ranges of indices below it that were given back, and nobody has claimed yet.
+    """
 
     next: int
     mark: int
     rev: int
     epoch: str
+    returned: tuple[range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Indices that are the caller's, and `rev` and `returned` of the position after that write."""
+
+    indices: range
+    rev: int
+    returned: tuple[range, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +277,7 @@ class Store(Protocol):
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> range | Loan:
+    ) -> Grant | Loan:
         """Move a position forward by `count` in one conditional write; the indices granted.
 
         Where the store is another service it is asked instead, and lends ids.
@@ -276,6 +289,34 @@ class Store(Protocol):
         WentBack (next below its mark or below `seen`), NoRoom (next above `room`);
         where ids are lent also UnknownCounter and Withheld. Not safe to repeat: after
         OutcomeUnknown the range is burnt (I4) and another is asked for.
+        """
+        ...
+
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
+        """Let a position stand at `next`, its mark too where that is lower than `found`, and hold
+        `returned` for others to claim, in one conditional write; whether that was done.
+
+        Conditions: the position's epoch is the counter's, and its `rev` and its `next` are those of
+        `found`, which was just read. False, with nothing changed, where they do not hold; a late
+        copy does nothing, because `rev` never returns. Never to be sent again, whatever the answer
+        (I5). Where ids are lent it does nothing.
+        """
+        ...
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        """Take all ranges that were given back, in one conditional write.
+
+        Conditions: the position's epoch is the counter's, and its `rev` is this one. None are
+        taken where they do not hold; after OutcomeUnknown they are burnt, as with `reserve`. Where
+        ids are lent there are none.
         """
         ...
 

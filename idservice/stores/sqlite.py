@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -21,7 +22,8 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.stores import sqlite_change as change
-from idservice.stores.protocol import Counter, Position, Stand
+from idservice.stores import sqlite_returns as returns
+from idservice.stores.protocol import Counter, Grant, Position, Stand
 
 log = logging.getLogger("idservice.store")
 
@@ -38,12 +40,12 @@ CREATE TABLE position (
     counter TEXT NOT NULL, shard INTEGER NOT NULL, next INTEGER NOT NULL, mark INTEGER NOT NULL,
     rev INTEGER NOT NULL, epoch TEXT NOT NULL, PRIMARY KEY (counter, shard)
 ) STRICT;
-"""
+"""  # and sqlite_returns.TABLE, which came later
 RESERVE = """
 UPDATE position SET next = next + :count, mark = next + :count, rev = rev + 1
 WHERE counter = :counter AND shard = :shard AND epoch = :epoch
   AND next BETWEEN :seen AND :room AND next >= mark
-RETURNING next
+RETURNING next, rev
 """
 POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
 
@@ -140,10 +142,31 @@ class SQLiteStore:
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> range:
+    ) -> Grant:
         assert count > 0
         assert seen <= room
         return await self._run(self._reserve, counter, count, seen, room, shard)
+
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
+        action = f"giving back ids of counter {counter.name}"
+        write = partial(
+            returns.give_back, counter=counter, shard=shard, found=found, next=next,
+            returned=returned,
+        )  # fmt: skip
+        return await self._run(self._writing, action, write)
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        action = f"claiming ids of counter {counter.name}"
+        write = partial(returns.claim, counter=counter, shard=shard, rev=rev)
+        return await self._run(self._writing, action, write)
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         await self._run(self._close_gone_back, counter, found, shard)
@@ -209,7 +232,7 @@ class SQLiteStore:
                     database.execute("ROLLBACK")
                     self._verify()
                     return False
-                for statement in TABLES.split(";"):
+                for statement in (*TABLES.split(";"), returns.TABLE):
                     database.execute(statement)
                 identity = (secrets.token_hex(16), self._file[1], SCHEMA)
                 database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
@@ -270,6 +293,7 @@ class SQLiteStore:
             database.execute("BEGIN IMMEDIATE")
             database.execute("UPDATE identity SET schema = schema")
             database.execute("ROLLBACK")
+            returns.add_table(database)
         except (sqlite3.Error, OSError) as error:
             raise self._unready(error) from error
 
@@ -304,7 +328,10 @@ class SQLiteStore:
         self, database: sqlite3.Connection, counter: Counter, shard: int
     ) -> Position | None:
         row = database.execute(POSITION, (counter.name, shard)).fetchone()
-        return Position(*row) if row else None
+        if row is None:
+            return None
+        next, mark, rev, epoch = row
+        return Position(next, mark, rev, epoch, returns.listed(database, counter, shard))
 
     def _create(self, counter: Counter) -> Counter:
         def write(database: sqlite3.Connection) -> Counter:
@@ -329,8 +356,8 @@ class SQLiteStore:
                 (counter.name, shard, first, first, counter.epoch),
             )
 
-    def _reserve(self, counter: Counter, count: int, seen: int, room: int, shard: int) -> range:
-        def write(database: sqlite3.Connection) -> range:
+    def _reserve(self, counter: Counter, count: int, seen: int, room: int, shard: int) -> Grant:
+        def write(database: sqlite3.Connection) -> Grant:
             row = database.execute(
                 RESERVE,
                 {
@@ -346,7 +373,9 @@ class SQLiteStore:
                 raise self._why_refused(
                     self._position(database, counter, shard), counter, count, seen, room
                 )
-            return range(row[0] - count, row[0])
+            stop, rev = row
+            returned = returns.listed(database, counter, shard)
+            return Grant(range(stop - count, stop), rev, returned)
 
         return self._writing(f"reserving ids of counter {counter.name}", write)
 
@@ -368,7 +397,7 @@ class SQLiteStore:
                 **about, position=found.next, above=max(found.mark, seen), epoch=found.epoch
             )
         assert found.next > room
-        return errors.NoRoom(**about, position=found.next)
+        return errors.NoRoom(**about, position=found.next, rev=found.rev, returned=found.returned)
 
     def _close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
         def write(database: sqlite3.Connection) -> None:

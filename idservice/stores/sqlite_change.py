@@ -5,6 +5,7 @@ import sqlite3
 
 import msgspec
 
+from idservice.stores import sqlite_returns as returns
 from idservice.stores.protocol import Counter, Stand
 
 
@@ -64,8 +65,10 @@ def open_shard(
     database: sqlite3.Connection, counter: Counter, shard: int, seal: str, epoch: str
 ) -> None:
     """As `Store.open_shard`."""
-    database.execute(
+    done = database.execute(
         "UPDATE position SET next = 0, mark = 0, rev = rev + 1, epoch = ?"
         " WHERE counter = ? AND shard = ? AND epoch = ?",
         (epoch, counter.name, shard, seal),
     )
+    if done.rowcount:
+        returns.emptied(database, counter, shard)

@@ -11,7 +11,7 @@ from idservice import errors
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.web.describe import described
+from idservice.web.describe import described, gaps_described
 from idservice.web.guard import NO_STORE
 from idservice.web.ids import read_body
 from idservice.web.writer import Writers
@@ -52,6 +52,7 @@ class Admin:
         reading = await self._whole.reading(counter.name)
         seconds = reading.runway_s if reading is not None else 0.0
         body["ids_in_memory"] = reading.held if reading is not None else 0
+        body["gaps"] = gaps_described(reading.gaps if reading is not None else {})
         body["runway_seconds"] = round(seconds, 3) if math.isfinite(seconds) else None
         return json_answer(body)
 

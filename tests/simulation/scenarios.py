@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from random import Random
 
 from idservice import errors, intents
+from idservice.core.allocator import EXHAUSTED_RECHECK_S
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import Counter
-from idservice.supply import Limits
+from idservice.supply import REFILL_MAX_S, Limits
 from tests.simulation import checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run
@@ -23,6 +24,7 @@ from tests.simulation.store import Faults, SimStore, Table
 NAME = "orders"
 SERVED_AGAIN_S = 15.0  # after faults end: the longest pause, call and second look, and a request
 FINISHED_S = 12.0  # after faults end, for a change that nobody is at any more
+BELIEVED_S = EXHAUSTED_RECHECK_S + REFILL_MAX_S  # "no room" was said by a call that took as long
 LANDED_S = 13.0  # by then the latest request on its way has arrived
 
 
@@ -70,6 +72,7 @@ class World:
         )
         self.revocations: list[tuple[float, int]] = []
         self.table.on_entry = self._note_entry
+        self.old = object()  # what the old endpoint's increments are written down as
         self._event = 0
         self._loop = asyncio.get_running_loop()
 
@@ -168,10 +171,14 @@ class World:
         return op
 
     def _left(self, counter: Counter) -> int | None:
-        """How many ids there were; unknown to who knows of another epoch than the store."""
+        """How many were left at any moment of the last seconds: they may have been given back when
+        the store had said that there are none. Unknown to who knows of another epoch than the
+        store."""
         if self.table.entries[NAME] != counter:
             return None
-        return counter.layout().end - self.table.positions[NAME, 0].next
+        since = self._loop.time() - BELIEVED_S
+        before = (back.before for _, back in self.table.given_back if back.at >= since)
+        return counter.layout().end - max(self.table.positions[NAME, 0].next, *before, 0)
 
     async def client(
         self, name: str, requests: int, *, counts: tuple[int, ...], pause_s: float, hasty: float
@@ -241,9 +248,11 @@ class World:
         checker.check_limits(history, start=self.start, limit=self.limit)
         checker.check_deadlines(history, wait_s=self.limits.wait)
         checker.check_backed_by_grants(
-            history, ledger, {instance.name: instance.store for instance in self.instances}
+            history,
+            ledger,
+            {"old": self.old} | {instance.name: instance.store for instance in self.instances},
         )
-        checker.check_ledger(ledger, start=self.start)
+        checker.check_ledger(ledger, start=self.start, given_back=self.table.given_back)
         checker.check_epochs(ledger)
         if revoked_within_s is not None:
             checker.check_revoked(history, ledger, self.revocations, within_s=revoked_within_s)
@@ -334,6 +343,84 @@ async def _meddling(world: World) -> None:
         del table.positions[NAME, 0]
     await elapse(rng.uniform(0.5, 4.0))
     table.repair(NAME, "repaired")
+
+
+async def rolling(world: World) -> None:
+    """Instances stop and others start, one after the other or two at once, while clients ask, those
+    that stop too; in some runs an old endpoint counts on the same item, in some nothing fails."""
+    rng = world.rng
+    quiet = rng.random() < 0.3
+    if quiet:
+        world.faults.heal()
+    else:
+        world.faults.unsure_back = rng.choice((0.0, 0.6))
+    limited = rng.random() < 0.25
+    world.create(limit=rng.randint(60, 300) if limited else 2**53 - 1)
+    for _ in range(rng.choice((3, 3, 8))):
+        await world.begin()
+    insisting = [
+        asyncio.create_task(_insisting(world, f"c{number}", rng.choice((0.02, 0.1, 1.0))))
+        for number in range(3)
+    ]
+    if not limited and rng.random() < 0.4:
+        insisting.append(asyncio.create_task(_old_endpoint(world)))
+    for _ in range(12):
+        await elapse(rng.choice((0.01, rng.uniform(0.0, 1.0))))
+        leaving = rng.sample(world.serving, rng.choice((1, 1, 2)))
+        for instance in leaving:
+            instance.over.set()
+        if rng.random() < 0.5:
+            await asyncio.gather(*(instance.task for instance in leaving))
+        while len(world.serving) < 3:
+            begun = await world.begin()
+            insisting.append(asyncio.create_task(_warm(world, begun)))
+    for task in insisting:
+        task.cancel()
+    await asyncio.gather(*insisting, return_exceptions=True)
+    await world.finish()
+    world.check(need_max=4)
+    if world.parts.one_try:
+        _check_nothing_is_lost(world, quiet=quiet)
+
+
+async def _warm(world: World, instance: Instance) -> None:
+    await world.ask("first", instance)
+
+
+async def _insisting(world: World, name: str, pause_s: float) -> None:
+    """Asks whoever answers, also those that are about to stop."""
+    rng = world.rng
+    while True:
+        instance = rng.choice([one for one in world.instances if not one.task.done()])
+        await world.ask(name, instance, count=rng.choice((1, 1, 1, 4)))
+        if rng.random() < 0.7:
+            await elapse(rng.uniform(0.0, pause_s))
+
+
+async def _old_endpoint(world: World) -> None:
+    loop, rng = asyncio.get_running_loop(), world.rng
+    while True:
+        await elapse(rng.choice((0.002, 0.02, 0.5)))
+        op = Operation("old", "old", NAME, 1, world.event(), loop.time())
+        id = world.table.count_elsewhere(NAME, world.old)
+        op.outcome, op.ids = "ok", [range(id, id + 1)]
+        op.complete, op.ended = world.event(), loop.time()
+        world.history.append(op)
+
+
+def _check_nothing_is_lost(world: World, *, quiet: bool) -> None:
+    found = world.table.positions[NAME, 0]
+    served = [one for one in world.instances if NAME in one.service.supplies]
+    readings = {one.name: one.service.supplies[NAME].reading() for one in served}
+    checker.check_accounted(
+        world.history, world.table.ledger, readings.values(),
+        start=world.start, reached=found.next, returned=found.returned, exact=quiet,
+    )  # fmt: skip
+    for one in served if quiet else ():
+        lost = dict(readings[one.name].gaps)
+        lost.pop("full", None)
+        if lost and not one.store.too_late:
+            raise Violation("clean stop", f"{one.name} lost {lost}, and nobody interfered")
 
 
 async def restored(world: World) -> None:
@@ -506,6 +593,7 @@ SCENARIOS: dict[str, Scenario] = {
     "block": block,
     "strict": strict,
     "turmoil": turmoil,
+    "rolling": rolling,
     "restored": restored,
     "outage": outage,
     "operated": operated,

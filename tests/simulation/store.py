@@ -17,6 +17,7 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.stores import protocol
 from idservice.stores.protocol import Counter, Position, Stand
 
 ADDRESS = "sim:"
@@ -25,15 +26,28 @@ HANG_S = 60.0  # longer than any deadline of ours
 
 @dataclass(slots=True)
 class Grant:
-    """One reservation that was applied, whoever may have heard of it."""
+    """One reservation that was applied, whoever may have heard of it; or one range of a claim."""
 
     counter: str
     epoch: str
     indices: range
     ids: range
-    store: "SimStore | None"
+    store: object
     copy: bool  # applied a second time, by a hop that sent the request again
     answered: bool = False  # the caller got the answer before it gave up
+    claimed: bool = False
+
+
+@dataclass(slots=True)
+class GaveBack:
+    """One give-back that was applied: the position stood at `before` and is at `next` since."""
+
+    counter: str
+    epoch: str
+    before: int
+    next: int
+    copy: bool
+    at: float  # loop time
 
 
 @dataclass(slots=True)
@@ -58,6 +72,7 @@ class Table:
         self.positions: dict[tuple[str, int], Position] = {}
         self.ledger: list[Grant] = []
         self.on_entry: Callable[[Counter], None] | None = None  # told of every rewrite
+        self.given_back: list[tuple[int, GaveBack]] = []  # and how many grants were before
 
     def init(self, first: Counter) -> bool:
         if self.recorded is not None:
@@ -116,14 +131,48 @@ class Table:
             above = max(found.mark, seen)
             raise errors.WentBack(**about, position=found.next, above=above, epoch=found.epoch)
         if found.next > room:
-            raise errors.NoRoom(**about, position=found.next)
+            raise errors.NoRoom(
+                **about, position=found.next, rev=found.rev, returned=found.returned
+            )
         return self.move(counter, shard, found.next, found.next + count)
 
     def move(self, counter: Counter, shard: int, start: int, stop: int) -> range:
         """Write a position as a reservation of start .. stop does."""
-        found = self.positions[counter.name, shard]
-        self.positions[counter.name, shard] = Position(stop, stop, found.rev + 1, found.epoch)
+        self._write(counter, shard, next=stop, mark=stop)
         return range(start, stop)
+
+    def _write(self, counter: Counter, shard: int, **fields: Any) -> None:
+        found = self.positions[counter.name, shard]
+        self.positions[counter.name, shard] = msgspec.structs.replace(
+            found, rev=found.rev + 1, **fields
+        )
+
+    def give_back(
+        self, counter: Counter, found: Position, *, next: int, returned: tuple[range, ...],
+        shard: int,
+    ) -> bool:  # fmt: skip
+        here = self.positions.get((counter.name, shard))
+        conditions = (counter.epoch, found.rev, found.next)
+        if here is None or (here.epoch, here.rev, here.next) != conditions:
+            return False
+        self._write(counter, shard, next=next, mark=min(next, found.mark), returned=returned)
+        return True
+
+    def claim(self, counter: Counter, rev: int, shard: int) -> tuple[range, ...]:
+        here = self.positions.get((counter.name, shard))
+        if here is None or (here.epoch, here.rev) != (counter.epoch, rev):
+            return ()
+        self._write(counter, shard, returned=())
+        return here.returned
+
+    def count_elsewhere(self, name: str, by: object) -> int:
+        """What the old endpoint of an adopted item does: the value moves, and nothing else."""
+        found, counter = self.positions[name, 0], self.entries[name]
+        self.set_by_hand(name, next=found.next + 1)
+        indices = range(found.next, found.next + 1)
+        ids = counter.layout().ids(indices)
+        self.ledger.append(Grant(name, counter.epoch, indices, ids, by, False, answered=True))
+        return ids.start
 
     def close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
         here = self.positions.get((counter.name, shard))
@@ -199,10 +248,12 @@ class Faults:
     late_answer: float = 0.0  # applied at once, answered when the caller has given up
     repeated: float = 0.0  # applied once more, at any later time
     throttled: float = 0.0  # refused, and said so
+    unsure_back: float = 0.0  # as `lost_after` or `resent`, of give-backs alone
+    resent: float = 0.0  # applied, then sent again, and only the second answer is passed on
     latency_s: tuple[float, float] = (0.001, 0.01)
     outages: list[tuple[float, float]] = field(default_factory=list)
 
-    KINDS = ("lost_before", "lost_after", "late_request", "late_answer", "throttled")
+    KINDS = ("lost_before", "lost_after", "late_request", "late_answer", "throttled", "resent")
 
     @classmethod
     def swarm(cls, rng: Random) -> "Faults":
@@ -250,6 +301,7 @@ class SimStore:
         self.faults = faults
         self.sent: list[Sent] = []  # reservations
         self.calls = 0  # operations of every kind
+        self.too_late = 0  # give-backs that were refused
         self.on_answer: Callable[[], None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -309,20 +361,20 @@ class SimStore:
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> range:
+    ) -> protocol.Grant:
         loop = asyncio.get_running_loop()
         sent = Sent(counter.name, count, loop.time())
         self.sent.append(sent)
 
-        def apply(copy: bool) -> Grant:
+        def apply(copy: bool) -> tuple[Grant, Position]:
             indices = self.data.reserve(counter, count=count, seen=seen, room=room, shard=shard)
             ids = counter.layout(shard).ids(indices)
             grant = Grant(counter.name, counter.epoch, indices, ids, self, copy)
             self.data.ledger.append(grant)
-            return grant
+            return grant, self.data.positions[counter.name, shard]
 
         try:
-            grant = await self._call("reserve", apply)
+            grant, written = await self._call("reserve", apply)
         except errors.OutcomeUnknown:
             raise
         except errors.NotApplied:
@@ -332,7 +384,39 @@ class SimStore:
             sent.until = loop.time()
         grant.answered = True
         sent.outcome = "granted"
-        return grant.indices
+        return protocol.Grant(grant.indices, written.rev, written.returned)
+
+    async def give_back(
+        self, counter: Counter, found: Position, *, next: int, returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:  # fmt: skip
+        def apply(copy: bool) -> bool:
+            if not self.data.give_back(counter, found, next=next, returned=returned, shard=shard):
+                self.too_late += 0 if copy else 1
+                return False
+            now = asyncio.get_running_loop().time()
+            here = GaveBack(counter.name, counter.epoch, found.next, next, copy, now)
+            self.data.given_back.append((len(self.data.ledger), here))
+            return True
+
+        return bool(await self._call("give back", apply))
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        def apply(copy: bool) -> list[Grant]:
+            layout = counter.layout(shard)
+            grants = [
+                Grant(
+                    counter.name, counter.epoch, taken, layout.ids(taken), self, copy, claimed=True
+                )
+                for taken in self.data.claim(counter, rev, shard)
+            ]
+            self.data.ledger += grants
+            return grants
+
+        grants = await self._call("claim", apply)
+        for grant in grants:
+            grant.answered = True
+        return tuple(grant.indices for grant in grants)
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         await self._call("close", lambda _: self.data.close_gone_back(counter, found, shard))
@@ -348,6 +432,8 @@ class SimStore:
             return apply(False)
         loop, rng = asyncio.get_running_loop(), self.random
         fate = faults.fate(rng, loop.time())
+        if action == "give back" and fate == "fine" and rng.random() < faults.unsure_back:
+            fate = rng.choice(("lost_after", "resent"))
         going, coming = rng.uniform(*faults.latency_s) / 2, rng.uniform(*faults.latency_s) / 2
         if fate == "throttled":
             await asyncio.sleep(going + coming)
@@ -376,6 +462,8 @@ class SimStore:
             else:
                 answer.set_exception(failed)
 
+        if fate == "resent":
+            loop.call_later(going / 2, arrive, True)
         if fate != "lost_before":
             loop.call_later(going, arrive, False)
             if action != "read" and rng.random() < faults.repeated:

@@ -107,8 +107,12 @@ def test_the_scenarios_reach_what_they_are_there_for() -> None:
         for supply in one.service.supplies.values()
         for cause in supply.reading().gaps
     }
-    assert {"unknown", "abandoned", "went_back", "revoked", "stale", "stop"} <= gaps
+    assert {"unknown", "abandoned", "went_back", "revoked", "stale", "stop", "claim"} <= gaps
     assert max(world.table.entries[world.name].ordinal for world in worlds) > 6
+    assert any(grant.claimed and grant.answered for grant in ledger)
+    given_back = [back for world in worlds for _, back in world.table.given_back]
+    assert {back.next < back.before for back in given_back} == {True, False}
+    assert any(one.store.too_late for world in worlds for one in world.instances)
     assert any(world.serving == [] and one.crashed for world in worlds for one in world.instances)
 
 

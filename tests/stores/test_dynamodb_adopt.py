@@ -112,7 +112,7 @@ async def wanted(store: DynamoStore, legacy: Legacy, returns: str = "old") -> Co
 
 async def ids_of(store: DynamoStore, counter: Counter, count: int, seen: int = 0) -> list[int]:
     room = counter.layout().end - count
-    indices = await store.reserve(counter, count=count, seen=seen, room=room)
+    indices = (await store.reserve(counter, count=count, seen=seen, room=room)).indices
     return list(counter.layout().ids(indices))
 
 

@@ -18,7 +18,7 @@ from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import Adopted, Counter
 
-OURS = ("epoch", "mark", "next", "rev")
+OURS = ("epoch", "mark", "next", "returned", "rev")
 TAKE_OVER_TRIES = 3
 KEY_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
@@ -53,7 +53,7 @@ async def locate(
     except Unheard as unheard:
         raise errors.NotApplied(**unheard.fields) from unheard
     typed = _typed_key(table, answer["Table"], key)
-    if attribute in key or attribute in ("epoch", "mark", "rev"):
+    if attribute in key or attribute in ("epoch", "mark", "returned", "rev"):
         raise _usage(
             f"--adopt-attribute is {attribute!r}, which is a key attribute or a name this service"
             " needs for itself; name the attribute that holds the counter's value"

@@ -112,9 +112,14 @@ def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, 
     epoch_alone = {
         "TableName": place.table,
         "Key": place.key,
-        "UpdateExpression": "SET #e = :epoch ADD #r :one",
+        "UpdateExpression": "SET #e = :epoch ADD #r :one REMOVE #l",
         "ConditionExpression": "#e = :seal AND #v >= :value",
-        "ExpressionAttributeNames": {"#e": "epoch", "#r": "rev", "#v": place.value},
+        "ExpressionAttributeNames": {
+            "#e": "epoch",
+            "#r": "rev",
+            "#v": place.value,
+            "#l": "returned",
+        },
         "ExpressionAttributeValues": {
             ":epoch": {"S": epoch},
             ":one": {"N": "1"},
@@ -125,8 +130,10 @@ def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, 
     }
     raised = {
         **epoch_alone,
-        "UpdateExpression": "SET #e = :epoch, #v = :value, #m = :value ADD #r :one",
+        "UpdateExpression": "SET #e = :epoch, #v = :value, #m = :value ADD #r :one REMOVE #l",
         "ConditionExpression": "#e = :seal AND #v < :value",
-        "ExpressionAttributeNames": {"#e": "epoch", "#r": "rev", "#v": place.value, "#m": "mark"},
-    }
+        "ExpressionAttributeNames": {
+            "#e": "epoch", "#r": "rev", "#v": place.value, "#m": "mark", "#l": "returned",
+        },
+    }  # fmt: skip
     return [raised, epoch_alone]

@@ -6,7 +6,7 @@ from idservice import errors
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import Counter, Grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,14 @@ class Reservation:
                 ":seen": {"N": str(self.seen)},
                 ":room": {"N": str(self.room)},
             },
-            "ReturnValues": "UPDATED_NEW",
+            "ReturnValues": "ALL_NEW",  # of what it did not write, `returned` matters
             "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
 
-    def granted(self, written: Answer) -> range:
+    def granted(self, written: Answer) -> Grant:
         """The indices that an answer's attributes grant: all of it well-formed, or none (I2).
+
+        What others gave back is read where it can be; it grants nothing.
 
         Raises OutcomeUnknown or, where the position itself is at fault, PositionIllFormed.
         """
@@ -68,11 +70,16 @@ class Reservation:
             )
             suspect.outcome = errors.UNKNOWN
             raise suspect
-        stop = items.number(written[self.place.value])
+        stop, rev = items.number(written[self.place.value]), items.number(written["rev"])
         assert stop is not None
+        assert rev is not None
         if not self.seen <= stop - self.count <= self.room:
             raise self.unknown(f"it ends at {stop}, outside of what was asked for")
-        return range(stop - self.count, stop)
+        try:
+            returned = items.ranges(written.get("returned"))
+        except ValueError:
+            returned = ()
+        return Grant(range(stop - self.count, stop), rev, returned)
 
     def refused(self, item: Answer | None) -> errors.StoreError:
         """What its failed condition means, read from the item in the order that is safe."""
@@ -97,7 +104,13 @@ class Reservation:
                 epoch=found.epoch,
             )
         if found.next > self.room:
-            return errors.NoRoom(store=self.store, name=name, position=found.next)
+            return errors.NoRoom(
+                store=self.store,
+                name=name,
+                position=found.next,
+                rev=found.rev,
+                returned=found.returned,
+            )
         return self.unknown("it refused a condition that holds")
 
     def unknown(self, why: str) -> errors.OutcomeUnknown:

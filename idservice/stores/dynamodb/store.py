@@ -11,14 +11,14 @@ from typing import Any, NoReturn, Self
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.stores.dynamodb import adopt as adoption
-from idservice.stores.dynamodb import change, items
+from idservice.stores.dynamodb import change, items, returns
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
 from idservice.stores.dynamodb.reserve import Reservation
 from idservice.stores.dynamodb.table import Table
-from idservice.stores.protocol import Adopted, Counter, Position, Stand
+from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand
 
 SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
 
@@ -245,7 +245,7 @@ class DynamoStore:
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> range:
+    ) -> Grant:
         assert count > 0
         assert seen <= room  # DynamoDB refuses such a condition as malformed
         place = items.place_of(counter, shard, self._name)
@@ -266,6 +266,46 @@ class DynamoStore:
             raise wanted.unknown("the table was not found meanwhile: this may be another one")
         self._heard()
         return wanted.granted(answer["Attributes"])
+
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
+        place = items.place_of(counter, shard, self._name)
+        write = returns.given_back(place, counter.epoch, found, next, returned)
+        action = f"giving back ids of counter {counter.name}"
+        return await self._write_once(write, action) is not None
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        place = items.place_of(counter, shard, self._name)
+        action = f"claiming ids of counter {counter.name}"
+        before = await self._write_once(returns.claimed(place, counter.epoch, rev), action)
+        try:
+            return () if before is None else returns.taken(before, rev)
+        except ValueError as why:
+            raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from why
+
+    async def _write_once(self, write: dict[str, Any], action: str) -> Answer | None:
+        """The attributes that one write answers with; None where its condition did not hold."""
+        await self._sure(action)
+        try:
+            answer = await self._client.call("UpdateItem", action, **write)
+        except Refused as refused:
+            self._note(refused)
+            if refused.said != dynamo.CONDITION_FAILED:
+                raise
+            return None
+        if self._in_doubt:
+            why = "the table was not found meanwhile: this may be another one"
+            raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
+        self._heard()
+        attributes: Answer = answer["Attributes"]
+        return attributes
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         place = items.place_of(counter, shard, self._name)
