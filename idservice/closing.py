@@ -44,6 +44,7 @@ async def _close(
     name = supply.counter.name
     blocks = await supply.close(patience_s)  # first: forget them
     if not blocks:
+        reasons[name] = "what was lent is not given back"
         return
     reasons[name] = "the store did not answer in time"
     try:

@@ -391,7 +391,8 @@ class Supply:
 
     async def _claim(self, allocator: Allocator, grant: Grant) -> list[range]:
         """What others gave back, where the grant tells of any, and nothing newer was handed out."""
-        if not grant.returned or self.counter.strict or allocator.seen or allocator.granted_ids:
+        began = allocator.seen or allocator.granted_ids or allocator.retired
+        if not grant.returned or self.counter.strict or began or self._closing is not None:
             return []
         lost = sum(map(len, grant.returned))  # unless it proves otherwise
         claimed: list[range] = []
@@ -405,6 +406,8 @@ class Supply:
         except (errors.OutcomeUnknown, TimeoutError) as error:
             why = str(error) or f"claiming ids of counter {self.counter.name} took too long"
             log.warning("%s; they are a gap", why, extra={"action": "ids_not_claimed"})
+        except Exception:  # a bug of ours or of a library: nothing is known
+            log.exception("a claim failed", extra={"action": "claim_bug"})
         finally:
             allocator.lost("claim", lost)
         count = sum(map(len, claimed))
@@ -586,20 +589,20 @@ class Supply:
         return self.suspect is not None and self._recheck_at == float("inf")
 
     async def close(self, patience_s: float) -> list[range]:
-        """Drop the ids in memory for good, as blocks, which nobody can hand out any more.
+        """Drop the ids in memory for good; those that may go back to the store, as blocks.
 
         First, nothing more is asked for, and what is under way may end: it would be a gap.
         """
         self._closing = asyncio.Event()
         for waiter in self._line:
             self._line.refuse(waiter, self._unsure(waiter, errors.Stopped()))
-        if self._asking:
+        lasting = self._store.hold_s is None and not self.counter.strict
+        if self._asking and lasting:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await self._closing.wait()
         unused = self.allocator.unused
         self.stop(errors.Stopped(), cause="stop")
-        lasting = self._store.hold_s is None and not self.counter.strict
         return unused if lasting else []
 
     def forget_in_child(self) -> None:

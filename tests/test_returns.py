@@ -1,6 +1,7 @@
 """A clean stop gives back what nobody used, and the next start hands it out first."""
 
 import asyncio
+import contextlib
 import logging
 from random import Random
 
@@ -235,5 +236,25 @@ def test_who_has_handed_out_newer_ids_claims_no_older_ones() -> None:
             assert ids == sorted(ids)
             assert not set(ids) & set(range(40, 60))
             assert data.positions["orders", 0].returned == (range(40, 60),)
+
+    run(main())
+
+
+def test_a_fault_in_a_claim_that_nobody_foresaw_is_a_gap_and_does_not_end_the_service() -> None:
+    class Broken(SimStore):
+        async def claim(self, *arguments: object, **rest: object) -> tuple[range, ...]:
+            raise KeyError("returned")
+
+    async def main() -> None:
+        for limit, ids in ((2**53 - 1, [100]), (99, [])):
+            data = table(limit=limit)
+            data.move(data.entries["orders"], 0, 0, 100)
+            data.set_by_hand("orders", returned=(range(40, 60),))
+            async with serving(data, store=Broken) as service:
+                supply = await service.supply("orders")
+                with contextlib.suppress(errors.Exhausted):
+                    assert [await supply.one()] == ids
+                await elapse(5.0)
+                assert supply.reading().gaps["claim"] >= 20
 
     run(main())

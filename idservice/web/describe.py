@@ -10,7 +10,7 @@ GAPS = {
     "late": "the answer to a reservation came when nobody could use it any more",
     "claim": "taking over what others gave back got no answer that could be read",
     "abandoned": "who waited had left, or a strict batch was not used up",
-    "stop": "at the stop somebody else wrote first, or the store did not answer in time",
+    "stop": "at the stop somebody else wrote first, the store was silent, or they were lent",
     "full": "at the stop the list of returned ranges was full",
     "killed": "in memory, when last heard of, of a worker that ended without a word",
     "fork": "the process was forked, and the ids are its parent's",
