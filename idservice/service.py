@@ -290,9 +290,10 @@ class Service:
             supply.stop(error, cause="went_back")
 
     def snapshot(self) -> Snapshot:
-        """What is counted, for the metrics page."""
+        """What is counted, for the metrics page; nothing of counters that may turn out not to be
+        there: their names would stay on a page of which nothing may vanish."""
         return Snapshot(
-            readings=[supply.reading() for supply in self.supplies.values()],
+            readings=[s.reading() for s in self.supplies.values() if s.counter.ordinal],
             store_up=self.health.up,
             latency=self.health.latency,
             version=__version__,

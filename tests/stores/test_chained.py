@@ -220,6 +220,16 @@ async def test_names_that_are_not_there_are_refused_and_not_kept(central: Served
         assert not sidecar.supplies
 
 
+async def test_a_name_of_which_nothing_was_told_is_not_on_the_metrics_page(
+    central: Served,
+) -> None:
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        await sidecar.supply("ghost")
+        assert await (await sidecar.supply("orders")).one() == 0
+        assert list(sidecar.supplies) == ["ghost", "orders"]
+        assert [reading.counter for reading in sidecar.snapshot().readings] == ["orders"]
+
+
 async def test_one_name_that_two_hold_is_missed_twice_without_harm(central: Served) -> None:
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         stale = await sidecar.supply("tickets")  # as a desk keeps it
