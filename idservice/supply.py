@@ -44,7 +44,8 @@ class Supply:
 
     `spawn` starts a task that the owner ends; `random` spreads the pauses between failed tries.
     With `keep_filled` the counter is refilled after an outage even if nobody asks. `missing` is
-    told where a counter turned out not to be there of which nothing was known.
+    told where a counter turned out not to be there of which nothing was known; such a supply is
+    stopped for good.
     """
 
     def __init__(
@@ -568,9 +569,10 @@ class Supply:
         if self.allocator.retired:
             return  # stopped in the meantime, and for good
         self.stop(error, cause="revoked")
-        self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
         if isinstance(error, errors.UnknownCounter) and not self.counter.ordinal:
-            self._missing(self)
+            self._missing(self)  # and over: were it to come back, nobody would count or stop it
+        else:
+            self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
     def stop(self, error: errors.IdserviceError, *, cause: str) -> None:
         """Drop the ids in memory and answer everybody with `error`, for good."""

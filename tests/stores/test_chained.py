@@ -230,29 +230,37 @@ async def test_a_name_of_which_nothing_was_told_is_not_on_the_metrics_page(
         assert [reading.counter for reading in sidecar.snapshot().readings] == ["orders"]
 
 
-async def test_one_name_that_two_hold_is_missed_twice_without_harm(central: Served) -> None:
+async def test_one_name_that_two_hold_is_missed_twice_without_harm(
+    central: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         stale = await sidecar.supply("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
             await stale.one()
         fresh = await sidecar.supply("tickets")
         assert fresh is not stale
-        stale._recheck_at = 0.0
         with pytest.raises(errors.UnknownCounter):
             await stale.one()
         assert sidecar.supplies == {"tickets": fresh}
 
 
-async def test_a_counter_that_comes_later_is_found_by_who_kept_hold_of_it(
+async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again(
     central: Served, data: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And by nobody else: what the service forgot it would neither count nor stop."""
     monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         supply = await sidecar.supply("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
             await supply.one()
         data.create(new_counter("tickets", random, start=7))
-        assert await supply.one() == 7
+        for ask in (supply.one, lambda: supply.many(3)):
+            with pytest.raises(errors.UnknownCounter):
+                await ask()
+        supply.look_again()
+        assert supply.not_ready
+        assert await (await sidecar.supply("tickets")).one() == 7
 
 
 async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_held_is_used(
