@@ -37,6 +37,8 @@ class NotOpen(errors.IdserviceError):
     outcome = errors.NOT_APPLIED
 
 
+ENTERED = "is entered already; enter it once, for all who ask it, or make another"
+
 Failure = Refused | Unanswered
 Step = str | float  # what is to be done next: send a target and bring the reply, or wait seconds
 
@@ -252,11 +254,11 @@ def next_step(steps: Steps, answer: Reply | Unanswered | None) -> Step:
     return steps.throw(answer) if isinstance(answer, Unanswered) else steps.send(answer)
 
 
-entered: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`
+clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`
 
 
 def _forget_in_child() -> None:
-    for client in list(entered):
+    for client in list(clients):
         client.forget_in_child()
 
 

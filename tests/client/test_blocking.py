@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -125,6 +125,72 @@ async def test_a_forked_child_has_ids_of_its_own(service: Served) -> None:
     parent, child = await asyncio.to_thread(work)
     assert len(child) == 600
     assert len({*parent, *child}) == len(parent) + len(child)
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """What `work` says in a forked child."""
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - another process
+        code = 1
+        try:
+            code = 0 if work() else 2
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_forked_child_may_enter_what_its_parent_entered_and_once(service: Served) -> None:
+    def child(client: Client) -> bool:
+        first = client.next_id()
+        (thread,) = [t for t in threading.enumerate() if t.name == "idservice"]
+        with client:
+            distinct = client.next_id() != first
+            with pytest.raises(NotOpen, match="entered already"):
+                client.__enter__()
+        return distinct and not thread.is_alive()
+
+    def work() -> None:
+        with Client(service.url, timeout=30.0) as client:
+            for _ in range(50):
+                client.next_id()
+            assert in_child(lambda: child(client))
+            assert client.next_id() >= 0
+
+    await asyncio.to_thread(work)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_while_another_thread_enters_or_leaves_may_enter() -> None:
+    client = Client("http://127.0.0.1:1")
+    with client._lock:
+        assert in_child(lambda: client.__enter__() is client)
+
+
+async def test_of_many_threads_that_enter_at_once_one_is_in(service: Served) -> None:
+    def work() -> None:
+        client = Client(service.url)
+        begin = threading.Barrier(8)
+        refused: list[NotOpen] = []
+
+        def enters() -> None:
+            begin.wait()
+            try:
+                client.__enter__()
+            except NotOpen as error:
+                refused.append(error)
+
+        for _ in range(20):
+            threads = [threading.Thread(target=enters) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(refused) == 7
+            refused.clear()
+            client.close()
+
+    await asyncio.to_thread(work)
 
 
 async def test_a_slow_refill_does_not_hold_up_who_has_ids_in_memory(data: Table) -> None:

@@ -352,6 +352,18 @@ async def test_a_client_may_be_entered_again(kind: Any, service: Served) -> None
     assert len(set(ids)) == 120
 
 
+async def test_a_client_is_entered_once_at_a_time(kind: Any, service: Served) -> None:
+    client = kind(service.url)
+    async with client:
+        before = await client.next_id()
+        with pytest.raises(NotOpen, match="entered already") as refused:
+            await client.__aenter__()
+        assert refused.value.outcome == errors.NOT_APPLIED
+        assert await client.next_id() > before, "the one that is in is not disturbed"
+    with pytest.raises(NotOpen, match="closed"):
+        await client.next_id()
+
+
 async def test_a_batch_in_parts_is_of_one_epoch(kind: Any) -> None:
     central = Central(mode="strict")
 
