@@ -37,12 +37,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split("=")[0].split(" ")[0]
-        near = []
-        if unknown.startswith("-"):
+        flags = [setting.flag for setting in config.ALL.values()]
+        meant = ""
+        if unknown in flags:
+            meant = f"; this command does not take {unknown}, or not before its name"
+        elif unknown.startswith("-"):
             import difflib  # only where something is wrong: it is slow to load
 
-            near = difflib.get_close_matches(unknown, [s.flag for s in config.ALL.values()], n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+            near = difflib.get_close_matches(unknown, flags, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
         raise errors.Usage(why=f"{message}{meant}; see `{self.prog} --help`")
 
 
