@@ -66,9 +66,11 @@ class Stock:
             ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),
             ("hold", hold, HOLD_MIN_S, HOLD_MAX_S),
         ):
-            if not least <= value <= most:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and least <= value <= most):
                 raise errors.Usage(
-                    why=f"{what} is {value!r}; it must be from {least:g} to {most:g} seconds"
+                    why=f"{what} is {value!r}; it must be a number of seconds"
+                    f" from {least:g} to {most:g}"
                 )
         self.counter = counter
         self.timeout_s, self.hold_s = timeout, hold

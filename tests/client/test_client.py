@@ -394,6 +394,18 @@ def test_a_client_that_cannot_be_is_refused_where_it_is_made(
         kind(*arguments, **rest)
 
 
+@pytest.mark.parametrize("value", ["x", None, "2", True, [], 1e9], ids=repr)
+@pytest.mark.parametrize(
+    ("what", "rule"), [("timeout", "from 0.01 to 3600"), ("hold", "from 1 to 60")]
+)
+def test_seconds_that_are_none_are_refused_with_the_value_and_the_rule(
+    kind: Any, what: str, rule: str, value: Any
+) -> None:
+    with pytest.raises(errors.Usage) as refused:
+        kind("http://c:1", **{what: value})
+    assert str(refused.value) == f"{what} is {value!r}; it must be a number of seconds {rule}."
+
+
 @pytest.mark.parametrize(
     ("line", "without"),
     [
