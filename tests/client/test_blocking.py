@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from idservice.client import Client, NotOpen, WaitedTooLong
+from idservice.client.wire import Wires
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.store import Table
@@ -165,6 +166,67 @@ def test_a_child_forked_while_another_thread_enters_or_leaves_may_enter() -> Non
     client = Client("http://127.0.0.1:1")
     with client._lock:
         assert in_child(lambda: client.__enter__() is client)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_forked_child_keeps_none_of_its_parents_connections_open() -> None:
+    """Neither one that is kept nor one on which a thread of the parent waits for an answer."""
+    central = Central(mode="strict")
+    stuck, go = asyncio.Event(), asyncio.Event()
+
+    async def say(target: str) -> bytes:
+        sent = central.ids(target)
+        if len(central.counts) == 1:
+            stuck.set()
+            await go.wait()
+        return sent
+
+    def is_open(descriptor: int) -> bool:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            return False
+        return True
+
+    def forks(client: Client) -> bool:
+        connections = [*client._wires._in_use, *(kept for _, kept in client._wires._kept)]
+        descriptors = [connection.sock.fileno() for connection in connections]
+        assert len(descriptors) == 2
+        return in_child(lambda: not any(map(is_open, descriptors)))
+
+    async with saying(say) as url:
+        with Client(url, "orders", timeout=30.0) as client:
+            waiting = asyncio.create_task(asyncio.to_thread(client.next_id))
+            await stuck.wait()
+            assert await asyncio.to_thread(client.next_id) == 1
+            assert await asyncio.to_thread(forks, client)
+            go.set()
+            assert await waiting == 0
+            assert await asyncio.to_thread(client.next_id) == 2, "the parent's are as they were"
+            assert await asyncio.to_thread(lambda: len(client._wires._kept)) == 2
+
+
+@pytest.mark.parametrize(("idle_s", "connections"), [(0.0, 3), (60.0, 1)])
+async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again(
+    monkeypatch: pytest.MonkeyPatch, idle_s: float, connections: int
+) -> None:
+    monkeypatch.setattr("idservice.client.wire.IDLE_MAX_S", idle_s)
+    central = Central(mode="strict")
+    used: list[Any] = []
+    keep = Wires._give_back
+
+    def gives_back(self: Wires, connection: Any, whole: bool) -> None:
+        used.append((connection, connection.sock))
+        keep(self, connection, whole)
+
+    monkeypatch.setattr(Wires, "_give_back", gives_back)
+    async with saying(central) as url:
+        with Client(url, "orders") as client:
+            ids = [await asyncio.to_thread(client.next_id) for _ in range(3)]
+            assert ids == [0, 1, 2]
+            assert len({id(connection) for connection, _ in used}) == connections
+            assert [sock.fileno() >= 0 for _, sock in used[-1:]] == [True]
+            assert all(sock.fileno() < 0 for one, sock in used if one is not used[-1][0])
 
 
 async def test_of_many_threads_that_enter_at_once_one_is_in(service: Served) -> None:
