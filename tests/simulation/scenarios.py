@@ -502,6 +502,8 @@ async def operated(world: World) -> None:
     operators = [asyncio.create_task(operate(world, changes=rng.randint(2, 5))) for _ in range(2)]
     if rng.random() < 0.4:
         operators.append(asyncio.create_task(move_back(world)))
+    if rng.random() < 0.5:
+        operators.append(asyncio.create_task(_relieve(world)))
     await world.clients(5, 40, counts=(1, 1, 3), pause_s=0.25, hasty=rng.choice((0.0, 0.2)))
     for operator in operators:
         await operator
@@ -513,6 +515,14 @@ async def operated(world: World) -> None:
     await put_right(world)
     await world.finish()
     world.check(need_max=3)
+
+
+async def _relieve(world: World) -> None:
+    """Stop instances cleanly, which give back what others may claim, in whatever epoch."""
+    for _ in range(6):
+        await elapse(world.rng.uniform(0.0, 1.5))
+        world.rng.choice(world.serving).over.set()
+        await world.begin()
 
 
 async def hurried(world: World) -> None:
