@@ -181,16 +181,23 @@ def check_ledger(
         ends[grant.counter, grant.epoch] = grant.ids.stop
 
 
-def check_epochs(ledger: Iterable[Grant]) -> None:
-    """Every id of a later epoch is above all that were granted in the ones before."""
-    highest: dict[str, int] = {}
+def check_epochs(ledger: Iterable[Grant], given_back: Iterable[tuple[int, GaveBack]] = ()) -> None:
+    """Every id of a later epoch is above all that were granted in the ones before, but for what was
+    given back: that was granted to nobody."""
+    end: dict[str, int] = {}  # of what is granted, by counter
     of_epoch: dict[tuple[str, str], int] = {}
-    for grant in ledger:
+    later = deque(given_back)
+    for at, grant in enumerate(ledger):
+        while later and later[0][0] <= at:
+            back = later.popleft()[1]
+            end[back.counter] -= back.before - back.next
+        if grant.claimed:
+            continue
         here = grant.counter, grant.epoch
-        floor = of_epoch.setdefault(here, highest.get(grant.counter, 0))
+        floor = of_epoch.setdefault(here, end.get(grant.counter, 0))
         if grant.ids.start < floor:
             raise Violation("epochs", f"{grant} is below {floor}, where it began at the earliest")
-        highest[grant.counter] = max(highest.get(grant.counter, 0), grant.ids.stop)
+        end[grant.counter] = max(end.get(grant.counter, 0), grant.ids.stop)
 
 
 def check_revoked(

@@ -253,7 +253,7 @@ class World:
             {"old": self.old} | {instance.name: instance.store for instance in self.instances},
         )
         checker.check_ledger(ledger, start=self.start, given_back=self.table.given_back)
-        checker.check_epochs(ledger)
+        checker.check_epochs(ledger, self.table.given_back)
         if revoked_within_s is not None:
             checker.check_revoked(history, ledger, self.revocations, within_s=revoked_within_s)
         for instance in self.instances:
@@ -509,7 +509,7 @@ async def operated(world: World) -> None:
         await operator
     world.faults.heal()
     await elapse(LANDED_S + FINISHED_S)
-    in_use = any(NAME in instance.service.supplies for instance in world.instances)
+    in_use = any(NAME in instance.service.supplies for instance in world.serving)
     if in_use and world.table.entries[NAME].intent is not None:
         raise Violation("standing", f"nobody finished {world.table.entries[NAME]}")
     await put_right(world)
