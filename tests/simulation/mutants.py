@@ -351,6 +351,7 @@ class _Patient:
         self.address = store.address
         self.counter = store.counter
         self.claim = store.claim
+        self.hold_s = store.hold_s
         self.close_gone_back = store.close_gone_back
         self._store, self._supply, self._request = store, supply, request
 
