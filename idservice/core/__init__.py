@@ -16,7 +16,8 @@ I5   Ids go back once, and only from somebody who has forgotten them: first the 
 I6   A position is an index k. Shard s of S shards in an epoch with base b yields the id
      b + s + S*k; the limit is the highest id. A block belongs to one epoch; a grant of an epoch
      that is no longer the counter's own is burnt. An epoch opens only after every shard of the one
-     before is sealed, with a base above every id they ever granted. A lower ordinal is ignored.
+     before is sealed, with a base above every id they granted, but for what was given back (I5). A
+     lower ordinal is ignored.
 I7   Every transport error means "unknown", "could not connect" included (applied writes are
      reported so), and so does a success without well-formed contents. "Not applied" is only what
      the store itself said in its own words to the only attempt. One attempt per call; whether to
