@@ -13,7 +13,7 @@ from idservice.change import Changer
 from idservice.core.epoch import gone_back, sealed
 from idservice.counters import new_counter
 from idservice.intents import Wish
-from idservice.stores.protocol import Counter, Position, Stand, Store
+from idservice.stores.protocol import Counter, Grant, Position, Stand, Store
 from tests.stores import backends
 from tests.stores.backends import Backend
 
@@ -62,7 +62,9 @@ async def made(store: Store, **settings: int) -> Counter:
 
 async def reserve(store: Store, counter: Counter, count: int) -> range:
     room = counter.layout().end - count
-    return await store.reserve(counter, count=count, seen=0, room=room)
+    answer = await store.reserve(counter, count=count, seen=0, room=room)
+    assert isinstance(answer, Grant)
+    return answer.indices
 
 
 async def position_of(store: Store, counter: Counter) -> Position:
@@ -163,6 +165,26 @@ async def test_a_seal_replaces_exactly_the_epoch_that_was_read(
         assert (await position_of(store, counter)).epoch == sealed(NEXT)
 
 
+async def test_what_was_given_back_is_gone_once_another_epoch_began(
+    store: Store, other: Store
+) -> None:
+    counter = await made(store)
+    await reserve(store, counter, 10)
+    found = await position_of(store, counter)
+    assert await store.give_back(counter, found, next=10, returned=(range(2, 5),))
+    before = await position_of(store, counter)
+    assert before.returned == (range(2, 5),)
+    await store.seal(counter, 0, await store.stand(counter, 0), sealed(NEXT))
+    assert await other.claim(counter, before.rev) == (), "it is closed"
+    assert not await other.give_back(counter, before, next=8, returned=())
+    await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    opened = await position_of(store, counter)
+    assert (opened.next, opened.mark, opened.returned) == (0, 0, ())
+    assert await other.claim(counter, before.rev) == ()
+    assert not await other.give_back(counter, before, next=8, returned=(range(2, 5),))
+    assert await position_of(store, counter) == opened
+
+
 async def test_a_late_copy_of_a_seal_does_not_close_what_was_opened_since(
     store: Store, other: Store
 ) -> None:
@@ -193,7 +215,9 @@ async def test_a_missing_shard_is_created_closed_and_only_while_it_is_missing(
     assert await store.stand(counter, 1) == Stand(sealed(NEXT), 0, 0)
     await store.open_shard(counter, 1, sealed(NEXT), NEXT, value=0)
     opened = replace(counter, epoch=NEXT)
-    assert await store.reserve(opened, count=3, seen=0, room=100, shard=1) == range(3)
+    answer = await store.reserve(opened, count=3, seen=0, room=100, shard=1)
+    assert isinstance(answer, Grant)
+    assert answer.indices == range(3)
     assert await store.stand(counter, 0) == Stand(counter.epoch, 0, 0)
 
 

@@ -39,7 +39,13 @@ async def test_a_fence_raises_an_adopted_item_and_both_go_on_above(
 ) -> None:
     old = await store.create(await wanted(store, legacy, returns))
     assert await ids_of(store, old, 2) == ([41, 42] if returns == "old" else [42, 43])
+    found = await store.position(old)
+    assert found is not None
+    assert await store.give_back(old, found, next=found.next, returned=(range(42, 43),))
     new = await change(store, "donations", "fence", past=499)
+    opened = await store.position(new)
+    assert opened is not None
+    assert opened.returned == (), "who knows who has them, after what a fence is for"
     with pytest.raises(errors.EpochChanged):
         await ids_of(store, old, 1)
     assert await ids_of(store, new, 2) == [500, 501]
