@@ -181,7 +181,7 @@ def test_a_reservation_that_our_own_give_back_overtakes_raises_no_alarm() -> Non
             await supply.many(6)
             assert supply.allocator.waits_for_store
         await elapse(10.0)
-        assert supply.tally.reservations == {"granted": 1, "suspect": 1}
+        assert supply.tally.reservations == {"granted": 1, "changed": 1}
         position = data.positions["orders", 0]
         assert position.epoch == data.entries["orders"].epoch, "nobody closed it"
         assert position.next == 7
