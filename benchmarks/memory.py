@@ -45,5 +45,8 @@ class MemoryStore:
         """Refused: this store measures what is reserved."""
         return False
 
+    async def revision(self) -> None:
+        """There is no catalogue."""
+
     async def verify(self) -> None:
         """It is what it was."""
