@@ -74,6 +74,7 @@ FLOORS = [
         "idservice.listen",
         "idservice.logs",
         "idservice.loop",
+        "idservice.newcomers",
         "idservice.workers.signals",
     ],
     ["idservice.exits", "idservice.listener", "idservice.probe", "idservice.start"],
