@@ -13,7 +13,7 @@ from random import SystemRandom
 
 from aiohttp import web
 
-from idservice import __version__, errors, listen, start
+from idservice import __version__, errors, listen, pulse, start
 from idservice.config import STORE_DEFAULT
 from idservice.counters import check_name
 from idservice.exits import EXIT_FAILURE
@@ -155,6 +155,7 @@ async def _serve(
     await start.reach(store, random, create=create, deadline=deadline)
     await stack.enter_async_context(service)
     await start.warm(service, deadline=deadline)
+    service.spawn(pulse.watch(service.lag))
 
     whole = Whole(service, link)
     seat = link.seat if link is not None else Seat()

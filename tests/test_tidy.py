@@ -42,6 +42,7 @@ FLOORS = [
     ["idservice.intents"],
     ["idservice.change"],
     ["idservice.counters", "idservice.metrics"],
+    ["idservice.pulse"],
     ["idservice.workers"],
     [
         "idservice.health",
