@@ -5,8 +5,10 @@ dear as an integer, so its registry is used only to write the page.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from math import inf
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import (
@@ -17,8 +19,50 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from idservice.standing import Standing, together
+
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 REST = "_rest"  # label of the counters beyond the cap; no counter can be called so
+
+
+@dataclass(slots=True)
+class Latency:
+    """A histogram of seconds. There is one for each counter: it is as long as its last bucket that
+    counted anything."""
+
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        bucket = bisect_left(LATENCY_BUCKETS_S, seconds)
+        while len(self.counts) <= bucket:
+            self.counts.append(0)
+        self.counts[bucket] += 1
+        self.total += seconds
+
+    def at_most(self, share: float) -> float | None:
+        """Seconds within which that share (0 .. 1) of all ended, as far as the buckets tell: it is
+        the upper end of one, infinite in the last. None where nothing was counted."""
+        rank = share * sum(self.counts)
+        if not rank:
+            return None
+        running = 0
+        for bound, counted in zip((*LATENCY_BUCKETS_S, inf), self.counts, strict=False):
+            running += counted
+            if running >= rank:
+                return bound
+        raise AssertionError(share)
+
+    @classmethod
+    def sum(cls, parts: Iterable["Latency"]) -> "Latency":
+        """Several as one."""
+        counts: list[int] = []
+        total = 0.0
+        for part in parts:
+            counts = [a + b for a, b in zip_longest(counts, part.counts, fillvalue=0)]
+            total += part.total
+        return cls(counts, total)
 
 
 @dataclass(slots=True)
@@ -30,19 +74,7 @@ class Tally:
     waits: int = 0
     wait_seconds: float = 0.0
     claimed: int = 0  # ids that others gave back, and that were taken over
-
-
-@dataclass(slots=True)
-class Latency:
-    """A histogram of seconds."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
-    total: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        self.total += seconds
+    latency: Latency = field(default_factory=Latency)  # of its reservations
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +90,7 @@ class Reading:
     gaps: dict[str, int]
     tally: Tally
     returned: int = 0  # ids that went back to the store at the stop
+    standing: Standing | None = None  # None where nobody who lives has it in use
 
     @property
     def runway_s(self) -> float:
@@ -78,6 +111,8 @@ class Snapshot:
     lag: Latency = field(default_factory=Latency)  # of the event loop; see `pulse`
     workers: int = 1  # that serve
     restarts: int = 0  # of workers that ended by themselves
+    store_error: str = ""  # why it is not up
+    uptime_s: float = 0.0
 
 
 def count(counts: dict[str, int], key: str) -> None:
@@ -96,9 +131,9 @@ def capped(readings: list[Reading], most: int) -> list[Reading]:
         return kept
     # What they hold together serves none of them longer: the shortest runway stands for all.
     shortest = min(reading.runway_s for reading in rest)
-    together = summed(REST, rest)
-    rate = together.held / shortest if shortest else float("inf")
-    return [*kept, replace(together, rate=rate)]
+    total = summed(REST, rest)
+    rate = total.held / shortest if shortest else inf
+    return [*kept, replace(total, rate=rate)]
 
 
 def summed(counter: str, readings: list[Reading]) -> Reading:
@@ -112,6 +147,7 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         tally.waits += reading.tally.waits
         tally.wait_seconds += reading.tally.wait_seconds
         tally.claimed += reading.tally.claimed
+    tally.latency = Latency.sum(reading.tally.latency for reading in readings)
     return Reading(
         counter=counter,
         issued=sum(reading.issued for reading in readings),
@@ -122,6 +158,7 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         gaps=gaps,
         tally=tally,
         returned=sum(reading.returned for reading in readings),
+        standing=together([one.standing for one in readings if one.standing is not None]),
     )
 
 
@@ -225,7 +262,9 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
 
 def _histogram(name: str, text: str, latency: Latency) -> HistogramMetricFamily:
     running, buckets = 0, []
-    for bound, value in zip((*map(str, LATENCY_BUCKETS_S), "+Inf"), latency.counts, strict=True):
+    bounds = (*map(str, LATENCY_BUCKETS_S), "+Inf")
+    unreached = [0] * (len(bounds) - len(latency.counts))
+    for bound, value in zip(bounds, latency.counts + unreached, strict=True):
         running += value
         buckets.append((bound, running))
     family = HistogramMetricFamily(f"idservice_{name}", text)

@@ -50,6 +50,7 @@ class Service:
         self.supplies: dict[str, Supply] = {}
         self.health = StoreHealth()
         self.lag = Latency()  # of the event loop
+        self._began = asyncio.get_running_loop().time()
         self._loading: dict[str, asyncio.Future[Supply]] = {}
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
@@ -258,7 +259,7 @@ class Service:
             try:
                 supply = await self.supply(name)
                 supply.look_again()  # who is not ready is not asked for ids, and would never know
-                why = supply.not_ready
+                why = str(supply.trouble or "")
             except errors.IdserviceError as error:
                 why = str(error)
             if why:
@@ -296,6 +297,8 @@ class Service:
         return Snapshot(
             readings=[s.reading() for s in self.supplies.values() if s.counter.ordinal],
             store_up=self.health.up,
+            store_error="" if self.health.up else str(self.health.last_error),
+            uptime_s=asyncio.get_running_loop().time() - self._began,
             latency=self.health.latency,
             lag=self.lag,
             version=__version__,

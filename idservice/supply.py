@@ -13,6 +13,7 @@ from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
 from idservice.metrics import Reading, Tally, count
+from idservice.standing import Standing
 from idservice.stores.protocol import ACTIVE, DELETED, Counter, Grant, Loan, Store
 
 log = logging.getLogger("idservice.supply")
@@ -348,6 +349,7 @@ class Supply:
         finally:
             self._took = self._loop.time() - began
             self._health.latency.observe(self._took)
+            self.tally.latency.observe(self._took)
             count(self.tally.reservations, result)
             if allocator is not self.allocator:
                 self._past = replace(self._past, gaps=self._gaps_with(allocator))
@@ -680,15 +682,15 @@ class Supply:
         )
 
     @property
-    def not_ready(self) -> str:
-        """Why the next id cannot be served now; empty where it can."""
+    def trouble(self) -> errors.IdserviceError | None:
+        """Why the next id cannot be served now; None where it can."""
         if (why := self.suspect or self.closed) is not None:
-            return str(why)
+            return why
         if self.allocator.held:
-            return ""
+            return None
         if self.allocator.used_up:
-            return str(self._exhausted(1))
-        return "" if self._health.up else str(self._error)
+            return self._exhausted(1)
+        return None if self._health.up else self._error
 
     def reading(self) -> Reading:
         """What is counted of this counter since the start."""
@@ -698,6 +700,24 @@ class Supply:
             held=allocator.held,
             rate=allocator.rate,
             waiting=len(self._line),
+            standing=self._standing(),
+        )
+
+    def _standing(self) -> Standing:
+        counter, allocator, trouble = self.counter, self.allocator, self.trouble
+        return Standing(
+            epoch=counter.ordinal,
+            strict=counter.strict,
+            shards=counter.shards,
+            limit=counter.limit if self._store.hold_s is None else None,
+            runway=allocator.runway_s,
+            stock=allocator.stock,
+            low=allocator.low,
+            highest=allocator.pace.highest,
+            pace=allocator.pace.per_second(self._loop.time()),
+            change=counter.intent.kind if counter.intent is not None else "",
+            code=trouble.code if trouble is not None else "",
+            why=str(trouble) if trouble is not None else "",
         )
 
     def _added_up(self, allocator: Allocator) -> Reading:

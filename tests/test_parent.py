@@ -123,8 +123,9 @@ async def heard(worker: Worker) -> list[channel.Message]:
     return messages
 
 
-async def reporting(full: bool) -> Report:
-    return REPORT if full else replace(REPORT, snapshot=None)
+async def reporting(full: bool, ready: bool) -> Report:
+    said = replace(REPORT, readiness=REPORT.readiness if ready else None)
+    return said if full else replace(said, snapshot=None)
 
 
 async def test_a_worker_reports_when_asked_and_has_nothing_to_say_while_it_starts() -> None:

@@ -14,9 +14,10 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # know each other, but for the order in which core's are listed.
 FLOORS = [
     ["idservice", "idservice.errors"],
-    ["idservice.core", "idservice.core.block"],
+    ["idservice.core", "idservice.core.block", "idservice.standing"],
     [
         "idservice.core.epoch",
+        "idservice.core.pace",
         "idservice.core.sizing",
         "idservice.core.unused",
         "idservice.exchange",

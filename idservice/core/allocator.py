@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 from idservice.core import block, sizing
 from idservice.core.epoch import Layout
+from idservice.core.pace import Pace
 
 # Why granted ids become a gap; the other causes ("unknown", "late", "claim") never reach memory.
 FROM_MEMORY = (
@@ -85,8 +86,10 @@ class Allocator:
         "cursor",
         "gaps",
         "granted_ids",
+        "pace",
         "rate",
         "returned_ids",
+        "stock",
     )
 
     def __init__(
@@ -133,6 +136,8 @@ class Allocator:
         self._used_uncounted = 0  # without what single big batches took
         self._retired = False
         self.rate = 0.0  # ids per second, as last measured
+        self.pace = Pace()
+        self.stock = 0  # how many were held after the last grant
         self.granted_ids = 0
         self.returned_ids = 0  # that went back to the store at the stop
         self.gaps: dict[str, int] = {}  # ids that will never be handed out, by cause
@@ -176,6 +181,16 @@ class Allocator:
         """How many ids were handed out."""
         lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY)
         return self.granted_ids - self.held - lost - self.returned_ids
+
+    @property
+    def low(self) -> int:
+        """How many are left when the next refill begins."""
+        return self._low
+
+    @property
+    def runway_s(self) -> float:
+        """For how long ids are to last."""
+        return self._runway_s
 
     @property
     def unused(self) -> list[range]:
@@ -322,6 +337,8 @@ class Allocator:
         self.granted_ids += request.count
         for ids in blocks:
             self._keep(ids)
+            self.pace.saw(ids[-1], self._asked_at)
+        self.stock = self.held
         self._low = sizing.low_water(rate=self.rate, runway_s=self._runway_s, held=self.held)
         self._mark = self._low
         if self._asked_cut:
@@ -386,6 +403,7 @@ class Allocator:
         """A newer epoch began where the ids are lent: those held are of an older one."""
         assert self._hold_s is not None
         self._drop("epoch")
+        self.pace = Pace()
         self._layout, self._end, self._strict = layout, layout.end, strict
 
     def retire(self, cause: str) -> int:
@@ -422,6 +440,7 @@ class Allocator:
         for ids in blocks:
             self._keep(ids)
             self.granted_ids += len(ids)
+        self.stock = self.held
         self._low = self._mark = self.held // 2
         self._cut_at_mark()
 

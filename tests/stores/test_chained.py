@@ -259,7 +259,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
             with pytest.raises(errors.UnknownCounter):
                 await ask()
         supply.look_again()
-        assert supply.not_ready
+        assert supply.trouble
         assert await (await sidecar.supply("tickets")).one() == 7
 
 
