@@ -20,6 +20,7 @@ class Standing:
     low: int  # held when the next one begins
     highest: int | None  # of the ids this instance was ever granted in this epoch
     pace: float  # ids a second by which all instances together move on; 0: not known
+    lent: bool = False  # by another service
     change: str = ""  # the kind of a change under way
     code: str = ""
     why: str = ""
@@ -43,6 +44,7 @@ def together(standings: Sequence[Standing]) -> Standing | None:
         low=sum(one.low for one in standings),
         highest=max((one.highest for one in current if one.highest is not None), default=None),
         pace=max(one.pace for one in current),
+        lent=newest.lent,
         change=newest.change,
         code=worst.code,
         why=worst.why,

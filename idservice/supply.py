@@ -715,6 +715,7 @@ class Supply:
             low=allocator.low,
             highest=allocator.pace.highest,
             pace=allocator.pace.per_second(self._loop.time()),
+            lent=self._store.hold_s is not None,
             change=counter.intent.kind if counter.intent is not None else "",
             code=trouble.code if trouble is not None else "",
             why=str(trouble) if trouble is not None else "",

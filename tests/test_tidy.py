@@ -14,7 +14,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # know each other, but for the order in which core's are listed.
 FLOORS = [
     ["idservice", "idservice.errors"],
-    ["idservice.core", "idservice.core.block", "idservice.standing"],
+    ["idservice.core", "idservice.core.block", "idservice.figures", "idservice.standing"],
     [
         "idservice.core.epoch",
         "idservice.core.pace",
@@ -62,12 +62,14 @@ FLOORS = [
         "idservice.web.ask",
         "idservice.web.describe",
         "idservice.web.form",
+        "idservice.web.records",
         "idservice.web.sampled",
     ],
     ["idservice.web.guard", "idservice.web.render", "idservice.web.schemas"],
-    ["idservice.web.openapi"],
+    ["idservice.web.status"],
+    ["idservice.web.openapi", "idservice.web.page"],
     ["idservice.web.ids", "idservice.web.connection", "idservice.web.desk", "idservice.web.heads"],
-    ["idservice.web.writer"],
+    ["idservice.web.overview", "idservice.web.writer"],
     ["idservice.web.admin", "idservice.web.lane"],
     ["idservice.web.change"],
     ["idservice.web.app"],
