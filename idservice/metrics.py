@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import inf
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from idservice.standing import Standing, together
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+PIECE = 50  # counters looked at, or written about, at once: well below a millisecond
 REST = "_rest"  # label of the counters beyond the cap; no counter can be called so
 
 
@@ -167,69 +168,79 @@ def _add(into: dict[str, int], counts: dict[str, int]) -> None:
         into[key] = into.get(key, 0) + value
 
 
-class _AtScrape(Collector):
-    def __init__(self, snapshot: Snapshot, counters_max: int) -> None:
-        self._snapshot = snapshot
-        self._counters_max = counters_max
+class _Part(Collector):
+    def __init__(self, part: Metric) -> None:
+        self._part = part
 
     def collect(self) -> Iterator[Metric]:
-        return _families(self._snapshot, self._counters_max)
+        yield self._part
 
 
-def page(snapshot: Snapshot, *, counters_max: int) -> tuple[bytes, str]:
-    """The metrics page in Prometheus' text format, and its content type.
+def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
+    """The metrics page in Prometheus' text format, in pieces that are quickly made: whoever sends
+    them can serve others in between.
 
     At most `counters_max` counters have a label of their own.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_AtScrape(snapshot, counters_max))
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    before = ""
+    for part in _families(snapshot, counters_max):
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Part(part))
+        text = generate_latest(registry)
+        if part.name == before:  # it goes on, below its two lines of HELP and TYPE
+            text = text.split(b"\n", 2)[2]
+        before = part.name
+        yield text
 
 
 def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
     rows = capped(snapshot.readings, counters_max)
+    parts = [rows[at : at + PIECE] for at in range(0, len(rows), PIECE)] or [[]]
 
-    def counter(name: str, text: str, values: Callable[[Reading], float]) -> CounterMetricFamily:
-        family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter"])
-        for row in rows:
-            family.add_metric([row.counter], values(row))
-        return family
+    def counter(name: str, text: str, values: Callable[[Reading], float]) -> Iterator[Metric]:
+        for part in parts:
+            family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter"])
+            for row in part:
+                family.add_metric([row.counter], values(row))
+            yield family
 
     def by(
         name: str, text: str, label: str, values: Callable[[Reading], dict[str, int]]
-    ) -> CounterMetricFamily:
-        family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter", label])
-        for row in rows:
-            for key, value in sorted(values(row).items()):
-                family.add_metric([row.counter, key], value)
-        return family
+    ) -> Iterator[Metric]:
+        for part in parts:
+            family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter", label])
+            for row in part:
+                for key, value in sorted(values(row).items()):
+                    family.add_metric([row.counter, key], value)
+            yield family
 
-    def gauge(name: str, text: str, values: Callable[[Reading], float]) -> GaugeMetricFamily:
-        family = GaugeMetricFamily(f"idservice_{name}", text, labels=["counter"])
-        for row in rows:
-            family.add_metric([row.counter], values(row))
-        return family
+    def gauge(name: str, text: str, values: Callable[[Reading], float]) -> Iterator[Metric]:
+        for part in parts:
+            family = GaugeMetricFamily(f"idservice_{name}", text, labels=["counter"])
+            for row in part:
+                family.add_metric([row.counter], values(row))
+            yield family
 
-    yield counter("ids_issued", "Ids handed out.", lambda row: row.issued)
-    yield counter(
+    yield from counter("ids_issued", "Ids handed out.", lambda row: row.issued)
+    yield from counter(
         "ids_reserved", "Ids the store granted, the claimed ones too.", lambda row: row.reserved
     )
-    yield counter(
+    yield from counter(
         "ids_claimed", "Ids taken over that others gave back.", lambda row: row.tally.claimed
     )
-    yield by(
+    yield from by(
         "reservations",
         "Requests for ids to the store, by how they ended.",
         "result",
         lambda row: row.tally.reservations,
     )
-    yield by("gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps)
-    yield by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
-    yield counter("waits", "Requests that waited for the store.", lambda row: row.tally.waits)
-    yield counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
-    yield gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
-    yield gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
-    yield gauge(
+    yield from by("gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps)
+    yield from by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
+    yield from counter("waits", "Requests that waited for the store.", lambda row: row.tally.waits)
+    yield from counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
+    yield from gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
+    yield from gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
+    yield from gauge(
         "runway_seconds",
         "How long the ids in memory last at the rate last measured; +Inf while nobody takes any.",
         lambda row: row.runway_s,

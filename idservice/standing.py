@@ -1,11 +1,11 @@
 """How a counter stands, on one instance or on several workers together: all of it from memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """A counter as an instance has it in use. Numbers are ids, `runway` is in seconds.
 
     `code` and `why` are the error that whoever asks now is told; empty where ids are handed out.

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from typing import Any
 
 from idservice import errors, returns
 from idservice.core.allocator import Allocator, Request
@@ -695,8 +696,8 @@ class Supply:
     def reading(self) -> Reading:
         """What is counted of this counter since the start."""
         allocator = self.allocator
-        return replace(
-            self._added_up(allocator),
+        return self._added_up(
+            allocator,
             held=allocator.held,
             rate=allocator.rate,
             waiting=len(self._line),
@@ -721,10 +722,11 @@ class Supply:
             why=str(trouble) if trouble is not None else "",
         )
 
-    def _added_up(self, allocator: Allocator) -> Reading:
+    def _added_up(self, allocator: Allocator, **now: Any) -> Reading:
         past = self._past
         return replace(
             past,
+            **now,
             issued=past.issued + allocator.issued_ids,
             reserved=past.reserved + allocator.granted_ids,
             gaps=self._gaps_with(allocator),

@@ -179,7 +179,7 @@ class Allocator:
     @property
     def issued_ids(self) -> int:
         """How many ids were handed out."""
-        lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY)
+        lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY) if self.gaps else 0
         return self.granted_ids - self.held - lost - self.returned_ids
 
     @property

@@ -1,9 +1,11 @@
 """Which path leads to which handler, on which kind of listener."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from idservice import errors, metrics
 from idservice.service import Service
@@ -127,8 +129,12 @@ def _readyz(whole: Whole, draining: Callable[[], bool]) -> Handler:
 def _metrics(whole: Whole, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
         snapshot = await whole.snapshot()
-        body, content_type = metrics.page(snapshot, counters_max=counters_max)
-        return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
+        parts = []
+        for part in metrics.pieces(snapshot, counters_max=counters_max):
+            parts.append(part)
+            await asyncio.sleep(0)  # let requests for ids go before
+        headers = {**NO_STORE, "Content-Type": CONTENT_TYPE_LATEST}
+        return web.Response(body=b"".join(parts), headers=headers)
 
     return page
 

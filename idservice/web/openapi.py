@@ -107,6 +107,12 @@ def _control() -> Schema:
         "/v1/counters/{name}/set": {
             "post": _change("setCounter", "Go on from another id.", "SetTo"),
         },
+        **_overview(),
+    }
+
+
+def _overview() -> Schema:
+    return {
         "/": {
             "get": _operation(
                 "statusPage",

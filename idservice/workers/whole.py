@@ -21,7 +21,7 @@ class Whole:
     async def snapshot(self) -> Snapshot:
         """What is counted. Raises ParentSilent."""
         if self._link is None:
-            return self._service.snapshot()
+            return await self._service.snapshot()
         snapshot = (await self._link.whole(full=True)).snapshot
         assert snapshot is not None
         return snapshot
@@ -53,7 +53,7 @@ class Whole:
             except TimeoutError:
                 why = "the store takes too long to say"
             readiness = self._readiness(why)
-        return Report(readiness, self._service.snapshot() if full else None)
+        return Report(readiness, await self._service.snapshot() if full else None)
 
     def _readiness(self, why: str) -> Readiness:
         health = self._service.health

@@ -227,7 +227,7 @@ async def test_a_name_of_which_nothing_was_told_is_not_on_the_metrics_page(
         await sidecar.supply("ghost")
         assert await (await sidecar.supply("orders")).one() == 0
         assert list(sidecar.supplies) == ["ghost", "orders"]
-        assert [reading.counter for reading in sidecar.snapshot().readings] == ["orders"]
+        assert [one.counter for one in (await sidecar.snapshot()).readings] == ["orders"]
 
 
 async def test_one_name_that_two_hold_is_missed_twice_without_harm(

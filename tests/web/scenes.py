@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from aiohttp import web
+from msgspec import structs
 
 from idservice.errors import CounterSuspect, Exhausted, Suspended, WentBack
 from idservice.metrics import Latency, Reading, Snapshot, Tally
@@ -28,13 +29,13 @@ WENT_BACK = WentBack(
 def reading(name: str, *, rate: float = 50.0, seconds: float = 45.0, **standing: object) -> Reading:
     """A counter in order, but for what is said otherwise."""
     low, held = max(5, int(rate * 30)), int(rate * seconds)
-    shown = replace(STANDING, low=low, stock=2 * low, highest=4_812_003, pace=rate)
+    shown = structs.replace(STANDING, low=low, stock=2 * low, highest=4_812_003, pace=rate)
     tally = Tally(latency=Latency([], 0.3))
     for took in (0.0008, 0.002, 0.003, 0.004, 0.004, 0.02):
         tally.latency.observe(took)
     return Reading(
         name, 4_000_000, 4_000_000 + held, held, rate, 0, {}, tally,
-        standing=replace(shown, **standing),
+        standing=structs.replace(shown, **standing),
     )  # fmt: skip
 
 
