@@ -102,6 +102,15 @@ def _parser() -> argparse.ArgumentParser:
         "wait", commands.wait, "Wait until a service is ready; exit 1 if it is not in time.",
         config.URL, config.TIMEOUT,
     )  # fmt: skip
+    top = command(
+        "top",
+        commands.top,
+        "Show a running service, its counters and what is wrong with them; q quits.",
+        config.URL,
+        config.INTERVAL,
+    )
+    top.add_argument("--once", action="store_true", help="print it once and exit")
+    top.add_argument("--json", action="store_true", help="print JSON, one line for each look")
     _add_bench(command("bench", commands.bench, BENCH, *config.BENCH))
     return parser
 
