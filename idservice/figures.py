@@ -73,9 +73,10 @@ def span(seconds: float) -> str:
         return f"{int(seconds * 10 + 0.5) / 10:.1f} s"
     if seconds < 120:
         return f"{int(seconds + 0.5)} s"
-    for unit, size in (("min", 60.0), ("h", 3600.0)):
-        if seconds < 120 * size or (unit == "h" and seconds < 2 * DAY_S):
-            return f"{int(seconds / size + 0.5)} {unit}"
+    if seconds < 7200:
+        return f"{int(seconds / 60 + 0.5)} min"
+    if seconds < 2 * DAY_S:
+        return f"{int(seconds / 3600 + 0.5)} h"
     return f"{int(seconds / DAY_S + 0.5):,} d"
 
 
