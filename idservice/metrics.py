@@ -86,7 +86,7 @@ class Reading:
     issued: int
     reserved: int
     held: int
-    rate: float  # ids per second, as last measured
+    rate: float  # ids per second of late; 0 for a strict counter
     waiting: int
     gaps: dict[str, int]
     tally: Tally
@@ -242,7 +242,7 @@ def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
     yield from gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
     yield from gauge(
         "runway_seconds",
-        "How long the ids in memory last at the rate last measured; +Inf while nobody takes any.",
+        "How long the ids in memory last at the rate of late; +Inf while nobody has taken any.",
         lambda row: row.runway_s,
     )
     yield from _of_instance(snapshot)

@@ -699,7 +699,7 @@ class Supply:
         return self._added_up(
             allocator,
             held=allocator.held,
-            rate=allocator.rate,
+            rate=allocator.present_rate(self._loop.time()),
             waiting=len(self._line),
             standing=self._standing(),
         )

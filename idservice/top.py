@@ -16,6 +16,7 @@ from idservice.screen import Screen
 ANSWER_S = 5.0
 AROUND = 8  # lines of the screen that are no counters'
 PER_MAX = 1000
+AWAY = "Asking again. "
 WIDE = 1000  # columns, where nobody counts them
 
 
@@ -82,7 +83,7 @@ def _watch(url: str, *, every_s: float) -> None:
                 except Usage:
                     raise
                 except IdserviceError as error:
-                    lines = [Line(f"{error} Asking again."), *_old(lines)]
+                    lines = [Line(f"{AWAY}{error}", "bad"), *_old(lines)]
             screen.draw(_fitted(lines, height))
             key = screen.wait(max(0.0, due - time.monotonic()))
             if key is None:
@@ -93,7 +94,7 @@ def _watch(url: str, *, every_s: float) -> None:
 
 def _old(lines: list[Line]) -> list[Line]:
     """What was last known, without what was said since."""
-    return [line for line in lines if not line.text.endswith("Asking again.")]
+    return [line for line in lines if not line.text.startswith(AWAY)]
 
 
 def _fitted(lines: list[Line], height: int) -> list[Line]:

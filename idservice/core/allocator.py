@@ -70,6 +70,7 @@ class Allocator:
         "_low",
         "_mark",
         "_outstanding",
+        "_rated_s",
         "_rest",
         "_rest_count",
         "_retired",
@@ -135,7 +136,8 @@ class Allocator:
         self._window_used = 0  # where this many ids had been handed out,
         self._used_uncounted = 0  # without what single big batches took
         self._retired = False
-        self.rate = 0.0  # ids per second, as last measured
+        self.rate = 0.0  # ids per second, as last measured,
+        self._rated_s = 0.0  # over so many seconds
         self.pace = Pace()
         self.stock = 0  # how many were held after the last grant
         self.granted_ids = 0
@@ -186,6 +188,15 @@ class Allocator:
     def low(self) -> int:
         """How many are left when the next refill begins."""
         return self._low
+
+    def present_rate(self, now: float) -> float:
+        """Ids per second since the last refill and between the two before: a counter that nobody
+        uses any more is not as busy as it was. 0 for a strict one, which measures none."""
+        if self._strict:
+            return 0.0
+        used = max(0, self._used - self._window_used)
+        seconds = self._rated_s + now - self._window_start
+        return sizing.rate(used + self.rate * self._rated_s, seconds)
 
     @property
     def runway_s(self) -> float:
@@ -267,7 +278,7 @@ class Allocator:
             return waiting
         used = max(0, self._used - self._window_used) + min(waiting, self._last_stock)
         seconds = now - self._window_start
-        self.rate = sizing.rate(used, seconds)
+        self.rate, self._rated_s = sizing.rate(used, seconds), seconds
         size = sizing.refill if self._hold_s is None else sizing.loan
         stock = size(
             rate=self.rate,
@@ -415,6 +426,7 @@ class Allocator:
         """Take over from the allocator of an earlier epoch: its pace, and with `keep` also the ids
         it holds, which are handed out first. It is retired. Only for an allocator that is new."""
         self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
+        self._rated_s = before._rated_s
         if before._outstanding is not None:  # nobody will hear what becomes of it
             self._cut_to = max(1, before._outstanding.count // 2)
         if keep:

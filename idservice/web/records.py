@@ -19,7 +19,7 @@ Seconds = Annotated[
 ]
 Runway = Annotated[
     float | None,
-    _said("How long the ids in memory last at the rate last measured; null: nobody takes any."),
+    _said("How long the ids in memory last at the rate of late; null: nobody has taken any."),
 ]
 
 
@@ -48,7 +48,10 @@ class CounterStatus(msgspec.Struct):
     stock: Annotated[int, _said("How many were in memory after the last refill.")]
     refill_at: Annotated[int, _said("How many are left when the next one begins.")]
     issued: Annotated[int, _said("Ids handed out since the start.")]
-    ids_per_second: Annotated[float, _said("As last measured, which is at a refill.")]
+    ids_per_second: Annotated[
+        float | None,
+        _said("Since the refill before the last one; null: a strict counter measures none."),
+    ]
     waiting: Annotated[int, _said("Requests.")]
     runway: Annotated[float, _said("Seconds for which ids are to last.")]
     runway_seconds: Runway

@@ -18,7 +18,7 @@ FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 COMMAND = re.compile(r"`(idservice [^`]+)`")
 PER_DEFAULT, PER_MAX = 50, 1000
 PAGE_MAX = 1_000_000
-SHORT = 0.5  # of the time for which ids are to last: so little is left only in trouble
+SHORT = 0.5  # of the time for which ids are to last: less is left when no refill has come
 # What a counter's error is called, in the order in which they matter; an error of another code is
 # the store's, and nothing is left in memory.
 STATES: dict[str, State] = {
@@ -146,9 +146,8 @@ def _state(reading: Reading) -> State:
     if standing is None:
         return "unused"  # by any worker that lives
     state = STATES.get(standing.code, "empty")
-    if state == "active" and not standing.strict and _runway_s(reading) < SHORT * standing.runway:
-        return "short"
-    return state
+    overdue = reading.held <= standing.low and _runway_s(reading) < SHORT * standing.runway
+    return "short" if state == "active" and overdue else state
 
 
 def _runway_s(reading: Reading) -> float:
@@ -178,7 +177,7 @@ def _counter(reading: Reading, state: State, *, store: str, authority: str) -> C
         stock=max(standing.stock, reading.held),
         refill_at=standing.low,
         issued=reading.issued,
-        ids_per_second=round(reading.rate, 3),
+        ids_per_second=None if standing.strict else round(reading.rate, 3),
         waiting=reading.waiting,
         runway=standing.runway,
         runway_seconds=_finite(reading.runway_s),

@@ -67,7 +67,7 @@ class Tab:
         """Wait for something in the page to come true."""
         async with asyncio.timeout(ANSWER_S):
             while not await self.run(condition):
-                await asyncio.sleep(0.05)
+                await self.run("new Promise(done => setTimeout(done, 50))")
 
     async def press(self, key: str, text: str = "") -> None:
         """A key, down and up."""
