@@ -75,9 +75,9 @@ class Tab:
             await self.do("Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text,
                           windowsVirtualKeyCode={"Tab": 9, "Enter": 13}.get(key, 0))  # fmt: skip
 
-    async def picture(self, *, whole: bool = False) -> bytes:
-        """What is seen, as PNG; the whole page or what fits the window."""
-        answer = await self.do("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    async def picture(self, form: str = "png", **more: object) -> bytes:
+        """What is seen, as `png`, `webp` or `jpeg`."""
+        answer = await self.do("Page.captureScreenshot", format=form, **more)
         return base64.b64decode(answer["data"])
 
     def hear(self, method: str, told: dict[str, Any]) -> None:
