@@ -9,6 +9,7 @@ from random import Random
 from idservice import errors
 from idservice.health import StoreHealth
 from idservice.intents import stale_after
+from idservice.metrics import Silence
 from idservice.stores.protocol import Store
 from idservice.supply import Supply
 
@@ -104,6 +105,13 @@ class Watch:
         await asyncio.gather(*(read_some() for _ in range(READS_AT_ONCE)))
 
     # --- silence ---------------------------------------------------------------------------------
+
+    @property
+    def silence(self) -> Silence | None:
+        """For how long nothing was heard; None where the store has no catalogue to hear of."""
+        if self._store.hold_s is not None:
+            return None
+        return Silence(self._loop.time() - self._heard_at, self._stale_s)
 
     @property
     def _stale_s(self) -> float:

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from idservice.standing import Standing, together
+from idservice.standing import Standing, together, worst
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 PIECE = 50  # counters looked at, or written about, at once: well below a millisecond
@@ -102,6 +102,14 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """For how long the catalogue was not heard of, and how long is too long, both in seconds."""
+
+    seconds: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything at the moment of a scrape."""
 
@@ -114,6 +122,8 @@ class Snapshot:
     restarts: int = 0  # of workers that ended by themselves
     store_error: str = ""  # why it is not up
     uptime_s: float = 0.0
+    silence: Silence | None = None  # of the catalogue; None where the store has none
+    draining: bool = False  # it was told to stop, and still answers
 
 
 def count(counts: dict[str, int], key: str) -> None:
@@ -134,7 +144,8 @@ def capped(readings: list[Reading], most: int) -> list[Reading]:
     shortest = min(reading.runway_s for reading in rest)
     total = summed(REST, rest)
     rate = total.held / shortest if shortest else inf
-    return [*kept, replace(total, rate=rate)]
+    standings = [one.standing for one in rest if one.standing is not None]
+    return [*kept, replace(total, rate=rate, standing=worst(standings))]
 
 
 def summed(counter: str, readings: list[Reading]) -> Reading:
@@ -193,57 +204,92 @@ def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
         yield text
 
 
-def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
-    rows = capped(snapshot.readings, counters_max)
-    parts = [rows[at : at + PIECE] for at in range(0, len(rows), PIECE)] or [[]]
+class _PerCounter:
+    """Families of metrics with a value for each of those rows, in parts."""
 
-    def counter(name: str, text: str, values: Callable[[Reading], float]) -> Iterator[Metric]:
-        for part in parts:
+    def __init__(self, rows: list[Reading]) -> None:
+        self._parts = [rows[at : at + PIECE] for at in range(0, len(rows), PIECE)] or [[]]
+
+    def counter(self, name: str, text: str, values: Callable[[Reading], float]) -> Iterator[Metric]:
+        for part in self._parts:
             family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter"])
             for row in part:
                 family.add_metric([row.counter], values(row))
             yield family
 
     def by(
-        name: str, text: str, label: str, values: Callable[[Reading], dict[str, int]]
+        self, name: str, text: str, label: str, values: Callable[[Reading], dict[str, int]]
     ) -> Iterator[Metric]:
-        for part in parts:
+        for part in self._parts:
             family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter", label])
             for row in part:
                 for key, value in sorted(values(row).items()):
                     family.add_metric([row.counter, key], value)
             yield family
 
-    def gauge(name: str, text: str, values: Callable[[Reading], float]) -> Iterator[Metric]:
-        for part in parts:
+    def gauge(
+        self, name: str, text: str, values: Callable[[Reading], float | None]
+    ) -> Iterator[Metric]:
+        """Without those of which it is None."""
+        for part in self._parts:
             family = GaugeMetricFamily(f"idservice_{name}", text, labels=["counter"])
             for row in part:
-                family.add_metric([row.counter], values(row))
+                value = values(row)
+                if value is not None:
+                    family.add_metric([row.counter], value)
             yield family
 
-    yield from counter("ids_issued", "Ids handed out.", lambda row: row.issued)
-    yield from counter(
+    def standing(
+        self, name: str, text: str, values: Callable[[Standing], float | None]
+    ) -> Iterator[Metric]:
+        """Without those that nobody who lives has in use."""
+        yield from self.gauge(
+            name, text, lambda row: values(row.standing) if row.standing else None
+        )
+
+
+def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
+    per = _PerCounter(capped(snapshot.readings, counters_max))
+    yield from per.counter("ids_issued", "Ids handed out.", lambda row: row.issued)
+    yield from per.counter(
         "ids_reserved", "Ids the store granted, the claimed ones too.", lambda row: row.reserved
     )
-    yield from counter(
+    yield from per.counter(
         "ids_claimed", "Ids taken over that others gave back.", lambda row: row.tally.claimed
     )
-    yield from by(
+    yield from per.by(
         "reservations",
         "Requests for ids to the store, by how they ended.",
         "result",
         lambda row: row.tally.reservations,
     )
-    yield from by("gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps)
-    yield from by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
-    yield from counter("waits", "Requests that waited for the store.", lambda row: row.tally.waits)
-    yield from counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
-    yield from gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
-    yield from gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
-    yield from gauge(
+    yield from per.by(
+        "gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps
+    )
+    yield from per.by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
+    yield from per.counter(
+        "waits", "Requests that waited for the store.", lambda row: row.tally.waits
+    )
+    yield from per.counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
+    yield from per.gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
+    yield from per.gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
+    yield from per.gauge(
         "runway_seconds",
         "How long the ids in memory last at the rate of late; +Inf while nobody has taken any.",
         lambda row: row.runway_s,
+    )
+    yield from per.standing(
+        "suspect",
+        "Whether its ids may repeat others, so that none is handed out.",
+        lambda one: one.suspect,
+    )
+    yield from per.standing(
+        "strict", "Whether it is strict: each id waits for a write.", lambda one: one.strict
+    )
+    yield from per.standing(
+        "limit_used_ratio",
+        "Part of the ids up to the limit that is used.",
+        lambda one: one.limit_used,
     )
     yield from _of_instance(snapshot)
 
@@ -261,6 +307,22 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
         "idservice_store_up",
         "Whether the store answered when it was last asked.",
         value=float(snapshot.store_up),
+    )
+    if snapshot.silence is not None:
+        yield GaugeMetricFamily(
+            "idservice_catalogue_age_seconds",
+            "Time since the last look at the catalogue that succeeded.",
+            value=snapshot.silence.seconds,
+        )
+        yield GaugeMetricFamily(
+            "idservice_catalogue_age_limit_seconds",
+            "Age at which nothing is handed out any more.",
+            value=snapshot.silence.most,
+        )
+    yield GaugeMetricFamily(
+        "idservice_draining",
+        "Whether it was told to stop, and still answers.",
+        value=float(snapshot.draining),
     )
     yield GaugeMetricFamily("idservice_workers", "Workers that serve.", value=snapshot.workers)
     yield CounterMetricFamily(

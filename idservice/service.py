@@ -62,11 +62,12 @@ class Service:
             random=random,
             spawn=self.spawn,
         )
+        self._catalogue: Watch | None = None  # once entered
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.spawn(self._watch())
-        catalogue = Watch(
+        self._catalogue = Watch(
             self.store,
             self.supplies,
             runway_s=self.limits.runway,
@@ -74,7 +75,7 @@ class Service:
             random=self.random,
             finish=self._finisher.finish,
         )
-        self.spawn(catalogue.run())
+        self.spawn(self._catalogue.run())
         _entered.add(self)
         return self
 
@@ -307,6 +308,8 @@ class Service:
             latency=self.health.latency,
             lag=self.lag,
             version=__version__,
+            silence=self._catalogue.silence if self._catalogue is not None else None,
+            draining=self.stop_by < float("inf"),
         )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
+
 
 class Standing(msgspec.Struct, frozen=True):
     """A counter as an instance has it in use. Numbers are ids, `runway` is in seconds.
@@ -24,6 +26,20 @@ class Standing(msgspec.Struct, frozen=True):
     change: str = ""  # the kind of a change under way
     code: str = ""
     why: str = ""
+
+    @property
+    def suspect(self) -> bool:
+        """Whether its ids may be those that others have: nothing is handed out."""
+        return self.code in SUSPECT
+
+    @property
+    def limit_used(self) -> float | None:
+        """Which part of the ids up to the limit is used, 0 .. 1; None where that is not known."""
+        if self.code == "exhausted":
+            return 1.0
+        if self.limit is None or self.highest is None:
+            return None
+        return (self.highest + 1) / (self.limit + 1)
 
 
 def together(standings: Sequence[Standing]) -> Standing | None:
@@ -48,4 +64,19 @@ def together(standings: Sequence[Standing]) -> Standing | None:
         change=newest.change,
         code=worst.code,
         why=worst.why,
+    )
+
+
+def worst(standings: Sequence[Standing]) -> Standing | None:
+    """Several counters as one that looks as bad as each: suspect if one is, as near to its limit
+    as the nearest."""
+    if not standings:
+        return None
+    shown = next((one for one in standings if one.suspect), standings[0])
+    nearest = max(standings, key=lambda one: one.limit_used or 0.0)
+    return msgspec.structs.replace(
+        shown,
+        strict=any(one.strict for one in standings),
+        limit=nearest.limit,
+        highest=nearest.limit if nearest.code == "exhausted" else nearest.highest,
     )

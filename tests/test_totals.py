@@ -6,7 +6,7 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from idservice import metrics
-from idservice.metrics import Latency, Reading, Snapshot, Tally
+from idservice.metrics import Latency, Reading, Silence, Snapshot, Tally
 from idservice.workers.totals import Readiness, Report, Totals
 
 READY = Readiness("", "")
@@ -163,3 +163,17 @@ def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_c
         after = counted(totals.snapshot(list(workers), restarts=restarts))
         assert [key for key, value in before.items() if after.get(key, -1) < value] == []
         before = after
+
+
+def test_the_worker_that_heard_least_of_the_catalogue_is_shown_and_one_that_stops() -> None:
+    totals = Totals()
+    for worker, (seconds, most) in enumerate([(1.0, 60.0), (50.0, 60.0), (90.0, 900.0)]):
+        heard = Snapshot([], True, Latency(), "x", silence=Silence(seconds, most))
+        totals.reported(worker, Report(READY, heard))
+    seen = totals.snapshot([0, 1, 2], restarts=0)
+    assert (seen.silence, seen.draining) == (Silence(50.0, 60.0), False)
+    totals.reported(2, Report(READY, Snapshot([], True, Latency(), "x", draining=True)))
+    assert totals.snapshot([0, 1], restarts=0).draining
+    totals = Totals()
+    totals.reported(0, report())
+    assert totals.snapshot([0], restarts=0).silence is None

@@ -191,12 +191,12 @@ def _counter(reading: Reading, state: State, *, store: str, authority: str) -> C
 
 def _end(standing: Standing) -> tuple[float | None, float | None]:
     """How much of the limit is used, and in how many seconds the rest is, at the present pace."""
+    used = standing.limit_used
     if standing.code == "exhausted":
-        return 1.0, 0.0
+        return used, 0.0
     if standing.limit is None or standing.highest is None:
-        return None, None
+        return used, None
     left = max(0, standing.limit - standing.highest)
-    used = (standing.highest + 1) / (standing.limit + 1)
     return used, round(left / standing.pace, 1) if standing.pace else None
 
 

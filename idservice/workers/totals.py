@@ -97,6 +97,12 @@ class Totals:
             uptime_s=max((snapshot.uptime_s for snapshot in living), default=0.0),
             latency=Latency.sum([self._past_latency, *(one.latency for one in living)]),
             lag=Latency.sum([self._past_lag, *(one.lag for one in living)]),
+            silence=max(
+                (one.silence for one in stores if one.silence is not None),
+                key=lambda silence: silence.seconds / silence.most,
+                default=None,
+            ),
+            draining=any(one.draining for one in living),
             version=__version__,
             workers=len(serving),
             restarts=restarts,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -768,6 +769,19 @@ async def test_metrics_count_what_was_handed_out_and_refused(serving: Serving) -
     assert 'idservice_ids_issued_total{counter="default"} 8.0' in page.text
     assert 'idservice_refusals_total{code="exhausted",counter="few"} 1.0' in page.text
     assert "idservice_store_up 1.0" in page.text
+    assert 'idservice_limit_used_ratio{counter="default"} ' in page.text
+
+
+async def test_metrics_tell_for_how_long_the_catalogue_was_not_heard_of(serving: Serving) -> None:
+    page = await serving.ask("/metrics")
+    assert "\nidservice_catalogue_age_limit_seconds 60.0\n" in page.text
+    assert re.search(r"\nidservice_catalogue_age_seconds [0-9.e-]+\n", page.text)
+
+
+async def test_metrics_tell_that_it_was_told_to_stop(serving: Serving) -> None:
+    assert "\nidservice_draining 0.0\n" in (await serving.ask("/metrics")).text
+    serving.service.stop_by = asyncio.get_running_loop().time() + 9
+    assert "\nidservice_draining 1.0\n" in (await serving.ask("/metrics")).text
 
 
 async def test_names_that_do_not_exist_leave_no_trace(serving: Serving) -> None:
