@@ -23,13 +23,20 @@ def prose() -> str:
     return "\n".join(path.read_text() for path in (README, *sorted(ROOT.glob("docs/**/*.md"))))
 
 
-def every_error(kind: type[errors.IdserviceError] = errors.IdserviceError) -> set[str]:
-    """The codes of a class and of all below it."""
+def every_error_class(
+    kind: type[errors.IdserviceError] = errors.IdserviceError,
+) -> set[type[errors.IdserviceError]]:
+    """A class and all below it."""
     assert app.NotReady
     assert client.NotOpen
     assert exchange.Refused
     assert probe.NoAnswer  # errors that live outside of errors.py are loaded
-    return {kind.code}.union(*(every_error(below) for below in kind.__subclasses__()))
+    return {kind}.union(*(every_error_class(below) for below in kind.__subclasses__()))
+
+
+def every_error() -> set[str]:
+    """The codes of all."""
+    return {kind.code for kind in every_error_class()}
 
 
 def test_the_readme_names_every_setting() -> None:

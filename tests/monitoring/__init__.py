@@ -1,0 +1,1 @@
+"""Alerts, the dashboard, and a real Prometheus that scrapes a real service."""

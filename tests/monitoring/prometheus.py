@@ -1,0 +1,85 @@
+"""A real Prometheus on a free port, with our own configuration and other targets."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.processes import ROOT, until
+
+FOLDER = ROOT / "deploy" / "monitoring"
+
+
+def tool(name: str) -> str:
+    """Where a program of Debian's `prometheus` is. Without it tests are skipped, but not in CI."""
+    path = shutil.which(name)
+    if path is None and os.environ.get("CI") == "true":
+        pytest.fail(f"{name} is not installed (CI must not skip this)")
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+class Prometheus:
+    """One that runs; what it is asked it answers as JSON values."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str, **query: str) -> Any:
+        url = f"{self._url}/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def series(self, expression: str) -> list[Any]:
+        found: list[Any] = self.get("api/v1/query", query=expression)["result"]
+        return found
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=10):
+                return True
+        except OSError:
+            return False
+
+
+@contextmanager
+def running(folder: Path, target: str) -> Iterator[Prometheus]:
+    """One that scrapes `target` each second in place of what our configuration names."""
+    program = tool("prometheus")
+    configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    configuration["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    for name in configuration["rule_files"]:
+        shutil.copy(FOLDER / name, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
+            f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
+        ],
+        stdout=subprocess.DEVNULL, stderr=(log := (folder / "log").open("wb")),
+    )  # fmt: skip
+    try:
+        one = Prometheus(port)
+        asyncio.run(until(lambda: one.ready() or process.poll() is not None, what="not ready"))
+        assert process.poll() is None, (folder / "log").read_text()
+        yield one
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
