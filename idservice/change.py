@@ -170,10 +170,12 @@ class Changer:
 
     async def _open(self, entry: Counter, intent: Intent, shard: int, seal: str) -> None:
         assert intent.base is not None
-        value = intent.base - entry.base  # of an adopted item
-        await self._call(
-            self._store.open_shard(entry, shard, seal, intent.epoch, value=max(0, value))
-        )
+        if intent.finishes:
+            opening = self._store.finish_adoption(entry, seal, intent.epoch, first=intent.base)
+        else:
+            value = max(0, intent.base - entry.base)  # of an adopted item
+            opening = self._store.open_shard(entry, shard, seal, intent.epoch, value=value)
+        await self._call(opening)
         stand = await self._call(self._store.stand(entry, shard))
         if stand is None or stand.epoch != intent.epoch:
             raise self._unexpected(entry, shard, stand.epoch if stand else None)

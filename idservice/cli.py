@@ -139,6 +139,7 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("resume", operate.resume, "End a suspension."),
         ("delete", operate.delete, "Delete a counter; its ids are not used again."),
         ("fence", operate.fence, "Go on above every id that may be in use, after a restore."),
+        ("adopt", operate.adopt, "End an adoption: the old endpoint can count no more."),
     ):
         sub = command(name, run, text, config.STORE, config.RUNWAY)
         add = sub.add_argument
@@ -149,6 +150,8 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
             add("--ahead", metavar="N", help="how far beyond what the store knows of")
         else:
             add("name", metavar="NAME", help="the counter")
+        if name == "adopt":
+            add("--finish", action="store_true", help="switch the old endpoint off, for good")
         if name == "set":
             add("--next", metavar="N", required=True, help="the id to go on from")
             add("--allow-lower", action="store_true", help="even below ids in use: repeats them")

@@ -12,8 +12,10 @@ from idservice.core.epoch import base_of, epoch_name, first_free, ordinal_on
 from idservice.stores.protocol import (
     ACTIVE,
     DELETED,
+    FINISH,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    VALUE,
     Counter,
     Intent,
     Stand,
@@ -27,10 +29,10 @@ JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
 class Wish:
     """What an operator wants of one counter, and who and why.
 
-    `kind` is the word that is logged: set, suspend, resume, limit, runway, delete, create or
-    fence. Only what belongs to the kind is given: for `set` the id `next`, whether it may be
-    `lower` than ids in use, and whether the jump is `forced`; for `fence` one of `past`, the
-    highest id in use, and `ahead`, how many ids to go beyond what the store knows of; for
+    `kind` is the word that is logged: set, suspend, resume, limit, runway, delete, create, fence or
+    finish (an adoption). Only what belongs to the kind is given: for `set` the id `next`, whether
+    it may be `lower` than ids in use, and whether the jump is `forced`; for `fence` one of `past`,
+    the highest id in use, and `ahead`, how many ids to go beyond what the store knows of; for
     `create` the counter `wanted`.
     """
 
@@ -59,6 +61,8 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
     assert entry.intent is None
     if wish.wanted is not None and entry.state != DELETED:
         return entry  # somebody else created it meanwhile
+    if wish.kind == FINISH and entry.home is not None:
+        return entry
     _check_there(entry, wish)
     _check_adopted(entry, wish)
     _check_limit(entry, wish)
@@ -112,7 +116,7 @@ def _floor(wish: Wish) -> int:
 
 def _changes_epoch(entry: Counter, wish: Wish) -> bool:
     """Whether more than a runway is another one."""
-    if wish.kind in ("set", "fence", "create"):
+    if wish.kind in ("set", "fence", "create", FINISH):
         return True
     if wish.state is not None and wish.state != entry.state:
         return True
@@ -131,11 +135,28 @@ def _check_adopted(entry: Counter, wish: Wish) -> None:
             why="it was deleted, and its name can only be used for ids above those it handed out,"
             " which an old endpoint knows nothing of; adopt under another name",
         )
-    if entry.adopted is not None and wish.kind not in ("fence", "runway"):
+    if wish.kind == FINISH:
+        _check_finish(entry)
+    elif entry.adopted is not None and wish.kind not in ("fence", "runway"):
         raise errors.ChangeRefused(
             name=entry.name,
             why=f"{wish.kind} would go unnoticed by its old endpoint, which may still count on the"
-            " item; only its runway can be changed, and fence raises its position",
+            " item; only its runway can be changed, and fence raises its position, until"
+            f" `idservice adopt --finish {entry.name}` ends that",
+        )
+
+
+def _check_finish(entry: Counter) -> None:
+    if entry.adopted is None:
+        raise errors.ChangeRefused(
+            name=entry.name, why="it was not adopted, so there is no old endpoint to be ended"
+        )
+    if entry.adopted.attribute == VALUE:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"its old endpoint counts in the attribute {VALUE!r}, which the position itself"
+            " needs, so that it could not be stopped; switch it off, and create a counter of"
+            " another name with --start above its ids",
         )
 
 
@@ -205,8 +226,11 @@ def done(entry: Counter) -> Counter:
     assert intent is not None
     assert intent.base is not None
     # What opens nothing leaves positions that are read by the layout of the last open epoch; the
-    # position of an adopted item is its value, whatever the epoch.
+    # position of an adopted item is its value, whatever the epoch, and the id itself once its old
+    # endpoint is off.
     moves = intent.opens and entry.adopted is None
+    if intent.finishes:
+        entry = replace(entry, adopted=None, home=entry.adopted, base=0)
     return replace(
         entry,
         epoch=intent.epoch,

@@ -1,4 +1,5 @@
-"""How the commands that change counters are carried out: set, suspend, resume, delete, fence."""
+"""How the commands that change counters are carried out: set, suspend, resume, delete, fence,
+adopt."""
 
 import argparse
 import sys
@@ -43,6 +44,19 @@ def delete(arguments: argparse.Namespace) -> int:
     from idservice.stores.protocol import DELETED
 
     return _change(arguments, Wish("delete", state=DELETED))
+
+
+def adopt(arguments: argparse.Namespace) -> int:
+    """End an adoption: the old endpoint can count no more."""
+    from idservice.intents import Wish
+    from idservice.stores.protocol import FINISH
+
+    if not arguments.finish:
+        raise errors.Usage(
+            why="adopt takes --finish; a counter is taken over by `idservice create NAME"
+            " --adopt-table …`"
+        )
+    return _change(arguments, Wish(FINISH))
 
 
 def fence(arguments: argparse.Namespace) -> int:

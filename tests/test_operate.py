@@ -104,6 +104,12 @@ def test_bad_usage_changes_nothing(
     assert "rev" not in json.loads(config)
 
 
+def test_of_a_counter_of_our_own_no_adoption_can_be_finished(run: Run) -> None:
+    assert_refused(run("adopt", "orders"), 2, "--finish", "create NAME --adopt-table")
+    assert_refused(run("adopt", "--finish", "orders"), 1, "not adopted")
+    assert run("next", "orders").out == "10\n"
+
+
 @pytest.mark.parametrize("word", ["suspend", "resume", "delete"])
 def test_of_an_unknown_counter_nothing_can_be_changed(run: Run, word: str) -> None:
     assert_refused(run(word, "nobody"), 1, "no counter 'nobody'")

@@ -305,6 +305,10 @@ class ChainedStore:
         """Refused."""
         raise self._elsewhere()
 
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        """Refused."""
+        raise self._elsewhere()
+
     async def accept(self) -> None:
         """Refused."""
         raise self._elsewhere()

@@ -12,6 +12,8 @@ from idservice.exchange import ID_MAX, NUMBER_MAX
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
 DEFAULT_COUNTER = "default"
+VALUE = "next"  # what the first index that nobody reserved is called, wherever it is written
+FINISH = "finish"  # the kind of a change that ends an adoption
 ACTIVE, SUSPENDED, DELETED = "active", "suspended", "deleted"  # states of a counter
 
 
@@ -49,6 +51,11 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     why: str = ""
 
     @property
+    def finishes(self) -> bool:
+        """Whether it ends an adoption: the old endpoint can count no more afterwards."""
+        return self.kind == FINISH
+
+    @property
     def opens(self) -> bool:
         """Whether anybody is granted ids afterwards."""
         return self.state == ACTIVE
@@ -61,7 +68,8 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     for what the serving instance is set to. `base` and `shards` are those of the current epoch, or,
     while the counter is not active, of the last one that was open. `rev` rises with every write of
     the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
-    before the current epoch.
+    before the current epoch. `home` is what it was adopted from, once its old endpoint is off: the
+    position of its first shard stays there.
     """
 
     name: str
@@ -78,6 +86,7 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     revoked: int = 0
     high: int = 0
     intent: Intent | None = None
+    home: Adopted | None = None
 
     @property
     def wished_state(self) -> str:
@@ -88,6 +97,11 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     def ordinal(self) -> int:
         """The ordinal of the current epoch."""
         return ordinal_of(self.epoch)
+
+    @property
+    def elsewhere(self) -> Adopted | None:
+        """The item that holds the position of its first shard, where that is none of ours."""
+        return self.adopted or self.home
 
     def layout(self, shard: int = 0) -> Layout:
         """How this epoch's indices become ids."""
@@ -240,7 +254,7 @@ class Store(Protocol):
         ...
 
     async def renewed(self, counter: Counter) -> Counter:
-        """The same entry with the identity that what it was adopted from has now. Writes nothing.
+        """The same entry with the identity that the table of its item has now. Writes nothing.
 
         Raises NotApplied.
         """
@@ -267,6 +281,17 @@ class Store(Protocol):
         The position of an adopted counter is never reset: it is raised to `value`, where it is
         below. Conditional on `seal` still being there, and silent where it is not. May be repeated,
         and a late copy does nothing: a seal never returns.
+        """
+        ...
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        """Begin an epoch on the sealed item of an adopted counter, in which its old endpoint can
+        count no more.
+
+        One write: the position, as an id, moves out of the old endpoint's value, where that may
+        have been counted on to any moment, and is `first` where the value is below; the value
+        becomes a text, to which nothing can be added. Conditional on `seal` still being there, and
+        silent where it is not. May be repeated; a late copy does nothing.
         """
         ...
 

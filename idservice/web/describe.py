@@ -30,7 +30,7 @@ def described(
     With its position also the next id that nobody reserved, and how many ids were given back and
     wait for somebody to claim them, where there are any; the state is `suspect` where the position
     carries another epoch for no known reason, so that nobody is granted anything. A `change` is one
-    under way.
+    under way; `home` is the item it was adopted from, when that is finished.
     """
     body: dict[str, object] = {
         "counter": counter.name,
@@ -59,6 +59,9 @@ def described(
             "attribute": counter.adopted.attribute,
             "returns": counter.adopted.returns,
         }
+    elif counter.home is not None:
+        key = {attribute: value for attribute, _, value in counter.home.key}
+        body["home"] = {"table": counter.home.table, "key": key}
     return body
 
 

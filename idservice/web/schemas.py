@@ -49,6 +49,7 @@ COUNTER = {
         "shards": {"type": "integer"},
         "runway": {"type": "number"},
         "adopted": {"type": "object"},
+        "home": {"type": "object", "description": "Where it was adopted from, and stays."},
         "change": {"type": "string", "description": "The change under way, if any."},
         "next": NUMBER,
         "ids_in_memory": {"type": "integer"},

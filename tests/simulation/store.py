@@ -61,6 +61,10 @@ class Sent:
     until: float = float("inf")
 
 
+class Barred(Exception):
+    """What an old endpoint is answered when its value is a text."""
+
+
 class Table:
     """The records themselves, every operation at one instant, and a ledger of what was granted."""
 
@@ -73,6 +77,7 @@ class Table:
         self.ledger: list[Grant] = []
         self.on_entry: Callable[[Counter], None] | None = None  # told of every rewrite
         self.given_back: list[tuple[int, GaveBack]] = []  # and how many grants were before
+        self.barred: set[str] = set()  # whose old endpoint adds to a text
 
     def init(self, first: Counter) -> bool:
         if self.recorded is not None:
@@ -98,7 +103,6 @@ class Table:
         found = self.entries.get(counter.name)
         if found is not None:
             return found
-        assert counter.adopted is None
         first = counter.start - counter.base
         self.revision += 1
         self.entries[counter.name] = counter
@@ -168,10 +172,14 @@ class Table:
     def count_elsewhere(self, name: str, by: object) -> int:
         """What the old endpoint of an adopted item does: the value moves, and nothing else."""
         found, counter = self.positions[name, 0], self.entries[name]
+        if name in self.barred:
+            raise Barred
         self.set_by_hand(name, next=found.next + 1)
         indices = range(found.next, found.next + 1)
         ids = counter.layout().ids(indices)
-        self.ledger.append(Grant(name, counter.epoch, indices, ids, by, False, answered=True))
+        # A closed position still counts on from the epoch before.
+        epoch = counter.epoch if ":" in found.epoch else found.epoch
+        self.ledger.append(Grant(name, epoch, indices, ids, by, False, answered=True))
         return ids.start
 
     def close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
@@ -218,6 +226,19 @@ class Table:
         here = self.positions.get((counter.name, shard))
         if here is not None and here.epoch == seal:
             self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
+
+    def open_adopted(self, counter: Counter, seal: str, epoch: str, *, value: int) -> None:
+        here = self.positions.get((counter.name, 0))
+        if here is not None and here.epoch == seal:
+            raised = {"next": value, "mark": value} if here.next < value else {}
+            self._write(counter, 0, epoch=epoch, returned=(), **raised)
+
+    def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        here = self.positions.get((counter.name, 0))
+        if here is not None and here.epoch == seal:
+            there = max(first, counter.base + here.next)
+            self.positions[counter.name, 0] = Position(there, there, here.rev + 1, epoch)
+            self.barred.add(counter.name)
 
     # --- what people do to it by hand ------------------------------------------------------------
 
@@ -351,7 +372,18 @@ class SimStore:
     async def open_shard(
         self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
     ) -> None:
-        await self._call("open", lambda _: self.data.open_shard(counter, shard, seal, epoch))
+        def apply(_: bool) -> None:
+            if counter.adopted is not None:
+                self.data.open_adopted(counter, seal, epoch, value=value)
+            else:
+                self.data.open_shard(counter, shard, seal, epoch)
+
+        await self._call("open", apply)
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        await self._call(
+            "open", lambda _: self.data.finish_adoption(counter, seal, epoch, first=first)
+        )
 
     async def create(self, counter: Counter) -> Counter:
         return await self._call("create", lambda _: self.data.create(counter))

@@ -77,7 +77,7 @@ def recognise(store: str, counter: Counter, table_id: str | None) -> None:
 
     `table_id` is the identity that it has now. Raises NotApplied.
     """
-    adopted = counter.adopted
+    adopted = counter.elsewhere
     assert adopted is not None
     if None not in (adopted.table_id, table_id) and table_id != adopted.table_id:
         raise errors.NotApplied(
@@ -91,9 +91,11 @@ def recognise(store: str, counter: Counter, table_id: str | None) -> None:
 
 def renewed(counter: Counter, table_id: str | None) -> Counter:
     """The entry of a counter that was adopted from a table with this identity."""
-    assert counter.adopted is not None
-    adopted = msgspec.structs.replace(counter.adopted, table_id=table_id)
-    return msgspec.structs.replace(counter, adopted=adopted)
+    assert counter.elsewhere is not None
+    item = msgspec.structs.replace(counter.elsewhere, table_id=table_id)
+    if counter.adopted is None:
+        return msgspec.structs.replace(counter, home=item)
+    return msgspec.structs.replace(counter, adopted=item)
 
 
 def _usage(why: str) -> errors.Usage:

@@ -78,7 +78,7 @@ class DynamoStore:
 
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
-        if counter is not None and counter.adopted is not None and counter.adopted.table_id:
+        if counter is not None and counter.elsewhere is not None and counter.elsewhere.table_id:
             adoption.recognise(self.address, counter, await self._table_id(counter))
         return counter
 
@@ -88,13 +88,13 @@ class DynamoStore:
         return None if item is None else self._entry(item, action)
 
     async def renewed(self, counter: Counter) -> Counter:
-        if counter.adopted is None:
+        if counter.elsewhere is None:
             return counter
         return adoption.renewed(counter, await self._table_id(counter))
 
     async def _table_id(self, counter: Counter) -> str | None:
-        assert counter.adopted is not None
-        table = counter.adopted.table
+        assert counter.elsewhere is not None
+        table = counter.elsewhere.table
         answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
         found: str | None = answer["Table"].get("TableId")
         return found
@@ -119,7 +119,9 @@ class DynamoStore:
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
-        return None if item is None else self._position(item, place, counter)
+        if item is None:
+            return None
+        return self._position(item, items.place_in(item, place, counter), counter)
 
     async def locate(
         self, table: str, key: dict[str, str], attribute: str, returns: str
@@ -208,7 +210,9 @@ class DynamoStore:
     async def stand(self, counter: Counter, shard: int) -> Stand | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
-        return None if item is None else change.stand_in(item, place)
+        if item is None:
+            return None
+        return change.stand_in(item, items.place_in(item, place, counter))
 
     async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
@@ -230,6 +234,11 @@ class DynamoStore:
             return
         item = await self._get(place.table, place.key, action) or {}
         await self._write_if(change.opened(place, item, seal, epoch), action)
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        place = items.place_of(counter, 0, self._name)
+        for write in change.finished(place, counter, seal, epoch, first):
+            await self._write_if(write, f"finishing the adoption of counter {counter.name}")
 
     async def _write_if(self, write: dict[str, Any], action: str) -> None:
         """One conditional write; a condition that fails is no error."""
