@@ -6,13 +6,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idservice import __version__, commands, config, errors, operate
+from idservice import __version__, commands, config, diagnose, errors, operate
 from idservice.exits import EXIT_OK, ending
 
 BENCH = (
     "Measure a running service, and check that every id it gives is distinct. It takes ids for"
     " real: nobody else will get them. Exit 1 on a repeated id, on a broken order, on an answer"
     " that cannot be read, and where nothing was answered; errors are counted and no failure."
+)
+
+DOCTOR = (
+    "Look over a store and its counters, and say of each thing found what it is, why it matters"
+    " and what to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than"
+    " advice."
 )
 
 
@@ -92,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (listing, show):
         sub.add_argument("--json", action="store_true", help="print JSON")
     _add_changes(command)
+    check = command("doctor", diagnose.doctor, DOCTOR, config.STORE)
+    check.add_argument("--json", action="store_true", help="print JSON")
     health = command(
         "health", commands.health, "Exit 0 if a service runs here and answers.", config.URL
     )

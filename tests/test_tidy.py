@@ -13,7 +13,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Floors, lowest first: a module imports only from floors below its own. Modules on one floor do not
 # know each other, but for the order in which core's are listed.
 FLOORS = [
-    ["idservice", "idservice.errors"],
+    ["idservice", "idservice.errors", "idservice.finding"],
     ["idservice.core", "idservice.core.block"],
     [
         "idservice.core.epoch",
@@ -26,12 +26,19 @@ FLOORS = [
     ["idservice.client.asynchronous", "idservice.client.blocking"],
     ["idservice.client"],
     ["idservice.stores.protocol"],
-    ["idservice.stores.dynamodb.items", "idservice.stores.sqlite_returns"],
+    [
+        "idservice.stores.chained_examine",
+        "idservice.stores.dynamodb.items",
+        "idservice.stores.sqlite_examine",
+        "idservice.stores.sqlite_returns",
+    ],
     ["idservice.stores.dynamodb.client", "idservice.stores.sqlite_change"],
+    ["idservice.stores.dynamodb.description"],
     [
         "idservice.stores.dynamodb.address",
         "idservice.stores.dynamodb.adopt",
         "idservice.stores.dynamodb.change",
+        "idservice.stores.dynamodb.examine",
         "idservice.stores.dynamodb.reserve",
         "idservice.stores.dynamodb.returns",
     ],
@@ -39,7 +46,7 @@ FLOORS = [
     ["idservice.stores.dynamodb.store"],
     ["idservice.stores.dynamodb", "idservice.stores.sqlite", "idservice.stores.chained"],
     ["idservice.stores"],
-    ["idservice.intents"],
+    ["idservice.doctor", "idservice.intents"],
     ["idservice.change"],
     ["idservice.counters", "idservice.metrics"],
     ["idservice.workers"],
@@ -93,7 +100,7 @@ FLOORS = [
     ["idservice.bench.report"],
     ["idservice.bench.run"],
     ["idservice.commands"],
-    ["idservice.operate"],
+    ["idservice.diagnose", "idservice.operate"],
     ["idservice.cli"],
     ["idservice.__main__"],
 ]

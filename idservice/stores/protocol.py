@@ -8,6 +8,7 @@ import msgspec
 
 from idservice.core.epoch import Layout, ordinal_of
 from idservice.exchange import ID_MAX, NUMBER_MAX
+from idservice.finding import Clock, Finding
 
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
@@ -212,6 +213,18 @@ class Store(Protocol):
 
         May be repeated. Raises StoreUnready.
         """
+        ...
+
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        """What there is to say of the place itself, for who runs it.
+
+        Changes nothing, and raises nothing: a question without an answer is a finding. Without
+        `thorough` it is quick, and asks nothing that serving needs no permission for.
+        """
+        ...
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        """The same of where the item of an adopted counter lives; nothing for any other."""
         ...
 
     async def counter(self, name: str) -> Counter | None:

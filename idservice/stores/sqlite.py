@@ -21,7 +21,9 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.finding import FAULT, Clock, Finding
 from idservice.stores import sqlite_change as change
+from idservice.stores import sqlite_examine
 from idservice.stores import sqlite_returns as returns
 from idservice.stores.protocol import Counter, Grant, Position, Stand
 
@@ -94,6 +96,12 @@ class SQLiteStore:
 
     async def accept(self) -> None:
         await self._run(self._accept)
+
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        return await self._run(self._examine, thorough)
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        return []
 
     async def counter(self, name: str) -> Counter | None:
         return await self._run(self._reading, f"reading counter {name}", self._entry, name)
@@ -306,6 +314,19 @@ class SQLiteStore:
             database.execute("UPDATE identity SET inode = ?", (self._file[1],))
         except (sqlite3.Error, OSError) as error:
             raise self._unready(error) from error
+
+    def _examine(self, thorough: bool) -> list[Finding]:
+        found: list[Finding] = []
+        try:
+            found += sqlite_examine.look_at_place(self.path)
+            if not any(finding.about == "file" for finding in found):
+                found += sqlite_examine.look_inside(
+                    self._connect(), self.path, self._file[1], SCHEMA, thorough=thorough
+                )
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            found.append(Finding(FAULT, "file", str(error), "the file cannot be used as it is"))
+        return found
 
     def _unready(self, error: Exception) -> errors.StoreUnready:
         self._disconnect()

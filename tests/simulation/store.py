@@ -17,6 +17,7 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.finding import Clock, Finding
 from idservice.stores import protocol
 from idservice.stores.protocol import Counter, Position, Stand
 
@@ -341,6 +342,12 @@ class SimStore:
 
     async def verify(self) -> None:
         await self._call("verify", lambda _: self.data.verify())
+
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        return []
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        return []
 
     async def counter(self, name: str) -> Counter | None:
         return await self._call("read", lambda _: self.data.counter(name))

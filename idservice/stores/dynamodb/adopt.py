@@ -13,7 +13,7 @@ import msgspec
 from idservice import errors
 from idservice.core.epoch import ordinal_of
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import Adopted, Counter
@@ -52,6 +52,10 @@ async def locate(
         ) from refused
     except Unheard as unheard:
         raise errors.NotApplied(**unheard.fields) from unheard
+    regions = description.split_over(answer["Table"], client.region)
+    if regions:
+        why = description.why_split(regions)
+        raise _usage(f"--adopt-table is {table!r}, which cannot hold a counter: {why}")
     typed = _typed_key(table, answer["Table"], key)
     if attribute in key or attribute in ("epoch", "mark", "returned", "rev"):
         raise _usage(
@@ -72,17 +76,22 @@ async def locate(
     return adopted, found.value
 
 
-def recognise(store: str, counter: Counter, table_id: str | None) -> None:
-    """See that the table of an adopted counter is the one that was adopted.
-
-    `table_id` is the identity that it has now. Raises NotApplied.
+def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
+    """See that the table of an adopted counter is the one that was adopted, and one that can hold a
+    counter, by its description. Raises NotApplied.
     """
     adopted = counter.elsewhere
     assert adopted is not None
+    action = f"serving counter {counter.name}"
+    regions = description.split_over(table, region)
+    if regions:
+        why = f"of its table {adopted.table!r}: {description.why_split(regions)}"
+        raise errors.NotApplied(store=store, action=action, why=why)
+    table_id = table.get("TableId")
     if None not in (adopted.table_id, table_id) and table_id != adopted.table_id:
         raise errors.NotApplied(
             store=store,
-            action=f"serving counter {counter.name}",
+            action=action,
             why=f"its table {adopted.table!r} was recreated or restored since it was adopted, so"
             " its position may be behind ids that are in use. Go on above them: idservice fence"
             f" {counter.name} --past N, see 'A restored store' in the README",

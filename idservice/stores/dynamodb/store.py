@@ -10,9 +10,11 @@ from typing import Any, NoReturn, Self
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.finding import Clock, Finding
 from idservice.stores.dynamodb import adopt as adoption
 from idservice.stores.dynamodb import change, items, returns
 from idservice.stores.dynamodb import client as dynamo
+from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
@@ -71,6 +73,12 @@ class DynamoStore:
     async def accept(self) -> None:
         await self._table.accept()
 
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        return await examination.examine(self._client, clock, thorough=thorough)
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        return await examination.examine_item(self._client, counter)
+
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
 
@@ -79,7 +87,8 @@ class DynamoStore:
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
         if counter is not None and counter.elsewhere is not None and counter.elsewhere.table_id:
-            adoption.recognise(self.address, counter, await self._table_id(counter))
+            table = await self._table_of(counter)
+            adoption.recognise(self.address, counter, table, self._client.region)
         return counter
 
     async def entry(self, name: str) -> Counter | None:
@@ -90,13 +99,15 @@ class DynamoStore:
     async def renewed(self, counter: Counter) -> Counter:
         if counter.elsewhere is None:
             return counter
-        return adoption.renewed(counter, await self._table_id(counter))
+        table = await self._table_of(counter)
+        return adoption.renewed(counter, table.get("TableId"))
 
-    async def _table_id(self, counter: Counter) -> str | None:
+    async def _table_of(self, counter: Counter) -> Answer:
+        """The description of the table that an adopted counter's item is in."""
         assert counter.elsewhere is not None
         table = counter.elsewhere.table
         answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
-        found: str | None = answer["Table"].get("TableId")
+        found: Answer = answer["Table"]
         return found
 
     async def counters(self) -> list[Counter]:
