@@ -19,7 +19,7 @@ from idservice.intents import Wish
 from idservice.stores import open_store
 from idservice.stores.protocol import Adopted, Counter, Stand
 from tests import served
-from tests.processes import Serving
+from tests.processes import Serving, until
 from tests.simulation.store import SimStore, Table
 from tests.stores.backends import Chained, Simulated
 from tests.test_cli import Run, _here, assert_refused, run
@@ -216,8 +216,8 @@ def test_a_start_says_by_itself_what_is_quickly_seen(folder: Path) -> None:
 
 
 @pytest.mark.process
-def test_of_several_workers_one_says_it(folder: Path) -> None:
+async def test_of_several_workers_one_says_it(folder: Path) -> None:
     (folder / "ids.db").chmod(0o666)
     with Serving(folder, "--store", "sqlite:ids.db", "--workers", "2") as serving:
-        serving.await_log("listening")
+        await until(lambda: len(serving.records("worker_started")) == 2, what=serving.output)
         assert len(serving.records("store_examined")) == 1
