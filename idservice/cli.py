@@ -147,6 +147,7 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("resume", operate.resume, "End a suspension."),
         ("delete", operate.delete, "Delete a counter; its ids are not used again."),
         ("fence", operate.fence, "Go on above every id that may be in use, after a restore."),
+        ("move", operate.move, "Take a counter to another store; its ids go on there, above."),
         ("adopt", operate.adopt, "End an adoption: the old endpoint can count no more."),
     ):
         sub = command(name, run, text, config.STORE, config.RUNWAY)
@@ -158,6 +159,8 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
             add("--ahead", metavar="N", help="how far beyond what the store knows of")
         else:
             add("name", metavar="NAME", help="the counter")
+        if name == "move":
+            add("--to", metavar="URL", required=True, help="the store it goes to, initialised")
         if name == "adopt":
             add("--finish", action="store_true", help="switch the old endpoint off, for good")
         if name == "set":

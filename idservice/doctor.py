@@ -10,9 +10,12 @@ from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
 from idservice.finding import ADVICE, FAULT, WARNING, Clock, Finding, fine
 from idservice.stores.protocol import (
     ACTIVE,
+    ARRIVE,
     DEFAULT_COUNTER,
     DELETED,
     FINISH,
+    MOVE,
+    MOVED,
     Counter,
     Stand,
     Store,
@@ -89,6 +92,8 @@ def judge(entry: Counter, stands: Sequence[Stand | None], again: str) -> list[Fi
     found = []
     if entry.intent is not None:
         found.append(_unfinished(entry, again))
+    elif entry.state == MOVED:
+        found += _moved(entry, again)
     for shard, stand in enumerate(stands):
         finding = _shard(entry, shard, stand, again)
         if finding is not None:
@@ -107,7 +112,9 @@ def _unfinished(entry: Counter, again: str) -> Finding:
         "fence": f"fence {name} --past {max(0, intent.floor - 1)}",
         "create": f"create {name}",
         FINISH: f"adopt --finish {name}",
+        MOVE: f"move {name} --to {shlex.quote(intent.move.to)}" if intent.move else "",
         "limit": f"fence {name} --ahead 0",
+        ARRIVE: f"fence {name} --ahead 0",
     }.get(kind, f"{kind} {name}")
     return Finding(
         WARNING, "change", f"counter {name}: {kind} is begun and not done"
@@ -116,6 +123,20 @@ def _unfinished(entry: Counter, again: str) -> Finding:
         " seconds, and so does the same command again",
         f"idservice {command}{again}",
     )  # fmt: skip
+
+
+def _moved(entry: Counter, again: str) -> list[Finding]:
+    assert entry.move is not None
+    if entry.move.arrived:
+        return []
+    return [
+        Finding(
+            WARNING, "move", f"counter {entry.name} is being moved to {entry.move.to}",
+            "it left this store, and is not known to have arrived: until then nobody hands out its"
+            " ids",
+            f"idservice move {entry.name} --to {shlex.quote(entry.move.to)}{again}",
+        )
+    ]  # fmt: skip
 
 
 def _shard(entry: Counter, shard: int, stand: Stand | None, again: str) -> Finding | None:

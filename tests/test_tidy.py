@@ -48,7 +48,7 @@ FLOORS = [
     ["idservice.stores"],
     ["idservice.doctor", "idservice.intents"],
     ["idservice.change"],
-    ["idservice.counters", "idservice.metrics"],
+    ["idservice.counters", "idservice.metrics", "idservice.move"],
     ["idservice.workers"],
     [
         "idservice.health",

@@ -174,6 +174,9 @@ class ChainedStore:
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
         if error.code == "unknown_counter":
             return errors.UnknownCounter(name=counter.name)
+        if error.code == "moved":
+            why = error.why.partition(" here: ")[2].rstrip(".") or error.why
+            return errors.Moved(name=counter.name, why=why)
         if error.code == "suspended":
             return errors.Suspended(name=counter.name)
         if error.retryable:

@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 import msgspec
 
-from idservice.core.epoch import Layout, ordinal_of
+from idservice.core.epoch import Layout, ordinal_of, sealed
 from idservice.exchange import ID_MAX, NUMBER_MAX
 from idservice.finding import Clock, Finding
 
@@ -15,7 +15,9 @@ LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's
 DEFAULT_COUNTER = "default"
 VALUE = "next"  # what the first index that nobody reserved is called, wherever it is written
 FINISH = "finish"  # the kind of a change that ends an adoption
-ACTIVE, SUSPENDED, DELETED = "active", "suspended", "deleted"  # states of a counter
+MOVE, ARRIVE = "move", "arrive"  # the two changes that take a counter from one store to another
+# States of a counter.
+ACTIVE, SUSPENDED, DELETED, MOVED = "active", "suspended", "deleted", "moved"
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,12 +30,26 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     table_id: str | None = None  # the table's identity when it was adopted, where it has one
 
 
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a counter goes: the address of a store, and the state it has there.
+
+    `token` is what the counter there names as its origin; `arrived` is whether it is known to be
+    there, so that nothing is left to do.
+    """
+
+    to: str
+    token: str
+    state: str
+    arrived: bool = False
+
+
 class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A change under way: the epoch it opens, and what the counter is to be once it is done.
 
     The epoch begins at `floor` or above, and at least `ahead` beyond every id ever granted; with
     `lower` exactly at `floor`. `base` says where, once that is decided, which is once. `by` and
-    `why` are the operator's name and reason.
+    `why` are the operator's name and reason. `move` is where the counter goes, `origin` the token
+    of the move that brings it.
     """
 
     epoch: str
@@ -50,6 +66,8 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     base: int | None = None
     by: str = ""
     why: str = ""
+    move: Move | None = None
+    origin: str = ""
 
     @property
     def finishes(self) -> bool:
@@ -70,7 +88,8 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     while the counter is not active, of the last one that was open. `rev` rises with every write of
     the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
     before the current epoch. `home` is what it was adopted from, once its old endpoint is off: the
-    position of its first shard stays there.
+    position of its first shard stays there. `move` is where it went, `origin` the token of the last
+    move that brought it here.
     """
 
     name: str
@@ -88,11 +107,30 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     high: int = 0
     intent: Intent | None = None
     home: Adopted | None = None
+    move: Move | None = None
+    origin: str = ""
 
     @property
     def wished_state(self) -> str:
         """The state it has, or is on its way to."""
         return self.state if self.intent is None else self.intent.state
+
+    @property
+    def carried(self) -> str:
+        """What its positions are created with: its epoch where it is in use, else a seal."""
+        return self.epoch if self.state == ACTIVE else sealed(self.epoch)
+
+    @property
+    def whereabouts(self) -> str:
+        """Where it was moved, for who asks for it here, and what to do."""
+        move = self.move if self.intent is None else self.intent.move
+        assert move is not None
+        if move.arrived:
+            return f"it was moved to {move.to}; serve it with --store {move.to!r}"
+        return (
+            f"it is being moved to {move.to}; until `idservice move {self.name} --to {move.to!r}`"
+            " finishes that, nobody hands out its ids"
+        )
 
     @property
     def ordinal(self) -> int:

@@ -377,7 +377,7 @@ class SQLiteStore:
         for shard in range(counter.shards):
             database.execute(
                 "INSERT INTO position VALUES (?, ?, ?, ?, 0, ?)",
-                (counter.name, shard, first, first, counter.epoch),
+                (counter.name, shard, first, first, counter.carried),
             )
 
     def _reserve(self, counter: Counter, count: int, seen: int, room: int, shard: int) -> Grant:

@@ -16,7 +16,7 @@ GAPS = {
     "fork": "the process was forked, and the ids are its parent's",
     "went_back": "the counter turned suspect, and what was in memory could not be trusted",
     "epoch": "another epoch began",
-    "revoked": "an operator suspended, deleted, lowered or fenced the counter",
+    "revoked": "an operator suspended, deleted, moved, lowered or fenced the counter",
     "stale": "the store did not tell for too long whether the counter was changed",
     "expired": "the ids were lent by another service, and not used in time",
 }
@@ -52,6 +52,9 @@ def described(
             body["returned"] = sum(map(len, position.returned))
         if in_use and position.epoch != counter.epoch:
             body["state"] = "suspect"
+    if counter.move is not None:
+        body["moved_to"] = counter.move.to
+        body["arrived"] = counter.move.arrived
     if counter.adopted is not None:
         body["adopted"] = {
             "table": counter.adopted.table,

@@ -49,6 +49,8 @@ COUNTER = {
         "shards": {"type": "integer"},
         "runway": {"type": "number"},
         "adopted": {"type": "object"},
+        "moved_to": {"type": "string", "description": "The store it was moved to."},
+        "arrived": {"type": "boolean", "description": "Whether it is known to be there."},
         "home": {"type": "object", "description": "Where it was adopted from, and stays."},
         "change": {"type": "string", "description": "The change under way, if any."},
         "next": NUMBER,

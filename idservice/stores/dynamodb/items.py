@@ -181,7 +181,7 @@ def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
                 "next": first,
                 "mark": first,
                 "rev": {"N": "0"},
-                "epoch": {"S": counter.epoch},
+                "epoch": {"S": counter.carried},
             },
         )
         for shard in range(counter.shards)
