@@ -5,6 +5,8 @@ request may succeed later, `outcome` whether anything happened: `not_applied` (c
 or `unknown`. In doubt an error says `unknown`.
 """
 
+from typing import Any
+
 NOT_APPLIED = "not_applied"
 UNKNOWN = "unknown"
 
@@ -226,6 +228,19 @@ class NotShown(NotApplied):
     central's --admin-listen says, or use its own store."""
 
     retryable = False
+
+
+class BatchBurnt(EpochChanged):
+    """Counter {name!r} in {store} changed to {found!r} from {epoch!r} when a batch was granted and
+    not yet answered: its ids are burnt."""
+
+
+class OutOfTurn(NotApplied):
+    """Writer {writer} of counter {name!r} in {store} has not the record that its batch follows."""
+
+    def __init__(self, *, record: Any, **fields: object) -> None:
+        super().__init__(**fields)
+        self.record = record  # a core.writer.Record as it stood there; None where there was none
 
 
 class PositionIllFormed(NotApplied):

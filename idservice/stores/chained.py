@@ -11,8 +11,9 @@ import msgspec
 from idservice import errors, exchange
 from idservice.central import Central
 from idservice.core.epoch import epoch_name, gone_back
+from idservice.core.writer import Batch
 from idservice.exchange import Answer, Refused, Unanswered
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position
+from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position, Writers
 
 T = TypeVar("T")
 
@@ -113,9 +114,16 @@ class ChainedStore:
     # --- ids -------------------------------------------------------------------------------------
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> Loan:
-        """Borrow `count` ids; `seen` and `room` are for stores of our own.
+        """Borrow `count` ids; `seen`, `room` and `batch` are for stores of our own.
 
         Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. More than one
         answer may hold are asked for in parts, and lost together.
@@ -174,6 +182,16 @@ class ChainedStore:
         if error.retryable:
             return self._not_applied(_reserving(counter, count), error.why)
         return errors.Withheld(**about)
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        """None: the service's instances are the writers."""
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        """Refused, as there is nothing to register on."""
+        return False
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        """Nothing to prune."""
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         """Nothing to close: a position that went back is closed by who reads it."""

@@ -5,25 +5,23 @@ The requests, and how each failed condition is read, are those of the protocol b
 """
 
 import asyncio
-import re
 from types import TracebackType
 from typing import Any, NoReturn, Self
-from urllib.parse import parse_qsl, urlsplit
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.core.writer import Batch
 from idservice.stores.dynamodb import adopt as adoption
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb import items, reserve, writers
+from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.dynamodb.reserve import Reservation
 from idservice.stores.dynamodb.table import Table
-from idservice.stores.protocol import Adopted, Counter, Position
+from idservice.stores.protocol import Adopted, Counter, Position, Writers
+from idservice.stores.refusal import Asked
 
-TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
 SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
-REGION = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
 
 
 class DynamoStore:
@@ -45,32 +43,7 @@ class DynamoStore:
     @classmethod
     def from_address(cls, address: str) -> Self:
         """The store at `TABLE?region=…&endpoint=…`. Raises Usage."""
-        table, _, query = address.partition("?")
-        if not TABLE.fullmatch(table):
-            raise errors.Usage(
-                why=f"the table in --store is {table[:300]!r}; a table's name is 3 to 255 letters,"
-                " digits, '.', '_' or '-'"
-            )
-        settings: dict[str, str] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name not in ("region", "endpoint"):
-                raise errors.Usage(
-                    why=f"--store has {name!r} after the table; only region and endpoint may stand"
-                    " there"
-                )
-            if name in settings:
-                raise errors.Usage(why=f"--store names {name!r} more than once; name it once")
-            settings[name] = value
-        region, endpoint = settings.get("region"), settings.get("endpoint")
-        if region is not None and not REGION.fullmatch(region):
-            raise errors.Usage(
-                why=f"the region in --store is {region[:80]!r}; it must be like eu-west-1"
-            )
-        if endpoint is not None and not _is_endpoint(endpoint):
-            raise errors.Usage(
-                why="the endpoint in --store must be like http://127.0.0.1:8000, without a user, a"
-                " path or a query"
-            )
+        table, region, endpoint = read(address)
         return cls(table, region=region, endpoint=endpoint)
 
     async def __aenter__(self) -> Self:
@@ -206,54 +179,84 @@ class DynamoStore:
     # --- positions -------------------------------------------------------------------------------
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> range:
         assert count > 0
         assert seen <= room  # DynamoDB refuses such a condition as malformed
+        assert batch is None or (batch.count, shard) == (count, 0)
         place = items.place_of(counter, shard, self._name)
-        wanted = Reservation(self.address, counter, place, count, seen, room)
-        await self._sure(wanted.action)
+        asked = Asked(self.address, counter, count, seen, room, batch)
+        await self._sure(asked.action)
         try:
-            answer = await self._client.call("UpdateItem", wanted.action, **wanted.request())
+            answer = await self._client.call(
+                "UpdateItem", asked.action, **reserve.request(asked, place)
+            )
         except Refused as refused:
             self._note(refused)
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
                     self._doubts += 1
-                raise wanted.refused(refused.item) from None
+                return reserve.refused(asked, place, refused.item)
             if refused.said == dynamo.INVALID:
                 await self.position(counter, shard)  # raises where that is why: `rev` is missing
             raise
         if self._in_doubt:
-            raise wanted.unknown("the table was not found meanwhile: this may be another one")
+            raise asked.unknown("the table was not found meanwhile: this may be another one")
         self._heard()
-        return wanted.granted(answer["Attributes"])
+        return reserve.granted(asked, place, answer["Attributes"])
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        place = items.place_of(counter, 0, self._name)
+        action = f"reading the writers of counter {counter.name}"
+        item = await self._get(place.table, place.key, action)
+        return None if item is None else items.writers_in(item)
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        place = items.place_of(counter, 0, self._name)
+        write = writers.registered(place, counter, name, registrations)
+        return await self._write_if(write, f"registering a writer of counter {counter.name}")
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        place = items.place_of(counter, 0, self._name)
+        write = writers.pruned(place, name, seq)
+        await self._write_if(write, f"pruning a writer of counter {counter.name}")
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
-        action = f"closing the position of counter {counter.name}"
-        await self._sure(action)
         place = items.place_of(counter, shard, self._name)
+        write = {
+            "TableName": place.table,
+            "Key": place.key,
+            # ADD creates a `rev` that is missing, but no item: the condition needs one.
+            "UpdateExpression": "SET #e = :closed ADD #r :one",
+            "ConditionExpression": "#e = :found",
+            "ExpressionAttributeNames": {"#e": "epoch", "#r": "rev"},
+            "ExpressionAttributeValues": {
+                ":found": {"S": found},
+                ":closed": {"S": epochs.gone_back(found)},
+                ":one": {"N": "1"},
+            },
+            "ReturnValues": "UPDATED_NEW",
+        }
+        await self._write_if(write, f"closing the position of counter {counter.name}")
+
+    async def _write_if(self, write: dict[str, Any], action: str) -> bool:
+        """One conditional write; whether its condition held."""
+        await self._sure(action)
         try:
-            await self._client.call(
-                "UpdateItem",
-                action,
-                TableName=place.table,
-                Key=place.key,
-                # ADD creates a `rev` that is missing, but no item: the condition needs one.
-                UpdateExpression="SET #e = :closed ADD #r :one",
-                ConditionExpression="#e = :found",
-                ExpressionAttributeNames={"#e": "epoch", "#r": "rev"},
-                ExpressionAttributeValues={
-                    ":found": {"S": found},
-                    ":closed": {"S": epochs.gone_back(found)},
-                    ":one": {"N": "1"},
-                },
-                ReturnValues="UPDATED_NEW",
-            )
+            await self._client.call("UpdateItem", action, **write)
         except Refused as refused:
             self._note(refused)
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
+            return False
+        return True
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -316,14 +319,3 @@ class DynamoStore:
             raise errors.PositionIllFormed(
                 store=self.address, name=counter.name, why=error
             ) from error
-
-
-def _is_endpoint(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    # A user and password would end up in messages and logs.
-    plain = parts.username is None and not parts.query and parts.path in ("", "/")
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain and port != 0
