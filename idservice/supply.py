@@ -8,6 +8,7 @@ from functools import partial
 from random import Random
 
 from idservice import errors
+from idservice.batches import Batches, LeftAlone
 from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
@@ -76,6 +77,7 @@ class Supply:
         self._took = 0.0  # or no longer than the last reservation took
         self._recheck_at = 0.0
         self._expiry: asyncio.TimerHandle | None = None
+        self._batches: Batches | None = None  # of a strict counter, from its first use on
         self._error: errors.IdserviceError = errors.StoreError(
             store=store.address, why="it has not answered yet"
         )
@@ -274,6 +276,8 @@ class Supply:
         was tried and is too short for this store."""
         background = min(max(min(self._runway, self._lasts) / 4, REFILL_MIN_S), REFILL_MAX_S)
         deadlines = [waiter.deadline for waiter in self._line]
+        if self._numbered and deadlines:  # later ones are given nothing of this batch
+            return max(ATTEMPT_MIN_S, deadlines[-1] - self._loop.time())
         if in_background or not deadlines:
             return background
         return max(ATTEMPT_MIN_S, min(background, deadlines[-1] - self._loop.time()))
@@ -286,9 +290,7 @@ class Supply:
         result = "unknown"
         try:
             async with asyncio.timeout(self._patience(in_background)):
-                answer = await self._store.reserve(
-                    counter, count=request.count, seen=request.seen, room=request.room
-                )
+                answer = await self._ask(counter, request, arrived)
             self._health.answered()
             if self._taken(allocator, request, answer):
                 result = "granted"
@@ -314,7 +316,8 @@ class Supply:
             await self._doubt(error)
         except (errors.PositionIllFormed, errors.Withheld) as error:
             result = "suspect"
-            allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
+            unknown = error.outcome == errors.UNKNOWN and not self._numbered
+            allocator.refused(request.token, unknown=unknown)
             self._distrust(error)
         except errors.UnknownCounter as error:
             result = "suspect"
@@ -325,7 +328,7 @@ class Supply:
             result = "not_applied"
             self._failed(request, error)
         except asyncio.CancelledError:
-            allocator.refused(request.token, unknown=True)
+            allocator.refused(request.token, unknown=not self._numbered)
             raise
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
@@ -336,6 +339,39 @@ class Supply:
             self._health.latency.observe(self._took)
             count(self.tally.reservations, result)
         return False
+
+    @property
+    def _numbered(self) -> bool:
+        """Whether reservations are batches, which count themselves what of them is burnt."""
+        return self.counter.strict and self._store.hold_s is None
+
+    async def _ask(self, counter: Counter, request: Request, arrived: int) -> range | Loan:
+        if not self._numbered:
+            return await self._store.reserve(
+                counter, count=request.count, seen=request.seen, room=request.room
+            )
+
+        def wanted() -> bool:
+            there = any(waiter.number < arrived for waiter in self._line)
+            return there and not self.allocator.retired
+
+        return await self.batches.reserve(counter, request, wanted=wanted)
+
+    @property
+    def batches(self) -> Batches:
+        """The reservations of a strict counter."""
+        if self._batches is None:
+            self._batches = Batches(
+                self._store,
+                spawn=self._spawn,
+                random=self._random,
+                burnt=lambda count, cause: self.allocator.burnt(count, cause),
+            )
+        return self._batches
+
+    def _end_batches(self) -> None:
+        if self._batches is not None:
+            self._batches.end()
 
     def _taken(self, allocator: Allocator, request: Request, answer: range | Loan) -> bool:
         """Take what was granted or lent into memory; False where it comes too late."""
@@ -362,10 +398,11 @@ class Supply:
 
     def _failed(self, request: Request, error: errors.StoreError) -> None:
         self._error = error
-        self._health.failed(error)
+        if not isinstance(error, LeftAlone):  # which says nothing of the store
+            self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to
-        self.allocator.refused(request.token, unknown=unknown)
+        self.allocator.refused(request.token, unknown=unknown and not self._numbered)
 
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
@@ -434,12 +471,14 @@ class Supply:
         self._recheck_at = float("inf")
         for waiter in self._line:
             self._line.refuse(waiter, self._unsure(waiter, type(error)(**error.fields)))
+        self._end_batches()
         self.allocator.retire(cause)
 
     def forget_in_child(self) -> None:
         """After a fork: the ids belong to the parent."""
         self.suspect = errors.Stopped()
         self._recheck_at = float("inf")
+        self._end_batches()
         self.allocator.retire("fork")
 
     def look_again(self) -> None:

@@ -46,6 +46,7 @@ FLOORS = [
     ["idservice.workers"],
     ["idservice.health", "idservice.line", "idservice.workers.totals", "idservice.workers.balance"],
     ["idservice.workers.channel"],
+    ["idservice.batches"],
     ["idservice.supply"],
     ["idservice.service", "idservice.workers.link"],
     ["idservice.workers.whole"],

@@ -355,6 +355,12 @@ class Allocator:
         """`count` ids were taken for somebody who left before they could be answered."""
         self._gap("abandoned", count)
 
+    def burnt(self, count: int, cause: str) -> None:
+        """`count` ids were, or may have been, granted for requests that all had left."""
+        if cause in FROM_MEMORY:
+            self.granted_ids += count
+        self._gap(cause, count)
+
     def expire(self, now: float) -> None:
         """Drop what was held for as long as it may be."""
         later = None  # how many ids were lent after what is over

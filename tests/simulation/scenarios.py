@@ -13,7 +13,7 @@ from idservice import errors
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.supply import Limits
-from tests.simulation import checker
+from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run
 from tests.simulation.store import Faults, SimStore, Table
@@ -222,6 +222,8 @@ class World:
         checker.check_unique(history)
         if self.strict:
             checker.check_strict(history)
+            if self.parts.one_try:  # else a refusal of the second try hides what the first one did
+                account.check_account(self.account())
         checker.check_rising_per_instance(history)
         checker.check_limits(history, start=self.start, limit=self.limit)
         checker.check_deadlines(history, wait_s=self.limits.wait)
@@ -242,6 +244,11 @@ class World:
                     reading=supply.reading(),
                     one_try=self.parts.one_try,
                 )
+
+    def account(self) -> dict[str, int]:
+        """What became of every id that was granted."""
+        stores = [instance.store for instance in self.instances]
+        return account.account(self.history, self.table.ledger, stores)
 
 
 def _end(timeout: asyncio.Timeout) -> None:
@@ -383,7 +390,7 @@ async def outage(world: World) -> None:
 
 
 Scenario = Callable[[World], Awaitable[None]]
-SCENARIOS: dict[str, Scenario] = {
+SCENARIOS: dict[str, Scenario] = {  # those of `tests.simulation.strict` join it
     "block": block,
     "strict": strict,
     "turmoil": turmoil,
@@ -400,4 +407,5 @@ def play(scenario: str, seed: int, parts: Parts | None = None) -> World:
         await SCENARIOS[scenario](world)
         return world
 
-    return run(main(), seed=seed)
+    with account.watched():
+        return run(main(), seed=seed)
