@@ -251,9 +251,8 @@ class Batches:
             async with asyncio.timeout(CALL_MAX_S):
                 after = await self._store.writers(counter)
                 for name, seq in before.seqs.items():
-                    if after is None or after.seqs.get(name) != seq or name == self._writer.name:
-                        continue
-                    await self._store.prune(counter, name, seq)
+                    if after is not None and after.seqs.get(name) == seq:
+                        await self._store.prune(counter, name, seq)
         except (errors.StoreError, TimeoutError):
             pass  # the next one that finds it full tries again
         except Exception:  # a bug of ours or of a library

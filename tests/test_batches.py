@@ -79,11 +79,12 @@ def gaps(supply: Supply) -> dict[str, int]:
         ["late_request"],
         ["lost_after", "throttled", "lost_after", "lost_before"],
         ["lost_before", "lost_after", "lost_after"],
+        ["lost_after", *["lost_before"] * 11],  # for longer than a call takes at most
     ],
 )
 def test_a_lost_answer_loses_no_id(fates: list[str], seed: int) -> None:
     async def main() -> None:
-        async with strict(limits=Limits(wait=5.0), seed=seed) as (supply, handle, _):
+        async with strict(limits=Limits(wait=20.0), seed=seed) as (supply, handle, _):
             handle.fates = list(fates)
             assert await said(supply, 3) == [0, 1, 2]
             assert len(handle.sent) == len(fates) + 1
@@ -220,6 +221,23 @@ def test_a_writer_registers_once_and_under_one_name_whatever_is_lost() -> None:
     run(main())
 
 
+def test_a_registration_that_outlasts_its_requests_is_found_by_the_next_ones() -> None:
+    async def main() -> None:
+        data = table(strict=True)
+        async with serving(data, limits=Limits(wait=0.5), store=Scripted) as service:
+            handle, supply = service.store, await service.supply("orders")
+            assert isinstance(handle, Scripted)
+            handle.kind, handle.fates = "register", ["late_request"] * 50
+            assert await said(supply) == "waited_too_long"
+            await elapse(15.0)  # one of them is applied
+            handle.fates = []
+            assert await said(supply) == [0]
+            assert data.registrations == {"orders": 1}
+            assert gaps(supply) == {}
+
+    run(main())
+
+
 def test_a_writer_that_was_pruned_registers_anew_and_serves_the_same_requests() -> None:
     async def main() -> None:
         data = table(strict=True)
@@ -327,6 +345,21 @@ def test_a_batch_that_was_granted_before_a_change_and_not_answered_is_burnt_as_c
             await elapse(3.0)
             assert await said(supply) == [3]
             assert gaps(supply) == {"epoch": 3}
+
+    run(main())
+
+
+def test_a_batch_may_be_lost_where_the_position_goes_back_before_its_answer() -> None:
+    async def main() -> None:
+        data = table(strict=True)
+        async with strict(data) as (supply, handle, _):
+            assert await said(supply) == [0]
+            handle.fates = ["lost_after"] * 2
+            asked = asyncio.create_task(said(supply, 3))
+            await elapse(0.05)
+            data.set_by_hand("orders", next=0)
+            assert await asked == "counter_suspect"
+            assert gaps(supply) == {"unknown": 3}
 
     run(main())
 

@@ -89,6 +89,11 @@ async def test_a_late_copy_of_a_registration_does_nothing(store: Store) -> None:
     assert await store.writers(counter) == Writers(1, {})
     assert not await store.register(counter, "w", registrations=0)
     assert await store.writers(counter) == Writers(1, {})
+    for number in (1, 2):
+        assert await store.register(counter, f"v{number}", registrations=number)
+    for late in (0, 1, 2, 4):
+        assert not await store.register(counter, "late", registrations=late)
+    assert await store.writers(counter) == Writers(3, {"v1": 0, "v2": 0})
 
 
 async def test_nobody_registers_in_another_epoch(store: Store, backend: Backend) -> None:
