@@ -12,7 +12,7 @@ from unittest import mock
 
 from idservice import server
 from idservice.cli import main
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import Counter, Grant
 from idservice.stores.sqlite import SQLiteStore
 
 VARIABLE = "BENCH_STORE_DELAY_S"
@@ -21,12 +21,12 @@ VARIABLE = "BENCH_STORE_DELAY_S"
 class Delayed(SQLiteStore):
     """What a reservation brought is held back until the delay is over."""
 
-    async def reserve(self, counter: Counter, **request: Any) -> range:
+    async def reserve(self, counter: Counter, **request: Any) -> Grant:
         due = time.perf_counter() + float(os.environ[VARIABLE])
-        ids = await super().reserve(counter, **request)
+        grant = await super().reserve(counter, **request)
         # In a thread: the loop's own timers are in whole milliseconds, and may end before theirs.
         await asyncio.to_thread(time.sleep, max(0.0, due - time.perf_counter()))
-        return ids
+        return grant
 
 
 def open_delayed(address: str, *, hold_s: float) -> Delayed:

@@ -4,7 +4,7 @@ import asyncio
 from random import Random
 
 from idservice.counters import new_counter
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import Counter, Grant, Position
 
 
 class MemoryStore:
@@ -26,7 +26,7 @@ class MemoryStore:
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> range:
+    ) -> Grant:
         """Move the position forward, half of the delay before and half of it after."""
         await asyncio.sleep(self.delay_s / 2)
         first = self._positions[counter.name]
@@ -34,7 +34,19 @@ class MemoryStore:
         self._positions[counter.name] = first + count
         self.writes += 1
         await asyncio.sleep(self.delay_s / 2)
-        return range(first, first + count)
+        return Grant(range(first, first + count), self.writes)
+
+    async def position(self, counter: Counter, shard: int = 0) -> Position:
+        """Where it stands: `rev` is that of nobody's last reservation, so nothing goes back."""
+        next = self._positions[counter.name]
+        return Position(next, next, -1, counter.epoch)
+
+    async def give_back(self, *arguments: object, **rest: object) -> bool:
+        """Refused: this store measures what is reserved."""
+        return False
+
+    async def revision(self) -> None:
+        """There is no catalogue."""
 
     async def verify(self) -> None:
         """It is what it was."""

@@ -119,7 +119,7 @@ async def _write_per_id(count: int) -> float:
     ids = [
         id
         for _ in range(count)
-        for id in await store.reserve(counter, count=1, seen=0, room=counter.limit)
+        for id in (await store.reserve(counter, count=1, seen=0, room=counter.limit)).indices
     ]
     check(ids == list(range(count)), "ids were lost or repeated")
     return store.writes * MILLION / count

@@ -14,7 +14,7 @@ from typing import TypeVar
 from idservice import errors
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Writer
-from idservice.stores.protocol import Counter, Loan, Store, Writers
+from idservice.stores.protocol import Counter, Grant, Loan, Store, Writers
 
 log = logging.getLogger("idservice.batches")
 
@@ -69,8 +69,8 @@ class Batches:
 
     async def reserve(
         self, counter: Counter, request: Request, *, wanted: Callable[[], bool]
-    ) -> range | Loan:
-        """The indices of one batch; raises as `Store.reserve`.
+    ) -> Grant | Loan:
+        """The grant of one batch; raises as `Store.reserve`.
 
         It is sent again while it is `wanted` and the caller waits. Where there is no place for
         another writer it is an ordinary reservation, sent once.
@@ -118,12 +118,12 @@ class Batches:
 
     async def _reserve(
         self, counter: Counter, request: Request, wanted: Callable[[], bool]
-    ) -> range | Loan:
+    ) -> Grant | Loan:
         if not self._writer.name and not await self._register(counter, wanted):
             return await self._reserve_once(counter, request)
         batch = self._writer.next_batch(request.count, self._unique())
         try:
-            indices = await self._repeat(lambda: self._call(counter, request, batch), wanted)
+            grant = await self._repeat(lambda: self._call(counter, request, batch), wanted)
         except errors.BatchBurnt:
             self._writer.applied(batch)
             self._burnt(batch.count, "epoch")
@@ -133,7 +133,7 @@ class Batches:
                 self._count(self._writer.left_open(batch))
             raise
         self._writer.applied(batch)
-        return indices
+        return grant
 
     def _never_applied(self, error: BaseException) -> bool:
         """Whether the batch that ended so left the position as it was, all of its copies."""
@@ -142,7 +142,7 @@ class Batches:
         refused = isinstance(error, errors.StoreError) and error.outcome == errors.NOT_APPLIED
         return refused and not self._unsure
 
-    async def _reserve_once(self, counter: Counter, request: Request) -> range | Loan:
+    async def _reserve_once(self, counter: Counter, request: Request) -> Grant | Loan:
         """An ordinary reservation: what becomes of it unheard is burnt (I4)."""
         try:
             async with asyncio.timeout(CALL_MAX_S):
@@ -152,7 +152,7 @@ class Batches:
                 self._burnt(request.count, "unknown")
             raise
 
-    async def _call(self, counter: Counter, request: Request, batch: Batch | None) -> range | Loan:
+    async def _call(self, counter: Counter, request: Request, batch: Batch | None) -> Grant | Loan:
         return await self._store.reserve(
             counter, count=request.count, seen=request.seen, room=request.room, batch=batch
         )

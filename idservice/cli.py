@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idservice import __version__, commands, config, errors
+from idservice import __version__, commands, config, errors, operate
 from idservice.exits import EXIT_OK, ending
 
 BENCH = (
@@ -37,12 +37,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split("=")[0].split(" ")[0]
-        near = []
-        if unknown.startswith("-"):
+        flags = [setting.flag for setting in config.ALL.values()]
+        meant = ""
+        if unknown in flags:
+            meant = f"; this command does not take {unknown}, or not before its name"
+        elif unknown.startswith("-"):
             import difflib  # only where something is wrong: it is slow to load
 
-            near = difflib.get_close_matches(unknown, [s.flag for s in config.ALL.values()], n=1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+            near = difflib.get_close_matches(unknown, flags, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
         raise errors.Usage(why=f"{message}{meant}; see `{self.prog} --help`")
 
 
@@ -88,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("name", metavar="NAME", help="the counter")
     for sub in (listing, show):
         sub.add_argument("--json", action="store_true", help="print JSON")
+    _add_changes(command)
     health = command(
         "health", commands.health, "Exit 0 if a service runs here and answers.", config.URL
     )
@@ -125,6 +129,31 @@ def _fill_in(parsed: argparse.Namespace) -> None:
         setattr(parsed, setting.name, value)
         # Whether it was said at all matters where a default gives way to the counter's own.
         setattr(parsed, f"{setting.name}_said", given is not None)
+
+
+def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that change a counter in use."""
+    for name, run, text in (
+        ("set", operate.set_next, "Go on from another id."),
+        ("suspend", operate.suspend, "Hand out nothing of a counter until it is resumed."),
+        ("resume", operate.resume, "End a suspension."),
+        ("delete", operate.delete, "Delete a counter; its ids are not used again."),
+        ("fence", operate.fence, "Go on above every id that may be in use, after a restore."),
+    ):
+        sub = command(name, run, text, config.STORE, config.RUNWAY)
+        add = sub.add_argument
+        if name == "fence":
+            add("name", metavar="NAME", nargs="?", help="the counter")
+            add("--all", action="store_true", help="every counter, and the store's identity")
+            add("--past", metavar="N", help="the highest id that may be in use")
+            add("--ahead", metavar="N", help="how far beyond what the store knows of")
+        else:
+            add("name", metavar="NAME", help="the counter")
+        if name == "set":
+            add("--next", metavar="N", required=True, help="the id to go on from")
+            add("--allow-lower", action="store_true", help="even below ids in use: repeats them")
+            add("--force", action="store_true", help="even over more than a million ids")
+        add("--reason", metavar="TEXT", default="", help="why, for the log")
 
 
 def _add_create(parser: argparse.ArgumentParser) -> None:

@@ -38,7 +38,7 @@ def init(arguments: argparse.Namespace) -> int:
         else:
             print(f"{store.address} was initialised before; nothing was changed")
 
-    return _with_store(arguments, work, verify=False)
+    return with_store(arguments, work, verify=False)
 
 
 def create(arguments: argparse.Namespace) -> int:
@@ -49,9 +49,9 @@ def create(arguments: argparse.Namespace) -> int:
     from idservice.stores.protocol import LIMIT_DEFAULT
 
     check_name(arguments.name)
-    start = _number("--start", arguments.start, 0)
-    limit = _number("--limit", arguments.limit, LIMIT_DEFAULT)
-    shards = _number("--shards", arguments.shards, 1)
+    start = number("--start", arguments.start, 0)
+    limit = number("--limit", arguments.limit, LIMIT_DEFAULT)
+    shards = number("--shards", arguments.shards, 1)
 
     async def work(store: "Store") -> None:
         adopted, value = await _locate(arguments, store)
@@ -69,12 +69,14 @@ def create(arguments: argparse.Namespace) -> int:
             runway=arguments.runway if arguments.runway_said else None,
             adopted=adopted,
         )
-        counter, created = await ensure(store, wanted, runway=arguments.runway)
-        first = f", ids from {counter.start}" if created else ""
+        counter, created = await ensure(
+            store, wanted, runway=arguments.runway, random=SystemRandom(), by=operator()
+        )
+        first = f", ids from {max(counter.start, counter.high)}" if created else ""
         how = "created" if created else "already there, configured the same"
         print(f"counter {counter.name}: {how}{first}")
 
-    return _with_store(arguments, work)
+    return with_store(arguments, work)
 
 
 async def _locate(arguments: argparse.Namespace, store: "Store") -> tuple[Any, int]:
@@ -107,12 +109,14 @@ async def _locate(arguments: argparse.Namespace, store: "Store") -> tuple[Any, i
 
 def counters(arguments: argparse.Namespace) -> int:
     """List the counters."""
+    from idservice.stores.protocol import DELETED
 
     async def work(store: "Store") -> None:
         for counter in await store.counters():
-            _print_counter(counter, arguments)
+            if counter.state != DELETED:
+                _print_counter(counter, arguments)
 
-    return _with_store(arguments, work)
+    return with_store(arguments, work)
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -122,15 +126,22 @@ def show(arguments: argparse.Namespace) -> int:
     check_name(arguments.name)
 
     async def work(store: "Store") -> None:
-        counter = await store.counter(arguments.name)
-        if counter is None:
-            raise errors.UnknownCounter(name=arguments.name)
+        counter = await _in_use(store, arguments.name)
         position = await store.position(counter)
         if position is None:
             raise errors.PositionMissing(store=store.address, name=counter.name)
         _print_counter(counter, arguments, position)
 
-    return _with_store(arguments, work)
+    return with_store(arguments, work)
+
+
+async def _in_use(store: "Store", name: str) -> "Counter":
+    from idservice.stores.protocol import DELETED
+
+    counter = await store.counter(name)
+    if counter is None or counter.wished_state == DELETED:
+        raise errors.UnknownCounter(name=name)
+    return counter
 
 
 def _print_counter(
@@ -153,6 +164,7 @@ def _print_counter(
 def next_ids(arguments: argparse.Namespace) -> int:
     """Take ids, from the store or from a service."""
     from idservice.counters import check_name
+    from idservice.stores.protocol import SUSPENDED, Grant
     from idservice.web.ask import read_count
 
     most = 1_000_000
@@ -164,9 +176,9 @@ def next_ids(arguments: argparse.Namespace) -> int:
         return _next_of_service(arguments, name)
 
     async def work(store: "Store") -> None:
-        counter = await store.counter(name)
-        if counter is None:
-            raise errors.UnknownCounter(name=name)
+        counter = await _in_use(store, name)
+        if counter.wished_state == SUSPENDED:
+            raise errors.Suspended(name=name)
         layout = counter.layout()
         room = layout.end - count
         try:
@@ -175,10 +187,10 @@ def next_ids(arguments: argparse.Namespace) -> int:
             answer = await store.reserve(counter, count=count, seen=0, room=room)
         except errors.NoRoom:
             raise errors.Exhausted(name=name, count=count, limit=counter.limit) from None
-        blocks = [layout.ids(answer)] if isinstance(answer, range) else answer.blocks
+        blocks = (layout.ids(answer.indices),) if isinstance(answer, Grant) else answer.blocks
         print("\n".join(str(id) for block in blocks for id in block))
 
-    return _with_store(arguments, work)
+    return with_store(arguments, work)
 
 
 def _next_of_service(arguments: argparse.Namespace, name: str) -> int:
@@ -254,12 +266,17 @@ def bench(arguments: argparse.Namespace) -> int:
 # --- carrying out ---------------------------------------------------------------------------------
 
 
-def _with_store(
+def with_store(
     arguments: argparse.Namespace,
     work: Callable[["Store"], Awaitable[None]],
     *,
     verify: bool = True,
+    bounded: bool = True,
 ) -> int:
+    """Open the store that was named and do `work` with it; `verify` sees first that it is the one.
+
+    Without `bounded` it may take as long as it takes.
+    """
     import asyncio
 
     from idservice.stores import open_store
@@ -267,7 +284,7 @@ def _with_store(
     async def run() -> None:
         try:
             async with (
-                asyncio.timeout(COMMAND_TIMEOUT_S if verify else None),
+                asyncio.timeout(COMMAND_TIMEOUT_S if verify and bounded else None),
                 open_store(arguments.store or config.STORE_DEFAULT) as store,
             ):
                 if verify:
@@ -283,7 +300,20 @@ def _with_store(
     return 0
 
 
-def _number(flag: str, value: str | None, default: int) -> int:
+def operator() -> str:
+    """Who runs the command, as it is logged."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def number(flag: str, value: str | None, default: int) -> int:
+    """The number that a flag was given, within what a counter can have. Raises Usage."""
     from idservice.stores.protocol import LIMIT_MAX
 
     if value is None:

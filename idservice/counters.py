@@ -3,12 +3,15 @@
 from random import Random
 
 from idservice import errors
+from idservice.change import Changer
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name
 from idservice.exchange import NAME
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Adopted, Counter, Store
+from idservice.intents import Wish, stale_after
+from idservice.stores.protocol import DELETED, LIMIT_DEFAULT, LIMIT_MAX, Adopted, Counter, Store
 
 RUNWAY_MIN_S = 1.0
 RUNWAY_MAX_S = 86_400.0
+REASON_MAX = 200
 
 
 def check_name(name: str) -> str:
@@ -16,6 +19,23 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise errors.BadName(value=name[:80])
     return name
+
+
+def check_runway(runway: float | None) -> None:
+    """Raises BadConfiguration."""
+    if runway is not None and not RUNWAY_MIN_S <= runway <= RUNWAY_MAX_S:
+        raise errors.BadConfiguration(
+            why=f"runway is {runway:g} s; it must be from {RUNWAY_MIN_S:g} to {RUNWAY_MAX_S:g}"
+        )
+
+
+def check_reason(reason: str) -> str:
+    """Why a counter is changed, as it is written down. Raises BadConfiguration."""
+    if len(reason) > REASON_MAX or not reason.isprintable():
+        raise errors.BadConfiguration(
+            why=f"reason is {reason[:80]!r}; it must be at most {REASON_MAX} printable characters"
+        )
+    return reason
 
 
 def new_counter(
@@ -42,10 +62,7 @@ def new_counter(
         raise refuse(why=f"limit is {limit}; it must be from 0 to {LIMIT_MAX}")
     if start > limit:
         raise refuse(why=f"start is {start}, above the limit {limit}")
-    if runway is not None and not RUNWAY_MIN_S <= runway <= RUNWAY_MAX_S:
-        raise refuse(
-            why=f"runway is {runway:g} s; it must be from {RUNWAY_MIN_S:g} to {RUNWAY_MAX_S:g}"
-        )
+    check_runway(runway)
     if shards != 1:
         raise refuse(why=f"shards is {shards}; this version serves counters of one shard only")
     if adopted is not None and strict:
@@ -68,11 +85,14 @@ def new_counter(
     )
 
 
-async def ensure(store: Store, wanted: Counter, *, runway: float) -> tuple[Counter, bool]:
+async def ensure(
+    store: Store, wanted: Counter, *, runway: float, random: Random, by: str = ""
+) -> tuple[Counter, bool]:
     """The counter as it stands in the store, and whether this call created it.
 
-    `runway` (seconds) is what a counter that names none is served with. Raises CounterDiffers
-    where one of this name is configured otherwise, NotApplied or OutcomeUnknown from the store.
+    A deleted name is used again, for ids above those it handed out. `runway` (seconds) is what a
+    counter that names none is served with, `by` who wants it. Raises CounterDiffers where one of
+    this name is configured otherwise, NotApplied or OutcomeUnknown from the store.
     """
     try:
         found = await store.create(wanted)
@@ -83,6 +103,12 @@ async def ensure(store: Store, wanted: Counter, *, runway: float) -> tuple[Count
             raise unknown from None  # that the repeat was refused says nothing of the first
     if found.epoch == wanted.epoch:
         return found, True
+    if found.intent is not None or found.state == DELETED:
+        changer = Changer(store, random=random, stale_s=stale_after(runway))
+        wish = Wish("create", by=by, wanted=wanted)
+        before, found = await changer.change(wanted.name, wish)
+        if before.state == DELETED and found.state != DELETED:
+            return found, True
     difference = found.difference(wanted, runway=runway)
     if difference:
         raise errors.CounterDiffers(name=wanted.name, difference=difference)

@@ -127,6 +127,13 @@ class CounterDiffers(RequestRefused):
     status = 409
 
 
+class ChangeRefused(RequestRefused):
+    """Counter {name!r} was not changed: {why}."""
+
+    code = "change_refused"
+    status = 409
+
+
 class Exhausted(RequestRefused):
     """Counter {name!r} has not {count} ids left below its limit {limit}."""
 
@@ -153,6 +160,13 @@ class RangeRefused(RequestRefused):
 
     code = "range_refused"
     status = 416
+
+
+class Suspended(RequestRefused):
+    """Counter {name!r} is suspended; `idservice resume {name}` ends that."""
+
+    code = "suspended"
+    status = 423
 
 
 # --- a request that may be sent again -------------------------------------------------------------
@@ -186,6 +200,13 @@ class CounterSuspect(Unavailable):
     retryable = False
 
 
+class CatalogueStale(Unavailable):
+    """For {seconds:g} s this instance could not ask the store whether counters were changed, so it
+    hands nothing out."""
+
+    code = "catalogue_stale"
+
+
 class Stopped(Unavailable):
     """The service is stopping; ask another instance."""
 
@@ -213,21 +234,20 @@ class OutcomeUnknown(StoreError):
 
 class PositionMissing(NotApplied):
     """The store {store} has no position for counter {name!r} (it was deleted by hand, or the
-    table was emptied)."""
+    table was emptied); `idservice fence {name} --past N` goes on above N, the highest id in use."""
 
     retryable = False
 
 
 class EpochChanged(NotApplied):
     """The position of counter {name!r} in {store} carries the epoch {found!r}, not {epoch!r}; where
-    that begins with gone-back, it was moved back, see 'A restored store' in the README."""
+    that begins with gone-back, it was moved back: `idservice fence {name} --past N` or `--ahead N`
+    goes on above every id in use, see 'A restored store' in the README."""
 
-
-class NotShown(NotApplied):
-    """{store} shows and changes no counters, so {action} is not possible there; ask where the
-    central's --admin-listen says, or use its own store."""
-
-    retryable = False
+    @property
+    def gone_back(self) -> bool:
+        """Whether somebody closed the position because it was moved back."""
+        return str(self.fields["found"]).startswith("gone-back:")
 
 
 class BatchBurnt(EpochChanged):
@@ -243,15 +263,30 @@ class OutOfTurn(NotApplied):
         self.record = record  # a core.writer.Record as it stood there; None where there was none
 
 
+class NotShown(NotApplied):
+    """{store} shows and changes no counters, so {action} is not possible there; ask where the
+    central's --admin-listen says, or use its own store."""
+
+    retryable = False
+
+
+class ChangedElsewhere(NotApplied):
+    """{store} is a service, whose counters are changed where it runs: by its own --store, or by
+    PATCH, DELETE and POST where its --admin-listen says."""
+
+    retryable = False
+
+
 class PositionIllFormed(NotApplied):
-    """The position of counter {name!r} in {store} cannot be read: {why}."""
+    """The position of counter {name!r} in {store} cannot be read: {why};
+    `idservice fence {name} --past N` goes on above N, the highest id in use."""
 
     retryable = False
 
 
 class WentBack(NotApplied):
-    """The position of counter {name!r} in {store} was moved back to {position}, below {above}; see
-    'A restored store' in the README."""
+    """The position of counter {name!r} in {store} was moved back to {position}, below {above};
+    `idservice fence {name} --ahead N` goes on above that, see 'A restored store' in the README."""
 
     retryable = False
 
@@ -271,9 +306,13 @@ class NoRoom(NotApplied):
 
     retryable = False
 
-    def __init__(self, *, position: int, **fields: object) -> None:
+    def __init__(
+        self, *, position: int, rev: int = 0, returned: tuple[range, ...] = (), **fields: object
+    ) -> None:
         super().__init__(position=position, **fields)
         self.position = position
+        self.rev = rev  # of the position as it was found,
+        self.returned = returned  # and the ranges there that were given back
 
 
 # --- a start that cannot succeed ------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Tally:
     refusals: dict[str, int] = field(default_factory=dict)  # by error code
     waits: int = 0
     wait_seconds: float = 0.0
+    claimed: int = 0  # ids that others gave back, and that were taken over
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Reading:
     waiting: int
     gaps: dict[str, int]
     tally: Tally
+    returned: int = 0  # ids that went back to the store at the stop
 
     @property
     def runway_s(self) -> float:
@@ -108,6 +110,7 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         _add(tally.refusals, reading.tally.refusals)
         tally.waits += reading.tally.waits
         tally.wait_seconds += reading.tally.wait_seconds
+        tally.claimed += reading.tally.claimed
     return Reading(
         counter=counter,
         issued=sum(reading.issued for reading in readings),
@@ -117,6 +120,7 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         waiting=sum(reading.waiting for reading in readings),
         gaps=gaps,
         tally=tally,
+        returned=sum(reading.returned for reading in readings),
     )
 
 
@@ -169,7 +173,12 @@ def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
         return family
 
     yield counter("ids_issued", "Ids handed out.", lambda row: row.issued)
-    yield counter("ids_reserved", "Ids the store granted.", lambda row: row.reserved)
+    yield counter(
+        "ids_reserved", "Ids the store granted, the claimed ones too.", lambda row: row.reserved
+    )
+    yield counter(
+        "ids_claimed", "Ids taken over that others gave back.", lambda row: row.tally.claimed
+    )
     yield by(
         "reservations",
         "Requests for ids to the store, by how they ended.",

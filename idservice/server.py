@@ -33,6 +33,7 @@ log = logging.getLogger("idservice.server")
 FINISH_MAX_S = 6.0  # for requests in flight after the listeners are closed
 LAST_CALL_S = 0.5  # for who connected just before that, to send a request
 STOP_MAX_S = 9.0  # for the whole end: containers are killed 10 s after they were asked to stop
+GIVE_BACK_KEPT_S = 0.5  # of that, for giving unused ids back
 ABANDON_S = 0.5  # for handlers to end that are cancelled
 DESCRIPTORS_KEPT = 96  # for the store, the log, the listeners, and who is told to go
 DESCRIPTORS_WISHED = 65_536
@@ -175,6 +176,7 @@ async def _serve(
         link.serving(whole.report)
     life.started = True
     await life.stop.wait()
+    service.stop_by = asyncio.get_running_loop().time() + STOP_MAX_S
     seat.leave()
     await _drain(life, listeners, gate, settings.drain)
 
@@ -262,7 +264,7 @@ async def _drain(life: Life, listeners: list[Listener], gate: Gate, seconds: flo
         await listener.stop_accepting()
     # aiohttp's own shutdown reads no more of what is being sent: neither the rest of a body nor the
     # first request of a connection. So it comes when there is nothing left to read.
-    most = min(FINISH_MAX_S, STOP_MAX_S - seconds)
+    most = min(FINISH_MAX_S, STOP_MAX_S - GIVE_BACK_KEPT_S - seconds)
     await gate.emptied(last_call=min(LAST_CALL_S, most), most=most)
     async with asyncio.TaskGroup() as group:
         for listener in listeners:

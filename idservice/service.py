@@ -10,10 +10,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from idservice import __version__, errors
+from idservice.catalogue import Watch
+from idservice.closing import GIVE_BACK_MAX_S, close_all
 from idservice.counters import check_name, ensure
+from idservice.finisher import Finisher
 from idservice.health import StoreHealth
+from idservice.intents import Wish
 from idservice.metrics import Snapshot
-from idservice.stores.protocol import Counter, Position, Store
+from idservice.stores.protocol import DELETED, Counter, Position, Store
 from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, Supply
 
 log = logging.getLogger("idservice.service")
@@ -42,16 +46,33 @@ class Service:
         self.random = random
         self.declared = tuple(dict.fromkeys(declared))
         self.stopping = False
+        self.stop_by = float("inf")  # loop time by which a stop is to be over
         self.supplies: dict[str, Supply] = {}
         self.health = StoreHealth()
         self._loading: dict[str, asyncio.Future[Supply]] = {}
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
+        self._finisher = Finisher(
+            store,
+            self.supplies,
+            runway_s=self.limits.runway,
+            random=random,
+            spawn=self.spawn,
+        )
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.spawn(self._watch())
+        catalogue = Watch(
+            self.store,
+            self.supplies,
+            runway_s=self.limits.runway,
+            health=self.health,
+            random=self.random,
+            finish=self._finisher.finish,
+        )
+        self.spawn(catalogue.run())
         _entered.add(self)
         return self
 
@@ -63,23 +84,14 @@ class Service:
     ) -> None:
         _entered.discard(self)
         self.stopping = True
-        for supply in self.supplies.values():
-            supply.stop(errors.Stopped(), cause="stop")
-        for task in self._tasks:
-            task.cancel()
-        await self._group.__aexit__(kind, error, trace)
-        self._log_rest()
-
-    def _log_rest(self) -> None:
-        for supply in self.supplies.values():
-            dropped = supply.allocator.gaps.get("stop", 0)
-            if dropped:
-                log.info(
-                    "counter %s: %d ids in memory become a gap",
-                    supply.counter.name,
-                    dropped,
-                    extra={"action": "ids_dropped"},
-                )
+        left = self.stop_by - asyncio.get_running_loop().time()
+        within_s = max(0.0, min(left, GIVE_BACK_MAX_S))
+        try:
+            await close_all(self.supplies.values(), self.store, within_s=within_s)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await self._group.__aexit__(kind, error, trace)
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """A task that ends with the service; what it raises ends the service."""
@@ -116,8 +128,10 @@ class Service:
     async def _load(self, name: str, loading: asyncio.Future[Supply]) -> None:
         try:
             counter = await self._read(self.store.counter(name), f"reading counter {name}")
-            if counter is None:
+            if counter is None or counter.wished_state == DELETED:
                 raise errors.UnknownCounter(name=name)
+            if self.stopping:
+                raise errors.Stopped()
             if self._replaced is not None:  # found out in the meantime
                 raise self._replaced.with_traceback(None)
             loading.set_result(self._add(counter))
@@ -170,7 +184,8 @@ class Service:
 
     async def counters(self) -> list[Counter]:
         """Every counter in the store, by name. Raises StoreError."""
-        return await self._read(self.store.counters(), "reading the counters")
+        entries = await self._read(self.store.counters(), "reading the counters")
+        return [counter for counter in entries if counter.state != DELETED]
 
     async def counter(self, name: str) -> tuple[Counter, Position]:
         """A counter and its position, both as they stand in the store.
@@ -179,25 +194,40 @@ class Service:
         """
         check_name(name)
         counter = await self._read(self.store.counter(name), f"reading counter {name}")
-        if counter is None:
+        if counter is None or counter.state == DELETED:
             raise errors.UnknownCounter(name=name)
         position = await self._read(self.store.position(counter), f"reading counter {name}")
         if position is None:
             raise errors.PositionMissing(store=self.store.address, name=name)
         return counter, position
 
-    async def create(self, wanted: Counter) -> tuple[Counter, bool]:
+    async def create(self, wanted: Counter, *, by: str = "") -> tuple[Counter, bool]:
         """The counter as it stands, and whether it was created now. Raises as `counters.ensure`,
         and OutcomeUnknown where the store is too slow."""
         try:
             async with asyncio.timeout(REFILL_MAX_S):
-                return await ensure(self.store, wanted, runway=self.limits.runway)
+                counter, created = await ensure(
+                    self.store, wanted, runway=self.limits.runway, random=self.random, by=by
+                )
         except TimeoutError:
             raise errors.OutcomeUnknown(
                 store=self.store.address,
                 action=f"creating counter {wanted.name}",
                 why="it took too long; the same request may be sent again",
             ) from None
+        if counter.name in self.supplies:  # it was deleted
+            self.supplies[counter.name].see(counter)
+        return counter, created
+
+    async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
+        """The entry of a counter before and after a change. Raises as `Changer.change`, BadName,
+        StoreReplaced, Stopped."""
+        check_name(name)
+        if self.stopping:
+            raise errors.Stopped()
+        if self._replaced is not None:
+            raise self._replaced.with_traceback(None)
+        return await self._finisher.change(name, wish)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -260,9 +290,10 @@ class Service:
             supply.stop(error, cause="went_back")
 
     def snapshot(self) -> Snapshot:
-        """What is counted, for the metrics page."""
+        """What is counted, for the metrics page; nothing of counters that may turn out not to be
+        there: their names would stay on a page of which nothing may vanish."""
         return Snapshot(
-            readings=[supply.reading() for supply in self.supplies.values()],
+            readings=[s.reading() for s in self.supplies.values() if s.counter.ordinal],
             store_up=self.health.up,
             latency=self.health.latency,
             version=__version__,

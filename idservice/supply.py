@@ -3,17 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
-from idservice import errors
+from idservice import errors, returns
 from idservice.batches import Batches, LeftAlone
 from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
+from idservice.linger import Linger
 from idservice.metrics import Reading, Tally, count
-from idservice.stores.protocol import Counter, Loan, Store
+from idservice.stores.protocol import ACTIVE, DELETED, Counter, Grant, Loan, Store
 
 log = logging.getLogger("idservice.supply")
 
@@ -23,8 +25,9 @@ REFILL_MAX_S = 5.0  # what a refill in the background may take at most,
 REFILL_MIN_S = 2.0  # and at least: a quarter of a short runway is too short for a slow store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
 TRIES_MIN = 6  # failures in a row before a counter that nobody uses is left alone
+# What a service that lends ids says of a counter; of one's own store the catalogue tells it.
+ELSEWHERE = (errors.UnknownCounter, errors.Suspended)
 SUSPECT_RECHECK_S = 2.0  # how often a counter that was refused is looked at again
-LINGER_MAX_S = 0.002  # how long a strict batch is held for more; uvloop makes this 1 to 2 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Supply:
 
     `spawn` starts a task that the owner ends; `random` spreads the pauses between failed tries.
     With `keep_filled` the counter is refilled after an outage even if nobody asks. `missing` is
-    told where a counter turned out not to be there of which nothing was known.
+    told where a counter turned out not to be there of which nothing was known; such a supply is
+    stopped for good.
     """
 
     def __init__(
@@ -61,6 +65,8 @@ class Supply:
         self.tally = Tally()
         self.keep_filled = keep_filled
         self.suspect: errors.IdserviceError | None = None
+        self.closed: errors.IdserviceError | None = None  # why nothing is handed out meanwhile
+        self.rev = 0  # of the position, as our own last write there left it
         self._store = store
         self._limits = limits
         self._health = health
@@ -72,9 +78,9 @@ class Supply:
         self._sent_to = 0  # arrivals by the time the last request was sent,
         self._unsure_to = 0  # and the last one whose outcome is unknown
         self._refilling = False
-        self._expected = 0  # requests that the next strict batch is held for, see `_lingers`,
-        self._linger: asyncio.TimerHandle | None = None  # until this,
-        self._took = 0.0  # or no longer than the last reservation took
+        self._asking = False  # something is under way to the store
+        self._closing: asyncio.Event | None = None  # set once nothing is any more
+        self._linger = Linger(self.refill_if_due)
         self._recheck_at = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._batches: Batches | None = None  # of a strict counter, from its first use on
@@ -83,11 +89,14 @@ class Supply:
         )
         self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
         self.allocator = self._new_allocator(seen=0)
+        if counter.wished_state != ACTIVE:
+            self._close(self._why_closed(), cause="revoked")
 
     # --- ids out ---------------------------------------------------------------------------------
 
     async def one(self) -> int:
-        """The next id. Raises Exhausted, TooManyWaiting, WaitedTooLong, CounterSuspect, Stopped."""
+        """The next id. Raises Exhausted, Suspended, UnknownCounter, TooManyWaiting, WaitedTooLong,
+        CounterSuspect, CatalogueStale, Stopped."""
         id = self.take()
         return id if id is not None else (await self.wait(1))[0].start
 
@@ -151,6 +160,8 @@ class Supply:
             if now < self._recheck_at:
                 raise self.suspect.with_traceback(None)  # told to many: do not gather their frames
             self.look_again()
+        if self.closed is not None:
+            raise self.closed.with_traceback(None)
         if len(self._line) >= self._limits.waiters_max:
             raise errors.TooManyWaiting(name=self.counter.name, count=len(self._line))
         if count > self.allocator.held + self.allocator.room(now):
@@ -179,14 +190,18 @@ class Supply:
         One try, and a second one for what is left where the limit is near. Raises StoreError.
         Nothing to do for a strict counter, which holds nothing, and for one that is used up.
         """
+        if self._refilling:
+            return
+        self._refilling = True
         try:
             for _ in range(2):
-                request = None if self._refilling else self._due()
+                request = self._due()
                 if request is None or await self._reserve(request, in_background=True):
                     return
                 if not isinstance(self._error, errors.NoRoom):
                     raise self._error
         finally:
+            self._refilling = False
             if len(self._line):  # who came in the meantime, and is not served yet
                 self.refill_if_due()
 
@@ -194,37 +209,17 @@ class Supply:
 
     def refill_if_due(self) -> None:
         """Begin a refill where one is needed and none runs. Cheap to call at any time."""
-        if self._refilling or self.allocator.waits_for_store or self._lingers():
+        if self._refilling or self.allocator.waits_for_store or self._linger.holds(len(self._line)):
             return
         request = self._due()
         if request is not None:
             self._refilling = True
             self._spawn(self._refill(request))
 
-    def _lingers(self) -> bool:
-        """Whether the next strict batch is held for more requests to join it (I8: it is not sent).
-
-        Those whom the last batch served ask again at once, and who misses a batch waits for a whole
-        one. The last request that is expected sends it; so does time, after no more than that.
-        """
-        if not 0 < len(self._line) < self._expected:
-            return False
-        if self._linger is None:
-            delay_s = min(LINGER_MAX_S, self._took)
-            self._linger = self._loop.call_later(delay_s, self._end_linger)
-        return True
-
-    def _end_linger(self) -> None:
-        self._expect(0)
-        self.refill_if_due()
-
-    def _expect(self, requests: int) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-        self._linger, self._expected = None, requests
-
     def _due(self) -> Request | None:
         """The next request to the store, once waiters that no reservation can serve are told."""
+        if self._closing is not None:
+            return None
         now = self._loop.time()
         room = self.allocator.held + self.allocator.room(now)
         waiting = first = 0
@@ -250,7 +245,7 @@ class Supply:
                     await asyncio.sleep(self._pause(failures))
                     if failures >= TRIES_MIN and self._idle_since(used):
                         break  # the next request, or half of the rest used, begins another
-                request = None if self._lingers() else self._due()
+                request = None if self._linger.holds(len(self._line)) else self._due()
         finally:
             self._refilling = False
 
@@ -276,7 +271,7 @@ class Supply:
         was tried and is too short for this store."""
         background = min(max(min(self._runway, self._lasts) / 4, REFILL_MIN_S), REFILL_MAX_S)
         deadlines = [waiter.deadline for waiter in self._line]
-        if self._numbered and deadlines:  # later ones are given nothing of this batch
+        if self.allocator.numbered and deadlines:  # later ones are given nothing of this batch
             return max(ATTEMPT_MIN_S, deadlines[-1] - self._loop.time())
         if in_background or not deadlines:
             return background
@@ -288,11 +283,14 @@ class Supply:
         arrived = self._sent_to = self._line.arrivals
         began = self._loop.time()
         result = "unknown"
+        self._asking = True
         try:
+            if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
+                raise errors.EpochChanged(**self._about, name=counter.name, found="", epoch="")
             async with asyncio.timeout(self._patience(in_background)):
-                answer = await self._ask(counter, request, arrived)
+                answer = await self._ask(allocator, counter, request, arrived)
             self._health.answered()
-            if self._taken(allocator, request, answer):
+            if await self._taken(allocator, request, answer):
                 result = "granted"
                 self.suspect = None
                 self._share_out(arrived)
@@ -302,58 +300,53 @@ class Supply:
             result = "late"  # of an epoch that is over: burnt
         except TimeoutError:
             # Cancelled in the middle: it may be applied all the same, now or later.
-            self._failed(request, errors.OutcomeUnknown(**self._about, why="it took too long"))
+            self._lost(allocator, request, "it took too long")
         except errors.OutcomeUnknown as error:
-            self._failed(request, error)
+            self._failed(allocator, request, error)
         except errors.NoRoom as error:
             result = "no_room"
-            self._error = error
-            self._health.answered()
-            allocator.no_room(request.token, error.position, self._loop.time())
+            await self._no_room(allocator, request, error, arrived)
         except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
-            result = "suspect"
             allocator.refused(request.token, unknown=False)
-            await self._doubt(error)
-        except (errors.PositionIllFormed, errors.Withheld) as error:
+            result = await self._doubt(error, counter)
+        except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
             result = "suspect"
-            unknown = error.outcome == errors.UNKNOWN and not self._numbered
-            allocator.refused(request.token, unknown=unknown)
-            self._distrust(error)
-        except errors.UnknownCounter as error:
-            result = "suspect"
-            allocator.refused(request.token, unknown=False)
-            self._health.answered()
-            self._miss(error)
+            allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
+            if allocator is self.allocator:
+                self._turned_down(error)
         except errors.NotApplied as error:
             result = "not_applied"
-            self._failed(request, error)
+            self._failed(allocator, request, error)
         except asyncio.CancelledError:
-            allocator.refused(request.token, unknown=not self._numbered)
+            allocator.refused(request.token, unknown=True)
             raise
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
-            why = f"an internal fault ({type(error).__name__})"
-            self._failed(request, errors.OutcomeUnknown(**self._about, why=why))
+            self._lost(allocator, request, f"an internal fault ({type(error).__name__})")
         finally:
-            self._took = self._loop.time() - began
-            self._health.latency.observe(self._took)
+            self._linger.took = self._loop.time() - began
+            self._health.latency.observe(self._linger.took)
             count(self.tally.reservations, result)
+            if allocator is not self.allocator:
+                self._past = replace(self._past, gaps=self._gaps_with(allocator))
+                allocator.gaps = {}
+            self._asking = False
+            if self._closing is not None:
+                self._closing.set()
         return False
 
-    @property
-    def _numbered(self) -> bool:
-        """Whether reservations are batches, which count themselves what of them is burnt."""
-        return self.counter.strict and self._store.hold_s is None
-
-    async def _ask(self, counter: Counter, request: Request, arrived: int) -> range | Loan:
-        if not self._numbered:
+    async def _ask(
+        self, allocator: Allocator, counter: Counter, request: Request, arrived: int
+    ) -> Grant | Loan:
+        """One reservation; a numbered one is sent again while those who had `arrived` wait (I8)."""
+        if not allocator.numbered:
             return await self._store.reserve(
                 counter, count=request.count, seen=request.seen, room=request.room
             )
 
         def wanted() -> bool:
             there = any(waiter.number < arrived for waiter in self._line)
-            return there and not self.allocator.retired
+            return there and not allocator.retired
 
         return await self.batches.reserve(counter, request, wanted=wanted)
 
@@ -373,15 +366,73 @@ class Supply:
         if self._batches is not None:
             self._batches.end()
 
-    def _taken(self, allocator: Allocator, request: Request, answer: range | Loan) -> bool:
+    async def _taken(self, allocator: Allocator, request: Request, answer: Grant | Loan) -> bool:
         """Take what was granted or lent into memory; False where it comes too late."""
+        if isinstance(answer, Grant):
+            self.rev = answer.rev
+            try:
+                claimed = await self._claim(allocator, answer)
+            except asyncio.CancelledError:
+                allocator.granted(request.token, answer.indices, self._loop.time())
+                raise
+            if claimed:
+                allocator.inherit(claimed)
+                self.rev += 1  # our claim's
+            return allocator.granted(request.token, answer.indices, self._loop.time())
         now = self._loop.time()
-        if isinstance(answer, range):
-            return allocator.granted(request.token, answer, now)
         if answer.counter.ordinal > self.counter.ordinal and not allocator.retired:
             allocator.renew(answer.counter.layout(), strict=answer.counter.strict)
             self.counter = answer.counter
         return allocator.lent(request.token, answer.blocks, now, since=answer.since)
+
+    async def _no_room(
+        self, allocator: Allocator, request: Request, error: errors.NoRoom, arrived: int
+    ) -> None:
+        """The limit leaves fewer ids than asked for. Who comes now is granted nothing, and nobody
+        else would ever claim what others gave back."""
+        self._error = error
+        self._health.answered()
+        allocator.no_room(request.token, error.position, self._loop.time())
+        nothing = range(error.position, error.position)
+        claimed = await self._claim(allocator, Grant(nothing, error.rev, error.returned))
+        if claimed:
+            allocator.inherit(claimed)
+            self._share_out(arrived)
+
+    async def _claim(self, allocator: Allocator, grant: Grant) -> list[range]:
+        """What others gave back, where the grant tells of any, and nothing newer was handed out."""
+        began = allocator.seen or allocator.granted_ids or allocator.retired
+        if not grant.returned or self.counter.strict or began or self._closing is not None:
+            return []
+        lost = sum(map(len, grant.returned))  # unless it proves otherwise
+        claimed: list[range] = []
+        try:
+            async with asyncio.timeout(self._patience(in_background=False)):
+                claimed = await returns.claim(self._store, self.counter, grant)
+            lost = 0
+        except errors.NotApplied as error:
+            lost = 0
+            log.info("%s", error, extra={"action": "ids_not_claimed"})
+        except (errors.OutcomeUnknown, TimeoutError) as error:
+            why = str(error) or f"claiming ids of counter {self.counter.name} took too long"
+            log.warning("%s; they are a gap", why, extra={"action": "ids_not_claimed"})
+        except Exception:  # a bug of ours or of a library: nothing is known
+            log.exception("a claim failed", extra={"action": "claim_bug"})
+        finally:
+            allocator.lost("claim", lost)
+        count = sum(map(len, claimed))
+        if allocator.retired:  # in the meantime
+            allocator.lost("late", count)
+            return []
+        if claimed:
+            self.tally.claimed += count
+            log.info(
+                "counter %s: %d ids are claimed that others gave back",
+                self.counter.name,
+                count,
+                extra={"action": "ids_claimed"},
+            )
+        return claimed
 
     def _expire_lent(self, now: float) -> None:
         """Drop ids on loan whose time is over, now and again as long as any are held."""
@@ -396,13 +447,16 @@ class Supply:
             "action": f"reserving ids of counter {self.counter.name}",
         }
 
-    def _failed(self, request: Request, error: errors.StoreError) -> None:
+    def _lost(self, allocator: Allocator, request: Request, why: str) -> None:
+        self._failed(allocator, request, errors.OutcomeUnknown(**self._about, why=why))
+
+    def _failed(self, allocator: Allocator, request: Request, error: errors.StoreError) -> None:
         self._error = error
         if not isinstance(error, LeftAlone):  # which says nothing of the store
             self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to
-        self.allocator.refused(request.token, unknown=unknown and not self._numbered)
+        allocator.refused(request.token, unknown=unknown)
 
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
@@ -417,36 +471,98 @@ class Supply:
                 self._line.leave(waiter, now)
                 served.append((waiter, blocks))
         if self.counter.strict:
-            self._expect(len(waiting))
+            self._linger.expect(len(waiting))
         self.allocator.settle()
         for waiter, blocks in served:  # who is answered may ask again at once
             waiter.answer(blocks)
 
     # --- doubt -----------------------------------------------------------------------------------
 
-    async def _doubt(self, error: errors.NotApplied) -> None:
-        """The position is not as our epoch left it: the entry alone decides what that means."""
-        entry = None
+    async def _doubt(self, error: errors.NotApplied, counter: Counter) -> str:
+        """The position is not as the epoch of `counter` left it: the entry alone decides what that
+        means. Whether it is `changed` or `suspect`."""
+        if self.allocator.retired:
+            return "changed"  # a request overtaken by our own give-back finds it lower than we left
+        entry, known = None, False
         try:
             async with asyncio.timeout(REFILL_MAX_S):
                 if isinstance(error, errors.WentBack):
-                    await self._store.close_gone_back(self.counter, error.epoch)
-                entry = await self._store.counter(self.counter.name)
+                    await self._store.close_gone_back(counter, error.epoch)
+                entry = await self._store.counter(counter.name)
+            known = True
         except (errors.StoreError, TimeoutError):
             pass  # still in doubt
         except Exception:  # a bug of ours or of a library
             log.exception("reading a counter failed", extra={"action": "doubt_bug"})
-        if self.allocator.retired:
-            return  # stopped in the meantime
-        if entry is not None and entry.ordinal > self.counter.ordinal:
-            self._adopt_epoch(entry)
-        else:
-            self._distrust(error)
+        if entry is not None:
+            self.see(entry)
+        if self.allocator.retired or self.counter.epoch != counter.epoch:
+            return "changed"  # or stopped in the meantime
+        under_way = not known if entry is None else entry.intent is not None
+        if under_way and isinstance(error, errors.EpochChanged) and not error.gone_back:
+            why = "it is being changed, or the store does not tell whether it was"
+            self._error = errors.NotApplied(**self._about, why=why)
+            return "changed"
+        self._distrust(error)
+        return "suspect"
 
-    def _adopt_epoch(self, entry: Counter) -> None:
-        self._forget("epoch")
+    # --- change ----------------------------------------------------------------------------------
+
+    def see(self, entry: Counter) -> None:
+        """What the catalogue says of the counter; what is older than what is known is ignored.
+
+        Ids of a revoked epoch are dropped, those of one that is merely over are used up (I6).
+        """
+        known = self.counter
+        if self._over or entry.rev <= known.rev or entry.ordinal < known.ordinal:
+            return
+        opened, revoked = entry.ordinal > known.ordinal, entry.revoked >= known.ordinal
         self.counter = entry
-        self.allocator = self._new_allocator(seen=0)
+        if entry.wished_state != ACTIVE:
+            self._close(self._why_closed(), cause="revoked")
+        elif isinstance(self.closed, errors.CatalogueStale):
+            pass  # whoever found that out says when it ends
+        elif opened or revoked or self.closed is not None:
+            self.closed = None
+            self.suspect = None if opened else self.suspect
+            if self.suspect is None:
+                self._begin_epoch(keep=not revoked)
+        else:
+            self.allocator.keep_for(self._runway)
+
+    def _begin_epoch(self, *, keep: bool) -> None:
+        before, self.allocator = self.allocator, self._new_allocator(seen=0)
+        self.allocator.succeed(before, keep=keep)
+        self._forget(before, "revoked")
+        self._end_batches()
+        self.refill_if_due()
+
+    def _why_closed(self) -> errors.IdserviceError:
+        if self.counter.wished_state == DELETED:
+            return errors.UnknownCounter(name=self.counter.name)
+        return errors.Suspended(name=self.counter.name)
+
+    def _close(self, error: errors.IdserviceError, *, cause: str) -> None:
+        """Hand out nothing until there is other news, and answer everybody with `error`."""
+        self.closed = error
+        self._turn_away(error)
+        self._end_batches()
+        self.allocator.retire(cause)
+
+    def go_stale(self, error: errors.CatalogueStale) -> None:
+        """The catalogue was not heard of for too long: ids in memory may be revoked by now."""
+        if self.closed is None and not self._over:
+            self._close(error, cause="stale")
+
+    def go_on(self) -> None:
+        """The catalogue was heard of again."""
+        if isinstance(self.closed, errors.CatalogueStale):
+            self.closed = None
+            if self.suspect is None:
+                self._begin_anew("stale")
+                self.refill_if_due()
+
+    # --- suspicion -------------------------------------------------------------------------------
 
     def _distrust(self, error: errors.StoreError) -> None:
         """Hand out nothing more: ids in memory may be those that a restored store gives others."""
@@ -456,23 +572,53 @@ class Supply:
         self.stop(errors.CounterSuspect(name=self.counter.name, why=str(error)), cause="went_back")
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
-    def _miss(self, error: errors.UnknownCounter) -> None:
-        """The service that lends the ids has no such counter (any more)."""
+    def _turned_down(self, error: errors.IdserviceError) -> None:
+        if isinstance(error, errors.StoreError):
+            self._distrust(error)
+            return
+        # The service that lends the ids has no such counter (any more), or gives none of it.
+        self._health.answered()
         if self.allocator.retired:
             return  # stopped in the meantime, and for good
-        self.stop(error, cause="epoch")
-        self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
-        if not self.counter.ordinal:
-            self._missing(self)
+        self.stop(error, cause="revoked")
+        if isinstance(error, errors.UnknownCounter) and not self.counter.ordinal:
+            self._missing(self)  # and over: were it to come back, nobody would count or stop it
+        else:
+            self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
     def stop(self, error: errors.IdserviceError, *, cause: str) -> None:
         """Drop the ids in memory and answer everybody with `error`, for good."""
         self.suspect = self._error = error
         self._recheck_at = float("inf")
-        for waiter in self._line:
-            self._line.refuse(waiter, self._unsure(waiter, type(error)(**error.fields)))
+        self._turn_away(error)
         self._end_batches()
         self.allocator.retire(cause)
+
+    def _turn_away(self, error: errors.IdserviceError) -> None:
+        for waiter in self._line:
+            self._line.refuse(waiter, self._unsure(waiter, type(error)(**error.fields)))
+
+    @property
+    def _over(self) -> bool:
+        """Whether it was stopped for good."""
+        return self.suspect is not None and self._recheck_at == float("inf")
+
+    async def close(self, patience_s: float) -> list[range]:
+        """Drop the ids in memory for good; those that may go back to the store, as blocks.
+
+        First, nothing more is asked for, and what is under way may end: it would be a gap.
+        """
+        self._closing = asyncio.Event()
+        for waiter in self._line:
+            self._line.refuse(waiter, self._unsure(waiter, errors.Stopped()))
+        lasting = self._store.hold_s is None and not self.counter.strict
+        if self._asking and lasting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._closing.wait()
+        unused = self.allocator.unused
+        self.stop(errors.Stopped(), cause="stop")
+        return unused if lasting else []
 
     def forget_in_child(self) -> None:
         """After a fork: the ids belong to the parent."""
@@ -488,9 +634,10 @@ class Supply:
         if self.suspect is None or now < self._recheck_at:
             return
         self._recheck_at = now + SUSPECT_RECHECK_S
+        if self.closed is not None:
+            return
         if self.allocator.retired:
-            self._forget("went_back")
-            self.allocator = self._new_allocator(seen=self.allocator.seen)
+            self._begin_anew("went_back")
         if self.counter.strict:
             self._spawn(self._inspect())  # it reserves nothing until somebody waits
         self.refill_if_due()
@@ -509,15 +656,24 @@ class Supply:
             return
         if entry is None or found is None or allocator.retired or found.epoch != entry.epoch:
             return
-        opened = entry.ordinal > self.counter.ordinal
-        if found.next >= max(found.mark, 0 if opened else allocator.seen):
+        if entry.ordinal > self.counter.ordinal:
+            self.see(entry)
+        elif found.next >= max(found.mark, allocator.seen):
             self.suspect = None
-            if opened:
-                self._adopt_epoch(entry)
 
-    def _forget(self, cause: str) -> None:
-        self.allocator.retire(cause)
-        self._past = self.reading()
+    def _begin_anew(self, cause: str) -> None:
+        """With nothing in memory, and with the memory of where its own last reservation ended."""
+        before = self.allocator
+        seen = before.seen if self._allocator_epoch == self.counter.epoch else 0
+        self.allocator = self._new_allocator(seen=seen)
+        self.allocator.succeed(before, keep=False)
+        self._forget(before, cause)
+
+    def _forget(self, allocator: Allocator, cause: str) -> None:
+        """Retire an allocator that was replaced, and keep what it counted."""
+        allocator.retire(cause)
+        self._past = self._added_up(allocator)
+        allocator.gaps = {}  # what is still to come is counted when it came
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -526,6 +682,7 @@ class Supply:
         return self.counter.runway or self._limits.runway
 
     def _new_allocator(self, *, seen: int) -> Allocator:
+        self._allocator_epoch = self.counter.epoch
         return Allocator(
             self.counter.layout(),
             now=self._loop.time(),
@@ -539,8 +696,8 @@ class Supply:
     @property
     def not_ready(self) -> str:
         """Why the next id cannot be served now; empty where it can."""
-        if self.suspect is not None:
-            return str(self.suspect)
+        if (why := self.suspect or self.closed) is not None:
+            return str(why)
         if self.allocator.held:
             return ""
         if self.allocator.used_up:
@@ -549,20 +706,29 @@ class Supply:
 
     def reading(self) -> Reading:
         """What is counted of this counter since the start."""
-        allocator, past = self.allocator, self._past
-        gaps = dict(past.gaps)
-        for cause, ids in allocator.gaps.items():
-            gaps[cause] = gaps.get(cause, 0) + ids
-        return Reading(
-            counter=self.counter.name,
-            issued=past.issued + allocator.issued_ids,
-            reserved=past.reserved + allocator.granted_ids,
+        allocator = self.allocator
+        return replace(
+            self._added_up(allocator),
             held=allocator.held,
             rate=allocator.rate,
             waiting=len(self._line),
-            gaps=gaps,
-            tally=self.tally,
         )
+
+    def _added_up(self, allocator: Allocator) -> Reading:
+        past = self._past
+        return replace(
+            past,
+            issued=past.issued + allocator.issued_ids,
+            reserved=past.reserved + allocator.granted_ids,
+            gaps=self._gaps_with(allocator),
+            returned=past.returned + allocator.returned_ids,
+        )
+
+    def _gaps_with(self, allocator: Allocator) -> dict[str, int]:
+        gaps = dict(self._past.gaps)
+        for cause, ids in allocator.gaps.items():
+            gaps[cause] = gaps.get(cause, 0) + ids
+        return gaps
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:

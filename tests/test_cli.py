@@ -62,6 +62,8 @@ def assert_refused(said: Said, code: int, *parts: str) -> None:
     [
         (["serve", "--lisen", "x"], ["--lisen", "did you mean --listen?"]),
         (["serve", "--stoer=x"], ["--stoer", "did you mean --store?"]),
+        (["init", "--listen=x"], ["--listen=x; this command does not take --listen,"]),
+        (["--store=x", "counters"], ["--store=x", "or not before its name"]),
         (["serve", "--sto", "x"], ["--sto"]),  # no abbreviations: a later flag may share them
         (["serve", "--xyzzy"], ["--xyzzy", "--help"]),
         (["serve", "extra"], ["extra"]),

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from idservice import client, config, errors, exchange, probe
-from idservice.web import app, connection
+from idservice.core.allocator import FROM_MEMORY
+from idservice.web import app, connection, describe
+from idservice.workers.totals import KILLED
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -59,3 +61,15 @@ def test_the_readme_names_every_error_code() -> None:
     missing = sorted(code for code in every_error() if f"`{code}`" not in text)
     assert not missing
     assert b'"code":"too_many_connections"' in connection.TOO_MANY
+
+
+def test_the_readme_s_table_of_causes_of_gaps_is_the_one_that_is_shown() -> None:
+    section = README.read_text().partition("### Causes of gaps")[2].partition("\n#")[0]
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", section, re.MULTILINE))
+    assert rows == describe.GAPS
+
+
+def test_every_cause_of_a_gap_in_the_code_is_explained() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "idservice").glob("*.py"))
+    named = re.findall(r"""(?:cause=|_forget\(|retire\(|lost\(|_drop\(|_gap\()"([a-z_]+)\"""", text)
+    assert {*named, *FROM_MEMORY, "unknown", "late", "claim", KILLED} == set(describe.GAPS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import selectors
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from idservice.workers.worker import Backoff, Worker
 TALLY = Tally({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
 READING = Reading("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
 REPORT = Report(Readiness("why", ""), Snapshot([READING], True, Latency(), "1.0"))
+NOBODY = 2**30  # no process has that id
 
 # --- starting again -------------------------------------------------------------------------------
 
@@ -271,3 +273,32 @@ def test_a_worker_that_speaks_nonsense_is_killed(
         parent._receive(worker)
         assert idle.wait(10) == -signal.SIGKILL
         assert "speaks nonsense" in caplog.text
+
+
+# --- answers of all ------------------------------------------------------------------------------
+
+
+def test_who_asks_for_all_does_not_wait_for_one_that_ended() -> None:
+    parent = Parent(Sockets([], []), 2, lambda link, first: 0)
+    theirs = []
+    for number in range(2):
+        ours, other = socket.socketpair()
+        ours.setblocking(False)
+        other.setblocking(False)
+        theirs.append(other)
+        worker = parent._workers[number] = Worker(number, NOBODY, ours)
+        worker.serving = True
+        parent._selector.register(ours, selectors.EVENT_READ, worker)
+    parent._complete = True  # it outlives the death of a worker
+    asker, ends = parent._workers.values()
+    with parent._selector, asker.connection, theirs[0], theirs[1]:
+        parent._collect(asker, full=False)
+        parent._hear(asker, channel.Told(asker.asked, replace(REPORT, snapshot=None)))
+        parent._answer(0.0)
+        heard = channel.Reader().messages(theirs[0].recv(2**16))
+        assert heard == [channel.Ask(asker.asked, False)], "the other is waited for"
+        parent._ended(ends, -signal.SIGKILL)
+        parent._answer(0.0)  # long before it is due
+        assert channel.Reader().messages(theirs[0].recv(2**16)) == [
+            channel.Whole(replace(REPORT, snapshot=None))
+        ]

@@ -1,4 +1,4 @@
-"""The README's way out of a restored store, followed word by word."""
+"""The README's way out of a restored store, followed command by command."""
 
 import asyncio
 import re
@@ -21,93 +21,98 @@ STEPS = (ROOT / "README.md").read_text().partition("### A restored store")[2].pa
 pytestmark = pytest.mark.process
 
 
-def statements() -> list[str]:
-    found = re.findall(r"`(UPDATE [^`]*)`", STEPS)
-    assert len(found) == 2
-    return found
+def fences(*more: str, **places: str) -> list[tuple[str, ...]]:
+    """The commands of the run-book, with names and numbers in their places."""
+    found = re.findall(r"^idservice (fence .*?)(?: +#.*)?$", STEPS, re.MULTILINE)
+    assert len(found) == 3
+    filled = []
+    for line in found:
+        for place, value in places.items():
+            line = re.sub(rf"\b{place}\b", value, line)
+        filled.append((*(word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)), *more))
+    return filled
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_on_sqlite(tmp_path: Path, closed: bool) -> None:
+def test_a_copied_file_is_fenced_as_a_whole(tmp_path: Path) -> None:
     assert command("init", folder=tmp_path).returncode == 0
+    assert command("create", "orders", folder=tmp_path).returncode == 0
     shutil.copy(tmp_path / "idservice.db", tmp_path / "copy.db")
     copied = ("--store", "sqlite:copy.db")
     refused = command("next", *copied, folder=tmp_path)
     assert refused.returncode == 3
-    assert "A restored store" in refused.stderr
-    database = sqlite3.connect(tmp_path / "copy.db")
-    if closed:
-        database.execute("UPDATE position SET epoch = ?", (gone_back("1.a"),))
-    for statement in statements():
-        database.execute(statement.replace("NAME", "default").replace(" N", " 500"))
-    database.commit()
-    database.close()
-    done = command("next", *copied, folder=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "500\n"), done.stderr
-    assert command("next", *copied, folder=tmp_path).stdout == "501\n"
+    assert "fence --all" in refused.stderr
+    one, every, _ = fences(*copied, NAME="orders", N="499")
+    alone = command(*one, folder=tmp_path)
+    assert alone.returncode == 2
+    assert "fence --all" in alone.stderr
+    assert command("next", *copied, folder=tmp_path).returncode == 3, "nothing was unlocked"
+    done = command(*every, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "counter orders: active, epoch 2, ids from 500" in done.stdout
+    assert command("next", *copied, folder=tmp_path).stdout == "500\n"
+    assert command("next", "orders", *copied, folder=tmp_path).stdout == "500\n"
+    again = command(*every, folder=tmp_path)
+    assert again.returncode == 0, "it may be repeated"
 
 
-@pytest.fixture
-def backend(dynoxide_url: str) -> backends.Dynamo:
-    return backends.dynoxide(dynoxide_url)
-
-
-@pytest.mark.needs_engine
-def test_on_dynamodb(backend: backends.Dynamo, tmp_path: Path) -> None:
-    async def initialised() -> str:
-        async with backend.open() as store:
-            await store.init(new_counter("default", Random(1)))
-            counter = await store.counter("default")
-        assert counter is not None
-        return counter.epoch
-
-    epoch = asyncio.run(initialised())
-    store = f"dynamodb:{backend.address}"
-    run = ("next", "--store", store)
-    with engines.by_hand(backend.url) as client:
-        recreate(client, backend.table)
-        refused = command(*run, folder=tmp_path)
-        assert refused.returncode == 3
-        assert "A restored store" in refused.stderr
-        update = {"TableName": backend.table, "Key": {"pk": {"S": "ctr:default"}}}
-        client.update_item(
-            **update,
-            UpdateExpression="SET #n = :n, mark = :n, rev = rev + :one, epoch = :e",
-            ExpressionAttributeNames={"#n": "next"},
-            ExpressionAttributeValues={
-                ":n": {"N": "500"}, ":one": {"N": "1"}, ":e": {"S": epoch},
-            },
-        )  # fmt: skip
-        client.update_item(
-            TableName=backend.table,
-            Key={"pk": {"S": "identity"}},
-            UpdateExpression="REMOVE table_id",
-        )
-        done = command(*run, folder=tmp_path)
-        assert (done.returncode, done.stdout) == (0, "500\n"), done.stderr
-        recreate(client, backend.table)
-        assert command(*run, folder=tmp_path).returncode == 3, "and it is watched over again"
-
-
-def recreate(client: Any, table: str) -> None:
-    copy = client.scan(TableName=table)["Items"]
-    client.update_table(TableName=table, DeletionProtectionEnabled=False)
-    client.delete_table(TableName=table)
-    client.create_table(
-        TableName=table,
-        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "pk", "AttributeType": "S"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    for item in copy:
-        client.put_item(TableName=table, Item=item)
-
-
-def test_show_says_that_a_closed_position_grants_nothing(tmp_path: Path) -> None:
+def test_a_position_that_went_back_is_fenced_alone(tmp_path: Path) -> None:
     assert command("init", folder=tmp_path).returncode == 0
-    assert "state:     active" in command("show", "default", folder=tmp_path).stdout
+    assert command("next", "--count", "100", folder=tmp_path).returncode == 0
     database = sqlite3.connect(tmp_path / "idservice.db")
-    database.execute("UPDATE position SET epoch = ?", (gone_back("1.a"),))
+    database.execute("UPDATE position SET next = 7, epoch = ?", (gone_back("1.a"),))
     database.commit()
     database.close()
     assert "state:     suspect" in command("show", "default", folder=tmp_path).stdout
+    refused = command("next", folder=tmp_path)
+    assert refused.returncode == 1
+    assert "fence default" in refused.stderr
+    _, _, ahead = fences(NAME="default", N="1000")
+    done = command(*ahead, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert command("next", folder=tmp_path).stdout == "1100\n"
+    assert "state:     active" in command("show", "default", folder=tmp_path).stdout
+
+
+def test_a_lost_position_holds_up_no_fence_of_the_others(tmp_path: Path) -> None:
+    assert command("init", folder=tmp_path).returncode == 0
+    assert command("create", "orders", folder=tmp_path).returncode == 0
+    database = sqlite3.connect(tmp_path / "idservice.db")
+    database.execute("DELETE FROM position WHERE counter = 'orders'")
+    database.commit()
+    database.close()
+    shutil.copy(tmp_path / "idservice.db", tmp_path / "copy.db")
+    copied = ("--store", "sqlite:copy.db")
+    done = command("fence", "--all", "--ahead", "10", *copied, folder=tmp_path)
+    assert done.returncode == 0
+    assert "orders" in done.stderr
+    assert command("next", *copied, folder=tmp_path).returncode == 0
+    assert command("next", "orders", *copied, folder=tmp_path).returncode == 1
+    named = command("fence", "orders", "--past", "99", *copied, folder=tmp_path)
+    assert named.returncode == 0, named.stderr
+    assert command("next", "orders", *copied, folder=tmp_path).stdout == "100\n"
+
+
+@pytest.mark.needs_engine
+def test_a_recreated_table_is_fenced_as_a_whole(dynoxide_url: str, tmp_path: Path) -> None:
+    backend = backends.dynoxide(dynoxide_url)
+
+    async def init() -> None:
+        async with backend.open() as store:
+            await store.init(new_counter("default", Random(1)))
+
+    asyncio.run(init())
+    store = ("--store", f"dynamodb:{backend.address}")
+    with engines.by_hand(backend.url) as client:
+        recreated(client, backend, tmp_path, *store)
+        _, every, _ = fences(*store, N="499")
+        done = command(*every, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert command("next", *store, folder=tmp_path).stdout == "500\n"
+        recreated(client, backend, tmp_path, *store)
+
+
+def recreated(client: Any, backend: backends.Dynamo, folder: Path, *store: str) -> None:
+    engines.recreate(client, backend.table)
+    refused = command("next", *store, folder=folder)
+    assert refused.returncode == 3
+    assert "fence --all" in refused.stderr

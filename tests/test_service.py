@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from idservice import errors
+from idservice.catalogue import POLL_S
 from idservice.counters import ensure, new_counter
 from idservice.service import LOADING_MAX, Service
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import Counter, Grant
 from idservice.supply import BACKOFF_MAX_S, SUSPECT_RECHECK_S, Limits
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table
@@ -160,7 +161,7 @@ def test_ten_thousand_idle_counters_cost_memory_only(
 
     async def main() -> float:
         async with serving(data) as service:
-            await elapse(0.0)  # its own task has begun
+            await elapse(0.1)  # its own tasks have begun
             tasks, timers = len(asyncio.all_tasks()), scheduled()
             for name in names[:-1000]:
                 await (await service.supply(name)).one()
@@ -177,7 +178,8 @@ def test_ten_thousand_idle_counters_cost_memory_only(
             assert scheduled() == timers
             calls = store_of(service).calls
             await elapse(3600.0)
-            assert store_of(service).calls == calls, "idle counters ask the store"
+            looks = store_of(service).calls - calls  # at the revision, whatever the number
+            assert looks <= 3600.0 / (0.85 * POLL_S), "idle counters ask the store"
             return used / 1000
 
     each = run(main())
@@ -192,7 +194,7 @@ def test_ten_thousand_idle_counters_cost_memory_only(
 class Careful(SimStore):
     """Serves nothing from a table that is not the one it knew, as stores promise."""
 
-    async def reserve(self, *arguments: Any, **rest: Any) -> range:
+    async def reserve(self, *arguments: Any, **rest: Any) -> Grant:
         if self.data.identity != self.data.recorded:
             raise errors.NotApplied(store=self.address, action="reserving", why="another table")
         return await super().reserve(*arguments, **rest)
@@ -258,7 +260,8 @@ def test_a_service_that_stopped_answers_everybody_and_leaves_no_task() -> None:
             with pytest.raises(errors.Stopped):
                 await service.supply("never")
             await elapse(10.0)
-        assert supply.reading().gaps["unknown"] > 0, "the reservation under way is counted"
+        end = supply.reading()
+        assert end.reserved == end.returned + end.gaps.get("stop", 0) > 0, "what was under way came"
 
     run(main())
 
@@ -393,4 +396,4 @@ async def test_a_repeated_create_that_is_refused_says_nothing_of_the_first() -> 
             raise kind(store="sim:", action="creating", why="fault")
 
     with pytest.raises(errors.OutcomeUnknown):
-        await ensure(LosesThenRefuses(), new_counter("a", Random(1)), runway=30.0)  # type: ignore[arg-type]
+        await ensure(LosesThenRefuses(), new_counter("a", Random(1)), runway=30.0, random=Random(1))  # type: ignore[arg-type]

@@ -101,6 +101,16 @@ def test_one_worker_that_is_not_ready_makes_all_not_ready() -> None:
     assert totals.snapshot([0], restarts=0).store_up
 
 
+def test_a_new_worker_is_not_as_ready_as_the_one_was_whose_number_it_has() -> None:
+    totals = Totals()
+    for readiness in (READY, Readiness("suspect", "")):
+        totals.reported(0, report())
+        totals.reported(1, report(readiness=readiness))
+        totals.ended(1)
+        assert totals.readiness([1]).not_ready == "no worker serves"  # but has not reported
+        assert totals.readiness([0, 1]) == READY
+
+
 def test_a_degraded_worker_degrades_all() -> None:
     totals = Totals()
     totals.reported(0, report())

@@ -7,7 +7,7 @@ from typing import Self
 
 from idservice import errors
 from idservice.central import Central
-from idservice.client.stock import Stock, checked, entered, next_step
+from idservice.client.stock import ENTERED, NotOpen, Stock, checked, clients, next_step
 from idservice.core.allocator import Request
 from idservice.exchange import HOLD_S, Reply, Unanswered
 
@@ -25,6 +25,7 @@ class AsyncClient:
         "__weakref__",
         "_allocator",
         "_central",
+        "_entered",
         "_expiry",
         "_loop",
         "_refilling",
@@ -43,17 +44,22 @@ class AsyncClient:
         self._stock = Stock(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._allocator = self._stock.allocator
         self._central = Central(self._stock.place)
+        self._entered = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._refilling: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
+        """Raises NotOpen where it is entered already."""
+        if self._entered:
+            raise NotOpen(why=ENTERED)
+        self._entered = True
         self._loop = asyncio.get_running_loop()
         await self._central.__aenter__()
         self._stock.clock = self._loop.time
         self._forget()
         self._stock.not_open = ""
-        entered.add(self)
+        clients.add(self)
         return self
 
     async def __aexit__(
@@ -66,7 +72,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Drop the ids in memory, for good; who waits is told so. May be called again."""
-        entered.discard(self)
+        clients.discard(self)
         self._stock.not_open = "is closed"
         self._stock.allocator.retire("stop")
         self._wake()
@@ -76,6 +82,7 @@ class AsyncClient:
             self._refilling.cancel()
             await asyncio.wait([self._refilling])
         await self._central.__aexit__(None, None, None)
+        self._entered = False
 
     # --- ids -------------------------------------------------------------------------------------
 
@@ -219,4 +226,5 @@ class AsyncClient:
     def forget_in_child(self) -> None:
         """After a fork: ids and connections are the parent's."""
         self._forget()
+        self._entered = False
         self._stock.not_open = "belongs to the process that entered it; enter one in the child"

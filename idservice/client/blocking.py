@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from idservice import errors
-from idservice.client.stock import Stock, checked, entered, next_step
+from idservice.client.stock import ENTERED, NotOpen, Stock, checked, clients, next_step
 from idservice.client.wire import Wires
 from idservice.core.allocator import Allocator, Request
 from idservice.exchange import HOLD_S, Reply, Unanswered
@@ -23,8 +23,8 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_allocator", "_filled", "_lock", "_stock", "_thread", "_waiting",
-        "_wanted", "_wires",
+        "__weakref__", "_allocator", "_entered", "_filled", "_lock", "_stock", "_thread",
+        "_waiting", "_wanted", "_wires",
     )  # fmt: skip
 
     def __init__(
@@ -36,22 +36,32 @@ class Client:
         hold: float = HOLD_S,
     ) -> None:
         self._stock = Stock(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
+        self._entered = False
+        self._renew_locks()
         self._start_anew()
+        clients.add(self)
+
+    def _renew_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = threading.Condition(self._lock)  # a refill may be due
+        self._filled = threading.Condition(self._lock)  # one came, or failed
+        self._waiting = 0
 
     def _start_anew(self) -> None:
         self._stock.forget()
         self._allocator = self._stock.allocator
         self._wires = Wires(self._stock.place)
-        self._lock = threading.Lock()
-        self._wanted = threading.Condition(self._lock)  # a refill may be due
-        self._filled = threading.Condition(self._lock)  # one came, or failed
-        self._waiting = 0
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._start_anew()
-        self._stock.not_open = ""
-        entered.add(self)
+        """Raises NotOpen where it is entered already: the ids of one life are not another's."""
+        with self._lock:
+            if self._entered:
+                raise NotOpen(why=ENTERED)
+            self._entered = True
+            if self._stock.not_open:  # a forked child has it open before it enters it
+                self._start_anew()
+                self._stock.not_open = ""
         return self
 
     def __exit__(
@@ -64,7 +74,6 @@ class Client:
 
     def close(self) -> None:
         """Drop the ids in memory, for good; who waits is told so. May be called again."""
-        entered.discard(self)
         with self._lock:
             self._stock.not_open = "is closed"
             self._stock.allocator.retire("stop")
@@ -74,6 +83,7 @@ class Client:
         self._wires.close()
         if thread is not None:
             thread.join()
+        self._entered = False  # not before: a new life must not have the thread of the old one
 
     # --- ids -------------------------------------------------------------------------------------
 
@@ -196,4 +206,6 @@ class Client:
     def forget_in_child(self) -> None:
         """After a fork: ids, connections and the thread are the parent's."""
         self._wires.forget()
+        self._entered = False
+        self._renew_locks()
         self._start_anew()

@@ -37,6 +37,8 @@ class NotOpen(errors.IdserviceError):
     outcome = errors.NOT_APPLIED
 
 
+ENTERED = "is entered already; enter it once, for all who ask it, or make another"
+
 Failure = Refused | Unanswered
 Step = str | float  # what is to be done next: send a target and bring the reply, or wait seconds
 
@@ -64,9 +66,11 @@ class Stock:
             ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),
             ("hold", hold, HOLD_MIN_S, HOLD_MAX_S),
         ):
-            if not least <= value <= most:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (is_number and least <= value <= most):
                 raise errors.Usage(
-                    why=f"{what} is {value!r}; it must be from {least:g} to {most:g} seconds"
+                    why=f"{what} is {value!r}; it must be a number of seconds"
+                    f" from {least:g} to {most:g}"
                 )
         self.counter = counter
         self.timeout_s, self.hold_s = timeout, hold
@@ -252,11 +256,11 @@ def next_step(steps: Steps, answer: Reply | Unanswered | None) -> Step:
     return steps.throw(answer) if isinstance(answer, Unanswered) else steps.send(answer)
 
 
-entered: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`
+clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`
 
 
 def _forget_in_child() -> None:
-    for client in list(entered):
+    for client in list(clients):
         client.forget_in_child()
 
 

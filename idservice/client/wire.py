@@ -1,6 +1,7 @@
 """Requests of the synchronous client, over connections that are kept; the standard library only."""
 
 import http.client
+import os
 import socket
 import threading
 import time
@@ -96,7 +97,8 @@ class Wires:
     def forget(self) -> None:
         """In a forked child: close what it has of the parent's connections, but do not end them."""
         for connection in (*self._in_use, *(connection for _, connection in self._kept)):
-            connection.close()
+            if connection.sock is not None:  # closing it would wait for who reads from it
+                os.close(connection.sock.detach())
 
     def close(self) -> None:
         """Close all; who waits for an answer is told that none came."""

@@ -8,9 +8,17 @@ I3   A cursor only moves forward. A block's two edges travel together; neither i
 I4   A reservation without a readable answer is burnt: its range is a gap, and a new one is asked
      for. What it got is never inferred from a later read. (A strict counter's batch is asked for
      again instead: its own number and nonce on the position tell what it got.)
+I5   Ids go back once, and only from somebody who has forgotten them: first the blocks are dropped,
+     then the position is read, then one write is sent, which holds only while epoch, revision and
+     value are as read. No answer to it leads to another one: a refusal may be that of its own
+     second copy, and a value that stands where it stood may have been handed out and come back.
+     What goes back to the position is the unused end of it, never a used id. Returned ranges are
+     claimed under the revision at which they were seen; an unknown outcome burns them.
 I6   A position is an index k. Shard s of S shards in an epoch with base b yields the id
      b + s + S*k; the limit is the highest id. A block belongs to one epoch; a grant of an epoch
-     that is no longer the counter's own is burnt.
+     that is no longer the counter's own is burnt. An epoch opens only after every shard of the one
+     before is sealed, with a base above every id they granted, but for what was given back (I5). A
+     lower ordinal is ignored.
 I7   Every transport error means "unknown", "could not connect" included (applied writes are
      reported so), and so does a success without well-formed contents. "Not applied" is only what
      the store itself said in its own words to the only attempt. One attempt per call; whether to
@@ -21,12 +29,9 @@ I8   A strict counter holds nothing between requests. Requests that wait togethe
      and the rest is burnt. A writer's name and a batch's nonce are never used again.
 I9   Every count is above 0 and every id within the limit, checked where the value is made; the
      store checks the limit in the same write.
-I10  A position comes to be only by create. A reservation on a missing position is an error, never
-     a start from 0.
+I10  A position comes to be only by create or, closed, by a seal. A reservation on a missing
+     position is an error, never a start from 0.
 I11  Taking an id is synchronous: nothing can run between reading a cursor and moving it.
 I12  An answer to an old request changes nothing: each request carries a token, and one request
      per counter is outstanding (or copies of one strict batch, which have one answer).
-
-(I5, giving unused ids back on a clean stop, belongs to a later version: today the numbers in memory
-at a stop are a gap.)
 """

@@ -14,6 +14,8 @@ request from the store, if anything. The caller carries the request out and repo
     granted(), lent(), refused(), no_room()   the answer to that request; any other is dropped
     settle()                   after a grant was shared out: a strict counter keeps nothing (I8)
     retire()                   drops everything for good
+    inherit()                  ids that others gave back, before the first grant
+    returned()                 of what was dropped at a stop, the store took so much back
 
 Block and strict counters are this one machine; they differ in how much `due` asks for (what two
 runways hold / exactly what is waited for), and in whether `settle` keeps the rest.
@@ -24,14 +26,16 @@ never pointed anew while it has ids left: threads that share the allocator may b
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from idservice.core import block, sizing
 from idservice.core.epoch import Layout
 
-# Why granted ids become a gap; the other causes ("unknown", "late") never reach memory.
-FROM_MEMORY = ("abandoned", "fork", "went_back", "epoch", "stop", "expired")
+# Why granted ids become a gap; the other causes ("unknown", "late", "claim") never reach memory.
+FROM_MEMORY = (
+    "abandoned", "fork", "went_back", "epoch", "revoked", "stale", "stop", "full", "expired",
+)  # fmt: skip
 EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is asked again
 RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the time on loan is left for a slower use
 
@@ -82,6 +86,7 @@ class Allocator:
         "gaps",
         "granted_ids",
         "rate",
+        "returned_ids",
     )
 
     def __init__(
@@ -129,6 +134,7 @@ class Allocator:
         self._retired = False
         self.rate = 0.0  # ids per second, as last measured
         self.granted_ids = 0
+        self.returned_ids = 0  # that went back to the store at the stop
         self.gaps: dict[str, int] = {}  # ids that will never be handed out, by cause
 
     # --- ids out ---------------------------------------------------------------------------------
@@ -168,7 +174,13 @@ class Allocator:
     @property
     def issued_ids(self) -> int:
         """How many ids were handed out."""
-        return self.granted_ids - self.held - sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY)
+        lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY)
+        return self.granted_ids - self.held - lost - self.returned_ids
+
+    @property
+    def unused(self) -> list[range]:
+        """The ids in memory, as blocks in the order in which they would be handed out."""
+        return [ids for ids in (self._remaining_segment(), *self._rest) if ids]
 
     @property
     def seen(self) -> int:
@@ -186,6 +198,11 @@ class Allocator:
         while self._loans and self.held <= self.granted_ids - self._loans[0][1]:
             del self._loans[0]  # used up
         return self._loans[0][0] if self._loans else None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether its requests are batches of a writer of its own, which may be sent again (I8)."""
+        return self._strict and self._hold_s is None
 
     @property
     def waits_for_store(self) -> bool:
@@ -322,12 +339,13 @@ class Allocator:
 
     def refused(self, token: int, *, unknown: bool) -> None:
         """The request failed. After an unknown outcome its range is burnt (I4), and the next
-        request asks for at most half: a slow store must not burn a runway per try."""
+        request asks for at most half: a slow store must not burn a runway per try. What is burnt of
+        numbered batches is told by `burnt`, once it is known."""
         request = self._outstanding
         if request is None or request.token != token:
             return
         self._outstanding = None
-        if unknown:
+        if unknown and not self.numbered:
             self._gap("unknown", request.count)
             self._cut_to = max(1, request.count // 2)
         # A refill stays due. Should nobody try again, half of the rest used is a reminder.
@@ -386,6 +404,55 @@ class Allocator:
         """Drop everything in memory and refuse every later grant; the number of ids dropped."""
         self._retired = True
         return self._drop(cause)
+
+    def succeed(self, before: "Allocator", *, keep: bool) -> None:
+        """Take over from the allocator of an earlier epoch: its pace, and with `keep` also the ids
+        it holds, which are handed out first. It is retired. Only for an allocator that is new."""
+        self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
+        if before._outstanding is not None:  # nobody will hear what becomes of it
+            self._cut_to = max(1, before._outstanding.count // 2)
+        if keep:
+            self.inherit(before._give_up())
+        before._retired = True
+
+    def _give_up(self) -> list[range]:
+        """The ids in memory, which are another's now."""
+        unused = self.unused
+        self.granted_ids -= self.held
+        self._point_at(range(0))
+        self._rest.clear()
+        self._rest_count = 0
+        return unused
+
+    def keep_for(self, runway_s: float) -> None:
+        """From the next request on, let ids last so long."""
+        assert runway_s > 0
+        self._runway_s = runway_s
+
+    def inherit(self, blocks: Iterable[range]) -> None:
+        """Hand these ids out first. Only for an allocator that was granted nothing yet."""
+        for ids in blocks:
+            self._keep(ids)
+            self.granted_ids += len(ids)
+        self._low = self._mark = self.held // 2
+        self._cut_at_mark()
+
+    def lost(self, cause: str, count: int) -> None:
+        """`count` ids that were to come into memory became a gap on the way."""
+        assert cause not in FROM_MEMORY
+        self._gap(cause, count)
+
+    def returned(self, count: int, *, too_many: int) -> None:
+        """Of the ids dropped at a stop the store took `count` back, and had no room for `too_many`.
+
+        What is dropped at a stop is a gap until then, whatever becomes of the give-back.
+        """
+        self.returned_ids += count
+        self._gap("stop", -count - too_many)
+        self._gap("full", too_many)
+        assert self.gaps["stop"] >= 0
+        if not self.gaps["stop"]:
+            del self.gaps["stop"]
 
     # --- the row of blocks -----------------------------------------------------------------------
 

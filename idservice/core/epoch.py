@@ -1,8 +1,11 @@
-"""An epoch is one incarnation of a counter: its written name, and how indices become ids."""
+"""An epoch is one incarnation of a counter: its written name, how indices become ids, and where the
+next one may begin."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 FIRST_ORDINAL = 1
+SEALED, GONE_BACK = "sealed:", "gone-back:"
 
 
 def epoch_name(ordinal: int, random: str) -> str:
@@ -23,7 +26,31 @@ def ordinal_of(epoch: str) -> int:
 
 def gone_back(epoch: str) -> str:
     """What replaces the epoch of a position that somebody moved back: nobody is granted on it."""
-    return f"gone-back:{ordinal_of(epoch)}"
+    return f"{GONE_BACK}{ordinal_of(epoch)}"
+
+
+def sealed(epoch: str) -> str:
+    """What stands on a position while the change that is to open `epoch` is under way.
+
+    It names that change: a constant would let a late copy of one change's opening pass in another.
+    """
+    ordinal_of(epoch)
+    return f"{SEALED}{epoch}"
+
+
+def ordinal_on(position: str | None) -> int:
+    """The ordinal of whatever a position carries: open, sealed, or gone back.
+
+    0, below every epoch, for anything else, which nobody of ours wrote.
+    """
+    if position is None:
+        return 0
+    if position.startswith(GONE_BACK):
+        position = position.removeprefix(GONE_BACK) + ".closed"
+    try:
+        return ordinal_of(position.removeprefix(SEALED))
+    except ValueError:
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +75,37 @@ class Layout:
         """The id of one index."""
         return self.base + self.shard + self.shards * index
 
+    def indices(self, ids: range) -> range | None:
+        """The stretch of indices that yields exactly these ids; None where none does."""
+        first, rest = divmod(ids.start - self.base - self.shard, self.shards)
+        if ids.step != self.shards or rest or first < 0:
+            return None
+        return range(first, first + len(ids))
+
     @property
     def end(self) -> int:
         """The first index whose id is above the limit; 0 where the shard has none below it."""
         return max(0, (self.limit - self.base - self.shard) // self.shards + 1)
+
+
+def first_free(base: int, reserved: Sequence[int], high: int) -> int:
+    """An id above every one that was ever granted.
+
+    `reserved` is, for each shard of the epoch that ends, the larger of position and mark: a
+    position alone may have been moved back by hand. `high` is the same of all epochs before.
+    """
+    shards = len(reserved)
+    ends = (
+        Layout(base=base, limit=base, shard=shard, shards=shards).id(index)
+        for shard, index in enumerate(reserved)
+    )
+    return max(high, *ends) if reserved else high
+
+
+def base_of(free: int, *, floor: int, ahead: int, lower: bool) -> int:
+    """Where an epoch begins: at `floor`, or further on where ids from there may be in use already.
+
+    `free` is above every id known to be granted, `ahead` how far beyond it to go. With `lower` it
+    is `floor` whatever was granted: somebody takes the blame for repeated ids.
+    """
+    return floor if lower else max(free + ahead, floor)

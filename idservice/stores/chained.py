@@ -4,50 +4,29 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from idservice import errors, exchange
 from idservice.central import Central
-from idservice.core.epoch import epoch_name, gone_back
+from idservice.core.epoch import gone_back
 from idservice.core.writer import Batch
 from idservice.exchange import Answer, Refused, Unanswered
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position, Writers
+from idservice.stores.protocol import (
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    Counter,
+    Loan,
+    Position,
+    Stand,
+    Writers,
+)
+from idservice.stores.shown import Listed, Shown, told_epoch, untold
 
 T = TypeVar("T")
 
 VERIFY_MAX_S = 5.0  # for a service to say that it is one
-
-
-class Shown(msgspec.Struct, frozen=True):
-    """A counter as a service shows it, as far as it matters here."""
-
-    counter: str
-    epoch: int
-    start: int | str
-    limit: int | str
-    strict: bool
-    runway: float
-    state: str
-    next: int | str = 0
-
-    def entry(self) -> Counter:
-        """The same as an entry. As seen from here there is one row of ids, whatever the shards."""
-        return Counter(
-            name=self.counter,
-            epoch=_epoch(self.epoch),
-            start=int(self.start),
-            limit=int(self.limit),
-            strict=self.strict,
-            runway=self.runway,
-        )
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """All counters of a service."""
-
-    counters: list[Shown]
 
 
 class ChainedStore:
@@ -157,14 +136,14 @@ class ChainedStore:
 
     def _begins_epoch(self, name: str, answer: Answer) -> bool:
         """Whether it is the first answer of its epoch. Raises Unanswered as `is_newer`."""
-        known = self._known.get(name) or _untold(name)
+        known = self._known.get(name) or untold(name)
         newer = exchange.is_newer(
             answer, url=self.address, ordinal=known.ordinal, strict=known.strict
         )
         if newer:
             self._known[name] = msgspec.structs.replace(
                 known,
-                epoch=_epoch(answer.ordinal),
+                epoch=told_epoch(answer.ordinal),
                 strict=answer.strict,
                 limit=LIMIT_MAX if answer.as_text else LIMIT_DEFAULT,
             )
@@ -172,13 +151,16 @@ class ChainedStore:
 
     def _meant(self, error: Refused, counter: Counter, count: int) -> errors.IdserviceError:
         """What a refusal is among the errors of a store."""
-        about = {"store": self.address, "name": counter.name, "why": error.why.rstrip(".")}
+        about: dict[str, Any] = {"store": self.address, "name": counter.name}
+        about["why"] = error.why.rstrip(".")
         if error.outcome == errors.UNKNOWN:
             return self._unknown(_reserving(counter, count), error.why)
         if error.code == "exhausted":  # how many are left is not said: fewer than these
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
         if error.code == "unknown_counter":
             return errors.UnknownCounter(name=counter.name)
+        if error.code == "suspended":
+            return errors.Suspended(name=counter.name)
         if error.retryable:
             return self._not_applied(_reserving(counter, count), error.why)
         return errors.Withheld(**about)
@@ -193,6 +175,22 @@ class ChainedStore:
     async def prune(self, counter: Counter, name: str, seq: int) -> None:
         """Nothing to prune."""
 
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
+        """Nothing: what was lent is the other service's, and expires."""
+        return False
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        """Nothing: the other service claims for all who ask it."""
+        return ()
+
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         """Nothing to close: a position that went back is closed by who reads it."""
 
@@ -203,7 +201,7 @@ class ChainedStore:
         try:
             shown = await self._shown(name)
         except errors.NotShown:
-            return self._known.get(name) or _untold(name)
+            return self._known.get(name) or untold(name)
         if shown is None:
             return None
         entry = shown.entry()
@@ -249,7 +247,7 @@ class ChainedStore:
         shown = await self._shown(counter.name)
         if shown is None:
             return None
-        epoch, next = _epoch(shown.epoch), int(shown.next)
+        epoch, next = told_epoch(shown.epoch), int(shown.next)
         return Position(next, next, 0, gone_back(epoch) if shown.state == "suspect" else epoch)
 
     async def _shown(self, name: str) -> Shown | None:
@@ -273,6 +271,44 @@ class ChainedStore:
         except msgspec.ValidationError as error:
             raise self._not_applied(action, f"its answer is not as expected: {error}") from None
 
+    # --- changes: made where the counters are kept -----------------------------------------------
+
+    async def revision(self) -> None:
+        """There is no catalogue here: a change is heard of by answers, or when ids expire."""
+
+    async def entry(self, name: str) -> Counter | None:
+        """Refused, as every step of a change is."""
+        raise self._elsewhere()
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def renewed(self, counter: Counter) -> Counter:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        """Refused."""
+        raise self._elsewhere()
+
+    async def accept(self) -> None:
+        """Refused."""
+        raise self._elsewhere()
+
+    def _elsewhere(self) -> errors.ChangedElsewhere:
+        return errors.ChangedElsewhere(store=self.address)
+
     # --- refusals --------------------------------------------------------------------------------
 
     def _refusal(self, error: Refused, action: str) -> errors.StoreError:
@@ -287,15 +323,6 @@ class ChainedStore:
 
     def _unknown(self, action: str, why: str) -> errors.OutcomeUnknown:
         return errors.OutcomeUnknown(store=self.address, action=action, why=why.rstrip("."))
-
-
-def _epoch(ordinal: int) -> str:
-    """The random part of an epoch's name is not told; its ordinal is enough for order."""
-    return epoch_name(ordinal, "chained")
-
-
-def _untold(name: str) -> Counter:
-    return Counter(name=name, epoch=_epoch(0), limit=LIMIT_MAX, strict=True)
 
 
 def _reserving(counter: Counter, count: int) -> str:

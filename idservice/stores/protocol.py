@@ -13,6 +13,7 @@ from idservice.exchange import ID_MAX, NUMBER_MAX
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
 DEFAULT_COUNTER = "default"
+ACTIVE, SUSPENDED, DELETED = "active", "suspended", "deleted"  # states of a counter
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,11 +26,43 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     table_id: str | None = None  # the table's identity when it was adopted, where it has one
 
 
+class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A change under way: the epoch it opens, and what the counter is to be once it is done.
+
+    The epoch begins at `floor` or above, and at least `ahead` beyond every id ever granted; with
+    `lower` exactly at `floor`. `base` says where, once that is decided, which is once. `by` and
+    `why` are the operator's name and reason.
+    """
+
+    epoch: str
+    kind: str
+    state: str
+    start: int
+    limit: int
+    shards: int = 1
+    strict: bool = False
+    runway: float | None = None
+    floor: int = 0
+    ahead: int = 0
+    lower: bool = False
+    base: int | None = None
+    by: str = ""
+    why: str = ""
+
+    @property
+    def opens(self) -> bool:
+        """Whether anybody is granted ids afterwards."""
+        return self.state == ACTIVE
+
+
 class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A counter's catalogue entry: what it is, and its current epoch.
 
     `start` is the first id, `limit` the highest; both 0 .. LIMIT_MAX. `runway` is in seconds, None
-    for what the serving instance is set to. `base` and `shards` are those of the current epoch.
+    for what the serving instance is set to. `base` and `shards` are those of the current epoch, or,
+    while the counter is not active, of the last one that was open. `rev` rises with every write of
+    the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
+    before the current epoch.
     """
 
     name: str
@@ -40,8 +73,17 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     shards: int = 1
     strict: bool = False
     runway: float | None = None
-    state: str = "active"
+    state: str = ACTIVE
     adopted: Adopted | None = None
+    rev: int = 0
+    revoked: int = 0
+    high: int = 0
+    intent: Intent | None = None
+
+    @property
+    def wished_state(self) -> str:
+        """The state it has, or is on its way to."""
+        return self.state if self.intent is None else self.intent.state
 
     @property
     def ordinal(self) -> int:
@@ -70,12 +112,26 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Position(msgspec.Struct, frozen=True):
-    """A shard as it stands in the store: `next` is the first index that nobody reserved."""
+    """A shard as it stands in the store: `next` is the first index that nobody reserved.
+
+    `returned` are ranges of indices below it that were given back, and nobody has claimed yet.
+    """
 
     next: int
     mark: int
     rev: int
     epoch: str
+    returned: tuple[range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Indices that are the caller's, and `rev` and `returned` of the position after that write; of
+    a strict batch that was granted before, as they are by now."""
+
+    indices: range
+    rev: int
+    returned: tuple[range, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +150,21 @@ class Loan:
     counter: Counter  # as the answer has it: epoch and mode
     blocks: tuple[range, ...]
     since: float  # loop time at which they were asked for
+
+
+class Stand(msgspec.Struct, frozen=True):
+    """A shard as a change finds it, whatever somebody made of it: None is what cannot be read."""
+
+    epoch: str | None
+    next: int | None
+    mark: int | None
+
+    @property
+    def reserved(self) -> int | None:
+        """The first index that was surely never granted."""
+        if self.next is None or self.mark is None:
+            return None
+        return max(self.next, self.mark)
 
 
 class Store(Protocol):
@@ -133,8 +204,22 @@ class Store(Protocol):
         """
         ...
 
+    async def accept(self) -> None:
+        """Record the identity that the store has now: the last step of fencing every counter.
+
+        May be repeated. Raises StoreUnready.
+        """
+        ...
+
     async def counter(self, name: str) -> Counter | None:
-        """The entry of a counter, read consistently; None where there is none."""
+        """The entry of a counter that is to be used, read consistently; None where there is none.
+
+        Raises NotApplied also where what it was adopted from is no longer what it was.
+        """
+        ...
+
+    async def entry(self, name: str) -> Counter | None:
+        """The entry as it is written, read consistently; for changing it."""
         ...
 
     async def counters(self) -> list[Counter]:
@@ -147,6 +232,52 @@ class Store(Protocol):
         Answers the entry as it stands: the one given, or the one that was there before (the caller
         compares the epochs). May be repeated with the same `counter`: its random epoch tells
         its own work from another's.
+        """
+        ...
+
+    async def revision(self) -> int | None:
+        """The catalogue's revision, read consistently; every write of an entry moves it.
+
+        None where the store keeps no catalogue of its own, so that there is nothing to look at.
+        """
+        ...
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        """Write an entry, and move the catalogue's revision with it, in one step.
+
+        Conditional on the entry still having the `rev` of `before`; False where it has another.
+        `after.rev` is one more, so a copy that arrives late does nothing. May be repeated.
+        """
+        ...
+
+    async def renewed(self, counter: Counter) -> Counter:
+        """The same entry with the identity that what it was adopted from has now. Writes nothing.
+
+        Raises NotApplied.
+        """
+        ...
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        """A shard as it stands, read consistently; None where it is missing."""
+        ...
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        """Replace the epoch on a shard, so that nobody is granted anything there.
+
+        Conditional on exactly the epoch in `found`; a missing shard is created so, with nothing
+        reserved, conditional on being missing still. Silent where the condition fails: the caller
+        looks again. May be repeated, and a late copy does nothing once the epoch is another.
+        """
+        ...
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        """Begin an epoch on a sealed shard, at index 0, with nothing left of the epoch before.
+
+        The position of an adopted counter is never reset: it is raised to `value`, where it is
+        below. Conditional on `seal` still being there, and silent where it is not. May be repeated,
+        and a late copy does nothing: a seal never returns.
         """
         ...
 
@@ -164,7 +295,7 @@ class Store(Protocol):
         room: int,
         shard: int = 0,
         batch: Batch | None = None,
-    ) -> range | Loan:
+    ) -> Grant | Loan:
         """Move a position forward by `count` in one conditional write; the indices granted.
 
         Where the store is another service it is asked instead, and lends ids.
@@ -201,6 +332,34 @@ class Store(Protocol):
         """Take away the record of a writer that stands still at `seq`.
 
         Conditional on that number being there still, and silent where it is not. May be repeated.
+        """
+        ...
+
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
+        """Let a position stand at `next`, its mark too where that is lower than `found`, and hold
+        `returned` for others to claim, in one conditional write; whether that was done.
+
+        Conditions: the position's epoch is the counter's, and its `rev` and its `next` are those of
+        `found`, which was just read. False, with nothing changed, where they do not hold; a late
+        copy does nothing, because `rev` never returns. Never to be sent again, whatever the answer
+        (I5). Where ids are lent it does nothing.
+        """
+        ...
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        """Take all ranges that were given back, in one conditional write.
+
+        Conditions: the position's epoch is the counter's, and its `rev` is this one. None are
+        taken where they do not hold; after OutcomeUnknown they are burnt, as with `reserve`. Where
+        ids are lent there are none.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from idservice import errors
 from idservice.core.writer import Batch, Record
-from idservice.stores.protocol import Counter, Position
+from idservice.stores.protocol import Counter, Grant, Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Asked:
         """What it does, for messages."""
         return f"reserving {self.count} ids of counter {self.counter.name}"
 
-    def meant(self, found: Position | None, record: Record | None) -> range:
-        """The indices that an earlier copy of the same batch was granted; raises otherwise.
+    def meant(self, found: Position | None, record: Record | None) -> Grant:
+        """What an earlier copy of the same batch was granted; raises otherwise.
 
         As `Store.reserve`, and OutcomeUnknown where the condition holds and yet failed.
         """
@@ -48,9 +48,15 @@ class Asked:
                 epoch=found.epoch,
             )
         if got is not None:
-            return got
+            return Grant(got, found.rev, found.returned)
         if found.next > self.room:
-            raise errors.NoRoom(store=self.store, name=self.counter.name, position=found.next)
+            raise errors.NoRoom(
+                store=self.store,
+                name=self.counter.name,
+                position=found.next,
+                rev=found.rev,
+                returned=found.returned,
+            )
         if self.batch is not None and (record is None or record.seq != self.batch.seq - 1):
             raise errors.OutOfTurn(
                 store=self.store,

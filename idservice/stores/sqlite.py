@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -21,8 +22,10 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
-from idservice.stores import sqlite_writers
-from idservice.stores.protocol import Counter, Position, Writers
+from idservice.stores import sqlite_change as change
+from idservice.stores import sqlite_returns as returns
+from idservice.stores import sqlite_writers as writers
+from idservice.stores.protocol import Counter, Grant, Position, Stand, Writers
 from idservice.stores.refusal import Asked
 
 log = logging.getLogger("idservice.store")
@@ -40,12 +43,12 @@ CREATE TABLE position (
     counter TEXT NOT NULL, shard INTEGER NOT NULL, next INTEGER NOT NULL, mark INTEGER NOT NULL,
     rev INTEGER NOT NULL, epoch TEXT NOT NULL, PRIMARY KEY (counter, shard)
 ) STRICT;
-"""
+"""  # and sqlite_returns.TABLE, which came later
 RESERVE = """
 UPDATE position SET next = next + :count, mark = next + :count, rev = rev + 1
 WHERE counter = :counter AND shard = :shard AND epoch = :epoch
   AND next BETWEEN :seen AND :room AND next >= mark
-RETURNING next
+RETURNING next, rev
 """
 POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
 
@@ -92,14 +95,48 @@ class SQLiteStore:
     async def verify(self) -> None:
         await self._run(self._verify)
 
+    async def accept(self) -> None:
+        await self._run(self._accept)
+
     async def counter(self, name: str) -> Counter | None:
         return await self._run(self._reading, f"reading counter {name}", self._entry, name)
+
+    async def entry(self, name: str) -> Counter | None:
+        return await self.counter(name)
 
     async def counters(self) -> list[Counter]:
         return await self._run(self._reading, "reading the counters", self._entries)
 
     async def create(self, counter: Counter) -> Counter:
         return await self._run(self._create, counter)
+
+    async def revision(self) -> int | None:
+        return await self._run(self._reading, "reading the catalogue", change.revision)
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        return await self._change(change.rewrite, before, after)
+
+    async def renewed(self, counter: Counter) -> Counter:
+        return counter
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        action = f"reading counter {counter.name}"
+        return await self._run(self._reading, action, change.stand, counter, shard)
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        await self._change(change.seal, counter, shard, found, seal)
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        await self._change(change.open_shard, counter, shard, seal, epoch)
+
+    async def _change(self, write: Callable[..., T], counter: Counter, *arguments: object) -> T:
+        return await self._run(
+            self._writing,
+            f"changing counter {counter.name}",
+            lambda database: write(database, counter, *arguments),
+        )
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         return await self._run(
@@ -115,7 +152,7 @@ class SQLiteStore:
         room: int,
         shard: int = 0,
         batch: Batch | None = None,
-    ) -> range:
+    ) -> Grant:
         assert count > 0
         assert seen <= room
         assert batch is None or (batch.count, shard) == (count, 0)
@@ -124,21 +161,42 @@ class SQLiteStore:
 
     async def writers(self, counter: Counter) -> Writers | None:
         action = f"reading the writers of counter {counter.name}"
-        return await self._run(self._reading, action, sqlite_writers.found, counter)
+        return await self._run(self._reading, action, writers.found, counter)
 
     async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
         return await self._run(
             self._writing,
             f"registering a writer of counter {counter.name}",
-            lambda database: sqlite_writers.register(database, counter, name, registrations),
+            lambda database: writers.register(database, counter, name, registrations),
         )
 
     async def prune(self, counter: Counter, name: str, seq: int) -> None:
         await self._run(
             self._writing,
             f"pruning a writer of counter {counter.name}",
-            lambda database: sqlite_writers.prune(database, counter, name, seq),
+            lambda database: writers.prune(database, counter, name, seq),
         )
+
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
+        action = f"giving back ids of counter {counter.name}"
+        write = partial(
+            returns.give_back, counter=counter, shard=shard, found=found, next=next,
+            returned=returned,
+        )  # fmt: skip
+        return await self._run(self._writing, action, write)
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        action = f"claiming ids of counter {counter.name}"
+        write = partial(returns.claim, counter=counter, shard=shard, rev=rev)
+        return await self._run(self._writing, action, write)
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         await self._run(self._close_gone_back, counter, found, shard)
@@ -204,7 +262,7 @@ class SQLiteStore:
                     database.execute("ROLLBACK")
                     self._verify()
                     return False
-                for statement in TABLES.split(";"):
+                for statement in (*TABLES.split(";"), returns.TABLE):
                     database.execute(statement)
                 identity = (secrets.token_hex(16), self._file[1], SCHEMA)
                 database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
@@ -252,19 +310,27 @@ class SQLiteStore:
                     why=f"it has schema {schema} and this version reads {SCHEMA}; use the version"
                     " that wrote it, or a newer one",
                 )
-            if inode == 0:  # set by hand: see the run-book in the README
+            if inode == 0:  # set by hand
                 database.execute("UPDATE identity SET inode = ?", (self._file[1],))
             elif inode != self._file[1]:
                 raise errors.StoreReplaced(
                     store=self.address,
                     why="the file is a copy or was restored from a backup, so its positions may be"
-                    " behind ids that are in use. Put the original file back, or follow"
-                    " 'A restored store' in the README",
+                    " behind ids that are in use. Put the original file back, or go"
+                    " on above them: idservice fence --all, see 'A restored store' in the README",
                 )
             # File and folder must be writable: better told now than at the first reservation.
             database.execute("BEGIN IMMEDIATE")
             database.execute("UPDATE identity SET schema = schema")
             database.execute("ROLLBACK")
+            returns.add_table(database)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unready(error) from error
+
+    def _accept(self) -> None:
+        try:
+            database = self._connect()
+            database.execute("UPDATE identity SET inode = ?", (self._file[1],))
         except (sqlite3.Error, OSError) as error:
             raise self._unready(error) from error
 
@@ -292,7 +358,10 @@ class SQLiteStore:
         self, database: sqlite3.Connection, counter: Counter, shard: int
     ) -> Position | None:
         row = database.execute(POSITION, (counter.name, shard)).fetchone()
-        return Position(*row) if row else None
+        if row is None:
+            return None
+        next, mark, rev, epoch = row
+        return Position(next, mark, rev, epoch, returns.listed(database, counter, shard))
 
     def _create(self, counter: Counter) -> Counter:
         def write(database: sqlite3.Connection) -> Counter:
@@ -305,7 +374,7 @@ class SQLiteStore:
 
     def _insert(self, database: sqlite3.Connection, counter: Counter) -> None:
         assert counter.adopted is None
-        database.execute("UPDATE catalogue SET revision = revision + 1")
+        change.move_revision(database)
         database.execute(
             "INSERT INTO entry VALUES (?, ?, ?, ?)",
             (counter.name, counter.epoch, counter.state, msgspec.json.encode(counter).decode()),
@@ -317,11 +386,11 @@ class SQLiteStore:
                 (counter.name, shard, first, first, counter.epoch),
             )
 
-    def _reserve(self, asked: Asked, shard: int) -> range:
+    def _reserve(self, asked: Asked, shard: int) -> Grant:
         counter, batch = asked.counter, asked.batch
 
-        def write(database: sqlite3.Connection) -> range:
-            record = sqlite_writers.record(database, counter, batch) if batch else None
+        def write(database: sqlite3.Connection) -> Grant:
+            record = writers.record(database, counter, batch) if batch else None
             row = None
             if batch is None or (record is not None and record.seq == batch.seq - 1):
                 row = database.execute(
@@ -337,9 +406,11 @@ class SQLiteStore:
                 ).fetchone()
             if row is None:
                 return asked.meant(self._position(database, counter, shard), record)
+            stop, rev = row
             if batch is not None:
-                sqlite_writers.keep(database, counter, batch, row[0])
-            return range(row[0] - asked.count, row[0])
+                writers.keep(database, counter, batch, stop)
+            returned = returns.listed(database, counter, shard)
+            return Grant(range(stop - asked.count, stop), rev, returned)
 
         return self._writing(asked.action, write)
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from ipaddress import ip_address
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -11,13 +11,13 @@ from idservice import errors
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.web.describe import described
+from idservice.web.describe import described, gaps_described
 from idservice.web.guard import NO_STORE
 from idservice.web.ids import read_body
+from idservice.web.writer import Writers
 from idservice.workers.whole import Whole
 
-AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+Body = TypeVar("Body")
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -33,19 +33,17 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Admin:
-    """Handlers over a service and the `whole` it is part of; `writable` where the listener may
-    change counters, `unix` where it is a Unix socket."""
+    """Handlers over a service and the `whole` it is part of."""
 
-    def __init__(self, service: Service, whole: Whole, *, writable: bool, unix: bool) -> None:
+    def __init__(self, service: Service, whole: Whole, writers: Writers) -> None:
         self._service = service
         self._whole = whole
-        self._writable = writable
-        self._unix = unix
+        self._writers = writers
 
     async def list(self, request: web.Request) -> web.Response:
         """Every counter and its configuration."""
         counters = await self._service.counters()
-        return _json({"counters": [described(counter, self._runway) for counter in counters]})
+        return json_answer({"counters": [described(counter, self._runway) for counter in counters]})
 
     async def show(self, request: web.Request) -> web.Response:
         """One counter: also where it stands in the store, and what is held in memory."""
@@ -54,52 +52,36 @@ class Admin:
         reading = await self._whole.reading(counter.name)
         seconds = reading.runway_s if reading is not None else 0.0
         body["ids_in_memory"] = reading.held if reading is not None else 0
+        body["gaps"] = gaps_described(reading.gaps if reading is not None else {})
         body["runway_seconds"] = round(seconds, 3) if math.isfinite(seconds) else None
-        return _json(body)
+        return json_answer(body)
 
     async def put(self, request: web.Request) -> web.Response:
         """Create a counter, or find it as wished."""
-        self._check_writer(request)
-        wish = await _read_wish(request)
+        self._writers.check(request)
+        wish = await read_wish(request, Wish)
         wanted = new_counter(
             request.match_info["name"],
             self._service.random,
-            start=_whole("start", wish.start),
-            limit=LIMIT_DEFAULT if wish.limit is None else _whole("limit", wish.limit),
+            start=whole("start", wish.start),
+            limit=LIMIT_DEFAULT if wish.limit is None else whole("limit", wish.limit),
             strict=wish.strict,
-            shards=_whole("shards", wish.shards),
+            shards=whole("shards", wish.shards),
             runway=wish.runway,
         )
-        counter, created = await self._service.create(wanted)
+        counter, created = await self._service.create(wanted, by=self._writers.name(request))
         status = 201 if created else 200
-        return _json(described(counter, self._runway), status=status)
+        return json_answer(described(counter, self._runway), status=status)
 
     @property
     def _runway(self) -> float:
         return self._service.limits.runway
 
-    def _check_writer(self, request: web.Request) -> None:
-        """Keep web pages in a browser on this machine from changing counters."""
-        if not self._writable:
-            raise errors.WriteRefused(
-                why="this listener is not on the loopback interface; use one that is, or the"
-                " command line"
-            )
-        headers = request.headers
-        if not self._unix and not _is_loopback(headers.get("Host", "")):
-            raise errors.WriteRefused(why="the Host header names no loopback address")
-        for name in FORWARDED:
-            if name in headers:
-                raise errors.WriteRefused(why=f"{name} says that a proxy passed it on")
-        sites = [site.lower() for site in headers.getall("Sec-Fetch-Site", ())]
-        origins = headers.getall("Origin", ())
-        if "cross-site" in sites or not all(
-            _is_loopback(origin.partition("://")[2]) for origin in origins
-        ):
-            raise errors.WriteRefused(why="the request comes from another site")
 
-
-def _whole(field: str, value: float | str) -> int:
+def whole(field: str, value: float | str) -> int:
+    """A whole number that JSON may have as a number or as a string. Raises BadConfiguration."""
+    if isinstance(value, int) and value < 0:
+        raise errors.BadConfiguration(why=f"{field} is {value}; it must be 0 or more")
     if isinstance(value, int):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -110,28 +92,20 @@ def _whole(field: str, value: float | str) -> int:
     return int(value)
 
 
-async def _read_wish(request: web.Request) -> Wish:
+async def read_wish(request: web.Request, kind: type[Body]) -> Body:
+    """The body of a request as one of our records; no body is an empty object.
+
+    Raises BadConfiguration, and as `read_body`.
+    """
     body = await read_body(request)
-    if not body:
-        return Wish()
     try:
-        return msgspec.json.decode(body, type=Wish)
+        return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.BadConfiguration(why=str(error)) from None
 
 
-def _is_loopback(authority: str) -> bool:
-    match = AUTHORITY.fullmatch(authority)
-    if match is None:
-        return False
-    host = match[1].strip("[]").lower()
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _json(body: dict[str, object], *, status: int = 200) -> web.Response:
+def json_answer(body: dict[str, object], *, status: int = 200) -> web.Response:
+    """An answer of the control plane."""
     return web.Response(
         status=status,
         body=msgspec.json.encode(body),

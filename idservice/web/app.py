@@ -8,9 +8,11 @@ from aiohttp import web
 from idservice import errors, metrics
 from idservice.service import Service
 from idservice.web.admin import Admin
+from idservice.web.change import Changes
 from idservice.web.guard import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
+from idservice.web.writer import Writers
 from idservice.workers.whole import Whole
 
 
@@ -73,9 +75,14 @@ def build_app(
             serve(path, GET=ids(name), POST=ids(name))
         serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
     if control:
-        admin = Admin(service, whole, writable=writable, unix=unix)
+        writers = Writers(writable, unix)
+        admin, changes = Admin(service, whole, writers), Changes(service, writers)
         serve("/v1/counters", GET=admin.list)
-        serve("/v1/counters/{name}", GET=admin.show, PUT=admin.put)
+        serve(
+            "/v1/counters/{name}",
+            GET=admin.show, PUT=admin.put, PATCH=changes.patch, DELETE=changes.delete,
+        )  # fmt: skip
+        serve("/v1/counters/{name}/set", POST=changes.set)
         serve("/metrics", GET=_metrics(whole, limits.metrics_counters))
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(whole, draining))

@@ -1,6 +1,25 @@
 """How counters and their numbers are shown to people and programs."""
 
-from idservice.stores.protocol import LIMIT_DEFAULT, Counter, Position
+from collections.abc import Mapping
+
+from idservice.stores.protocol import ACTIVE, LIMIT_DEFAULT, Counter, Position
+
+# By cause: why ids that were reserved will never be handed out.
+GAPS = {
+    "unknown": "a reservation got no answer that could be read; it may have been made",
+    "late": "the answer to a reservation came when nobody could use it any more",
+    "claim": "taking over what others gave back got no answer that could be read",
+    "abandoned": "who waited had left, or a strict batch was not used up",
+    "stop": "at the stop somebody else wrote first, the store was silent, or they were lent",
+    "full": "at the stop the list of returned ranges was full",
+    "killed": "in memory, when last heard of, of a worker that ended without a word",
+    "fork": "the process was forked, and the ids are its parent's",
+    "went_back": "the counter turned suspect, and what was in memory could not be trusted",
+    "epoch": "another epoch began",
+    "revoked": "an operator suspended, deleted, lowered or fenced the counter",
+    "stale": "the store did not tell for too long whether the counter was changed",
+    "expired": "the ids were lent by another service, and not used in time",
+}
 
 
 def described(
@@ -8,8 +27,10 @@ def described(
 ) -> dict[str, object]:
     """A counter's configuration and state as JSON values; `runway` where it names none.
 
-    With its position also the next id that nobody reserved; the state is `suspect` where the
-    position carries another epoch, so that nobody is granted anything.
+    With its position also the next id that nobody reserved, and how many ids were given back and
+    wait for somebody to claim them, where there are any; the state is `suspect` where the position
+    carries another epoch for no known reason, so that nobody is granted anything. A `change` is one
+    under way.
     """
     body: dict[str, object] = {
         "counter": counter.name,
@@ -21,9 +42,15 @@ def described(
         "shards": counter.shards,
         "runway": counter.runway or runway,
     }
+    if counter.intent is not None:
+        body["change"] = counter.intent.kind
     if position is not None:
-        body["next"] = number(counter, counter.layout().id(position.next))
-        if position.epoch != counter.epoch:
+        there = counter.layout().id(position.next)
+        in_use = counter.state == ACTIVE and counter.intent is None
+        body["next"] = number(counter, there if in_use else max(there, counter.high))
+        if in_use and position.returned:
+            body["returned"] = sum(map(len, position.returned))
+        if in_use and position.epoch != counter.epoch:
             body["state"] = "suspect"
     if counter.adopted is not None:
         body["adopted"] = {
@@ -43,3 +70,11 @@ def number(counter: Counter, value: int) -> int | str:
 def as_strings(counter: Counter) -> bool:
     """Whether all numbers of a counter are strings in JSON."""
     return counter.limit > LIMIT_DEFAULT
+
+
+def gaps_described(gaps: Mapping[str, int]) -> dict[str, object]:
+    """How many ids became gaps since the start, by cause, and what each cause is."""
+    return {
+        cause: {"ids": ids, "why": GAPS.get(cause, "not described")}
+        for cause, ids in sorted(gaps.items())
+    }

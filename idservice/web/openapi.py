@@ -5,113 +5,11 @@ from typing import Any
 import msgspec
 
 from idservice import __version__
-from idservice.counters import RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.exchange import NAME
-from idservice.stores.protocol import LIMIT_MAX
 from idservice.web.ask import NONCE
+from idservice.web.schemas import SCHEMAS
 
 Schema = dict[str, Any]
-
-PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code", "retryable", "outcome"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string"},
-        "retryable": {"type": "boolean"},
-        "outcome": {"enum": ["not_applied", "unknown"]},
-    },
-}
-NUMBER = {
-    "description": "A number; a string of digits for counters whose limit is above 2^53 - 1.",
-    "oneOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$"},
-    ],
-}
-WISHED = {
-    "oneOf": [
-        {"type": "integer", "minimum": 0, "maximum": LIMIT_MAX},
-        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$"},
-    ]
-}
-COUNTER = {
-    "type": "object",
-    "required": [
-        "counter", "state", "epoch", "start", "limit", "strict", "shards", "runway",
-    ],
-    "properties": {
-        "counter": {"type": "string"},
-        "state": {"type": "string"},
-        "epoch": {"type": "integer"},
-        "start": NUMBER,
-        "limit": NUMBER,
-        "strict": {"type": "boolean"},
-        "shards": {"type": "integer"},
-        "runway": {"type": "number"},
-        "adopted": {"type": "object"},
-        "next": NUMBER,
-        "ids_in_memory": {"type": "integer"},
-        "runway_seconds": {"type": ["number", "null"]},
-    },
-}  # fmt: skip
-WISH = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "start": {**WISHED, "default": 0},
-        "limit": {"anyOf": [WISHED, {"type": "null"}]},
-        "strict": {"type": "boolean", "default": False},
-        "shards": {"const": 1, "default": 1},
-        "runway": {
-            "anyOf": [
-                {"type": "number", "minimum": RUNWAY_MIN_S, "maximum": RUNWAY_MAX_S},
-                {"type": "null"},
-            ]
-        },
-    },
-}
-ONE = {
-    "type": "object",
-    "required": ["counter", "id"],
-    "properties": {"counter": {"type": "string"}, "id": NUMBER},
-}
-BATCH = {
-    "type": "object",
-    "required": ["counter", "count", "ids"],
-    "properties": {
-        "counter": {"type": "string"},
-        "count": {"type": "integer"},
-        "ids": {"type": "array", "items": NUMBER},
-    },
-}
-RANGES = {
-    "type": "object",
-    "required": ["counter", "count", "epoch", "mode", "ranges"],
-    "properties": {
-        "counter": {"type": "string"},
-        "count": {"type": "integer"},
-        "epoch": {"type": "integer"},
-        "mode": {"enum": ["block", "strict"]},
-        "nonce": {"type": "string"},
-        "ranges": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["first", "step", "count"],
-                "properties": {
-                    "first": NUMBER,
-                    "step": {"type": "integer", "minimum": 1},
-                    "count": {"type": "integer", "minimum": 1},
-                },
-            },
-        },
-    },
-}
-
 
 NAME_PARAMETER = {
     "name": "name",
@@ -140,16 +38,7 @@ def document(*, batch_max: int, range_max: int) -> bytes:
                 **_control(),
                 **_health(),
             },
-            "components": {
-                "schemas": {
-                    "Problem": PROBLEM,
-                    "Counter": COUNTER,
-                    "Wish": WISH,
-                    "One": ONE,
-                    "Batch": BATCH,
-                    "Ranges": RANGES,
-                }
-            },
+            "components": {"schemas": SCHEMAS},
         }
     )
 
@@ -188,9 +77,32 @@ def _control() -> Schema:
                 refusals=("400", "404", "503"),
             ),
             "put": put,
+            "patch": _change(
+                "patchCounter", "Suspend or resume it, change limit or runway.", "Patch"
+            ),
+            "delete": _change("deleteCounter", "Delete it; no id is used again.", "Deletion"),
+        },
+        "/v1/counters/{name}/set": {
+            "post": _change("setCounter", "Go on from another id.", "SetTo"),
         },
         "/metrics": {"get": _operation("metrics", "Prometheus metrics.", {"200": _text()})},
     }
+
+
+def _change(operation: str, summary: str, body: str) -> Schema:
+    answer = _json(_ref("Counter"))
+    change = _operation(
+        operation,
+        summary,
+        {"200": answer, "202": {**answer, "description": "Begun; it goes on by itself."}},
+        parameters=[NAME_PARAMETER],
+        refusals=("400", "403", "404", "408", "409", "413", "503"),
+    )
+    change["requestBody"] = {
+        "required": body != "Deletion",
+        "content": {"application/json": {"schema": _ref(body)}},
+    }
+    return change
 
 
 def _health() -> Schema:
@@ -238,7 +150,7 @@ def _ids(of: str, parameters: list[Schema], batch_max: int, range_max: int) -> S
             },
         }
     }
-    refusals = ("400", "403", "404", "408", "410", "412", "413", "416", "503")
+    refusals = ("400", "403", "404", "408", "410", "412", "413", "416", "423", "503")
     suffix = "OfCounter" if parameters else ""
     return {
         method: _operation(

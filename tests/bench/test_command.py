@@ -224,7 +224,7 @@ def test_what_is_refused_is_refused_before_the_load_begins(bench: Run) -> None:
         (["http://h:1", "--rate", "0.5"], 2, ["--rate", "0.5"]),
         (["http://h:1", "--duration", "0"], 2, ["--duration", "'0'"]),
         (["http://h:1", "--count", "0"], 2, ["--count", "'0'"]),
-        (["http://h:1", "--store", "sqlite:x"], 2, ["--store"]),
+        (["http://h:1", "--store", "sqlite:x"], 2, ["this command does not take --store,"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )  # fmt: skip

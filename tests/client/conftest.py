@@ -62,7 +62,12 @@ Says = Callable[[str], Awaitable[bytes | None]]
 async def saying(says: Says) -> AsyncIterator[str]:
     """The address of something that answers each target with bytes, or hangs up where None."""
 
+    under_way: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        assert task is not None
+        under_way.add(task)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 answer = await says(head.split(b" ")[1].decode())
@@ -70,16 +75,20 @@ async def saying(says: Says) -> AsyncIterator[str]:
                     break
                 writer.write(answer)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the last of them at the end, of one that never answers
         finally:
             writer.close()
+            under_way.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for task in tuple(under_way):
+            task.cancel()
+        await asyncio.gather(*under_way)
 
 
 def answer(body: Any, status: int = 200, kind: str = "application/json") -> bytes:

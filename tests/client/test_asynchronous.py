@@ -140,6 +140,27 @@ async def test_a_forked_child_is_told_to_enter_one_of_its_own(service: Served) -
         assert await client.next_id() >= 0
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_forked_child_may_enter_what_its_parent_entered(service: Served) -> None:
+    async def enters(client: AsyncClient) -> None:
+        async with client:
+            with pytest.raises(NotOpen, match="entered already"):
+                await client.__aenter__()
+
+    async with AsyncClient(service.url) as client:
+        await client.next_id()
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - another process
+            code = 1
+            try:
+                asyncio.run(enters(client))
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert len(await client.batch(5000)) == 5000, "its connections are as they were"
+
+
 async def test_cancelling_a_strict_call_costs_that_id_only() -> None:
     central = Central(mode="strict")
     reached, go = asyncio.Event(), asyncio.Event()

@@ -4,12 +4,13 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from idservice.client import Client, NotOpen, WaitedTooLong
+from idservice.client.wire import Wires
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.store import Table
@@ -125,6 +126,133 @@ async def test_a_forked_child_has_ids_of_its_own(service: Served) -> None:
     parent, child = await asyncio.to_thread(work)
     assert len(child) == 600
     assert len({*parent, *child}) == len(parent) + len(child)
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """What `work` says in a forked child."""
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - another process
+        code = 1
+        try:
+            code = 0 if work() else 2
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_forked_child_may_enter_what_its_parent_entered_and_once(service: Served) -> None:
+    def child(client: Client) -> bool:
+        first = client.next_id()
+        (thread,) = [t for t in threading.enumerate() if t.name == "idservice"]
+        with client:
+            distinct = client.next_id() != first
+            with pytest.raises(NotOpen, match="entered already"):
+                client.__enter__()
+        return distinct and not thread.is_alive()
+
+    def work() -> None:
+        with Client(service.url, timeout=30.0) as client:
+            for _ in range(50):
+                client.next_id()
+            assert in_child(lambda: child(client))
+            assert client.next_id() >= 0
+
+    await asyncio.to_thread(work)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_forked_while_another_thread_enters_or_leaves_may_enter() -> None:
+    client = Client("http://127.0.0.1:1")
+    with client._lock:
+        assert in_child(lambda: client.__enter__() is client)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_forked_child_keeps_none_of_its_parents_connections_open() -> None:
+    """Neither one that is kept nor one on which a thread of the parent waits for an answer."""
+    central = Central(mode="strict")
+    stuck, go = asyncio.Event(), asyncio.Event()
+
+    async def say(target: str) -> bytes:
+        sent = central.ids(target)
+        if len(central.counts) == 1:
+            stuck.set()
+            await go.wait()
+        return sent
+
+    def is_open(descriptor: int) -> bool:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            return False
+        return True
+
+    def forks(client: Client) -> bool:
+        connections = [*client._wires._in_use, *(kept for _, kept in client._wires._kept)]
+        descriptors = [connection.sock.fileno() for connection in connections]
+        assert len(descriptors) == 2
+        return in_child(lambda: not any(map(is_open, descriptors)))
+
+    async with saying(say) as url:
+        with Client(url, "orders", timeout=30.0) as client:
+            waiting = asyncio.create_task(asyncio.to_thread(client.next_id))
+            await stuck.wait()
+            assert await asyncio.to_thread(client.next_id) == 1
+            assert await asyncio.to_thread(forks, client)
+            go.set()
+            assert await waiting == 0
+            assert await asyncio.to_thread(client.next_id) == 2, "the parent's are as they were"
+            assert await asyncio.to_thread(lambda: len(client._wires._kept)) == 2
+
+
+@pytest.mark.parametrize(("idle_s", "connections"), [(0.0, 3), (60.0, 1)])
+async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again(
+    monkeypatch: pytest.MonkeyPatch, idle_s: float, connections: int
+) -> None:
+    monkeypatch.setattr("idservice.client.wire.IDLE_MAX_S", idle_s)
+    central = Central(mode="strict")
+    used: list[Any] = []
+    keep = Wires._give_back
+
+    def gives_back(self: Wires, connection: Any, whole: bool) -> None:
+        used.append((connection, connection.sock))
+        keep(self, connection, whole)
+
+    monkeypatch.setattr(Wires, "_give_back", gives_back)
+    async with saying(central) as url:
+        with Client(url, "orders") as client:
+            ids = [await asyncio.to_thread(client.next_id) for _ in range(3)]
+            assert ids == [0, 1, 2]
+            assert len({id(connection) for connection, _ in used}) == connections
+            assert [sock.fileno() >= 0 for _, sock in used[-1:]] == [True]
+            assert all(sock.fileno() < 0 for one, sock in used if one is not used[-1][0])
+
+
+async def test_of_many_threads_that_enter_at_once_one_is_in(service: Served) -> None:
+    def work() -> None:
+        client = Client(service.url)
+        begin = threading.Barrier(8)
+        refused: list[NotOpen] = []
+
+        def enters() -> None:
+            begin.wait()
+            try:
+                client.__enter__()
+            except NotOpen as error:
+                refused.append(error)
+
+        for _ in range(20):
+            threads = [threading.Thread(target=enters) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(refused) == 7
+            refused.clear()
+            client.close()
+
+    await asyncio.to_thread(work)
 
 
 async def test_a_slow_refill_does_not_hold_up_who_has_ids_in_memory(data: Table) -> None:

@@ -352,6 +352,18 @@ async def test_a_client_may_be_entered_again(kind: Any, service: Served) -> None
     assert len(set(ids)) == 120
 
 
+async def test_a_client_is_entered_once_at_a_time(kind: Any, service: Served) -> None:
+    client = kind(service.url)
+    async with client:
+        before = await client.next_id()
+        with pytest.raises(NotOpen, match="entered already") as refused:
+            await client.__aenter__()
+        assert refused.value.outcome == errors.NOT_APPLIED
+        assert await client.next_id() > before, "the one that is in is not disturbed"
+    with pytest.raises(NotOpen, match="closed"):
+        await client.next_id()
+
+
 async def test_a_batch_in_parts_is_of_one_epoch(kind: Any) -> None:
     central = Central(mode="strict")
 
@@ -380,6 +392,18 @@ def test_a_client_that_cannot_be_is_refused_where_it_is_made(
 ) -> None:
     with pytest.raises(error):
         kind(*arguments, **rest)
+
+
+@pytest.mark.parametrize("value", ["x", None, "2", True, [], 1e9], ids=repr)
+@pytest.mark.parametrize(
+    ("what", "rule"), [("timeout", "from 0.01 to 3600"), ("hold", "from 1 to 60")]
+)
+def test_seconds_that_are_none_are_refused_with_the_value_and_the_rule(
+    kind: Any, what: str, rule: str, value: Any
+) -> None:
+    with pytest.raises(errors.Usage) as refused:
+        kind("http://c:1", **{what: value})
+    assert str(refused.value) == f"{what} is {value!r}; it must be a number of seconds {rule}."
 
 
 @pytest.mark.parametrize(

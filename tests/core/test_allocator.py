@@ -128,7 +128,7 @@ class Driven:
             return
         unknown = number % 2 == 0
         self.allocator.refused(self.outstanding.token, unknown=unknown)
-        if unknown:
+        if unknown and not self.allocator.numbered:  # else `burnt` tells, once it is known
             self.burnt += self.outstanding.count
             self.unknown = self.outstanding
         self.close()

@@ -15,6 +15,7 @@ from unittest import mock
 from idservice import errors
 from idservice.batches import Batches
 from idservice.core.allocator import Request
+from idservice.stores import protocol
 from idservice.stores.protocol import Counter
 from tests.simulation.checker import Operation, Violation, answered
 from tests.simulation.store import Grant, SimStore
@@ -50,7 +51,7 @@ def watched() -> Iterator[None]:
 
         try:
             got = await real(self, counter, request, wanted=wanted)
-            ask.got = got if isinstance(got, range) else None
+            ask.got = got.indices if isinstance(got, protocol.Grant) else None
             return got
         except BaseException as error:
             ask.error = error

@@ -4,13 +4,15 @@ Every check raises `Violation`, which names it. They know nothing of how ids are
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise, permutations
 
 from idservice.core.allocator import FROM_MEMORY
+from idservice.core.epoch import ordinal_on
 from idservice.metrics import Reading
-from tests.simulation.store import Grant, Sent
+from tests.simulation.store import GaveBack, Grant, Sent
 
 PAUSE_MIN_S = 0.025  # between a failed try and the next one of the same counter
 
@@ -156,16 +158,67 @@ def check_backed_by_grants(
                     raise Violation("grants", f"{one} was never granted to {op.instance}: {op}")
 
 
-def check_ledger(ledger: Iterable[Grant], *, start: int) -> None:
-    """Ranges of one epoch follow each other without overlap or hole."""
+def check_ledger(
+    ledger: Iterable[Grant], *, start: int, given_back: Iterable[tuple[int, GaveBack]] = ()
+) -> None:
+    """Ranges of one epoch follow each other without overlap or hole, but for what a give-back
+    gave up. For counters whose indices are their ids."""
     ends: dict[tuple[str, str], int] = {}
-    for grant in ledger:
+    later = deque(given_back)
+    for at, grant in enumerate(ledger):
+        while later and later[0][0] <= at:
+            back = later.popleft()[1]
+            if back.next < back.before:
+                base = ends[back.counter, back.epoch] - back.before
+                ends[back.counter, back.epoch] = base + back.next
+        if grant.claimed:
+            continue
         expected = ends.get((grant.counter, grant.epoch))
         if expected is None and grant.epoch.startswith("1."):
             expected = start
         if expected is not None and grant.ids.start != expected:
             raise Violation("ledger", f"{grant.ids} granted where {expected} was the next id")
         ends[grant.counter, grant.epoch] = grant.ids.stop
+
+
+def check_epochs(ledger: Iterable[Grant], given_back: Iterable[tuple[int, GaveBack]] = ()) -> None:
+    """Every id of a later epoch is above all that were granted in the ones before, but for what was
+    given back: that was granted to nobody."""
+    end: dict[str, int] = {}  # of what is granted, by counter
+    of_epoch: dict[tuple[str, str], int] = {}
+    later = deque(given_back)
+    for at, grant in enumerate(ledger):
+        while later and later[0][0] <= at:
+            back = later.popleft()[1]
+            end[back.counter] -= back.before - back.next
+        if grant.claimed:
+            continue
+        here = grant.counter, grant.epoch
+        floor = of_epoch.setdefault(here, end.get(grant.counter, 0))
+        if grant.ids.start < floor:
+            raise Violation("epochs", f"{grant} is below {floor}, where it began at the earliest")
+        end[grant.counter] = max(end.get(grant.counter, 0), grant.ids.stop)
+
+
+def check_revoked(
+    history: Iterable[Operation],
+    ledger: Iterable[Grant],
+    revocations: Iterable[tuple[float, int]],
+    *,
+    within_s: float,
+) -> None:
+    """No id of a revoked epoch is answered to who asks later than `within_s` after it was revoked.
+
+    `revocations` are the times, in order, and the highest ordinals.
+    """
+    ranges = sorted((g.ids.start, g.ids.stop, ordinal_on(g.epoch)) for g in ledger)
+    starts = [start for start, _, _ in ranges]
+    for op in answered(history):
+        start, stop, ordinal = ranges[bisect_right(starts, op.first) - 1]
+        assert start <= op.first < stop
+        for at, revoked in revocations:
+            if ordinal <= revoked and op.began > at + within_s:
+                raise Violation("revoked", f"epoch {ordinal} was revoked at {at}: {op}")
 
 
 def check_gaps(
@@ -176,7 +229,10 @@ def check_gaps(
     counted by cause; what was burnt unheard is counted as unknown, at least."""
     mine = [g for g in ledger if g.store is store and g.counter == reading.counter and not g.copy]
     told = sum(len(g.ids) for g in mine if g.answered)
-    unheard = sum(len(g.ids) for g in mine if not g.answered)
+    unheard = {
+        cause: sum(len(g.ids) for g in mine if not g.answered and g.claimed == (cause == "claim"))
+        for cause in ("unknown", "claim")
+    }
     issued = sum(
         op.count
         for op in answered(history)
@@ -184,20 +240,40 @@ def check_gaps(
     )
     gaps = reading.gaps
     memory = sum(gaps.get(cause, 0) for cause in FROM_MEMORY)
+    late = gaps.get("late", 0)
     strict = any(grant.nonce for grant in mine)
     if strict:  # what a batch got may be learnt from a later one, or never: then it is unknown
-        granted, counted = told + unheard, reading.reserved + gaps.get("late", 0)
+        granted, counted = told + sum(unheard.values()), reading.reserved + late
         if one_try and not counted <= granted <= counted + gaps.get("unknown", 0):
             raise Violation("gaps", f"{granted} ids were granted to {instance}: {reading}")
     for what, left, right in (
         ("ids answered are ids counted as issued", issued, reading.issued),
-        ("ids told are ids reserved or late", told, reading.reserved + gaps.get("late", 0)),
-        ("reserved = issued + held + gaps", reading.reserved, issued + reading.held + memory),
+        ("ids told are ids reserved or late", told, reading.reserved + late),
+        (
+            "reserved = issued + held + gaps + given back",
+            reading.reserved,
+            issued + reading.held + memory + reading.returned,
+        ),
     ):
         if left != right and not (strict and what.startswith("ids told")):
             raise Violation("gaps", f"{what}: {left} != {right} on {instance}: {reading}")
-    if one_try and not strict and unheard > gaps.get("unknown", 0):
-        raise Violation("gaps", f"{unheard} ids burnt unheard on {instance}: {reading}")
+    for cause, count in unheard.items():
+        if one_try and not strict and count > gaps.get(cause, 0):
+            raise Violation("gaps", f"{count} ids burnt unheard on {instance}: {reading}")
+
+
+def check_accounted(
+    history: Iterable[Operation], ledger: Iterable[Grant], readings: Iterable[Reading],
+    *, start: int, reached: int, returned: Iterable[range], exact: bool,
+) -> None:  # fmt: skip
+    """Every id that was passed is handed out, waits to be claimed, or is a gap that somebody
+    counted; those of a request that a hop applied twice nobody can know of."""
+    handed_out = sum(op.count for op in answered(history))
+    lost = reached - start - handed_out - sum(map(len, returned))
+    counted = sum(sum(reading.gaps.values()) for reading in readings)
+    copies = sum(len(grant.ids) for grant in ledger if grant.copy)
+    if not (lost == counted if exact else 0 <= lost <= counted + copies):
+        raise Violation("accounted", f"{lost} ids are missing, {counted} are counted as gaps")
 
 
 def _batches(sent: Iterable[Sent]) -> Iterator[Sent]:

@@ -4,17 +4,20 @@ A mutant names the scenario in which it is looked for and the check that must se
 """
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from idservice import errors
+from idservice import errors, intents
+from idservice.catalogue import Watch
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
 from idservice.line import Line
-from idservice.stores.protocol import Counter, Position
+from idservice.stores.protocol import Counter, Grant, Position, Stand
 from idservice.supply import Supply
+from tests.simulation.loop import elapse
 from tests.simulation.scenarios import Parts
 from tests.simulation.store import SimStore, Table
 
@@ -24,13 +27,13 @@ from tests.simulation.store import SimStore, Table
 class InfersFromARead(SimStore):
     """After an unknown outcome it reads the position and takes what lies below it for its own."""
 
-    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> range:
+    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> Grant:
         try:
             return await super().reserve(counter, count=count, **rest)
         except errors.OutcomeUnknown:
             found = await self.position(counter)
             assert found is not None
-            return range(found.next - count, found.next)
+            return Grant(range(found.next - count, found.next), found.rev)
 
 
 class ReusesTheRange(SimStore):
@@ -38,7 +41,7 @@ class ReusesTheRange(SimStore):
 
     meant: int | None = None
 
-    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> range:
+    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> Grant:
         found = self.data.positions[counter.name, 0]
         if self.meant is None:
             self.meant = found.next
@@ -46,10 +49,10 @@ class ReusesTheRange(SimStore):
             start, self.meant = self.meant, None
             found = msgspec.structs.replace(found, next=start + count, mark=start + count)
             self.data.positions[counter.name, 0] = found
-            return range(start, start + count)
-        indices = await super().reserve(counter, count=count, **rest)
+            return Grant(range(start, start + count), found.rev)
+        grant = await super().reserve(counter, count=count, **rest)
         self.meant = None
-        return indices
+        return grant
 
 
 class RetriesTheRequest(SimStore):
@@ -58,7 +61,7 @@ class RetriesTheRequest(SimStore):
     Not a fault: the first range is burnt.
     """
 
-    async def reserve(self, counter: Counter, **rest: Any) -> range:
+    async def reserve(self, counter: Counter, **rest: Any) -> Grant:
         try:
             return await super().reserve(counter, **rest)
         except errors.OutcomeUnknown:
@@ -68,13 +71,56 @@ class RetriesTheRequest(SimStore):
 class RetryIsTheSameBlock(SimStore):
     """Sends a request again, and believes that both times are one block, the first one."""
 
-    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> range:
+    async def reserve(self, counter: Counter, *, count: int, **rest: Any) -> Grant:
         before = self.data.positions[counter.name, 0].next
         try:
             return await super().reserve(counter, count=count, **rest)
         except errors.OutcomeUnknown:
-            await super().reserve(counter, count=count, **rest)
-            return range(before, before + count)
+            grant = await super().reserve(counter, count=count, **rest)
+            return replace(grant, indices=range(before, before + count))
+
+
+class GivesBackItsRun(SimStore):
+    """Gives back the whole of its last reservation, the used part too."""
+
+    start = 0
+
+    async def reserve(self, counter: Counter, **rest: Any) -> Grant:
+        grant = await super().reserve(counter, **rest)
+        self.start = grant.indices.start
+        return grant
+
+    async def give_back(self, counter: Counter, found: Position, *, next: int, **rest: Any) -> bool:
+        next = min(next, self.start) if next < found.next else next
+        return await super().give_back(counter, found, next=next, **rest)
+
+
+class GivesBackTwice(SimStore):
+    """After an unknown outcome it reads and writes once more, a little later."""
+
+    async def give_back(self, counter: Counter, found: Position, **rest: Any) -> bool:
+        try:
+            return await super().give_back(counter, found, **rest)
+        except (errors.OutcomeUnknown, asyncio.CancelledError):
+            self.again = asyncio.ensure_future(self._again(counter, **rest))
+            raise
+
+    async def _again(self, counter: Counter, **rest: Any) -> None:
+        await asyncio.sleep(0.5)
+        with contextlib.suppress(errors.StoreError):
+            found = await self.position(counter)
+            assert found is not None
+            await super().give_back(counter, found, **rest)
+
+
+class GivesBackUntilItWorks(GivesBackTwice):
+    """Takes a refusal for a proof that nothing happened."""
+
+    async def give_back(self, counter: Counter, found: Position, **rest: Any) -> bool:
+        done = await SimStore.give_back(self, counter, found, **rest)
+        if not done:
+            self.again = asyncio.ensure_future(self._again(counter, **rest))
+        return done
 
 
 class ClampsBySubtraction(Table):
@@ -129,6 +175,37 @@ class StartsFromZero(Table):
     def reserve(self, counter: Counter, *, count: int, seen: int, room: int, shard: int) -> range:
         self.positions.setdefault((counter.name, shard), Position(0, 0, 0, counter.epoch))
         return super().reserve(counter, count=count, seen=0, room=room, shard=shard)
+
+
+class GivesBackByValue(Table):
+    """Takes a position that stands where it stood for one that nobody wrote to."""
+
+    def give_back(self, counter: Counter, found: Position, **rest: Any) -> bool:
+        here = self.positions[counter.name, 0]
+        found = msgspec.structs.replace(here, next=found.next)
+        return super().give_back(msgspec.structs.replace(counter, epoch=here.epoch), found, **rest)
+
+
+class GivesBackAtAnyRevision(Table):
+    """Looks at epoch and value, and not at the revision."""
+
+    def give_back(self, counter: Counter, found: Position, **rest: Any) -> bool:
+        here = self.positions[counter.name, 0]
+        return super().give_back(counter, msgspec.structs.replace(found, rev=here.rev), **rest)
+
+
+class GivesBackWithoutTheValue(Table):
+    """Looks at epoch and revision, which an old endpoint does not move."""
+
+    def give_back(self, counter: Counter, found: Position, **rest: Any) -> bool:
+        here = self.positions[counter.name, 0]
+        return super().give_back(counter, msgspec.structs.replace(found, next=here.next), **rest)
+
+
+async def claims_what_it_read(store: SimStore, counter: Counter, grant: Grant) -> list[range]:
+    """Empties the list without a condition, and takes what the grant had told of it."""
+    await store._call("claim", lambda _: store.data._write(counter, 0, returned=()))
+    return [counter.layout().ids(indices) for indices in grant.returned]
 
 
 # --- the core -------------------------------------------------------------------------------------
@@ -216,6 +293,21 @@ class NeverPauses(Supply):
         return 0.0
 
 
+class HandsOutMeanwhile(Supply):
+    """Gives back what it goes on handing out until that is done."""
+
+    async def close(self, patience_s: float) -> list[range]:
+        self.allocator._gap("stop", self.allocator.held)  # counted as by the real one
+        return self.allocator.unused
+
+
+class ClaimsAtAnyTime(Supply):
+    """Claims also when it has handed out newer ids already."""
+
+    async def _claim(self, allocator: Allocator, grant: Grant) -> list[range]:
+        return await super()._claim(self._new_allocator(seen=0), grant)
+
+
 class LateLine(Line):
     """Notices late that a wait is over."""
 
@@ -258,10 +350,12 @@ class _Patient:
     def __init__(self, store: Any, supply: Supply, request: Request) -> None:
         self.address = store.address
         self.counter = store.counter
+        self.claim = store.claim
+        self.hold_s = store.hold_s
         self.close_gone_back = store.close_gone_back
         self._store, self._supply, self._request = store, supply, request
 
-    async def reserve(self, counter: Counter, **rest: Any) -> range:
+    async def reserve(self, counter: Counter, **rest: Any) -> Grant:
         call = asyncio.ensure_future(self._store.reserve(counter, **rest))
         try:
             return await asyncio.shield(call)
@@ -269,12 +363,126 @@ class _Patient:
             call.add_done_callback(self._late)
             raise
 
-    def _late(self, call: "asyncio.Future[range]") -> None:
+    def _late(self, call: "asyncio.Future[Grant]") -> None:
         supply = self._supply
         if call.cancelled() or call.exception() is not None:
             return
-        if supply.allocator.granted(self._request.token, call.result(), supply._loop.time()):
+        if supply.allocator.granted(
+            self._request.token, call.result().indices, supply._loop.time()
+        ):
             supply._share_out(supply._line.arrivals)
+
+
+# --- change ---------------------------------------------------------------------------------------
+
+
+class SealsBeside(Table):
+    """Writes the seal beside the epoch instead of in its place, and so into no condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seals: dict[tuple[str, int], str] = {}
+
+    def stand(self, counter: Counter, shard: int) -> Stand | None:
+        found = super().stand(counter, shard)
+        seal = self.seals.get((counter.name, shard))
+        return (
+            found if found is None or seal is None else msgspec.structs.replace(found, epoch=seal)
+        )
+
+    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        if found is not None and self.stand(counter, shard) == found:
+            self.seals[counter.name, shard] = seal
+
+    def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
+        if self.seals.get((counter.name, shard)) == seal:
+            del self.seals[counter.name, shard]
+            here = self.positions[counter.name, shard]
+            self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
+
+
+class OpensWhateverIsThere(Table):
+    """Opens a shard without a look at its seal: a late copy resets the position."""
+
+    def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
+        found = self.positions[counter.name, shard]
+        super().open_shard(counter, shard, found.epoch, epoch)
+
+
+class SealsWhateverIsThere(Table):
+    """Seals a shard without a look at its epoch: a late copy closes it, and nobody knows why."""
+
+    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        super().seal(counter, shard, self.stand(counter, shard), seal)
+
+
+class RewritesWhateverIsThere(Table):
+    """Writes an entry without a look at its revision: a late copy brings an old one back."""
+
+    def rewrite(self, before: Counter, after: Counter) -> bool:
+        return super().rewrite(self.entries[after.name], after)
+
+
+def one_seal_for_all(epoch: str) -> str:
+    """A seal that does not name its change."""
+    return "sealed:0.constant"
+
+
+def from_the_position_alone(stand: Stand | None) -> int:
+    """Where a shard ended, without a look at its mark."""
+    return (stand.next or 0) if stand is not None else 0
+
+
+def without_what_came_before(base: int, reserved: Any, high: int) -> int:
+    """The base of a new epoch from the indices alone, as if every epoch began at 0."""
+    return max(reserved)
+
+
+def revoked_by_the_last_change(
+    entry: Counter, wish: Any, found: Any, random: Any, *, begun: Any = intents.begun
+) -> Counter:
+    """Forgets what was revoked before, once something else is changed."""
+    after: Counter = begun(entry, wish, found, random)
+    return msgspec.structs.replace(
+        after, revoked=0 if after.revoked == entry.revoked else after.revoked
+    )
+
+
+class NeverRevokes(Supply):
+    """Uses up what is in memory, whatever the change was."""
+
+    def see(self, entry: Counter) -> None:
+        if entry.wished_state == self.counter.wished_state:
+            entry = msgspec.structs.replace(entry, revoked=0)
+        super().see(entry)
+
+
+class RemembersTheLaterRevision(Watch):
+    """Takes the revision that it finds after it read the entries for the one they are of."""
+
+    async def _read_entries(self) -> None:
+        await super()._read_entries()
+        await elapse(0.5)
+        self._later = await self._store.revision()
+
+    async def _look(self) -> bool:
+        found = await super()._look()
+        self._revision = getattr(self, "_later", self._revision)
+        return found
+
+
+class NeverStale(Watch):
+    """Goes on for ever without hearing of the catalogue."""
+
+    def _go_stale(self) -> None:
+        pass
+
+
+class LeavesItStanding(Watch):
+    """Waits for the operator to come back."""
+
+    def _find_standing(self) -> None:
+        pass
 
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -307,6 +515,7 @@ class Mutant:
 
 
 ALLOCATOR, SUPPLY = "idservice.supply.Allocator", "idservice.service.Supply"
+WATCH = "idservice.service.Watch"
 MUTANTS = [
     Mutant(InfersFromARead, "store", "block", "unique"),
     Mutant(ReusesTheRange, "store", "block", "unique"),
@@ -317,6 +526,15 @@ MUTANTS = [
     Mutant(WithoutSeen, "table", "restored", "ledger"),
     Mutant(WithoutMark, "table", "turmoil", "unique"),
     Mutant(StartsFromZero, "table", "turmoil", "unique"),
+    Mutant(GivesBackByValue, "table", "rolling", "unique"),
+    Mutant(GivesBackAtAnyRevision, "table", "rolling", "unique"),
+    Mutant(GivesBackWithoutTheValue, "table", "rolling", "unique"),
+    Mutant(GivesBackTwice, "store", "rolling", "unique"),
+    Mutant(GivesBackUntilItWorks, "store", "rolling", "unique"),
+    Mutant(claims_what_it_read, "idservice.returns.claim", "rolling", "unique"),
+    Mutant(HandsOutMeanwhile, SUPPLY, "rolling", "unique"),
+    Mutant(GivesBackItsRun, "store", "rolling", "unique"),
+    Mutant(ClaimsAtAnyTime, SUPPLY, "rolling", "order"),
     Mutant(KeepsTheRest, ALLOCATOR, "strict", "order"),
     Mutant(AsksForAllAgain, ALLOCATOR, "turmoil", "burn"),
     Mutant(ForgetsUnknownGaps, ALLOCATOR, "block", "gaps"),
@@ -327,6 +545,19 @@ MUTANTS = [
     Mutant(NeverPauses, SUPPLY, "block", "tight loop"),
     Mutant(LetsThemWait, SUPPLY, "block", "deadline"),
     Mutant(GivesUp, SUPPLY, "block", "resumes"),
+    Mutant(WithoutEpoch, "table", "operated", "unique"),
+    Mutant(SealsBeside, "table", "hurried", "unique"),
+    Mutant(OpensWhateverIsThere, "table", "hurried", "unique"),
+    Mutant(SealsWhateverIsThere, "table", "hurried", "false alarm"),
+    Mutant(RewritesWhateverIsThere, "table", "operated", "standing"),
+    Mutant(one_seal_for_all, "idservice.core.epoch.sealed", "hurried", "unique"),
+    Mutant(from_the_position_alone, "idservice.intents.stand_reserved", "operated", "unique"),
+    Mutant(without_what_came_before, "idservice.intents.first_free", "operated", "unique"),
+    Mutant(revoked_by_the_last_change, "idservice.intents.begun", "prompt", "revoked"),
+    Mutant(NeverRevokes, SUPPLY, "prompt", "revoked"),
+    Mutant(RemembersTheLaterRevision, WATCH, "prompt", "revoked"),
+    Mutant(LeavesItStanding, WATCH, "operated", "standing"),
+    Mutant(NeverStale, WATCH, "cut_off", "stale"),
     Mutant(no_low_water, "idservice.core.sizing.low_water", "outage", "available"),
     Mutant(small_refill, "idservice.core.sizing.refill", "outage", "available"),
 ]

@@ -9,17 +9,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 
-from idservice import errors
+from idservice import errors, intents
+from idservice.core.allocator import EXHAUSTED_RECHECK_S
 from idservice.counters import new_counter
 from idservice.service import Service
-from idservice.supply import Limits
+from idservice.stores.protocol import Counter
+from idservice.supply import REFILL_MAX_S, Limits
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run
+from tests.simulation.operators import move_back, operate, put_right
 from tests.simulation.store import Faults, SimStore, Table
 
 NAME = "orders"
 SERVED_AGAIN_S = 15.0  # after faults end: the longest pause, call and second look, and a request
+FINISHED_S = 12.0  # after faults end, for a change that nobody is at any more
+BELIEVED_S = EXHAUSTED_RECHECK_S + REFILL_MAX_S  # "no room" was said by a call that took as long
 LANDED_S = 13.0  # by then the latest request on its way has arrived
 
 
@@ -53,6 +58,7 @@ class World:
     """A table, the instances over it, and the history of what clients saw."""
 
     def __init__(self, seed: int, parts: Parts, *, block_max: int = 10_000_000) -> None:
+        self.name = NAME
         self.rng = Random(seed)
         self.parts = parts
         self.faults = Faults.swarm(self.rng)
@@ -64,6 +70,9 @@ class World:
         self.limits = Limits(
             runway=self.rng.choice((1.0, 4.0, 30.0)), wait=2.0, block_max=block_max
         )
+        self.revocations: list[tuple[float, int]] = []
+        self.table.on_entry = self._note_entry
+        self.old = object()  # what the old endpoint's increments are written down as
         self._event = 0
         self._loop = asyncio.get_running_loop()
 
@@ -71,6 +80,12 @@ class World:
         self.start, self.limit, self.strict = start, limit, strict
         counter = new_counter(NAME, self.rng, start=start, limit=limit, strict=strict)
         self.table.init(counter)
+
+    def _note_entry(self, entry: Counter) -> None:
+        """Remember what the catalogue was told, for the checks."""
+        self.limit = max(self.limit, entry.limit)
+        if not self.revocations or entry.revoked > self.revocations[-1][1]:
+            self.revocations.append((self._loop.time(), entry.revoked))
 
     def event(self) -> int:
         self._event += 1
@@ -151,12 +166,19 @@ class World:
             op.error = error.code
             op.outcome = "fail" if error.outcome == errors.NOT_APPLIED else "info"
             if isinstance(error, errors.Exhausted):
-                op.left = self._left(supply.counter.layout().end)
+                op.left = self._left(supply.counter)
         op.complete, op.ended = self.event(), self._loop.time()
         return op
 
-    def _left(self, end: int) -> int:
-        return end - self.table.positions[NAME, 0].next
+    def _left(self, counter: Counter) -> int | None:
+        """How many were left at any moment of the last seconds: they may have been given back when
+        the store had said that there are none. Unknown to who knows of another epoch than the
+        store."""
+        if self.table.entries[NAME] != counter:
+            return None
+        since = self._loop.time() - BELIEVED_S
+        before = (back.before for _, back in self.table.given_back if back.at >= since)
+        return counter.layout().end - max(self.table.positions[NAME, 0].next, *before, 0)
 
     async def client(
         self, name: str, requests: int, *, counts: tuple[int, ...], pause_s: float, hasty: float
@@ -217,7 +239,7 @@ class World:
                 raise Violation("resumes", f"{instance.name} still refuses: {op}")
             await elapse(0.25)
 
-    def check(self, *, need_max: int) -> None:
+    def check(self, *, need_max: int, revoked_within_s: float | None = None) -> None:
         history, ledger = self.history, self.table.ledger
         checker.check_unique(history)
         if self.strict:
@@ -228,9 +250,14 @@ class World:
         checker.check_limits(history, start=self.start, limit=self.limit)
         checker.check_deadlines(history, wait_s=self.limits.wait)
         checker.check_backed_by_grants(
-            history, ledger, {instance.name: instance.store for instance in self.instances}
+            history,
+            ledger,
+            {"old": self.old} | {instance.name: instance.store for instance in self.instances},
         )
-        checker.check_ledger(ledger, start=self.start)
+        checker.check_ledger(ledger, start=self.start, given_back=self.table.given_back)
+        checker.check_epochs(ledger, self.table.given_back)
+        if revoked_within_s is not None:
+            checker.check_revoked(history, ledger, self.revocations, within_s=revoked_within_s)
         for instance in self.instances:
             if self.parts.one_try:
                 checker.check_requests(instance.store.sent, need_max=need_max, strict=self.strict)
@@ -325,6 +352,84 @@ async def _meddling(world: World) -> None:
     table.repair(NAME, "repaired")
 
 
+async def rolling(world: World) -> None:
+    """Instances stop and others start, one after the other or two at once, while clients ask, those
+    that stop too; in some runs an old endpoint counts on the same item, in some nothing fails."""
+    rng = world.rng
+    quiet = rng.random() < 0.3
+    if quiet:
+        world.faults.heal()
+    else:
+        world.faults.unsure_back = rng.choice((0.0, 0.6))
+    limited = rng.random() < 0.25
+    world.create(limit=rng.randint(60, 300) if limited else 2**53 - 1)
+    for _ in range(rng.choice((3, 3, 8))):
+        await world.begin()
+    insisting = [
+        asyncio.create_task(_insisting(world, f"c{number}", rng.choice((0.02, 0.1, 1.0))))
+        for number in range(3)
+    ]
+    if not limited and rng.random() < 0.4:
+        insisting.append(asyncio.create_task(_old_endpoint(world)))
+    for _ in range(12):
+        await elapse(rng.choice((0.01, rng.uniform(0.0, 1.0))))
+        leaving = rng.sample(world.serving, rng.choice((1, 1, 2)))
+        for instance in leaving:
+            instance.over.set()
+        if rng.random() < 0.5:
+            await asyncio.gather(*(instance.task for instance in leaving))
+        while len(world.serving) < 3:
+            begun = await world.begin()
+            insisting.append(asyncio.create_task(_warm(world, begun)))
+    for task in insisting:
+        task.cancel()
+    await asyncio.gather(*insisting, return_exceptions=True)
+    await world.finish()
+    world.check(need_max=4)
+    if world.parts.one_try:
+        _check_nothing_is_lost(world, quiet=quiet)
+
+
+async def _warm(world: World, instance: Instance) -> None:
+    await world.ask("first", instance)
+
+
+async def _insisting(world: World, name: str, pause_s: float) -> None:
+    """Asks whoever answers, also those that are about to stop."""
+    rng = world.rng
+    while True:
+        instance = rng.choice([one for one in world.instances if not one.task.done()])
+        await world.ask(name, instance, count=rng.choice((1, 1, 1, 4)))
+        if rng.random() < 0.7:
+            await elapse(rng.uniform(0.0, pause_s))
+
+
+async def _old_endpoint(world: World) -> None:
+    loop, rng = asyncio.get_running_loop(), world.rng
+    while True:
+        await elapse(rng.choice((0.002, 0.02, 0.5)))
+        op = Operation("old", "old", NAME, 1, world.event(), loop.time())
+        id = world.table.count_elsewhere(NAME, world.old)
+        op.outcome, op.ids = "ok", [range(id, id + 1)]
+        op.complete, op.ended = world.event(), loop.time()
+        world.history.append(op)
+
+
+def _check_nothing_is_lost(world: World, *, quiet: bool) -> None:
+    found = world.table.positions[NAME, 0]
+    served = [one for one in world.instances if NAME in one.service.supplies]
+    readings = {one.name: one.service.supplies[NAME].reading() for one in served}
+    checker.check_accounted(
+        world.history, world.table.ledger, readings.values(),
+        start=world.start, reached=found.next, returned=found.returned, exact=quiet,
+    )  # fmt: skip
+    for one in served if quiet else ():
+        lost = dict(readings[one.name].gaps)
+        lost.pop("full", None)
+        if lost and not one.store.too_late:
+            raise Violation("clean stop", f"{one.name} lost {lost}, and nobody interfered")
+
+
 async def restored(world: World) -> None:
     """An older copy of the item is written over it, mark and all, while instances run that have
     reserved above it; later somebody repairs it."""
@@ -389,13 +494,129 @@ async def outage(world: World) -> None:
             raise Violation("tight loop", f"{len(tries)} tries in an outage of {3 * runway} s")
 
 
+async def operated(world: World) -> None:
+    """Operators change the counter at once, and some of them die between any two steps; a hand
+    moves the position back. Whatever they left, it is finished, and ids go on above."""
+    rng = world.rng
+    # Small blocks, so that somebody reserves between any two steps, and many a late copy.
+    world.limits = Limits(
+        runway=rng.choice((1.0, 30.0)), wait=2.0, block_max=rng.choice((3, 12, 1000))
+    )
+    world.faults.repeated = rng.choice((0.0, 0.3, 0.6))
+    world.create(start=rng.choice((0, 1000)), strict=rng.random() < 0.25)
+    for _ in range(3):
+        await world.begin()
+    operators = [asyncio.create_task(operate(world, changes=rng.randint(2, 5))) for _ in range(2)]
+    if rng.random() < 0.4:
+        operators.append(asyncio.create_task(move_back(world)))
+    if rng.random() < 0.5:
+        operators.append(asyncio.create_task(_relieve(world)))
+    await world.clients(5, 40, counts=(1, 1, 3), pause_s=0.25, hasty=rng.choice((0.0, 0.2)))
+    for operator in operators:
+        await operator
+    world.faults.heal()
+    await elapse(LANDED_S + FINISHED_S)
+    in_use = any(NAME in instance.service.supplies for instance in world.serving)
+    if in_use and world.table.entries[NAME].intent is not None:
+        raise Violation("standing", f"nobody finished {world.table.entries[NAME]}")
+    await put_right(world)
+    await world.finish()
+    world.check(need_max=3)
+
+
+async def _relieve(world: World) -> None:
+    """Stop instances cleanly, which give back what others may claim, in whatever epoch."""
+    for _ in range(6):
+        await elapse(world.rng.uniform(0.0, 1.5))
+        world.rng.choice(world.serving).over.set()
+        await world.begin()
+
+
+async def hurried(world: World) -> None:
+    """One change after the other on a slow network that repeats nearly everything, late."""
+    rng = world.rng
+    world.faults.heal()
+    world.faults.latency_s, world.faults.repeated = (0.0, 1.5), 0.8
+    world.limits = Limits(runway=1.0, wait=2.0, block_max=rng.choice((1, 3)))
+    limit = 2**53 - 10
+    world.create(limit=limit)
+    for _ in range(3):
+        await world.begin()
+    # Each opens an epoch exactly where the one before ended, and drops nothing.
+    wishes = [intents.Wish("limit", limit=limit + at) for at in range(1, 9)]
+    operators = [asyncio.create_task(operate(world, changes=8, wishes=wishes, pause_s=0.1))]
+    await world.clients(6, 30, pause_s=0.1)
+    for operator in operators:
+        await operator
+    for op in world.history:
+        if op.error == "counter_suspect":
+            raise Violation("false alarm", f"nobody moved it back: {op}")
+    await put_right(world)
+    await world.finish()
+    world.check(need_max=1)
+
+
+async def prompt(world: World) -> None:
+    """On a store that answers, whatever is revoked is dropped everywhere within three seconds."""
+    rng = world.rng
+    world.faults.heal()
+    world.faults.repeated = rng.choice((0.0, 0.3))
+    world.create()
+    for _ in range(3):
+        await world.begin()
+    clients = asyncio.create_task(world.clients(3, 80, pause_s=0.4))
+    await elapse(rng.uniform(3.0, 6.0))
+    for _ in range(3):
+        await operate(world, changes=rng.randint(1, 2), lasting=True)
+        await elapse(rng.uniform(0.0, 4.0))
+    await clients
+    await put_right(world)
+    await world.finish()
+    world.check(need_max=1, revoked_within_s=3.0)
+
+
+async def cut_off(world: World) -> None:
+    """An instance that cannot reach the store knows nothing of a suspension: it stops by itself
+    once it has not heard for too long, and serves again when it hears."""
+    rng = world.rng
+    world.faults.heal()
+    world.limits = Limits(runway=30.0, wait=2.0)
+    world.create()
+    near, far = await world.begin(), await world.begin()
+    far.store.faults = Faults()
+    loop = asyncio.get_running_loop()
+
+    async def use(instance: Instance, until: float, *, pause_s: float) -> None:
+        while loop.time() < until:
+            await world.ask(f"{instance.name}c", instance)
+            await elapse(rng.uniform(0.5, 1.0) * pause_s)
+
+    await asyncio.gather(use(near, 60.0, pause_s=0.5), use(far, 60.0, pause_s=0.5))
+    cut = loop.time()
+    far.store.faults.outages = [(cut, cut + 100.0)]
+    using = asyncio.gather(use(far, cut + 130.0, pause_s=3.0), use(near, cut + 130.0, pause_s=3.0))
+    await elapse(rng.uniform(0.0, 5.0))
+    await operate(world, changes=1, wishes=(intents.Wish("fence", ahead=3),), lasting=True)
+    await using
+    if not any(op.error == "catalogue_stale" for op in world.history):
+        raise Violation("stale", f"{far.name} never noticed that it heard nothing")
+    far.store.faults = world.faults
+    await world.finish()
+    world.check(need_max=1, revoked_within_s=intents.stale_after(30.0))
+
+
 Scenario = Callable[[World], Awaitable[None]]
 SCENARIOS: dict[str, Scenario] = {  # those of `tests.simulation.strict` join it
     "block": block,
     "strict": strict,
     "turmoil": turmoil,
+    "rolling": rolling,
     "restored": restored,
     "outage": outage,
+    "operated": operated,
+    "hurried": hurried,
+    "prompt": prompt,
+    "cut_off": cut_off,
 }
 
 

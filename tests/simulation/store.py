@@ -18,7 +18,8 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch, Record
-from idservice.stores.protocol import Counter, Position, Writers
+from idservice.stores import protocol
+from idservice.stores.protocol import Counter, Position, Stand, Writers
 from idservice.stores.refusal import Asked
 
 ADDRESS = "sim:"
@@ -27,16 +28,29 @@ HANG_S = 60.0  # longer than any deadline of ours
 
 @dataclass(slots=True)
 class Grant:
-    """One reservation that was applied, whoever may have heard of it."""
+    """One reservation that was applied, whoever may have heard of it; or one range of a claim."""
 
     counter: str
     epoch: str
     indices: range
     ids: range
-    store: "SimStore | None"
+    store: object
     copy: bool  # applied a second time, by a hop that sent the request again
     answered: bool = False  # the caller got the answer before it gave up
+    claimed: bool = False
     nonce: str = ""  # of a strict counter's batch
+
+
+@dataclass(slots=True)
+class GaveBack:
+    """One give-back that was applied: the position stood at `before` and is at `next` since."""
+
+    counter: str
+    epoch: str
+    before: int
+    next: int
+    copy: bool
+    at: float  # loop time
 
 
 @dataclass(slots=True)
@@ -63,6 +77,8 @@ class Table:
         self.registrations: dict[str, int] = {}
         self.records: dict[str, dict[str, Record]] = {}  # of strict counters' writers
         self.ledger: list[Grant] = []
+        self.on_entry: Callable[[Counter], None] | None = None  # told of every rewrite
+        self.given_back: list[tuple[int, GaveBack]] = []  # and how many grants were before
 
     def init(self, first: Counter) -> bool:
         if self.recorded is not None:
@@ -118,11 +134,11 @@ class Table:
         record = self.record(counter, batch)
         found = self.positions.get((counter.name, shard))
         if found is None or found.epoch != counter.epoch:
-            return asked.meant(found, record)
+            return asked.meant(found, record).indices
         found = self.position(counter, shard)
         assert found is not None
         if not (max(found.mark, seen) <= found.next <= room and self.follows(batch, record)):
-            return asked.meant(found, record)
+            return asked.meant(found, record).indices
         if batch is not None:
             mine = Record(batch.seq, found.next + count, batch.nonce)
             self.records.setdefault(counter.name, {})[batch.writer] = mine
@@ -170,9 +186,41 @@ class Table:
 
     def move(self, counter: Counter, shard: int, start: int, stop: int) -> range:
         """Write a position as a reservation of start .. stop does."""
-        found = self.positions[counter.name, shard]
-        self.positions[counter.name, shard] = Position(stop, stop, found.rev + 1, found.epoch)
+        self._write(counter, shard, next=stop, mark=stop)
         return range(start, stop)
+
+    def _write(self, counter: Counter, shard: int, **fields: Any) -> None:
+        found = self.positions[counter.name, shard]
+        self.positions[counter.name, shard] = msgspec.structs.replace(
+            found, rev=found.rev + 1, **fields
+        )
+
+    def give_back(
+        self, counter: Counter, found: Position, *, next: int, returned: tuple[range, ...],
+        shard: int,
+    ) -> bool:  # fmt: skip
+        here = self.positions.get((counter.name, shard))
+        conditions = (counter.epoch, found.rev, found.next)
+        if here is None or (here.epoch, here.rev, here.next) != conditions:
+            return False
+        self._write(counter, shard, next=next, mark=min(next, found.mark), returned=returned)
+        return True
+
+    def claim(self, counter: Counter, rev: int, shard: int) -> tuple[range, ...]:
+        here = self.positions.get((counter.name, shard))
+        if here is None or (here.epoch, here.rev) != (counter.epoch, rev):
+            return ()
+        self._write(counter, shard, returned=())
+        return here.returned
+
+    def count_elsewhere(self, name: str, by: object) -> int:
+        """What the old endpoint of an adopted item does: the value moves, and nothing else."""
+        found, counter = self.positions[name, 0], self.entries[name]
+        self.set_by_hand(name, next=found.next + 1)
+        indices = range(found.next, found.next + 1)
+        ids = counter.layout().ids(indices)
+        self.ledger.append(Grant(name, counter.epoch, indices, ids, by, False, answered=True))
+        return ids.start
 
     def close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
         here = self.positions.get((counter.name, shard))
@@ -180,6 +228,45 @@ class Table:
             self.positions[counter.name, shard] = msgspec.structs.replace(
                 here, epoch=epochs.gone_back(found), rev=here.rev + 1
             )
+
+    # --- change ----------------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        self.recorded = self.identity
+
+    def rewrite(self, before: Counter, after: Counter) -> bool:
+        if self.entries[after.name].rev != before.rev:
+            return False
+        self.entries[after.name] = after
+        self.move_revision(before, after)
+        if self.on_entry is not None:
+            self.on_entry(after)
+        return True
+
+    def move_revision(self, before: Counter, after: Counter) -> None:
+        self.revision += 1
+
+    def stand(self, counter: Counter, shard: int) -> Stand | None:
+        found = self.positions.get((counter.name, shard))
+        if found is None:
+            return None
+        whole = (value if isinstance(value, int) else None for value in (found.next, found.mark))
+        return Stand(found.epoch, *whole)
+
+    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        here = self.positions.get((counter.name, shard))
+        if here is None and found is None:
+            self.positions[counter.name, shard] = Position(0, 0, 0, seal)
+        elif here is not None and found is not None and here.epoch == found.epoch:
+            self.positions[counter.name, shard] = msgspec.structs.replace(
+                here, epoch=seal, rev=here.rev + 1
+            )
+
+    def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
+        here = self.positions.get((counter.name, shard))
+        if here is not None and here.epoch == seal:
+            self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
+            self.forget_writers(counter.name)
 
     # --- what people do to it by hand ------------------------------------------------------------
 
@@ -192,7 +279,9 @@ class Table:
         before = self.entries[name]
         base = max((g.ids.stop for g in self.ledger if g.counter == name), default=before.start)
         epoch = epochs.epoch_name(before.ordinal + 1, random)
-        entry = self.entries[name] = msgspec.structs.replace(before, epoch=epoch, base=base)
+        entry = self.entries[name] = msgspec.structs.replace(
+            before, epoch=epoch, base=base, rev=before.rev + 1
+        )
         self.revision += 1
         self.positions[name, 0] = Position(0, 0, 0, epoch)
         self.forget_writers(name)
@@ -209,10 +298,12 @@ class Faults:
     late_answer: float = 0.0  # applied at once, answered when the caller has given up
     repeated: float = 0.0  # applied once more, at any later time
     throttled: float = 0.0  # refused, and said so
+    unsure_back: float = 0.0  # as `lost_after` or `resent`, of give-backs alone
+    resent: float = 0.0  # applied, then sent again, and only the second answer is passed on
     latency_s: tuple[float, float] = (0.001, 0.01)
     outages: list[tuple[float, float]] = field(default_factory=list)
 
-    KINDS = ("lost_before", "lost_after", "late_request", "late_answer", "throttled")
+    KINDS = ("lost_before", "lost_after", "late_request", "late_answer", "throttled", "resent")
 
     @classmethod
     def swarm(cls, rng: Random) -> "Faults":
@@ -261,6 +352,7 @@ class SimStore:
         self.sent: list[Sent] = []  # reservations
         self.asks: list[Any] = []  # of strict counters, see `account`
         self.calls = 0  # operations of every kind
+        self.too_late = 0  # give-backs that were refused
         self.on_answer: Callable[[], None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -283,8 +375,34 @@ class SimStore:
     async def counter(self, name: str) -> Counter | None:
         return await self._call("read", lambda _: self.data.counter(name))
 
+    async def entry(self, name: str) -> Counter | None:
+        return await self.counter(name)
+
     async def counters(self) -> list[Counter]:
         return await self._call("read", lambda _: self.data.counters())
+
+    async def accept(self) -> None:
+        await self._call("accept", lambda _: self.data.accept())
+
+    async def revision(self) -> int | None:
+        return await self._call("read", lambda _: self.data.revision)
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        return await self._call("rewrite", lambda _: self.data.rewrite(before, after))
+
+    async def renewed(self, counter: Counter) -> Counter:
+        return counter
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        return await self._call("read", lambda _: self.data.stand(counter, shard))
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        await self._call("seal", lambda _: self.data.seal(counter, shard, found, seal))
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        await self._call("open", lambda _: self.data.open_shard(counter, shard, seal, epoch))
 
     async def create(self, counter: Counter) -> Counter:
         return await self._call("create", lambda _: self.data.create(counter))
@@ -301,7 +419,7 @@ class SimStore:
         room: int,
         shard: int = 0,
         batch: Batch | None = None,
-    ) -> range:
+    ) -> protocol.Grant:
         loop, nonce = asyncio.get_running_loop(), batch.nonce if batch else ""
         sent = Sent(counter.name, count, loop.time(), nonce=nonce)
         self.sent.append(sent)
@@ -309,33 +427,39 @@ class SimStore:
         if batch is not None:
             asked["batch"] = batch
 
-        def apply(copy: bool) -> tuple[range, Grant | None]:
+        refused = False
+
+        def apply(copy: bool) -> tuple[protocol.Grant, Grant | None]:
+            nonlocal refused
             here = self.data.positions.get((counter.name, shard))
-            indices = self.data.reserve(counter, **asked)
-            if here == self.data.positions[counter.name, shard]:  # as an earlier copy was told
-                return indices, self.data.granted(nonce)
+            try:
+                indices = self.data.reserve(counter, **asked)
+            except errors.NotApplied:
+                refused = True
+                raise
+            written = self.data.positions[counter.name, shard]
+            answer = protocol.Grant(indices, written.rev, written.returned)
+            if here == written:  # as an earlier copy was told
+                return answer, self.data.granted(nonce)
             ids = counter.layout(shard).ids(indices)
+            copy = copy and (refused or not nonce)  # whichever copy is first applies a batch
             grant = Grant(counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce)
             self.data.ledger.append(grant)
-            return indices, grant
+            return answer, grant
 
         try:
-            indices, grant = await self._call("reserve", apply)
+            answer, grant = await self._call("reserve", apply)
         except errors.OutcomeUnknown:
             raise
         except errors.NotApplied as error:
             sent.outcome = "displaced" if isinstance(error, errors.OutOfTurn) else "not_applied"
-            self._told(error)
             raise
         finally:
             sent.until = loop.time()
         if grant is not None:
             grant.answered = True
         sent.outcome = "granted"
-        return indices
-
-    def _told(self, error: errors.NotApplied) -> None:
-        """Note a batch of which the caller learns that it was applied, other than by its answer."""
+        return answer
 
     async def writers(self, counter: Counter) -> Writers | None:
         return await self._call("read", lambda _: self.data.writers(counter))
@@ -347,6 +471,38 @@ class SimStore:
 
     async def prune(self, counter: Counter, name: str, seq: int) -> None:
         await self._call("prune", lambda _: self.data.prune(counter, name, seq))
+
+    async def give_back(
+        self, counter: Counter, found: Position, *, next: int, returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:  # fmt: skip
+        def apply(copy: bool) -> bool:
+            if not self.data.give_back(counter, found, next=next, returned=returned, shard=shard):
+                self.too_late += 0 if copy else 1
+                return False
+            now = asyncio.get_running_loop().time()
+            here = GaveBack(counter.name, counter.epoch, found.next, next, copy, now)
+            self.data.given_back.append((len(self.data.ledger), here))
+            return True
+
+        return bool(await self._call("give back", apply))
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        def apply(copy: bool) -> list[Grant]:
+            layout = counter.layout(shard)
+            grants = [
+                Grant(
+                    counter.name, counter.epoch, taken, layout.ids(taken), self, copy, claimed=True
+                )
+                for taken in self.data.claim(counter, rev, shard)
+            ]
+            self.data.ledger += grants
+            return grants
+
+        grants = await self._call("claim", apply)
+        for grant in grants:
+            grant.answered = True
+        return tuple(grant.indices for grant in grants)
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         await self._call("close", lambda _: self.data.close_gone_back(counter, found, shard))
@@ -362,6 +518,8 @@ class SimStore:
             return apply(False)
         loop, rng = asyncio.get_running_loop(), self.random
         fate = faults.fate(rng, loop.time())
+        if action == "give back" and fate == "fine" and rng.random() < faults.unsure_back:
+            fate = rng.choice(("lost_after", "resent"))
         going, coming = rng.uniform(*faults.latency_s) / 2, rng.uniform(*faults.latency_s) / 2
         if fate == "throttled":
             await asyncio.sleep(going + coming)
@@ -390,6 +548,8 @@ class SimStore:
             else:
                 answer.set_exception(failed)
 
+        if fate == "resent":
+            loop.call_later(going / 2, arrive, True)
         if fate != "lost_before":
             loop.call_later(going, arrive, False)
             if action != "read" and rng.random() < faults.repeated:

@@ -1,13 +1,14 @@
 """Planted faults in what makes a strict counter's batches safe, which the simulation must find."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from idservice import errors
 from idservice.batches import Batches
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Record, Writer
-from idservice.stores.protocol import Counter, Writers
+from idservice.stores.protocol import Counter, Grant, Writers
 from idservice.stores.refusal import Asked
 from tests.simulation.mutants import Mutant
 from tests.simulation.store import Table
@@ -23,10 +24,10 @@ def got_without_nonce(self: Batch, record: Record | None) -> range | None:
     return range(record.top - self.count, record.top)
 
 
-def meant_from_next(self: Asked, found: Any, record: Record | None) -> range:
+def meant_from_next(self: Asked, found: Any, record: Record | None) -> Grant:
     """Computes what an earlier copy got from where the position is now."""
     got = meant(self, found, record)
-    return range(found.next - len(got), found.next)
+    return replace(got, indices=range(found.next - len(got.indices), found.next))
 
 
 class OrNotThere(Table):

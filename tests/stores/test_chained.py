@@ -13,10 +13,11 @@ from idservice import errors, exchange
 from idservice.central import Central
 from idservice.counters import ensure, new_counter
 from idservice.exchange import Reply, Unanswered
+from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores import open_store
 from idservice.stores.chained import ChainedStore
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan
+from idservice.stores.protocol import ACTIVE, LIMIT_DEFAULT, LIMIT_MAX, SUSPENDED, Counter, Loan
 from idservice.web.app import WebLimits
 from idservice.web.guard import problem
 from tests.served import Served, served
@@ -219,29 +220,65 @@ async def test_names_that_are_not_there_are_refused_and_not_kept(central: Served
         assert not sidecar.supplies
 
 
-async def test_one_name_that_two_hold_is_missed_twice_without_harm(central: Served) -> None:
+async def test_a_name_of_which_nothing_was_told_is_not_on_the_metrics_page(
+    central: Served,
+) -> None:
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        await sidecar.supply("ghost")
+        assert await (await sidecar.supply("orders")).one() == 0
+        assert list(sidecar.supplies) == ["ghost", "orders"]
+        assert [reading.counter for reading in sidecar.snapshot().readings] == ["orders"]
+
+
+async def test_one_name_that_two_hold_is_missed_twice_without_harm(
+    central: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         stale = await sidecar.supply("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
             await stale.one()
         fresh = await sidecar.supply("tickets")
         assert fresh is not stale
-        stale._recheck_at = 0.0
         with pytest.raises(errors.UnknownCounter):
             await stale.one()
         assert sidecar.supplies == {"tickets": fresh}
 
 
-async def test_a_counter_that_comes_later_is_found_by_who_kept_hold_of_it(
+async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again(
     central: Served, data: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And by nobody else: what the service forgot it would neither count nor stop."""
     monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         supply = await sidecar.supply("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
             await supply.one()
         data.create(new_counter("tickets", random, start=7))
-        assert await supply.one() == 7
+        for ask in (supply.one, lambda: supply.many(3)):
+            with pytest.raises(errors.UnknownCounter):
+                await ask()
+        supply.look_again()
+        assert supply.not_ready
+        assert await (await sidecar.supply("tickets")).one() == 7
+
+
+async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_held_is_used(
+    central: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        supply = await sidecar.supply("orders")
+        first = await supply.one()
+        await central.service.change("orders", Wish("suspend", state=SUSPENDED))
+        with pytest.raises(errors.Suspended):
+            for _ in range(1000):
+                await supply.one()
+        await central.service.change("orders", Wish("resume", state=ACTIVE))
+        assert await supply.one() > first
+        assert supply.counter.ordinal == 3
+        with pytest.raises(errors.ChangedElsewhere, match="changed where it runs"):
+            await sidecar.change("orders", Wish("suspend", state=SUSPENDED))
 
 
 async def test_a_strict_counter_is_never_taken_ahead(central: Served, data: Table) -> None:
@@ -275,15 +312,21 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
         Service(store, random=random) as sidecar,
     ):
         _, created = await ensure(
-            store, new_counter("big", random, start=5, limit=2**60, strict=True), runway=30.0
+            store,
+            new_counter("big", random, start=5, limit=2**60, strict=True),
+            runway=30.0,
+            random=random,
         )
         assert created
         _, created = await ensure(
-            store, new_counter("big", random, start=5, limit=2**60, strict=True), runway=30.0
+            store,
+            new_counter("big", random, start=5, limit=2**60, strict=True),
+            runway=30.0,
+            random=random,
         )
         assert not created
         with pytest.raises(errors.CounterDiffers, match="start is 5, not 6"):
-            await ensure(store, new_counter("big", random, start=6), runway=30.0)
+            await ensure(store, new_counter("big", random, start=6), runway=30.0, random=random)
         counter, position = await sidecar.counter("big")
         assert (counter.limit, counter.strict, position.next) == (2**60, True, 5)
         assert [c.name for c in await store.counters()] == ["big", "default", "orders"]

@@ -77,8 +77,8 @@ async def reserve(
         room = counter.layout().end - count
     answer = await store.reserve(counter, count=count, seen=seen, room=room)
     if isinstance(answer, Loan):
-        (answer,) = answer.blocks
-    return answer
+        return answer.blocks[0]
+    return answer.indices
 
 
 async def next_of(store: Store, counter: Counter) -> int:

@@ -32,7 +32,7 @@ def store_at(url: str) -> DynamoStore:
 
 
 async def reserve(store: DynamoStore, *, seen: int = 100, room: int = 1000) -> range:
-    return await store.reserve(COUNTER, count=10, seen=seen, room=room)
+    return (await store.reserve(COUNTER, count=10, seen=seen, room=room)).indices
 
 
 GRANT = success(Attributes=item(next=110, mark=110, rev=8))
@@ -148,7 +148,7 @@ async def test_a_well_formed_answer_grants_exactly_what_it_says() -> None:
         ":seen": {"N": "100"},
         ":room": {"N": "1000"},
     }
-    assert request["ReturnValues"] == "UPDATED_NEW"
+    assert request["ReturnValues"] == "ALL_NEW"
     assert request["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD"
 
 

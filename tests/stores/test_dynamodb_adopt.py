@@ -112,7 +112,7 @@ async def wanted(store: DynamoStore, legacy: Legacy, returns: str = "old") -> Co
 
 async def ids_of(store: DynamoStore, counter: Counter, count: int, seen: int = 0) -> list[int]:
     room = counter.layout().end - count
-    indices = await store.reserve(counter, count=count, seen=seen, room=room)
+    indices = (await store.reserve(counter, count=count, seen=seen, room=room)).indices
     return list(counter.layout().ids(indices))
 
 
@@ -255,7 +255,7 @@ async def test_adopting_again_changes_nothing(store: DynamoStore, legacy: Legacy
     assert await store.create(planned) == counter
     again = await wanted(store, legacy)
     assert again.epoch != counter.epoch
-    assert await ensure(store, again, runway=30) == (counter, False)
+    assert await ensure(store, again, runway=30, random=random) == (counter, False)
     assert legacy.item() == before
 
 

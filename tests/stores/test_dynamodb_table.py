@@ -306,7 +306,7 @@ async def test_after_a_table_was_not_found_nothing_succeeds_on_another_of_its_na
     store, client = in_use
     counter = await store.counter("default")
     assert counter is not None
-    seen = (await store.reserve(counter, count=10, seen=0, room=1000)).stop
+    seen = (await store.reserve(counter, count=10, seen=0, room=1000)).indices.stop
     copy = items_of(client, dynoxide.table)
     drop(client, dynoxide.table)
     with pytest.raises(errors.NotApplied):

@@ -11,7 +11,7 @@ from idservice import errors
 from idservice.core.writer import Batch, Record
 from idservice.counters import new_counter
 from idservice.stores import sqlite_writers
-from idservice.stores.protocol import Counter, Store, Writers
+from idservice.stores.protocol import Counter, Grant, Store, Writers
 from idservice.stores.sqlite import SQLiteStore
 from tests.stores import test_contract
 from tests.stores.backends import Backend
@@ -41,8 +41,8 @@ async def registered(store: Store, counter: Counter, name: str = "w") -> str:
 async def send(store: Store, counter: Counter, batch: Batch, *, seen: int = 0) -> range:
     room = counter.layout().end - batch.count
     answer = await store.reserve(counter, count=batch.count, seen=seen, room=room, batch=batch)
-    assert isinstance(answer, range)
-    return answer
+    assert isinstance(answer, Grant)
+    return answer.indices
 
 
 # --- writers --------------------------------------------------------------------------------------
@@ -235,7 +235,9 @@ async def test_instances_that_know_of_no_writers_share_the_position(store: Store
     await registered(store, counter)
     assert await send(store, counter, Batch("w", 1, "a", 5)) == range(5)
     room = counter.layout().end - 3
-    assert await store.reserve(counter, count=3, seen=0, room=room) == range(5, 8)
+    plain = await store.reserve(counter, count=3, seen=0, room=room)
+    assert isinstance(plain, Grant)
+    assert plain.indices == range(5, 8)
     assert await send(store, counter, Batch("w", 2, "b", 2), seen=5) == range(8, 10)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idservice import errors
+from idservice.counters import new_counter
+from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores.sqlite import SQLiteStore
 from idservice.supply import Limits
@@ -931,6 +934,30 @@ async def test_who_waits_too_long_is_told_as_by_aiohttp(pair: Pair) -> None:
         ]
         assert told[0] == told[1]
         assert list(fast.headers) == list(slow.headers)
+
+
+async def test_a_counter_that_is_closed_is_refused_alike_and_comes_back_alike(pair: Pair) -> None:
+    lines = (b"/v1/counters/c/next", b"/old?count=2", b"/v1/counters/c/next?format=json")
+    asked = [b"GET %s HTTP/1.1\r\n%s\r\n" % (line, HOST) for line in lines]
+    await pair.alike(*asked)  # the lane remembers what was asked, and of whom
+    for wish, status in (
+        (Wish("suspend", state="suspended"), b"423 Locked"),
+        (Wish("delete", state="deleted"), b"404 Not Found"),
+        (Wish("create", wanted=new_counter("c", Random(5), limit=1020)), b"200 OK"),
+    ):
+        for serving in (pair.fast, pair.slow):
+            if wish.wanted is None:
+                await serving.service.change("c", wish)
+            else:
+                await serving.service.create(wish.wanted)
+                await serving.service.supplies["c"].fill()
+        answers = await pair.alike(*asked, *asked)
+        assert answers.count(b"HTTP/1.1 " + status) >= 2 * len(lines), answers
+        for serving in (pair.fast, pair.slow):
+            async with connected(serving.port) as wire:  # known again on one connection
+                for _ in range(3):
+                    await wire.send(asked[0])
+                    assert b"%d" % (await wire.answer()).status == status[:3]
 
 
 async def test_lanes_and_the_rest_are_counted_together(serve: Serve) -> None:

@@ -18,7 +18,7 @@ from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import Adopted, Counter
 
-OURS = ("epoch", "mark", "next", "rev")
+OURS = ("epoch", "mark", "next", "returned", "rev")
 TAKE_OVER_TRIES = 3
 KEY_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
@@ -53,7 +53,7 @@ async def locate(
     except Unheard as unheard:
         raise errors.NotApplied(**unheard.fields) from unheard
     typed = _typed_key(table, answer["Table"], key)
-    if attribute in key or attribute in ("epoch", "mark", "rev"):
+    if attribute in key or attribute in ("epoch", "mark", "returned", "rev"):
         raise _usage(
             f"--adopt-attribute is {attribute!r}, which is a key attribute or a name this service"
             " needs for itself; name the attribute that holds the counter's value"
@@ -72,24 +72,28 @@ async def locate(
     return adopted, found.value
 
 
-async def recognise(client: Client, counter: Counter, adopted: Adopted) -> None:
+def recognise(store: str, counter: Counter, table_id: str | None) -> None:
     """See that the table of an adopted counter is the one that was adopted.
 
-    Raises NotApplied where it is not, or as `Client.call`.
+    `table_id` is the identity that it has now. Raises NotApplied.
     """
-    if adopted.table_id is None:
-        return
-    action = f"looking at table {adopted.table}"
-    answer = await client.call("DescribeTable", action, TableName=adopted.table)
-    found = answer["Table"].get("TableId")
-    if found is not None and found != adopted.table_id:
+    adopted = counter.adopted
+    assert adopted is not None
+    if None not in (adopted.table_id, table_id) and table_id != adopted.table_id:
         raise errors.NotApplied(
-            store=client.store,
+            store=store,
             action=f"serving counter {counter.name}",
             why=f"its table {adopted.table!r} was recreated or restored since it was adopted, so"
-            " its position may be behind ids that are in use. Follow 'A restored store' in the"
-            " README",
+            " its position may be behind ids that are in use. Go on above them: idservice fence"
+            f" {counter.name} --past N, see 'A restored store' in the README",
         )
+
+
+def renewed(counter: Counter, table_id: str | None) -> Counter:
+    """The entry of a counter that was adopted from a table with this identity."""
+    assert counter.adopted is not None
+    adopted = msgspec.structs.replace(counter.adopted, table_id=table_id)
+    return msgspec.structs.replace(counter, adopted=adopted)
 
 
 def _usage(why: str) -> errors.Usage:

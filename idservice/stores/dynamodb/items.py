@@ -5,7 +5,7 @@ entry, `catalogue` the catalogue's revision, `identity` what `init` recorded.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,29 @@ def string(attribute: Any) -> str | None:
     """The value of a text, None for anything else."""
     written = attribute.get("S") if isinstance(attribute, Mapping) else None
     return written if isinstance(written, str) else None
+
+
+def ranges(attribute: Any) -> tuple[range, ...]:
+    """The ranges in a list of pairs of numbers; none where it is missing. Raises ValueError."""
+    if attribute is None:
+        return ()
+    pairs = attribute.get("L") if isinstance(attribute, Mapping) else None
+    found = []
+    for pair in pairs if isinstance(pairs, list) else [None]:
+        match pair:
+            case {"L": [first, last]}:
+                start, stop = number(first), number(last)
+                if start is not None and stop is not None and start < stop:
+                    found.append(range(start, stop))
+                    continue
+        raise ValueError("its attribute 'returned' is no list of ranges")
+    return tuple(found)
+
+
+def listed(ranges: Iterable[range]) -> dict[str, Any]:
+    """The attribute that holds these ranges."""
+    pairs = [{"L": [{"N": str(each.start)}, {"N": str(each.stop)}]} for each in ranges]
+    return {"L": pairs}
 
 
 def shown(attribute: Any) -> str:
@@ -87,7 +110,8 @@ def position_in(item: Item, place: Place) -> Position:
                 f"its attribute {name!r} is {shown(item.get(name))}, not a whole number >= 0"
             )
         values[name] = value
-    return Position(values[place.value], values["mark"], values["rev"], epoch)
+    returned = ranges(item.get("returned"))
+    return Position(values[place.value], values["mark"], values["rev"], epoch, returned)
 
 
 def record_in(item: Item, writer: str) -> Record | None:

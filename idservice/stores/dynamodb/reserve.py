@@ -7,6 +7,7 @@ from idservice.core.writer import Batch
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Place
+from idservice.stores.protocol import Grant
 from idservice.stores.refusal import Asked
 
 
@@ -40,7 +41,7 @@ def request(asked: Asked, place: Place) -> dict[str, Any]:
         "ConditionExpression": condition,
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": values,
-        "ReturnValues": "UPDATED_NEW",
+        "ReturnValues": "ALL_NEW",  # of what it did not write, `returned` matters
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 
@@ -49,8 +50,10 @@ def _names(batch: Batch) -> dict[str, str]:
     return {"#w": items.WRITER + batch.writer, "#s": "seq", "#t": "top", "#o": "nonce"}
 
 
-def granted(asked: Asked, place: Place, written: Answer) -> range:
+def granted(asked: Asked, place: Place, written: Answer) -> Grant:
     """The indices that an answer's attributes grant: all of it well-formed, or none (I2).
+
+    What others gave back is read where it can be; it grants nothing.
 
     Raises OutcomeUnknown or, where the position itself is at fault, PositionIllFormed.
     """
@@ -67,14 +70,19 @@ def granted(asked: Asked, place: Place, written: Answer) -> range:
         )
         suspect.outcome = errors.UNKNOWN
         raise suspect
-    stop = items.number(written[place.value])
+    stop, rev = items.number(written[place.value]), items.number(written["rev"])
     assert stop is not None
+    assert rev is not None
     if not asked.seen <= stop - asked.count <= asked.room:
         raise asked.unknown(f"it ends at {stop}, outside of what was asked for")
-    return range(stop - asked.count, stop)
+    try:
+        returned = items.ranges(written.get("returned"))
+    except ValueError:
+        returned = ()
+    return Grant(range(stop - asked.count, stop), rev, returned)
 
 
-def refused(asked: Asked, place: Place, item: Answer | None) -> range:
+def refused(asked: Asked, place: Place, item: Answer | None) -> Grant:
     """What its failed condition means, read from the item; as `Asked.meant`."""
     if not item:
         return asked.meant(None, None)

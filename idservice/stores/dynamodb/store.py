@@ -12,13 +12,13 @@ from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
 from idservice.stores.dynamodb import adopt as adoption
+from idservice.stores.dynamodb import change, items, reserve, returns, writers
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import items, reserve, writers
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
 from idservice.stores.dynamodb.table import Table
-from idservice.stores.protocol import Adopted, Counter, Position, Writers
+from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand, Writers
 from idservice.stores.refusal import Asked
 
 SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
@@ -69,29 +69,36 @@ class DynamoStore:
         self._settled = doubts
         self._heard()
 
+    async def accept(self) -> None:
+        await self._table.accept()
+
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
 
     # --- reading ---------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
-        action = f"reading counter {name}"
-        item = await self._get(self._name, items.entry_key(name), action)
-        if item is None:
-            return None
-        counter = self._entry(item, action)
-        if counter.adopted is not None:
-            await self._recognise(counter, counter.adopted)
+        counter = await self.entry(name)
+        if counter is not None and counter.adopted is not None and counter.adopted.table_id:
+            adoption.recognise(self.address, counter, await self._table_id(counter))
         return counter
 
-    async def _recognise(self, counter: Counter, adopted: Adopted) -> None:
-        try:
-            await adoption.recognise(self._client, counter, adopted)
-        except Unheard as unheard:
-            raise errors.NotApplied(**unheard.fields) from unheard
-        except Refused as refused:
-            self._note(refused)
-            raise
+    async def entry(self, name: str) -> Counter | None:
+        action = f"reading counter {name}"
+        item = await self._get(self._name, items.entry_key(name), action)
+        return None if item is None else self._entry(item, action)
+
+    async def renewed(self, counter: Counter) -> Counter:
+        if counter.adopted is None:
+            return counter
+        return adoption.renewed(counter, await self._table_id(counter))
+
+    async def _table_id(self, counter: Counter) -> str | None:
+        assert counter.adopted is not None
+        table = counter.adopted.table
+        answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
+        found: str | None = answer["Table"].get("TableId")
+        return found
 
     async def counters(self) -> list[Counter]:
         action = "reading the counters"
@@ -176,6 +183,67 @@ class DynamoStore:
             why = "the table's item 'catalogue' is missing or has no revision; restore the table"
         raise errors.NotApplied(store=self.address, action=action, why=why) from refused
 
+    # --- change ----------------------------------------------------------------------------------
+
+    async def revision(self) -> int | None:
+        item = await self._get(self._name, {items.KEY: {"S": items.HEAD}}, "reading the catalogue")
+        found = items.number((item or {}).get("revision"))
+        if found is None:
+            why = "the table's item 'catalogue' is missing or has no revision; restore the table"
+            raise errors.NotApplied(store=self.address, action="reading the catalogue", why=why)
+        return found
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        action = f"changing counter {after.name}"
+        await self._sure(action)
+        entry = change.entry_rewritten(self._name, before, after)
+        try:
+            await self._client.transact([entry, items.head_moved(self._name)], action)
+        except Refused as refused:
+            self._note(refused)
+            if refused.reasons[:1] == ("ConditionalCheckFailed",):
+                return False
+            raise
+        return True
+
+    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+        place = items.place_of(counter, shard, self._name)
+        item = await self._get(place.table, place.key, f"reading counter {counter.name}")
+        return None if item is None else change.stand_in(item, place)
+
+    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+        place = items.place_of(counter, shard, self._name)
+        if found is not None:
+            write = change.epoch_replaced(place, found.epoch, seal)
+        else:
+            assert counter.adopted is None  # whose item is not ours to create
+            write = change.created_closed(place, seal)
+        await self._write_if(write, f"sealing counter {counter.name}")
+
+    async def open_shard(
+        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
+    ) -> None:
+        action = f"opening an epoch of counter {counter.name}"
+        place = items.place_of(counter, shard, self._name)
+        if counter.adopted is not None:
+            for write in change.reopened(place, seal, epoch, value):
+                await self._write_if(write, action)
+            return
+        item = await self._get(place.table, place.key, action) or {}
+        await self._write_if(change.opened(place, item, seal, epoch), action)
+
+    async def _write_if(self, write: dict[str, Any], action: str) -> bool:
+        """One conditional write; whether its condition held."""
+        await self._sure(action)
+        try:
+            await self._client.call("UpdateItem", action, **write)
+        except Refused as refused:
+            self._note(refused)
+            if refused.said != dynamo.CONDITION_FAILED:
+                raise
+            return False
+        return True
+
     # --- positions -------------------------------------------------------------------------------
 
     async def reserve(
@@ -187,7 +255,7 @@ class DynamoStore:
         room: int,
         shard: int = 0,
         batch: Batch | None = None,
-    ) -> range:
+    ) -> Grant:
         assert count > 0
         assert seen <= room  # DynamoDB refuses such a condition as malformed
         assert batch is None or (batch.count, shard) == (count, 0)
@@ -228,35 +296,50 @@ class DynamoStore:
         write = writers.pruned(place, name, seq)
         await self._write_if(write, f"pruning a writer of counter {counter.name}")
 
-    async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
+    async def give_back(
+        self,
+        counter: Counter,
+        found: Position,
+        *,
+        next: int,
+        returned: tuple[range, ...],
+        shard: int = 0,
+    ) -> bool:
         place = items.place_of(counter, shard, self._name)
-        write = {
-            "TableName": place.table,
-            "Key": place.key,
-            # ADD creates a `rev` that is missing, but no item: the condition needs one.
-            "UpdateExpression": "SET #e = :closed ADD #r :one",
-            "ConditionExpression": "#e = :found",
-            "ExpressionAttributeNames": {"#e": "epoch", "#r": "rev"},
-            "ExpressionAttributeValues": {
-                ":found": {"S": found},
-                ":closed": {"S": epochs.gone_back(found)},
-                ":one": {"N": "1"},
-            },
-            "ReturnValues": "UPDATED_NEW",
-        }
-        await self._write_if(write, f"closing the position of counter {counter.name}")
+        write = returns.given_back(place, counter.epoch, found, next, returned)
+        action = f"giving back ids of counter {counter.name}"
+        return await self._write_once(write, action) is not None
 
-    async def _write_if(self, write: dict[str, Any], action: str) -> bool:
-        """One conditional write; whether its condition held."""
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        place = items.place_of(counter, shard, self._name)
+        action = f"claiming ids of counter {counter.name}"
+        before = await self._write_once(returns.claimed(place, counter.epoch, rev), action)
+        try:
+            return () if before is None else returns.taken(before, rev)
+        except ValueError as why:
+            raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from why
+
+    async def _write_once(self, write: dict[str, Any], action: str) -> Answer | None:
+        """The attributes that one write answers with; None where its condition did not hold."""
         await self._sure(action)
         try:
-            await self._client.call("UpdateItem", action, **write)
+            answer = await self._client.call("UpdateItem", action, **write)
         except Refused as refused:
             self._note(refused)
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
-            return False
-        return True
+            return None
+        if self._in_doubt:
+            why = "the table was not found meanwhile: this may be another one"
+            raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
+        self._heard()
+        attributes: Answer = answer["Attributes"]
+        return attributes
+
+    async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
+        place = items.place_of(counter, shard, self._name)
+        write = change.epoch_replaced(place, found, epochs.gone_back(found))
+        await self._write_if(write, f"closing the position of counter {counter.name}")
 
     # --- requests --------------------------------------------------------------------------------
 

@@ -54,18 +54,28 @@ class Table:
                 "GetItem",
             )
         recorded, found = items.string(identity.get("table_id")), table.get("TableId")
-        if found and not recorded:  # taken away by hand: see the run-book in the README
+        if found and not recorded:  # taken away by hand
             await self._remember(found)
         elif found and recorded != found:
             raise errors.StoreReplaced(
                 store=self.client.store,
                 why=f"table {self.name!r} in region {self.client.region} was recreated or restored"
                 f" since (it has id {found}, not {recorded}), so its positions may be behind ids"
-                " that are in use. Follow 'A restored store' in the README",
+                " that are in use. Go on above them: idservice fence --all, see 'A restored store'"
+                " in the README",
             )
 
-    async def _remember(self, table_id: str) -> None:
+    async def accept(self) -> None:
+        """As `Store.accept`."""
+        table = await self._description()
+        if table is None:
+            raise self._no_table("DescribeTable")
+        if table.get("TableId"):
+            await self._remember(table["TableId"], anew=True)
+
+    async def _remember(self, table_id: str, *, anew: bool = False) -> None:
         action = "recording the table's identity"
+        unless = "" if anew else " AND attribute_not_exists(#t)"
         try:
             await self.client.call(
                 "UpdateItem",
@@ -73,7 +83,7 @@ class Table:
                 TableName=self.name,
                 Key={items.KEY: {"S": items.IDENTITY}},
                 UpdateExpression="SET #t = :id",
-                ConditionExpression="attribute_exists(#k) AND attribute_not_exists(#t)",
+                ConditionExpression=f"attribute_exists(#k){unless}",
                 ExpressionAttributeNames={"#k": items.KEY, "#t": "table_id"},
                 ExpressionAttributeValues={":id": {"S": table_id}},
                 ReturnValues="UPDATED_NEW",

@@ -1,0 +1,269 @@
+"""Carries changes of epoch out, step by step: anybody may do it at any time, and may find any step
+done, by an operator who died, by another one, or by a copy of a request that came late."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from random import Random
+from typing import TypeVar
+
+from idservice import errors, intents
+from idservice.core import epoch as epochs
+from idservice.intents import Wish
+from idservice.stores.protocol import Counter, Intent, Stand, Store
+
+log = logging.getLogger("idservice.change")
+
+CALL_MAX_S = 5.0  # what one call of the store may take
+TRIES = 8  # failures in a row before it is left to others
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 2.0
+
+T = TypeVar("T")
+
+
+class Changer:
+    """Changes counters of one store.
+
+    `stale_s` is how long any instance goes on that cannot reach the store: an epoch that repeats
+    ids on purpose opens only so long after the last one was sealed. Everything raises StoreError.
+    """
+
+    def __init__(self, store: Store, *, random: Random, stale_s: float) -> None:
+        self._store = store
+        self._random = random
+        self._stale_s = stale_s
+        self._sealed_at: dict[str, float] = {}  # by epoch: when all shards were seen to be sealed
+
+    async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
+        """Change a counter; its entry before and after, the same one where it is so already.
+
+        Another change under way is finished first. Raises UnknownCounter, ChangeRefused;
+        OutcomeUnknown also where the change was begun, which somebody will finish.
+        """
+        vouched = wish.past is not None
+        for _ in range(TRIES):
+            before = await self.carry_out(name, past=wish.past)
+            found = [
+                await self._patiently(partial(self._stand, before, shard, vouched=vouched))
+                for shard in range(before.shards)
+            ]
+            after = intents.begun(before, wish, found, self._random)
+            if after is before:
+                return before, before
+            if await self._begin(before, after, wish):
+                if after.intent is None:
+                    return before, after
+                return before, await self._finish(after, wish)
+        why = "others change it at the same time; try again"
+        raise errors.NotApplied(store=self._store.address, action=_action(name), why=why)
+
+    async def carry_out(self, name: str, *, past: int | None = None) -> Counter:
+        """The entry once no change is under way; the one that is, is carried out.
+
+        `past` is a number that somebody vouches for to be above every id in use, where the
+        position of a shard is lost. Raises UnknownCounter.
+        """
+        while True:
+            done = await self._patiently(partial(self._take_round, name, past))
+            if done is not None:
+                return done
+
+    async def _take_round(self, name: str, past: int | None) -> Counter | None:
+        """The entry where no change is under way; else take its steps, and look again."""
+        entry = await self._entry(name)
+        if entry is None:
+            raise errors.UnknownCounter(name=name)
+        if entry.intent is None:
+            return entry
+        await self._take_steps(entry, entry.intent, past)
+        return None
+
+    # --- the steps -------------------------------------------------------------------------------
+
+    async def _begin(self, before: Counter, after: Counter, wish: Wish) -> bool:
+        """Write the intent down; False where the entry was written by somebody else first."""
+        unsure = False
+        for attempt in range(1, TRIES + 1):
+            try:
+                if await self._call(self._store.rewrite(before, after)):
+                    break
+                # The condition failed: by a copy of our own that was applied unheard?
+                entry = await self._entry(before.name)
+                if entry == after or _carries(entry, after.intent):
+                    break
+                if not unsure or entry is None or entry.rev == after.rev:
+                    return False
+                raise errors.OutcomeUnknown(
+                    store=self._store.address, action=_action(before.name),
+                    why="it was changed again since; see what it is now",
+                )  # fmt: skip
+            except errors.OutcomeUnknown:
+                unsure = True
+                if attempt == TRIES:
+                    raise
+            except errors.NotApplied as error:
+                if not error.retryable or attempt == TRIES:
+                    raise
+            await self._pause(attempt)
+        _audit(before, after, wish)
+        return True
+
+    async def _finish(self, begun: Counter, wish: Wish) -> Counter:
+        try:
+            return await self.carry_out(begun.name, past=wish.past)
+        except errors.StoreError as error:
+            raise errors.OutcomeUnknown(
+                store=self._store.address,
+                action=_action(begun.name),
+                why=f"{wish.kind} is begun and not done ({str(error).rstrip('.')}); a serving"
+                " instance finishes it, or the same command again",
+            ) from error
+
+    async def _take_steps(self, entry: Counter, intent: Intent, past: int | None) -> None:
+        """Take the intent from wherever it stands to done, or as far as nobody else is ahead."""
+        seal = epochs.sealed(intent.epoch)
+        vouched = past is not None or (intent.kind == "fence" and not intent.ahead)
+        shards = range(max(entry.shards, intent.shards))
+        found = [await self._seal(entry, shard, seal, vouched=vouched) for shard in shards]
+        self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
+        if intent.base is None:
+            if any(stand.epoch == intent.epoch for stand in found):
+                # Somebody is ahead of what we read, and `found` says nothing of the past.
+                raise self._unexpected(entry, 0, intent.epoch)
+            after = intents.based(entry, found[: entry.shards], past)
+            if not await self._call(self._store.rewrite(entry, after)):
+                return
+            assert after.intent is not None
+            entry, intent = after, after.intent
+        if intent.lower:
+            await self._outlast_the_stale(entry, intent.epoch)
+        if intent.opens:
+            for shard in range(intent.shards):
+                await self._open(entry, intent, shard, seal)
+        after = intents.done(entry)
+        if intent.kind == "fence":
+            after = await self._call(self._store.renewed(after))
+        if await self._call(self._store.rewrite(entry, after)):
+            self._sealed_at.pop(intent.epoch, None)
+            log.info(
+                "counter %s: %s is done: epoch %d, ids from %s",
+                entry.name, intent.kind, after.ordinal, intent.base,
+                extra={"action": "change_done"},
+            )  # fmt: skip
+
+    async def _seal(self, entry: Counter, shard: int, seal: str, *, vouched: bool) -> Stand:
+        """How a shard stands once nobody is granted anything there."""
+        intent = entry.intent
+        assert intent is not None
+        vouched = vouched or shard >= entry.shards  # a shard that is to be has granted nothing
+        for _ in range(2):
+            stand = await self._stand(entry, shard, vouched=vouched)
+            if stand is not None and stand.epoch in (seal, intent.epoch):
+                return stand
+            if stand is not None and epochs.ordinal_on(stand.epoch) >= epochs.ordinal_of(
+                intent.epoch
+            ):
+                break
+            await self._call(self._store.seal(entry, shard, stand, seal))
+        raise self._unexpected(entry, shard, stand.epoch if stand else None)
+
+    async def _open(self, entry: Counter, intent: Intent, shard: int, seal: str) -> None:
+        assert intent.base is not None
+        value = intent.base - entry.base  # of an adopted item
+        await self._call(
+            self._store.open_shard(entry, shard, seal, intent.epoch, value=max(0, value))
+        )
+        stand = await self._call(self._store.stand(entry, shard))
+        if stand is None or stand.epoch != intent.epoch:
+            raise self._unexpected(entry, shard, stand.epoch if stand else None)
+
+    def _unexpected(self, entry: Counter, shard: int, found: str | None) -> errors.NotApplied:
+        return errors.NotApplied(
+            store=self._store.address,
+            action=_action(entry.name),
+            why=f"its shard {shard} carries {found!r}, which is not as its entry has it: somebody"
+            " else changes it, or did by hand",
+        )
+
+    async def _entry(self, name: str) -> Counter | None:
+        return await self._call(self._store.entry(name))
+
+    async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> Stand | None:
+        """A shard that can be read, unless somebody vouches for what it granted."""
+        stand = await self._call(self._store.stand(entry, shard))
+        if (vouched and entry.adopted is None) or (stand and stand.reserved is not None):
+            return stand
+        about = {"store": self._store.address, "name": entry.name}
+        if stand is None:
+            raise errors.PositionMissing(**about)
+        raise errors.PositionIllFormed(**about, why="its next or mark is no whole number")
+
+    async def _outlast_the_stale(self, entry: Counter, epoch: str) -> None:
+        """Wait until whoever has not heard of the seals has stopped."""
+        until = self._sealed_at[epoch] + max(self._stale_s, 2 * (entry.runway or 0.0))
+        await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    async def _call(self, call: Coroutine[object, object, T]) -> T:
+        try:
+            async with asyncio.timeout(CALL_MAX_S):
+                return await call
+        except TimeoutError:
+            raise errors.OutcomeUnknown(
+                store=self._store.address, action="a change", why="it took too long"
+            ) from None
+
+    async def _patiently(self, step: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Try a step that may be repeated until it succeeds, for a while."""
+        attempt = 1
+        while True:
+            try:
+                return await step()
+            except errors.StoreError as error:
+                if not error.retryable or attempt == TRIES:
+                    raise
+            await self._pause(attempt)
+            attempt += 1
+
+    async def _pause(self, attempt: int) -> None:
+        longest = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0**attempt)
+        await asyncio.sleep(longest * (0.5 + 0.5 * self._random.random()))
+
+
+def _carries(entry: Counter | None, intent: Intent | None) -> bool:
+    """Whether the entry has this intent under way, or has it behind it."""
+    if entry is None or intent is None:
+        return False
+    under_way = entry.intent is not None and entry.intent.epoch == intent.epoch
+    return under_way or entry.epoch == intent.epoch
+
+
+def _action(name: str) -> str:
+    return f"changing counter {name}"
+
+
+def _audit(before: Counter, after: Counter, wish: Wish) -> None:
+    """Who changed what, from what to what, and why."""
+    intent = after.intent
+    changes = []
+    if intent is None:
+        changes = [f"runway {before.runway} -> {after.runway}"]
+    else:
+        for field in ("state", "start", "limit", "strict", "shards", "runway"):
+            old, new = getattr(before, field), getattr(intent, field)
+            if old != new:
+                changes.append(f"{field} {old} -> {new}")
+        changes.append(f"epoch {before.ordinal} -> {epochs.ordinal_of(intent.epoch)}")
+        if intent.floor:
+            how = "from" if intent.lower else "from at least"
+            changes.append(f"ids {how} {intent.floor}")
+        if intent.ahead:
+            changes.append(f"{intent.ahead} ids further on")
+    log.info(
+        "counter %s: %s by %s (%s): %s",
+        before.name, wish.kind, wish.by or "somebody", wish.why or "no reason given",
+        ", ".join(changes),
+        extra={"action": "counter_changed"},
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""The clean stop of an instance: every counter drops its ids, and gives back what it can."""
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from idservice import errors, returns
+from idservice.stores.protocol import Store
+from idservice.supply import Supply
+
+log = logging.getLogger("idservice.closing")
+
+GIVE_BACK_MAX_S = 2.0  # for all counters together
+AT_ONCE = 16  # counters, so that the store is not flooded
+
+
+async def close_all(supplies: Collection[Supply], store: Store, *, within_s: float) -> None:
+    """Stop all of them for good, and log what became of their ids.
+
+    What was not given back in time is a gap. Raises nothing.
+    """
+    reasons: dict[str, str] = {}
+    waiting = iter(tuple(supplies))
+
+    async def close_some() -> None:
+        for supply in waiting:
+            await _close(supply, store, reasons, patience_s=within_s / 2)
+
+    try:
+        async with asyncio.timeout(within_s), asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(supplies))):
+                group.create_task(close_some())
+    except TimeoutError:
+        pass
+    finally:
+        for supply in supplies:
+            supply.stop(errors.Stopped(), cause="stop")
+            _log(supply, reasons.get(supply.counter.name, "there was no time left"))
+
+
+async def _close(
+    supply: Supply, store: Store, reasons: dict[str, str], *, patience_s: float
+) -> None:
+    name = supply.counter.name
+    blocks = await supply.close(patience_s)  # first: forget them
+    if not blocks:
+        reasons[name] = "what was lent is not given back"
+        return
+    reasons[name] = "the store did not answer in time"
+    try:
+        plan = await returns.give_back(
+            store, supply.counter, blocks, rev=supply.rev, end=supply.allocator.seen
+        )
+        supply.allocator.returned(plan.count, too_many=plan.too_many)
+        reasons[name] = "the list of returned ranges is full"
+    except errors.StoreError as error:
+        reasons[name] = str(error)
+    except Exception:  # a bug of ours or of a library
+        log.exception("giving back failed", extra={"action": "give_back_bug"})
+        reasons[name] = "an internal fault"
+
+
+def _log(supply: Supply, why: str) -> None:
+    reading, name = supply.reading(), supply.counter.name
+    if reading.returned:
+        log.info(
+            "counter %s: %d ids were given back", name, reading.returned,
+            extra={"action": "ids_returned"},
+        )  # fmt: skip
+    dropped = {cause: reading.gaps[cause] for cause in ("stop", "full") if cause in reading.gaps}
+    if dropped:
+        log.info(
+            "counter %s: %d ids in memory become a gap: %s", name, sum(dropped.values()), why,
+            extra={"action": "ids_dropped"},
+        )  # fmt: skip

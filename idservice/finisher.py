@@ -1,0 +1,87 @@
+"""Changes of counters that this instance carries out: those asked of it, and those that somebody
+began and left standing."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from random import Random
+
+from idservice import errors
+from idservice.change import Changer
+from idservice.intents import Wish, stale_after
+from idservice.stores.protocol import Counter, Store
+from idservice.supply import Supply
+
+log = logging.getLogger("idservice.change")
+
+Done = tuple[Counter, Counter]
+
+
+class Finisher:
+    """`spawn` starts a task that the owner ends, and that must not fail."""
+
+    def __init__(
+        self,
+        store: Store,
+        supplies: Mapping[str, Supply],
+        *,
+        runway_s: float,
+        random: Random,
+        spawn: Callable[[Coroutine[object, object, None]], object],
+    ) -> None:
+        self._changer = Changer(store, random=random, stale_s=stale_after(runway_s))
+        self._supplies = supplies
+        self._spawn = spawn
+        self._finishing: set[str] = set()
+
+    async def change(self, name: str, wish: Wish) -> Done:
+        """The entry of a counter before and after a change. Raises as `Changer.change`.
+
+        It goes on where the caller does not wait for it.
+        """
+        changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        changing.add_done_callback(_retrieve)
+        self._spawn(self._change(name, wish, changing))
+        return await asyncio.shield(changing)
+
+    async def _change(self, name: str, wish: Wish, changing: asyncio.Future[Done]) -> None:
+        try:
+            before, after = await self._changer.change(name, wish)
+            self._see(after)
+            changing.set_result((before, after))
+        except asyncio.CancelledError:
+            changing.set_exception(errors.Stopped())
+            raise
+        except Exception as error:
+            changing.set_exception(error)
+
+    def finish(self, name: str) -> None:
+        """Finish a change that stands still, unless that is being done."""
+        if name not in self._finishing:
+            self._finishing.add(name)
+            self._spawn(self._finish(name))
+
+    async def _finish(self, name: str) -> None:
+        log.warning(
+            "finishing a change of counter %s that stands still",
+            name,
+            extra={"action": "change_finished"},
+        )
+        try:
+            self._see(await self._changer.carry_out(name))
+        except errors.IdserviceError as error:
+            log.error("%s", error, extra={"action": "change_stuck"})
+        except Exception:  # a bug of ours or of a library
+            log.exception("finishing a change failed", extra={"action": "change_bug"})
+        finally:
+            self._finishing.discard(name)
+
+    def _see(self, entry: Counter) -> None:
+        supply = self._supplies.get(entry.name)
+        if supply is not None:
+            supply.see(entry)
+
+
+def _retrieve(changing: asyncio.Future[Done]) -> None:
+    if not changing.cancelled():
+        changing.exception()  # it may be that nobody is left to hear of it

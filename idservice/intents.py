@@ -1,0 +1,231 @@
+"""What may be changed on a counter, and what each step of a change makes of its entry. Pure rules;
+`change` carries them out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from msgspec.structs import replace
+
+from idservice import errors
+from idservice.core.epoch import base_of, epoch_name, first_free, ordinal_on
+from idservice.stores.protocol import (
+    ACTIVE,
+    DELETED,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    Counter,
+    Intent,
+    Stand,
+)
+
+STALE_MIN_S = 60.0
+JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an operator wants of one counter, and who and why.
+
+    `kind` is the word that is logged: set, suspend, resume, limit, runway, delete, create or
+    fence. Only what belongs to the kind is given: for `set` the id `next`, whether it may be
+    `lower` than ids in use, and whether the jump is `forced`; for `fence` one of `past`, the
+    highest id in use, and `ahead`, how many ids to go beyond what the store knows of; for
+    `create` the counter `wanted`.
+    """
+
+    kind: str
+    by: str = ""
+    why: str = ""
+    state: str | None = None
+    limit: int | None = None
+    runway: float | None = None
+    next: int | None = None
+    lower: bool = False
+    forced: bool = False
+    past: int | None = None
+    ahead: int | None = None
+    wanted: Counter | None = None
+
+
+# --- the first step -------------------------------------------------------------------------------
+
+
+def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Random) -> Counter:
+    """The entry with what is wished as its intent; the entry itself where it is so already.
+
+    `found` is how the shards of its epoch stand. Raises UnknownCounter, ChangeRefused.
+    """
+    assert entry.intent is None
+    if wish.wanted is not None and entry.state != DELETED:
+        return entry  # somebody else created it meanwhile
+    _check_there(entry, wish)
+    _check_adopted(entry, wish)
+    _check_limit(entry, wish)
+    free = first_free(entry.base, [stand_reserved(stand) for stand in found], entry.high)
+    if wish.kind == "set":
+        _check_set(entry, wish, free)
+    runway = wish.runway if wish.runway is not None else entry.runway
+    if not _changes_epoch(entry, wish):
+        if runway == entry.runway:
+            return entry
+        return replace(entry, runway=runway, rev=entry.rev + 1)
+    ordinal = max(entry.ordinal, *(ordinal_on(stand.epoch) for stand in found if stand), 0) + 1
+    limit = entry.limit if wish.limit is None else wish.limit
+    intent = Intent(
+        epoch=epoch_name(ordinal, f"{random.getrandbits(64):016x}"),
+        kind=wish.kind,
+        state=wish.state or entry.state,
+        start=entry.start,
+        limit=limit,
+        shards=entry.shards,
+        strict=entry.strict,
+        runway=runway,
+        floor=_floor(wish),
+        ahead=wish.ahead or 0,
+        lower=wish.lower and wish.next is not None and wish.next < free,
+        by=wish.by,
+        why=wish.why,
+    )
+    if wish.wanted is not None:
+        new = wish.wanted
+        intent = replace(
+            intent, state=ACTIVE, start=new.start, limit=new.limit, shards=new.shards,
+            strict=new.strict, runway=new.runway,
+        )  # fmt: skip
+    revokes = wish.kind in ("suspend", "delete", "fence") or intent.lower or limit < entry.limit
+    return replace(
+        entry,
+        intent=intent,
+        revoked=entry.ordinal if revokes else entry.revoked,
+        rev=entry.rev + 1,
+    )
+
+
+def _floor(wish: Wish) -> int:
+    if wish.wanted is not None:
+        return wish.wanted.start
+    if wish.past is not None:
+        return wish.past + 1
+    return wish.next or 0
+
+
+def _changes_epoch(entry: Counter, wish: Wish) -> bool:
+    """Whether more than a runway is another one."""
+    if wish.kind in ("set", "fence", "create"):
+        return True
+    if wish.state is not None and wish.state != entry.state:
+        return True
+    return wish.limit is not None and wish.limit != entry.limit
+
+
+def _check_there(entry: Counter, wish: Wish) -> None:
+    if entry.state == DELETED and wish.kind not in ("create", "fence"):
+        raise errors.UnknownCounter(name=entry.name)
+
+
+def _check_adopted(entry: Counter, wish: Wish) -> None:
+    if wish.wanted is not None and wish.wanted.adopted is not None:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why="it was deleted, and its name can only be used for ids above those it handed out,"
+            " which an old endpoint knows nothing of; adopt under another name",
+        )
+    if entry.adopted is not None and wish.kind not in ("fence", "runway"):
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"{wish.kind} would go unnoticed by its old endpoint, which may still count on the"
+            " item; only its runway can be changed, and fence raises its position",
+        )
+
+
+def _check_limit(entry: Counter, wish: Wish) -> None:
+    if wish.limit is None:
+        return
+    if not entry.start <= wish.limit <= LIMIT_MAX:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"its limit can be from its start {entry.start} to {LIMIT_MAX}, not {wish.limit}",
+        )
+    if (wish.limit > LIMIT_DEFAULT) != (entry.limit > LIMIT_DEFAULT):
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"its limit {entry.limit} must stay on its side of {LIMIT_DEFAULT}, where ids in"
+            f" JSON turn from numbers into strings; {wish.limit} is on the other",
+        )
+
+
+def _check_set(entry: Counter, wish: Wish, free: int) -> None:
+    assert wish.next is not None
+    if not 0 <= wish.next <= entry.limit:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"it can go on from 0 to its limit {entry.limit}, not from {wish.next}",
+        )
+    if wish.next < free and not wish.lower:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"ids up to {free - 1} may be in use, so going on from {wish.next} would repeat"
+            " them; name a higher number, or add --allow-lower (allow_lower) and answer for it",
+        )
+    if wish.next - free > JUMP_MAX and not wish.forced:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"going on from {wish.next} would skip {wish.next - free} ids, more than"
+            f" {JUMP_MAX}; see whether the number is right, and add --force (force) if it is",
+        )
+
+
+def stand_reserved(stand: Stand | None) -> int:
+    """The first index of a shard that was surely never granted, as far as it can be read; who
+    fences past a number vouches for the rest."""
+    return (stand.reserved or 0) if stand is not None else 0
+
+
+# --- the further steps ----------------------------------------------------------------------------
+
+
+def based(entry: Counter, found: Sequence[Stand | None], past: int | None) -> Counter:
+    """The entry with the base of its intent decided; `found` is how the sealed shards stand.
+
+    `past` is a number that somebody vouches for, beyond what the intent says.
+    """
+    intent = entry.intent
+    assert intent is not None
+    assert intent.base is None
+    free = first_free(entry.base, [stand_reserved(stand) for stand in found], entry.high)
+    floor = intent.floor if past is None else max(intent.floor, past + 1)
+    base = base_of(free, floor=floor, ahead=intent.ahead, lower=intent.lower)
+    return replace(entry, intent=replace(intent, base=base), rev=entry.rev + 1)
+
+
+def done(entry: Counter) -> Counter:
+    """The entry once its intent is carried out."""
+    intent = entry.intent
+    assert intent is not None
+    assert intent.base is not None
+    # What opens nothing leaves positions that are read by the layout of the last open epoch; the
+    # position of an adopted item is its value, whatever the epoch.
+    moves = intent.opens and entry.adopted is None
+    return replace(
+        entry,
+        epoch=intent.epoch,
+        state=intent.state,
+        start=intent.start,
+        limit=intent.limit,
+        base=intent.base if moves else entry.base,
+        shards=intent.shards if moves else entry.shards,
+        strict=intent.strict,
+        runway=intent.runway,
+        high=intent.base,
+        intent=None,
+        rev=entry.rev + 1,
+    )
+
+
+def stale_after(runway: float) -> float:
+    """Seconds without a look at the catalogue after which an instance stops handing out.
+
+    `runway` is the longest of its counters.
+    """
+    return max(STALE_MIN_S, 2 * runway)

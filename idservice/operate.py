@@ -1,0 +1,135 @@
+"""How the commands that change counters are carried out: set, suspend, resume, delete, fence."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from idservice import commands, errors
+
+if TYPE_CHECKING:
+    from idservice.change import Changer
+    from idservice.intents import Wish
+    from idservice.stores.protocol import Counter, Store
+
+
+def set_next(arguments: argparse.Namespace) -> int:
+    """Go on from another id."""
+    from idservice.intents import Wish
+
+    next = commands.number("--next", arguments.next, 0)
+    wish = Wish("set", next=next, lower=arguments.allow_lower, forced=arguments.force)
+    return _change(arguments, wish)
+
+
+def suspend(arguments: argparse.Namespace) -> int:
+    """Hand out nothing until `resume`."""
+    from idservice.intents import Wish
+    from idservice.stores.protocol import SUSPENDED
+
+    return _change(arguments, Wish("suspend", state=SUSPENDED))
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """End a suspension."""
+    from idservice.intents import Wish
+    from idservice.stores.protocol import ACTIVE
+
+    return _change(arguments, Wish("resume", state=ACTIVE))
+
+
+def delete(arguments: argparse.Namespace) -> int:
+    """Delete a counter."""
+    from idservice.intents import Wish
+    from idservice.stores.protocol import DELETED
+
+    return _change(arguments, Wish("delete", state=DELETED))
+
+
+def fence(arguments: argparse.Namespace) -> int:
+    """Open new epochs above every id that may be in use."""
+    from idservice.counters import check_name
+    from idservice.intents import Wish
+
+    if (arguments.name is None) != arguments.all:
+        raise errors.Usage(why="fence takes a counter's name or --all, and one of them only")
+    if (arguments.past is None) == (arguments.ahead is None):
+        raise errors.Usage(why="fence takes --past N or --ahead N, and one of them only")
+    wish = Wish("fence", past=_given(arguments, "past"), ahead=_given(arguments, "ahead"))
+    if arguments.name is not None:
+        check_name(arguments.name)
+
+    async def work(store: "Store") -> None:
+        try:
+            await store.verify()
+        except errors.StoreReplaced as replaced:
+            if not arguments.all:
+                raise errors.Usage(
+                    why=f"{str(replaced).rstrip('.')}. As long as that is so, all counters must be"
+                    " fenced together: idservice fence --all"
+                ) from replaced
+        changer = _changer(arguments, store)
+        if arguments.name is not None:
+            await _change_one(changer, arguments.name, _signed(arguments, wish))
+            return
+        for entry in await store.counters():
+            try:
+                await _change_one(changer, entry.name, _signed(arguments, wish))
+            except (errors.PositionMissing, errors.PositionIllFormed) as error:
+                # Nobody is granted anything on it, whatever the store is taken for.
+                print(f"idservice: left as it is: {error}", file=sys.stderr)
+        await store.accept()  # last: before, a crash half-way would unlock the rest
+        print(f"{store.address} is taken for the right one from now on; restart its instances")
+
+    return commands.with_store(arguments, work, verify=False)
+
+
+def _given(arguments: argparse.Namespace, flag: str) -> int | None:
+    value = getattr(arguments, flag)
+    return None if value is None else commands.number(f"--{flag}", value, 0)
+
+
+def _change(arguments: argparse.Namespace, wish: "Wish") -> int:
+    from idservice.counters import check_name
+
+    check_name(arguments.name)
+    signed = _signed(arguments, wish)
+
+    async def work(store: "Store") -> None:
+        await _change_one(_changer(arguments, store), arguments.name, signed)
+
+    return commands.with_store(arguments, work, bounded=not wish.lower)
+
+
+def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":
+    """A wish with who wants it, and why. Raises BadConfiguration."""
+    from dataclasses import replace
+
+    from idservice.counters import check_reason
+
+    return replace(wish, by=commands.operator(), why=check_reason(arguments.reason))
+
+
+def _changer(arguments: argparse.Namespace, store: "Store") -> "Changer":
+    from random import SystemRandom
+
+    from idservice import logs
+    from idservice.change import Changer
+    from idservice.intents import stale_after
+
+    logs.set_up("auto", sys.stderr)
+    return Changer(store, random=SystemRandom(), stale_s=stale_after(arguments.runway))
+
+
+async def _change_one(changer: "Changer", name: str, wish: "Wish") -> None:
+    before, after = await changer.change(name, wish)
+    if after is before:
+        print(f"counter {name}: already {after.state}, nothing was changed")
+    else:
+        print(f"counter {name}: {_told(after)}")
+
+
+def _told(entry: "Counter") -> str:
+    from idservice.stores.protocol import ACTIVE
+
+    first = f", ids from {entry.high}" if entry.state == ACTIVE else ""
+    return f"{entry.state}, epoch {entry.ordinal}{first}"

@@ -1,0 +1,67 @@
+"""Ids that nobody used, on their way: back to the store at a clean stop, and from there to whoever
+starts next. A stop gives back exactly once, whatever comes of it (I5)."""
+
+import logging
+from collections.abc import Iterable
+
+from idservice import errors
+from idservice.core import unused
+from idservice.core.unused import GiveBack
+from idservice.stores.protocol import Counter, Grant, Store
+
+log = logging.getLogger("idservice.returns")
+
+
+async def give_back(
+    store: Store, counter: Counter, blocks: Iterable[range], *, rev: int, end: int
+) -> GiveBack:
+    """Give ids back that nobody can hand out any more.
+
+    `rev` and `end` are those of one's own last reservation, as the store answered it. Raises
+    StoreError, after which they are gaps: not even a refusal proves that nothing happened, for a
+    hop may have sent the request twice. Ids of an epoch that is over are left out.
+    """
+    about = {"store": store.address, "name": counter.name}
+    about["action"] = f"giving back ids of counter {counter.name}"
+    layout = counter.layout()
+    pieces = [indices for ids in blocks if (indices := layout.indices(ids)) is not None]
+    found = await store.position(counter)
+    if found is None:
+        raise errors.PositionMissing(**about)
+    if found.epoch != counter.epoch:
+        raise errors.EpochChanged(**about, found=found.epoch, epoch=counter.epoch)
+    if found.next < max(found.mark, end):
+        above = max(found.mark, end)
+        raise errors.WentBack(**about, position=found.next, above=above, epoch=found.epoch)
+    own = (found.rev, found.next) == (rev, end)
+    try:
+        plan = unused.give_back(pieces, next=found.next, returned=found.returned, own=own)
+    except ValueError as error:
+        raise errors.PositionIllFormed(**about, why=error) from error
+    if plan.count:
+        returned = plan.returned
+        if not await store.give_back(counter, found, next=plan.next, returned=returned):
+            raise errors.NotApplied(**about, why="somebody else wrote between its read and it")
+    return plan
+
+
+async def claim(store: Store, counter: Counter, grant: Grant) -> list[range]:
+    """Take over what others gave back, as blocks of ids in rising order; all below the grant.
+
+    Conditional on nobody having written since the grant, so nothing newer can be among them.
+    Raises StoreError; after OutcomeUnknown they are gaps.
+    """
+    about = {"store": store.address, "action": f"claiming ids of counter {counter.name}"}
+    below = grant.indices.start
+    try:
+        unused.claimable(grant.returned, below=below)
+    except ValueError as error:
+        raise errors.NotApplied(
+            **about, why=f"what was returned is not believed: {error}"
+        ) from error
+    taken = await store.claim(counter, grant.rev)
+    try:
+        ranges = unused.claimable(taken, below=below)
+    except ValueError as error:
+        raise errors.OutcomeUnknown(**about, why=f"its answer is not believed: {error}") from error
+    return [counter.layout().ids(indices) for indices in ranges]

@@ -1,0 +1,76 @@
+"""What a change of epoch reads and writes in an SQLite file; each function is part of one of its
+caller's transactions."""
+
+import sqlite3
+
+import msgspec
+
+from idservice.stores import sqlite_returns as returns
+from idservice.stores import sqlite_writers as writers
+from idservice.stores.protocol import Counter, Stand
+
+
+def revision(database: sqlite3.Connection) -> int:
+    """As `Store.revision`."""
+    found: int
+    (found,) = database.execute("SELECT revision FROM catalogue").fetchone()
+    return found
+
+
+def move_revision(database: sqlite3.Connection) -> None:
+    """The write that goes with every write of an entry: instances look only at the revision."""
+    database.execute("UPDATE catalogue SET revision = revision + 1")
+
+
+def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bool:
+    """As `Store.rewrite`."""
+    row = database.execute("SELECT config FROM entry WHERE name = ?", (before.name,)).fetchone()
+    if row is None or msgspec.json.decode(row[0], type=Counter).rev != before.rev:
+        return False
+    config = msgspec.json.encode(after).decode()
+    database.execute(
+        "UPDATE entry SET epoch = ?, state = ?, config = ? WHERE name = ?",
+        (after.epoch, after.state, config, after.name),
+    )
+    move_revision(database)
+    return True
+
+
+def stand(database: sqlite3.Connection, counter: Counter, shard: int) -> Stand | None:
+    """As `Store.stand`."""
+    row = database.execute(
+        "SELECT epoch, next, mark FROM position WHERE counter = ? AND shard = ?",
+        (counter.name, shard),
+    ).fetchone()
+    return Stand(*row) if row else None
+
+
+def seal(
+    database: sqlite3.Connection, counter: Counter, shard: int, found: Stand | None, seal: str
+) -> None:
+    """As `Store.seal`."""
+    if found is None:
+        database.execute(
+            "INSERT INTO position VALUES (?, ?, 0, 0, 0, ?) ON CONFLICT DO NOTHING",
+            (counter.name, shard, seal),
+        )
+    else:
+        database.execute(
+            "UPDATE position SET epoch = ?, rev = rev + 1"
+            " WHERE counter = ? AND shard = ? AND epoch = ?",
+            (seal, counter.name, shard, found.epoch),
+        )
+
+
+def open_shard(
+    database: sqlite3.Connection, counter: Counter, shard: int, seal: str, epoch: str
+) -> None:
+    """As `Store.open_shard`."""
+    done = database.execute(
+        "UPDATE position SET next = 0, mark = 0, rev = rev + 1, epoch = ?"
+        " WHERE counter = ? AND shard = ? AND epoch = ?",
+        (epoch, counter.name, shard, seal),
+    )
+    if done.rowcount:
+        returns.emptied(database, counter, shard)
+        writers.forget_all(database, counter)

@@ -1,0 +1,95 @@
+"""The control plane's changes: suspend, resume, limit, runway, delete, set."""
+
+import asyncio
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Literal, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from idservice import errors
+from idservice.counters import check_reason, check_runway
+from idservice.intents import Wish
+from idservice.service import Service
+from idservice.stores.protocol import DELETED
+from idservice.web.admin import json_answer, read_wish, whole
+from idservice.web.describe import described
+from idservice.web.writer import Writers
+
+ANSWER_AFTER_S = 4.0  # who changes ids downwards waits a minute; the answer does not
+
+Number = int | float | str
+Body = TypeVar("Body")
+
+
+class Patch(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to be otherwise; null is as it was."""
+
+    state: Literal["active", "suspended"] | None = None
+    limit: Number | None = None
+    runway: float | None = None
+    reason: str = ""
+
+
+class Deletion(msgspec.Struct, forbid_unknown_fields=True):
+    """Why."""
+
+    reason: str = ""
+
+
+class SetTo(msgspec.Struct, forbid_unknown_fields=True):
+    """The id to go on from."""
+
+    next: Number
+    allow_lower: bool = False
+    force: bool = False
+    reason: str = ""
+
+
+class Changes:
+    """Handlers over a service."""
+
+    def __init__(self, service: Service, writers: Writers) -> None:
+        self._service = service
+        self._writers = writers
+
+    async def patch(self, request: web.Request) -> web.Response:
+        """Suspend or resume a counter, change its limit or its runway."""
+        patch = await self._read(request, Patch)
+        kind = "suspend" if patch.state == "suspended" else "resume"
+        if patch.state is None:
+            kind = "runway" if patch.limit is None else "limit"
+        if patch.state is None and patch.limit is None and patch.runway is None:
+            raise errors.BadConfiguration(why="it names none of state, limit and runway")
+        limit = None if patch.limit is None else whole("limit", patch.limit)
+        check_runway(patch.runway)
+        wish = Wish(kind, state=patch.state, limit=limit, runway=patch.runway)
+        return await self._change(request, wish, patch.reason)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete a counter; its name goes on above its ids, should it be created again."""
+        deletion = await self._read(request, Deletion)
+        return await self._change(request, Wish("delete", state=DELETED), deletion.reason)
+
+    async def set(self, request: web.Request) -> web.Response:
+        """Go on from another id."""
+        body = await self._read(request, SetTo)
+        wish = Wish("set", next=whole("next", body.next), lower=body.allow_lower, forced=body.force)
+        return await self._change(request, wish, body.reason)
+
+    async def _read(self, request: web.Request, kind: type[Body]) -> Body:
+        self._writers.check(request)
+        return await read_wish(request, kind)
+
+    async def _change(self, request: web.Request, wish: Wish, reason: str) -> web.Response:
+        name, service = request.match_info["name"], self._service
+        wish = replace(wish, by=self._writers.name(request), why=check_reason(reason))
+        try:
+            async with asyncio.timeout(ANSWER_AFTER_S):
+                _, entry = await service.change(name, wish)
+        except TimeoutError:
+            entry, position = await service.counter(name)
+            body = described(entry, service.limits.runway, position)
+            return json_answer(body, status=HTTPStatus.ACCEPTED)
+        return json_answer(described(entry, service.limits.runway))

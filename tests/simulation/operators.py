@@ -1,0 +1,102 @@
+"""People who change a counter in use: commands, some of which die on the way, and hands."""
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING
+
+from idservice import errors
+from idservice.change import Changer
+from idservice.counters import new_counter
+from idservice.intents import Wish, stale_after
+from idservice.stores.protocol import ACTIVE, DELETED, LIMIT_DEFAULT, SUSPENDED
+from tests.simulation.checker import Violation
+from tests.simulation.loop import elapse
+
+if TYPE_CHECKING:
+    from tests.simulation.scenarios import World
+
+COMMAND_MAX_S = 30.0
+
+
+async def operate(
+    world: "World",
+    *,
+    changes: int,
+    wishes: Sequence[Wish] = (),
+    lasting: bool = False,
+    pause_s: float = 2.0,
+) -> None:
+    """One operator's commands, one after the other; without `lasting` some die on the way."""
+    rng = world.rng
+    for number in range(changes):
+        wish = wishes[number] if wishes else a_wish(world)
+        command = asyncio.create_task(changer(world).change(world.name, wish))
+        dies = not lasting and rng.random() < 0.5
+        await asyncio.wait({command}, timeout=rng.uniform(0.0, 1.5) if dies else COMMAND_MAX_S)
+        command.cancel()
+        (ended,) = await asyncio.gather(command, return_exceptions=True)
+        if isinstance(ended, Exception) and not isinstance(ended, errors.IdserviceError):
+            raise ended
+        await elapse(rng.uniform(0.0, pause_s))
+
+
+def changer(world: "World") -> Changer:
+    """A command, with a connection of its own."""
+    store = world.parts.store(Random(world.rng.getrandbits(64)), world.table, world.faults)
+    stale_s = stale_after(world.limits.runway)
+    return Changer(store, random=Random(world.rng.getrandbits(64)), stale_s=stale_s)
+
+
+def a_wish(world: "World") -> Wish:
+    """Something that can be wished of the counter as it stands."""
+    rng = world.rng
+    wanted = new_counter(world.name, rng, start=rng.randint(0, 2000), strict=world.strict)
+    fences = [Wish("fence", past=rng.randint(0, 3000)), Wish("fence", ahead=rng.randint(0, 50))]
+    state = world.table.entries[world.name].wished_state
+    if state == SUSPENDED:
+        resume = Wish("resume", state=ACTIVE)
+        return rng.choice([resume, resume, resume, Wish("delete", state=DELETED), *fences])
+    if state == DELETED:
+        create = Wish("create", wanted=wanted)
+        return rng.choice([create, create, create, *fences])
+    ahead = max((grant.ids.stop for grant in world.table.ledger), default=0) + rng.randint(0, 60)
+    return rng.choice(
+        [
+            Wish("set", next=ahead),
+            Wish("set", next=ahead),
+            Wish("suspend", state=SUSPENDED),
+            Wish("suspend", state=SUSPENDED),
+            Wish("delete", state=DELETED),
+            Wish("limit", limit=LIMIT_DEFAULT - rng.randint(0, 9)),
+            Wish("runway", runway=rng.choice((1.0, 4.0, 30.0))),
+            *fences,
+        ]
+    )
+
+
+async def move_back(world: "World") -> None:
+    """A hand that writes a lower position into the store, now and then."""
+    for _ in range(world.rng.randint(1, 3)):
+        await elapse(world.rng.uniform(0.3, 4.0))
+        there = world.table.positions[world.name, 0].next
+        world.table.set_by_hand(world.name, next=world.rng.randint(0, max(0, there - 1)))
+
+
+async def put_right(world: "World") -> None:
+    """Leave the counter in use, with nothing on its way that could change it again."""
+    world.faults.heal()
+    try:
+        async with asyncio.timeout(10 * COMMAND_MAX_S):
+            while True:
+                # Written last, it leaves nothing under way that could still apply.
+                _, entry = await changer(world).change(world.name, Wish("fence", ahead=0))
+                if entry.state == ACTIVE:
+                    return
+                wish = Wish("resume", state=ACTIVE)
+                if entry.state == DELETED:
+                    wanted = new_counter(world.name, world.rng, strict=world.strict)
+                    wish = Wish("create", wanted=wanted)
+                await changer(world).change(world.name, wish)
+    except (errors.IdserviceError, TimeoutError) as error:
+        raise Violation("resumes", f"it cannot be put right: {error!r}") from error

@@ -1,0 +1,372 @@
+"""The steps of a change of epoch, on every store: each condition, and copies that come late."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from msgspec.structs import replace
+
+from idservice import errors, intents
+from idservice.change import Changer
+from idservice.core.epoch import gone_back, sealed
+from idservice.counters import new_counter
+from idservice.intents import Wish
+from idservice.stores.protocol import Counter, Grant, Position, Stand, Store
+from tests.stores import backends
+from tests.stores.backends import Backend
+
+KINDS = [
+    "simulated",
+    "sqlite",
+    "moto",
+    pytest.param("dynoxide", marks=pytest.mark.needs_engine),
+]
+random = Random()
+NEXT, LATER = "2.b", "3.c"
+
+
+@pytest.fixture(params=KINDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """Empty data of one kind."""
+    match request.param:
+        case "simulated":
+            return backends.Simulated()
+        case "sqlite":
+            return backends.SQLite(tmp_path)
+        case "moto":
+            return backends.moto(request.getfixturevalue("moto_url"))
+        case _:
+            return backends.dynoxide(request.getfixturevalue("dynoxide_url"))
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[Store]:
+    """A handle on initialised data."""
+    async with backend.open() as store:
+        assert await store.init(new_counter("default", random))
+        yield store
+
+
+@pytest.fixture
+async def other(backend: Backend, store: Store) -> AsyncIterator[Store]:
+    """A second handle on the same data."""
+    async with backend.open() as other:
+        yield other
+
+
+async def made(store: Store, **settings: int) -> Counter:
+    return await store.create(new_counter("orders", random, **settings))
+
+
+async def reserve(store: Store, counter: Counter, count: int) -> range:
+    room = counter.layout().end - count
+    answer = await store.reserve(counter, count=count, seen=0, room=room)
+    assert isinstance(answer, Grant)
+    return answer.indices
+
+
+async def position_of(store: Store, counter: Counter) -> Position:
+    position = await store.position(counter)
+    assert position is not None
+    return position
+
+
+# --- entries --------------------------------------------------------------------------------------
+
+
+async def test_an_entry_is_rewritten_whole_and_moves_the_revision(
+    store: Store, other: Store
+) -> None:
+    before = await made(store)
+    revision = await other.revision()
+    after = replace(before, runway=12.5, state="suspended", revoked=1, high=9, rev=1)
+    assert await store.rewrite(before, after)
+    assert await other.entry("orders") == after
+    assert await other.counter("orders") == after
+    assert await other.revision() == revision + 1
+
+
+async def test_an_entry_that_somebody_wrote_since_is_left_alone(store: Store, other: Store) -> None:
+    before = await made(store)
+    ours, theirs = replace(before, runway=5.0, rev=1), replace(before, runway=6.0, rev=1)
+    assert await store.rewrite(before, ours)
+    revision = await store.revision()
+    for handle in (other, store):
+        assert not await handle.rewrite(before, theirs)
+    assert await store.entry("orders") == ours
+    assert await store.revision() == revision
+
+
+async def test_a_late_copy_of_a_rewrite_does_nothing_even_after_it_was_undone(
+    store: Store, other: Store
+) -> None:
+    first = await made(store)
+    second = replace(first, runway=5.0, rev=1)
+    third = replace(first, rev=2)  # the same again, but for the revision
+    assert await store.rewrite(first, second)
+    assert await store.rewrite(second, third)
+    assert not await other.rewrite(first, second)
+    assert await store.entry("orders") == third
+
+
+async def test_of_many_rewrites_at_once_one_succeeds(store: Store, other: Store) -> None:
+    before = await made(store)
+    wrote = await asyncio.gather(
+        *(
+            (store, other)[i % 2].rewrite(before, replace(before, runway=1.0 + i, rev=1))
+            for i in range(8)
+        )
+    )
+    assert sum(wrote) == 1
+    entry = await store.entry("orders")
+    assert entry is not None
+    assert entry.runway == 1.0 + wrote.index(True)
+
+
+async def test_creating_a_counter_moves_the_revision(store: Store) -> None:
+    before = await store.revision()
+    await made(store)
+    assert await store.revision() == before + 1
+    await made(store)
+    assert await store.revision() == before + 1
+
+
+# --- shards ---------------------------------------------------------------------------------------
+
+
+async def test_a_sealed_shard_grants_nothing_and_keeps_where_it_stood(
+    store: Store, other: Store
+) -> None:
+    counter = await made(store)
+    await reserve(store, counter, 10)
+    found = await store.stand(counter, 0)
+    assert found == Stand(counter.epoch, 10, 10)
+    await store.seal(counter, 0, found, sealed(NEXT))
+    for handle in (store, other):
+        with pytest.raises(errors.EpochChanged):
+            await reserve(handle, counter, 1)
+    assert await position_of(other, counter) == Position(10, 10, 2, sealed(NEXT))
+
+
+async def test_a_seal_replaces_exactly_the_epoch_that_was_read(
+    backend: Backend, store: Store
+) -> None:
+    counter = await made(store)
+    for there in (counter.epoch, gone_back(counter.epoch), sealed("1.old"), "nonsense"):
+        backend.push(counter, epoch=there)
+        before = await position_of(store, counter)
+        for wrong in ("1.another", sealed(NEXT), None):
+            stand = None if wrong is None else Stand(wrong, 0, 0)
+            await store.seal(counter, 0, stand, sealed(NEXT))
+            assert await position_of(store, counter) == before
+        await store.seal(counter, 0, Stand(there, 0, 0), sealed(NEXT))
+        assert (await position_of(store, counter)).epoch == sealed(NEXT)
+
+
+async def test_what_was_given_back_is_gone_once_another_epoch_began(
+    store: Store, other: Store
+) -> None:
+    counter = await made(store)
+    await reserve(store, counter, 10)
+    found = await position_of(store, counter)
+    assert await store.give_back(counter, found, next=10, returned=(range(2, 5),))
+    before = await position_of(store, counter)
+    assert before.returned == (range(2, 5),)
+    await store.seal(counter, 0, await store.stand(counter, 0), sealed(NEXT))
+    assert await other.claim(counter, before.rev) == (), "it is closed"
+    assert not await other.give_back(counter, before, next=8, returned=())
+    await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    opened = await position_of(store, counter)
+    assert (opened.next, opened.mark, opened.returned) == (0, 0, ())
+    assert await other.claim(counter, before.rev) == ()
+    assert not await other.give_back(counter, before, next=8, returned=(range(2, 5),))
+    assert await position_of(store, counter) == opened
+
+
+async def test_a_late_copy_of_a_seal_does_not_close_what_was_opened_since(
+    store: Store, other: Store
+) -> None:
+    counter = await made(store)
+    found = await store.stand(counter, 0)
+    await store.seal(counter, 0, found, sealed(NEXT))
+    await other.seal(counter, 0, found, sealed(NEXT))
+    await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    opened = await position_of(store, counter)
+    await other.seal(counter, 0, found, sealed(NEXT))
+    await other.seal(counter, 0, None, sealed(NEXT))
+    assert await position_of(store, counter) == opened
+    assert await reserve(store, replace(counter, epoch=NEXT), 2) == range(2)
+
+
+async def test_a_missing_shard_is_created_closed_and_only_while_it_is_missing(
+    store: Store, other: Store
+) -> None:
+    counter = replace(await made(store), shards=2)
+    assert await store.stand(counter, 1) is None
+    await store.seal(counter, 1, Stand(counter.epoch, 0, 0), sealed(NEXT))
+    assert await store.stand(counter, 1) is None
+    await store.seal(counter, 1, None, sealed(NEXT))
+    assert await store.stand(counter, 1) == Stand(sealed(NEXT), 0, 0)
+    with pytest.raises(errors.EpochChanged):
+        await store.reserve(counter, count=1, seen=0, room=100, shard=1)
+    await other.seal(counter, 1, None, sealed(LATER))
+    assert await store.stand(counter, 1) == Stand(sealed(NEXT), 0, 0)
+    await store.open_shard(counter, 1, sealed(NEXT), NEXT, value=0)
+    opened = replace(counter, epoch=NEXT)
+    answer = await store.reserve(opened, count=3, seen=0, room=100, shard=1)
+    assert isinstance(answer, Grant)
+    assert answer.indices == range(3)
+    assert await store.stand(counter, 0) == Stand(counter.epoch, 0, 0)
+
+
+async def test_a_shard_opens_at_zero_and_only_from_the_seal_of_this_change(
+    store: Store, other: Store
+) -> None:
+    counter = await made(store, start=40)
+    await reserve(store, counter, 10)
+    await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    assert (await position_of(store, counter)).epoch == counter.epoch
+    await store.seal(counter, 0, await store.stand(counter, 0), sealed(NEXT))
+    await store.open_shard(counter, 0, sealed(LATER), LATER, value=0)
+    assert (await position_of(store, counter)).epoch == sealed(NEXT)
+    await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    assert await position_of(other, counter) == Position(0, 0, 3, NEXT)
+
+
+async def test_a_late_copy_of_an_opening_does_not_reset_the_position(
+    store: Store, other: Store
+) -> None:
+    counter = await made(store)
+    await store.seal(counter, 0, await store.stand(counter, 0), sealed(NEXT))
+    await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    await reserve(store, replace(counter, epoch=NEXT), 7)
+    await other.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    assert (await position_of(store, counter)).next == 7
+    await store.seal(counter, 0, await store.stand(counter, 0), sealed(LATER))
+    await other.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    assert await store.stand(counter, 0) == Stand(sealed(LATER), 7, 7)
+
+
+async def test_opening_a_missing_shard_does_not_create_it(backend: Backend, store: Store) -> None:
+    counter = await made(store)
+    backend.delete(counter)
+    await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
+    assert await store.stand(counter, 0) is None
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+async def change(store: Store, kind: str, **wish: object) -> Counter:
+    changer = Changer(store, random=random, stale_s=0.0)
+    _, after = await changer.change("orders", Wish(kind, **wish))  # type: ignore[arg-type]
+    return after
+
+
+async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(store: Store, other: Store) -> None:
+    old = await made(store)
+    await reserve(store, old, 10)
+    new = await change(store, "set", next=500)
+    assert new == await other.counter("orders")
+    with pytest.raises(errors.EpochChanged):
+        await reserve(other, old, 1)
+    assert new.layout().ids(await reserve(other, new, 3)) == range(500, 503)
+
+
+async def test_suspend_resume_delete_and_create_again_go_on_above(store: Store) -> None:
+    counter = await made(store)
+    free = 0
+    for kind in ("suspend", "resume", "delete", "create", "suspend", "delete", "create"):
+        if counter.state == "active":
+            ids = counter.layout().ids(await reserve(store, counter, 10))
+            assert ids.start >= free
+            free = ids.stop
+        wish: dict[str, object] = {
+            "suspend": {"state": "suspended"},
+            "resume": {"state": "active"},
+            "delete": {"state": "deleted"},
+            "create": {"wanted": new_counter("orders", random, start=3)},
+        }[kind]  # type: ignore[assignment]
+        before, counter = counter, await change(store, kind, **wish)
+        with pytest.raises(errors.EpochChanged):
+            await reserve(store, before, 1)
+    assert counter.layout().ids(await reserve(store, counter, 1)) == range(free, free + 1)
+
+
+async def test_several_operators_at_once_each_get_their_change_done(
+    store: Store, other: Store
+) -> None:
+    await made(store)
+    done = await asyncio.gather(
+        *(change((store, other)[i % 2], "set", next=1000 * (i + 1), lower=True) for i in range(4))
+    )
+    entry = await store.entry("orders")
+    assert entry is not None
+    assert entry.intent is None
+    assert entry.ordinal == 5
+    assert entry in done
+
+
+async def test_a_position_that_went_back_is_repaired_by_a_fence(
+    backend: Backend, store: Store
+) -> None:
+    counter = await made(store)
+    await reserve(store, counter, 100)
+    backend.push(counter, next=60)
+    await store.close_gone_back(counter, counter.epoch)
+    repaired = await change(store, "fence", ahead=5)
+    assert repaired.layout().ids(await reserve(store, repaired, 1)) == range(105, 106)
+
+
+async def test_a_lost_position_is_repaired_only_by_who_names_a_number(
+    backend: Backend, store: Store
+) -> None:
+    counter = await made(store)
+    await reserve(store, counter, 100)
+    backend.delete(counter)
+    for kind, wish in (
+        ("fence", {"ahead": 1000}),
+        ("set", {"next": 500}),
+        ("suspend", {"state": "suspended"}),
+    ):
+        with pytest.raises(errors.PositionMissing):
+            await change(store, kind, **wish)
+    assert await store.counter("orders") == counter
+    repaired = await change(store, "fence", past=499)
+    assert repaired.layout().ids(await reserve(store, repaired, 1)) == range(500, 501)
+
+
+async def test_a_position_that_cannot_be_read_is_repaired_only_by_who_names_a_number(
+    backend: Backend, store: Store
+) -> None:
+    if 41.5 in backend.cannot:
+        pytest.skip(backend.cannot[41.5])
+    counter = await made(store)
+    for attribute in ("next", "mark"):
+        backend.push(counter, **{attribute: 41.5})
+        with pytest.raises(errors.PositionIllFormed):
+            await change(store, "set", next=500)
+        counter = await change(store, "fence", past=499)
+        assert counter.layout().ids(await reserve(store, counter, 1)).start >= 500
+
+
+async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
+    store: Store, other: Store
+) -> None:
+    counter = await made(store)
+    await reserve(store, counter, 10)
+    begun = intents.begun(counter, Wish("set", next=500), [await store.stand(counter, 0)], random)
+    assert await store.rewrite(counter, begun)
+    changer = Changer(other, random=random, stale_s=0.0)
+    done = await changer.carry_out("orders")
+    assert done.base == 500
+    assert await store.entry("orders") == done
+    assert await changer.carry_out("orders") == done
+
+
+async def test_the_identity_is_recorded_anew_only_when_told(backend: Backend, store: Store) -> None:
+    await store.verify()
+    await store.accept()
+    await store.verify()

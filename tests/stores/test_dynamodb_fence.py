@@ -1,0 +1,165 @@
+"""Fencing on DynamoDB: an adopted item is never lowered, and a recreated table is accepted last."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from idservice import errors
+from idservice.change import Changer
+from idservice.core.epoch import sealed
+from idservice.counters import new_counter
+from idservice.intents import Wish
+from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.protocol import Counter
+from tests.engines import by_hand, recreate
+from tests.stores.backends import Dynamo
+from tests.stores.test_dynamodb_adopt import (
+    Legacy,
+    backend,
+    client,
+    ids_of,
+    legacy,
+    random,
+    store,
+    wanted,
+)
+
+__all__ = ["backend", "client", "legacy", "store"]  # fixtures, used by name
+
+
+async def change(store: DynamoStore, name: str, kind: str, **wish: Any) -> Counter:
+    _, after = await Changer(store, random=random, stale_s=0.0).change(name, Wish(kind, **wish))
+    return after
+
+
+@pytest.mark.parametrize("returns", ["old", "new"])
+async def test_a_fence_raises_an_adopted_item_and_both_go_on_above(
+    store: DynamoStore, legacy: Legacy, returns: str
+) -> None:
+    old = await store.create(await wanted(store, legacy, returns))
+    assert await ids_of(store, old, 2) == ([41, 42] if returns == "old" else [42, 43])
+    found = await store.position(old)
+    assert found is not None
+    assert await store.give_back(old, found, next=found.next, returned=(range(42, 43),))
+    new = await change(store, "donations", "fence", past=499)
+    opened = await store.position(new)
+    assert opened is not None
+    assert opened.returned == (), "who knows who has them, after what a fence is for"
+    with pytest.raises(errors.EpochChanged):
+        await ids_of(store, old, 1)
+    assert await ids_of(store, new, 2) == [500, 501]
+    assert legacy.next(returns) == 502
+    assert await ids_of(store, new, 1) == [503]
+
+
+async def test_a_fence_never_lowers_an_adopted_item(store: DynamoStore, legacy: Legacy) -> None:
+    await store.create(await wanted(store, legacy))
+    legacy.put(counterValue=41, epoch="1.a", mark=41, rev=0)
+    for _ in range(20):
+        legacy.next("old")
+    new = await change(store, "donations", "fence", past=50)
+    assert await ids_of(store, new, 1) == [61]
+
+
+async def test_the_old_endpoint_may_count_between_any_two_steps_of_a_fence(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    got = await ids_of(store, counter, 3)
+    await store.seal(counter, 0, await store.stand(counter, 0), sealed("2.b"))
+    got += [legacy.next("old") for _ in range(3)]
+    await store.open_shard(counter, 0, sealed("2.b"), "2.b", value=45)  # by now it is at 47
+    new = replace(counter, epoch="2.b")
+    got += await ids_of(store, new, 1)
+    await store.open_shard(counter, 0, sealed("2.b"), "2.b", value=1000)  # a late copy
+    got += [legacy.next("old"), *await ids_of(store, new, 1)]
+    assert got == list(range(41, 50))
+
+
+async def test_an_adopted_item_that_was_set_back_is_repaired_by_a_fence(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    await ids_of(store, counter, 10)
+    legacy.put(counterValue=45, mark=51, rev=1, epoch=counter.epoch)
+    with pytest.raises(errors.WentBack):
+        await ids_of(store, counter, 1)
+    await store.close_gone_back(counter, counter.epoch)
+    fenced = await change(store, "donations", "fence", ahead=0)
+    assert await ids_of(store, fenced, 1) == [51]
+
+
+@pytest.mark.parametrize(
+    ("kind", "wish"),
+    [
+        ("set", {"next": 900}),
+        ("suspend", {"state": "suspended"}),
+        ("delete", {"state": "deleted"}),
+        ("limit", {"limit": 5000}),
+    ],
+)
+async def test_what_an_old_endpoint_would_ignore_is_refused_and_changes_nothing(
+    store: DynamoStore, legacy: Legacy, kind: str, wish: dict[str, object]
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    before = legacy.item()
+    with pytest.raises(errors.ChangeRefused, match="old endpoint"):
+        await change(store, "donations", kind, **wish)
+    assert legacy.item() == before
+    assert await store.entry("donations") == counter
+
+
+async def test_a_missing_adopted_item_is_not_created_by_a_fence(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    await store.create(await wanted(store, legacy))
+    legacy.client.delete_item(TableName=legacy.table, Key=legacy.typed)
+    with pytest.raises(errors.PositionMissing):
+        await change(store, "donations", "fence", past=1000)
+
+
+@pytest.fixture
+def engine(dynoxide_url: str) -> Dynamo:
+    """One whose tables have identities."""
+    return Dynamo(dynoxide_url)
+
+
+@pytest.mark.needs_engine
+async def test_a_recreated_table_is_accepted_when_told_and_watched_over_again(
+    engine: Dynamo,
+) -> None:
+    async with engine.open() as store:
+        await store.init(new_counter("default", random))
+        with by_hand(engine.url) as client:
+            recreate(client, engine.table)
+            with pytest.raises(errors.StoreReplaced):
+                await store.verify()
+            await change(store, "default", "fence", past=99)
+            with pytest.raises(errors.StoreReplaced):
+                await store.verify()
+            await store.accept()
+            await store.verify()
+            await store.accept()
+            recreate(client, engine.table)
+            with pytest.raises(errors.StoreReplaced):
+                await store.verify()
+
+
+@pytest.mark.needs_engine
+async def test_a_recreated_table_of_an_adopted_counter_is_accepted_by_its_fence(
+    engine: Dynamo,
+) -> None:
+    async with engine.open() as store:
+        await store.init(new_counter("default", random))
+        with by_hand(engine.url) as client:
+            legacy = Legacy(client, {"pk": "donations"})
+            legacy.put(counterValue=41)
+            await store.create(await wanted(store, legacy))
+            recreate(client, legacy.table)
+            with pytest.raises(errors.NotApplied, match="recreated"):
+                await store.counter("donations")
+            await change(store, "donations", "fence", past=99)
+            fenced = await store.counter("donations")
+            assert fenced is not None
+            assert await ids_of(store, fenced, 1) == [100]

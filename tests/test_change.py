@@ -1,0 +1,188 @@
+"""How a change is carried out when the store fails, repeats, or somebody else is faster."""
+
+import asyncio
+from random import Random
+from typing import Any
+
+import pytest
+
+from idservice import errors, intents
+from idservice.change import TRIES, Changer
+from idservice.intents import Wish
+from idservice.stores.protocol import Counter
+from tests.simulation.loop import elapse, run
+from tests.simulation.serving import table
+from tests.simulation.store import Faults, SimStore, Table
+
+SUSPEND = Wish("suspend", state="suspended")
+
+
+def changer(data: Table, faults: Faults | None = None, *, stale_s: float = 60.0) -> Changer:
+    return Changer(SimStore(Random(1), data, faults), random=Random(2), stale_s=stale_s)
+
+
+async def granted(data: Table, count: int) -> None:
+    entry = data.entries["orders"]
+    await SimStore(Random(1), data).reserve(entry, count=count, seen=0, room=10**6)
+
+
+def test_ids_go_down_only_when_every_instance_has_heard_or_stopped() -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        wish = Wish("set", next=5, lower=True)
+        changing = asyncio.create_task(changer(data).change("orders", wish))
+        await elapse(59.0)
+        assert data.positions["orders", 0].epoch.startswith("sealed:2.")
+        assert data.entries["orders"].epoch.startswith("1.")
+        _, after = await changing
+        assert asyncio.get_running_loop().time() >= 60.0
+        assert after.base == 5
+
+    run(main())
+
+
+def test_a_longer_runway_of_the_counter_itself_is_waited_for() -> None:
+    async def main() -> None:
+        data = table(runway=300.0)
+        await granted(data, 100)
+        await changer(data).change("orders", Wish("set", next=5, lower=True))
+        assert asyncio.get_running_loop().time() >= 600.0
+
+    run(main())
+
+
+def test_who_takes_over_waits_from_when_it_saw_the_seals_itself() -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        first = asyncio.create_task(changer(data).change("orders", Wish("set", next=5, lower=True)))
+        await elapse(30.0)
+        first.cancel()
+        await changer(data).carry_out("orders")
+        assert asyncio.get_running_loop().time() >= 90.0
+        assert data.entries["orders"].base == 5
+
+    run(main())
+
+
+def test_nobody_waits_where_ids_go_up() -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        await changer(data).change("orders", Wish("set", next=100, lower=True))
+        assert asyncio.get_running_loop().time() < 1.0
+
+    run(main())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_change_is_made_once_whatever_the_network_loses_and_repeats(seed: int) -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        faults = Faults(lost_before=0.1, lost_after=0.2, late_answer=0.1, repeated=0.5)
+        store = SimStore(Random(seed), data, faults)
+        try:
+            _, after = await Changer(store, random=Random(seed), stale_s=60.0).change(
+                "orders", Wish("set", next=500)
+            )
+        except errors.OutcomeUnknown:
+            after = await changer(data).carry_out("orders")
+        await elapse(30.0)
+        assert data.entries["orders"] == after
+        assert after.ordinal in (1, 2)
+        assert after.intent is None
+
+    run(main(), seed=seed)
+
+
+class Gone(SimStore):
+    """A store that answers nothing any more, from some call on."""
+
+    def __init__(self, *arguments: Any, left: int) -> None:
+        super().__init__(*arguments)
+        self.left = left
+
+    async def _call(self, action: str, apply: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            kind = errors.NotApplied if action == "read" else errors.OutcomeUnknown
+            raise kind(store=self.address, action=action, why="it is gone")
+        return await super()._call(action, apply)
+
+
+@pytest.mark.parametrize("left", range(12))
+def test_whatever_an_operator_got_done_before_the_store_went_away_is_finished_later(
+    left: int,
+) -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        dying = Changer(Gone(Random(1), data, left=left), random=Random(2), stale_s=0.0)
+        outcome = ""
+        try:
+            await dying.change("orders", Wish("set", next=500))
+        except errors.StoreError as error:
+            outcome = error.outcome
+        if data.entries["orders"].intent is not None:
+            assert outcome == errors.UNKNOWN
+        before = data.entries["orders"]
+        after = await changer(data).carry_out("orders")
+        assert after.intent is None
+        assert after.base == (500 if before.intent or before.base else 0)
+        if after.base:
+            assert data.positions["orders", 0].epoch == after.epoch
+            assert data.positions["orders", 0].next == 0
+
+    run(main())
+
+
+def test_two_operators_at_once_both_find_it_done() -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        both = await asyncio.gather(
+            changer(data, Faults()).change("orders", SUSPEND),
+            changer(data, Faults()).change("orders", SUSPEND),
+        )
+        assert {after.state for _, after in both} == {"suspended"}
+        assert data.entries["orders"].ordinal == 2, "one change was enough"
+
+    run(main())
+
+
+class Meddled(Table):
+    """A table in which a hand undoes every seal."""
+
+    def seal(self, counter: Counter, *arguments: Any) -> None:
+        super().seal(counter, *arguments)
+        self.set_by_hand(counter.name, epoch="9.hand")
+
+
+def test_a_change_that_cannot_be_carried_out_gives_up_and_says_why() -> None:
+    async def main() -> None:
+        data = Meddled()
+        ready = table()
+        data.recorded, data.entries, data.positions = ready.recorded, ready.entries, ready.positions
+        with pytest.raises(errors.OutcomeUnknown, match=r"9\.hand") as refused:
+            await changer(data).change("orders", SUSPEND)
+        assert "begun and not done" in str(refused.value)
+        assert data.entries["orders"].intent is not None
+
+    run(main())
+    assert TRIES < 20
+
+
+def test_who_begins_over_another_s_intent_finishes_that_first() -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        entry = data.entries["orders"]
+        found = [data.stand(entry, 0)]
+        data.rewrite(entry, intents.begun(entry, Wish("set", next=500), found, Random(1)))
+        before, after = await changer(data).change("orders", Wish("fence", ahead=1))
+        assert (before.base, before.ordinal) == (500, 2)
+        assert (after.base, after.ordinal) == (501, 3)
+
+    run(main())

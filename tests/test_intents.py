@@ -1,0 +1,245 @@
+"""What an operator may wish of a counter, and what that makes of its entry."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from idservice import errors, intents
+from idservice.counters import new_counter
+from idservice.intents import JUMP_MAX, Wish
+from idservice.stores.protocol import (
+    DELETED,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    SUSPENDED,
+    Adopted,
+    Counter,
+    Stand,
+)
+
+RANDOM = Random(1)
+SUSPEND, RESUME = Wish("suspend", state="suspended"), Wish("resume", state="active")
+DELETE = Wish("delete", state="deleted")
+OLD = Adopted("t", (("k", "S", "v"),), "a", "old")
+
+
+def counter(**settings: object) -> Counter:
+    return new_counter("orders", RANDOM, **settings)  # type: ignore[arg-type]
+
+
+def stands(entry: Counter, next: int = 0, mark: int | None = None) -> list[Stand]:
+    return [Stand(entry.epoch, next, next if mark is None else mark)]
+
+
+def carried_out(entry: Counter, wish: Wish, next: int = 0, mark: int | None = None) -> Counter:
+    """The entry after a change, as the driver goes through its steps."""
+    found = stands(entry, next, mark)
+    begun = intents.begun(entry, wish, found, RANDOM)
+    if begun.intent is None:
+        return begun
+    return intents.done(intents.based(begun, found, None))
+
+
+def test_every_step_raises_the_revision_and_the_epoch_rises_with_the_last() -> None:
+    entry = counter()
+    begun = intents.begun(entry, SUSPEND, stands(entry), RANDOM)
+    based = intents.based(begun, stands(entry), None)
+    done = intents.done(based)
+    assert [step.rev for step in (entry, begun, based, done)] == [0, 1, 2, 3]
+    assert [step.ordinal for step in (entry, begun, based, done)] == [1, 1, 1, 2]
+    assert done.intent is None
+
+
+def test_a_set_goes_on_from_there_and_keeps_the_blocks_in_use() -> None:
+    done = carried_out(counter(), Wish("set", next=500), next=57)
+    assert (done.base, done.high, done.revoked, done.state) == (500, 500, 0, "active")
+
+
+def test_a_set_below_ids_in_use_is_refused_unless_somebody_answers_for_it() -> None:
+    entry = counter()
+    with pytest.raises(errors.ChangeRefused, match=r"ids up to 56 may be in use.*--allow-lower"):
+        carried_out(entry, Wish("set", next=56), next=57)
+    lower = carried_out(entry, Wish("set", next=56, lower=True), next=57)
+    assert (lower.base, lower.revoked) == (56, 1)
+    assert carried_out(entry, Wish("set", next=57), next=57).base == 57
+
+
+def test_permission_to_go_lower_changes_nothing_where_it_is_not_needed() -> None:
+    done = carried_out(counter(), Wish("set", next=100, lower=True), next=57)
+    assert (done.base, done.revoked) == (100, 0)
+
+
+def test_a_position_below_its_mark_does_not_lower_the_base() -> None:
+    with pytest.raises(errors.ChangeRefused):
+        carried_out(counter(), Wish("set", next=20), next=3, mark=57)
+    assert carried_out(counter(), Wish("fence", past=10), next=3, mark=57).base == 57
+
+
+def test_ids_that_were_granted_between_the_wish_and_the_seal_are_not_repeated() -> None:
+    entry = counter()
+    begun = intents.begun(entry, Wish("set", next=60), stands(entry, 57), RANDOM)
+    based = intents.based(begun, stands(entry, 90), None)
+    assert intents.done(based).base == 90
+
+
+def test_a_long_jump_wants_to_be_forced() -> None:
+    with pytest.raises(errors.ChangeRefused, match=rf"more than {JUMP_MAX}.*--force"):
+        carried_out(counter(), Wish("set", next=JUMP_MAX + 58), next=57)
+    assert carried_out(counter(), Wish("set", next=JUMP_MAX + 57), next=57).base == JUMP_MAX + 57
+    forced = Wish("set", next=2**50, forced=True)
+    assert carried_out(counter(), forced, next=57).base == 2**50
+
+
+def test_a_set_beyond_the_limit_is_refused() -> None:
+    with pytest.raises(errors.ChangeRefused, match="limit 99"):
+        carried_out(counter(limit=99), Wish("set", next=100))
+    assert carried_out(counter(limit=99), Wish("set", next=99)).base == 99
+
+
+def test_suspending_revokes_and_resuming_goes_on_exactly_where_it_ended() -> None:
+    closed = carried_out(counter(), SUSPEND, next=57)
+    assert (closed.state, closed.revoked, closed.high, closed.base) == (SUSPENDED, 1, 57, 0)
+    resumed = carried_out(closed, RESUME, next=57)
+    assert (resumed.state, resumed.base, resumed.revoked, resumed.ordinal) == ("active", 57, 1, 3)
+
+
+def test_what_is_so_already_changes_nothing() -> None:
+    entry = counter(runway=5.0)
+    for wish in (RESUME, Wish("runway", runway=5.0), Wish("limit", limit=entry.limit)):
+        assert intents.begun(entry, wish, stands(entry), RANDOM) is entry
+    closed = carried_out(entry, SUSPEND)
+    assert intents.begun(closed, SUSPEND, stands(closed), RANDOM) is closed
+
+
+def test_a_runway_is_changed_without_an_epoch() -> None:
+    entry = counter()
+    changed = intents.begun(entry, Wish("runway", runway=90.0), stands(entry), RANDOM)
+    assert (changed.runway, changed.intent, changed.epoch, changed.rev) == (
+        90.0, None, entry.epoch, 1,
+    )  # fmt: skip
+
+
+def test_a_raised_limit_keeps_blocks_and_a_lowered_one_revokes_them() -> None:
+    entry = counter(limit=1000)
+    raised = carried_out(entry, Wish("limit", limit=2000), next=57)
+    assert (raised.limit, raised.revoked, raised.base) == (2000, 0, 57)
+    lowered = carried_out(entry, Wish("limit", limit=100), next=57)
+    assert (lowered.limit, lowered.revoked, lowered.base) == (100, 1, 57)
+
+
+@pytest.mark.parametrize("limit", [LIMIT_DEFAULT + 1, LIMIT_MAX + 1, 4])
+def test_a_limit_stays_on_its_side_of_what_javascript_keeps(limit: int) -> None:
+    with pytest.raises(errors.ChangeRefused, match="limit"):
+        carried_out(counter(start=5), Wish("limit", limit=limit))
+
+
+def test_a_limit_above_what_javascript_keeps_stays_there_too() -> None:
+    with pytest.raises(errors.ChangeRefused, match="JSON"):
+        carried_out(counter(limit=2**60), Wish("limit", limit=LIMIT_DEFAULT))
+    assert carried_out(counter(limit=2**60), Wish("limit", limit=2**61)).limit == 2**61
+
+
+def test_a_deleted_name_begins_above_its_tombstone() -> None:
+    gone = carried_out(counter(), DELETE, next=57)
+    assert (gone.state, gone.revoked, gone.high) == (DELETED, 1, 57)
+    again = carried_out(gone, Wish("create", wanted=counter(start=10, strict=True)), next=57)
+    assert (again.state, again.base, again.start, again.strict) == ("active", 57, 10, True)
+    higher = carried_out(gone, Wish("create", wanted=counter(start=1000)), next=57)
+    assert higher.base == 1000
+
+
+def test_of_a_deleted_counter_nothing_else_can_be_changed() -> None:
+    gone = carried_out(counter(), DELETE)
+    for wish in (SUSPEND, RESUME, DELETE, Wish("set", next=9), Wish("runway", runway=9.0)):
+        with pytest.raises(errors.UnknownCounter):
+            intents.begun(gone, wish, stands(gone), RANDOM)
+
+
+def test_a_name_that_somebody_else_created_meanwhile_is_left_alone() -> None:
+    entry = counter()
+    wish = Wish("create", wanted=counter(start=10))
+    assert intents.begun(entry, wish, stands(entry), RANDOM) is entry
+
+
+def test_an_item_cannot_be_adopted_under_a_name_that_was_used() -> None:
+    gone = carried_out(counter(), DELETE)
+    with pytest.raises(errors.ChangeRefused, match="another name"):
+        intents.begun(gone, Wish("create", wanted=counter(adopted=OLD)), stands(gone), RANDOM)
+
+
+def test_a_fence_goes_past_a_number_or_ahead_of_what_is_known_and_revokes() -> None:
+    assert carried_out(counter(), Wish("fence", past=500), next=57).base == 501
+    assert carried_out(counter(), Wish("fence", past=5), next=57).base == 57
+    ahead = carried_out(counter(), Wish("fence", ahead=1000), next=57)
+    assert (ahead.base, ahead.revoked, ahead.high) == (1057, 1, 1057)
+
+
+def test_a_fence_leaves_what_is_closed_closed_and_raises_where_it_will_begin() -> None:
+    for wish in (SUSPEND, DELETE):
+        closed = carried_out(counter(), wish, next=57)
+        fenced = carried_out(closed, Wish("fence", past=500), next=57)
+        assert (fenced.state, fenced.high, fenced.base) == (closed.state, 501, 0)
+
+
+def test_a_position_of_a_later_epoch_than_the_entry_s_is_passed_by() -> None:
+    entry = counter()
+    found = [Stand("7.other", 80, 80)]
+    begun = intents.begun(entry, Wish("fence", past=90), found, RANDOM)
+    assert intents.done(intents.based(begun, found, None)).ordinal == 8
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        SUSPEND, DELETE, Wish("set", next=9), Wish("limit", limit=99),
+        Wish("set", next=9, lower=True),
+    ],
+    ids=lambda wish: wish.kind,
+)  # fmt: skip
+def test_of_an_adopted_counter_only_what_its_old_endpoint_can_live_with(wish: Wish) -> None:
+    entry = counter(adopted=OLD)
+    with pytest.raises(errors.ChangeRefused, match="old endpoint"):
+        intents.begun(entry, wish, stands(entry), RANDOM)
+
+
+def test_an_adopted_counter_is_fenced_without_a_base_of_its_own() -> None:
+    entry = counter(adopted=replace(OLD, returns="new"))
+    fenced = carried_out(entry, Wish("fence", past=500), next=57)
+    assert (fenced.base, fenced.high, fenced.ordinal) == (entry.base, 501, 2) == (1, 501, 2)
+    assert carried_out(entry, Wish("runway", runway=9.0)).runway == 9.0
+
+
+WISHES = st.one_of(
+    st.sampled_from([SUSPEND, RESUME, DELETE]),
+    st.builds(lambda n: Wish("set", next=n), st.integers(0, 3000)),
+    st.builds(lambda n: Wish("fence", past=n), st.integers(0, 3000)),
+    st.builds(lambda n: Wish("fence", ahead=n), st.integers(0, 300)),
+    st.builds(lambda n: Wish("create", wanted=counter(start=n)), st.integers(0, 3000)),
+    st.builds(lambda n: Wish("limit", limit=n), st.integers(0, LIMIT_DEFAULT)),
+)
+
+
+@given(st.lists(st.tuples(WISHES, st.integers(0, 400)), max_size=12))
+def test_no_sequence_of_changes_opens_an_epoch_on_ids_that_were_granted(
+    changes: list[tuple[Wish, int]],
+) -> None:
+    entry, next, free, ordinal = counter(), 0, 0, 1
+    for wish, granted in changes:
+        if entry.state == "active":
+            next += granted
+            free = max(free, entry.layout().id(next))
+        try:
+            after = carried_out(entry, wish, next)
+        except errors.IdserviceError:
+            continue
+        if after.epoch != entry.epoch:
+            assert after.ordinal > ordinal
+            ordinal = after.ordinal
+            assert after.high >= free
+            if after.state == "active":
+                assert after.base >= free
+                next = 0
+        entry = after

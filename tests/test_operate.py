@@ -1,0 +1,109 @@
+"""The commands that change counters: what they print, and how they end."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import Run, _here, assert_refused, run
+
+__all__ = ["_here", "run"]  # fixtures, used by name
+
+
+@pytest.fixture(autouse=True)
+def _initialised(_here: None, run: Run) -> None:
+    assert run("init").code == 0
+    assert run("create", "orders").code == 0
+    assert run("next", "orders", "--count", "10").code == 0
+
+
+def state_of(run: Run, name: str = "orders") -> str:
+    state: str = json.loads(run("show", name, "--json").out)["state"]
+    return state
+
+
+def test_set_goes_on_from_there(run: Run) -> None:
+    said = run("set", "orders", "--next", "500", "--reason", "ticket 17")
+    assert (said.code, said.out) == (0, "counter orders: active, epoch 2, ids from 500\n")
+    assert run("next", "orders").out == "500\n"
+
+
+def test_set_refuses_to_repeat_ids_or_to_skip_a_million(run: Run) -> None:
+    assert_refused(run("set", "orders", "--next", "9"), 1, "ids up to 9", "--allow-lower")
+    assert_refused(run("set", "orders", "--next", "1000011"), 1, "1000001 ids", "--force")
+    assert run("next", "orders").out == "10\n"
+    assert run("set", "orders", "--next", "2000000", "--force").code == 0
+    assert run("next", "orders").out == "2000000\n"
+
+
+def test_set_goes_down_when_the_longest_silence_is_over(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.intents.STALE_MIN_S", 0.0)
+    said = run("set", "orders", "--next", "5", "--allow-lower", "--runway", "1")
+    assert (said.code, said.out) == (0, "counter orders: active, epoch 2, ids from 5\n")
+    assert run("next", "orders").out == "5\n"
+
+
+def test_suspend_and_resume(run: Run) -> None:
+    assert run("suspend", "orders").out == "counter orders: suspended, epoch 2\n"
+    assert_refused(run("next", "orders"), 1, "suspended", "resume orders")
+    assert state_of(run) == "suspended"
+    assert run("suspend", "orders").out == (
+        "counter orders: already suspended, nothing was changed\n"
+    )
+    assert run("resume", "orders").out == "counter orders: active, epoch 3, ids from 10\n"
+    assert run("next", "orders").out == "10\n"
+
+
+def test_a_deleted_counter_is_gone_and_its_name_goes_on_above(run: Run) -> None:
+    assert run("delete", "orders").out == "counter orders: deleted, epoch 2\n"
+    for words in (("next", "orders"), ("show", "orders"), ("delete", "orders"),
+                  ("set", "orders", "--next", "99"), ("resume", "orders")):  # fmt: skip
+        assert_refused(run(*words), 1, "no counter 'orders'")
+    assert run("counters").out == "default\n"
+    assert run("create", "orders").out == "counter orders: created, ids from 10\n"
+    assert run("create", "orders").out == ("counter orders: already there, configured the same\n")
+    assert run("next", "orders").out == "10\n"
+
+
+def test_fence_goes_past_a_number_or_ahead(run: Run) -> None:
+    assert run("fence", "orders", "--past", "99").out == (
+        "counter orders: active, epoch 2, ids from 100\n"
+    )
+    assert run("fence", "orders", "--ahead", "50").out == (
+        "counter orders: active, epoch 3, ids from 150\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("set", "orders"), ("--next",)),
+        (("set", "orders", "--next", "-1"), ("--next",)),
+        (("set", "orders", "--next", "1_0"), ("--next", "1_0")),
+        (("set", "-x", "--next", "1"), ()),
+        (("set", "or/ders", "--next", "1"), ("or/ders",)),
+        (("suspend",), ("NAME",)),
+        (("suspend", "orders", "--reason", "two\nlines"), ("reason",)),
+        (("fence", "orders"), ("--past", "--ahead")),
+        (("fence", "--past", "1"), ("--all",)),
+        (("fence", "orders", "--all", "--past", "1"), ("--all",)),
+        (("fence", "orders", "--past", "1", "--ahead", "1"), ("--past", "--ahead")),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_changes_nothing(
+    run: Run, words: tuple[str, ...], parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert_refused(run(*words), 2, *parts)
+    database = sqlite3.connect(tmp_path / "idservice.db")
+    (config,) = database.execute("SELECT config FROM entry WHERE name = 'orders'").fetchone()
+    database.close()
+    assert "rev" not in json.loads(config)
+
+
+@pytest.mark.parametrize("word", ["suspend", "resume", "delete"])
+def test_of_an_unknown_counter_nothing_can_be_changed(run: Run, word: str) -> None:
+    assert_refused(run(word, "nobody"), 1, "no counter 'nobody'")

@@ -1,0 +1,303 @@
+"""What an instance makes of a counter that is changed while it hands its ids out."""
+
+import asyncio
+from random import Random
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from idservice import errors, intents
+from idservice.catalogue import POLL_S, STANDS_STILL_S
+from idservice.change import Changer
+from idservice.counters import new_counter
+from idservice.intents import Wish
+from idservice.service import Service
+from idservice.stores.protocol import Counter
+from idservice.supply import Limits, Supply
+from tests.simulation.loop import elapse, run
+from tests.simulation.serving import answers_after, serving, table
+from tests.simulation.store import Faults, SimStore, Table
+
+SUSPEND, RESUME = Wish("suspend", state="suspended"), Wish("resume", state="active")
+LATER = Limits(runway=30.0, wait=2.0)
+
+
+async def elsewhere(data: Table, wish: Wish, name: str = "orders") -> Counter:
+    """Changed by somebody else, through a store without faults."""
+    changer = Changer(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
+    _, after = await changer.change(name, wish)
+    return after
+
+
+async def stocked(service: Service) -> Supply:
+    """A counter of which ids are in memory: 0 and 1 are handed out."""
+    supply = await service.supply("orders")
+    assert [await supply.one(), await supply.one()] == [0, 1]
+    assert supply.allocator.held
+    return supply
+
+
+def balanced(supply: Supply) -> bool:
+    reading = supply.reading()
+    in_memory = {name: ids for name, ids in reading.gaps.items() if name not in ("unknown", "late")}
+    return reading.reserved == reading.issued + reading.held + sum(in_memory.values())
+
+
+def test_ids_of_an_epoch_that_is_merely_over_are_used_up_first() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await stocked(service)
+            held = supply.allocator.held
+            await elsewhere(data, Wish("set", next=5000))
+            await elapse(POLL_S + 0.1)
+            assert supply.counter.ordinal == 2
+            got = [await supply.one() for _ in range(held + 5)]
+            assert got[:held] == list(range(2, held + 2))
+            assert got[held:] == list(range(5000, 5005))
+            assert not supply.reading().gaps
+            assert balanced(supply)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [Wish("fence", ahead=7), Wish("limit", limit=2**40), SUSPEND],
+    ids=lambda wish: wish.kind,
+)
+def test_ids_of_a_revoked_epoch_are_dropped_within_three_seconds_and_counted(wish: Wish) -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await stocked(service)
+            held = supply.allocator.held
+            await elsewhere(data, wish)
+            await elapse(3.0)
+            assert supply.reading().gaps == {"revoked": held}
+            if wish is SUSPEND:
+                await elsewhere(data, RESUME)
+                await elapse(3.0)
+            assert await supply.one() >= held + 2
+            assert balanced(supply)
+
+    run(main())
+
+
+def test_a_fence_that_was_followed_by_another_change_still_revokes() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await stocked(service)
+            held = supply.allocator.held
+            await elsewhere(data, Wish("fence", ahead=0))
+            await elsewhere(data, Wish("set", next=900))
+            await elapse(3.0)
+            assert supply.reading().gaps == {"revoked": held}
+            assert await supply.one() == 900
+
+    run(main())
+
+
+def test_older_news_changes_nothing() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await stocked(service)
+            entries = [data.entries["orders"]]
+            data.on_entry = entries.append
+            for wish in (SUSPEND, RESUME, Wish("set", next=700), SUSPEND):
+                await elsewhere(data, wish)
+            supply.see(entries[-1])
+            closed = supply.closed
+            assert isinstance(closed, errors.Suspended)
+            for entry in reversed(entries):
+                supply.see(entry)
+                supply.see(replace(entry, rev=99, epoch="1.restored"))
+                assert supply.counter is entries[-1]
+                assert supply.closed is closed
+
+    run(main())
+
+
+def test_a_suspended_counter_refuses_at_once_and_asks_the_store_nothing() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await stocked(service)
+            await elsewhere(data, SUSPEND)
+            await elapse(3.0)
+            sent = len(service.store.sent)  # type: ignore[attr-defined]
+            for _ in range(20):
+                with pytest.raises(errors.Suspended):
+                    await supply.one()
+                with pytest.raises(errors.Suspended):
+                    await supply.many(50)
+            await elapse(30.0)
+            assert len(service.store.sent) == sent  # type: ignore[attr-defined]
+            assert "suspended" in supply.not_ready
+
+    run(main())
+
+
+def test_a_counter_that_is_suspended_when_its_use_begins_is_refused_and_comes_alive() -> None:
+    async def main() -> None:
+        data = table()
+        await elsewhere(data, SUSPEND)
+        async with serving(data, declared=["orders"]) as service:
+            await service.warm()
+            supply = await service.supply("orders")
+            with pytest.raises(errors.Suspended):
+                await supply.one()
+            await elsewhere(data, RESUME)
+            await elapse(3.0)
+            assert await supply.one() == 0
+
+    run(main())
+
+
+def test_a_deleted_counter_is_unknown_to_who_uses_it_and_to_who_comes_new() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as used, serving(data, seed=2) as fresh:
+            supply = await stocked(used)
+            await elsewhere(data, Wish("delete", state="deleted"))
+            await elapse(3.0)
+            with pytest.raises(errors.UnknownCounter):
+                await supply.one()
+            with pytest.raises(errors.UnknownCounter):
+                await fresh.supply("orders")
+            await fresh.create(new_counter("orders", Random(9)))
+            await elapse(3.0)
+            both = [await supply.one(), await (await fresh.supply("orders")).one()]
+            assert min(both) >= 10
+            assert len(set(both)) == 2
+
+    run(main())
+
+
+def test_who_waits_while_a_counter_is_changed_is_served_by_the_new_epoch() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data, answers_after(0.2), limits=LATER) as service:
+            supply = await service.supply("orders")
+            await supply.one()
+            entry = data.entries["orders"]
+            found = [data.stand(entry, 0)]
+            begun = intents.begun(entry, Wish("fence", past=99), found, Random(1))
+            data.rewrite(entry, begun)
+            data.seal(entry, 0, found[0], "sealed:" + begun.intent.epoch)  # type: ignore[union-attr]
+            waiting = asyncio.create_task(supply.many(50))
+            await elapse(0.5)
+            await elsewhere(data, Wish("fence", past=99))
+            blocks = await waiting
+            assert blocks[0].start >= 100
+            assert supply.suspect is None
+
+    run(main())
+
+
+def test_a_grant_that_comes_when_its_epoch_is_over_is_burnt() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data, answers_after(0.5), limits=LATER) as service:
+            supply = await service.supply("orders")
+            waiting = asyncio.create_task(supply.one())
+            await elapse(0.3)  # granted by now, and on its way back
+            assert data.ledger
+            supply.see(await elsewhere(data, Wish("fence", ahead=0)))
+            granted = data.ledger[0].ids
+            assert await waiting >= granted.stop
+            assert supply.reading().gaps["late"] == len(granted)
+            assert balanced(supply)
+
+    run(main())
+
+
+def test_a_change_that_stands_still_is_finished_by_an_instance() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await stocked(service)
+            entry = data.entries["orders"]
+            found = [data.stand(entry, 0)]
+            data.rewrite(entry, intents.begun(entry, Wish("set", next=500), found, Random(1)))
+            await elapse(POLL_S + STANDS_STILL_S - 0.5)
+            assert data.entries["orders"].intent is not None, "its operator may be at it"
+            await elapse(2 * POLL_S)
+            assert data.entries["orders"].intent is None
+            assert supply.counter.ordinal == 2
+
+    run(main())
+
+
+def test_without_the_catalogue_nothing_is_handed_out_after_a_minute_and_again_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        data, faults = table(), Faults()
+        async with serving(data, faults, limits=LATER) as service:
+            supply = await service.supply("orders")
+            for _ in range(200):
+                await supply.one()
+                await elapse(0.2)
+            began = asyncio.get_running_loop().time()
+            faults.outages = [(began, float("inf"))]
+            last = began
+            while asyncio.get_running_loop().time() < began + 80.0:
+                if supply.take() is not None:
+                    last = asyncio.get_running_loop().time()
+                await elapse(2.5)
+            assert began + 30.0 < last <= began + 60.0, last - began
+            with pytest.raises(errors.CatalogueStale):
+                await supply.one()
+            told = [r for r in caplog.records if getattr(r, "action", "") == "catalogue_stale"]
+            assert len(told) == 1
+            faults.outages = []
+            await elapse(10.0)
+            assert await supply.one() >= 0
+            assert supply.reading().gaps["stale"] > 0
+            assert balanced(supply)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("runway", "least"), [(5.0, 60.0), (100.0, 200.0)])
+def test_the_longest_runway_decides_how_long_it_goes_on_without_the_catalogue(
+    runway: float, least: float
+) -> None:
+    async def main() -> None:
+        data, faults = table(runway=runway), Faults()
+        async with serving(data, faults, limits=Limits(runway=1.0)) as service:
+            supply = await service.supply("orders")
+            await supply.one()
+            await elapse(10.0)
+            faults.outages = [(0.0, float("inf"))]
+            await elapse(least - POLL_S - 0.5)
+            assert supply.closed is None
+            await elapse(POLL_S + 1.0)
+            assert isinstance(supply.closed, errors.CatalogueStale)
+
+    run(main())
+
+
+class Uncatalogued(SimStore):
+    """A store that keeps no catalogue of its own."""
+
+    async def revision(self) -> Any:
+        await super().revision()
+        return None
+
+
+def test_a_store_without_a_catalogue_is_looked_at_once() -> None:
+    async def main() -> None:
+        async with serving(table(), store=Uncatalogued) as service:
+            supply = await stocked(service)
+            await elapse(POLL_S)
+            calls = service.store.calls  # type: ignore[attr-defined]
+            await elapse(600.0)
+            assert service.store.calls == calls  # type: ignore[attr-defined]
+            assert supply.closed is None
+
+    run(main())

@@ -1,0 +1,207 @@
+"""Changing counters over HTTP: who may, what it does to requests for ids, and what is refused."""
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+
+from .conftest import Serve, Serving
+from .test_contract import assert_problem
+from .wire import Answer
+
+PATH = "/v1/counters/orders"
+
+
+@pytest.fixture
+async def orders(serving: Serving) -> Serving:
+    """A service with a counter in use: 0 to 9 are answered."""
+    await serving.create("orders")
+    assert (await serving.ask(f"{PATH}/next?count=10")).status == 200
+    return serving
+
+
+async def send(serving: Serving, method: str, path: str, **body: Any) -> Answer:
+    return await serving.ask(path, method, body=msgspec.json.encode(body) if body else b"")
+
+
+async def next_of(serving: Serving) -> int:
+    answer = await serving.ask(f"{PATH}/next")
+    assert answer.status == 200, answer
+    return int(answer.body)
+
+
+async def test_a_suspended_counter_answers_423_at_once_until_it_is_resumed(orders: Serving) -> None:
+    suspended = await send(orders, "PATCH", PATH, state="suspended")
+    assert (suspended.status, suspended.json["state"]) == (200, "suspended")
+    for target in (f"{PATH}/next", f"{PATH}/next?count=3", f"{PATH}/next?format=ranges"):
+        for method in ("GET", "POST"):
+            assert_problem(await orders.ask(target, method), 423, "suspended")
+    assert (await orders.ask(PATH)).json["state"] == "suspended"
+    assert (await send(orders, "PATCH", PATH, state="suspended")).status == 200
+    resumed = await send(orders, "PATCH", PATH, state="active")
+    assert (resumed.json["state"], resumed.json["epoch"]) == ("active", 3)
+    assert await next_of(orders) >= 10
+
+
+async def test_who_waits_while_a_counter_is_suspended_is_told_so(orders: Serving) -> None:
+    supply = await orders.service.supply("orders")
+    waiting = asyncio.create_task(orders.ask(f"{PATH}/next?count=10000"))
+    while not len(supply._line):
+        await asyncio.sleep(0)
+    await send(orders, "PATCH", PATH, state="suspended")
+    answer = await waiting
+    assert answer.status in (200, 423)
+
+
+async def test_a_deleted_counter_is_unknown_and_created_again_above_its_ids(
+    orders: Serving,
+) -> None:
+    assert (await send(orders, "DELETE", PATH, reason="over")).json["state"] == "deleted"
+    assert_problem(await orders.ask(f"{PATH}/next"), 404, "unknown_counter")
+    assert_problem(await orders.ask(PATH), 404, "unknown_counter")
+    assert_problem(await send(orders, "DELETE", PATH), 404, "unknown_counter")
+    assert_problem(await send(orders, "POST", f"{PATH}/set", next=5), 404, "unknown_counter")
+    listed = (await orders.ask("/v1/counters")).json["counters"]
+    assert [counter["counter"] for counter in listed] == ["default"]
+    assert (await send(orders, "PUT", PATH, start=3)).status == 201
+    assert (await send(orders, "PUT", PATH, start=3)).status == 200
+    assert await next_of(orders) >= 10
+
+
+async def test_a_set_goes_on_from_there(orders: Serving) -> None:
+    answer = await send(orders, "POST", f"{PATH}/set", next=5000, reason="a gap for the old system")
+    assert (answer.status, answer.json["epoch"]) == (200, 2)
+    assert (await orders.ask(PATH)).json["next"] >= 5000
+    ids = [await next_of(orders) for _ in range(300)]
+    assert ids == sorted(set(ids))
+    assert ids[-1] >= 5000
+
+
+async def test_a_set_to_ids_in_use_or_far_away_is_refused_and_changes_nothing(
+    orders: Serving,
+) -> None:
+    before = await orders.store.entry("orders")
+    for body in ({"next": 5}, {"next": 10**9}, {"next": 2**53}, {"next": "9007199254740992"}):
+        answer = await send(orders, "POST", f"{PATH}/set", **body)
+        assert_problem(answer, 409, "change_refused")
+        assert answer.json["outcome"] == "not_applied"
+    assert await orders.store.entry("orders") == before
+    forced = await send(orders, "POST", f"{PATH}/set", next=10**9, force=True)
+    assert forced.status == 200
+
+
+async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
+    orders: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.web.change.ANSWER_AFTER_S", 0.1)
+    answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
+    assert (answer.status, answer.json["change"]) == (202, "set")
+    assert orders.service._finisher._changer._stale_s == 60.0
+    entry = await orders.store.entry("orders")
+    assert entry is not None
+    assert entry.intent is not None
+    position = await orders.store.position(entry)
+    assert position is not None
+    assert position.epoch.startswith("sealed:2.")
+
+
+async def test_ids_go_down_where_somebody_answers_for_it(orders: Serving) -> None:
+    orders.service._finisher._changer._stale_s = 0.0
+    answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
+    assert answer.status == 200
+    assert await next_of(orders) == 5
+
+
+async def test_limit_and_runway_are_changed_in_place(orders: Serving) -> None:
+    answer = await send(orders, "PATCH", PATH, limit=12, runway=90)
+    assert (answer.json["limit"], answer.json["runway"]) == (12, 90)
+    left = [await next_of(orders) for _ in range(13 - (await orders.ask(PATH)).json["next"])]
+    assert all(id <= 12 for id in left)
+    assert_problem(await orders.ask(f"{PATH}/next?count=9"), 410, "exhausted")
+    assert (await send(orders, "PATCH", PATH, limit=10**6)).status == 200
+    assert await next_of(orders) <= 10**6
+    epoch = (await orders.ask(PATH)).json["epoch"]
+    assert (await send(orders, "PATCH", PATH, runway=60)).json["epoch"] == epoch
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", PATH, b""),
+        ("PATCH", PATH, b"{}"),
+        ("PATCH", PATH, b'{"state":"deleted"}'),
+        ("PATCH", PATH, b'{"state":7}'),
+        ("PATCH", PATH, b'{"next":7}'),
+        ("PATCH", PATH, b'{"limit":1.5}'),
+        ("PATCH", PATH, b'{"limit":"0x10"}'),
+        ("PATCH", PATH, b'{"runway":0.5}'),
+        ("PATCH", PATH, b'{"runway":9,"reason":"two\\nlines"}'),
+        ("PATCH", PATH, b'{"runway":9,"reason":7}'),
+        ("DELETE", PATH, b"[]"),
+        ("DELETE", PATH, b'{"why":"x"}'),
+        ("DELETE", PATH, b'{"reason":"' + b"x" * 201 + b'"}'),
+        ("POST", f"{PATH}/set", b""),
+        ("POST", f"{PATH}/set", b'{"next":-1}'),
+        ("POST", f"{PATH}/set", b'{"next":"1_0"}'),
+        ("POST", f"{PATH}/set", b'{"next":5,"allow_lower":"yes"}'),
+        ("POST", "/v1/counters/-x/set", b'{"next":5}'),
+    ],
+)
+async def test_a_change_that_is_not_understood_changes_nothing(
+    orders: Serving, method: str, path: str, body: bytes
+) -> None:
+    before = await orders.store.counters()
+    answer = await orders.ask(path, method, body=body)
+    assert answer.status == 400, answer
+    assert answer.json["code"] in ("bad_configuration", "bad_name")
+    assert await orders.store.counters() == before
+
+
+CHANGES = [
+    ("PATCH", PATH, b'{"state":"suspended"}'),
+    ("DELETE", PATH, b""),
+    ("POST", f"{PATH}/set", b'{"next":500}'),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+async def test_what_may_not_create_a_counter_may_not_change_one(
+    orders: Serving, method: str, path: str, body: bytes
+) -> None:
+    before = await orders.store.counters()
+    for headers in (
+        {"Host": "ids.example.com"},
+        {"Origin": "https://evil.example.com"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"X-Forwarded-For": "192.0.2.1"},
+    ):
+        answer = await orders.ask(path, method, headers=headers, body=body)
+        assert_problem(answer, 403, "write_refused")
+    assert await orders.store.counters() == before
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+async def test_a_listener_that_is_reached_from_outside_changes_nothing(
+    serve: Serve, method: str, path: str, body: bytes
+) -> None:
+    serving = await serve(data=False, writable=False)
+    await serving.create("orders")
+    before = await serving.store.counters()
+    assert_problem(await serving.ask(path, method, body=body), 403, "write_refused")
+    assert await serving.store.counters() == before
+
+
+async def test_a_change_is_logged_with_who_what_and_why(
+    orders: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "idservice.change")
+    await send(orders, "POST", f"{PATH}/set", next=500, reason="ticket 17")
+    begun, done = (r for r in caplog.records if r.name == "idservice.change")
+    assert begun.action == "counter_changed"  # type: ignore[attr-defined]
+    assert begun.getMessage() == (
+        "counter orders: set by http:127.0.0.1 (ticket 17): epoch 1 -> 2, ids from at least 500"
+    )
+    assert done.action == "change_done"  # type: ignore[attr-defined]
+    assert done.getMessage() == "counter orders: set is done: epoch 2, ids from 500"
