@@ -10,15 +10,17 @@ import pytest
 
 from idservice import config, errors
 from idservice.batches import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, Batches
+from idservice.catalogue import POLL_S
 from idservice.core.writer import Batch
 from idservice.counters import new_counter
+from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores.dynamodb import items
 from idservice.stores.protocol import LIMIT_MAX, Counter
 from idservice.supply import Limits, Supply
 from tests import engines
 from tests.simulation.loop import elapse, run
-from tests.simulation.serving import serving, table
+from tests.simulation.serving import elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore, Table
 from tests.stores.backends import Dynamo
 
@@ -343,6 +345,67 @@ def test_a_batch_that_was_granted_before_a_change_and_not_answered_is_burnt_as_c
             await elapse(3.0)
             assert await said(supply) == [3]
             assert gaps(supply) == {"epoch": 3}
+
+    run(main())
+
+
+def test_a_writer_registers_anew_in_the_next_epoch_and_nothing_is_lost() -> None:
+    async def main() -> None:
+        data = table(strict=True)
+        async with strict(data) as (supply, _, _):
+            assert await said(supply) == [0]
+            (before,) = data.records["orders"]
+            await elsewhere(data, Wish("set", next=100))
+            await elapse(POLL_S + 0.1)
+            assert await said(supply) == [100]
+            assert data.registrations == {"orders": 1}
+            ((after, record),) = data.records["orders"].items()
+            assert after != before
+            assert (record.seq, record.top) == (1, 1)
+            assert not gaps(supply)
+
+    run(main())
+
+
+def test_what_was_left_open_is_counted_as_unknown_once_the_counter_is_changed() -> None:
+    async def main() -> None:
+        data = table(strict=True)
+        async with strict(data, limits=Limits(wait=0.5)) as (supply, handle, _):
+            handle.fates = ["lost_after"] * 20
+            assert await said(supply, 3) == "waited_too_long"
+            assert not gaps(supply)
+            handle.fates = []
+            await elsewhere(data, Wish("suspend", state="suspended"))
+            await elapse(POLL_S + 0.1)
+            assert gaps(supply) == {"unknown": 3}
+            await elsewhere(data, Wish("resume", state="active"))
+            await elapse(POLL_S + 0.1)
+            assert await said(supply) == [3]
+            assert gaps(supply) == {"unknown": 3}
+
+    run(main())
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["strict_first", "strict_then"])
+def test_a_counter_that_is_created_anew_is_asked_for_as_what_it_is_now(first: bool) -> None:
+    """A lost answer loses a block, and of a batch nothing."""
+
+    async def main() -> None:
+        data = table(strict=first)
+        async with serving(data, limits=Limits(wait=10.0), store=Scripted) as service:
+            supply, handle = await service.supply("orders"), service.store
+            assert isinstance(handle, Scripted)
+            for strict in (first, not first):
+                handle.fates, before = ["lost_after"], gaps(supply).get("unknown", 0)
+                if strict != first:
+                    await elsewhere(data, Wish("delete", state="deleted"))
+                    wanted = new_counter("orders", Random(4), strict=strict)
+                    await elsewhere(data, Wish("create", wanted=wanted))
+                    await elapse(POLL_S + 0.1)
+                assert isinstance(await said(supply), list)
+                assert not handle.fates
+                assert (gaps(supply).get("unknown", 0) == before) == strict
+                assert bool(data.records.get("orders")) == strict
 
     run(main())
 

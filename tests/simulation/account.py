@@ -109,6 +109,13 @@ def _fate(grant: Grant, ask: Ask | None, *, twice: bool) -> str:
             return "lost" if ask.wanted else "left"
 
 
+def check_closed(ledger: Iterable[Grant]) -> None:
+    """What a batch got is told while its epoch lasts, and burnt from then on."""
+    for grant in ledger:
+        if grant.closed:
+            raise Violation("closed", f"told when its epoch was over: {grant}")
+
+
 def check_account(fates: dict[str, int]) -> None:
     """No gap through a lost reply while the process and its waiters live."""
     for fate in ("twice", "lost"):

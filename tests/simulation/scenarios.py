@@ -246,6 +246,7 @@ class World:
             checker.check_strict(history)
             if self.parts.one_try:  # else a refusal of the second try hides what the first one did
                 account.check_account(self.account())
+            account.check_closed(self.table.ledger)
         checker.check_rising_per_instance(history)
         checker.check_limits(history, start=self.start, limit=self.limit)
         checker.check_deadlines(history, wait_s=self.limits.wait)

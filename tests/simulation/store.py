@@ -39,6 +39,7 @@ class Grant:
     answered: bool = False  # the caller got the answer before it gave up
     claimed: bool = False
     nonce: str = ""  # of a strict counter's batch
+    closed: bool = False  # its answer was made when its epoch was over
 
 
 @dataclass(slots=True)
@@ -440,7 +441,10 @@ class SimStore:
             written = self.data.positions[counter.name, shard]
             answer = protocol.Grant(indices, written.rev, written.returned)
             if here == written:  # as an earlier copy was told
-                return answer, self.data.granted(nonce)
+                before = self.data.granted(nonce)
+                if before is not None:
+                    before.closed |= written.epoch != counter.epoch
+                return answer, before
             ids = counter.layout(shard).ids(indices)
             copy = copy and (refused or not nonce)  # whichever copy is first applies a batch
             grant = Grant(counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce)

@@ -10,6 +10,7 @@ from unittest import mock
 from idservice import batches
 from tests.simulation import account
 from tests.simulation.loop import elapse, run
+from tests.simulation.operators import operate, put_right
 from tests.simulation.scenarios import NAME, SCENARIOS, Instance, Parts, World
 
 WAIT_S, STANDS_STILL_S = 1.0, 1.1  # the latter longer than requests wait
@@ -57,6 +58,39 @@ async def crowded(world: World) -> None:
             task.cancel()
         await world.finish()
         world.check(need_max=4)
+
+
+async def changed(world: World) -> None:
+    """Two operators change the counter at once, and some of them die between any two steps; what
+    writers and operators send is lost, late and sent again, and processes come and go."""
+    rng, faults = world.rng, world.faults
+    if rng.random() < 0.8:  # else whatever else goes wrong leaves few that are answered
+        faults.heal()
+        faults.latency_s = rng.choice(((0.001, 0.01), (0.0, 0.3)))
+    faults.lost_after = rng.choice((0.1, 0.2))
+    faults.late_request, faults.repeated = rng.choice(((0.0, 0.3), (0.05, 0.6), (0.05, 0.0)))
+    world.limits = replace(world.limits, wait=WAIT_S)
+    world.create(strict=True)
+    with (
+        mock.patch.object(batches, "WRITERS_MAX", 3),
+        mock.patch.object(batches, "WRITERS_FEW", 1),
+        mock.patch.object(batches, "STANDS_STILL_S", STANDS_STILL_S),
+    ):
+        for _ in range(rng.randint(2, 3)):
+            await world.begin()
+        meddling = [asyncio.create_task(_restarts(world))] if rng.random() < 0.5 else []
+        pause_s = rng.choice((1.0, 6.0))
+        meddling += [
+            asyncio.create_task(operate(world, changes=rng.randint(2, 5), pause_s=pause_s))
+            for _ in range(2)
+        ]
+        pause_s, hasty = rng.choice((0.1, 1.5, 1.5)), rng.choice((0.0, 0.2))
+        await world.clients(5, 50, counts=(1, 1, 3), pause_s=pause_s, hasty=hasty)
+        for task in meddling:
+            await task
+        await put_right(world)
+        await world.finish()
+        world.check(need_max=3)
 
 
 async def _restarts(world: World) -> None:
@@ -107,7 +141,7 @@ async def _changes(world: World) -> None:
     world.table.repair(NAME, "repaired")
 
 
-SCENARIOS |= {"lossy": lossy, "crowded": crowded}
+SCENARIOS |= {"lossy": lossy, "crowded": crowded, "changed": changed}
 
 
 # --- the figure -----------------------------------------------------------------------------------

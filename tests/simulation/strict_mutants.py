@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from idservice import errors
 from idservice.batches import Batches
 from idservice.core.allocator import Request
@@ -30,6 +32,12 @@ def meant_from_next(self: Asked, found: Any, record: Record | None) -> Grant:
     return replace(got, indices=range(found.next - len(got.indices), found.next))
 
 
+def meant_in_any_epoch(self: Asked, found: Any, record: Record | None) -> Grant:
+    """Tells what an earlier copy got, without a look at the epoch."""
+    got = self.batch.got(record) if self.batch is not None else None
+    return Grant(got, found.rev) if got is not None else meant(self, found, record)
+
+
 class OrNotThere(Table):
     """Has the condition "or the record is not there"."""
 
@@ -42,6 +50,15 @@ class WithoutNumber(Table):
 
     def follows(self, batch: Batch | None, record: Record | None) -> bool:
         return True
+
+
+class InAnyEpoch(Table):
+    """Has no condition on the epoch."""
+
+    def reserve(self, counter: Counter, **rest: Any) -> range:
+        found = self.positions.get((counter.name, 0))
+        epoch = counter.epoch if found is None else found.epoch
+        return super().reserve(msgspec.structs.replace(counter, epoch=epoch), **rest)
 
 
 class PrunesAnyway(Table):
@@ -103,6 +120,15 @@ class TakesOpenForApplied(Writer):
         return Burnt(known=batch.count)
 
 
+class CountsNoneAsChanged(Batches):
+    """Does not count what was granted before a change and not told."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        burnt = self._burnt
+        self._burnt = lambda count, cause: burnt(0 if cause == "epoch" else count, cause)
+
+
 class ForgetsOpen(Writer):
     """Does not count what it left open and learns to have been applied."""
 
@@ -125,4 +151,11 @@ STRICT_MUTANTS = [
     Mutant(NumbersItsNonces, BATCHES, "crowded", "unique"),
     Mutant(TakesOpenForApplied, WRITER, "lossy", "gaps"),
     Mutant(ForgetsOpen, WRITER, "lossy", "gaps"),
+    Mutant(meant_in_any_epoch, MEANT, "changed", "closed"),
+    Mutant(InAnyEpoch, "table", "changed", "unique"),
+    Mutant(CountsNoneAsChanged, BATCHES, "changed", "gaps"),
+    Mutant(got_without_nonce, GOT, "changed", "unique"),
+    Mutant(meant_from_next, MEANT, "changed", "unique"),
+    Mutant(WithoutNumber, "table", "changed", "lost reply"),
+    Mutant(PrunesAtSight, BATCHES, "changed", "lost reply"),
 ]

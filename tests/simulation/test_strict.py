@@ -14,7 +14,7 @@ from tests.simulation.checker import Operation, Violation
 from tests.simulation.scenarios import World, play
 from tests.simulation.store import Grant, Sent, SimStore
 
-STRICT = ("strict", "lossy", "crowded")
+STRICT = ("strict", "lossy", "crowded", "changed")
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +38,33 @@ def test_with_a_fifth_of_all_answers_lost_every_id_is_handed_out() -> None:
 def test_the_scenarios_of_strict_counters_reach_what_they_are_there_for() -> None:
     worlds: list[World] = [play(name, seed) for name in STRICT for seed in range(25)]
     asks = [ask for world in worlds for one in world.instances for ask in one.store.asks]
-    assert {"NoneType", "NotApplied", "OutcomeUnknown", "CancelledError", "EpochChanged"} <= {
-        type(ask.error).__name__ for ask in asks
-    }
+    assert {
+        "NoneType",
+        "NotApplied",
+        "OutcomeUnknown",
+        "CancelledError",
+        "EpochChanged",
+        "BatchBurnt",
+    } <= {type(ask.error).__name__ for ask in asks}
     fates = {fate for world in worlds for fate in world.account()}
-    assert {"answered", "left", "plain"} <= fates
+    assert {"answered", "left", "plain", "changed"} <= fates
     sent = [sent for world in worlds for one in world.instances for sent in one.store.sent]
     assert {"granted", "unknown", "not_applied", "displaced"} == {one.outcome for one in sent}
     assert any(
         len(world.table.records.get("orders", {})) < world.table.registrations.get("orders", 0)
         for world in worlds
     ), "nobody was pruned"
+
+
+def test_strict_batches_are_answered_in_many_epochs_of_one_counter() -> None:
+    worlds = [play("changed", seed) for seed in range(25)]
+    epochs = [
+        {grant.epoch for grant in world.table.ledger if grant.nonce and grant.answered}
+        for world in worlds
+    ]
+    assert sum(len(each) >= 4 for each in epochs) > 5
+    answered = [op.error for world in worlds for op in world.history]
+    assert {"suspended", "unknown_counter", "waited_too_long"} <= {*answered}
 
 
 # --- the account ----------------------------------------------------------------------------------

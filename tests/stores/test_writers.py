@@ -3,14 +3,12 @@
 import asyncio
 import sqlite3
 from pathlib import Path
-from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from idservice import errors
 from idservice.core.writer import Batch, Record
-from idservice.counters import new_counter
-from idservice.stores import sqlite_writers
 from idservice.stores.protocol import Counter, Grant, Store, Writers
 from idservice.stores.sqlite import SQLiteStore
 from tests.stores import test_contract
@@ -204,6 +202,34 @@ async def test_what_a_batch_got_in_an_epoch_that_is_over_is_burnt(
     assert await next_of(store, counter) == 5
 
 
+async def test_an_epoch_begins_without_writers_whatever_of_the_one_before_comes_late(
+    store: Store,
+) -> None:
+    before = await strict(store)
+    await registered(store, before)
+    batch = Batch("w", 1, "a", 5)
+    await send(store, before, batch)
+    await store.seal(before, 0, await store.stand(before, 0), "sealed:2.b")
+    with pytest.raises(errors.BatchBurnt):
+        await send(store, before, batch)
+    assert not await store.register(before, "x", registrations=1)
+    await store.open_shard(before, 0, "sealed:2.b", "2.b", value=0)
+    after = replace(before, epoch="2.b", base=5)
+    assert await store.writers(after) == Writers(0, {})
+    for late in (batch, Batch("w", 2, "b", 5)):
+        with pytest.raises(errors.EpochChanged):
+            await send(store, before, late)
+    assert not await store.register(before, "x", registrations=0)
+    with pytest.raises(errors.OutOfTurn) as refused:
+        await send(store, after, Batch("w", 2, "b", 5))
+    assert refused.value.record is None
+    await registered(store, after, "v")
+    await store.prune(before, "w", 1)
+    await store.open_shard(before, 0, "sealed:2.b", "2.b", value=0)
+    assert await send(store, after, Batch("v", 1, "c", 2)) == range(2)
+    assert await store.writers(after) == Writers(1, {"v": 1})
+
+
 async def test_what_a_batch_got_is_not_believed_on_a_position_that_went_back(
     store: Store, backend: Backend
 ) -> None:
@@ -282,19 +308,3 @@ async def test_a_file_of_the_first_version_is_used_as_it_is(tmp_path: Path) -> N
     assert database.execute("SELECT schema FROM identity").fetchone() == (1,)
     assert database.execute("SELECT next, rev FROM position").fetchone() == (62, 11)
     database.close()
-
-
-async def test_opening_an_epoch_forgets_the_writers_of_a_file(tmp_path: Path) -> None:
-    async with SQLiteStore(str(tmp_path / "ids.db")) as store:
-        await store.init(new_counter("default", Random(1), strict=True))
-        counter = await store.counter("default")
-        assert counter is not None
-
-        def forget() -> None:
-            assert store._database is not None
-            sqlite_writers.forget_all(store._database, counter)
-
-        await store._run(forget)  # before there are any
-        await registered(store, counter)
-        await store._run(forget)
-        assert await store.writers(counter) == Writers(0, {})
