@@ -50,6 +50,7 @@ FLOORS = [
     ["idservice.intents"],
     ["idservice.change"],
     ["idservice.counters", "idservice.metrics"],
+    ["idservice.pulse"],
     ["idservice.workers"],
     [
         "idservice.health",
@@ -84,6 +85,7 @@ FLOORS = [
         "idservice.listen",
         "idservice.logs",
         "idservice.loop",
+        "idservice.newcomers",
         "idservice.workers.signals",
     ],
     ["idservice.exits", "idservice.listener", "idservice.probe", "idservice.start"],
