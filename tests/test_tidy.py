@@ -18,6 +18,7 @@ FLOORS = [
     [
         "idservice.core.epoch",
         "idservice.core.sizing",
+        "idservice.core.writer",
         "idservice.core.unused",
         "idservice.exchange",
     ],
@@ -29,8 +30,11 @@ FLOORS = [
     [
         "idservice.stores.chained_examine",
         "idservice.stores.dynamodb.items",
+        "idservice.stores.refusal",
+        "idservice.stores.shown",
         "idservice.stores.sqlite_examine",
         "idservice.stores.sqlite_returns",
+        "idservice.stores.sqlite_writers",
     ],
     ["idservice.stores.dynamodb.client", "idservice.stores.sqlite_change"],
     ["idservice.stores.dynamodb.description"],
@@ -41,6 +45,7 @@ FLOORS = [
         "idservice.stores.dynamodb.examine",
         "idservice.stores.dynamodb.reserve",
         "idservice.stores.dynamodb.returns",
+        "idservice.stores.dynamodb.writers",
     ],
     ["idservice.stores.dynamodb.table"],
     ["idservice.stores.dynamodb.store"],
@@ -49,15 +54,18 @@ FLOORS = [
     ["idservice.doctor", "idservice.intents"],
     ["idservice.change"],
     ["idservice.counters", "idservice.metrics", "idservice.move"],
+    ["idservice.pulse"],
     ["idservice.workers"],
     [
         "idservice.health",
         "idservice.line",
+        "idservice.linger",
         "idservice.returns",
         "idservice.workers.totals",
         "idservice.workers.balance",
     ],
     ["idservice.workers.channel"],
+    ["idservice.batches"],
     ["idservice.supply"],
     ["idservice.catalogue", "idservice.closing", "idservice.finisher"],
     ["idservice.service", "idservice.workers.link"],
@@ -81,6 +89,7 @@ FLOORS = [
         "idservice.listen",
         "idservice.logs",
         "idservice.loop",
+        "idservice.newcomers",
         "idservice.workers.signals",
     ],
     ["idservice.exits", "idservice.listener", "idservice.probe", "idservice.start"],
@@ -109,6 +118,7 @@ LINES_MAX = 350
 FUNCTION_MAX = 60
 # A guide, not a gate: what is longer is listed with the reason.
 LONGER = {
+    "errors.py": "one tree, a class for every error",
     "core/allocator.py": "one state machine; its parts share every field",
     "stores/protocol.py": "one interface, and the records it takes and gives",
     "stores/sqlite.py": "one engine behind one protocol",

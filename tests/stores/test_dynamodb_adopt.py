@@ -375,7 +375,9 @@ async def test_an_attribute_that_cannot_be_the_value_is_named(
         await store.locate(legacy.table, legacy.key, name, "old")
 
 
-@pytest.mark.parametrize(("name", "value"), [("mark", "x"), ("next", 3), ("rev", "x")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("mark", "x"), ("next", 3), ("rev", "x"), ("writers", 1), ("w:a", 1)]
+)
 async def test_an_attribute_of_the_item_s_own_is_not_overwritten(
     store: DynamoStore, legacy: Legacy, name: str, value: object
 ) -> None:

@@ -18,7 +18,7 @@ from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import Adopted, Counter
 
-OURS = ("epoch", "mark", "next", "returned", "rev")
+OURS = ("epoch", "mark", "next", "returned", "rev")  # and `items.is_of_an_epoch`
 TAKE_OVER_TRIES = 3
 KEY_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
@@ -176,9 +176,9 @@ def _found_in(item: Item | None, adopted: Adopted) -> Found:
     epoch = item.get("epoch")
     if epoch is not None:
         return Found(value, _open(epoch, item_name))
-    for name in OURS:
+    for name in item:
         # A number in `rev` is counted on from where it stands, as the template's mapping does.
-        taken = name in item and name != adopted.attribute
+        taken = name != adopted.attribute and (name in OURS or items.is_of_an_epoch(name))
         if taken and not (name == "rev" and items.number(item["rev"]) is not None):
             raise ValueError(
                 f"{item_name} has an attribute {name!r} of its own, a name this service needs;"

@@ -22,7 +22,7 @@ NEVER = {
     "ExpressionAttributeNames": {"#e": "epoch"},
     "ExpressionAttributeValues": {":never": {"S": "never: a look by doctor"}},
 }
-OURS = {items.KEY, VALUE, "mark", "rev", "epoch", "returned", "revision", "config", "state"}
+OURS = {items.KEY, VALUE, "mark", "rev", "epoch", "revision", "config", "state"}
 
 
 async def examine_item(client: Client, counter: Counter) -> list[Finding]:
@@ -189,7 +189,7 @@ class _Look:
         if told.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
             self.found.append(fine(about, f"off on table {table}"))
             return
-        bites = name in OURS or name in (own or ())
+        bites = name in OURS or items.is_of_an_epoch(name) or name in (own or ())
         self.found.append(
             Finding(
                 FAULT if bites else WARNING, about, f"on, by attribute {name!r} of table {table}",
