@@ -367,7 +367,7 @@ async def test_a_value_that_is_no_whole_number_is_shown_with_the_rule(
     assert str(value) in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["epoch", "mark", "rev", "context", "nothing"])
+@pytest.mark.parametrize("name", ["epoch", "mark", "rev", "writers", "context", "nothing"])
 async def test_an_attribute_that_cannot_be_the_value_is_named(
     store: DynamoStore, legacy: Legacy, name: str
 ) -> None:

@@ -57,7 +57,8 @@ async def locate(
         why = description.why_split(regions)
         raise _usage(f"--adopt-table is {table!r}, which cannot hold a counter: {why}")
     typed = _typed_key(table, answer["Table"], key)
-    if attribute in key or attribute in ("epoch", "mark", "returned", "rev"):
+    ours = attribute in ("epoch", "mark", "rev") or items.is_of_an_epoch(attribute)
+    if attribute in key or ours:
         raise _usage(
             f"--adopt-attribute is {attribute!r}, which is a key attribute or a name this service"
             " needs for itself; name the attribute that holds the counter's value"

@@ -95,7 +95,7 @@ def opened(place: Place, item: Item, seal: str, epoch: str) -> dict[str, Any]:
     """
     kept = {*place.key, "next", "mark", "rev", "epoch"}
     if place.barred is not None:
-        kept |= {name for name in item if not items.is_of_an_epoch(name)}
+        kept |= {name for name in item if not items.is_of_an_epoch(name)} | {place.barred}
     gone = {f"#x{at}": name for at, name in enumerate(sorted(set(item) - kept))}
     return {
         "TableName": place.table,
