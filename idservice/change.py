@@ -209,13 +209,7 @@ class Changer:
     # --- calls -----------------------------------------------------------------------------------
 
     async def _call(self, call: Coroutine[object, object, T]) -> T:
-        try:
-            async with asyncio.timeout(CALL_MAX_S):
-                return await call
-        except TimeoutError:
-            raise errors.OutcomeUnknown(
-                store=self._store.address, action="a change", why="it took too long"
-            ) from None
+        return await in_time(self._store, call)
 
     async def _patiently(self, step: Callable[[], Coroutine[object, object, T]]) -> T:
         """Try a step that may be repeated until it succeeds, for a while."""
@@ -232,6 +226,17 @@ class Changer:
     async def _pause(self, attempt: int) -> None:
         longest = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0**attempt)
         await asyncio.sleep(longest * (0.5 + 0.5 * self._random.random()))
+
+
+async def in_time(store: Store, call: Coroutine[object, object, T]) -> T:
+    """What a call of the store answers. Raises OutcomeUnknown where that takes too long."""
+    try:
+        async with asyncio.timeout(CALL_MAX_S):
+            return await call
+    except TimeoutError:
+        raise errors.OutcomeUnknown(
+            store=store.address, action="a change", why="it took too long"
+        ) from None
 
 
 def _carries(entry: Counter | None, intent: Intent | None) -> bool:

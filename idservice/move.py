@@ -1,16 +1,13 @@
 """Takes a counter from one store to another: nobody is granted its ids on the way, and whoever dies
 leaves what the same command finishes."""
 
-import asyncio
 import logging
-from collections.abc import Coroutine
 from random import Random
-from typing import TypeVar
 
 from msgspec.structs import replace
 
 from idservice import errors, intents
-from idservice.change import CALL_MAX_S, Changer
+from idservice.change import Changer, in_time
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name
 from idservice.intents import Wish
 from idservice.stores.protocol import ARRIVE, DELETED, MOVE, Counter, Move, Store
@@ -18,8 +15,6 @@ from idservice.stores.protocol import ARRIVE, DELETED, MOVE, Counter, Move, Stor
 log = logging.getLogger("idservice.change")
 
 MARK_TRIES = 3
-
-T = TypeVar("T")
 
 
 class Mover:
@@ -73,7 +68,9 @@ class Mover:
         intents.begun(entry, wish, [], self._random)  # what is refused here is refused first
         there = await self._entry_there(entry.name)
         if there is None:
-            there = await self._call(self._target.create(_tombstone(entry, self._random)))
+            there = await in_time(
+                self._target, self._target.create(_tombstone(entry, self._random))
+            )
         if there.epoch == entry.epoch:
             raise errors.Usage(
                 why=f"{self._to} is the store that counter {entry.name} is in already, or a copy"
@@ -89,7 +86,8 @@ class Mover:
         if there.ordinal != FIRST_ORDINAL or there.state == DELETED or there.adopted is not None:
             return False
         stands = [
-            await self._call(self._target.stand(there, shard)) for shard in range(there.shards)
+            await in_time(self._target, self._target.stand(there, shard))
+            for shard in range(there.shards)
         ]
         first = there.start - there.base
         return all(stand is not None and stand.reserved == first for stand in stands)
@@ -109,7 +107,7 @@ class Mover:
 
     async def _arrive(self, entry: Counter, move: Move, *, by: str, why: str) -> Counter:
         if await self._entry_there(entry.name) is None:  # it was lost since
-            await self._call(self._target.create(_tombstone(entry, self._random)))
+            await in_time(self._target, self._target.create(_tombstone(entry, self._random)))
         # `high` is above everything ever granted here: the positions were sealed before it was set.
         wish = _arrival(entry, token=move.token, floor=entry.high, state=move.state, by=by, why=why)
         try:
@@ -120,14 +118,22 @@ class Mover:
         return there
 
     async def _note_arrival(self, name: str, move: Move) -> None:
-        """Say so at the source. Who dies before only leaves a message that is out of date."""
-        for _ in range(MARK_TRIES):
-            entry = await self._at_source.carry_out(name)
-            if entry.move is None or entry.move.token != move.token or entry.move.arrived:
-                return
-            if await self._call(self._source.rewrite(entry, intents.arrived(entry))):
-                log.info("counter %s arrived at %s", name, move.to, extra={"action": "moved"})
-                return
+        """Say so at the source. Who cannot only leaves a message there that is out of date."""
+        try:
+            for _ in range(MARK_TRIES):
+                entry = await self._at_source.carry_out(name)
+                if entry.move is None or entry.move.token != move.token or entry.move.arrived:
+                    return
+                if await in_time(self._source, self._source.rewrite(entry, intents.arrived(entry))):
+                    log.info("counter %s arrived at %s", name, move.to, extra={"action": "moved"})
+                    return
+        except errors.StoreError as error:
+            log.warning(
+                "counter %s arrived at %s, and its old store could not be told: %s; move it again"
+                " to have it told",
+                name, move.to, error,
+                extra={"action": "arrival_not_noted"},
+            )  # fmt: skip
 
     async def _there(self, name: str) -> Counter:
         there = await self._entry_there(name)
@@ -137,16 +143,7 @@ class Mover:
         return there
 
     async def _entry_there(self, name: str) -> Counter | None:
-        return await self._call(self._target.entry(name))
-
-    async def _call(self, call: Coroutine[object, object, T]) -> T:
-        try:
-            async with asyncio.timeout(CALL_MAX_S):
-                return await call
-        except TimeoutError:
-            raise errors.OutcomeUnknown(
-                store=self._to, action="a move", why="it took too long"
-            ) from None
+        return await in_time(self._target, self._target.entry(name))
 
 
 def _tombstone(entry: Counter, random: Random) -> Counter:

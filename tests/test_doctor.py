@@ -105,6 +105,19 @@ def test_an_adoption_that_stands_still_is_told_with_what_finishes_it() -> None:
     assert one.run == "idservice adopt --finish orders"
 
 
+def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> None:
+    entry = counter()
+    stand = Stand(entry.epoch, 5, 5)
+    begun = intents.begun(entry, Wish("move", to="sqlite:/a b.db"), [stand], RANDOM)
+    command = "idservice move orders --to 'sqlite:/a b.db' --store s"
+    assert only(judge(begun, [stand], " --store s")).run == command
+    done = intents.done(intents.based(begun, [stand], None))
+    closed = [Stand(sealed(done.epoch), 5, 5)]
+    one = only(judge(done, closed, " --store s"))
+    assert (one.level, one.about, one.run) == ("warning", "move", command)
+    assert judge(intents.arrived(done), closed, "") == []
+
+
 @pytest.mark.parametrize(
     ("next", "part"), [(93, ""), (94, ""), (95, "5 ids are left"), (100, "its limit is reached")]
 )

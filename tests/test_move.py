@@ -300,6 +300,7 @@ def test_services_on_both_stores_hand_out_no_id_twice(seed: int) -> None:
             await elapse(2.0)
             await asyncio.gather(operate(two, faults, rng), operate(two, faults, rng))
             await two.mover().move(NAME)
+            faults.heal()
             await elapse(15.0)
             before = len(got)
             await elapse(5.0)
@@ -452,6 +453,30 @@ async def test_a_target_that_was_lost_on_the_way_may_be_made_anew() -> None:
     two.target = table("default")
     with pytest.raises(errors.ChangeRefused, match="is there no more"):
         await two.mover().move(NAME)
+
+
+async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    two = Two()
+
+    class Lost(SimStore):
+        """It goes away once the counter has left it."""
+
+        async def entry(self, name: str) -> Counter | None:
+            if name in two.target.entries and two.target.entries[name].origin:
+                raise errors.StoreReplaced(store="sim:", why="gone")
+            return await super().entry(name)
+
+    source, target = Lost(Random(1), two.source), SimStore(Random(1), two.target)
+    there = await Mover(source, target, to=TO, random=Random(2)).move(NAME)
+    assert there.state == "active"
+    assert "could not be told" in caplog.text
+    left = two.source.entries[NAME].move
+    assert left is not None
+    assert not left.arrived
+    assert await two.mover().move(NAME) == there
+    assert two.take() == [False, True]
 
 
 async def test_an_entry_that_was_never_moved_is_written_as_earlier_versions_read_it() -> None:
