@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from random import Random
 from typing import Any
 
@@ -86,9 +86,7 @@ class Supply:
         self._recheck_at = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._batches: Batches | None = None  # of a strict counter, from its first use on
-        self._error: errors.IdserviceError = errors.StoreError(
-            store=store.address, why="it has not answered yet"
-        )
+        self._error = _not_yet(store.address)
         self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
         self.allocator = self._new_allocator(seen=0)
         if counter.wished_state != ACTIVE:
@@ -754,6 +752,12 @@ class Supply:
         for cause, ids in allocator.gaps.items():
             gaps[cause] = gaps.get(cause, 0) + ids
         return gaps
+
+
+@lru_cache(maxsize=16)
+def _not_yet(store: str) -> errors.IdserviceError:
+    """The same for all counters, which are many; it is told, never raised."""
+    return errors.StoreError(store=store, why="it has not answered yet")
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:
