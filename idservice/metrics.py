@@ -7,7 +7,7 @@ dear as an integer, so its registry is used only to write the page.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from math import inf
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -187,111 +187,108 @@ class _Part(Collector):
         yield self._part
 
 
+def _text(part: Metric) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Part(part))
+    return generate_latest(registry)
+
+
+class _Lines:
+    """Writes the lines of counters, family by family. Nothing in them has to be escaped, and the
+    library takes six times as long."""
+
+    def __init__(self, rows: list[Reading]) -> None:
+        self._rows = rows
+
+    def counter(self, name: str, text: str, values: Callable[[Reading], float]) -> Iterator[bytes]:
+        def lines(row: Reading) -> tuple[str]:
+            return (f'idservice_{name}_total{{counter="{row.counter}"}} {float(values(row))!r}\n',)
+
+        return self._written(CounterMetricFamily(f"idservice_{name}", text), lines)
+
+    def by(
+        self, name: str, text: str, label: str, values: Callable[[Reading], dict[str, int]]
+    ) -> Iterator[bytes]:
+        def lines(row: Reading) -> Iterator[str]:
+            for key, value in sorted(values(row).items()):
+                one, other = sorted((f'counter="{row.counter}"', f'{label}="{key}"'))
+                yield f"idservice_{name}_total{{{one},{other}}} {float(value)!r}\n"
+
+        return self._written(CounterMetricFamily(f"idservice_{name}", text), lines)
+
+    def gauge(
+        self, name: str, text: str, values: Callable[[Reading], float | None]
+    ) -> Iterator[bytes]:
+        """Without the counters of which it is None."""
+
+        def lines(row: Reading) -> tuple[str, ...]:
+            if (value := values(row)) is None:
+                return ()
+            shown = "+Inf" if value == inf else repr(float(value))
+            return (f'idservice_{name}{{counter="{row.counter}"}} {shown}\n',)
+
+        return self._written(GaugeMetricFamily(f"idservice_{name}", text), lines)
+
+    def _written(
+        self, family: Metric, lines: Callable[[Reading], Iterable[str]]
+    ) -> Iterator[bytes]:
+        yield _text(family)  # what it is
+        for at in range(0, len(self._rows), PIECE):
+            part = self._rows[at : at + PIECE]
+            yield "".join(chain.from_iterable(map(lines, part))).encode()
+
+
 def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
     """The metrics page in Prometheus' text format, in pieces that are quickly made: whoever sends
     them can serve others in between.
 
     At most `counters_max` counters have a label of their own.
     """
-    before = ""
-    for part in _families(snapshot, counters_max):
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Part(part))
-        text = generate_latest(registry)
-        if part.name == before:  # it goes on, below its two lines of HELP and TYPE
-            text = text.split(b"\n", 2)[2]
-        before = part.name
-        yield text
-
-
-class _PerCounter:
-    """Families of metrics with a value for each of those rows, in parts."""
-
-    def __init__(self, rows: list[Reading]) -> None:
-        self._parts = [rows[at : at + PIECE] for at in range(0, len(rows), PIECE)] or [[]]
-
-    def counter(self, name: str, text: str, values: Callable[[Reading], float]) -> Iterator[Metric]:
-        for part in self._parts:
-            family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter"])
-            for row in part:
-                family.add_metric([row.counter], values(row))
-            yield family
-
-    def by(
-        self, name: str, text: str, label: str, values: Callable[[Reading], dict[str, int]]
-    ) -> Iterator[Metric]:
-        for part in self._parts:
-            family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter", label])
-            for row in part:
-                for key, value in sorted(values(row).items()):
-                    family.add_metric([row.counter, key], value)
-            yield family
-
-    def gauge(
-        self, name: str, text: str, values: Callable[[Reading], float | None]
-    ) -> Iterator[Metric]:
-        """Without those of which it is None."""
-        for part in self._parts:
-            family = GaugeMetricFamily(f"idservice_{name}", text, labels=["counter"])
-            for row in part:
-                value = values(row)
-                if value is not None:
-                    family.add_metric([row.counter], value)
-            yield family
-
-    def standing(
-        self, name: str, text: str, values: Callable[[Standing], float | None]
-    ) -> Iterator[Metric]:
-        """Without those that nobody who lives has in use."""
-        yield from self.gauge(
-            name, text, lambda row: values(row.standing) if row.standing else None
-        )
-
-
-def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
-    per = _PerCounter(capped(snapshot.readings, counters_max))
-    yield from per.counter("ids_issued", "Ids handed out.", lambda row: row.issued)
-    yield from per.counter(
+    rows = _Lines(capped(snapshot.readings, counters_max))
+    yield from rows.counter("ids_issued", "Ids handed out.", lambda row: row.issued)
+    yield from rows.counter(
         "ids_reserved", "Ids the store granted, the claimed ones too.", lambda row: row.reserved
     )
-    yield from per.counter(
+    yield from rows.counter(
         "ids_claimed", "Ids taken over that others gave back.", lambda row: row.tally.claimed
     )
-    yield from per.by(
+    yield from rows.by(
         "reservations",
         "Requests for ids to the store, by how they ended.",
         "result",
         lambda row: row.tally.reservations,
     )
-    yield from per.by(
+    yield from rows.by(
         "gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps
     )
-    yield from per.by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
-    yield from per.counter(
+    yield from rows.by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
+    yield from rows.counter(
         "waits", "Requests that waited for the store.", lambda row: row.tally.waits
     )
-    yield from per.counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
-    yield from per.gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
-    yield from per.gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
-    yield from per.gauge(
+    yield from rows.counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
+    yield from rows.gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
+    yield from rows.gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
+    yield from rows.gauge(
         "runway_seconds",
         "How long the ids in memory last at the rate of late; +Inf while nobody has taken any.",
         lambda row: row.runway_s,
     )
-    yield from per.standing(
+    yield from rows.gauge(
         "suspect",
         "Whether its ids may repeat others, so that none is handed out.",
-        lambda one: one.suspect,
+        lambda row: row.standing.suspect if row.standing else None,
     )
-    yield from per.standing(
-        "strict", "Whether it is strict: each id waits for a write.", lambda one: one.strict
+    yield from rows.gauge(
+        "strict",
+        "Whether it is strict: each id waits for a write.",
+        lambda row: row.standing.strict if row.standing else None,
     )
-    yield from per.standing(
+    yield from rows.gauge(
         "limit_used_ratio",
         "Part of the ids up to the limit that is used.",
-        lambda one: one.limit_used,
+        lambda row: row.standing.limit_used if row.standing else None,
     )
-    yield from _of_instance(snapshot)
+    yield b"".join(map(_text, _of_instance(snapshot)))
 
 
 def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:

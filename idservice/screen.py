@@ -2,7 +2,6 @@
 
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from idservice.board import Line
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the other screen, no cursor; back
 STYLES = {"head": "7", "soft": "2", "bad": "1;31", "warn": "33", "calm": "2"}
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+UNKNOWN = (80, 24)  # columns and lines of a terminal that does not tell
 QUIT = b"q\x03\x04"  # also Ctrl-C and Ctrl-D, where they come as keys
 
 
@@ -65,8 +65,12 @@ class Screen:
     @property
     def size(self) -> tuple[int, int]:
         """Columns and lines."""
-        columns, lines = shutil.get_terminal_size()
-        return columns, lines
+        # Not by the variables COLUMNS and LINES, which do not follow it.
+        with suppress(OSError):
+            columns, lines = os.get_terminal_size(sys.stdout.fileno())
+            if columns and lines:
+                return columns, lines
+        return UNKNOWN
 
     def draw(self, lines: Sequence[Line]) -> None:
         """Show these lines, as far as they fit, in place of what was there."""

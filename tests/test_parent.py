@@ -176,6 +176,19 @@ async def test_who_asks_shares_a_question_but_none_from_before() -> None:
         assert [await one for one in later] == [late] * 3
 
 
+async def test_who_asks_what_is_counted_has_nobody_look_at_the_store() -> None:
+    """Whether a worker is ready may take a look at the store, and an operator polls the page."""
+    async with linked() as (link, worker, _):
+        link.serving(reporting)
+        await heard(worker)
+        page = asyncio.create_task(link.whole(full=True))
+        assert await heard(worker) == [channel.Collect(True, False)]
+        worker.send(channel.Ask(1, True, False))
+        assert await heard(worker) == [channel.Told(1, replace(REPORT, readiness=None))]
+        worker.send(channel.Whole(REPORT))
+        assert await page == REPORT
+
+
 async def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("idservice.workers.link.ANSWER_S", 0.01)
     async with linked() as (link, worker, _):

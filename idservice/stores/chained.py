@@ -10,43 +10,25 @@ import msgspec
 
 from idservice import errors, exchange
 from idservice.central import Central
-from idservice.core.epoch import epoch_name, gone_back
+from idservice.core.epoch import gone_back
+from idservice.core.writer import Batch
 from idservice.exchange import Answer, Refused, Unanswered
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position, Stand
+from idservice.finding import Clock, Finding
+from idservice.stores import chained_examine
+from idservice.stores.protocol import (
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    Counter,
+    Loan,
+    Position,
+    Stand,
+    Writers,
+)
+from idservice.stores.shown import Listed, Shown, told_epoch, untold
 
 T = TypeVar("T")
 
 VERIFY_MAX_S = 5.0  # for a service to say that it is one
-
-
-class Shown(msgspec.Struct, frozen=True):
-    """A counter as a service shows it, as far as it matters here."""
-
-    counter: str
-    epoch: int
-    start: int | str
-    limit: int | str
-    strict: bool
-    runway: float
-    state: str
-    next: int | str = 0
-
-    def entry(self) -> Counter:
-        """The same as an entry. As seen from here there is one row of ids, whatever the shards."""
-        return Counter(
-            name=self.counter,
-            epoch=_epoch(self.epoch),
-            start=int(self.start),
-            limit=int(self.limit),
-            strict=self.strict,
-            runway=self.runway,
-        )
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """All counters of a service."""
-
-    counters: list[Shown]
 
 
 class ChainedStore:
@@ -113,9 +95,16 @@ class ChainedStore:
     # --- ids -------------------------------------------------------------------------------------
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> Loan:
-        """Borrow `count` ids; `seen` and `room` are for stores of our own.
+        """Borrow `count` ids; `seen`, `room` and `batch` are for stores of our own.
 
         Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. More than one
         answer may hold are asked for in parts, and lost together.
@@ -149,14 +138,14 @@ class ChainedStore:
 
     def _begins_epoch(self, name: str, answer: Answer) -> bool:
         """Whether it is the first answer of its epoch. Raises Unanswered as `is_newer`."""
-        known = self._known.get(name) or _untold(name)
+        known = self._known.get(name) or untold(name)
         newer = exchange.is_newer(
             answer, url=self.address, ordinal=known.ordinal, strict=known.strict
         )
         if newer:
             self._known[name] = msgspec.structs.replace(
                 known,
-                epoch=_epoch(answer.ordinal),
+                epoch=told_epoch(answer.ordinal),
                 strict=answer.strict,
                 limit=LIMIT_MAX if answer.as_text else LIMIT_DEFAULT,
             )
@@ -172,11 +161,24 @@ class ChainedStore:
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
         if error.code == "unknown_counter":
             return errors.UnknownCounter(name=counter.name)
+        if error.code == "moved":
+            why = error.why.partition(" here: ")[2].rstrip(".") or error.why
+            return errors.Moved(name=counter.name, why=why)
         if error.code == "suspended":
             return errors.Suspended(name=counter.name)
         if error.retryable:
             return self._not_applied(_reserving(counter, count), error.why)
         return errors.Withheld(**about)
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        """None: the service's instances are the writers."""
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        """Refused, as there is nothing to register on."""
+        return False
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        """Nothing to prune."""
 
     async def give_back(
         self,
@@ -197,6 +199,14 @@ class ChainedStore:
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         """Nothing to close: a position that went back is closed by who reads it."""
 
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        """Whether it answers and can serve; the rest is looked at where its store is."""
+        return await chained_examine.examine(self._central)
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        """Looked at where the counter's store is."""
+        return []
+
     # --- counters --------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
@@ -204,7 +214,7 @@ class ChainedStore:
         try:
             shown = await self._shown(name)
         except errors.NotShown:
-            return self._known.get(name) or _untold(name)
+            return self._known.get(name) or untold(name)
         if shown is None:
             return None
         entry = shown.entry()
@@ -250,7 +260,7 @@ class ChainedStore:
         shown = await self._shown(counter.name)
         if shown is None:
             return None
-        epoch, next = _epoch(shown.epoch), int(shown.next)
+        epoch, next = told_epoch(shown.epoch), int(shown.next)
         return Position(next, next, 0, gone_back(epoch) if shown.state == "suspect" else epoch)
 
     async def _shown(self, name: str) -> Shown | None:
@@ -274,39 +284,35 @@ class ChainedStore:
         except msgspec.ValidationError as error:
             raise self._not_applied(action, f"its answer is not as expected: {error}") from None
 
-    # --- changes: made where the counters are kept -----------------------------------------------
+    # --- changes: refused, they are made where the counters are kept -----------------------------
 
     async def revision(self) -> None:
         """There is no catalogue here: a change is heard of by answers, or when ids expire."""
 
     async def entry(self, name: str) -> Counter | None:
-        """Refused, as every step of a change is."""
         raise self._elsewhere()
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
-        """Refused."""
         raise self._elsewhere()
 
     async def renewed(self, counter: Counter) -> Counter:
-        """Refused."""
         raise self._elsewhere()
 
     async def stand(self, counter: Counter, shard: int) -> Stand | None:
-        """Refused."""
         raise self._elsewhere()
 
     async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
-        """Refused."""
         raise self._elsewhere()
 
     async def open_shard(
         self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
     ) -> None:
-        """Refused."""
+        raise self._elsewhere()
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
         raise self._elsewhere()
 
     async def accept(self) -> None:
-        """Refused."""
         raise self._elsewhere()
 
     def _elsewhere(self) -> errors.ChangedElsewhere:
@@ -326,15 +332,6 @@ class ChainedStore:
 
     def _unknown(self, action: str, why: str) -> errors.OutcomeUnknown:
         return errors.OutcomeUnknown(store=self.address, action=action, why=why.rstrip("."))
-
-
-def _epoch(ordinal: int) -> str:
-    """The random part of an epoch's name is not told; its ordinal is enough for order."""
-    return epoch_name(ordinal, "chained")
-
-
-def _untold(name: str) -> Counter:
-    return Counter(name=name, epoch=_epoch(0), limit=LIMIT_MAX, strict=True)
 
 
 def _reserving(counter: Counter, count: int) -> str:

@@ -11,7 +11,7 @@ def _said(text: str) -> msgspec.Meta:
 
 State = Literal[
     "suspect", "stale", "empty", "exhausted", "suspended", "short", "stopping", "active", "unused",
-    "deleted",
+    "moved", "deleted",
 ]  # fmt: skip
 Level = Literal["ok", "warn", "bad", "calm"]
 Seconds = Annotated[

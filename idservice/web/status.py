@@ -29,6 +29,7 @@ STATES: dict[str, State] = {
     "suspended": "suspended",
     "stopping": "stopping",
     "unknown_counter": "deleted",
+    "moved": "moved",
     "": "active",
 }
 # In this order they are shown, with how bad each is; `calm` is neither good nor bad.
@@ -42,6 +43,7 @@ LEVELS: dict[State, Level] = {
     "stopping": "calm",
     "active": "ok",
     "unused": "calm",
+    "moved": "calm",
     "deleted": "calm",
 }
 RANKS = {state: rank for rank, state in enumerate(LEVELS)}
@@ -234,5 +236,5 @@ def _command(name: str, state: str, standing: Standing, store: str, authority: s
         case "suspended":
             return f"idservice resume {name} {at}"
         case "stale" | "empty" | "short":
-            return f"idservice show {name} {at}"
+            return f"idservice doctor {at}"
     return ""

@@ -51,7 +51,9 @@ def in_trouble() -> list[Reading]:
         replace(reading("tickets", code=exhausted.code, why=str(exhausted), limit=999_999), held=0),
         replace(reading("bookings", rate=800.0, seconds=9.0), waiting=14),
         reading("receipts", strict=True, rate=210.0, seconds=0, stock=0, epoch=4),
-        reading("votes", rate=0.0, seconds=1, stock=10, low=5, highest=9, pace=0.0),
+        replace(
+            reading("votes", rate=0.0, seconds=1, stock=10, low=5, highest=9, pace=0.0), held=10
+        ),
     ]
 
 

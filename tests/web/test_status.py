@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from idservice import errors
 from idservice.core.pace import LEAST_S
 from idservice.metrics import LATENCY_BUCKETS_S, Latency
 from idservice.web import page, records, status
@@ -52,7 +53,7 @@ async def test_counters_that_need_attention_come_first_with_what_is_to_be_done()
         f"idservice fence invoices --ahead N --store {STORE}",
         """curl -X PATCH -d '{"limit": N}' http://127.0.0.1:8080/v1/counters/tickets""",
         f"idservice resume refunds --store {STORE}",
-        f"idservice show bookings --store {STORE}",
+        f"idservice doctor --store {STORE}",
     ]
     assert all(one.why for one in first)
     others = said.counters[4:]
@@ -99,6 +100,20 @@ async def test_a_page_that_cannot_be_shown_is_refused(serve: Serve, query: str) 
 def test_every_state_has_a_level_and_a_place() -> None:
     assert set(status.LEVELS) == set(records.State.__args__)  # type: ignore[attr-defined]
     assert set(status.STATES.values()) <= set(status.LEVELS)
+
+
+def below(kind: type[errors.IdserviceError]) -> set[type[errors.IdserviceError]]:
+    return {kind}.union(*(below(one) for one in kind.__subclasses__()))
+
+
+def test_every_way_in_which_a_counter_hands_out_nothing_has_a_state_of_its_own() -> None:
+    """Any other error is the store's, with nothing left in memory."""
+    for kind in (
+        errors.CounterSuspect, errors.StoreReplaced, errors.CatalogueStale, errors.Stopped,
+        errors.Suspended, errors.UnknownCounter, errors.Exhausted,
+    ):  # fmt: skip
+        for one in below(kind):
+            assert one.code in status.STATES, one
 
 
 # --- what is said --------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ from typing import Any
 
 import msgspec
 
-from idservice.stores.protocol import Counter, Position
+from idservice.core.writer import Record
+from idservice.stores.protocol import VALUE, Counter, Position, Writers
 
 KEY = "pk"
 ENTRY = "entry:"
 HEAD = "catalogue"
 IDENTITY = "identity"
 SCHEMA = 1
+WRITERS = "writers"  # how often a writer registered; each has a map of its own beside it
+WRITER = "w:"
 # DynamoDB keeps 38 digits and also 41.5, -1 and 1E20, which no position of ours ever is. int()
 # accepts more than is written here.
 NUMBER = re.compile(r"0|[1-9][0-9]{0,37}", re.ASCII)
@@ -37,6 +40,11 @@ def string(attribute: Any) -> str | None:
     """The value of a text, None for anything else."""
     written = attribute.get("S") if isinstance(attribute, Mapping) else None
     return written if isinstance(written, str) else None
+
+
+def is_of_an_epoch(name: str) -> bool:
+    """Whether an attribute is one of ours that ends with its epoch."""
+    return name in ("returned", WRITERS) or name.startswith(WRITER)
 
 
 def ranges(attribute: Any) -> tuple[range, ...]:
@@ -77,21 +85,40 @@ def shown(attribute: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a position is written: table, key, and the attribute that holds its value."""
+    """Where a position is written: table, key, and the attribute that holds its value.
+
+    `barred` is one that must stay a text: an old endpoint would count on in it.
+    """
 
     table: str
     key: dict[str, dict[str, str]]
     value: str
+    barred: str | None = None
+
+    @property
+    def any_key(self) -> str:
+        """An attribute that the item has if it is there at all."""
+        return next(iter(self.key))
 
 
 def place_of(counter: Counter, shard: int, table: str) -> Place:
     """The place of a shard; an adopted counter's is where its old endpoint keeps it."""
-    adopted = counter.adopted
-    if adopted is not None:
-        key = {name: {kind: value} for name, kind, value in adopted.key}
-        return Place(adopted.table, key, adopted.attribute)
+    item = counter.elsewhere
+    if item is not None and shard == 0:
+        key = {name: {kind: value} for name, kind, value in item.key}
+        if counter.adopted is not None:
+            return Place(item.table, key, item.attribute)
+        return Place(item.table, key, VALUE, barred=item.attribute)
     suffix = f":{shard}" if shard else ""
-    return Place(table, {KEY: {"S": f"ctr:{counter.name}{suffix}"}}, "next")
+    return Place(table, {KEY: {"S": f"ctr:{counter.name}{suffix}"}}, VALUE)
+
+
+def place_in(item: Item, place: Place, counter: Counter) -> Place:
+    """Where the value stands in this item, which a change that is under way may have moved."""
+    intent = counter.intent
+    if intent is not None and intent.finishes and string(item.get("epoch")) == intent.epoch:
+        return Place(place.table, place.key, VALUE, barred=place.value)
+    return place
 
 
 def position_in(item: Item, place: Place) -> Position:
@@ -109,6 +136,25 @@ def position_in(item: Item, place: Place) -> Position:
         values[name] = value
     returned = ranges(item.get("returned"))
     return Position(values[place.value], values["mark"], values["rev"], epoch, returned)
+
+
+def record_in(item: Item, writer: str) -> Record | None:
+    """What a writer has on a position; None also for what cannot be read, which is not its own."""
+    written = (item.get(WRITER + writer) or {}).get("M") or {}
+    seq, top = number(written.get("seq")), number(written.get("top"))
+    if seq is None:
+        return None
+    return Record(seq, top or 0, string(written.get("nonce")) or "")
+
+
+def writers_in(item: Item) -> Writers:
+    """Who is registered on a position."""
+    names = [name.removeprefix(WRITER) for name in item if name.startswith(WRITER)]
+    records = {name: record_in(item, name) for name in sorted(names)}
+    return Writers(
+        number(item.get(WRITERS)) or 0,
+        {name: -1 if record is None else record.seq for name, record in records.items()},
+    )
 
 
 def entry_in(item: Item) -> Counter:
@@ -157,7 +203,7 @@ def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
                 "next": first,
                 "mark": first,
                 "rev": {"N": "0"},
-                "epoch": {"S": counter.epoch},
+                "epoch": {"S": counter.carried},
             },
         )
         for shard in range(counter.shards)

@@ -10,15 +10,18 @@ from typing import Any, NoReturn, Self
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.core.writer import Batch
+from idservice.finding import Clock, Finding
 from idservice.stores.dynamodb import adopt as adoption
-from idservice.stores.dynamodb import change, items, returns
+from idservice.stores.dynamodb import change, items, reserve, returns, writers
 from idservice.stores.dynamodb import client as dynamo
+from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.dynamodb.reserve import Reservation
 from idservice.stores.dynamodb.table import Table
-from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand
+from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand, Writers
+from idservice.stores.refusal import Asked
 
 SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
 
@@ -71,6 +74,12 @@ class DynamoStore:
     async def accept(self) -> None:
         await self._table.accept()
 
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        return await examination.examine(self._client, clock, thorough=thorough)
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        return await examination.examine_item(self._client, counter)
+
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
 
@@ -78,8 +87,9 @@ class DynamoStore:
 
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
-        if counter is not None and counter.adopted is not None and counter.adopted.table_id:
-            adoption.recognise(self.address, counter, await self._table_id(counter))
+        if counter is not None and counter.elsewhere is not None and counter.elsewhere.table_id:
+            table = await self._table_of(counter)
+            adoption.recognise(self.address, counter, table, self._client.region)
         return counter
 
     async def entry(self, name: str) -> Counter | None:
@@ -88,15 +98,17 @@ class DynamoStore:
         return None if item is None else self._entry(item, action)
 
     async def renewed(self, counter: Counter) -> Counter:
-        if counter.adopted is None:
+        if counter.elsewhere is None:
             return counter
-        return adoption.renewed(counter, await self._table_id(counter))
+        table = await self._table_of(counter)
+        return adoption.renewed(counter, table.get("TableId"))
 
-    async def _table_id(self, counter: Counter) -> str | None:
-        assert counter.adopted is not None
-        table = counter.adopted.table
+    async def _table_of(self, counter: Counter) -> Answer:
+        """The description of the table that an adopted counter's item is in."""
+        assert counter.elsewhere is not None
+        table = counter.elsewhere.table
         answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
-        found: str | None = answer["Table"].get("TableId")
+        found: Answer = answer["Table"]
         return found
 
     async def counters(self) -> list[Counter]:
@@ -119,7 +131,9 @@ class DynamoStore:
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
-        return None if item is None else self._position(item, place, counter)
+        if item is None:
+            return None
+        return self._position(item, items.place_in(item, place, counter), counter)
 
     async def locate(
         self, table: str, key: dict[str, str], attribute: str, returns: str
@@ -208,7 +222,9 @@ class DynamoStore:
     async def stand(self, counter: Counter, shard: int) -> Stand | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
-        return None if item is None else change.stand_in(item, place)
+        if item is None:
+            return None
+        return change.stand_in(item, items.place_in(item, place, counter))
 
     async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
@@ -231,8 +247,13 @@ class DynamoStore:
         item = await self._get(place.table, place.key, action) or {}
         await self._write_if(change.opened(place, item, seal, epoch), action)
 
-    async def _write_if(self, write: dict[str, Any], action: str) -> None:
-        """One conditional write; a condition that fails is no error."""
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        place = items.place_of(counter, 0, self._name)
+        for write in change.finished(place, counter, seal, epoch, first):
+            await self._write_if(write, f"finishing the adoption of counter {counter.name}")
+
+    async def _write_if(self, write: dict[str, Any], action: str) -> bool:
+        """One conditional write; whether its condition held."""
         await self._sure(action)
         try:
             await self._client.call("UpdateItem", action, **write)
@@ -240,32 +261,60 @@ class DynamoStore:
             self._note(refused)
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
+            return False
+        return True
 
     # --- positions -------------------------------------------------------------------------------
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> Grant:
         assert count > 0
         assert seen <= room  # DynamoDB refuses such a condition as malformed
+        assert batch is None or (batch.count, shard) == (count, 0)
         place = items.place_of(counter, shard, self._name)
-        wanted = Reservation(self.address, counter, place, count, seen, room)
-        await self._sure(wanted.action)
+        asked = Asked(self.address, counter, count, seen, room, batch)
+        await self._sure(asked.action)
         try:
-            answer = await self._client.call("UpdateItem", wanted.action, **wanted.request())
+            answer = await self._client.call(
+                "UpdateItem", asked.action, **reserve.request(asked, place)
+            )
         except Refused as refused:
             self._note(refused)
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
                     self._doubts += 1
-                raise wanted.refused(refused.item) from None
+                return reserve.refused(asked, place, refused.item)
             if refused.said == dynamo.INVALID:
                 await self.position(counter, shard)  # raises where that is why: `rev` is missing
             raise
         if self._in_doubt:
-            raise wanted.unknown("the table was not found meanwhile: this may be another one")
+            raise asked.unknown("the table was not found meanwhile: this may be another one")
         self._heard()
-        return wanted.granted(answer["Attributes"])
+        return reserve.granted(asked, place, answer["Attributes"])
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        place = items.place_of(counter, 0, self._name)
+        action = f"reading the writers of counter {counter.name}"
+        item = await self._get(place.table, place.key, action)
+        return None if item is None else items.writers_in(item)
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        place = items.place_of(counter, 0, self._name)
+        write = writers.registered(place, counter, name, registrations)
+        return await self._write_if(write, f"registering a writer of counter {counter.name}")
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        place = items.place_of(counter, 0, self._name)
+        write = writers.pruned(place, name, seq)
+        await self._write_if(write, f"pruning a writer of counter {counter.name}")
 
     async def give_back(
         self,
