@@ -13,7 +13,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the three locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test check bench pictures lock engines image
+.PHONY: help run test check bench pictures lock sbom dist engines image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,12 +25,14 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 test: $(VENV)/.dev ## the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: $(VENV)/.dev ## lint, format, types, and whether the locks still fit pyproject.toml
-	@echo "check: pip, ruff, mypy"
+check: $(VENV)/.dev ## lint, format, types, the workflow, and whether the locks still fit pyproject.toml
+	@echo "check: pip, ruff, mypy, the workflow"
 	@$(BIN)/python -m pip --disable-pip-version-check check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/zizmor --offline --quiet --pedantic .github
 
 bench: $(VENV)/.dev ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -43,8 +45,14 @@ lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock"
 	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
-	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check -c requirements.lock -c $(BUILD_LOCK) \
+	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra otel -c requirements.lock -c $(BUILD_LOCK) \
 		-o requirements-dev.lock >/dev/null
+
+sbom: $(VENV)/.venv ## idservice.cdx.json, the bill of materials (CycloneDX), from requirements.lock
+	@$(BIN)/python deploy/sbom.py > idservice.cdx.json
+
+dist: $(VENV)/.run ## wheel and sdist, into dist/
+	@$(BIN)/hatchling build -d dist
 
 # A binary from npm, not a Python package: a second, independent DynamoDB to run the store's contract against.
 engines: ## the DynamoDB engine that some tests want (Linux on x86-64, npm)
@@ -57,7 +65,7 @@ engines: ## the DynamoDB engine that some tests want (Linux on x86-64, npm)
 image: ## the container image idservice:dev, by docker, podman or buildah
 	@for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 || continue; \
 		echo "image: $(IMAGE) by $$tool"; [ $$tool = docker ] || set -- --format docker; \
-		exec $$tool build "$$@" -t $(IMAGE) .; done; \
+		exec $$tool build "$$@" --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) -t $(IMAGE) .; done; \
 	echo "image: none of docker, podman and buildah works here" >&2; exit 1
 
 # Debian has Python without ensurepip, and then venv fails half-way with a long story: ask before.

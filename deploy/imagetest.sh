@@ -92,6 +92,10 @@ buildah build --quiet --isolation chroot --pull=never --format docker --layers -
 say "built: $(podman image inspect --format '{{.Size}}' $image | awk '{printf "%.0f", $1 / 1e6}') MB," \
   "of them $(podman image inspect --format '{{.Size}}' "$base" | awk '{printf "%.0f", $1 / 1e6}') MB the base"
 
+label() { podman image inspect --format "{{index .Labels \"org.opencontainers.image.$1\"}}" $image; }
+[ "$(label version)" = "$(sed -n 's/^version = "\(.*\)"$/\1/p' "$project/pyproject.toml")" ] || die "labelled $(label version)"
+say "labelled: $(label title) $(label version) on $(label base.name)"
+
 # --- Its life as a sidecar --------------------------------------------------------------------------------------------
 
 # No network but the loopback of its own namespace, which other containers of the pod share: no port of this machine
