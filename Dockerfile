@@ -41,4 +41,4 @@ LABEL org.opencontainers.image.title="idservice" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.base.name="docker.io/library/${PYTHON_IMAGE}"
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}"

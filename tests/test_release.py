@@ -50,7 +50,7 @@ def test_the_image_says_of_itself_what_the_package_says() -> None:
         "version": PROJECT["version"],
         "licenses": PROJECT["license"],
         "revision": "${REVISION}",
-        "base.name": "docker.io/library/${PYTHON_IMAGE}",
+        "base.name": "${PYTHON_IMAGE}",
     }
 
 
