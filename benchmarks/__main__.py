@@ -22,6 +22,7 @@ BENCHMARKS = (
     "start",
     "idle",
     "http",
+    "telemetry",
     "workers",
     "batch",
     "strict",

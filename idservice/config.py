@@ -206,6 +206,11 @@ SERVE = (
     Setting(
         "--access-log", False, switch, "log each request; costs more than the request itself"
     ),
+    Setting(
+        "--otel", False, switch,
+        "send traces and metrics by OpenTelemetry, where the variables OTEL_... say; needs the"
+        " extra idservice[otel], and costs several times the request itself",
+    ),
 )  # fmt: skip
 URL = Setting(
     "--url", None, text,

@@ -55,4 +55,5 @@ def _settings(arguments: argparse.Namespace) -> server.Settings:
             range_max=arguments.range_max,
             metrics_counters=arguments.metrics_counters,
         ),
+        otel=arguments.otel,
     )

@@ -7,12 +7,13 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from idservice import __version__, errors, listen, pulse, start
 from idservice.config import STORE_DEFAULT
@@ -56,6 +57,7 @@ class Settings:
     drain: float
     limits: Limits
     web: WebLimits
+    otel: bool = False
 
 
 def without_creation(settings: Settings) -> Settings:
@@ -153,6 +155,7 @@ async def _serve(
         random=random,
         declared=[settings.default_counter, *routes.values()],
     )
+    around = await _telemetry(settings, service, stack)
     deadline = asyncio.get_running_loop().time() + settings.store_wait
     await start.reach(store, random, create=create, deadline=deadline)
     if link is None or link.number == FIRST_WORKER:
@@ -167,7 +170,9 @@ async def _serve(
     seat.take()
     listeners = [
         await stack.enter_async_context(Listener(runner, bound, gate, desk, seat))
-        for bound, runner, desk in _applications(settings, sockets, life, whole, service, routes)
+        for bound, runner, desk in _applications(
+            settings, sockets, life, whole, service, routes, around
+        )
     ]
     log.info(
         "idservice %s serves counter %s of %s",
@@ -187,6 +192,21 @@ async def _serve(
     await _drain(life, listeners, gate, settings.drain)
 
 
+async def _telemetry(
+    settings: Settings, service: Service, stack: AsyncExitStack
+) -> list[Middleware]:
+    """What sees each request where traces are asked for. Raises Usage."""
+    if not settings.otel or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return []
+    try:
+        from idservice import telemetry  # its libraries are an extra, and slow to load
+    except ImportError as error:
+        why = f"--otel needs what is not installed ({error}): pip install 'idservice[otel]'"
+        raise errors.Usage(why=why) from None
+    most = settings.web.metrics_counters
+    return [await stack.enter_async_context(telemetry.exported(service, counters_max=most))]
+
+
 def _applications(
     settings: Settings,
     sockets: listen.Sockets,
@@ -194,6 +214,7 @@ def _applications(
     whole: Whole,
     service: Service,
     routes: dict[str, str],
+    around: Sequence[Middleware],
 ) -> Iterator[tuple[socket.socket, web.AppRunner, Desk | None]]:
     """What is served on each socket; ids also through the fast lane."""
     for address, bound in sockets.data + sockets.admin:
@@ -209,9 +230,10 @@ def _applications(
             unix=bool(address.path),
             data=is_data,
             whole=whole,
+            around=around,
         )
         desk = None
-        if is_data:
+        if is_data and not around:  # the fast lane has no place for anything in between
             desk = Desk(
                 service,
                 paths={"/next": settings.default_counter, **routes},

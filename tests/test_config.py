@@ -30,6 +30,7 @@ SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
     "--metrics-counters": ("0", 0, "7", 7),
     "--log": ("json", "json", "text", "text"),
     "--access-log": (None, True, "no", False),
+    "--otel": (None, True, "no", False),
 }
 DEFAULTS = {
     "--store": None,
@@ -52,6 +53,7 @@ DEFAULTS = {
     "--metrics-counters": 100,
     "--log": "auto",
     "--access-log": False,
+    "--otel": False,
 }
 WHOLE = ["", "-1", "+1", "1.0", "1_0", " 1", "1 ", "٣", "1e3", "0x1", "x", "9" * 20]
 SECONDS = ["", "-1", "+1", ".5", "1.", "1_0", " 1", "1s", "٣", "1e1", "inf", "nan", "9" * 12]
@@ -79,6 +81,7 @@ BAD: dict[str, list[str]] = {
     "--metrics-counters": [*WHOLE, "100001"],
     "--log": ["", "xml", "JSON"],
     "--access-log": ["", "maybe"],
+    "--otel": ["", "maybe"],
 }  # fmt: skip
 
 

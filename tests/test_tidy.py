@@ -99,6 +99,7 @@ FLOORS = [
     ["idservice.board"],
     ["idservice.screen"],
     ["idservice.top"],
+    ["idservice.telemetry"],
     ["idservice.server", "idservice.workers.worker"],
     ["idservice.workers.parent"],
     ["idservice.serve"],

@@ -1,10 +1,11 @@
 """Which path leads to which handler, on which kind of listener."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from idservice import errors, metrics
@@ -46,15 +47,16 @@ def build_app(
     unix: bool = False,
     data: bool = True,
     whole: Whole | None = None,
+    around: Sequence[Middleware] = (),
 ) -> web.Application:
     """The application of one listener.
 
     `data` adds the routes that hand out ids, `control` those on counters; `writable` those that
     change them. `routes` maps further paths to counters. `whole` is the service with all its
-    workers, where there are others.
+    workers, where there are others; `around` sees each request first.
     """
     whole = whole or Whole(service)
-    app = web.Application(middlewares=[guard], client_max_size=BODY_MAX)
+    app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
     async def finish(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Cache-Control"] = "no-store"

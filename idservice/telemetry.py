@@ -1,0 +1,201 @@
+"""Traces and metrics by OpenTelemetry, for who asks for them: a span for each request, and what
+`/metrics` shows of counters, sent to a collector by OTLP over HTTP.
+
+Of the extra `otel`, and imported only with `--otel`: a span costs more than an id. The standard
+variables (`OTEL_...`) say where to and how much; the SDK reads them, but for those named here.
+"""
+
+import asyncio
+import os
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from opentelemetry import propagate
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from idservice import __version__, errors, metrics
+from idservice.metrics import Reading, Snapshot
+from idservice.service import Service
+from idservice.web.guard import Handler
+
+PROTOCOL = "http/protobuf"
+ALLOWED = {  # what of the standard is served; another value would be ignored without a word
+    "OTEL_TRACES_EXPORTER": ("otlp", "none"),
+    "OTEL_METRICS_EXPORTER": ("otlp", "none"),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": (PROTOCOL,),
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": (PROTOCOL,),
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": (PROTOCOL,),
+}
+FLUSH_S = 0.5  # for the rest to be sent at the stop
+SNAPSHOT_S = 5.0  # for the loop to tell a thread what is counted
+FRESH_S = 0.2  # all instruments of one collection share a snapshot
+DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+@asynccontextmanager
+async def exported(service: Service, *, counters_max: int) -> AsyncIterator[Middleware]:
+    """While entered, what is counted is sent on and so is a span for each request that passes the
+    middleware. At most `counters_max` counters are told apart. Raises Usage.
+
+    At the end what is left is sent, for at most FLUSH_S: a collector that is away delays no stop.
+    """
+    for name, allowed in ALLOWED.items():
+        if (value := os.environ.get(name) or allowed[0]) not in allowed:
+            raise errors.Usage(why=f"{name} is {value!r}; it must be {' or '.join(allowed)}")
+    named = {"service.version": __version__, "service.instance.id": str(uuid.uuid4())}
+    if not os.environ.get("OTEL_SERVICE_NAME"):
+        named["service.name"] = "idservice"
+    resource = Resource.create(named)
+    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+    if os.environ.get("OTEL_TRACES_EXPORTER") != "none":
+        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    readers: list[MetricReader] = []
+    if os.environ.get("OTEL_METRICS_EXPORTER") != "none":
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
+    meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+    _observe(meters, _Counted(service, counters_max))
+    try:
+        yield _middleware(tracers, meters)
+    finally:
+        # Threads of their own, which nobody waits for: the loop's would hold up its end.
+        done = [_in_thread(end) for end in (tracers.shutdown, meters.shutdown)]
+        await asyncio.wait(done, timeout=FLUSH_S)
+
+
+def _in_thread(work: Callable[[], object]) -> "asyncio.Future[None]":
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+
+    def settle() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(settle)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _middleware(tracers: TracerProvider, meters: MeterProvider) -> Middleware:
+    tracer = tracers.get_tracer("idservice", __version__)
+    duration = meters.get_meter("idservice", __version__).create_histogram(
+        "http.server.request.duration",
+        "s",
+        "How long requests took.",
+        explicit_bucket_boundaries_advisory=DURATIONS_S,
+    )
+
+    @web.middleware
+    async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        about = {"http.request.method": request.method, "url.scheme": "http"}
+        if resource is not None:
+            about["http.route"] = resource.canonical
+        began = time.perf_counter()
+        with tracer.start_as_current_span(
+            f"{request.method} {about.get('http.route', '')}".rstrip(),
+            context=propagate.extract(request.headers),
+            kind=SpanKind.SERVER,
+            attributes={**about, "url.path": request.path},
+        ) as span:
+            response = await handler(request)
+            span.set_attribute("http.response.status_code", response.status)
+            if response.status >= 500:
+                span.set_status(Status(StatusCode.ERROR))
+        took = time.perf_counter() - began
+        duration.record(took, {**about, "http.response.status_code": response.status})
+        return response
+
+    return traced
+
+
+class _Counted:
+    """What is counted, for a thread that is not the loop's: all is read on the loop."""
+
+    def __init__(self, service: Service, counters_max: int) -> None:
+        self._service = service
+        self._counters_max = counters_max
+        self._loop = asyncio.get_running_loop()
+        self._at = float("-inf")
+        self._snapshot: Snapshot | None = None
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """None where the loop does not tell in time, as at the end."""
+        if time.monotonic() > self._at + FRESH_S:
+            asked = self._service.snapshot()
+            try:
+                future = asyncio.run_coroutine_threadsafe(asked, self._loop)
+                self._snapshot = future.result(SNAPSHOT_S)
+            except (RuntimeError, TimeoutError):
+                asked.close()
+                self._snapshot = None
+            self._at = time.monotonic()
+        return self._snapshot
+
+    @property
+    def readings(self) -> list[Reading]:
+        """Of counters, those beyond the most as one."""
+        snapshot = self.snapshot
+        return metrics.capped(snapshot.readings, self._counters_max) if snapshot else []
+
+
+def _observe(meters: MeterProvider, counted: _Counted) -> None:
+    meter = meters.get_meter("idservice", __version__)
+
+    def of_each(
+        value: Callable[[Reading], float | None],
+    ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            for one in counted.readings:
+                if (seen := value(one)) is not None:
+                    yield Observation(seen, {"counter": one.counter})
+
+        return [observe]
+
+    def by(
+        label: str, values: Callable[[Reading], dict[str, int]]
+    ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            for one in counted.readings:
+                for key, value in values(one).items():
+                    yield Observation(value, {"counter": one.counter, label: key})
+
+        return [observe]
+
+    def store_up(_: CallbackOptions) -> Iterable[Observation]:
+        if (snapshot := counted.snapshot) is not None:
+            yield Observation(int(snapshot.store_up))
+
+    count, gauge = meter.create_observable_counter, meter.create_observable_gauge
+    count("idservice.ids.issued", of_each(lambda one: one.issued), "{id}")
+    count("idservice.ids.reserved", of_each(lambda one: one.reserved), "{id}")
+    count("idservice.waits", of_each(lambda one: one.tally.waits), "{request}")
+    count("idservice.gaps", by("cause", lambda one: one.gaps), "{id}")
+    count("idservice.refusals", by("code", lambda one: one.tally.refusals), "{request}")
+    count("idservice.reservations", by("result", lambda one: one.tally.reservations), "{call}")
+    gauge("idservice.ids.in_memory", of_each(lambda one: one.held), "{id}")
+    gauge("idservice.runway", of_each(_finite_runway_s), "s")
+    gauge("idservice.store.up", [store_up], "1")
+
+
+def _finite_runway_s(reading: Reading) -> float | None:
+    return reading.runway_s if reading.rate else None
