@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
@@ -141,15 +142,22 @@ class _Counted:
     def snapshot(self) -> Snapshot | None:
         """None where the loop does not tell in time, as at the end."""
         if time.monotonic() > self._at + FRESH_S:
-            asked = self._service.snapshot()
-            try:
-                future = asyncio.run_coroutine_threadsafe(asked, self._loop)
-                self._snapshot = future.result(SNAPSHOT_S)
-            except (RuntimeError, TimeoutError):
-                asked.close()
-                self._snapshot = None
+            self._snapshot = self._asked()
             self._at = time.monotonic()
         return self._snapshot
+
+    def _asked(self) -> Snapshot | None:
+        asked = self._service.snapshot()
+        try:
+            future = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        except RuntimeError:  # it is closed
+            asked.close()
+            return None
+        try:
+            return future.result(SNAPSHOT_S)
+        except (CancelledError, TimeoutError):
+            future.cancel()
+            return None
 
     @property
     def readings(self) -> list[Reading]:
