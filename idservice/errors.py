@@ -218,6 +218,7 @@ class StoreError(Unavailable):
     """The store {store} did not serve this: {why}."""
 
     code = "store_unavailable"
+    throttled = False  # whether it refused because that item is too hot: another shard's may do
 
 
 class NotApplied(StoreError):

@@ -30,6 +30,7 @@ class Tally:
     waits: int = 0
     wait_seconds: float = 0.0
     claimed: int = 0  # ids that others gave back, and that were taken over
+    moves: dict[str, int] = field(default_factory=dict)  # from shard to shard, by cause
 
 
 @dataclass(slots=True)
@@ -111,6 +112,7 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         tally.waits += reading.tally.waits
         tally.wait_seconds += reading.tally.wait_seconds
         tally.claimed += reading.tally.claimed
+        _add(tally.moves, reading.tally.moves)
     return Reading(
         counter=counter,
         issued=sum(reading.issued for reading in readings),
@@ -184,6 +186,12 @@ def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
         "Requests for ids to the store, by how they ended.",
         "result",
         lambda row: row.tally.reservations,
+    )
+    yield by(
+        "shard_moves",
+        "Times that ids were asked for on another shard than before.",
+        "cause",
+        lambda row: row.tally.moves,
     )
     yield by("gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps)
     yield by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)

@@ -10,6 +10,7 @@ from random import Random
 
 from idservice import errors, returns
 from idservice.core.allocator import Allocator, Request
+from idservice.core.shards import Shard, Shards
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
 from idservice.metrics import Reading, Tally, count
@@ -65,7 +66,6 @@ class Supply:
         self.keep_filled = keep_filled
         self.suspect: errors.IdserviceError | None = None
         self.closed: errors.IdserviceError | None = None  # why nothing is handed out meanwhile
-        self.rev = 0  # of the position, as our own last write there left it
         self._store = store
         self._limits = limits
         self._health = health
@@ -88,7 +88,7 @@ class Supply:
             store=store.address, why="it has not answered yet"
         )
         self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
-        self.allocator = self._new_allocator(seen=0)
+        self.allocator = self._new_allocator(self._new_shards())
         if counter.wished_state != ACTIVE:
             self._close(self._why_closed(), cause="revoked")
 
@@ -187,19 +187,21 @@ class Supply:
     async def fill(self) -> None:
         """Bring the first ids into memory; the start of a service does this, to see that it can.
 
-        One try, and a second one for what is left where the limit is near. Raises StoreError.
+        One try, and others for what is left where the limit is near. Raises StoreError.
         Nothing to do for a strict counter, which holds nothing, and for one that is used up.
         """
         if self._refilling:
             return
         self._refilling = True
         try:
-            for _ in range(2):
+            for _ in range(self.counter.shards + 1):
                 request = self._due()
-                if request is None or await self._reserve(request, in_background=True):
+                if request is None:
                     return
-                if not isinstance(self._error, errors.NoRoom):
+                if not await self._reserve(request, in_background=True):
                     raise self._error
+                if self.allocator.held:
+                    return
         finally:
             self._refilling = False
             if len(self._line):  # who came in the meantime, and is not served yet
@@ -308,9 +310,7 @@ class Supply:
             if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
                 raise errors.EpochChanged(**self._about, name=counter.name, found="", epoch="")
             async with asyncio.timeout(self._patience(in_background)):
-                answer = await self._store.reserve(
-                    counter, count=request.count, seen=request.seen, room=request.room
-                )
+                answer = await self._ask(counter, request)
             self._health.answered()
             if await self._taken(allocator, request, answer):
                 result = "granted"
@@ -328,16 +328,17 @@ class Supply:
         except errors.NoRoom as error:
             result = "no_room"
             await self._no_room(allocator, request, error, arrived)
+            return True  # which tells at once what to ask for instead, and on which shard
         except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
             allocator.refused(request.token, unknown=False)
-            result = await self._doubt(error, counter)
+            result = await self._doubt(error, counter, request.shard)
         except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
             result = "suspect"
             allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
             if allocator is self.allocator:
                 self._turned_down(error)
         except errors.NotApplied as error:
-            result = "not_applied"
+            result = "throttled" if error.throttled else "not_applied"
             self._failed(allocator, request, error)
         except asyncio.CancelledError:
             allocator.refused(request.token, unknown=True)
@@ -357,22 +358,32 @@ class Supply:
                 self._closing.set()
         return False
 
+    async def _ask(self, counter: Counter, request: Request) -> Grant | Loan:
+        return await self._store.reserve(
+            counter,
+            count=request.count,
+            seen=request.seen,
+            room=request.room,
+            shard=request.shard,
+        )
+
     async def _taken(self, allocator: Allocator, request: Request, answer: Grant | Loan) -> bool:
         """Take what was granted or lent into memory; False where it comes too late."""
         if isinstance(answer, Grant):
-            self.rev = answer.rev
+            shard = allocator.shards[request.shard]
+            shard.rev = answer.rev
             try:
-                claimed = await self._claim(allocator, answer)
+                claimed = await self._claim(allocator, shard, answer)
             except asyncio.CancelledError:
                 allocator.granted(request.token, answer.indices, self._loop.time())
                 raise
             if claimed:
                 allocator.inherit(claimed)
-                self.rev += 1  # our claim's
+                shard.rev += 1  # our claim's
             return allocator.granted(request.token, answer.indices, self._loop.time())
         now = self._loop.time()
         if answer.counter.ordinal > self.counter.ordinal and not allocator.retired:
-            allocator.renew(answer.counter.layout(), strict=answer.counter.strict)
+            allocator.renew(Shards(answer.counter.layout()), strict=answer.counter.strict)
             self.counter = answer.counter
         return allocator.lent(request.token, answer.blocks, now, since=answer.since)
 
@@ -385,21 +396,25 @@ class Supply:
         self._health.answered()
         allocator.no_room(request.token, error.position, self._loop.time())
         nothing = range(error.position, error.position)
-        claimed = await self._claim(allocator, Grant(nothing, error.rev, error.returned))
+        grant = Grant(nothing, error.rev, error.returned)
+        claimed = await self._claim(allocator, allocator.shards[request.shard], grant)
         if claimed:
             allocator.inherit(claimed)
             self._share_out(arrived)
 
-    async def _claim(self, allocator: Allocator, grant: Grant) -> list[range]:
-        """What others gave back, where the grant tells of any, and nothing newer was handed out."""
-        began = allocator.seen or allocator.granted_ids or allocator.retired
-        if not grant.returned or self.counter.strict or began or self._closing is not None:
+    async def _claim(self, allocator: Allocator, shard: Shard, grant: Grant) -> list[range]:
+        """What others gave back to a shard, where the grant tells of any, and nothing newer of it
+        was handed out."""
+        over = allocator.retired or self._closing is not None
+        if not grant.returned or self.counter.strict or shard.begun or over:
             return []
         lost = sum(map(len, grant.returned))  # unless it proves otherwise
         claimed: list[range] = []
         try:
             async with asyncio.timeout(self._patience(in_background=False)):
-                claimed = await returns.claim(self._store, self.counter, grant)
+                claimed = await returns.claim(
+                    self._store, self.counter, grant, shard=shard.layout.shard
+                )
             lost = 0
         except errors.NotApplied as error:
             lost = 0
@@ -416,6 +431,7 @@ class Supply:
             allocator.lost("late", count)
             return []
         if claimed:
+            shard.begun = True
             self.tally.claimed += count
             log.info(
                 "counter %s: %d ids are claimed that others gave back",
@@ -446,7 +462,10 @@ class Supply:
         self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to
-        allocator.refused(request.token, unknown=unknown)
+        if error.throttled:
+            allocator.throttled(request.token)
+        else:
+            allocator.refused(request.token, unknown=unknown)
 
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
@@ -468,16 +487,18 @@ class Supply:
 
     # --- doubt -----------------------------------------------------------------------------------
 
-    async def _doubt(self, error: errors.NotApplied, counter: Counter) -> str:
-        """The position is not as the epoch of `counter` left it: the entry alone decides what that
-        means. Whether it is `changed` or `suspect`."""
+    async def _doubt(self, error: errors.NotApplied, counter: Counter, shard: int) -> str:
+        """The position of a shard is not as the epoch of `counter` left it: the entry alone decides
+        what that means. Whether it is `changed` or `suspect`."""
         if self.allocator.retired:
             return "changed"  # a request overtaken by our own give-back finds it lower than we left
         entry, known = None, False
         try:
             async with asyncio.timeout(REFILL_MAX_S):
                 if isinstance(error, errors.WentBack):
-                    await self._store.close_gone_back(counter, error.epoch)
+                    # Who moved one of them may have moved others: that one first, and then all.
+                    for each in (shard, *range(counter.shards)):
+                        await self._store.close_gone_back(counter, error.epoch, each)
                 entry = await self._store.counter(counter.name)
             known = True
         except (errors.StoreError, TimeoutError):
@@ -521,7 +542,7 @@ class Supply:
             self.allocator.keep_for(self._runway)
 
     def _begin_epoch(self, *, keep: bool) -> None:
-        before, self.allocator = self.allocator, self._new_allocator(seen=0)
+        before, self.allocator = self.allocator, self._new_allocator(self._new_shards())
         self.allocator.succeed(before, keep=keep)
         self._forget(before, "revoked")
         self.refill_if_due()
@@ -644,14 +665,14 @@ class Supply:
             return
         if entry.ordinal > self.counter.ordinal:
             self.see(entry)
-        elif found.next >= max(found.mark, allocator.seen):
+        elif found.next >= max(found.mark, allocator.shards.present.seen):
             self.suspect = None
 
     def _begin_anew(self, cause: str) -> None:
         """With nothing in memory, and with the memory of where its own last reservation ended."""
         before = self.allocator
-        seen = before.seen if self._allocator_epoch == self.counter.epoch else 0
-        self.allocator = self._new_allocator(seen=seen)
+        known = self._allocator_epoch == self.counter.epoch
+        self.allocator = self._new_allocator(before.shards if known else self._new_shards())
         self.allocator.succeed(before, keep=False)
         self._forget(before, cause)
 
@@ -667,15 +688,21 @@ class Supply:
     def _runway(self) -> float:
         return self.counter.runway or self._limits.runway
 
-    def _new_allocator(self, *, seen: int) -> Allocator:
+    def _new_shards(self) -> Shards:
+        """The shards of its epoch, in an order that is this instance's own: each begins elsewhere,
+        and goes elsewhere from there."""
+        count = self.counter.shards
+        order = self._random.sample(range(count), count) if count > 1 else (0,)
+        return Shards(*(self.counter.layout(at) for at in order), moves=self.tally.moves)
+
+    def _new_allocator(self, shards: Shards) -> Allocator:
         self._allocator_epoch = self.counter.epoch
         return Allocator(
-            self.counter.layout(),
+            shards,
             now=self._loop.time(),
             runway_s=self._runway,
             block_max=self._limits.block_max,
             strict=self.counter.strict,
-            seen=seen,
             hold_s=self._store.hold_s,
         )
 

@@ -21,6 +21,7 @@ FLOORS = [
         "idservice.core.unused",
         "idservice.exchange",
     ],
+    ["idservice.core.shards"],
     ["idservice.core.allocator", "idservice.central"],
     ["idservice.client.stock", "idservice.client.wire"],
     ["idservice.client.asynchronous", "idservice.client.blocking"],
@@ -41,7 +42,7 @@ FLOORS = [
     ["idservice.stores"],
     ["idservice.intents"],
     ["idservice.change"],
-    ["idservice.counters", "idservice.metrics"],
+    ["idservice.counters", "idservice.direct", "idservice.metrics"],
     ["idservice.workers"],
     [
         "idservice.health",

@@ -4,7 +4,7 @@ from typing import Any
 
 from idservice.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.intents import JUMP_MAX
-from idservice.stores.protocol import LIMIT_MAX
+from idservice.stores.protocol import LIMIT_MAX, SHARDS_MAX
 
 Schema = dict[str, Any]
 
@@ -50,7 +50,8 @@ COUNTER = {
         "runway": {"type": "number"},
         "adopted": {"type": "object"},
         "change": {"type": "string", "description": "The change under way, if any."},
-        "next": NUMBER,
+        "next": {**NUMBER, "description": "The lowest number that nobody reserved."},
+        "next_by_shard": {"type": "array", "items": NUMBER},
         "ids_in_memory": {"type": "integer"},
         "runway_seconds": {"type": ["number", "null"]},
     },
@@ -58,11 +59,15 @@ COUNTER = {
 WISH: Schema = {
     "type": "object",
     "additionalProperties": False,
+    "anyOf": [
+        {"properties": {"strict": {"const": False}}},
+        {"properties": {"shards": {"const": 1}}},
+    ],
     "properties": {
         "start": {**WISHED, "default": 0},
         "limit": {"anyOf": [WISHED, {"type": "null"}]},
         "strict": {"type": "boolean", "default": False},
-        "shards": {"const": 1, "default": 1},
+        "shards": {"type": "integer", "minimum": 1, "maximum": SHARDS_MAX, "default": 1},
         "runway": {
             "anyOf": [
                 {"type": "number", "minimum": RUNWAY_MIN_S, "maximum": RUNWAY_MAX_S},

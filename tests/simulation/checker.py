@@ -272,12 +272,14 @@ def check_accounted(
 
 
 def check_requests(sent: Iterable[Sent], *, need_max: int, strict: bool) -> None:
-    """One request at a time; a pause after a failed one; halves after unknown outcomes, but for
+    """One request at a time; a pause after a failed one, unless it tells that there was no room;
+    halves after unknown outcomes, but for
     what the first in line needs. `sent` is of one instance and one counter."""
     for before, after in pairwise(sent):
         if after.at < before.until:
             raise Violation("one at a time", f"{after} was sent during {before}")
-        if before.outcome != "granted" and after.at - before.until < PAUSE_MIN_S - 1e-9:
+        told = before.outcome in ("granted", "no_room")
+        if not told and after.at - before.until < PAUSE_MIN_S - 1e-9:
             raise Violation("tight loop", f"{after} follows {before} at once")
         if before.outcome == "unknown" and not strict:
             most = max(before.count // 2, need_max, 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from idservice import errors, intents
-from idservice.core.allocator import EXHAUSTED_RECHECK_S
+from idservice.core.shards import EXHAUSTED_RECHECK_S
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import Counter
@@ -436,7 +436,7 @@ async def restored(world: World) -> None:
     async def restore() -> None:
         await elapse(rng.uniform(0.2, 1.5))
         supplies = [instance.service.supplies.get(NAME) for instance in world.instances]
-        lowest = min((supply.allocator.seen if supply else 0) for supply in supplies)
+        lowest = min((supply.allocator.shards.present.seen if supply else 0) for supply in supplies)
         if lowest:  # else somebody could not know
             there = rng.randrange(lowest)
             table.set_by_hand(NAME, next=there, mark=there)

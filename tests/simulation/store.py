@@ -377,8 +377,8 @@ class SimStore:
             grant, written = await self._call("reserve", apply)
         except errors.OutcomeUnknown:
             raise
-        except errors.NotApplied:
-            sent.outcome = "not_applied"
+        except errors.NotApplied as error:
+            sent.outcome = "no_room" if isinstance(error, errors.NoRoom) else "not_applied"
             raise
         finally:
             sent.until = loop.time()

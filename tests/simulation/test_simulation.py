@@ -99,7 +99,7 @@ def test_the_scenarios_reach_what_they_are_there_for() -> None:
     assert any(not grant.answered and not grant.copy for grant in ledger)
     assert any(grant.epoch.startswith("2.") and grant.answered for grant in ledger)
     sent = [sent for world in worlds for one in world.instances for sent in one.store.sent]
-    assert {one.outcome for one in sent} == {"granted", "unknown", "not_applied"}
+    assert {one.outcome for one in sent} == {"granted", "unknown", "not_applied", "no_room"}
     gaps = {
         cause
         for world in worlds
