@@ -89,17 +89,18 @@ class Layout:
 
 
 def first_free(base: int, reserved: Sequence[int], high: int) -> int:
-    """An id above every one that was ever granted.
+    """The lowest id above every one that was ever granted, and not below the base.
 
     `reserved` is, for each shard of the epoch that ends, the larger of position and mark: a
     position alone may have been moved back by hand. `high` is the same of all epochs before.
     """
     shards = len(reserved)
     ends = (
-        Layout(base=base, limit=base, shard=shard, shards=shards).id(index)
+        Layout(base=base, limit=base, shard=shard, shards=shards).id(index - 1) + 1
         for shard, index in enumerate(reserved)
+        if index
     )
-    return max(high, *ends) if reserved else high
+    return max(high, base, *ends) if reserved else high
 
 
 def base_of(free: int, *, floor: int, ahead: int, lower: bool) -> int:

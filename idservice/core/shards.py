@@ -72,10 +72,11 @@ class Shards:
         It is the present one from now on.
         """
         self._doubt(now)
-        for _ in self._row:
-            if self.present.room:
+        for steps in range(len(self._row)):
+            if self._row[(self._at + steps) % len(self._row)].room:
+                if steps:
+                    self._go_on("exhausted", steps)
                 return self.present
-            self._go_on("exhausted")
         return None
 
     def granted(self, number: int, indices: range) -> None:
@@ -100,9 +101,9 @@ class Shards:
         if self.present.layout.shard == number:
             self._go_on("throttled")
 
-    def _go_on(self, cause: str) -> None:
+    def _go_on(self, cause: str, steps: int = 1) -> None:
         if len(self._row) > 1:
-            self._at = (self._at + 1) % len(self._row)
+            self._at = (self._at + steps) % len(self._row)
             self._moves[cause] = self._moves.get(cause, 0) + 1
 
     def _doubt(self, now: float) -> None:

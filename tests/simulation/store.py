@@ -288,6 +288,13 @@ class Faults:
         return "fine"
 
 
+def throttled(action: str) -> errors.NotApplied:
+    """What a store says that takes no more now."""
+    error = errors.NotApplied(store=ADDRESS, action=action, why="throttled")
+    error.throttled = True
+    return error
+
+
 class SimStore:
     """One handle on a table; implements the `Store` protocol."""
 
@@ -437,7 +444,7 @@ class SimStore:
         going, coming = rng.uniform(*faults.latency_s) / 2, rng.uniform(*faults.latency_s) / 2
         if fate == "throttled":
             await asyncio.sleep(going + coming)
-            raise errors.NotApplied(store=ADDRESS, action=action, why="throttled")
+            raise throttled(action)
         if fate == "late_request":
             going += rng.uniform(1.0, 12.0)
         if fate == "late_answer":
