@@ -40,6 +40,7 @@ class Grant:
     claimed: bool = False
     nonce: str = ""  # of a strict counter's batch
     closed: bool = False  # its answer was made when its epoch was over
+    shard: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class GaveBack:
     next: int
     copy: bool
     at: float  # loop time
+    shard: int = 0
 
 
 @dataclass(slots=True)
@@ -271,9 +273,10 @@ class Table:
 
     # --- what people do to it by hand ------------------------------------------------------------
 
-    def set_by_hand(self, name: str, **fields: Any) -> None:
+    def set_by_hand(self, name: str, shard: int = 0, **fields: Any) -> None:
         """Change attributes of a position as an editor of tables would: nothing else moves."""
-        self.positions[name, 0] = msgspec.structs.replace(self.positions[name, 0], **fields)
+        found = self.positions[name, shard]
+        self.positions[name, shard] = msgspec.structs.replace(found, **fields)
 
     def repair(self, name: str, random: str) -> Counter:
         """Open the next epoch of a counter above every id ever granted, as a fence does."""
@@ -303,6 +306,7 @@ class Faults:
     resent: float = 0.0  # applied, then sent again, and only the second answer is passed on
     latency_s: tuple[float, float] = (0.001, 0.01)
     outages: list[tuple[float, float]] = field(default_factory=list)
+    hot: set[int] = field(default_factory=set)  # shards that take no reservation now
 
     KINDS = ("lost_before", "lost_after", "late_request", "late_answer", "throttled", "resent")
 
@@ -325,6 +329,7 @@ class Faults:
             setattr(self, field_.name, 0.0)
         self.latency_s = (0.001, 0.01)
         self.outages = []
+        self.hot = set()
 
     def fate(self, rng: Random, now: float) -> str:
         """What becomes of one request."""
@@ -454,11 +459,16 @@ class SimStore:
                 return answer, before
             ids = counter.layout(shard).ids(indices)
             copy = copy and (refused or not nonce)  # whichever copy is first applies a batch
-            grant = Grant(counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce)
+            grant = Grant(
+                counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce, shard=shard
+            )
             self.data.ledger.append(grant)
             return answer, grant
 
         try:
+            if self.faults is not None and shard in self.faults.hot:
+                await asyncio.sleep(self.random.uniform(*self.faults.latency_s))
+                raise throttled("reserve")
             answer, grant = await self._call("reserve", apply)
         except errors.OutcomeUnknown:
             raise
@@ -493,7 +503,7 @@ class SimStore:
                 self.too_late += 0 if copy else 1
                 return False
             now = asyncio.get_running_loop().time()
-            here = GaveBack(counter.name, counter.epoch, found.next, next, copy, now)
+            here = GaveBack(counter.name, counter.epoch, found.next, next, copy, now, shard)
             self.data.given_back.append((len(self.data.ledger), here))
             return True
 
@@ -504,7 +514,14 @@ class SimStore:
             layout = counter.layout(shard)
             grants = [
                 Grant(
-                    counter.name, counter.epoch, taken, layout.ids(taken), self, copy, claimed=True
+                    counter.name,
+                    counter.epoch,
+                    taken,
+                    layout.ids(taken),
+                    self,
+                    copy,
+                    claimed=True,
+                    shard=shard,
                 )
                 for taken in self.data.claim(counter, rev, shard)
             ]

@@ -12,12 +12,19 @@ from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import Deadlock, elapse, run
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.scenarios import Parts, World, play
+from tests.simulation.sharded_mutants import SHARDED_MUTANTS
 from tests.simulation.store import Grant
 from tests.simulation.strict import SCENARIOS
 from tests.simulation.strict_mutants import STRICT_MUTANTS
 
 SEEDS = 300  # for each scenario
-FEWER = {"hurried": 60, "prompt": 60, "cut_off": 30}  # which take longer
+FEWER = {
+    "hurried": 60,
+    "prompt": 60,
+    "cut_off": 30,
+    "rushed": 100,
+    "online": 30,
+}  # which take longer
 CHUNK = 50
 MUTANT_SEEDS = 100  # within these, a mutant must be found
 
@@ -130,7 +137,9 @@ def test_a_client_library_that_repeats_requests_burns_ids_and_repeats_none() -> 
 
 
 @pytest.mark.parametrize(
-    "mutant", [*MUTANTS, *STRICT_MUTANTS], ids=lambda mutant: mutant.fault.__name__
+    "mutant",
+    [*MUTANTS, *STRICT_MUTANTS, *SHARDED_MUTANTS],
+    ids=lambda mutant: mutant.fault.__name__,
 )
 def test_a_planted_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     if "." in mutant.place:
