@@ -4,6 +4,8 @@ import asyncio
 import copy
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
@@ -37,11 +39,7 @@ async def crowded(world: World) -> None:
         faults.latency_s = (0.0, 0.02)
     world.limits = replace(world.limits, wait=WAIT_S)
     world.create(strict=True)
-    with (
-        mock.patch.object(batches, "WRITERS_MAX", 3),
-        mock.patch.object(batches, "WRITERS_FEW", 1),
-        mock.patch.object(batches, "STANDS_STILL_S", STANDS_STILL_S),
-    ):
+    with _few_writers():
         for _ in range(rng.randint(2, 4)):
             await world.begin()
         pruning = [asyncio.create_task(_prunes(world)) for _ in range(2)]
@@ -71,11 +69,7 @@ async def changed(world: World) -> None:
     faults.late_request, faults.repeated = rng.choice(((0.0, 0.3), (0.05, 0.6), (0.05, 0.0)))
     world.limits = replace(world.limits, wait=WAIT_S)
     world.create(strict=True)
-    with (
-        mock.patch.object(batches, "WRITERS_MAX", 3),
-        mock.patch.object(batches, "WRITERS_FEW", 1),
-        mock.patch.object(batches, "STANDS_STILL_S", STANDS_STILL_S),
-    ):
+    with _few_writers():
         for _ in range(rng.randint(2, 3)):
             await world.begin()
         meddling = [asyncio.create_task(_restarts(world))] if rng.random() < 0.5 else []
@@ -91,6 +85,17 @@ async def changed(world: World) -> None:
         await put_right(world)
         await world.finish()
         world.check(need_max=3)
+
+
+@contextmanager
+def _few_writers() -> Iterator[None]:
+    """There is place for three, who are pruned soon."""
+    with (
+        mock.patch.object(batches, "WRITERS_MAX", 3),
+        mock.patch.object(batches, "WRITERS_FEW", 1),
+        mock.patch.object(batches, "STANDS_STILL_S", STANDS_STILL_S),
+    ):
+        yield
 
 
 async def _restarts(world: World) -> None:

@@ -4,15 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from idservice import errors
 from idservice.batches import Batches
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Record, Writer
 from idservice.stores.protocol import Counter, Grant, Writers
 from idservice.stores.refusal import Asked
-from tests.simulation.mutants import Mutant
+from tests.simulation.mutants import Mutant, WithoutEpoch
 from tests.simulation.store import Table
 
 BATCHES, MEANT = "idservice.supply.Batches", "idservice.stores.refusal.Asked.meant"
@@ -50,15 +48,6 @@ class WithoutNumber(Table):
 
     def follows(self, batch: Batch | None, record: Record | None) -> bool:
         return True
-
-
-class InAnyEpoch(Table):
-    """Has no condition on the epoch."""
-
-    def reserve(self, counter: Counter, **rest: Any) -> range:
-        found = self.positions.get((counter.name, 0))
-        epoch = counter.epoch if found is None else found.epoch
-        return super().reserve(msgspec.structs.replace(counter, epoch=epoch), **rest)
 
 
 class PrunesAnyway(Table):
@@ -152,7 +141,7 @@ STRICT_MUTANTS = [
     Mutant(TakesOpenForApplied, WRITER, "lossy", "gaps"),
     Mutant(ForgetsOpen, WRITER, "lossy", "gaps"),
     Mutant(meant_in_any_epoch, MEANT, "changed", "closed"),
-    Mutant(InAnyEpoch, "table", "changed", "unique"),
+    Mutant(WithoutEpoch, "table", "changed", "unique"),
     Mutant(CountsNoneAsChanged, BATCHES, "changed", "gaps"),
     Mutant(got_without_nonce, GOT, "changed", "unique"),
     Mutant(meant_from_next, MEANT, "changed", "unique"),
