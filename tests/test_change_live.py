@@ -20,9 +20,11 @@ CHANGES = (
     ("set", "--next", "50000"),
     ("suspend",),
     ("resume",),
+    ("reshard", "--shards", "8"),
     ("fence", "--ahead", "1000"),
     ("delete",),
     ("create",),
+    ("reshard", "--shards", "3"),
     ("fence", "--past", "200000"),
     ("set", "--next", "1000000"),
 )
