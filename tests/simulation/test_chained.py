@@ -63,6 +63,8 @@ def test_the_runs_reach_what_they_are_there_for() -> None:
                 gaps.update(supply.reading().gaps)
     assert {"expired", "unknown", "epoch", "abandoned", "stop"} <= set(gaps)
     assert {world.strict for world in worlds} == {True, False}
+    steps = {block.step for world in worlds for one in world.heard for block in one.blocks}
+    assert {1, 3} <= steps
     assert any(one.crashed for world in worlds for one in world.instances)
     assert any(one.crashed for world in worlds for one in world.sidecars)
     assert any(op.epoch.startswith("2.") for world in worlds for op in world.history)
