@@ -311,8 +311,7 @@ class NoRoom(NotApplied):
         self, *, position: int, rev: int = 0, returned: tuple[range, ...] = (), **fields: object
     ) -> None:
         super().__init__(position=position, **fields)
-        self.position = position
-        self.rev = rev  # of the position as it was found,
+        self.position, self.rev = position, rev  # as they were found,
         self.returned = returned  # and the ranges there that were given back
 
 

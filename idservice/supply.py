@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 
 from idservice import errors, returns
+from idservice.account import Account
 from idservice.batches import Batches, LeftAlone
 from idservice.core.allocator import Allocator, Request
 from idservice.core.shards import Shard, Shards
@@ -87,7 +88,7 @@ class Supply:
         self._error: errors.IdserviceError = errors.StoreError(
             store=store.address, why="it has not answered yet"
         )
-        self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
+        self._account = Account(counter.name, self.tally)
         self.allocator = self._new_allocator(self._new_shards())
         if counter.wished_state != ACTIVE:
             self._close(self._why_closed(), cause="revoked")
@@ -331,8 +332,7 @@ class Supply:
             self._health.latency.observe(self._linger.took)
             count(self.tally.reservations, result)
             if allocator is not self.allocator:
-                self._past = replace(self._past, gaps=self._gaps_with(allocator))
-                allocator.gaps = {}
+                self._account.add_late(allocator)
             self._asking = False
             if self._closing is not None:
                 self._closing.set()
@@ -690,8 +690,7 @@ class Supply:
     def _forget(self, allocator: Allocator, cause: str) -> None:
         """Retire an allocator that was replaced, and keep what it counted."""
         allocator.retire(cause)
-        self._past = self._added_up(allocator)
-        allocator.gaps = {}  # what is still to come is counted when it came
+        self._account.close(allocator)
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -730,29 +729,7 @@ class Supply:
 
     def reading(self) -> Reading:
         """What is counted of this counter since the start."""
-        allocator = self.allocator
-        return replace(
-            self._added_up(allocator),
-            held=allocator.held,
-            rate=allocator.rate,
-            waiting=len(self._line),
-        )
-
-    def _added_up(self, allocator: Allocator) -> Reading:
-        past = self._past
-        return replace(
-            past,
-            issued=past.issued + allocator.issued_ids,
-            reserved=past.reserved + allocator.granted_ids,
-            gaps=self._gaps_with(allocator),
-            returned=past.returned + allocator.returned_ids,
-        )
-
-    def _gaps_with(self, allocator: Allocator) -> dict[str, int]:
-        gaps = dict(self._past.gaps)
-        for cause, ids in allocator.gaps.items():
-            gaps[cause] = gaps.get(cause, 0) + ids
-        return gaps
+        return self._account.reading(self.allocator, waiting=len(self._line))
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:

@@ -62,7 +62,7 @@ FLOORS = [
         "idservice.workers.balance",
     ],
     ["idservice.workers.channel"],
-    ["idservice.batches"],
+    ["idservice.account", "idservice.batches"],
     ["idservice.supply"],
     ["idservice.catalogue", "idservice.closing", "idservice.finisher"],
     ["idservice.service", "idservice.workers.link"],
