@@ -443,9 +443,9 @@ class Allocator:
         self.returned_ids += count
         self._gap("stop", -count - too_many)
         self._gap("full", too_many)
-        assert self.gaps.get("stop", 0) >= 0
-        if not self.gaps.get("stop"):
-            self.gaps.pop("stop", None)
+        assert self.gaps["stop"] >= 0
+        if not self.gaps["stop"]:
+            del self.gaps["stop"]
 
     # --- the row of blocks -----------------------------------------------------------------------
 

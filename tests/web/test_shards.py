@@ -1,7 +1,11 @@
 """Counters with shards over HTTP: created, shown, and their ids in every form an answer has."""
 
 import json
+from random import Random
 
+from idservice.counters import new_counter
+from idservice.stores.protocol import Position
+from idservice.web.describe import described
 from tests.web.conftest import Serve, Serving
 from tests.web.test_contract import JSON, assert_problem
 
@@ -74,6 +78,20 @@ async def test_all_ids_up_to_the_limit_come_out_of_all_shards_and_then_410(
     assert sorted(got) == list(range(31))
     for target in (path, f"{path}?count=2", f"{path}?format=ranges&count=2"):
         assert_problem(await serving.ask(target), 410, "exhausted")
+
+
+def test_next_is_the_lowest_of_all_shards_and_one_that_is_closed_makes_it_suspect() -> None:
+    counter = new_counter("s", Random(1), shards=3, start=100)
+    stands = [
+        Position(9, 9, 1, counter.epoch, (range(2, 4),)),
+        Position(2, 2, 1, counter.epoch),
+        Position(5, 5, 1, counter.epoch, (range(1),)),
+    ]
+    shown = described(counter, 30.0, stands)
+    assert (shown["next"], shown["next_by_shard"]) == (107, [127, 107, 117])
+    assert (shown["returned"], shown["state"]) == (3, "active")
+    stands[2] = Position(5, 5, 1, "gone-back:1")
+    assert described(counter, 30.0, stands)["state"] == "suspect"
 
 
 async def test_a_batch_of_several_shards_is_told_as_a_range_of_each(serve: Serve) -> None:
