@@ -31,6 +31,20 @@ CHANGES = (
 HEARD_S = 10.0  # on a machine under load
 
 
+def initialised(
+    engine: str, request: pytest.FixtureRequest, folder: Path
+) -> tuple[str, Mapping[str, str]]:
+    """An initialised store on SQLite or on dynoxide, and the environment that reaches it."""
+    env: Mapping[str, str] = {}
+    store = f"sqlite:{folder / 'ids.db'}"
+    if engine == "dynoxide":
+        url = request.getfixturevalue("dynoxide_url")
+        name = "ids-" + re.sub(r"[^a-z0-9]", "-", folder.name.lower())[-60:]
+        store, env = f"dynamodb:{name}?region={engines.REGION}&endpoint={url}", engines.ENVIRONMENT
+    assert command("init", "--store", store, folder=folder, env=env).returncode == 0
+    return store, env
+
+
 async def operate(folder: Path, store: str, env: Mapping[str, str]) -> None:
     """Every command in turn, and of some a second one at the same time."""
     for word, *flags in CHANGES:
@@ -51,13 +65,7 @@ async def operate(folder: Path, store: str, env: Mapping[str, str]) -> None:
 async def test_no_id_is_repeated_whatever_operators_do_meanwhile(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    env: dict[str, str] = {}
-    store = f"sqlite:{tmp_path / 'ids.db'}"
-    if engine == "dynoxide":
-        url = request.getfixturevalue("dynoxide_url")
-        name = "ids-" + re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())[-60:]
-        store, env = f"dynamodb:{name}?region={engines.REGION}&endpoint={url}", engines.ENVIRONMENT
-    assert command("init", "--store", store, folder=tmp_path, env=env).returncode == 0
+    store, env = initialised(engine, request, tmp_path)
     serving = hammer(tmp_path, store, env=environment(env), seconds=12.0, pause=3.0, clients=8)
     report, _ = await asyncio.gather(serving, operate(tmp_path, store, env))
     print(report)

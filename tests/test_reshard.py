@@ -3,16 +3,15 @@ asks for ids is refused, and no id comes twice."""
 
 import asyncio
 import json
-import re
 import urllib.request
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests import engines
 from tests.hammer import Hammer
 from tests.processes import command, environment
+from tests.test_change_live import initialised
 
 pytestmark = [pytest.mark.process]
 
@@ -54,13 +53,7 @@ def _shown(port: int) -> dict[str, object]:
 async def test_a_reshard_under_load_fails_no_request_and_repeats_no_id(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    env: dict[str, str] = {}
-    store = f"sqlite:{tmp_path / 'ids.db'}"
-    if engine == "dynoxide":
-        url = request.getfixturevalue("dynoxide_url")
-        name = "ids-" + re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())[-60:]
-        store, env = f"dynamodb:{name}?region={engines.REGION}&endpoint={url}", engines.ENVIRONMENT
-    assert command("init", "--store", store, folder=tmp_path, env=env).returncode == 0
+    store, env = initialised(engine, request, tmp_path)
     hammer = Resharded(tmp_path, store, env=environment(env), arguments=("--runway", "1"), seed=1)
     report = await hammer.run(processes=3, clients=8, seconds=0.0, pause=PAUSE_S)
     print(report)

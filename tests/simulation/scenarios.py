@@ -520,7 +520,11 @@ async def operated(world: World) -> None:
         runway=rng.choice((1.0, 30.0)), wait=2.0, block_max=rng.choice((3, 12, 1000))
     )
     world.faults.repeated = rng.choice((0.0, 0.3, 0.6))
-    world.create(start=rng.choice((0, 1000)), strict=rng.random() < 0.25)
+    world.create(
+        start=rng.choice((0, 1000)),
+        strict=not world.sharded and rng.random() < 0.25,
+        shards=rng.randint(1, 4) if world.sharded else 1,
+    )
     for _ in range(3):
         await world.begin()
     operators = [asyncio.create_task(operate(world, changes=rng.randint(2, 5))) for _ in range(2)]
@@ -598,7 +602,8 @@ async def cut_off(world: World) -> None:
     rng = world.rng
     world.faults.heal()
     world.limits = Limits(runway=30.0, wait=2.0)
-    world.create()
+    world.sharded = rng.random() < 0.5
+    world.create(shards=3 if world.sharded else 1)
     near, far = await world.begin(), await world.begin()
     far.store.faults = Faults()
     loop = asyncio.get_running_loop()
@@ -613,7 +618,10 @@ async def cut_off(world: World) -> None:
     far.store.faults.outages = [(cut, cut + 100.0)]
     using = asyncio.gather(use(far, cut + 130.0, pause_s=3.0), use(near, cut + 130.0, pause_s=3.0))
     await elapse(rng.uniform(0.0, 5.0))
-    await operate(world, changes=1, wishes=(intents.Wish("fence", ahead=3),), lasting=True)
+    wishes = [intents.Wish("fence", ahead=3)]
+    if world.sharded:
+        wishes.insert(rng.randint(0, 1), intents.Wish("reshard", shards=rng.choice((1, 2, 5))))
+    await operate(world, changes=len(wishes), wishes=wishes, lasting=True)
     await using
     if not any(op.error == "catalogue_stale" for op in world.history):
         raise Violation("stale", f"{far.name} never noticed that it heard nothing")

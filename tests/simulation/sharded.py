@@ -6,14 +6,13 @@ from idservice.intents import Wish
 from idservice.supply import Limits
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse
-from tests.simulation.operators import move_back, operate, put_right
+from tests.simulation.operators import operate, put_right
 from tests.simulation.scenarios import (
-    FINISHED_S,
-    LANDED_S,
     NAME,
     SCENARIOS,
     World,
     insisting,
+    operated,
     warm,
 )
 
@@ -101,33 +100,9 @@ async def relayed(world: World) -> None:
 
 
 async def resharded(world: World) -> None:
-    """Two operators at once reshard, set, suspend, delete and create again, and some of them die
-    between any two steps; instances stop cleanly, crash and begin; a hand moves a shard back."""
-    rng = world.rng
+    """As `operated`, and the operators reshard more often than anything else."""
     world.sharded = True
-    world.limits = Limits(
-        runway=rng.choice((1.0, 30.0)), wait=2.0, block_max=rng.choice((3, 12, 1000))
-    )
-    world.faults.repeated = rng.choice((0.0, 0.3, 0.6))
-    world.create(start=rng.choice((0, 1000)), shards=rng.randint(1, 4))
-    for _ in range(3):
-        await world.begin()
-    meddling = [asyncio.create_task(operate(world, changes=rng.randint(2, 5))) for _ in range(2)]
-    if rng.random() < 0.3:
-        meddling.append(asyncio.create_task(move_back(world)))
-    if rng.random() < 0.6:
-        meddling.append(asyncio.create_task(_comings_and_goings(world)))
-    await world.clients(5, 40, counts=(1, 1, 3), pause_s=0.25, hasty=rng.choice((0.0, 0.2)))
-    for task in meddling:
-        await task
-    world.faults.heal()
-    await elapse(LANDED_S + FINISHED_S)
-    in_use = any(NAME in instance.service.supplies for instance in world.serving)
-    if in_use and world.table.entries[NAME].intent is not None:
-        raise Violation("standing", f"nobody finished {world.table.entries[NAME]}")
-    await put_right(world)
-    await world.finish()
-    world.check(need_max=3)
+    await operated(world)
 
 
 async def rushed(world: World) -> None:
