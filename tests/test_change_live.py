@@ -26,7 +26,7 @@ CHANGES = (
     ("create",),
     ("reshard", "--shards", "3"),
     ("fence", "--past", "200000"),
-    ("set", "--next", "1000000"),
+    ("set", "--next", "100000000", "--force"),
 )
 HEARD_S = 10.0  # on a machine under load
 
