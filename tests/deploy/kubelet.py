@@ -2,7 +2,7 @@
 
 It takes from the manifest what decides whether a pod works: images, arguments, environment, users
 and groups, capabilities, memory, volumes and who owns them, probes, grace. Containers of all pods
-share one network that has nothing but loopback.
+share one network that has nothing but loopback. For tests that are marked `pytest.mark.process`.
 """
 
 import json

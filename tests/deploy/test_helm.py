@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,22 +54,30 @@ SHAPES: dict[str, dict[str, Any]] = {
 Render = Callable[[dict[str, Any]], Documents]
 
 
-@pytest.fixture
-def with_values(helm: Command, tmp_path: Path) -> Callable[..., str]:
+@pytest.fixture(scope="session")
+def with_values(helm: Command, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Runs helm on the chart with values."""
+    path = tmp_path_factory.mktemp("values") / "values.json"
 
     def run(verb: str, values: dict[str, Any], *more: str) -> str:
-        path = tmp_path / "values.json"
         path.write_text(json.dumps(values))
         return helm(*verb.split(), "deploy/helm/idservice", "--values", str(path), *more)
 
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def render(with_values: Callable[..., str]) -> Render:
-    """What the chart renders."""
-    return lambda values: documents(with_values("template ids", values, "--kube-version", OLDEST))
+    """What the chart renders; each shape is rendered once."""
+    known: dict[str, str] = {}
+
+    def run(values: dict[str, Any]) -> Documents:
+        key = json.dumps(values)
+        if key not in known:
+            known[key] = with_values("template ids", values, "--kube-version", OLDEST)
+        return documents(known[key])
+
+    return run
 
 
 def container_of(found: Documents) -> dict[str, Any]:
