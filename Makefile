@@ -4,6 +4,8 @@ VENV ?= .venv
 # Further arguments: make run ARGS='--listen 127.0.0.1:9000', make test ARGS='-k sqlite', make lock ARGS=--upgrade
 ARGS ?=
 IMAGE ?= idservice:dev
+# Tests that run at once; half of them wait for processes, so two cores are busy with two.
+JOBS ?= auto
 
 BIN := $(VENV)/bin
 LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -21,7 +23,7 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 	@exec $(BIN)/idservice serve $(ARGS)
 
 test: $(VENV)/.dev ## the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, and whether the locks still fit pyproject.toml
 	@echo "check: pip, ruff, mypy"

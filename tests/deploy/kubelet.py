@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from .rules import Object, environment, is_sidecar
+from .rules import Object, containers, environment, is_sidecar
 
 WORK = Path(os.environ.get("IMAGETEST_DIR", "/var/tmp/idservice-imagetest"))
 IMAGE = "localhost/idservice:imagetest"  # which deploy/imagetest.sh builds
@@ -102,19 +102,15 @@ class Pod:
         """SIGKILL to a container, and start it anew as a node does."""
         self.node.podman("kill", "--signal", "KILL", self.called(name))
         assert self.until_ended(name) == 137
-        (container,) = [
-            each
-            for each in [*self.spec.get("initContainers", []), *self.spec["containers"]]
-            if each["name"] == name
-        ]
+        (container,) = [each for each in containers(self.spec) if each["name"] == name]
         self.run(container)
         self.until_started(container)
 
     # --- one container ----------------------------------------------------------------------------
 
-    def called(self, name: str, run: int | None = None) -> str:
-        """The name that podman knows a container by: of its latest run, or of another."""
-        return f"{self.node.name}-{self.name}-{name}-{run or self._runs[name]}"
+    def called(self, name: str) -> str:
+        """The name by which podman knows a container's latest run."""
+        return f"{self.node.name}-{self.name}-{name}-{self._runs[name]}"
 
     def run(self, container: Object) -> None:
         """Start one container."""
@@ -186,10 +182,7 @@ class Pod:
     def _security(self, container: Object) -> list[str]:
         pod = self.spec.get("securityContext", {})
         own = {**pod, **container.get("securityContext", {})}
-        groups = [
-            *own.get("supplementalGroups", []),
-            *([own["fsGroup"]] if "fsGroup" in own else []),
-        ]
+        groups = [*own.get("supplementalGroups", []), own.get("fsGroup", own["runAsGroup"])]
         flags = [f"--user={own['runAsUser']}:{own['runAsGroup']}"]
         flags += [f"--group-add={group}" for group in groups]
         flags += [f"--cap-drop={name}" for name in own["capabilities"]["drop"]]
