@@ -177,7 +177,7 @@ MAIN, SIDECAR = f"{POD}.containers.0", f"{POD}.initContainers.0"
 FAULTS = [
     ("base", f"{MAIN}.env.0.name", "IDSERVICE_STOER", "did you mean IDSERVICE_STORE?"),
     ("base", f"{MAIN}.env.3.value", "9", "it must be from 0 to 8 seconds"),
-    ("base", f"{MAIN}.env.3.value", "1", "is seen not to be ready after"),
+    ("base", f"{MAIN}.env.3.value", "5", "is seen not to be ready after"),
     ("base", f"{MAIN}.env.1.value", "0.0.0.0:8081", "listens on"),
     ("base", f"{MAIN}.ports.0.containerPort", 80, "listens on"),
     ("base", f"{MAIN}.ports.0.name", "web", "there is no port http"),
