@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idservice import __version__, commands, config, errors, operate
+from idservice import __version__, commands, config, diagnose, errors, operate
 from idservice.exits import EXIT_OK, ending
 
 BENCH = (
@@ -19,6 +19,11 @@ SHARDS = (
     "positions that are reserved from side by side, 1 (the default) to 64: more than one is for"
 )
 SHARDS += " a table's item that is too hot, and ids then rise only within each"
+DOCTOR = (
+    "Look over a store and its counters, and say of each thing found what it is, why it matters"
+    " and what to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than"
+    " advice."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (listing, show):
         sub.add_argument("--json", action="store_true", help="print JSON")
     _add_changes(command)
+    check = command("doctor", diagnose.doctor, DOCTOR, config.STORE)
+    check.add_argument("--json", action="store_true", help="print JSON")
     health = command(
         "health", commands.health, "Exit 0 if a service runs here and answers.", config.URL
     )
@@ -145,6 +152,8 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("reshard", operate.reshard, "Give a counter in use another number of shards."),
         ("delete", operate.delete, "Delete a counter; its ids are not used again."),
         ("fence", operate.fence, "Go on above every id that may be in use, after a restore."),
+        ("move", operate.move, "Take a counter to another store; its ids go on there, above."),
+        ("adopt", operate.adopt, "End an adoption: the old endpoint can count no more."),
     ):
         sub = command(name, run, text, config.STORE, config.RUNWAY)
         add = sub.add_argument
@@ -155,6 +164,10 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
             add("--ahead", metavar="N", help="how far beyond what the store knows of")
         else:
             add("name", metavar="NAME", help="the counter")
+        if name == "move":
+            add("--to", metavar="URL", required=True, help="the store it goes to, initialised")
+        if name == "adopt":
+            add("--finish", action="store_true", help="switch the old endpoint off, for good")
         if name == "set":
             add("--next", metavar="N", required=True, help="the id to go on from")
             add("--allow-lower", action="store_true", help="even below ids in use: repeats them")

@@ -164,7 +164,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
 
     from idservice import direct
     from idservice.counters import check_name
-    from idservice.stores.protocol import SUSPENDED
+    from idservice.stores.protocol import MOVED, SUSPENDED
     from idservice.web.ask import read_count
 
     most = 1_000_000
@@ -179,6 +179,8 @@ def next_ids(arguments: argparse.Namespace) -> int:
         counter = await _in_use(store, name)
         if counter.wished_state == SUSPENDED:
             raise errors.Suspended(name=name)
+        if counter.wished_state == MOVED:
+            raise errors.Moved(name=name, why=counter.whereabouts)
         blocks = await direct.take(store, counter, count, random=SystemRandom())
         print("\n".join(str(id) for block in blocks for id in block))
 

@@ -5,13 +5,14 @@ from random import Random
 
 from idservice import errors
 from idservice.change import Changer
-from idservice.core.epoch import FIRST_ORDINAL, epoch_name
+from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.exchange import NAME
 from idservice.intents import Wish, stale_after
 from idservice.stores.protocol import (
     DELETED,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    MOVED,
     SHARDS_MAX,
     Adopted,
     Counter,
@@ -87,11 +88,10 @@ def new_counter(
         raise refuse(
             why="strict; an adopted counter cannot be, because its old endpoint keeps no order"
         )
-    # One shard and base 0: index and id agree (I6). An old endpoint that answers the value after
-    # its increment gives id v + 1 for a stored v.
-    base = 1 if adopted is not None and adopted.returns == "new" else 0
-    if shards > 1:
-        base = start  # every shard begins at index 0
+    # An old endpoint that answers the value after its increment gives id v + 1 for a stored v (I6).
+    base = first_base(start, shards)
+    if adopted is not None and adopted.returns == "new":
+        base = 1
     return Counter(
         name=name,
         epoch=epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}"),
@@ -122,7 +122,8 @@ async def ensure(
 
     A deleted name is used again, for ids above those it handed out. `runway` (seconds) is what a
     counter that names none is served with, `by` who wants it. Raises CounterDiffers where one of
-    this name is configured otherwise, NotApplied or OutcomeUnknown from the store.
+    this name is configured otherwise, Moved where it is in another store, NotApplied or
+    OutcomeUnknown from the store.
     """
     try:
         found = await store.create(wanted)
@@ -133,7 +134,7 @@ async def ensure(
             raise unknown from None  # that the repeat was refused says nothing of the first
     if found.epoch == wanted.epoch:
         return found, True
-    if found.intent is not None or found.state == DELETED:
+    if found.intent is not None or found.state in (DELETED, MOVED):
         changer = Changer(store, random=random, stale_s=stale_after(runway))
         wish = Wish("create", by=by, wanted=wanted)
         before, found = await changer.change(wanted.name, wish)

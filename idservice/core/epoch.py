@@ -88,6 +88,12 @@ class Layout:
         return max(0, (self.limit - self.base - self.shard) // self.shards + 1)
 
 
+def first_base(start: int, shards: int) -> int:
+    """Where the first epoch of a counter of our own begins: at 0 with one shard, so that index and
+    id agree; with several at its first id, so that every shard begins at index 0."""
+    return start if shards > 1 else 0
+
+
 def first_free(base: int, reserved: Sequence[int], high: int) -> int:
     """The lowest id above every one that was ever granted, and not below the base.
 

@@ -301,7 +301,9 @@ def test_after_unknown_outcomes_requests_halve_down_to_what_the_first_in_line_ne
 def test_an_unknown_outcome_burns_all_but_a_batch_that_may_be_sent_again(
     strict: bool, hold_s: float | None, burnt: int
 ) -> None:
-    allocator = Allocator(LAYOUT, now=0.0, runway_s=1.0, block_max=5, strict=strict, hold_s=hold_s)
+    allocator = Allocator(
+        Shards(LAYOUT), now=0.0, runway_s=1.0, block_max=5, strict=strict, hold_s=hold_s
+    )
     request = allocator.due(0.0, waiting=5, first=5)
     assert request is not None
     allocator.refused(request.token, unknown=True)

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise, permutations
+from itertools import accumulate, groupby, pairwise, permutations
 
 from idservice.core.allocator import FROM_MEMORY
 from idservice.core.epoch import ordinal_on
@@ -142,25 +142,34 @@ def check_deadlines(history: Iterable[Operation], *, wait_s: float) -> None:
 
 
 class Ranges:
-    """Grants, to be found by the ids they hold: those of several shards interleave."""
+    """Grants, in the order of a ledger, to be found by the ids they hold: those of several shards
+    interleave, and what was given back is in several of them."""
 
     def __init__(self, grants: Iterable[Grant]) -> None:
-        self._rows: dict[tuple[int, int], list[Grant]] = {}
-        for grant in grants:
+        self._rows: dict[tuple[int, int], list[tuple[int, int, Grant]]] = {}
+        for at, grant in enumerate(grants):
             step = grant.ids.step
-            self._rows.setdefault((step, grant.ids.start % step), []).append(grant)
-        for row in self._rows.values():
-            row.sort(key=lambda grant: grant.ids.start)
+            row = self._rows.setdefault((step, grant.ids.start % step), [])
+            row.append((grant.ids.start, at, grant))
+        self._ends: dict[tuple[int, int], list[int]] = {}  # of each row: the highest end so far
+        for key, row in self._rows.items():
+            row.sort(key=lambda one: one[:2])
+            self._ends[key] = [*accumulate((grant.ids.stop for _, _, grant in row), max)]
 
     def of(self, id: int) -> Grant | None:
-        """One that holds this id; what was given back is in several."""
+        """The last grant that holds this id: what is handed out is never granted again."""
+        found: tuple[int, Grant] | None = None
         for (step, rest), row in self._rows.items():
-            if id % step == rest:
-                at = bisect_right(row, id, key=lambda grant: grant.ids.start)
-                for grant in reversed(row[:at]):
-                    if id in grant.ids:
-                        return grant
-        return None
+            if id % step != rest:
+                continue
+            ends = self._ends[step, rest]
+            at = bisect_right(row, id, key=lambda one: one[0]) - 1
+            while at >= 0 and ends[at] > id:
+                _, order, grant = row[at]
+                if id in grant.ids and (found is None or order > found[0]):
+                    found = order, grant
+                at -= 1
+        return found[1] if found is not None else None
 
 
 def check_rising_per_shard(history: Iterable[Operation], ledger: Iterable[Grant]) -> None:

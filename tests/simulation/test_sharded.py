@@ -79,6 +79,19 @@ def test_a_batch_of_two_shards_rises_within_each(blocks: list[range], *, holds: 
             checker.check_rising_per_shard([batch], LEDGER)
 
 
+def test_an_id_is_looked_for_in_the_last_grant_that_has_it() -> None:
+    """What was given back belongs to nobody, and may come again in another epoch and shard."""
+    before = Grant("n", "1.a", range(20), range(20), None, False, True)
+    after = [
+        Grant("n", "2.b", range(9), range(5 + at, 32, 3), None, False, True, shard=at)
+        for at in range(3)
+    ]
+    found = checker.Ranges([before, *after])
+    assert [found.of(id).epoch for id in (4, 5, 19)] == ["1.a", "2.b", "2.b"]  # type: ignore[union-attr]
+    assert found.of(40) is None
+    checker.check_rising_per_shard([op(1, 2, 12), op(3, 4, 10)], [before, *after])
+
+
 def test_an_epoch_that_begins_below_the_highest_of_any_shard_is_refused() -> None:
     later = Grant("n", "2.b", range(5), range(20, 25), None, False, True)
     checker.check_epochs([*LEDGER, later])
