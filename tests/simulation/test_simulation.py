@@ -10,14 +10,14 @@ import pytest
 from tests.simulation import checker, mutants
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import Deadlock, elapse, run
-from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.mutants import Mutant
+from tests.simulation.proof import ALL_MUTANTS, finding_seed, first_violation, replay
 from tests.simulation.scenarios import SCENARIOS, Parts, World, play
 from tests.simulation.store import Grant
 
 SEEDS = 300  # for each scenario
 FEWER = {"hurried": 60, "prompt": 60, "cut_off": 30}  # which take longer
 CHUNK = 50
-MUTANT_SEEDS = 100  # within these, a mutant must be found
 
 
 @pytest.fixture(autouse=True)
@@ -37,22 +37,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seeds", chunks, ids=ids)
 
 
-def first_violation(scenario: str, seed: int, parts: Parts | None = None) -> Violation | None:
-    try:
-        play(scenario, seed, parts)
-    except Violation as violation:
-        return violation
-    except BaseExceptionGroup as group:
-        found = group.subgroup(Violation)
-        if found is None:
-            raise
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        assert isinstance(found, Violation)
-        return found
-    return None
-
-
 # --- the promises ---------------------------------------------------------------------------------
 
 
@@ -61,13 +45,12 @@ def test_every_promise_holds_for_every_seed(scenario: str, seeds: range) -> None
     for seed in seeds:
         if len(seeds) > 1 and seed >= FEWER.get(scenario, SEEDS):
             break
-        replay = f"replay: pytest tests/simulation -k {scenario} --seed {seed}"
         try:
             violation = first_violation(scenario, seed)
         except Exception as error:
-            error.add_note(replay)
+            error.add_note(replay(scenario, seed))
             raise
-        assert violation is None, f"seed {seed}: {violation}\n{replay}"
+        assert violation is None, f"seed {seed}: {violation}\n{replay(scenario, seed)}"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -126,20 +109,9 @@ def test_a_client_library_that_repeats_requests_burns_ids_and_repeats_none() -> 
 # --- planted faults -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault.__name__)
-def test_a_planted_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "." in mutant.place:
-        monkeypatch.setattr(mutant.place, mutant.fault)
-    seen = set()
-    for seed in range(MUTANT_SEEDS):
-        try:
-            violation = first_violation(mutant.scenario, seed, mutant.parts)
-        except (RuntimeError, ExceptionGroup):
-            continue  # it broke something of the simulation's own
-        if violation is not None and violation.check == mutant.check:
-            return
-        seen.add(violation and violation.check)
-    pytest.fail(f"not seen by {mutant.check!r} within {MUTANT_SEEDS} seeds, only {seen}")
+@pytest.mark.parametrize("mutant", ALL_MUTANTS, ids=lambda mutant: mutant.fault.__name__)
+def test_a_planted_fault_is_found(mutant: Mutant) -> None:
+    finding_seed(mutant)
 
 
 @pytest.mark.parametrize("scenario", ["block", "strict"])

@@ -1,0 +1,43 @@
+"""The command behind `make prove`: runs the parts of the proof, and exits with 1 if one fails."""
+
+import argparse
+import sys
+
+from tests.prove.simulated import prove_simulation
+from tests.prove.verdict import Verdict
+
+PARTS = ("simulation",)
+
+
+def main() -> int:
+    asked = _parser().parse_args()
+    failed = []
+    for part in asked.parts or PARTS:
+        verdict = prove(part, asked)
+        print(verdict, flush=True)
+        if not verdict.holds:
+            failed.append(part)
+    print(f"proof: {'VIOLATED in ' + ', '.join(failed) if failed else 'every part holds'}")
+    return 1 if failed else 0
+
+
+def prove(part: str, asked: argparse.Namespace) -> Verdict:
+    seed = asked.seed
+    if part == "simulation":
+        seeds = 1 if asked.scenario and seed is not None else asked.seeds
+        return prove_simulation(seeds=seeds, first=seed or 0, scenario=asked.scenario)
+    raise AssertionError(part)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("make prove", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--seeds", type=int, default=2000, help="of the simulation, in all")
+    parser.add_argument("--minutes", type=float, default=0.25, help="of real processes, per store")
+    parser.add_argument("--seed", type=int, help="run this one again")
+    parser.add_argument("--scenario", default="", help="of the simulation: only this one")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
