@@ -3,10 +3,12 @@
 import argparse
 import sys
 
+from tests.prove.histories import prove_histories
 from tests.prove.simulated import prove_simulation
 from tests.prove.verdict import Verdict
 
-PARTS = ("simulation",)
+PARTS = ("simulation", "histories")
+HISTORIES_A_SEED = 5  # small random ones for each seed of the simulation
 
 
 def main() -> int:
@@ -26,6 +28,8 @@ def prove(part: str, asked: argparse.Namespace) -> Verdict:
     if part == "simulation":
         seeds = 1 if asked.scenario and seed is not None else asked.seeds
         return prove_simulation(seeds=seeds, first=seed or 0, scenario=asked.scenario)
+    if part == "histories":
+        return prove_histories(histories=HISTORIES_A_SEED * asked.seeds, seed=seed or 0)
     raise AssertionError(part)
 
 

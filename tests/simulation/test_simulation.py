@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Iterator
 
 import pytest
 
+from tests.prove.histories import op
 from tests.simulation import checker, mutants
-from tests.simulation.checker import Operation, Violation
+from tests.simulation.checker import Violation
 from tests.simulation.loop import Deadlock, elapse, run
 from tests.simulation.mutants import Mutant
 from tests.simulation.proof import ALL_MUTANTS, finding_seed, first_violation, replay
@@ -133,84 +133,6 @@ def test_an_answer_to_an_old_request_is_dropped_and_would_break_the_order(
 
 
 # --- the checks -----------------------------------------------------------------------------------
-
-
-def op(invoke: int, complete: int, first: int, count: int = 1, **fields: object) -> Operation:
-    values = {"client": "c", "instance": "i", "counter": "n", "outcome": "ok", "began": 0.0}
-    ids = [range(first, first + count)]
-    return Operation(
-        **(values | fields),  # type: ignore[arg-type]
-        count=count,
-        invoke=invoke,
-        complete=complete,
-        ids=ids,
-    )
-
-
-def agrees(history: list[Operation]) -> bool:
-    try:
-        checker.check_unique(history)
-        checker.check_strict(history)
-    except Violation:
-        return False
-    return True
-
-
-def test_the_quick_check_of_strict_agrees_with_trying_every_order() -> None:
-    rng = random.Random(1)
-    verdicts = {True: 0, False: 0}
-    for _ in range(4000):
-        count = rng.randint(1, 5)
-        times = rng.sample(range(2 * count), 2 * count)
-        values = rng.sample(range(0, 30, 4), count)
-        if rng.random() < 0.6:  # near to what a correct counter does
-            values.sort()
-            times.sort(key=lambda time: time + rng.uniform(0, 4))
-        history = []
-        for at in range(count):
-            invoke, complete = sorted(times[2 * at : 2 * at + 2])
-            first = values[at] if rng.random() < 0.97 else values[0]
-            history.append(op(invoke, complete, first, rng.choice((1, 1, 3))))
-        by_force = checker.order_by_force(history)
-        assert agrees(history) == by_force, history
-        verdicts[by_force] += 1
-    assert min(verdicts.values()) > 500
-
-
-@pytest.mark.parametrize(
-    ("history", "check"),
-    [
-        ([op(1, 2, 5), op(3, 4, 5)], "unique"),
-        ([op(1, 4, 5, 3), op(2, 3, 7)], "unique"),
-        ([op(1, 2, 5, instance="a"), op(3, 4, 5, instance="b")], "unique"),
-        ([op(1, 2, 5), op(3, 4, 4)], "order"),
-        ([op(1, 2, 5), op(3, 6, 9), op(4, 5, 4)], "order"),
-        ([op(1, 2, 5, 10), op(3, 4, 4)], "order"),
-    ],
-)
-def test_a_planted_bad_history_is_refused(history: list[Operation], check: str) -> None:
-    with pytest.raises(Violation, match=check):
-        checker.check_unique(history)
-        checker.check_rising_per_instance(history)
-    if check == "order":
-        assert not checker.order_by_force(history)
-        with pytest.raises(Violation, match=check):
-            checker.check_strict([*history[:-1], other_instance(history[-1])])
-        checker.check_rising_per_instance([*history[:-1], other_instance(history[-1])])
-
-
-def other_instance(one: Operation) -> Operation:
-    one.instance = "j"
-    return one
-
-
-def test_a_batch_that_is_short_or_falls_is_refused() -> None:
-    short, falls = op(1, 2, 5, 3), op(1, 2, 5, 2)
-    short.count = 4
-    falls.ids = [range(6, 7), range(5, 6)]
-    for history in ([short], [falls]):
-        with pytest.raises(Violation, match="batch"):
-            checker.check_unique(history)
 
 
 def test_what_nobody_read_is_not_judged() -> None:
