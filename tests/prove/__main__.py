@@ -4,11 +4,13 @@ import argparse
 import sys
 
 from tests.prove.histories import prove_histories
+from tests.prove.power import prove_power
 from tests.prove.simulated import prove_simulation
 from tests.prove.verdict import Verdict
 
-PARTS = ("simulation", "histories")
+PARTS = ("simulation", "histories", "power")
 HISTORIES_A_SEED = 5  # small random ones for each seed of the simulation
+STEP_SEEDS = 100  # seeds of the simulation for each operation whose disk loses power
 
 
 def main() -> int:
@@ -30,6 +32,9 @@ def prove(part: str, asked: argparse.Namespace) -> Verdict:
         return prove_simulation(seeds=seeds, first=seed or 0, scenario=asked.scenario)
     if part == "histories":
         return prove_histories(histories=HISTORIES_A_SEED * asked.seeds, seed=seed or 0)
+    if part == "power":
+        steps = asked.steps or max(20, asked.seeds // STEP_SEEDS)
+        return prove_power(steps=steps, seed=seed or 0)
     raise AssertionError(part)
 
 
@@ -39,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=2000, help="of the simulation, in all")
     parser.add_argument("--minutes", type=float, default=0.25, help="of real processes, per store")
     parser.add_argument("--seed", type=int, help="run this one again")
+    parser.add_argument("--steps", type=int, help="of the power cut: operations")
     parser.add_argument("--scenario", default="", help="of the simulation: only this one")
     return parser
 
