@@ -1,0 +1,181 @@
+"""Real processes on one store: the run, the checks over all that was answered, and the verdict."""
+
+import asyncio
+import random
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from idservice.core.allocator import FROM_MEMORY
+from idservice.counters import new_counter
+from idservice.stores import open_store
+from idservice.stores.protocol import Position
+from tests import engines
+from tests.processes import Serving
+from tests.prove.account import CLEAN, HANDED_OUT, Account, account
+from tests.prove.fire import OPERATED, PLAIN, STATUSES, STRICT, Fire
+from tests.prove.verdict import Verdict
+from tests.simulation import checker
+from tests.simulation.checker import Operation, Violation
+
+PROCESSES, CLIENTS = 3, 16
+TABLE = "proof"
+
+
+def prove_processes(
+    part: str, *, seconds: float, seed: int | None = None, planted: Mapping[str, str] | None = None
+) -> Verdict:
+    """Run the part `dynamodb` or `sqlite` for some seconds. `planted` is put into the environment
+    of the processes."""
+    seed = random.randrange(10**6) if seed is None else seed
+    again = f"make prove MINUTES={seconds / 60:g} ARGS='{part} --seed {seed}'"
+    verdict = Verdict(part, seed, again)
+    if part == "dynamodb" and (missing := engines.why_no_dynoxide()):
+        verdict.violations.append(f"not proven: {missing}")
+        return verdict
+    with tempfile.TemporaryDirectory() as folder, _store(part, Path(folder)) as (engine, address):
+        fire = Fire(Path(folder), address, seed=seed, planted=planted or {})
+        fire.engine = engine
+        asyncio.run(_create(address(engine)))
+        asyncio.run(fire.burn(processes=PROCESSES, clients=CLIENTS, seconds=seconds))
+        _judge(fire, verdict)
+        position = asyncio.run(_position(address(engine)))
+        if engine:
+            _account(fire, verdict, position)
+        else:
+            _estimate(fire, verdict, position)
+    return verdict
+
+
+@contextmanager
+def _store(part: str, folder: Path) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """The address of the engine, if there is any, and what it makes the store's address."""
+    if part == "sqlite":
+        yield "", lambda url: f"sqlite:{folder / 'ids.db'}"
+        return
+    with engines.dynoxide(folder) as engine:
+        yield engine, lambda url: f"dynamodb:{TABLE}?region={engines.REGION}&endpoint={url}"
+
+
+async def _create(address: str) -> None:
+    rng = random.Random()
+    async with open_store(address, hold_s=1.0) as store:
+        await store.init(new_counter(OPERATED, rng))
+        await store.create(new_counter(PLAIN, rng))
+        await store.create(new_counter(STRICT, rng, strict=True))
+
+
+async def _position(address: str) -> Position:
+    async with open_store(address, hold_s=1.0) as store:
+        counter = await store.counter(PLAIN)
+        assert counter is not None
+        found = await store.position(counter)
+        assert found is not None
+        return found
+
+
+# --- what must hold -------------------------------------------------------------------------------
+
+
+def _judge(fire: Fire, verdict: Verdict) -> None:
+    report = fire.report
+    answered = checker.answered(report.history)
+    by_counter = Counter(op.counter for op in answered for _ in range(op.count))
+    verdict.violations += fire.violations + fire.operators.faults
+    for check in (
+        checker.check_unique,
+        checker.check_rising_per_instance,
+        lambda history: checker.check_strict(op for op in history if op.counter == STRICT),
+    ):
+        try:
+            check(report.history)
+        except Violation as violation:
+            verdict.violations.append(str(violation))
+    if not set(report.statuses) <= STATUSES:
+        verdict.violations.append(f"statuses {dict(report.statuses)}")
+    for counter in (OPERATED, PLAIN, STRICT):
+        if not by_counter[counter]:
+            verdict.violations.append(f"no id of {counter}, so nothing is proven")
+    if not fire.operators.done:
+        verdict.violations.append("no change succeeded, so nothing is proven")
+    fates = sum((hop.fates for hop in fire.hops), Counter[str]())
+    asked, statuses = len(report.history), _told(report.statuses)
+    verdict.figures += [
+        f"{by_counter.total()} ids answered in {asked} requests: {_told(by_counter)}",
+        f"statuses {statuses}; broken by kills {report.broken}, else {report.torn}",
+        f"done to processes: {_told(fire.done)}; changes: {_told(fire.operators.ended)}",
+    ]
+    if fates:
+        verdict.figures.append(f"requests to the store: {_told(fates)}")
+
+
+def _told(numbers: Counter[str] | Counter[int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items()))
+
+
+# --- gaps -----------------------------------------------------------------------------------------
+
+
+def _account(fire: Fire, verdict: Verdict, position: Position) -> None:
+    """Each id of the counter that nobody changed is found: by the hops, who was granted what, and
+    by the processes, what they say they lost."""
+    history = [_named(op) for op in fire.report.history if op.counter == PLAIN]
+    writes = fire.ledger.writes()
+    try:
+        found = account(writes, history, start=0, killed=fire.dead)
+    except Violation as violation:
+        verdict.violations.append(str(violation))
+        return
+    passed = found.fates.total()
+    if passed != position.next:
+        verdict.violations.append(f"ledger: {passed} ids accounted for of {position.next}")
+    uncounted = _uncounted(fire, found)
+    if uncounted:
+        verdict.violations.append(f"gaps: lost without being counted: {uncounted}")
+    verdict.figures.append(
+        f"counter {PLAIN!r}, every id of {position.next}: {_told(found.fates)}"
+        f" (all of {CLEAN!r} counted by the processes that lost them)"
+    )
+
+
+def _named(op: Operation) -> Operation:
+    return replace(op, instance=op.instance.partition("/")[0])
+
+
+def _uncounted(fire: Fire, found: Account) -> dict[str, str]:
+    """Which processes lost more than they say, of those that ended in order."""
+    short = {}
+    for name, lost in found.clean.items():
+        counted = fire.counted.get(name, Counter())
+        said = dropped(fire.clean[name]) + sum(
+            counted[cause] for cause in (*FROM_MEMORY, "late", "unknown", "claim")
+        )
+        if lost > said:
+            short[name] = f"{lost} lost, {said} counted"
+    return short
+
+
+def _estimate(fire: Fire, verdict: Verdict, position: Position) -> None:
+    """Without a hop nobody knows what a killed process held: it is what nobody counted."""
+    read = sum(op.count for op in checker.answered(fire.report.history) if op.counter == PLAIN)
+    waiting = sum(map(len, position.returned))
+    missing = position.next - read - waiting
+    counted = sum(dropped(one) for one in fire.clean.values())
+    if missing < 0:
+        verdict.violations.append(f"{HANDED_OUT}: {-missing} more ids than were reserved")
+    verdict.figures.append(
+        f"counter {PLAIN!r}, every id of {position.next}: {HANDED_OUT} {read}, waiting {waiting},"
+        f" counted at a clean stop {counted}, the rest {missing - counted}: in memory of"
+        f" {len(fire.dead)} processes when they were killed, which is counted nowhere"
+    )
+
+
+def dropped(instance: Serving) -> int:
+    """How many ids of the counter it said it dropped when it stopped."""
+    messages = [line["message"] for line in instance.records("ids_dropped")]
+    found = [re.match(rf"counter {PLAIN}: (\d+) ids", message) for message in messages]
+    return sum(int(one[1]) for one in found if one is not None)
