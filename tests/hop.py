@@ -1,5 +1,8 @@
 """An HTTP hop in front of a server that loses, delays, repeats and refuses what is sent over it, as
-the simulation's network does, and by the same words: real sockets instead of virtual time."""
+the simulation's network does, and by the same words: real sockets instead of virtual time.
+
+For tests that are marked `pytest.mark.process`.
+"""
 
 import asyncio
 import random
@@ -18,7 +21,8 @@ from tests.simulation.store import Faults
 from tests.stores import answers
 
 SILENCE_S = 20.0  # longer than any deadline of ours
-LATE_S = (1.0, 6.0)  # how long what is late is under way
+LATE_S = (1.0, 6.0)  # how long what is late is under way,
+REPEATED_S = (0.0, 10.0)  # and what is repeated
 KEPT = (
     "x-amz-target",
     "content-type",
@@ -62,6 +66,7 @@ class Hop:
         self._rng = rng
         self._since = 0.0
         self._turn = 0
+        self._carrying = 0
         self._flying: set[asyncio.Task[object]] = set()
         self._session: aiohttp.ClientSession
 
@@ -88,12 +93,20 @@ class Hop:
                     task.cancel()
                 await asyncio.gather(*self._flying, return_exceptions=True)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return not (self._flying or self._carrying)
+
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        self._carrying += 1
         try:
             return await self._carry(request)
         except aiohttp.ClientError:  # the server is gone
             self._reset(request)
             raise asyncio.CancelledError from None
+        finally:
+            self._carrying -= 1
 
     async def _carry(self, request: web.Request) -> web.StreamResponse:
         body, rng, loop = await request.read(), self._rng, asyncio.get_running_loop()
@@ -109,7 +122,7 @@ class Hop:
         if fate == "resent":
             await self._pass_on(request, body, copy=True)
         if rng.random() < self.faults.repeated:
-            self._fly(self._repeat(request, body, rng.uniform(0.0, 10.0)))
+            self._fly(self._repeat(request, body, rng.uniform(*REPEATED_S)))
         exchange = await self._pass_on(request, body)
         if fate == "late_answer":
             await asyncio.sleep(rng.uniform(*LATE_S))

@@ -1,6 +1,7 @@
 """Operators who change a counter in use, by commands and over HTTP; some of them die on the way.
 
-`CHANGES` is the list of what they do: to do one thing more is one line more.
+`CHANGES` is the list of what they do: to do one thing more is one line more. For tests that are
+marked `pytest.mark.process`.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ CHANGES: tuple[tuple[str, ...], ...] = (
 )
 DONE = {0, 200, 201, 202}  # how what succeeded ends,
 REFUSED = {1, 3, 404, 409, 423, 503}  # and what did not, in order
-PATIENCE_S = 40.0
+PATIENCE_S = 15.0
 AHEAD = 100_000  # ids
 
 

@@ -2,7 +2,7 @@
 delays and repeats, and what must hold of all the ids that were answered.
 
 The seed decides what is done in which order, not how long each thing takes: a run with the same
-seed is alike, and not the same.
+seed is alike, and not the same. For tests that are marked `pytest.mark.process`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from tests.simulation.store import Faults
 from tests.web.wire import ask
 
 OPERATED, PLAIN, STRICT = "default", "plain", "strict"  # counters; the second is never changed
-WORKERS = ("--workers", "2")
+WORKERS = 2  # of one of the instances
 STATUSES = {200, 404, 423, 503}
 PATIENCE_S = 60.0  # for everything to be served again, on a busy machine
 START_TRIES = 5  # a start that meets a store out of reach for too long ends with 3
@@ -38,6 +38,7 @@ START_TRIES = 5  # a start that meets a store out of reach for too long ends wit
 class Fire(Hammer):
     """Three instances, one of them of two workers, and everything that is done to them."""
 
+    upsets: tuple[str, ...] = ("weather", "kill", "freeze", "terminate", "kill inside")
     targets = tuple((name, f"/v1/counters/{name}/next") for name in (OPERATED, PLAIN, STRICT))
 
     def __init__(
@@ -69,7 +70,7 @@ class Fire(Hammer):
             async with self._hopping, asyncio.TaskGroup() as group:
                 self.operators.store = await self._hop("operator")
                 await asyncio.gather(
-                    *(self._start_one(WORKERS if at == 0 else ()) for at in range(processes))
+                    *(self._start_one(WORKERS if at == 0 else 1) for at in range(processes))
                 )
                 for number in range(clients):
                     rng = random.Random(f"{self.report.seed}-{number}")
@@ -95,13 +96,13 @@ class Fire(Hammer):
         self.hops.append(hop)
         return self.address((await self._hopping.enter_async_context(hop.listening())).url)
 
-    async def _start_one(self, words: tuple[str, ...]) -> None:
+    async def _start_one(self, workers: int) -> None:
         for _ in range(START_TRIES):
             self._begun += 1
-            name = f"i{self._begun}{'w' if words else ''}"
+            name = f"i{self._begun}{'w' if workers > 1 else ''}"
             instance = Serving(
-                self._folder, "--store", await self._hop(name), "--drain", "0.3", *words,
-                env=self._env,
+                self._folder, "--store", await self._hop(name), "--drain", "0.3",
+                "--workers", str(workers), env=self._env,
             )  # fmt: skip
             self._instances.append(instance)
             self._names[instance] = name
@@ -118,8 +119,8 @@ class Fire(Hammer):
 
     def _replace(self, victim: Serving) -> None:
         """Start another one of its kind, in the background: the store may be out of reach."""
-        words = WORKERS if self._names[victim].endswith("w") else ()
-        task = asyncio.create_task(self._start_one(words))
+        workers = WORKERS if self._names[victim].endswith("w") else 1
+        task = asyncio.create_task(self._start_one(workers))
         self._starts.add(task)
         task.add_done_callback(self._starts.discard)
 
@@ -143,14 +144,13 @@ class Fire(Hammer):
 
     async def _upset(self, end: float) -> None:
         turn = 0
-        upsets = (self._weather, self._kill, self._freeze, self._terminate, self._kill_inside)
-        while time.monotonic() < end or turn < len(upsets) or not self._enough(end):
+        while time.monotonic() < end or turn < len(self.upsets) or not self._enough(end):
             await asyncio.sleep(self._random.uniform(0.2, 0.8))
-            if len(self._ports) > 1:
-                upset = upsets[turn % len(upsets)]
+            if self.upsets and len(self._ports) > 1:
+                upset = self.upsets[turn % len(self.upsets)]
                 victim = self._random.choice(list(self._ports))
-                self.done[upset.__name__.strip("_").replace("_", " ")] += 1
-                await upset(victim)
+                self.done[upset] += 1
+                await getattr(self, f"_{upset.replace(' ', '_')}")(victim)
                 turn += 1
 
     def _enough(self, end: float) -> bool:
@@ -169,11 +169,12 @@ class Fire(Hammer):
         self._replace(victim)
 
     async def _kill_inside(self, victim: Serving) -> None:
-        """One worker, which its parent replaces."""
-        workers = [one for one in self._ports if self._names[one].endswith("w")]
-        if workers and (inside := self._inside(workers[0])) != workers[0].pid:
-            self._dies(workers[0])
-            os.kill(inside, signal.SIGKILL)
+        """One worker, which its parent replaces once all have served."""
+        for one in self._ports:
+            if len(one.records("worker_started")) >= WORKERS:
+                self._dies(one)
+                os.kill(self._inside(one), signal.SIGKILL)
+                return
 
     def _dies(self, victim: Serving) -> None:
         self._killed.add(victim)
@@ -196,12 +197,17 @@ class Fire(Hammer):
         name = self._names[victim]
         with suppress(*BROKEN):
             self.counted[name] = await gaps(self._ports[victim], PLAIN)
+        # Workers that have not all served end together where one cannot start.
+        codes = {0}
+        if victim.records("workers_stopping") or victim.process.poll() is not None:
+            self.done["ended by themselves"] += 1
+            codes = {0, 1, 3, -signal.SIGTERM}
         victim.terminate()
         code = await asyncio.to_thread(victim.end, 30.0)
         del self._ports[victim]
         self.clean[name] = victim
-        if code != 0:
-            self.violations.append(f"a clean stop ended with {code}: {victim.output[-500:]}")
+        if code not in codes:
+            self.violations.append(f"a clean stop ended with {code}: {victim.output[-4000:]}")
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -209,6 +215,8 @@ class Fire(Hammer):
         """The network heals; all must be served again; then all stop, one after the other."""
         for hop in self.hops:
             hop.misbehave(Faults(latency_s=(0.0, 0.0)))
+        for victim in [one for one in self._ports if one.process.poll() is not None]:
+            await self._terminate(victim)  # it ended by itself
         while self._starts:
             await asyncio.wait(self._starts)
         try:

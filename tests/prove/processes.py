@@ -133,9 +133,8 @@ def _account(fire: Fire, verdict: Verdict, position: Position) -> None:
     passed = found.fates.total()
     if passed != position.next:
         verdict.violations.append(f"ledger: {passed} ids accounted for of {position.next}")
-    uncounted = _uncounted(fire, found)
-    if uncounted:
-        verdict.violations.append(f"gaps: lost without being counted: {uncounted}")
+    if short := uncounted(fire, found):
+        verdict.violations.append(f"gaps: lost without being counted: {short}")
     verdict.figures.append(
         f"counter {PLAIN!r}, every id of {position.next}: {_told(found.fates)}"
         f" (all of {CLEAN!r} counted by the processes that lost them)"
@@ -146,14 +145,13 @@ def _named(op: Operation) -> Operation:
     return replace(op, instance=op.instance.partition("/")[0])
 
 
-def _uncounted(fire: Fire, found: Account) -> dict[str, str]:
+def uncounted(fire: Fire, found: Account) -> dict[str, str]:
     """Which processes lost more than they say, of those that ended in order."""
     short = {}
     for name, lost in found.clean.items():
         counted = fire.counted.get(name, Counter())
-        said = dropped(fire.clean[name]) + sum(
-            counted[cause] for cause in (*FROM_MEMORY, "late", "unknown", "claim")
-        )
+        said = sum(counted[cause] for cause in (*FROM_MEMORY, "late", "unknown", "claim"))
+        said += dropped(fire.clean[name]) if name in fire.clean else 0
         if lost > said:
             short[name] = f"{lost} lost, {said} counted"
     return short
