@@ -17,6 +17,8 @@ BENCHMARKS = (
     "writes",
     "take",
     "latency",
+    "outage",
+    "suspend",
     "start",
     "idle",
     "http",

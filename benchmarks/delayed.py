@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 import time
+from typing import Any
 from unittest import mock
 
 from idservice import server
@@ -20,11 +21,9 @@ VARIABLE = "BENCH_STORE_DELAY_S"
 class Delayed(SQLiteStore):
     """What a reservation brought is held back until the delay is over."""
 
-    async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
-    ) -> Grant:
+    async def reserve(self, counter: Counter, **request: Any) -> Grant:
         due = time.perf_counter() + float(os.environ[VARIABLE])
-        grant = await super().reserve(counter, count=count, seen=seen, room=room, shard=shard)
+        grant = await super().reserve(counter, **request)
         # In a thread: the loop's own timers are in whole milliseconds, and may end before theirs.
         await asyncio.to_thread(time.sleep, max(0.0, due - time.perf_counter()))
         return grant

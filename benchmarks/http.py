@@ -34,7 +34,11 @@ from benchmarks.processes import ROOT, on_load_core, serving
 from benchmarks.rivals import KINDS, Rival, redis_load
 
 CONNECTIONS = 64
-OURS = {"plain": "benchmarks.plain", "idservice": "idservice"}  # the modules that serve
+OURS = {  # the modules that serve, and what else they are told
+    "plain": ("benchmarks.plain",),
+    "uvloop": ("benchmarks.plain", "--loop", "uvloop"),
+    "idservice": ("idservice",),
+}
 HEADERS = {  # with Host, eight
     "User-Agent": "idservice-benchmark/1",
     "Accept": "*/*",
@@ -51,14 +55,16 @@ WORDS = {
     "idservice": "idservice",
     "varied": "idservice, each request with a token and a new trace id",
     "plain": PLAIN,
+    "uvloop": f"{PLAIN}, on uvloop",
     **{name: kind.words for name, kind in KINDS.items()},
 }
 # What is compared, with what, and the most that the ratio may be.
-GOALS = (
+GOALS: tuple[tuple[str, str, float | None], ...] = (
     ("idservice", "floor", 1.25),
     ("idservice", "nginx", 1.0),
     ("idservice", "go", 0.45),
     ("idservice", "plain", 0.2),
+    ("idservice", "uvloop", None),
     ("varied", "idservice", 1.15),
     ("idservice", "redis", 1.1),
     ("idservice", "webdis", 0.6),
@@ -72,9 +78,11 @@ def wrk(
     path: str = "/next",
     headers: Mapping[str, str] = HEADERS,
     varied: bool = False,
+    threads: int = 1,
+    connections: int = CONNECTIONS,
 ) -> int:
     """Load by wrk; how many requests were answered."""
-    arguments = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}"]
+    arguments = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}"]
     for name, value in headers.items():
         arguments += ["-H", f"{name}: {value}"]
     if varied:
@@ -135,9 +143,9 @@ def _loads(
     """Every candidate that can be started here, running and warm, and the load on it."""
     has_wrk = shutil.which("wrk") is not None
     loads: dict[str, tuple[Rival, Callable[[], int]]] = {}
-    for name, module in OURS.items():
+    for name, (module, *more) in OURS.items():
         store = ("--store", f"sqlite:{folder / 'http'}", "--init")
-        port, child, _ = stack.enter_context(serving(*store, module=module))
+        port, child, _ = stack.enter_context(serving(*store, *more, module=module))
         rival = Rival(port, (child.pid,))
         # Warms up, and sees that what is measured is right.
         distinct(flat_out(port, connections=CONNECTIONS, seconds=warm_s))
@@ -158,7 +166,7 @@ def _loads(
     return loads
 
 
-def _compared(us: dict[str, list[float]], one: str, other: str, goal: float) -> Row:
+def _compared(us: dict[str, list[float]], one: str, other: str, goal: float | None) -> Row:
     subject = "GET /next" if one == "idservice" else "GET /next, a token and a new traceparent"
     against = "the same, requests all alike" if other == "idservice" else WORDS[other]
     what = f"http: CPU per {subject} / {against}"

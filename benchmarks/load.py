@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import Self
 
 from benchmarks.measure import check
 
@@ -28,7 +29,7 @@ class Connection:
         self.intended = 0.0
         self._answer = b""
 
-    def __enter__(self) -> "Connection":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

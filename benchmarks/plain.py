@@ -1,6 +1,7 @@
 """A plain aiohttp application with a router that counts up: what the service's own is held against.
 
-Run as `python -m benchmarks.plain serve --listen HOST:PORT`; further flags are passed over.
+Run as `python -m benchmarks.plain serve --listen HOST:PORT [--loop uvloop]`; further flags are
+passed over. Without `--loop` it runs on asyncio's own, as `web.run_app` does where nothing is said.
 """
 
 import argparse
@@ -36,12 +37,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("serve")
     parser.add_argument("--listen")
-    host, _, port = parser.parse_known_args()[0].listen.rpartition(":")
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    told = parser.parse_known_args()[0]
+    host, _, port = told.listen.rpartition(":")
     web.run_app(
         application(),
         host=host,
         port=int(port),
         access_log=None,
         print=None,
-        loop=uvloop.new_event_loop(),
+        loop=uvloop.new_event_loop() if told.loop == "uvloop" else None,
     )

@@ -1,8 +1,10 @@
 """What a request costs where two workers share a port on two cores, beside one worker.
 
-The servers may use both cores, and so may the load (wrk): what it takes is the same for either, and
-not counted. CPU time of all workers and of their parent, from the OS. How evenly the requests fall
-on the workers is told beside it.
+The servers may use both cores, and so may the load (wrk), which has two threads and 64 connections
+for each core: with one thread neither two workers nor the cores would be busy, and what idles now
+and then pays for more wake-ups. What the load takes is the same for either, and not counted. CPU
+time of all workers and of their parent, from the OS. How evenly the requests fall on the workers is
+told beside it.
 """
 
 import shutil
@@ -13,11 +15,13 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.http import NO_WRK, wrk
+from benchmarks.http import CONNECTIONS, NO_WRK, wrk
 from benchmarks.measure import ROUNDS, Row, cpu_seconds, interleaved, ratio, spread
 from benchmarks.processes import children, serving
 
 GOAL = 1.1
+CORES = 2
+load = partial(wrk, threads=CORES, connections=CORES * CONNECTIONS)
 WHAT = "workers: CPU per GET /next, two workers / one"
 
 
@@ -32,7 +36,7 @@ def run(quick: bool) -> list[Row]:
     def measure(workers: int, port: int, pids: tuple[int, ...]) -> float:
         """Microseconds of CPU per request in one round."""
         before = [cpu_seconds(pid) for pid in pids]
-        answered = wrk(port, round_s)
+        answered = load(port, round_s)
         spent = [cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True)]
         per_second[workers].append(answered / round_s)
         if workers > 1:
@@ -49,7 +53,7 @@ def run(quick: bool) -> list[Row]:
             )
             pids = (child.pid, *children(child.pid, 0 if workers == 1 else workers))
             candidates[str(workers)] = partial(measure, workers, port, pids)
-            wrk(port, 1)  # warms up
+            load(port, 1)  # warms up
         us = interleaved(candidates, rounds)
     return [
         Row(

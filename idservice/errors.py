@@ -5,6 +5,8 @@ request may succeed later, `outcome` whether anything happened: `not_applied` (c
 or `unknown`. In doubt an error says `unknown`.
 """
 
+from typing import Any
+
 NOT_APPLIED = "not_applied"
 UNKNOWN = "unknown"
 
@@ -246,6 +248,19 @@ class EpochChanged(NotApplied):
     def gone_back(self) -> bool:
         """Whether somebody closed the position because it was moved back."""
         return str(self.fields["found"]).startswith("gone-back:")
+
+
+class BatchBurnt(EpochChanged):
+    """Counter {name!r} in {store} changed to {found!r} from {epoch!r} when a batch was granted and
+    not yet answered: its ids are burnt."""
+
+
+class OutOfTurn(NotApplied):
+    """Writer {writer} of counter {name!r} in {store} has not the record that its batch follows."""
+
+    def __init__(self, *, record: Any, **fields: object) -> None:
+        super().__init__(**fields)
+        self.record = record  # a core.writer.Record as it stood there; None where there was none
 
 
 class NotShown(NotApplied):

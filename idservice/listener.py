@@ -16,6 +16,7 @@ from aiohttp import web
 
 from idservice.errors import CannotListen
 from idservice.listen import BACKLOG, url
+from idservice.newcomers import refuse, turn_away
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk
 from idservice.web.lane import Lanes
@@ -155,14 +156,20 @@ class Listener:
         if self._lanes is not None:
             self._lanes.desk.drain()
 
+    def turn_away(self) -> None:
+        """Let nobody begin to connect any more, unless other processes go on with this socket."""
+        if self._seat.all_left:
+            turn_away(self._bound)
+
     async def stop_accepting(self) -> None:
         """Close the socket without dropping who has connected but was not accepted yet.
 
-        Of several processes that share it, the last one to close it leaves nobody behind.
+        Of several processes that share it, the last one to close it leaves nobody behind; provided
+        that newcomers were turned away `newcomers.ON_THE_WAY_S` before.
         """
         self._pause()
         if self._seat.all_left:
-            self._bound.listen(0)  # who comes now is refused later, not dropped with the queue
+            refuse(self._bound)
         while self._accept():
             pass
         self._pause()  # also where that failed

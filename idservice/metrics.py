@@ -75,6 +75,7 @@ class Snapshot:
     store_up: bool
     latency: Latency
     version: str
+    lag: Latency = field(default_factory=Latency)  # of the event loop; see `pulse`
     workers: int = 1  # that serve
     restarts: int = 0  # of workers that ended by themselves
 
@@ -200,16 +201,14 @@ def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
 
 
 def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
-    latency = snapshot.latency
-    running, buckets = 0, []
-    for bound, value in zip((*map(str, LATENCY_BUCKETS_S), "+Inf"), latency.counts, strict=True):
-        running += value
-        buckets.append((bound, running))
-    histogram = HistogramMetricFamily(
-        "idservice_reservation_seconds", "Time a request for ids to the store took."
+    yield _histogram(
+        "reservation_seconds", "Time a request for ids to the store took.", snapshot.latency
     )
-    histogram.add_metric([], buckets, latency.total)
-    yield histogram
+    yield _histogram(
+        "loop_lag_seconds",
+        "How late the event loop ran what was due, seen ten times a second.",
+        snapshot.lag,
+    )
     yield GaugeMetricFamily(
         "idservice_store_up",
         "Whether the store answered when it was last asked.",
@@ -222,3 +221,13 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
         value=snapshot.restarts,
     )
     yield InfoMetricFamily("idservice_build", "Version.", value={"version": snapshot.version})
+
+
+def _histogram(name: str, text: str, latency: Latency) -> HistogramMetricFamily:
+    running, buckets = 0, []
+    for bound, value in zip((*map(str, LATENCY_BUCKETS_S), "+Inf"), latency.counts, strict=True):
+        running += value
+        buckets.append((bound, running))
+    family = HistogramMetricFamily(f"idservice_{name}", text)
+    family.add_metric([], buckets, latency.total)
+    return family

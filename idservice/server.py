@@ -13,11 +13,12 @@ from random import SystemRandom
 
 from aiohttp import web
 
-from idservice import __version__, errors, listen, start
+from idservice import __version__, errors, listen, pulse, start
 from idservice.config import STORE_DEFAULT
 from idservice.counters import check_name
 from idservice.exits import EXIT_FAILURE
 from idservice.listener import Listener
+from idservice.newcomers import ON_THE_WAY_S
 from idservice.service import Service
 from idservice.stores import open_store
 from idservice.supply import Limits
@@ -154,6 +155,7 @@ async def _serve(
     await start.reach(store, random, create=create, deadline=deadline)
     await stack.enter_async_context(service)
     await start.warm(service, deadline=deadline)
+    service.spawn(pulse.watch(service.lag))
 
     whole = Whole(service, link)
     seat = link.seat if link is not None else Seat()
@@ -261,10 +263,13 @@ async def _drain(life: Life, listeners: list[Listener], gate: Gate, seconds: flo
         listener.drain()
     await asyncio.sleep(seconds)
     for listener in listeners:
+        listener.turn_away()
+    await asyncio.sleep(ON_THE_WAY_S)
+    for listener in listeners:
         await listener.stop_accepting()
     # aiohttp's own shutdown reads no more of what is being sent: neither the rest of a body nor the
     # first request of a connection. So it comes when there is nothing left to read.
-    most = min(FINISH_MAX_S, STOP_MAX_S - GIVE_BACK_KEPT_S - seconds)
+    most = min(FINISH_MAX_S, STOP_MAX_S - GIVE_BACK_KEPT_S - ON_THE_WAY_S - seconds)
     await gate.emptied(last_call=min(LAST_CALL_S, most), most=most)
     async with asyncio.TaskGroup() as group:
         for listener in listeners:

@@ -16,7 +16,7 @@ from idservice.counters import check_name, ensure
 from idservice.finisher import Finisher
 from idservice.health import StoreHealth
 from idservice.intents import Wish
-from idservice.metrics import Snapshot
+from idservice.metrics import Latency, Snapshot
 from idservice.stores.protocol import DELETED, Counter, Position, Store
 from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, Supply
 
@@ -49,6 +49,7 @@ class Service:
         self.stop_by = float("inf")  # loop time by which a stop is to be over
         self.supplies: dict[str, Supply] = {}
         self.health = StoreHealth()
+        self.lag = Latency()  # of the event loop
         self._loading: dict[str, asyncio.Future[Supply]] = {}
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
@@ -296,6 +297,7 @@ class Service:
             readings=[s.reading() for s in self.supplies.values() if s.counter.ordinal],
             store_up=self.health.up,
             latency=self.health.latency,
+            lag=self.lag,
             version=__version__,
         )
 

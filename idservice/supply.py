@@ -9,9 +9,11 @@ from functools import partial
 from random import Random
 
 from idservice import errors, returns
+from idservice.batches import Batches, LeftAlone
 from idservice.core.allocator import Allocator, Request
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
+from idservice.linger import Linger
 from idservice.metrics import Reading, Tally, count
 from idservice.stores.protocol import ACTIVE, DELETED, Counter, Grant, Loan, Store
 
@@ -26,7 +28,6 @@ TRIES_MIN = 6  # failures in a row before a counter that nobody uses is left alo
 # What a service that lends ids says of a counter; of one's own store the catalogue tells it.
 ELSEWHERE = (errors.UnknownCounter, errors.Suspended)
 SUSPECT_RECHECK_S = 2.0  # how often a counter that was refused is looked at again
-LINGER_MAX_S = 0.002  # how long a strict batch is held for more; uvloop makes this 1 to 2 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,10 @@ class Supply:
         self._refilling = False
         self._asking = False  # something is under way to the store
         self._closing: asyncio.Event | None = None  # set once nothing is any more
-        self._expected = 0  # requests that the next strict batch is held for, see `_lingers`,
-        self._linger: asyncio.TimerHandle | None = None  # until this,
-        self._took = 0.0  # or no longer than the last reservation took
+        self._linger = Linger(self.refill_if_due)
         self._recheck_at = 0.0
         self._expiry: asyncio.TimerHandle | None = None
+        self._batches: Batches | None = None  # of a strict counter, from its first use on
         self._error: errors.IdserviceError = errors.StoreError(
             store=store.address, why="it has not answered yet"
         )
@@ -209,34 +209,12 @@ class Supply:
 
     def refill_if_due(self) -> None:
         """Begin a refill where one is needed and none runs. Cheap to call at any time."""
-        if self._refilling or self.allocator.waits_for_store or self._lingers():
+        if self._refilling or self.allocator.waits_for_store or self._linger.holds(len(self._line)):
             return
         request = self._due()
         if request is not None:
             self._refilling = True
             self._spawn(self._refill(request))
-
-    def _lingers(self) -> bool:
-        """Whether the next strict batch is held for more requests to join it (I8: it is not sent).
-
-        Those whom the last batch served ask again at once, and who misses a batch waits for a whole
-        one. The last request that is expected sends it; so does time, after no more than that.
-        """
-        if not 0 < len(self._line) < self._expected:
-            return False
-        if self._linger is None:
-            delay_s = min(LINGER_MAX_S, self._took)
-            self._linger = self._loop.call_later(delay_s, self._end_linger)
-        return True
-
-    def _end_linger(self) -> None:
-        self._expect(0)
-        self.refill_if_due()
-
-    def _expect(self, requests: int) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-        self._linger, self._expected = None, requests
 
     def _due(self) -> Request | None:
         """The next request to the store, once waiters that no reservation can serve are told."""
@@ -267,7 +245,7 @@ class Supply:
                     await asyncio.sleep(self._pause(failures))
                     if failures >= TRIES_MIN and self._idle_since(used):
                         break  # the next request, or half of the rest used, begins another
-                request = None if self._lingers() else self._due()
+                request = None if self._linger.holds(len(self._line)) else self._due()
         finally:
             self._refilling = False
 
@@ -293,6 +271,8 @@ class Supply:
         was tried and is too short for this store."""
         background = min(max(min(self._runway, self._lasts) / 4, REFILL_MIN_S), REFILL_MAX_S)
         deadlines = [waiter.deadline for waiter in self._line]
+        if self.allocator.numbered and deadlines:  # later ones are given nothing of this batch
+            return max(ATTEMPT_MIN_S, deadlines[-1] - self._loop.time())
         if in_background or not deadlines:
             return background
         return max(ATTEMPT_MIN_S, min(background, deadlines[-1] - self._loop.time()))
@@ -308,9 +288,7 @@ class Supply:
             if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
                 raise errors.EpochChanged(**self._about, name=counter.name, found="", epoch="")
             async with asyncio.timeout(self._patience(in_background)):
-                answer = await self._store.reserve(
-                    counter, count=request.count, seen=request.seen, room=request.room
-                )
+                answer = await self._ask(allocator, counter, request, arrived)
             self._health.answered()
             if await self._taken(allocator, request, answer):
                 result = "granted"
@@ -346,8 +324,8 @@ class Supply:
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
             self._lost(allocator, request, f"an internal fault ({type(error).__name__})")
         finally:
-            self._took = self._loop.time() - began
-            self._health.latency.observe(self._took)
+            self._linger.took = self._loop.time() - began
+            self._health.latency.observe(self._linger.took)
             count(self.tally.reservations, result)
             if allocator is not self.allocator:
                 self._past = replace(self._past, gaps=self._gaps_with(allocator))
@@ -356,6 +334,37 @@ class Supply:
             if self._closing is not None:
                 self._closing.set()
         return False
+
+    async def _ask(
+        self, allocator: Allocator, counter: Counter, request: Request, arrived: int
+    ) -> Grant | Loan:
+        """One reservation; a numbered one is sent again while those who had `arrived` wait (I8)."""
+        if not allocator.numbered:
+            return await self._store.reserve(
+                counter, count=request.count, seen=request.seen, room=request.room
+            )
+
+        def wanted() -> bool:
+            there = any(waiter.number < arrived for waiter in self._line)
+            return there and not allocator.retired
+
+        return await self.batches.reserve(counter, request, wanted=wanted)
+
+    @property
+    def batches(self) -> Batches:
+        """The reservations of a strict counter."""
+        if self._batches is None:
+            self._batches = Batches(
+                self._store,
+                spawn=self._spawn,
+                random=self._random,
+                burnt=lambda count, cause: self.allocator.burnt(count, cause),
+            )
+        return self._batches
+
+    def _end_batches(self) -> None:
+        if self._batches is not None:
+            self._batches.end()
 
     async def _taken(self, allocator: Allocator, request: Request, answer: Grant | Loan) -> bool:
         """Take what was granted or lent into memory; False where it comes too late."""
@@ -443,7 +452,8 @@ class Supply:
 
     def _failed(self, allocator: Allocator, request: Request, error: errors.StoreError) -> None:
         self._error = error
-        self._health.failed(error)
+        if not isinstance(error, LeftAlone):  # which says nothing of the store
+            self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to
         allocator.refused(request.token, unknown=unknown)
@@ -461,7 +471,7 @@ class Supply:
                 self._line.leave(waiter, now)
                 served.append((waiter, blocks))
         if self.counter.strict:
-            self._expect(len(waiting))
+            self._linger.expect(len(waiting))
         self.allocator.settle()
         for waiter, blocks in served:  # who is answered may ask again at once
             waiter.answer(blocks)
@@ -524,6 +534,7 @@ class Supply:
         before, self.allocator = self.allocator, self._new_allocator(seen=0)
         self.allocator.succeed(before, keep=keep)
         self._forget(before, "revoked")
+        self._end_batches()
         self.refill_if_due()
 
     def _why_closed(self) -> errors.IdserviceError:
@@ -535,6 +546,7 @@ class Supply:
         """Hand out nothing until there is other news, and answer everybody with `error`."""
         self.closed = error
         self._turn_away(error)
+        self._end_batches()
         self.allocator.retire(cause)
 
     def go_stale(self, error: errors.CatalogueStale) -> None:
@@ -579,6 +591,7 @@ class Supply:
         self.suspect = self._error = error
         self._recheck_at = float("inf")
         self._turn_away(error)
+        self._end_batches()
         self.allocator.retire(cause)
 
     def _turn_away(self, error: errors.IdserviceError) -> None:
@@ -611,6 +624,7 @@ class Supply:
         """After a fork: the ids belong to the parent."""
         self.suspect = errors.Stopped()
         self._recheck_at = float("inf")
+        self._end_batches()
         self.allocator.retire("fork")
 
     def look_again(self) -> None:

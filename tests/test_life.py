@@ -145,8 +145,8 @@ async def test_a_stop_signal_finishes_what_is_in_flight(folder: Path) -> None:
 
 
 def refused(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    try:  # who is turned away is refused when it tries again after a second
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except ConnectionRefusedError:
         return True
     return False
@@ -222,11 +222,9 @@ async def test_fifty_clients_across_a_stop_see_no_broken_request(
         async with asyncio.timeout(20):
             await asyncio.gather(*clients)
         assert serving.end() == 0
-    # Of several workers' clients some were reset in one run of ten, for a reason not found yet: a
-    # known fault (README). That no process alone does so, and that most are served, is held here.
-    assert len(seen.broken) <= (0 if workers == "1" else 25), seen.broken
+    assert not seen.broken
     assert seen.refused == 50
-    assert seen.closing + len(seen.broken) >= 50
+    assert seen.closing >= 50
     assert len(seen.ids) > 200
     assert len(set(seen.ids)) == len(seen.ids)
 

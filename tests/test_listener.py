@@ -5,6 +5,7 @@ import errno
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -171,14 +172,8 @@ class Slow:
         self._bound = bound
         self._between = between
 
-    def accept(self) -> tuple[socket.socket, object]:
-        return self._bound.accept()
-
-    def listen(self, backlog: int) -> None:
-        self._bound.listen(backlog)
-
-    def fileno(self) -> int:
-        return self._bound.fileno()
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._bound, name)
 
     def close(self) -> None:
         self._between()
@@ -186,10 +181,12 @@ class Slow:
 
 
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "others go on"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
 async def test_at_the_end_of_all_nobody_joins_a_queue_that_is_about_to_be_dropped(
-    others: bool,
+    folder: Path, kind: str, others: bool
 ) -> None:
-    late = [socket.socket() for _ in range(8)]
+    family = socket.AF_INET if kind == "tcp" else socket.AF_UNIX
+    early, *late = [socket.socket(family) for _ in range(9)]
     joined = 0
 
     def connect() -> None:
@@ -197,18 +194,33 @@ async def test_at_the_end_of_all_nobody_joins_a_queue_that_is_about_to_be_droppe
         for client in late:
             client.settimeout(0.05)
             try:
-                client.connect(("127.0.0.1", port))
+                client.connect(address)
                 joined += 1
-            except TimeoutError:
+            except (TimeoutError, ConnectionRefusedError):
                 pass
 
     balance = Balance(2)
     seat = Seat(balance, 0)
     if others:
         Seat(balance, 1).take()
-    async with listening(seat) as (listener, port):
+    bound = socket.socket(family)
+    bound.bind(("127.0.0.1", 0) if kind == "tcp" else str(folder / "socket"))
+    address = bound.getsockname()
+    async with listening(seat, bound) as (listener, _):
+        early.connect(address)
+        listener.turn_away()
         listener._bound = Slow(listener._bound, connect)  # type: ignore[assignment]
         await listener.stop_accepting()
-    for client in late:
+        assert len(listener._http.connections) == 1, "who was there before is served"
+    for client in [early, *late]:
         client.close()
-    assert joined == 8 if others else joined <= 1
+    assert joined == (8 if others else 0)
+
+
+async def test_a_connection_goes_on_though_newcomers_are_turned_away() -> None:
+    async with listening() as (listener, port):
+        served, writer = await asyncio.open_connection("127.0.0.1", port)
+        listener.turn_away()
+        writer.write(b"GET /next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await served.readline()).startswith(b"HTTP/1.1 200"), "its packets pass"
+        writer.close()

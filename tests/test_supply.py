@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from idservice import errors
+from idservice.batches import CALL_MAX_S, WRITERS_MAX
+from idservice.linger import LINGER_MAX_S
 from idservice.service import Service
 from idservice.stores.protocol import Counter, Grant
 from idservice.supply import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
-    LINGER_MAX_S,
-    REFILL_MIN_S,
     SUSPECT_RECHECK_S,
     Limits,
     Supply,
@@ -59,6 +59,12 @@ async def outcome(supply: Supply, count: int = 1) -> list[int] | errors.Idservic
         return error
 
 
+async def registered(supply: Supply) -> None:
+    """A strict counter's writer registers at its first use; here before."""
+    supply.batches._begin(supply.counter)
+    assert await supply.batches._register(supply.counter, lambda: True)
+
+
 # --- the line -------------------------------------------------------------------------------------
 
 
@@ -68,6 +74,8 @@ def test_who_waits_is_served_in_the_order_of_arrival(strict: bool) -> None:
         counts = [Random(2).choice((1, 1, 5, 30)) for _ in range(40)]
         async with serving(table(strict=strict), answers_after(0.9)) as service:
             supply = await service.supply("orders")
+            if strict:
+                await registered(supply)
             async with asyncio.TaskGroup() as group:
                 tasks = []
                 for count in counts:
@@ -142,9 +150,14 @@ def test_a_strict_request_that_gave_up_while_its_batch_was_under_way_says_unknow
 def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tries_too() -> None:
     async def main() -> None:
         faults = answers_after(0.01)
-        limits = Limits(runway=8.0, wait=REFILL_MIN_S + BACKOFF_FIRST_S / 4)
-        async with serving(table(strict=True), faults, limits=limits) as service:
+        limits = Limits(wait=CALL_MAX_S + BACKOFF_FIRST_S / 4)
+        data = table(strict=True)
+        for number in range(WRITERS_MAX):  # no place to register, and so no batch to send again
+            assert data.register(data.entries["orders"], f"w{number}", number)
+        async with serving(data, faults, limits=limits) as service:
             supply = await service.supply("orders")
+            supply.batches._begin(supply.counter)
+            assert not await supply.batches._register(supply.counter, lambda: True)
             faults.lost_after = 1.0
             with pytest.raises(errors.WaitedTooLong) as caught:
                 await supply.one()
@@ -589,6 +602,7 @@ def test_a_strict_request_that_expects_no_other_is_sent_at_once() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(0.2)) as service:
             supply = await service.supply("orders")
+            await registered(supply)
             for _ in range(3):
                 began = now()
                 await supply.one()

@@ -9,25 +9,16 @@ from msgspec.structs import replace
 
 from idservice import errors, intents
 from idservice.catalogue import POLL_S, STANDS_STILL_S
-from idservice.change import Changer
 from idservice.counters import new_counter
 from idservice.intents import Wish
 from idservice.service import Service
-from idservice.stores.protocol import Counter
 from idservice.supply import Limits, Supply
 from tests.simulation.loop import elapse, run
-from tests.simulation.serving import answers_after, serving, table
-from tests.simulation.store import Faults, SimStore, Table
+from tests.simulation.serving import answers_after, elsewhere, serving, table
+from tests.simulation.store import Faults, SimStore
 
 SUSPEND, RESUME = Wish("suspend", state="suspended"), Wish("resume", state="active")
 LATER = Limits(runway=30.0, wait=2.0)
-
-
-async def elsewhere(data: Table, wish: Wish, name: str = "orders") -> Counter:
-    """Changed by somebody else, through a store without faults."""
-    changer = Changer(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
-    _, after = await changer.change(name, wish)
-    return after
 
 
 async def stocked(service: Service) -> Supply:

@@ -159,7 +159,7 @@ def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_c
         )  # fmt: skip
         latency.observe(rng.random() * 10)
         seen = Latency(list(latency.counts), latency.total)
-        totals.reported(worker, Report(READY, Snapshot(list(readings), True, seen, "x")))
+        totals.reported(worker, Report(READY, Snapshot(list(readings), True, seen, "x", lag=seen)))
         after = counted(totals.snapshot(list(workers), restarts=restarts))
         assert [key for key, value in before.items() if after.get(key, -1) < value] == []
         before = after

@@ -6,7 +6,8 @@ I2   A block enters memory only after the store acknowledged it, and is built on
 I3   A cursor only moves forward. A block's two edges travel together; neither is computed from
      the other (a full step subtracted from an end that a limit has clamped repeats ids).
 I4   A reservation without a readable answer is burnt: its range is a gap, and a new one is asked
-     for. What it got is never inferred from a later read.
+     for. What it got is never inferred from a later read. (A strict counter's batch is asked for
+     again instead: its own number and nonce on the position tell what it got.)
 I5   Ids go back once, and only from somebody who has forgotten them: first the blocks are dropped,
      then the position is read, then one write is sent, which holds only while epoch, revision and
      value are as read. No answer to it leads to another one: a refusal may be that of its own
@@ -22,14 +23,15 @@ I7   Every transport error means "unknown", "could not connect" included (applie
      reported so), and so does a success without well-formed contents. "Not applied" is only what
      the store itself said in its own words to the only attempt. One attempt per call; whether to
      try again is decided in `service`, never in a client library.
-I8   A strict counter holds nothing between requests. Requests that wait together share one
-     reservation, sent after they arrived; its ids go only to requests that waited when it was
-     sent, and the rest is burnt.
+I8   A strict counter holds nothing between requests. Requests that wait together share one batch,
+     sent after they arrived. A batch is applied once at most, by its writer's numbers, and may be
+     sent any number of times; its ids go only to requests that waited when it was *first* sent,
+     and the rest is burnt. A writer's name and a batch's nonce are never used again.
 I9   Every count is above 0 and every id within the limit, checked where the value is made; the
      store checks the limit in the same write.
 I10  A position comes to be only by create or, closed, by a seal. A reservation on a missing
      position is an error, never a start from 0.
 I11  Taking an id is synchronous: nothing can run between reading a cursor and moving it.
 I12  An answer to an old request changes nothing: each request carries a token, and one request
-     per counter is outstanding.
+     per counter is outstanding (or copies of one strict batch, which have one answer).
 """

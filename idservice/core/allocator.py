@@ -200,6 +200,11 @@ class Allocator:
         return self._loans[0][0] if self._loans else None
 
     @property
+    def numbered(self) -> bool:
+        """Whether its requests are batches of a writer of its own, which may be sent again (I8)."""
+        return self._strict and self._hold_s is None
+
+    @property
     def waits_for_store(self) -> bool:
         """Whether a request to the store is outstanding."""
         return self._outstanding is not None
@@ -334,12 +339,13 @@ class Allocator:
 
     def refused(self, token: int, *, unknown: bool) -> None:
         """The request failed. After an unknown outcome its range is burnt (I4), and the next
-        request asks for at most half: a slow store must not burn a runway per try."""
+        request asks for at most half: a slow store must not burn a runway per try. What is burnt of
+        numbered batches is told by `burnt`, once it is known."""
         request = self._outstanding
         if request is None or request.token != token:
             return
         self._outstanding = None
-        if unknown:
+        if unknown and not self.numbered:
             self._gap("unknown", request.count)
             self._cut_to = max(1, request.count // 2)
         # A refill stays due. Should nobody try again, half of the rest used is a reminder.
@@ -366,6 +372,12 @@ class Allocator:
     def wasted(self, count: int) -> None:
         """`count` ids were taken for somebody who left before they could be answered."""
         self._gap("abandoned", count)
+
+    def burnt(self, count: int, cause: str) -> None:
+        """`count` ids were, or may have been, granted for requests that all had left."""
+        if cause in FROM_MEMORY:
+            self.granted_ids += count
+        self._gap(cause, count)
 
     def expire(self, now: float) -> None:
         """Drop what was held for as long as it may be."""

@@ -10,43 +10,23 @@ import msgspec
 
 from idservice import errors, exchange
 from idservice.central import Central
-from idservice.core.epoch import epoch_name, gone_back
+from idservice.core.epoch import gone_back
+from idservice.core.writer import Batch
 from idservice.exchange import Answer, Refused, Unanswered
-from idservice.stores.protocol import LIMIT_DEFAULT, LIMIT_MAX, Counter, Loan, Position, Stand
+from idservice.stores.protocol import (
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    Counter,
+    Loan,
+    Position,
+    Stand,
+    Writers,
+)
+from idservice.stores.shown import Listed, Shown, told_epoch, untold
 
 T = TypeVar("T")
 
 VERIFY_MAX_S = 5.0  # for a service to say that it is one
-
-
-class Shown(msgspec.Struct, frozen=True):
-    """A counter as a service shows it, as far as it matters here."""
-
-    counter: str
-    epoch: int
-    start: int | str
-    limit: int | str
-    strict: bool
-    runway: float
-    state: str
-    next: int | str = 0
-
-    def entry(self) -> Counter:
-        """The same as an entry. As seen from here there is one row of ids, whatever the shards."""
-        return Counter(
-            name=self.counter,
-            epoch=_epoch(self.epoch),
-            start=int(self.start),
-            limit=int(self.limit),
-            strict=self.strict,
-            runway=self.runway,
-        )
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """All counters of a service."""
-
-    counters: list[Shown]
 
 
 class ChainedStore:
@@ -113,9 +93,16 @@ class ChainedStore:
     # --- ids -------------------------------------------------------------------------------------
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> Loan:
-        """Borrow `count` ids; `seen` and `room` are for stores of our own.
+        """Borrow `count` ids; `seen`, `room` and `batch` are for stores of our own.
 
         Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. More than one
         answer may hold are asked for in parts, and lost together.
@@ -149,14 +136,14 @@ class ChainedStore:
 
     def _begins_epoch(self, name: str, answer: Answer) -> bool:
         """Whether it is the first answer of its epoch. Raises Unanswered as `is_newer`."""
-        known = self._known.get(name) or _untold(name)
+        known = self._known.get(name) or untold(name)
         newer = exchange.is_newer(
             answer, url=self.address, ordinal=known.ordinal, strict=known.strict
         )
         if newer:
             self._known[name] = msgspec.structs.replace(
                 known,
-                epoch=_epoch(answer.ordinal),
+                epoch=told_epoch(answer.ordinal),
                 strict=answer.strict,
                 limit=LIMIT_MAX if answer.as_text else LIMIT_DEFAULT,
             )
@@ -177,6 +164,16 @@ class ChainedStore:
         if error.retryable:
             return self._not_applied(_reserving(counter, count), error.why)
         return errors.Withheld(**about)
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        """None: the service's instances are the writers."""
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        """Refused, as there is nothing to register on."""
+        return False
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        """Nothing to prune."""
 
     async def give_back(
         self,
@@ -204,7 +201,7 @@ class ChainedStore:
         try:
             shown = await self._shown(name)
         except errors.NotShown:
-            return self._known.get(name) or _untold(name)
+            return self._known.get(name) or untold(name)
         if shown is None:
             return None
         entry = shown.entry()
@@ -250,7 +247,7 @@ class ChainedStore:
         shown = await self._shown(counter.name)
         if shown is None:
             return None
-        epoch, next = _epoch(shown.epoch), int(shown.next)
+        epoch, next = told_epoch(shown.epoch), int(shown.next)
         return Position(next, next, 0, gone_back(epoch) if shown.state == "suspect" else epoch)
 
     async def _shown(self, name: str) -> Shown | None:
@@ -326,15 +323,6 @@ class ChainedStore:
 
     def _unknown(self, action: str, why: str) -> errors.OutcomeUnknown:
         return errors.OutcomeUnknown(store=self.address, action=action, why=why.rstrip("."))
-
-
-def _epoch(ordinal: int) -> str:
-    """The random part of an epoch's name is not told; its ordinal is enough for order."""
-    return epoch_name(ordinal, "chained")
-
-
-def _untold(name: str) -> Counter:
-    return Counter(name=name, epoch=_epoch(0), limit=LIMIT_MAX, strict=True)
 
 
 def _reserving(counter: Counter, count: int) -> str:

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 import msgspec
 
 from idservice.core.epoch import Layout, ordinal_of
+from idservice.core.writer import Batch
 from idservice.exchange import ID_MAX, NUMBER_MAX
 
 LIMIT_DEFAULT = NUMBER_MAX
@@ -125,11 +126,21 @@ class Position(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Indices that are the caller's, and `rev` and `returned` of the position after that write."""
+    """Indices that are the caller's, and `rev` and `returned` of the position after that write; of
+    a strict batch that was granted before, as they are by now."""
 
     indices: range
     rev: int
     returned: tuple[range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Who is registered on a strict counter's position: how often anybody ever was in this epoch,
+    and the number of the last batch of each who still is, by name."""
+
+    registrations: int
+    seqs: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +287,14 @@ class Store(Protocol):
         ...
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> Grant | Loan:
         """Move a position forward by `count` in one conditional write; the indices granted.
 
@@ -289,6 +307,31 @@ class Store(Protocol):
         WentBack (next below its mark or below `seen`), NoRoom (next above `room`);
         where ids are lent also UnknownCounter and Withheld. Not safe to repeat: after
         OutcomeUnknown the range is burnt (I4) and another is asked for.
+
+        With a `batch` of as many it *is* safe: one more condition is that its writer's record bears
+        the number before, the same write makes the record the batch's own, and the same call again
+        answers with what the batch got. Raises, read after all of the above, OutOfTurn: it is not
+        applied and never will be. BatchBurnt, before any of them: it was, in an epoch that is over.
+        """
+        ...
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        """The registered writers, read consistently; None where the position is missing."""
+        ...
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        """Register a writer under a name that was never used, with number 0.
+
+        Conditional on the epoch, on so many registrations and on the name; raises their number by
+        one, so a copy that arrives late does nothing. False where the condition failed: the caller
+        reads again, as after an unknown outcome.
+        """
+        ...
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        """Take away the record of a writer that stands still at `seq`.
+
+        Conditional on that number being there still, and silent where it is not. May be repeated.
         """
         ...
 

@@ -21,9 +21,12 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.core.writer import Batch
 from idservice.stores import sqlite_change as change
 from idservice.stores import sqlite_returns as returns
-from idservice.stores.protocol import Counter, Grant, Position, Stand
+from idservice.stores import sqlite_writers as writers
+from idservice.stores.protocol import Counter, Grant, Position, Stand, Writers
+from idservice.stores.refusal import Asked
 
 log = logging.getLogger("idservice.store")
 
@@ -141,11 +144,38 @@ class SQLiteStore:
         )
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> Grant:
         assert count > 0
         assert seen <= room
-        return await self._run(self._reserve, counter, count, seen, room, shard)
+        assert batch is None or (batch.count, shard) == (count, 0)
+        asked = Asked(self.address, counter, count, seen, room, batch)
+        return await self._run(self._reserve, asked, shard)
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        action = f"reading the writers of counter {counter.name}"
+        return await self._run(self._reading, action, writers.found, counter)
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        return await self._run(
+            self._writing,
+            f"registering a writer of counter {counter.name}",
+            lambda database: writers.register(database, counter, name, registrations),
+        )
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        await self._run(
+            self._writing,
+            f"pruning a writer of counter {counter.name}",
+            lambda database: writers.prune(database, counter, name, seq),
+        )
 
     async def give_back(
         self,
@@ -356,48 +386,33 @@ class SQLiteStore:
                 (counter.name, shard, first, first, counter.epoch),
             )
 
-    def _reserve(self, counter: Counter, count: int, seen: int, room: int, shard: int) -> Grant:
+    def _reserve(self, asked: Asked, shard: int) -> Grant:
+        counter, batch = asked.counter, asked.batch
+
         def write(database: sqlite3.Connection) -> Grant:
-            row = database.execute(
-                RESERVE,
-                {
-                    "count": count,
-                    "counter": counter.name,
-                    "shard": shard,
-                    "epoch": counter.epoch,
-                    "seen": seen,
-                    "room": room,
-                },
-            ).fetchone()
+            record = writers.record(database, counter, batch) if batch else None
+            row = None
+            if batch is None or (record is not None and record.seq == batch.seq - 1):
+                row = database.execute(
+                    RESERVE,
+                    {
+                        "count": asked.count,
+                        "counter": counter.name,
+                        "shard": shard,
+                        "epoch": counter.epoch,
+                        "seen": asked.seen,
+                        "room": asked.room,
+                    },
+                ).fetchone()
             if row is None:
-                raise self._why_refused(
-                    self._position(database, counter, shard), counter, count, seen, room
-                )
+                return asked.meant(self._position(database, counter, shard), record)
             stop, rev = row
+            if batch is not None:
+                writers.keep(database, counter, batch, stop)
             returned = returns.listed(database, counter, shard)
-            return Grant(range(stop - count, stop), rev, returned)
+            return Grant(range(stop - asked.count, stop), rev, returned)
 
-        return self._writing(f"reserving ids of counter {counter.name}", write)
-
-    def _why_refused(
-        self, found: Position | None, counter: Counter, count: int, seen: int, room: int
-    ) -> errors.NotApplied:
-        """What a failed condition means, in the order in which it must be read."""
-        about = {
-            "store": self.address,
-            "name": counter.name,
-            "action": f"reserving {count} ids of counter {counter.name}",
-        }
-        if found is None:
-            return errors.PositionMissing(**about)
-        if found.epoch != counter.epoch:
-            return errors.EpochChanged(**about, found=found.epoch, epoch=counter.epoch)
-        if found.next < found.mark or found.next < seen:
-            return errors.WentBack(
-                **about, position=found.next, above=max(found.mark, seen), epoch=found.epoch
-            )
-        assert found.next > room
-        return errors.NoRoom(**about, position=found.next, rev=found.rev, returned=found.returned)
+        return self._writing(asked.action, write)
 
     def _close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
         def write(database: sqlite3.Connection) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import msgspec
 
 from idservice.stores import sqlite_returns as returns
+from idservice.stores import sqlite_writers as writers
 from idservice.stores.protocol import Counter, Stand
 
 
@@ -72,3 +73,4 @@ def open_shard(
     )
     if done.rowcount:
         returns.emptied(database, counter, shard)
+        writers.forget_all(database, counter)

@@ -38,6 +38,7 @@ class Totals:
         self._snapshots: dict[int, Snapshot] = {}
         self._past: dict[str, Reading] = {}
         self._past_latency = Latency()
+        self._past_lag = Latency()
         self._names: dict[str, None] = {}  # in the order of their first use
 
     @property
@@ -66,6 +67,7 @@ class Totals:
                 parts.append(self._past[reading.counter])
             self._past[reading.counter] = summed(reading.counter, parts)
         self._past_latency = _latencies([self._past_latency, snapshot.latency])
+        self._past_lag = _latencies([self._past_lag, snapshot.lag])
 
     def readiness(self, serving: Iterable[int]) -> Readiness:
         """Whether the next id can be served, whoever of those is asked for it."""
@@ -86,12 +88,14 @@ class Totals:
             for reading in snapshot.readings:
                 of[reading.counter].append(reading)
         latencies = [snapshot.latency for snapshot in self._snapshots.values()]
+        lags = [snapshot.lag for snapshot in self._snapshots.values()]
         return Snapshot(
             readings=[summed(name, readings) for name, readings in of.items()],
             store_up=all(
                 self._snapshots[worker].store_up for worker in serving if worker in self._snapshots
             ),
             latency=_latencies([self._past_latency, *latencies]),
+            lag=_latencies([self._past_lag, *lags]),
             version=__version__,
             workers=len(serving),
             restarts=restarts,

@@ -128,7 +128,7 @@ class Driven:
             return
         unknown = number % 2 == 0
         self.allocator.refused(self.outstanding.token, unknown=unknown)
-        if unknown:
+        if unknown and not self.allocator.numbered:  # else `burnt` tells, once it is known
             self.burnt += self.outstanding.count
             self.unknown = self.outstanding
         self.close()
@@ -291,6 +291,20 @@ def test_after_unknown_outcomes_requests_halve_down_to_what_the_first_in_line_ne
         assert after == max(before // 2, 3)
     assert sum(counts) <= 2 * counts[0] + 3 * len(counts)
     assert allocator.gaps["unknown"] == sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("strict", "hold_s", "burnt"),
+    [(False, None, 5), (False, 9.0, 5), (True, None, 0), (True, 9.0, 5)],
+)
+def test_an_unknown_outcome_burns_all_but_a_batch_that_may_be_sent_again(
+    strict: bool, hold_s: float | None, burnt: int
+) -> None:
+    allocator = Allocator(LAYOUT, now=0.0, runway_s=1.0, block_max=5, strict=strict, hold_s=hold_s)
+    request = allocator.due(0.0, waiting=5, first=5)
+    assert request is not None
+    allocator.refused(request.token, unknown=True)
+    assert allocator.gaps.get("unknown", 0) == burnt
 
 
 def test_a_smaller_request_in_between_does_not_end_the_halving() -> None:

@@ -9,11 +9,13 @@ from tests.simulation.chained import chain
 from tests.simulation.chained_mutants import CHAINED_MUTANTS
 from tests.simulation.checker import Violation
 from tests.simulation.mutants import MUTANTS, Mutant
-from tests.simulation.scenarios import SCENARIOS, Parts, play
+from tests.simulation.scenarios import Parts, play
+from tests.simulation.strict import SCENARIOS
+from tests.simulation.strict_mutants import STRICT_MUTANTS
 
 CHAINED = "chained"  # the scenario that has sidecars
 ALL_SCENARIOS = (*SCENARIOS, CHAINED)
-ALL_MUTANTS = (*MUTANTS, *CHAINED_MUTANTS)
+ALL_MUTANTS = (*MUTANTS, *STRICT_MUTANTS, *CHAINED_MUTANTS)
 MUTANT_SEEDS = 150  # within these, a mutant must be found
 
 

@@ -15,7 +15,7 @@ from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import Counter
 from idservice.supply import REFILL_MAX_S, Limits
-from tests.simulation import checker
+from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run
 from tests.simulation.operators import move_back, operate, put_right
@@ -244,6 +244,9 @@ class World:
         checker.check_unique(history)
         if self.strict:
             checker.check_strict(history)
+            if self.parts.one_try:  # else a refusal of the second try hides what the first one did
+                account.check_account(self.account())
+            account.check_closed(self.table.ledger)
         checker.check_rising_per_instance(history)
         checker.check_limits(history, start=self.start, limit=self.limit)
         checker.check_deadlines(history, wait_s=self.limits.wait)
@@ -269,6 +272,11 @@ class World:
                     reading=supply.reading(),
                     one_try=self.parts.one_try,
                 )
+
+    def account(self) -> dict[str, int]:
+        """What became of every id that was granted."""
+        stores = [instance.store for instance in self.instances]
+        return account.account(self.history, self.table.ledger, stores)
 
 
 def _end(timeout: asyncio.Timeout) -> None:
@@ -599,7 +607,7 @@ async def cut_off(world: World) -> None:
 
 
 Scenario = Callable[[World], Awaitable[None]]
-SCENARIOS: dict[str, Scenario] = {
+SCENARIOS: dict[str, Scenario] = {  # those of `tests.simulation.strict` join it
     "block": block,
     "strict": strict,
     "turmoil": turmoil,
@@ -621,4 +629,5 @@ def play(scenario: str, seed: int, parts: Parts | None = None) -> World:
         await SCENARIOS[scenario](world)
         return world
 
-    return run(main(), seed=seed)
+    with account.watched():
+        return run(main(), seed=seed)

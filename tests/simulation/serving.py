@@ -5,8 +5,11 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
+from idservice.change import Changer
 from idservice.counters import new_counter
+from idservice.intents import Wish
 from idservice.service import Service
+from idservice.stores.protocol import Counter
 from idservice.supply import Limits
 from tests.simulation.store import Faults, SimStore, Table
 
@@ -40,3 +43,10 @@ async def serving(
     handle = store(Random(seed), data, faults)
     async with Service(handle, limits, random=Random(seed), declared=declared) as service:
         yield service
+
+
+async def elsewhere(data: Table, wish: Wish, name: str = "orders") -> Counter:
+    """Changed by somebody else, through a store without faults."""
+    changer = Changer(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
+    _, after = await changer.change(name, wish)
+    return after

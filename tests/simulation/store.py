@@ -17,8 +17,10 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.core.writer import Batch, Record
 from idservice.stores import protocol
-from idservice.stores.protocol import Counter, Position, Stand
+from idservice.stores.protocol import Counter, Position, Stand, Writers
+from idservice.stores.refusal import Asked
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours
@@ -36,6 +38,8 @@ class Grant:
     copy: bool  # applied a second time, by a hop that sent the request again
     answered: bool = False  # the caller got the answer before it gave up
     claimed: bool = False
+    nonce: str = ""  # of a strict counter's batch
+    closed: bool = False  # its answer was made when its epoch was over
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class Sent:
     at: float
     outcome: str = "unknown"  # until an answer says otherwise
     until: float = float("inf")
+    nonce: str = ""  # the same in every copy of a strict counter's batch
 
 
 class Table:
@@ -70,6 +75,8 @@ class Table:
         self.revision = 0
         self.entries: dict[str, Counter] = {}
         self.positions: dict[tuple[str, int], Position] = {}
+        self.registrations: dict[str, int] = {}
+        self.records: dict[str, dict[str, Record]] = {}  # of strict counters' writers
         self.ledger: list[Grant] = []
         self.on_entry: Callable[[Counter], None] | None = None  # told of every rewrite
         self.given_back: list[tuple[int, GaveBack]] = []  # and how many grants were before
@@ -112,29 +119,71 @@ class Table:
             raise errors.PositionIllFormed(store=ADDRESS, name=counter.name, why="no integer")
         return found
 
-    def reserve(self, counter: Counter, *, count: int, seen: int, room: int, shard: int) -> range:
+    def reserve(
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int,
+        batch: Batch | None = None,
+    ) -> range:
         assert count > 0
         assert 0 <= seen <= room
-        about: dict[str, Any] = {
-            "store": ADDRESS,
-            "name": counter.name,
-            "action": f"reserving {count} ids of counter {counter.name}",
-        }
+        asked = Asked(ADDRESS, counter, count, seen, room, batch)
+        record = self.record(counter, batch)
         found = self.positions.get((counter.name, shard))
-        if found is None:
-            raise errors.PositionMissing(**about)
-        if found.epoch != counter.epoch:
-            raise errors.EpochChanged(**about, found=found.epoch, epoch=counter.epoch)
+        if found is None or found.epoch != counter.epoch:
+            return asked.meant(found, record).indices
         found = self.position(counter, shard)
         assert found is not None
-        if found.next < found.mark or found.next < seen:
-            above = max(found.mark, seen)
-            raise errors.WentBack(**about, position=found.next, above=above, epoch=found.epoch)
-        if found.next > room:
-            raise errors.NoRoom(
-                **about, position=found.next, rev=found.rev, returned=found.returned
-            )
+        if not (max(found.mark, seen) <= found.next <= room and self.follows(batch, record)):
+            return asked.meant(found, record).indices
+        if batch is not None:
+            mine = Record(batch.seq, found.next + count, batch.nonce)
+            self.records.setdefault(counter.name, {})[batch.writer] = mine
         return self.move(counter, shard, found.next, found.next + count)
+
+    def record(self, counter: Counter, batch: Batch | None) -> Record | None:
+        """What the writer of a batch has on the position."""
+        return self.records.get(counter.name, {}).get(batch.writer) if batch else None
+
+    def follows(self, batch: Batch | None, record: Record | None) -> bool:
+        """Whether the batch is the next one of its writer."""
+        return batch is None or (record is not None and record.seq == batch.seq - 1)
+
+    def writers(self, counter: Counter) -> Writers | None:
+        if (counter.name, 0) not in self.positions:
+            return None
+        seqs = {name: one.seq for name, one in self.records.get(counter.name, {}).items()}
+        return Writers(self.registrations.get(counter.name, 0), seqs)
+
+    def register(self, counter: Counter, name: str, registrations: int) -> bool:
+        here, found = self.positions.get((counter.name, 0)), self.writers(counter)
+        if here is None or here.epoch != counter.epoch:
+            return False
+        if found is None or found.registrations != registrations or name in found.seqs:
+            return False
+        self.registrations[counter.name] = registrations + 1
+        self.records.setdefault(counter.name, {})[name] = Record(0)
+        self.set_by_hand(counter.name, rev=here.rev + 1)
+        return True
+
+    def prune(self, counter: Counter, name: str, seq: int) -> None:
+        here, records = self.positions.get((counter.name, 0)), self.records.get(counter.name, {})
+        if here is not None and name in records and records[name].seq == seq:
+            del records[name]
+            self.set_by_hand(counter.name, rev=here.rev + 1)
+
+    def forget_writers(self, name: str) -> None:
+        """Nobody is registered, and nobody ever was in this epoch."""
+        self.registrations.pop(name, None)
+        self.records.pop(name, None)
+
+    def granted(self, nonce: str) -> Grant | None:
+        """The grant to a batch that was applied."""
+        return next((g for g in reversed(self.ledger) if nonce and g.nonce == nonce), None)
 
     def move(self, counter: Counter, shard: int, start: int, stop: int) -> range:
         """Write a position as a reservation of start .. stop does."""
@@ -218,6 +267,7 @@ class Table:
         here = self.positions.get((counter.name, shard))
         if here is not None and here.epoch == seal:
             self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
+            self.forget_writers(counter.name)
 
     # --- what people do to it by hand ------------------------------------------------------------
 
@@ -235,6 +285,7 @@ class Table:
         )
         self.revision += 1
         self.positions[name, 0] = Position(0, 0, 0, epoch)
+        self.forget_writers(name)
         return entry
 
 
@@ -300,6 +351,7 @@ class SimStore:
         self.data = data if data is not None else Table()
         self.faults = faults
         self.sent: list[Sent] = []  # reservations
+        self.asks: list[Any] = []  # of strict counters, see `account`
         self.calls = 0  # operations of every kind
         self.too_late = 0  # give-backs that were refused
         self.on_answer: Callable[[], None] | None = None
@@ -360,31 +412,69 @@ class SimStore:
         return await self._call("read", lambda _: self.data.position(counter, shard))
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> protocol.Grant:
-        loop = asyncio.get_running_loop()
-        sent = Sent(counter.name, count, loop.time())
+        loop, nonce = asyncio.get_running_loop(), batch.nonce if batch else ""
+        sent = Sent(counter.name, count, loop.time(), nonce=nonce)
         self.sent.append(sent)
+        asked: dict[str, Any] = {"count": count, "seen": seen, "room": room, "shard": shard}
+        if batch is not None:
+            asked["batch"] = batch
 
-        def apply(copy: bool) -> tuple[Grant, Position]:
-            indices = self.data.reserve(counter, count=count, seen=seen, room=room, shard=shard)
+        refused = False
+
+        def apply(copy: bool) -> tuple[protocol.Grant, Grant | None]:
+            nonlocal refused
+            here = self.data.positions.get((counter.name, shard))
+            try:
+                indices = self.data.reserve(counter, **asked)
+            except errors.NotApplied:
+                refused = True
+                raise
+            written = self.data.positions[counter.name, shard]
+            answer = protocol.Grant(indices, written.rev, written.returned)
+            if here == written:  # as an earlier copy was told
+                before = self.data.granted(nonce)
+                if before is not None:
+                    before.closed |= written.epoch != counter.epoch
+                return answer, before
             ids = counter.layout(shard).ids(indices)
-            grant = Grant(counter.name, counter.epoch, indices, ids, self, copy)
+            copy = copy and (refused or not nonce)  # whichever copy is first applies a batch
+            grant = Grant(counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce)
             self.data.ledger.append(grant)
-            return grant, self.data.positions[counter.name, shard]
+            return answer, grant
 
         try:
-            grant, written = await self._call("reserve", apply)
+            answer, grant = await self._call("reserve", apply)
         except errors.OutcomeUnknown:
             raise
-        except errors.NotApplied:
-            sent.outcome = "not_applied"
+        except errors.NotApplied as error:
+            sent.outcome = "displaced" if isinstance(error, errors.OutOfTurn) else "not_applied"
             raise
         finally:
             sent.until = loop.time()
-        grant.answered = True
+        if grant is not None:
+            grant.answered = True
         sent.outcome = "granted"
-        return protocol.Grant(grant.indices, written.rev, written.returned)
+        return answer
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        return await self._call("read", lambda _: self.data.writers(counter))
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        return await self._call(
+            "register", lambda _: self.data.register(counter, name, registrations)
+        )
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        await self._call("prune", lambda _: self.data.prune(counter, name, seq))
 
     async def give_back(
         self, counter: Counter, found: Position, *, next: int, returned: tuple[range, ...],

@@ -11,13 +11,16 @@ from typing import Any
 
 import msgspec
 
-from idservice.stores.protocol import Counter, Position
+from idservice.core.writer import Record
+from idservice.stores.protocol import Counter, Position, Writers
 
 KEY = "pk"
 ENTRY = "entry:"
 HEAD = "catalogue"
 IDENTITY = "identity"
 SCHEMA = 1
+WRITERS = "writers"  # how often a writer registered; each has a map of its own beside it
+WRITER = "w:"
 # DynamoDB keeps 38 digits and also 41.5, -1 and 1E20, which no position of ours ever is. int()
 # accepts more than is written here.
 NUMBER = re.compile(r"0|[1-9][0-9]{0,37}", re.ASCII)
@@ -109,6 +112,25 @@ def position_in(item: Item, place: Place) -> Position:
         values[name] = value
     returned = ranges(item.get("returned"))
     return Position(values[place.value], values["mark"], values["rev"], epoch, returned)
+
+
+def record_in(item: Item, writer: str) -> Record | None:
+    """What a writer has on a position; None also for what cannot be read, which is not its own."""
+    written = (item.get(WRITER + writer) or {}).get("M") or {}
+    seq, top = number(written.get("seq")), number(written.get("top"))
+    if seq is None:
+        return None
+    return Record(seq, top or 0, string(written.get("nonce")) or "")
+
+
+def writers_in(item: Item) -> Writers:
+    """Who is registered on a position."""
+    names = [name.removeprefix(WRITER) for name in item if name.startswith(WRITER)]
+    records = {name: record_in(item, name) for name in sorted(names)}
+    return Writers(
+        number(item.get(WRITERS)) or 0,
+        {name: -1 if record is None else record.seq for name, record in records.items()},
+    )
 
 
 def entry_in(item: Item) -> Counter:

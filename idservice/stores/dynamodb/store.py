@@ -10,15 +10,16 @@ from typing import Any, NoReturn, Self
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.core.writer import Batch
 from idservice.stores.dynamodb import adopt as adoption
-from idservice.stores.dynamodb import change, items, returns
+from idservice.stores.dynamodb import change, items, reserve, returns, writers
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.dynamodb.reserve import Reservation
 from idservice.stores.dynamodb.table import Table
-from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand
+from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand, Writers
+from idservice.stores.refusal import Asked
 
 SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
 
@@ -231,8 +232,8 @@ class DynamoStore:
         item = await self._get(place.table, place.key, action) or {}
         await self._write_if(change.opened(place, item, seal, epoch), action)
 
-    async def _write_if(self, write: dict[str, Any], action: str) -> None:
-        """One conditional write; a condition that fails is no error."""
+    async def _write_if(self, write: dict[str, Any], action: str) -> bool:
+        """One conditional write; whether its condition held."""
         await self._sure(action)
         try:
             await self._client.call("UpdateItem", action, **write)
@@ -240,32 +241,60 @@ class DynamoStore:
             self._note(refused)
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
+            return False
+        return True
 
     # --- positions -------------------------------------------------------------------------------
 
     async def reserve(
-        self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
+        self,
+        counter: Counter,
+        *,
+        count: int,
+        seen: int,
+        room: int,
+        shard: int = 0,
+        batch: Batch | None = None,
     ) -> Grant:
         assert count > 0
         assert seen <= room  # DynamoDB refuses such a condition as malformed
+        assert batch is None or (batch.count, shard) == (count, 0)
         place = items.place_of(counter, shard, self._name)
-        wanted = Reservation(self.address, counter, place, count, seen, room)
-        await self._sure(wanted.action)
+        asked = Asked(self.address, counter, count, seen, room, batch)
+        await self._sure(asked.action)
         try:
-            answer = await self._client.call("UpdateItem", wanted.action, **wanted.request())
+            answer = await self._client.call(
+                "UpdateItem", asked.action, **reserve.request(asked, place)
+            )
         except Refused as refused:
             self._note(refused)
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
                     self._doubts += 1
-                raise wanted.refused(refused.item) from None
+                return reserve.refused(asked, place, refused.item)
             if refused.said == dynamo.INVALID:
                 await self.position(counter, shard)  # raises where that is why: `rev` is missing
             raise
         if self._in_doubt:
-            raise wanted.unknown("the table was not found meanwhile: this may be another one")
+            raise asked.unknown("the table was not found meanwhile: this may be another one")
         self._heard()
-        return wanted.granted(answer["Attributes"])
+        return reserve.granted(asked, place, answer["Attributes"])
+
+    async def writers(self, counter: Counter) -> Writers | None:
+        place = items.place_of(counter, 0, self._name)
+        action = f"reading the writers of counter {counter.name}"
+        item = await self._get(place.table, place.key, action)
+        return None if item is None else items.writers_in(item)
+
+    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
+        place = items.place_of(counter, 0, self._name)
+        write = writers.registered(place, counter, name, registrations)
+        return await self._write_if(write, f"registering a writer of counter {counter.name}")
+
+    async def prune(self, counter: Counter, name: str, seq: int) -> None:
+        place = items.place_of(counter, 0, self._name)
+        write = writers.pruned(place, name, seq)
+        await self._write_if(write, f"pruning a writer of counter {counter.name}")
 
     async def give_back(
         self,

@@ -1,0 +1,272 @@
+"""A strict counter's reservations: each a numbered batch, sent again until it has an answer.
+
+A lost answer loses no ids: the same batch is asked for again while somebody waits for it, and
+whichever copy is answered tells what it got. Only what nobody waits for any more is burnt.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import TypeVar
+
+from idservice import errors
+from idservice.core.allocator import Request
+from idservice.core.writer import Batch, Burnt, Writer
+from idservice.stores.protocol import Counter, Grant, Loan, Store, Writers
+
+log = logging.getLogger("idservice.batches")
+
+WRITERS_MAX = 12  # on one position: DynamoDB's item stays below 1 KB, which is one write unit
+WRITERS_FEW = 6  # up to so many nobody is pruned
+STANDS_STILL_S = 90.0  # a writer is pruned after this; no request waits longer than 60 s
+SILENCE_MIN_S, SILENCE_MAX_S = 0.1, 1.0  # without an answer, before a copy of the first is sent
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0  # before a copy, where the last one failed
+CALL_MAX_S = 5.0  # for what is not sent again
+TRIES = 3  # new batches for one request, each after somebody had taken the writer's record away
+
+T = TypeVar("T")
+
+# The position as it stands refuses every copy of the batch.
+FINAL = (errors.OutOfTurn, errors.NoRoom, errors.EpochChanged)
+
+
+class LeftAlone(errors.OutcomeUnknown):
+    """The store {store} has not answered {action} yet, and {why}."""
+
+
+class Batches:
+    """Reservations of one strict counter on this instance.
+
+    `burnt` is told of ids that nobody is given, and by what cause, once that is known. `unique`
+    makes texts that nobody ever made before: a copy of this process must not repeat them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        spawn: Callable[[Coroutine[object, object, None]], object],
+        random: Random,
+        burnt: Callable[[int, str], None],
+        unique: Callable[[], str] = lambda: secrets.token_urlsafe(9),
+    ) -> None:
+        self._store = store
+        self._spawn = spawn
+        self._random = random
+        self._burnt = burnt
+        self._unique = unique
+        self._writer = Writer()
+        self._epoch = ""
+        self._name = ""  # that registering is tried with: nothing was ever sent under it
+        self._full = False  # when last looked at, and until somebody was pruned
+        self._watching = False
+        self._unsure = False  # whether a copy of the present batch may be applied unheard
+        self._took = 0.0  # seconds, of the last call that was answered
+        self._busy = False
+        self._over = False
+
+    async def reserve(
+        self, counter: Counter, request: Request, *, wanted: Callable[[], bool]
+    ) -> Grant | Loan:
+        """The grant of one batch; raises as `Store.reserve`.
+
+        It is sent again while it is `wanted` and the caller waits. Where there is no place for
+        another writer it is an ordinary reservation, sent once.
+        """
+        self._begin(counter)
+        self._busy, self._over = True, False
+        try:
+            for _ in range(TRIES):
+                try:
+                    return await self._reserve(counter, request, wanted)
+                except errors.OutOfTurn as error:
+                    self._count(self._writer.displaced(error.record))
+                    displaced = error
+                if not wanted():
+                    break
+            raise displaced
+        finally:
+            self._busy = False
+            if self._over:
+                self.forget()
+
+    def _begin(self, counter: Counter) -> None:
+        if counter.epoch != self._epoch:  # which begins without writers
+            self.forget()
+            self._epoch = counter.epoch
+
+    def end(self) -> None:
+        """Nothing more will be reserved for now: what is left open is counted as unknown."""
+        self._over = True
+        if not self._busy:
+            self.forget()
+
+    def forget(self) -> None:
+        """Be no writer any longer."""
+        self._count(self._writer.unregister())
+        self._name = ""
+
+    def _count(self, burnt: Burnt) -> None:
+        if burnt.known:
+            self._burnt(burnt.known, "abandoned")
+        if burnt.unknown:
+            self._burnt(burnt.unknown, "unknown")
+
+    # --- one batch -------------------------------------------------------------------------------
+
+    async def _reserve(
+        self, counter: Counter, request: Request, wanted: Callable[[], bool]
+    ) -> Grant | Loan:
+        if not self._writer.name and not await self._register(counter, wanted):
+            return await self._reserve_once(counter, request)
+        batch = self._writer.next_batch(request.count, self._unique())
+        try:
+            grant = await self._repeat(lambda: self._call(counter, request, batch), wanted)
+        except errors.BatchBurnt:
+            self._writer.applied(batch)
+            self._burnt(batch.count, "epoch")
+            raise
+        except BaseException as error:
+            if not self._never_applied(error):
+                self._count(self._writer.left_open(batch))
+            raise
+        self._writer.applied(batch)
+        return grant
+
+    def _never_applied(self, error: BaseException) -> bool:
+        """Whether the batch that ended so left the position as it was, all of its copies."""
+        if isinstance(error, errors.OutOfTurn) and error.record is not None:
+            return True  # its number is another's; without a record nothing is told of the past
+        refused = isinstance(error, errors.StoreError) and error.outcome == errors.NOT_APPLIED
+        return refused and not self._unsure
+
+    async def _reserve_once(self, counter: Counter, request: Request) -> Grant | Loan:
+        """An ordinary reservation: what becomes of it unheard is burnt (I4)."""
+        try:
+            async with asyncio.timeout(CALL_MAX_S):
+                return await self._call(counter, request, None)
+        except BaseException as error:
+            if not isinstance(error, errors.StoreError) or error.outcome == errors.UNKNOWN:
+                self._burnt(request.count, "unknown")
+            raise
+
+    async def _call(self, counter: Counter, request: Request, batch: Batch | None) -> Grant | Loan:
+        return await self._store.reserve(
+            counter, count=request.count, seen=request.seen, room=request.room, batch=batch
+        )
+
+    async def _repeat(
+        self, call: Callable[[], Coroutine[object, object, T]], wanted: Callable[[], bool]
+    ) -> T:
+        """The answer to a call that may be repeated, as the copy says that is answered first."""
+        loop = asyncio.get_running_loop()
+        began = due = loop.time()
+        silence_s = min(max(SILENCE_MIN_S, 3 * self._took), SILENCE_MAX_S)
+        pause_s = PAUSE_FIRST_S
+        copies: dict[asyncio.Task[T], float] = {}  # that may be answered yet, and when sent
+        self._unsure = False
+        try:
+            while True:
+                if loop.time() >= due:
+                    if due > began and not wanted():
+                        raise self._given_up()
+                    copies[loop.create_task(call())] = loop.time()
+                    due = loop.time() + silence_s
+                    silence_s = min(2 * silence_s, SILENCE_MAX_S)
+                for copy in await _answered([*copies], due - loop.time()):
+                    sent_at = copies.pop(copy)
+                    if (error := copy.exception()) is None:
+                        self._took = loop.time() - sent_at
+                        return copy.result()
+                    self._judge(error, alone=not copies)
+                    due = min(due, loop.time() + pause_s * (0.5 + 0.5 * self._random.random()))
+                    pause_s = min(2 * pause_s, PAUSE_MAX_S)
+        finally:
+            for copy in copies:
+                copy.cancel()
+            await asyncio.gather(*copies, return_exceptions=True)
+
+    def _judge(self, error: BaseException, *, alone: bool) -> None:
+        """Raise what one copy failed with, where another one would not do better."""
+        if isinstance(error, errors.StoreError) and error.retryable:
+            if isinstance(error, errors.OutcomeUnknown):
+                self._unsure = True
+                return
+            if not isinstance(error, FINAL) and (self._unsure or not alone):
+                return  # that copy was refused; what became of the others is not known
+        self._unsure = self._unsure or not alone
+        raise error
+
+    def _given_up(self) -> "LeftAlone":
+        why = "nobody waits for them any more"
+        return LeftAlone(store=self._store.address, action="reserving ids", why=why)
+
+    # --- registration ----------------------------------------------------------------------------
+
+    async def _register(self, counter: Counter, wanted: Callable[[], bool]) -> bool:
+        """Become a writer; False where there is no place for one, or nothing to register on."""
+        if self._full:
+            return False
+        self._name = self._name or self._unique()
+        for _ in range(WRITERS_MAX):  # each failure is somebody else's success
+            found = await self._repeat(lambda: self._store.writers(counter), wanted)
+            if found is None:
+                return False
+            if self._name not in found.seqs:
+                if len(found.seqs) >= WRITERS_MAX:
+                    self._full = True
+                    self._watch(counter, found)
+                    return False
+                if not await self._register_as(counter, self._name, found, wanted):
+                    continue
+            self._writer.registered(self._name)
+            self._name = ""
+            self._watch(counter, found)
+            return True
+        return False
+
+    async def _register_as(
+        self, counter: Counter, name: str, found: Writers, wanted: Callable[[], bool]
+    ) -> bool:
+        known = found.registrations
+        try:
+            return await self._repeat(
+                lambda: self._store.register(counter, name, registrations=known), wanted
+            )
+        except errors.OutcomeUnknown as error:
+            # No id is at stake: the next look tells whether it was.
+            raise errors.NotApplied(**error.fields) from error
+
+    def _watch(self, counter: Counter, found: Writers) -> None:
+        if len(found.seqs) >= WRITERS_FEW and not self._watching:
+            self._watching = True
+            self._spawn(self._prune(counter, found))
+
+    async def _prune(self, counter: Counter, before: Writers) -> None:
+        """Make place: whoever does not move for long is gone, or registers anew when it returns."""
+        try:
+            await asyncio.sleep(STANDS_STILL_S)
+            async with asyncio.timeout(CALL_MAX_S):
+                after = await self._store.writers(counter)
+                for name, seq in before.seqs.items():
+                    if after is not None and after.seqs.get(name) == seq:
+                        await self._store.prune(counter, name, seq)
+        except (errors.StoreError, TimeoutError):
+            pass  # the next one that finds it full tries again
+        except Exception:  # a bug of ours or of a library
+            log.exception("pruning writers failed", extra={"action": "prune_bug"})
+        finally:
+            self._watching = self._full = False
+
+
+async def _answered(copies: list[asyncio.Task[T]], patience_s: float) -> list[asyncio.Task[T]]:
+    """Those that are answered by then, what was granted first; as soon as there is one."""
+    if not copies:
+        await asyncio.sleep(patience_s)
+        return []
+    done, _ = await asyncio.wait(copies, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+    return sorted(
+        (copy for copy in copies if copy in done), key=lambda copy: copy.exception() is not None
+    )

@@ -1,0 +1,27 @@
+"""How late the event loop runs what is due: time in which the process answers nobody."""
+
+import asyncio
+import logging
+
+from idservice.metrics import Latency
+
+log = logging.getLogger("idservice.pulse")
+
+BEAT_S = 0.1
+STILL_S = 1.0  # late by that much it stood still, which is worth a line in the log
+
+
+async def watch(lag: Latency) -> None:
+    """Count into `lag`, at each beat, how late it came. Until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + BEAT_S
+        await asyncio.sleep(BEAT_S)
+        late_s = max(0.0, loop.time() - due)
+        lag.observe(late_s)
+        if late_s >= STILL_S:
+            log.warning(
+                "the process stood still for %.1f s: it got no CPU, or was suspended",
+                late_s,
+                extra={"action": "stood_still"},
+            )

@@ -1,0 +1,78 @@
+"""What a reservation's failed condition means: the position, read in the only order that is safe.
+
+First whether the write *was* applied, as an earlier copy of the same batch; then the epoch, because
+in another one nothing else means what it says; then whether the position went back; then the limit.
+"""
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from idservice import errors
+from idservice.core.writer import Batch, Record
+from idservice.stores.protocol import Counter, Grant, Position
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A reservation as it was sent to `store`."""
+
+    store: str
+    counter: Counter
+    count: int
+    seen: int
+    room: int
+    batch: Batch | None = None
+
+    @property
+    def action(self) -> str:
+        """What it does, for messages."""
+        return f"reserving {self.count} ids of counter {self.counter.name}"
+
+    def meant(self, found: Position | None, record: Record | None) -> Grant:
+        """What an earlier copy of the same batch was granted; raises otherwise.
+
+        As `Store.reserve`, and OutcomeUnknown where the condition holds and yet failed.
+        """
+        if found is None:
+            raise errors.PositionMissing(store=self.store, name=self.counter.name)
+        if found.epoch != self.counter.epoch:
+            self.meant_epoch(found.epoch, record)
+        got = self.batch.got(record) if self.batch is not None else None
+        above = max(found.mark, self.seen, got.stop if got is not None else 0)
+        if found.next < above:
+            raise errors.WentBack(
+                store=self.store,
+                name=self.counter.name,
+                position=found.next,
+                above=above,
+                epoch=found.epoch,
+            )
+        if got is not None:
+            return Grant(got, found.rev, found.returned)
+        if found.next > self.room:
+            raise errors.NoRoom(
+                store=self.store,
+                name=self.counter.name,
+                position=found.next,
+                rev=found.rev,
+                returned=found.returned,
+            )
+        if self.batch is not None and (record is None or record.seq != self.batch.seq - 1):
+            raise errors.OutOfTurn(
+                store=self.store,
+                name=self.counter.name,
+                action=self.action,
+                writer=self.batch.writer,
+                record=record,
+            )
+        raise self.unknown("it refused a condition that holds")
+
+    def meant_epoch(self, found: str, record: Record | None) -> NoReturn:
+        """The epoch is another; raises what that means."""
+        burnt = self.batch is not None and self.batch.got(record) is not None
+        kind = errors.BatchBurnt if burnt else errors.EpochChanged
+        raise kind(store=self.store, name=self.counter.name, found=found, epoch=self.counter.epoch)
+
+    def unknown(self, why: str) -> errors.OutcomeUnknown:
+        """The error of an answer that proves nothing (I4)."""
+        return errors.OutcomeUnknown(store=self.store, action=self.action, why=why)

@@ -1,0 +1,96 @@
+"""The registered writers of strict counters in an SQLite file; each function is part of one of its
+caller's transactions. Their tables come with the first registration: older files lack them."""
+
+import sqlite3
+
+from idservice.core.writer import Batch, Record
+from idservice.stores.protocol import Counter, Writers
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS registrations (
+    counter TEXT PRIMARY KEY, count INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS writer (
+    counter TEXT NOT NULL, name TEXT NOT NULL, seq INTEGER NOT NULL, top INTEGER NOT NULL,
+    nonce TEXT NOT NULL, PRIMARY KEY (counter, name)
+) STRICT;
+"""
+
+
+def _exist(database: sqlite3.Connection) -> bool:
+    found = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'writer'")
+    return found.fetchone() is not None
+
+
+def found(database: sqlite3.Connection, counter: Counter) -> Writers | None:
+    """As `Store.writers`."""
+    if not database.execute(
+        "SELECT 1 FROM position WHERE counter = ? AND shard = 0", (counter.name,)
+    ).fetchone():
+        return None
+    if not _exist(database):
+        return Writers(0, {})
+    row = database.execute(
+        "SELECT count FROM registrations WHERE counter = ?", (counter.name,)
+    ).fetchone()
+    seqs = database.execute("SELECT name, seq FROM writer WHERE counter = ?", (counter.name,))
+    return Writers(row[0] if row else 0, dict(seqs.fetchall()))
+
+
+def register(database: sqlite3.Connection, counter: Counter, name: str, registrations: int) -> bool:
+    """As `Store.register`."""
+    known = found(database, counter)
+    if known is None or known.registrations != registrations or name in known.seqs:
+        return False
+    if not database.execute(
+        "UPDATE position SET rev = rev + 1 WHERE counter = ? AND shard = 0 AND epoch = ?",
+        (counter.name, counter.epoch),
+    ).rowcount:
+        return False
+    for statement in TABLES.split(";"):
+        database.execute(statement)
+    database.execute(
+        "INSERT INTO registrations VALUES (?, 1)"
+        " ON CONFLICT (counter) DO UPDATE SET count = count + 1",
+        (counter.name,),
+    )
+    database.execute("INSERT INTO writer VALUES (?, ?, 0, 0, '')", (counter.name, name))
+    return True
+
+
+def prune(database: sqlite3.Connection, counter: Counter, name: str, seq: int) -> None:
+    """As `Store.prune`."""
+    if not _exist(database):
+        return
+    if database.execute(
+        "DELETE FROM writer WHERE counter = ? AND name = ? AND seq = ?", (counter.name, name, seq)
+    ).rowcount:
+        database.execute(
+            "UPDATE position SET rev = rev + 1 WHERE counter = ? AND shard = 0", (counter.name,)
+        )
+
+
+def forget_all(database: sqlite3.Connection, counter: Counter) -> None:
+    """What opening an epoch does: nobody is registered, and nobody ever was."""
+    if _exist(database):
+        database.execute("DELETE FROM writer WHERE counter = ?", (counter.name,))
+        database.execute("DELETE FROM registrations WHERE counter = ?", (counter.name,))
+
+
+def record(database: sqlite3.Connection, counter: Counter, batch: Batch) -> Record | None:
+    """What the batch's writer has on the position."""
+    if not _exist(database):
+        return None
+    row = database.execute(
+        "SELECT seq, top, nonce FROM writer WHERE counter = ? AND name = ?",
+        (counter.name, batch.writer),
+    ).fetchone()
+    return Record(*row) if row else None
+
+
+def keep(database: sqlite3.Connection, counter: Counter, batch: Batch, top: int) -> None:
+    """Make the record that of a batch which was granted up to `top`."""
+    database.execute(
+        "UPDATE writer SET seq = ?, top = ?, nonce = ? WHERE counter = ? AND name = ?",
+        (batch.seq, top, batch.nonce, counter.name, batch.writer),
+    )
