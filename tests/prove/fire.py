@@ -13,14 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import engines
 from tests.hammer import BROKEN, Hammer
-from tests.hop import Hop
+from tests.hop import Exchange, Hop
 from tests.processes import Serving, environment
 from tests.prove.changes import Operators
 from tests.prove.ledger import Ledger
@@ -48,7 +47,7 @@ class Fire(Hammer):
         super().__init__(folder, "", env=env, arguments=(), seed=seed)
         self.address = store  # of the store, from the address of the hop
         self.engine = ""  # the address behind the hops, if any
-        self.ledger = Ledger(PLAIN)
+        self.ledgers = {name: Ledger(name) for name in (PLAIN, STRICT)}
         self.done: Counter[str] = Counter()  # of what was done to the processes
         self.operators = Operators(
             OPERATED, random.Random(f"{seed}-operator"), folder=folder, env=self._env,
@@ -57,7 +56,7 @@ class Fire(Hammer):
         self.violations: list[str] = []
         self.clean: dict[str, Serving] = {}  # that were stopped, by name
         self.dead: set[str] = set()  # names of those that were killed, or lost a worker
-        self.counted: dict[str, Counter[str]] = {}  # gaps of the plain counter, as last told
+        self.counted: dict[tuple[str, str], Counter[str]] = {}  # gaps by process and counter
         self.hops: list[Hop] = []
         self._begun = 0
         self._names: dict[Serving, str] = {}
@@ -92,7 +91,12 @@ class Fire(Hammer):
         if not self.engine:
             return self.address("")
         hop = Hop([self.engine], random.Random(f"{self.report.seed}-{name}"))
-        hop.on_exchange = partial(self.ledger.note, name)
+
+        def note(exchange: Exchange) -> None:
+            for ledger in self.ledgers.values():
+                ledger.note(name, exchange)
+
+        hop.on_exchange = note
         self.hops.append(hop)
         return self.address((await self._hopping.enter_async_context(hop.listening())).url)
 
@@ -196,7 +200,8 @@ class Fire(Hammer):
     async def _stop(self, victim: Serving) -> None:
         name = self._names[victim]
         with suppress(*BROKEN):
-            self.counted[name] = await gaps(self._ports[victim], PLAIN)
+            page = (await ask(self._ports[victim], "/metrics")).text
+            self.counted |= {(name, counter): gaps(page, counter) for counter in self.ledgers}
         # Workers that have not all served end together where one cannot start.
         codes = {0}
         if victim.records("workers_stopping") or victim.process.poll() is not None:
@@ -243,14 +248,11 @@ class Fire(Hammer):
             self.violations.append(f"never served again: {waiting}")
 
 
-async def gaps(port: int, counter: str) -> Counter[str]:
-    """What one service counts of a counter's gaps by now, by cause."""
-    page = (await ask(port, "/metrics")).text
+def gaps(page: str, counter: str) -> Counter[str]:
+    """What a page of metrics counts of a counter's gaps, by cause."""
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
-            if sample.labels.get("counter") != counter:
-                continue
-            if sample.name == "idservice_gap_ids_total":
+            if sample.name == "idservice_gap_ids_total" and sample.labels["counter"] == counter:
                 found[sample.labels["cause"]] += int(sample.value)
     return found

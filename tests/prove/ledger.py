@@ -9,7 +9,7 @@ from tests.prove.account import Write
 
 
 class Ledger:
-    """The writes to one counter's position, each with the exchange that carried it."""
+    """The writes that move one counter's position, each with the exchange that carried it."""
 
     def __init__(self, counter: str) -> None:
         self._key = {"S": f"ctr:{counter}"}
@@ -37,7 +37,7 @@ class Ledger:
             next = _number(found["next"])
             write = Write(_number(values[":rev"]) + 1, by, "claim", ids, next)
         else:
-            raise AssertionError(f"what is this write to {self._key}? {request}")
+            return  # a strict counter's writers come and go
         self._writes.append((write, exchange))
 
     def writes(self) -> list[Write]:

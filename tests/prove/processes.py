@@ -16,7 +16,7 @@ from idservice.stores import open_store
 from idservice.stores.protocol import Position
 from tests import engines
 from tests.processes import Serving
-from tests.prove.account import CLEAN, HANDED_OUT, Account, account
+from tests.prove.account import HANDED_OUT, KILLED, WAITING, Account, account
 from tests.prove.fire import OPERATED, PLAIN, STATUSES, STRICT, Fire
 from tests.prove.verdict import Verdict
 from tests.simulation import checker
@@ -43,11 +43,9 @@ def prove_processes(
         asyncio.run(_create(address(engine)))
         asyncio.run(fire.burn(processes=PROCESSES, clients=CLIENTS, seconds=seconds))
         _judge(fire, verdict)
-        position = asyncio.run(_position(address(engine)))
-        if engine:
-            _account(fire, verdict, position)
-        else:
-            _estimate(fire, verdict, position)
+        for counter in fire.ledgers:
+            position = asyncio.run(_position(address(engine), counter))
+            (_account if engine else _estimate)(fire, verdict, counter, position)
     return verdict
 
 
@@ -69,9 +67,9 @@ async def _create(address: str) -> None:
         await store.create(new_counter(STRICT, rng, strict=True))
 
 
-async def _position(address: str) -> Position:
+async def _position(address: str, name: str) -> Position:
     async with open_store(address, hold_s=1.0) as store:
-        counter = await store.counter(PLAIN)
+        counter = await store.counter(name)
         assert counter is not None
         found = await store.position(counter)
         assert found is not None
@@ -120,24 +118,22 @@ def _told(numbers: Counter[str] | Counter[int]) -> str:
 # --- gaps -----------------------------------------------------------------------------------------
 
 
-def _account(fire: Fire, verdict: Verdict, position: Position) -> None:
-    """Each id of the counter that nobody changed is found: by the hops, who was granted what, and
-    by the processes, what they say they lost."""
-    history = [_named(op) for op in fire.report.history if op.counter == PLAIN]
-    writes = fire.ledger.writes()
+def _account(fire: Fire, verdict: Verdict, counter: str, position: Position) -> None:
+    """Each id of a counter that nobody changed is found: by the hops, who was granted what, and by
+    the processes, what they say they lost."""
+    history = [_named(op) for op in fire.report.history if op.counter == counter]
     try:
-        found = account(writes, history, start=0, killed=fire.dead)
+        found = account(fire.ledgers[counter].writes(), history, start=0, killed=fire.dead)
     except Violation as violation:
-        verdict.violations.append(str(violation))
+        verdict.violations.append(f"{counter}: {violation}")
         return
     passed = found.fates.total()
     if passed != position.next:
         verdict.violations.append(f"ledger: {passed} ids accounted for of {position.next}")
-    if short := uncounted(fire, found):
-        verdict.violations.append(f"gaps: lost without being counted: {short}")
+    if short := uncounted(fire, counter, found):
+        verdict.violations.append(f"gaps of {counter} without being counted: {short}")
     verdict.figures.append(
-        f"counter {PLAIN!r}, every id of {position.next}: {_told(found.fates)}"
-        f" (all of {CLEAN!r} counted by the processes that lost them)"
+        f"counter {counter!r}, every id of {position.next}: {_told(found.fates)}"
     )
 
 
@@ -145,35 +141,35 @@ def _named(op: Operation) -> Operation:
     return replace(op, instance=op.instance.partition("/")[0])
 
 
-def uncounted(fire: Fire, found: Account) -> dict[str, str]:
+def uncounted(fire: Fire, counter: str, found: Account) -> dict[str, str]:
     """Which processes lost more than they say, of those that ended in order."""
     short = {}
     for name, lost in found.clean.items():
-        counted = fire.counted.get(name, Counter())
+        counted = fire.counted.get((name, counter), Counter())
         said = sum(counted[cause] for cause in (*FROM_MEMORY, "late", "unknown", "claim"))
-        said += dropped(fire.clean[name]) if name in fire.clean else 0
+        said += dropped(fire.clean[name], counter) if name in fire.clean else 0
         if lost > said:
             short[name] = f"{lost} lost, {said} counted"
     return short
 
 
-def _estimate(fire: Fire, verdict: Verdict, position: Position) -> None:
+def _estimate(fire: Fire, verdict: Verdict, counter: str, position: Position) -> None:
     """Without a hop nobody knows what a killed process held: it is what nobody counted."""
-    read = sum(op.count for op in checker.answered(fire.report.history) if op.counter == PLAIN)
+    answered = checker.answered(fire.report.history)
+    read = sum(op.count for op in answered if op.counter == counter)
     waiting = sum(map(len, position.returned))
-    missing = position.next - read - waiting
-    counted = sum(dropped(one) for one in fire.clean.values())
-    if missing < 0:
-        verdict.violations.append(f"{HANDED_OUT}: {-missing} more ids than were reserved")
+    counted = sum(dropped(one, counter) for one in fire.clean.values())
+    killed = position.next - read - waiting - counted
+    if killed < 0:
+        verdict.violations.append(f"ledger: {-killed} ids of {counter} that were never reserved")
     verdict.figures.append(
-        f"counter {PLAIN!r}, every id of {position.next}: {HANDED_OUT} {read}, waiting {waiting},"
-        f" counted at a clean stop {counted}, the rest {missing - counted}: in memory of"
-        f" {len(fire.dead)} processes when they were killed, which is counted nowhere"
+        f"counter {counter!r}, every id of {position.next}: counted at clean stops {counted},"
+        f" {HANDED_OUT} {read}, {WAITING} {waiting}, and by subtraction {KILLED} {killed}"
     )
 
 
-def dropped(instance: Serving) -> int:
-    """How many ids of the counter it said it dropped when it stopped."""
+def dropped(instance: Serving, counter: str) -> int:
+    """How many ids of a counter it said it dropped when it stopped."""
     messages = [line["message"] for line in instance.records("ids_dropped")]
-    found = [re.match(rf"counter {PLAIN}: (\d+) ids", message) for message in messages]
+    found = [re.match(rf"counter {counter}: (\d+) ids", message) for message in messages]
     return sum(int(one[1]) for one in found if one is not None)

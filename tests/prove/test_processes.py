@@ -14,6 +14,7 @@ from tests.hop import Exchange, Hop
 from tests.processes import ROOT
 from tests.prove import changes, fire, processes
 from tests.prove.account import Account
+from tests.prove.fire import PLAIN
 from tests.prove.processes import prove_processes, uncounted
 from tests.prove.verdict import Verdict
 
@@ -102,7 +103,11 @@ def test_ids_that_are_lost_without_being_counted_are_found_out() -> None:
         clean={
             "i1": SimpleNamespace(records=lambda action: [{"message": "counter plain: 4 ids …"}])
         },
-        counted={"i1": Counter(unknown=2, expired=1), "i2": Counter(late=3)},
+        counted={
+            ("i1", PLAIN): Counter(unknown=2, expired=1),
+            ("i2", PLAIN): Counter(late=3),
+            ("i2", "strict"): Counter(late=9),
+        },
     )
     for clean, short in (({"i1": 7, "i2": 3}, set()), ({"i1": 8}, {"i1"}), ({"i2": 4}, {"i2"})):
-        assert set(uncounted(run, Account(clean=Counter(clean)))) == short
+        assert set(uncounted(run, PLAIN, Account(clean=Counter(clean)))) == short
