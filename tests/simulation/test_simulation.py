@@ -32,8 +32,10 @@ def _quiet() -> Iterator[None]:
 # --- the promises ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("scenario", "start"),
+    [(name, at) for name in SCENARIOS for at in range(0, FEWER.get(name, SEEDS), CHUNK)],
+)
 def test_every_promise_holds_for_every_seed(scenario: str, start: int) -> None:
     for seed in range(start, min(start + CHUNK, FEWER.get(scenario, SEEDS))):
         try:
