@@ -7,6 +7,8 @@ IMAGE ?= idservice:dev
 # How long the proof is: seeds of the simulation in all, and minutes of real processes on each store.
 SEEDS ?= 2000
 MINUTES ?= 0.25
+# Tests that run at once; half of them wait for processes, so two cores are busy with two.
+JOBS ?= auto
 
 BIN := $(VENV)/bin
 LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -24,7 +26,7 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 	@exec $(BIN)/idservice serve $(ARGS)
 
 test: $(VENV)/.dev ## the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
 
 prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10
 	@$(BIN)/python -m tests.prove --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)

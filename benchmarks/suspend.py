@@ -68,7 +68,7 @@ def _until_all_serve(ports: Sequence[int], ids: list[int]) -> None:
         for port in tuple(waiting):
             if _take(port, ids):
                 waiting.discard(port)
-    for port in ports * 200:  # so that memory is worth something
+    for port in tuple(ports) * 200:  # so that memory is worth something
         _take(port, ids)
 
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 
 from tests import engines
 from tests.prove.histories import prove_histories
@@ -26,7 +27,12 @@ def main() -> int:
     os.environ.update(engines.ENVIRONMENT)  # no credentials of whoever runs this
     failed = []
     for part in asked.parts or PARTS:
-        verdict = prove(part, asked)
+        try:
+            verdict = prove(part, asked)
+        except Exception:  # the other parts are run all the same
+            traceback.print_exc()
+            failed.append(part)
+            continue
         print(verdict, flush=True)
         if not verdict.holds:
             failed.append(part)

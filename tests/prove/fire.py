@@ -137,7 +137,9 @@ class Fire(Hammer):
         """A process of it that serves."""
         if not self._names[victim].endswith("w"):
             return victim.pid
-        children = Path(f"/proc/{victim.pid}/task/{victim.pid}/children").read_text().split()
+        children: list[str] = []
+        with suppress(OSError):  # it ended by itself
+            children = Path(f"/proc/{victim.pid}/task/{victim.pid}/children").read_text().split()
         return int(self._random.choice(children)) if children else victim.pid
 
     def _highest(self) -> int:
@@ -153,49 +155,57 @@ class Fire(Hammer):
             if self.upsets and len(self._ports) > 1:
                 upset = self.upsets[turn % len(self.upsets)]
                 victim = self._random.choice(list(self._ports))
-                self.done[upset] += 1
-                await getattr(self, f"_{upset.replace(' ', '_')}")(victim)
+                self.done[upset] += await getattr(self, f"_{upset.replace(' ', '_')}")(victim)
                 turn += 1
 
     def _enough(self, end: float) -> bool:
         """Whether something was changed, or will not be."""
         return bool(self.operators.done) or time.monotonic() > end + PATIENCE_S
 
-    async def _weather(self, victim: Serving) -> None:
+    # Each of these says whether there was anything to do it to.
+
+    async def _weather(self, victim: Serving) -> bool:
         for hop in self.hops:
             hop.misbehave(Faults.swarm(self._random))
+        return bool(self.hops)
 
-    async def _kill(self, victim: Serving) -> None:
+    async def _kill(self, victim: Serving) -> bool:
         self._dies(victim)
         del self._ports[victim]
         victim.kill()
         await asyncio.to_thread(victim.end)
         self._replace(victim)
+        return True
 
-    async def _kill_inside(self, victim: Serving) -> None:
+    async def _kill_inside(self, victim: Serving) -> bool:
         """One worker, which its parent replaces once all have served."""
         for one in self._ports:
-            if len(one.records("worker_started")) >= WORKERS:
+            inside = self._inside(one)
+            if inside != one.pid and len(one.records("worker_started")) >= WORKERS:
                 self._dies(one)
-                os.kill(self._inside(one), signal.SIGKILL)
-                return
+                os.kill(inside, signal.SIGKILL)
+                return True
+        return False
 
     def _dies(self, victim: Serving) -> None:
         self._killed.add(victim)
         self.dead.add(self._names[victim])
 
-    async def _freeze(self, victim: Serving) -> None:
+    async def _freeze(self, victim: Serving) -> bool:
         inside = self._inside(victim)
-        os.kill(inside, signal.SIGSTOP)
-        try:
-            await asyncio.sleep(self._random.uniform(0.3, 3.0))
-        finally:
-            with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(inside, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(self._random.uniform(0.3, 3.0))
+            finally:
                 os.kill(inside, signal.SIGCONT)
+            return True
+        return False
 
-    async def _terminate(self, victim: Serving) -> None:
+    async def _terminate(self, victim: Serving) -> bool:
         await self._stop(victim)
         self._replace(victim)
+        return True
 
     async def _stop(self, victim: Serving) -> None:
         name = self._names[victim]

@@ -100,6 +100,8 @@ def _judge(fire: Fire, verdict: Verdict) -> None:
             verdict.violations.append(str(violation))
     if not set(report.statuses) <= STATUSES:
         verdict.violations.append(f"statuses {dict(report.statuses)}")
+    if report.torn:
+        verdict.violations.append(f"{report.torn} requests broke, and nobody killed who had them")
     for counter in (OPERATED, PLAIN, STRICT):
         if not by_counter[counter]:
             verdict.violations.append(f"no id of {counter}, so nothing is proven")
@@ -109,7 +111,7 @@ def _judge(fire: Fire, verdict: Verdict) -> None:
     asked, statuses = len(report.history), _told(report.statuses)
     verdict.figures += [
         f"{by_counter.total()} ids answered in {asked} requests: {_told(by_counter)}",
-        f"statuses {statuses}; broken by kills {report.broken}, else {report.torn}",
+        f"statuses {statuses}; requests broken by kills {report.broken}",
         f"done to processes: {_told(fire.done)}; changes: {_told(fire.operators.ended)}",
     ]
     if fates:
