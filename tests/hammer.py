@@ -53,6 +53,7 @@ class Hammer:
     """Processes, clients and faults; `report` grows while it runs."""
 
     targets: tuple[tuple[str, str], ...] = (("default", "/next"),)  # counters, and where they are
+    think_s = 0.0  # how long a client waits between two requests, on average
 
     def __init__(
         self,
@@ -161,6 +162,8 @@ class Hammer:
         for _ in range(200):
             if self._over:
                 return
+            if self.think_s:
+                await asyncio.sleep(rng.uniform(0.0, 2 * self.think_s))
             count = rng.choice((0, 0, 0, 0, 1, 3, 20))
             counter, path = rng.choice(self.targets)
             op = self._asked(instance, connection, counter, count or 1)

@@ -31,6 +31,7 @@ OPERATED, PLAIN, STRICT = "default", "plain", "strict"  # counters; the second i
 WORKERS = 2  # of one of the instances
 STATUSES = {200, 404, 423, 503}
 PATIENCE_S = 60.0  # for everything to be served again, on a busy machine
+STORE_WAIT_S = 15
 START_TRIES = 5  # a start that meets a store out of reach for too long ends with 3
 
 
@@ -38,6 +39,7 @@ class Fire(Hammer):
     """Three instances, one of them of two workers, and everything that is done to them."""
 
     upsets: tuple[str, ...] = ("weather", "kill", "freeze", "terminate", "kill inside")
+    think_s = 0.01  # what the machine has left is for processes that start
     targets = tuple((name, f"/v1/counters/{name}/next") for name in (OPERATED, PLAIN, STRICT))
 
     def __init__(
@@ -46,6 +48,7 @@ class Fire(Hammer):
         env = environment(engines.ENVIRONMENT | planted)
         super().__init__(folder, "", env=env, arguments=(), seed=seed)
         self.address = store  # of the store, from the address of the hop
+        self.progress: Callable[[str], None] = lambda words: None
         self.engine = ""  # the address behind the hops, if any
         self.ledgers = {name: Ledger(name) for name in (PLAIN, STRICT)}
         self.done: Counter[str] = Counter()  # of what was done to the processes
@@ -106,6 +109,7 @@ class Fire(Hammer):
             name = f"i{self._begun}{'w' if workers > 1 else ''}"
             instance = Serving(
                 self._folder, "--store", await self._hop(name), "--drain", "0.3",
+                "--store-wait", f"{STORE_WAIT_S}",
                 "--workers", str(workers), env=self._env,
             )  # fmt: skip
             self._instances.append(instance)
@@ -157,6 +161,8 @@ class Fire(Hammer):
                 victim = self._random.choice(list(self._ports))
                 self.done[upset] += await getattr(self, f"_{upset.replace(' ', '_')}")(victim)
                 turn += 1
+            answered = len(self.report.history)
+            self.progress(f"{max(0.0, end - time.monotonic()):.0f} s to go, {answered} requests")
 
     def _enough(self, end: float) -> bool:
         """Whether something was changed, or will not be."""

@@ -19,7 +19,7 @@ from tests import engines
 from tests.processes import Serving
 from tests.prove.account import HANDED_OUT, KILLED, WAITING, Account, account
 from tests.prove.fire import OPERATED, PLAIN, STATUSES, STRICT, Fire
-from tests.prove.verdict import Verdict
+from tests.prove.verdict import Progress, Verdict
 from tests.simulation import checker
 from tests.simulation.checker import Operation, Violation
 
@@ -29,7 +29,12 @@ RISING = (OPERATED, PLAIN, STRICT)  # counters of one shard; one that is reshard
 
 
 def prove_processes(
-    part: str, *, seconds: float, seed: int | None = None, planted: Mapping[str, str] | None = None
+    part: str,
+    *,
+    seconds: float,
+    seed: int | None = None,
+    planted: Mapping[str, str] | None = None,
+    quiet: bool = False,
 ) -> Verdict:
     """Run the part `dynamodb` or `sqlite` for some seconds. `planted` is put into the environment
     of the processes."""
@@ -41,7 +46,7 @@ def prove_processes(
         return verdict
     with tempfile.TemporaryDirectory() as folder, _store(part, Path(folder)) as (engine, address):
         fire = Fire(Path(folder), address, seed=seed, planted=planted or {})
-        fire.engine = engine
+        fire.engine, fire.progress = engine, Progress(part, quiet=quiet)
         asyncio.run(_create(address(engine)))
         asyncio.run(fire.burn(processes=PROCESSES, clients=CLIENTS, seconds=seconds))
         _judge(fire, verdict)

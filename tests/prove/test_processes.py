@@ -48,12 +48,12 @@ def shown(verdict: Verdict) -> Verdict:
 @pytest.mark.needs_engine
 @pytest.mark.usefixtures("dynoxide_url")  # where it is missing this is skipped, and not in CI
 def test_on_dynamodb_behind_a_faulty_network_no_id_comes_twice_and_none_is_lost_uncounted() -> None:
-    verdict = shown(prove_processes("dynamodb", seconds=SECONDS))
+    verdict = shown(prove_processes("dynamodb", seconds=SECONDS, quiet=True))
     assert verdict.holds, verdict
 
 
 def test_on_one_sqlite_file_no_id_comes_twice() -> None:
-    verdict = shown(prove_processes("sqlite", seconds=SECONDS))
+    verdict = shown(prove_processes("sqlite", seconds=SECONDS, quiet=True))
     assert verdict.holds, verdict
 
 
@@ -74,7 +74,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_write_that_is_acknowledged_and_forgotten_is_found_out(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(FORGETFUL)
     planted = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    verdict = shown(prove_processes("sqlite", seconds=1.0, planted=planted))
+    verdict = shown(prove_processes("sqlite", seconds=1.0, quiet=True, planted=planted))
     assert any(violation.startswith("unique") for violation in verdict.violations), verdict
 
 
@@ -94,7 +94,7 @@ def test_a_cache_between_the_service_and_its_table_is_found_out(
         return kept.setdefault(body, exchange)  # the first reservation of every instance is alike
 
     monkeypatch.setattr(Hop, "_pass_on", cached)
-    verdict = shown(prove_processes("dynamodb", seconds=1.0))
+    verdict = shown(prove_processes("dynamodb", seconds=1.0, quiet=True))
     assert any(violation.startswith("unique") for violation in verdict.violations), verdict
 
 
