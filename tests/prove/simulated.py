@@ -38,7 +38,9 @@ def prove_simulation(*, seeds: int, first: int = 0, scenario: str = "", cores: i
         for future in as_completed(runs):
             name, chunk = runs[future]
             done[name] += len(chunk)
-            verdict.violations += future.result()
+            for violation in future.result():
+                verdict.violations.append(violation)
+                progress.now(f"VIOLATION {violation}")
             progress(f"{done.total()} of {seeds} seeds, {len(verdict.violations)} violations")
         caught = {}
         for future in as_completed(found):

@@ -38,6 +38,11 @@ class Progress:
 
     def __call__(self, words: str) -> None:
         now = time.monotonic()
-        if not self._quiet and now - self._said >= self.EVERY_S:
+        if now - self._said >= self.EVERY_S:
             self._said = now
+            self.now(words)
+
+    def now(self, words: str) -> None:
+        """What is worth saying at once."""
+        if not self._quiet:
             print(f"{self._part}: {words}", file=sys.stderr, flush=True)
