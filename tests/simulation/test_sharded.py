@@ -10,7 +10,7 @@ from tests.simulation import checker, sharded
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.scenarios import NAME, World, play
 from tests.simulation.store import Grant
-from tests.simulation.test_simulation import op
+from tests.prove.histories import op
 
 
 @pytest.fixture(autouse=True)
