@@ -28,6 +28,8 @@ CHANGES: tuple[tuple[str, ...], ...] = (
     ("delete",),
     ("create",),
     ("set", "--next", "{ahead}"),
+    ("reshard", "--shards", "3"),
+    ("reshard", "--shards", "1"),
 )
 DONE = {0, 200, 201, 202}  # how what succeeded ends,
 REFUSED = {1, 3, 404, 409, 423, 503}  # and what did not, in order
