@@ -9,8 +9,12 @@ from idservice.metrics import Reading, Tally
 class Account:
     """Adds up over all allocators of the counter `name`; `tally` is what else is counted of it."""
 
+    __slots__ = ("_name", "_past", "_tally")
+
     def __init__(self, name: str, tally: Tally) -> None:
-        self._past = Reading(name, 0, 0, 0, 0.0, 0, {}, tally)
+        self._name = name
+        self._tally = tally
+        self._past: Reading | None = None  # of those that were replaced, where there are any
 
     def close(self, allocator: Allocator) -> None:
         """Keep what an allocator counted that is replaced and holds nothing any more."""
@@ -19,7 +23,8 @@ class Account:
 
     def add_late(self, allocator: Allocator) -> None:
         """What came to a replaced allocator since."""
-        self._past = replace(self._past, gaps=self._gaps_with(allocator))
+        past = self._before
+        self._past = replace(past, gaps=_together(past.gaps, allocator.gaps))
         allocator.gaps = {}
 
     def reading(self, allocator: Allocator, *, waiting: int) -> Reading:
@@ -29,17 +34,19 @@ class Account:
         )
 
     def _with(self, allocator: Allocator) -> Reading:
-        past = self._past
+        past = self._before
         return replace(
             past,
             issued=past.issued + allocator.issued_ids,
             reserved=past.reserved + allocator.granted_ids,
-            gaps=self._gaps_with(allocator),
+            gaps=_together(past.gaps, allocator.gaps),
             returned=past.returned + allocator.returned_ids,
         )
 
-    def _gaps_with(self, allocator: Allocator) -> dict[str, int]:
-        gaps = dict(self._past.gaps)
-        for cause, ids in allocator.gaps.items():
-            gaps[cause] = gaps.get(cause, 0) + ids
-        return gaps
+    @property
+    def _before(self) -> Reading:
+        return self._past or Reading(self._name, 0, 0, 0, 0.0, 0, {}, self._tally)
+
+
+def _together(gaps: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {cause: gaps.get(cause, 0) + more.get(cause, 0) for cause in {**gaps, **more}}

@@ -296,7 +296,7 @@ def test_what_was_given_back_to_a_shard_is_claimed_by_who_comes_to_it_first() ->
         async with serving(data) as service, serving(data, seed=3) as between:
             supply, second = await service.supply("orders"), await between.supply("orders")
             second.allocator.shards._at = supply.allocator.shards._at
-            second.allocator.shards._row = [*supply.allocator.shards._row]
+            second.allocator.shards._row = supply.allocator.shards._row
             await supply.many(20)
             home = at(supply)
             data.move(supply.counter, home, used(data)[home], used(data)[home] + 5)  # somebody else

@@ -40,7 +40,7 @@ class Shards:
 
     def __init__(self, *layouts: Layout, moves: dict[str, int] | None = None) -> None:
         assert layouts
-        self._row = [Shard(layout) for layout in layouts]
+        self._row = tuple(map(Shard, layouts))
         self._at = 0
         self._found_at = 0.0
         self._moves = moves if moves is not None else {}
