@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from idservice.exits import EXIT_STORE
 from tests import engines
 from tests.hammer import BROKEN, Hammer
 from tests.hop import Exchange, Hop
@@ -117,13 +119,21 @@ class Fire(Hammer):
             try:
                 port = await asyncio.to_thread(lambda it=instance: it.port)
             except AssertionError:
-                self.done["start in vain"] += 1
-                if instance.process.poll() is None or "Traceback" in instance.output:
-                    self.violations.append(f"a start hangs or breaks: {instance.output[-500:]}")
+                await self._gave_up(instance)
                 continue
             self._ports[instance] = port
             return
         self.violations.append("no process could be started")
+
+    async def _gave_up(self, instance: Serving) -> None:
+        """It never listened: the store was out of reach for too long, which ends with a 3."""
+        self.done["start in vain"] += 1
+        try:
+            code = await asyncio.to_thread(instance.end, PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        if code != EXIT_STORE:
+            self.violations.append(f"a start ended with {code}: {instance.output[-1000:]}")
 
     def _replace(self, victim: Serving) -> None:
         """Start another one of its kind, in the background: the store may be out of reach."""
