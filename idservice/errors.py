@@ -299,7 +299,7 @@ class WentBack(NotApplied):
 
     def __init__(self, *, epoch: str, **fields: object) -> None:
         super().__init__(**fields)
-        self.epoch = epoch  # as it stood on the item; what closing it is conditioned on
+        self.epoch, self.applied = epoch, False  # what closing is conditioned on; `Asked.meant`
 
 
 class Withheld(NotApplied):

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.prove.histories import op
 from tests.simulation import checker, sharded
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.scenarios import NAME, World, play
 from tests.simulation.store import Grant
-from tests.simulation.test_simulation import op
 
 
 @pytest.fixture(autouse=True)
