@@ -270,10 +270,7 @@ def _check_shards(entry: Counter, wish: Wish, free: int) -> None:
     elif entry.state != ACTIVE:
         why = f"it is {entry.state}; resume it first"
     elif free > entry.limit:
-        why = (
-            f"a new epoch begins above {free - 1}, the highest id that may be in use, and its limit"
-            f" {entry.limit} leaves none there"
-        )
+        why = f"ids up to {free - 1} may be in use, and its limit {entry.limit} leaves none above"
     if why:
         raise errors.ChangeRefused(name=entry.name, why=why)
 

@@ -284,7 +284,9 @@ def test_who_cannot_have_shards_is_told_why() -> None:
 
 def test_a_reshard_that_would_leave_no_ids_is_refused() -> None:
     entry = counter(shards=4, limit=99)
-    with pytest.raises(errors.ChangeRefused, match="limit 99 leaves none"):
+    with pytest.raises(
+        errors.ChangeRefused, match="up to 99 may be in use, and its limit 99 leaves none"
+    ):
         resharded(entry, 2, 0, 0, 0, 25)
     assert resharded(entry, 2, 0, 0, 25, 0).base == 99
 
