@@ -41,8 +41,9 @@ check: $(VENV)/.dev ## lint, format, types, and whether the locks still fit pypr
 bench: $(VENV)/.dev ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the benchmarks
+pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the benchmarks; the page's by Chromium
 	@$(BIN)/python -m benchmarks.picture $(ARGS)
+	@$(BIN)/python -m tests.web.picture
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock"

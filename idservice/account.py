@@ -1,9 +1,11 @@
 """What the allocators of one counter counted: the present one, and those that it replaced."""
 
 from dataclasses import replace
+from typing import Any
 
 from idservice.core.allocator import Allocator
 from idservice.metrics import Reading, Tally
+from idservice.standing import Standing
 
 
 class Account:
@@ -27,16 +29,23 @@ class Account:
         self._past = replace(past, gaps=_together(past.gaps, allocator.gaps))
         allocator.gaps = {}
 
-    def reading(self, allocator: Allocator, *, waiting: int) -> Reading:
+    def reading(
+        self, allocator: Allocator, *, now: float, waiting: int, standing: Standing
+    ) -> Reading:
         """Everything since the start, `allocator` being the present one."""
-        return replace(
-            self._with(allocator), held=allocator.held, rate=allocator.rate, waiting=waiting
+        return self._with(
+            allocator,
+            held=allocator.held,
+            rate=allocator.present_rate(now),
+            waiting=waiting,
+            standing=standing,
         )
 
-    def _with(self, allocator: Allocator) -> Reading:
+    def _with(self, allocator: Allocator, **present: Any) -> Reading:
         past = self._before
         return replace(
             past,
+            **present,
             issued=past.issued + allocator.issued_ids,
             reserved=past.reserved + allocator.granted_ids,
             gaps=_together(past.gaps, allocator.gaps),

@@ -9,6 +9,7 @@ from typing import NoReturn
 from idservice import __version__, commands, config, diagnose, errors, operate
 from idservice.exits import EXIT_OK, ending
 
+TOP = "Show a running service, its counters and what is wrong with them; q quits."
 BENCH = (
     "Measure a running service, and check that every id it gives is distinct. It takes ids for"
     " real: nobody else will get them. Exit 1 on a repeated id, on a broken order, on an answer"
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "wait", commands.wait, "Wait until a service is ready; exit 1 if it is not in time.",
         config.URL, config.TIMEOUT,
     )  # fmt: skip
+    _add_top(command("top", commands.top, TOP, config.URL, config.INTERVAL))
     _add_bench(command("bench", commands.bench, BENCH, *config.BENCH))
     return parser
 
@@ -191,6 +193,11 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
         "--adopt-returns", choices=("old", "new"),
         help="whether its endpoint answers the value before the increment or after it",
     )  # fmt: skip
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="print it once and exit")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line for each look")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

@@ -219,6 +219,17 @@ def wait(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def top(arguments: argparse.Namespace) -> int:
+    """Show the status of a service."""
+    from idservice import top
+
+    top.run(
+        arguments.url or top.default_url(os.environ),
+        once=arguments.once, as_json=arguments.json, every_s=arguments.interval,
+    )  # fmt: skip
+    return 0
+
+
 def bench(arguments: argparse.Namespace) -> int:
     """Put load on a service, and check every id it gives."""
     import json

@@ -65,6 +65,12 @@ class BadNonce(RequestRefused):
     code = "bad_nonce"
 
 
+class BadPage(RequestRefused):
+    """{key} is {value!r}; it must be {rule}."""
+
+    code = "bad_page"
+
+
 class RepeatedKey(RequestRefused):
     """The query names {value!r} more than once; send it once."""
 

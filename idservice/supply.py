@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from random import Random
 
 from idservice import errors, returns
@@ -17,6 +17,7 @@ from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
 from idservice.linger import Linger
 from idservice.metrics import Reading, Tally, count
+from idservice.standing import Standing
 from idservice.stores.protocol import ACTIVE, DELETED, MOVED, Counter, Grant, Loan, Store
 
 log = logging.getLogger("idservice.supply")
@@ -85,9 +86,7 @@ class Supply:
         self._recheck_at = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._batches: Batches | None = None  # of a strict counter, from its first use on
-        self._error: errors.IdserviceError = errors.StoreError(
-            store=store.address, why="it has not answered yet"
-        )
+        self._error = _not_yet(store.address)
         self._account = Account(counter.name, self.tally)
         self.allocator = self._new_allocator(self._new_shards())
         if counter.wished_state != ACTIVE:
@@ -330,6 +329,7 @@ class Supply:
         finally:
             self._linger.took = self._loop.time() - began
             self._health.latency.observe(self._linger.took)
+            self.tally.latency.observe(self._linger.took)
             count(self.tally.reservations, result)
             if allocator is not self.allocator:
                 self._account.add_late(allocator)
@@ -719,19 +719,48 @@ class Supply:
         )
 
     @property
-    def not_ready(self) -> str:
-        """Why the next id cannot be served now; empty where it can."""
+    def trouble(self) -> errors.IdserviceError | None:
+        """Why the next id cannot be served now; None where it can."""
         if (why := self.suspect or self.closed) is not None:
-            return str(why)
+            return why
         if self.allocator.held:
-            return ""
+            return None
         if self.allocator.used_up:
-            return str(self._exhausted(1))
-        return "" if self._health.up else str(self._error)
+            return self._exhausted(1)
+        return None if self._health.up else self._error
 
     def reading(self) -> Reading:
         """What is counted of this counter since the start."""
-        return self._account.reading(self.allocator, waiting=len(self._line))
+        return self._account.reading(
+            self.allocator,
+            now=self._loop.time(),
+            waiting=len(self._line),
+            standing=self._standing(),
+        )
+
+    def _standing(self) -> Standing:
+        counter, allocator, trouble = self.counter, self.allocator, self.trouble
+        return Standing(
+            epoch=counter.ordinal,
+            strict=counter.strict,
+            shards=counter.shards,
+            limit=counter.limit if self._store.hold_s is None else None,
+            runway=allocator.runway_s,
+            stock=allocator.stock,
+            low=allocator.low,
+            highest=allocator.pace.highest,
+            pace=allocator.pace.per_second(self._loop.time()),
+            lent=self._store.hold_s is not None,
+            change=counter.intent.kind if counter.intent is not None else "",
+            code=trouble.code if trouble is not None else "",
+            why=str(trouble) if trouble is not None else "",
+        )
+
+
+@lru_cache(maxsize=16)
+def _not_yet(store: str) -> errors.IdserviceError:
+    """The same for all counters, which are many; it is told, never raised."""
+    return errors.StoreError(store=store, why="it has not answered yet")
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from idservice import client, config, errors, exchange, probe
 from idservice.core.allocator import FROM_MEMORY
-from idservice.web import app, connection, describe
+from idservice.web import app, connection, describe, status
 from idservice.workers.totals import KILLED
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +67,13 @@ def test_the_readme_s_table_of_causes_of_gaps_is_the_one_that_is_shown() -> None
     section = README.read_text().partition("### Causes of gaps")[2].partition("\n#")[0]
     rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", section, re.MULTILINE))
     assert rows == describe.GAPS
+
+
+def test_the_readme_s_table_of_states_is_the_one_that_is_shown() -> None:
+    section = README.read_text().partition("### At a glance")[2].partition("\n#")[0]
+    rows = re.findall(r"^\| (`.*`) \|", section, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
+    assert named | {"active"} == set(status.LEVELS)
 
 
 def test_every_cause_of_a_gap_in_the_code_is_explained() -> None:

@@ -149,8 +149,8 @@ def test_exhausted_is_said_once_every_shard_is_and_every_id_was_handed_out(secon
             assert loop.time() - began < 0.001, "its own reservations have told it"
             assert supply.tally.moves == {"exhausted": 7}
             assert service.health.up
-            assert "410" not in supply.not_ready
-            assert supply.not_ready
+            assert "410" not in str(supply.trouble)
+            assert supply.trouble
 
     run(main())
 

@@ -123,7 +123,7 @@ def test_a_degraded_worker_degrades_all() -> None:
 
 def counted(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample of the page that must never fall."""
-    body, _ = metrics.page(snapshot, counters_max=3)
+    body = b"".join(metrics.pieces(snapshot, counters_max=3))
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(body.decode())

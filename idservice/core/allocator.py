@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from idservice.core import block, sizing
+from idservice.core.pace import Pace
 from idservice.core.shards import Shards
 
 # Why granted ids become a gap; the other causes ("unknown", "late", "claim") never reach memory.
@@ -68,6 +69,7 @@ class Allocator:
         "_low",
         "_mark",
         "_outstanding",
+        "_rated_s",
         "_rest",
         "_rest_count",
         "_retired",
@@ -82,9 +84,11 @@ class Allocator:
         "cursor",
         "gaps",
         "granted_ids",
+        "pace",
         "rate",
         "returned_ids",
         "shards",
+        "stock",
     )
 
     def __init__(
@@ -124,7 +128,10 @@ class Allocator:
         self._window_used = 0  # where this many ids had been handed out,
         self._used_uncounted = 0  # without what single big batches took
         self._retired = False
-        self.rate = 0.0  # ids per second, as last measured
+        self.rate = 0.0  # ids per second, as last measured,
+        self._rated_s = 0.0  # over so many seconds
+        self.pace = Pace()
+        self.stock = 0  # how many were held after the last grant
         self.granted_ids = 0
         self.returned_ids = 0  # that went back to the store at the stop
         self.gaps: dict[str, int] = {}  # ids that will never be handed out, by cause
@@ -166,8 +173,27 @@ class Allocator:
     @property
     def issued_ids(self) -> int:
         """How many ids were handed out."""
-        lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY)
+        lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY) if self.gaps else 0
         return self.granted_ids - self.held - lost - self.returned_ids
+
+    @property
+    def low(self) -> int:
+        """How many are left when the next refill begins."""
+        return self._low
+
+    def present_rate(self, now: float) -> float:
+        """Ids per second since the last refill and between the two before: a counter that nobody
+        uses any more is not as busy as it was. 0 for a strict one, which measures none."""
+        if self._strict:
+            return 0.0
+        used = max(0, self._used - self._window_used)
+        seconds = self._rated_s + now - self._window_start
+        return sizing.rate(used + self.rate * self._rated_s, seconds)
+
+    @property
+    def runway_s(self) -> float:
+        """For how long ids are to last."""
+        return self._runway_s
 
     @property
     def unused(self) -> list[range]:
@@ -249,7 +275,7 @@ class Allocator:
             return waiting
         used = max(0, self._used - self._window_used) + min(waiting, self._last_stock)
         seconds = now - self._window_start
-        self.rate = sizing.rate(used, seconds)
+        self.rate, self._rated_s = sizing.rate(used, seconds), seconds
         size = sizing.refill if self._hold_s is None else sizing.loan
         stock = size(
             rate=self.rate,
@@ -314,6 +340,8 @@ class Allocator:
         self.granted_ids += request.count
         for ids in blocks:
             self._keep(ids)
+            self.pace.saw(ids[-1], self._asked_at)
+        self.stock = self.held
         self._low = sizing.low_water(rate=self.rate, runway_s=self._runway_s, held=self.held)
         self._mark = self._low
         if self._asked_cut:
@@ -391,6 +419,7 @@ class Allocator:
         """A newer epoch began where the ids are lent: those held are of an older one."""
         assert self._hold_s is not None
         self._drop("epoch")
+        self.pace = Pace()
         self.shards, self._strict = shards, strict
 
     def retire(self, cause: str) -> int:
@@ -402,6 +431,7 @@ class Allocator:
         """Take over from the allocator of an earlier epoch: its pace, and with `keep` also the ids
         it holds, which are handed out first. It is retired. Only for an allocator that is new."""
         self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
+        self._rated_s = before._rated_s
         if before._outstanding is not None:  # nobody will hear what becomes of it
             self._cut_to = max(1, before._outstanding.count // 2)
         if keep:
@@ -427,6 +457,7 @@ class Allocator:
         for ids in blocks:
             self._keep(ids)
             self.granted_ids += len(ids)
+        self.stock = self.held
         self._low = self._mark = self.held // 2
         self._cut_at_mark()
 

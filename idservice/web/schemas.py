@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
+
 from idservice.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.intents import JUMP_MAX
 from idservice.stores.protocol import LIMIT_MAX, SHARDS_MAX
+from idservice.web.records import Status
 
 Schema = dict[str, Any]
 
@@ -162,7 +165,9 @@ RANGES = {
     },
 }
 
+_, STATUS = msgspec.json.schema_components([Status], ref_template="#/components/schemas/{name}")
 SCHEMAS: Schema = {
+    **STATUS,
     "Problem": PROBLEM,
     "Counter": COUNTER,
     "Wish": WISH,

@@ -471,3 +471,38 @@ def test_ids_beyond_64_bits_of_machine_words_are_counted_exactly() -> None:
             issued.append(id)
         request = allocator.due(0.0, waiting=1, first=1)
     assert issued == [*range(high, 2**63 - 1)]
+
+
+# --- what is shown of it --------------------------------------------------------------------------
+
+
+def test_the_present_rate_is_that_of_late_and_fades_when_nobody_asks() -> None:
+    allocator = new()
+    grant(allocator, allocator.due(0.0, waiting=3, first=3))
+    assert take(allocator) == 0
+    assert allocator.rate > 1000, "as the first refill measures it, within no time"
+    assert allocator.present_rate(1000.0) < 0.01, "but it is none that lasts"
+    fast = new()
+    position, now = 0, 0.0
+    while now < 60.0:  # 20 ids a second
+        request = fast.due(now, waiting=0 if fast.held else 1, first=1)
+        if request is not None:
+            assert fast.granted(request.token, range(position, position + request.count), now)
+            position += request.count
+        assert take(fast) is not None
+        now += 0.05
+    assert 15 < fast.present_rate(now) < 25
+    assert fast.present_rate(now + 600.0) < 1
+    assert new(strict=True).present_rate(1.0) == 0
+
+
+def test_what_is_held_after_a_grant_and_where_the_next_refill_begins_is_told() -> None:
+    allocator = new()
+    assert (allocator.stock, allocator.pace.highest) == (0, None)
+    granted = grant(allocator, allocator.due(0.0, waiting=3, first=3), start=100)
+    assert allocator.stock == len(granted) == allocator.held
+    assert allocator.pace.highest == granted[-1]
+    assert allocator.low == len(granted) // 2
+    for _ in range(4):
+        take(allocator)
+    assert (allocator.stock, allocator.held) == (len(granted), len(granted) - 4)

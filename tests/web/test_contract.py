@@ -493,7 +493,6 @@ async def test_a_batch_is_whole_or_refused(serving: Serving) -> None:
 
 async def test_what_the_router_refuses_has_the_form_of_a_problem(serving: Serving) -> None:
     for path in (
-        "/",
         "/nope",
         "/next/",
         "/NEXT",
