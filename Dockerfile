@@ -8,6 +8,10 @@ RUN python -m venv /opt/build && python -m venv --without-pip /opt/idservice
 COPY requirements.lock requirements-build.lock ./
 RUN /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
  && /opt/build/bin/pip --python /opt/idservice/bin/python install --require-hashes -r requirements.lock
+# The AWS library describes 400 services in 24 MB: one is used, the others here are ways to credentials.
+RUN cd /opt/idservice/lib/python*/site-packages/botocore/data \
+ && find . -mindepth 1 -maxdepth 1 -type d -not -name dynamodb -not -name sts -not -name sso -not -name sso-oidc \
+      -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY idservice ./idservice
 # pip compiles what it installs: a read-only root could not, and a start without .pyc takes half as long again.

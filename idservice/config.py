@@ -17,9 +17,12 @@ STORE_DEFAULT = "sqlite:idservice.db"
 LISTEN_DEFAULT = "127.0.0.1:8080"
 WORKERS_MAX = 64
 OWN_PATHS = re.compile(r"/(livez|readyz|metrics|openapi\.json|v1(/.*)?)")
-# What Kubernetes sets in every container beside a Service that is called "idservice".
+# What Kubernetes sets in every container beside a Service that is called "idservice" or, as one of
+# several may be, "idservice-orders". It must not be mistaken for a misspelt setting, nor the other
+# way round: IDSERVICE_PORT=9000 is not from there.
 FROM_KUBERNETES = re.compile(
-    PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)"
+    PREFIX + r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
+    r"|PORT(_[0-9]+_(TCP|UDP|SCTP))?(?==[a-z]+://)|PORT_[0-9]+_(TCP|UDP|SCTP)_[A-Z]+)=.*"
 )
 
 
@@ -252,10 +255,10 @@ ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, INTERVAL,
 
 def check_environment(environment: Mapping[str, str]) -> None:
     """Refuse variables of our prefix that are no settings. Raises Usage."""
-    for variable in environment:
+    for variable, value in environment.items():
         if not variable.startswith(PREFIX) or variable in ALL:
             continue
-        if FROM_KUBERNETES.fullmatch(variable):
+        if FROM_KUBERNETES.fullmatch(f"{variable}={value}"):
             continue
         import difflib  # only where something is wrong: it is slow to load
 

@@ -76,6 +76,7 @@ class Tally:
     wait_seconds: float = 0.0
     claimed: int = 0  # ids that others gave back, and that were taken over
     latency: Latency = field(default_factory=Latency)  # of its reservations
+    moves: dict[str, int] = field(default_factory=dict)  # from shard to shard, by cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         tally.waits += reading.tally.waits
         tally.wait_seconds += reading.tally.wait_seconds
         tally.claimed += reading.tally.claimed
+        _add(tally.moves, reading.tally.moves)
     tally.latency = Latency.sum(reading.tally.latency for reading in readings)
     return Reading(
         counter=counter,
@@ -257,6 +259,12 @@ def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
         "Requests for ids to the store, by how they ended.",
         "result",
         lambda row: row.tally.reservations,
+    )
+    yield from rows.by(
+        "shard_moves",
+        "Times that ids were asked for on another shard than before.",
+        "cause",
+        lambda row: row.tally.moves,
     )
     yield from rows.by(
         "gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from idservice import __version__, errors
 from idservice.catalogue import Watch
 from idservice.closing import GIVE_BACK_MAX_S, close_all
-from idservice.counters import check_name, ensure
+from idservice.counters import check_name, ensure, positions_of
 from idservice.finisher import Finisher
 from idservice.health import StoreHealth
 from idservice.intents import Wish
@@ -190,8 +190,8 @@ class Service:
         entries = await self._read(self.store.counters(), "reading the counters")
         return [counter for counter in entries if counter.state != DELETED]
 
-    async def counter(self, name: str) -> tuple[Counter, Position]:
-        """A counter and its position, both as they stand in the store.
+    async def counter(self, name: str) -> tuple[Counter, list[Position]]:
+        """A counter and the positions of its shards, as they stand in the store.
 
         Raises BadName, UnknownCounter, StoreError.
         """
@@ -199,10 +199,8 @@ class Service:
         counter = await self._read(self.store.counter(name), f"reading counter {name}")
         if counter is None or counter.state == DELETED:
             raise errors.UnknownCounter(name=name)
-        position = await self._read(self.store.position(counter), f"reading counter {name}")
-        if position is None:
-            raise errors.PositionMissing(store=self.store.address, name=name)
-        return counter, position
+        positions = await self._read(positions_of(self.store, counter), f"reading counter {name}")
+        return counter, positions
 
     async def create(self, wanted: Counter, *, by: str = "") -> tuple[Counter, bool]:
         """The counter as it stands, and whether it was created now. Raises as `counters.ensure`,

@@ -176,6 +176,10 @@ def test_a_bad_value_is_refused_with_the_value_and_the_rule(
         "IDSERVICE_PORT_8080_TCP_PORT",
         "IDSERVICE_PORT_8080_TCP_PROTO",
         "IDSERVICE_PORT_53_UDP",
+        "IDSERVICE_ORDERS_SERVICE_HOST",
+        "IDSERVICE_ORDERS_SERVICE_PORT_HTTP",
+        "IDSERVICE_ORDERS_2_PORT",
+        "IDSERVICE_ORDERS_2_PORT_8080_TCP_ADDR",
         "IDSERVICES_STORE",
         "OTHER",
     ],
@@ -194,6 +198,8 @@ def test_what_kubernetes_and_others_set_is_not_ours(variable: str) -> None:
         ("IDSERVICE_", ""),
         ("IDSERVICE_XYZZY", ""),
         ("IDSERVICE_PORTS", ""),
+        ("IDSERVICE_PORT", ""),
+        ("IDSERVICE_ADMIN_PORT", ""),
     ],
 )
 def test_an_unknown_variable_is_refused(variable: str, meant: str) -> None:

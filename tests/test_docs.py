@@ -87,3 +87,12 @@ def test_every_cause_of_a_gap_in_the_code_is_explained() -> None:
     text = "".join(path.read_text() for path in (ROOT / "idservice").glob("*.py"))
     named = re.findall(r"""(?:cause=|_forget\(|retire\(|lost\(|_drop\(|_gap\()"([a-z_]+)\"""", text)
     assert {*named, *FROM_MEMORY, "unknown", "late", "claim", KILLED} == set(describe.GAPS)
+
+
+def test_every_test_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"`((?:[a-z]+/)*(?:test_)?[a-z_]+\.py)`", README.read_text()))
+    tests = {name for name in named if not name.startswith(("idservice/", "benchmarks/"))}
+    assert len(tests) > 15
+    assert not [
+        name for name in tests if not (ROOT / "tests" / name.removeprefix("tests/")).exists()
+    ]

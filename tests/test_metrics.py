@@ -33,7 +33,8 @@ class Again(Collector):
 
 
 def test_what_is_written_is_read_as_what_the_library_would_have_written() -> None:
-    body = b"".join(metrics.pieces(snapshot(), counters_max=1000)).decode()
+    shown = snapshot()
+    body = b"".join(metrics.pieces(shown, counters_max=1000)).decode()
     families = list(text_string_to_metric_families(body))
     assert len({family.name for family in families}) == len(families), "each is in one piece"
     values = {
@@ -42,6 +43,9 @@ def test_what_is_written_is_read_as_what_the_library_would_have_written() -> Non
         for sample in family.samples
     }
     assert len(values) == sum(not line.startswith("#") for line in body.splitlines())
+    for one in shown.readings:
+        assert values["idservice_ids_issued_total", ("counter", one.counter)] == one.issued
+        assert values["idservice_ids_in_memory", ("counter", one.counter)] == one.held
     assert values["idservice_gap_ids_total", ("cause", "unknown"), ("counter", "invoices")] == 400
     assert values["idservice_refusals_total", ("code", "exhausted"), ("counter", "votes")] == 1e7
     assert values["idservice_wait_seconds_total", ("counter", "votes")] == 1e-7

@@ -17,7 +17,7 @@ from .prometheus import FOLDER, tool
 
 RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
 ROW = re.compile(r"^\| `(Idservice\w+)` \| (\w+) \|", re.MULTILINE)
-RUNBOOK = dict(ROW.findall((FOLDER / "README.md").read_text()))
+RUNBOOK = dict(ROW.findall((FOLDER.parent / "README.md").read_text()))
 METRIC = re.compile(r"\bidservice_\w+")
 
 
@@ -91,7 +91,7 @@ def test_counters_without_a_label_of_their_own_alarm_together() -> None:
 def test_the_files_lie_where_prometheus_and_grafana_look() -> None:
     found = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()}
     assert found == {
-        "README.md", "prometheus.yml", "rules.yml", "rules_test.yml",
+        "prometheus.yml", "rules.yml", "rules_test.yml",
         "grafana/dashboards/idservice.json",
         "grafana/provisioning/dashboards/idservice.yml",
         "grafana/provisioning/datasources/prometheus.yml",

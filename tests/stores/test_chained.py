@@ -327,7 +327,7 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
         assert not created
         with pytest.raises(errors.CounterDiffers, match="start is 5, not 6"):
             await ensure(store, new_counter("big", random, start=6), runway=30.0, random=random)
-        counter, position = await sidecar.counter("big")
+        counter, (position,) = await sidecar.counter("big")
         assert (counter.limit, counter.strict, position.next) == (2**60, True, 5)
         assert [c.name for c in await store.counters()] == ["big", "default", "orders"]
         assert await store.counter("none") is None

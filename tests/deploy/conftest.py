@@ -1,0 +1,68 @@
+"""kubectl and helm, as `make deployers` installs them."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.processes import ROOT
+
+DEPLOY = ROOT / "deploy"
+DEPLOYERS = ROOT / ".deployers"
+
+Documents = list[dict[str, Any]]
+Command = Callable[..., str]
+
+
+def skipped_but_not_in_ci(why: str) -> None:
+    """A tool that is missing here skips a test; in CI it fails it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{why} (CI must not skip it)")
+    pytest.skip(why)
+
+
+def deployer(name: str) -> Path:
+    """The path of kubectl or helm."""
+    path = DEPLOYERS / name / name
+    if not path.exists():
+        skipped_but_not_in_ci(f"{name} is not installed: run `make deployers`")
+    return path
+
+
+class Failed(Exception):
+    """A command that ended with another exit code than 0; its text is what was said."""
+
+
+def run(program: Path, *arguments: str, folder: Path, stdin: str = "") -> str:
+    """The output of a command, which gets nothing of this machine's own configuration."""
+    environment = {"PATH": os.defpath, "HOME": str(folder)}
+    done = subprocess.run(
+        [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
+        input=stdin, timeout=60, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise Failed(done.stderr + done.stdout)
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs kubectl in the project's root and answers what it printed."""
+    program, folder = deployer("kubectl"), tmp_path_factory.mktemp("kubectl")
+    return lambda *arguments, **more: run(program, *arguments, folder=folder, **more)
+
+
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs helm in the project's root and answers what it printed."""
+    program, folder = deployer("helm"), tmp_path_factory.mktemp("helm")
+    return lambda *arguments, **more: run(program, *arguments, folder=folder, **more)
+
+
+def documents(text: str) -> Documents:
+    """What is in a stream of YAML."""
+    return [document for document in yaml.safe_load_all(text) if document]

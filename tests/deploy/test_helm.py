@@ -1,0 +1,278 @@
+"""The chart renders what it should for the common shapes, and refuses values that make no sense."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from idservice import __version__, config
+from idservice.config import SERVE
+from idservice.stores.dynamodb import address
+
+from .conftest import DEPLOY, Command, Documents, Failed, documents
+from .rules import complaints, environment, of_kind, ours
+from .schemas import NEWEST, OLDEST, invalid
+from .told import told
+
+pytestmark = pytest.mark.needs_deployers
+
+CHART = DEPLOY / "helm" / "idservice"
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+DYNAMODB = {"kind": "dynamodb", "dynamodb": {"table": "counters", "region": "eu-central-1"}}
+CHAINED = {"kind": "chained", "chained": {"url": "http://central:8080"}}
+ROLE = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/ids"}
+SHAPES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "sqlite": {"store": {"sqlite": {"size": "2Gi", "storageClass": "ssd"}}, "replicas": 1},
+    "sqlite, first start": {"store": {"init": True}},
+    "sqlite, own claim": {"store": {"sqlite": {"existingClaim": "ids"}}},
+    "dynamodb": {"store": DYNAMODB, "serviceAccount": {"annotations": ROLE}, "replicas": 3},
+    "dynamodb, endpoint": {
+        "store": {**DYNAMODB, "dynamodb": {"table": "ids", "endpoint": "http://dynamodb:8000"}},
+        "environment": [
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": "aws", "key": name}}}
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        ],
+    },
+    "chained": {"store": CHAINED, "serviceAccount": {"create": False}},
+    "workers": {"store": DYNAMODB, "workers": 4},
+    "monitoring": {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "bare": {"networkPolicy": {"enabled": False}, "disruptionBudget": {"enabled": False}},
+    "all else": {
+        "store": DYNAMODB,
+        "settings": {"runway": 60, "route": ["/a/next=a", "/b/next=b"], "wait": 0.5, "drain": 8},
+        "image": {"repository": "registry.example/idservice", "pullSecrets": [{"name": "pull"}]},
+        "podAnnotations": {"a": "b"}, "podLabels": {"c": "d"}, "nodeSelector": {"e": "f"},
+        "tolerations": [{"operator": "Exists"}], "priorityClassName": "high",
+        "affinity": {"podAntiAffinity": {}}, "service": {"annotations": {"g": "h"}},
+        "resources": {"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}},
+    },
+}  # fmt: skip
+
+Render = Callable[[dict[str, Any]], Documents]
+
+
+@pytest.fixture(scope="session")
+def with_values(helm: Command, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs helm on the chart with values."""
+    path = tmp_path_factory.mktemp("values") / "values.json"
+
+    def run(verb: str, values: dict[str, Any], *more: str) -> str:
+        path.write_text(json.dumps(values))
+        return helm(*verb.split(), "deploy/helm/idservice", "--values", str(path), *more)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def render(with_values: Callable[..., str]) -> Render:
+    """What the chart renders; each shape is rendered once."""
+    known: dict[str, str] = {}
+
+    def run(values: dict[str, Any]) -> Documents:
+        key = json.dumps(values)
+        if key not in known:
+            known[key] = with_values("template ids", values, "--kube-version", OLDEST)
+        return documents(known[key])
+
+    return run
+
+
+def container_of(found: Documents) -> dict[str, Any]:
+    (deployment,) = of_kind(found, "Deployment")
+    (container,) = ours(deployment["spec"]["template"]["spec"])
+    return dict(container)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_fits_the_schemas_and_agrees_with_the_server(render: Render, shape: str) -> None:
+    found = render(SHAPES[shape])
+    for version in (OLDEST, NEWEST):
+        assert not any(what := [invalid(each, version) for each in found]), what
+    assert complaints(found) == []
+
+
+@pytest.mark.parametrize("shape", ["as it is", "dynamodb", "monitoring", "all else"])
+def test_a_shape_passes_the_lint(with_values: Callable[..., str], shape: str) -> None:
+    assert "0 chart(s) failed" in with_values("lint --strict", SHAPES[shape])
+
+
+def test_sqlite_has_one_instance_and_a_volume_that_outlives_the_release(render: Render) -> None:
+    found = render(SHAPES["sqlite"])
+    (claim,) = of_kind(found, "PersistentVolumeClaim")
+    (deployment,) = of_kind(found, "Deployment")
+    (volume,) = deployment["spec"]["template"]["spec"]["volumes"]
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert claim["spec"]["storageClassName"] == "ssd"
+    own = render(SHAPES["sqlite, own claim"])
+    assert not of_kind(own, "PersistentVolumeClaim")
+
+
+def test_several_replicas_on_sqlite_are_refused_and_never_rendered(
+    with_values: Callable[..., str],
+) -> None:
+    with pytest.raises(Failed, match="replicas"):
+        with_values("template ids", {"replicas": 2})
+    forced = documents(with_values("template ids", {"replicas": 2}, "--skip-schema-validation"))
+    assert of_kind(forced, "Deployment")[0]["spec"]["replicas"] == 1
+
+
+def test_a_store_is_created_where_that_was_said_and_nowhere_else(render: Render) -> None:
+    created = {
+        shape
+        for shape, values in SHAPES.items()
+        if told(environment(container_of(render(values)))).values["init"]
+    }
+    assert created == {"sqlite, first start"}
+
+
+def test_dynamodb_is_told_its_table_and_gets_a_role(render: Render) -> None:
+    found = render(SHAPES["dynamodb"])
+    store = environment(container_of(found))["IDSERVICE_STORE"].removeprefix("dynamodb:")
+    assert address.read(store) == ("counters", "eu-central-1", None)
+    (account,) = of_kind(found, "ServiceAccount")
+    (deployment,) = of_kind(found, "Deployment")
+    assert account["metadata"]["annotations"] == ROLE
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+    assert deployment["spec"]["replicas"] == 3
+    elsewhere = container_of(render(SHAPES["dynamodb, endpoint"]))
+    store = environment(elsewhere)["IDSERVICE_STORE"].removeprefix("dynamodb:")
+    assert address.read(store) == ("ids", None, "http://dynamodb:8000")
+    assert [each["name"] for each in elsewhere["env"]][-2:] == [
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "ports"),
+    [
+        ("sqlite", set()),
+        ("dynamodb", {53, 443, 80}),
+        ("dynamodb, endpoint", {53, 8000}),
+        ("chained", {53, 8080}),
+    ],
+)
+def test_it_may_talk_to_its_store_and_to_nobody_else(
+    render: Render, shape: str, ports: set[int]
+) -> None:
+    (policy,) = of_kind(render(SHAPES[shape]), "NetworkPolicy")
+    opened = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert opened == ports
+
+
+def test_workers_are_told_and_given_memory(render: Render) -> None:
+    container = container_of(render(SHAPES["workers"]))
+    assert told(environment(container)).values["workers"] == 4
+    one = container_of(render({}))
+    assert (one["resources"]["limits"], container["resources"]["limits"]) == (
+        {"memory": "256Mi"},
+        {"memory": "304Mi"},
+    )
+
+
+def test_the_monitor_finds_the_service_and_its_metrics(render: Render) -> None:
+    found = render(SHAPES["monitoring"])
+    (monitor,), (service,) = of_kind(found, "ServiceMonitor"), of_kind(found, "Service")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    assert wanted.items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+    assert ports[endpoint["port"]] == "metrics"
+    assert not of_kind(render({}), "ServiceMonitor")
+
+
+def test_settings_reach_the_server_as_they_were_written(render: Render) -> None:
+    values = told(environment(container_of(render(SHAPES["all else"])))).values
+    assert (values["runway"], values["wait"], values["drain"]) == (60, 0.5, 8)
+    assert values["route"] == [("/a/next", "a"), ("/b/next", "b")]
+
+
+# --- the schema of the values ---------------------------------------------------------------------
+
+OWNED = {"store", "init", "listen", "admin_listen", "workers"}  # said elsewhere in the values
+SETTINGS = SCHEMA["properties"]["settings"]["properties"]
+
+
+def test_every_setting_can_be_said_and_none_that_does_not_exist() -> None:
+    assert set(SETTINGS) == {setting.name for setting in SERVE} - OWNED
+
+
+@pytest.mark.parametrize("end", ["minimum", "maximum"])
+def test_the_ends_of_every_range_are_taken_by_the_server(render: Render, end: str) -> None:
+    values = {name: rule[end] for name, rule in SETTINGS.items() if end in rule}
+    assert len(values) >= 10
+    found = render({"settings": values})
+    assert complaints(found) == []
+    heard = told(environment(container_of(found)))
+    assert {name: heard.values[name] for name in values} == values
+
+
+def test_what_the_server_allows_the_schema_allows() -> None:
+    """But for the drain, which is long enough for others to see that a pod leaves."""
+    for setting in SERVE:
+        rule = SETTINGS.get(setting.name, {})
+        if "maximum" in rule and setting.name != "drain":
+            step = 1 if "integer" in rule["type"] else 0.01
+            for beyond in (rule["minimum"] - step, rule["maximum"] + 1):
+                with pytest.raises(ValueError):
+                    setting.parse(str(beyond))
+
+
+def test_workers_have_the_bound_of_the_server() -> None:
+    assert SCHEMA["properties"]["workers"]["maximum"] == config.WORKERS_MAX
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"replica": 1}, "additional properties 'replica' not allowed"),
+    ({"settings": {"runwya": 60}}, "additional properties 'runwya' not allowed"),
+    ({"settings": {"store": "sqlite:x"}}, "'store' not allowed"),
+    ({"settings": {"runway": 0}}, "/settings/runway"),
+    ({"settings": {"drain": 1}}, "/settings/drain"),
+    ({"settings": {"route": ["orders"]}}, "/settings/route/0"),
+    ({"store": {"kind": "redis"}}, "/store/kind"),
+    ({"store": {"kind": "dynamodb"}}, "/store/dynamodb/table"),
+    ({"store": {"kind": "chained"}}, "/store/chained/url"),
+    ({"store": {**CHAINED, "init": True}}, "/store/init"),
+    ({"store": {"kind": "chained", "chained": {"url": "central:8080"}}}, "/store/chained/url"),
+    ({"store": {"sqlite": {"size": "large"}}}, "/store/sqlite/size"),
+    ({"image": {"digest": "abc"}}, "/image/digest"),
+    ({"workers": 0}, "/workers"),
+    ({"workers": "auto"}, "/workers"),
+    ({"environment": [{"name": "IDSERVICE_STORE", "value": "x"}]}, "/environment/0/name"),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), REFUSED, ids=lambda each: str(each)[:60])
+def test_values_without_sense_are_refused(
+    with_values: Callable[..., str], values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Failed) as caught:
+        with_values("template ids", values)
+    assert said in str(caught.value)
+
+
+def test_every_default_is_in_the_schema_and_nothing_else_is() -> None:
+    """Helm's own `global` apart."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def compare(value: Any, schema: Any, place: str) -> None:
+        if place == "settings" or "properties" not in schema:
+            return
+        assert set(value) == set(schema["properties"]) - {"global"}, place
+        for name in value:
+            compare(value[name], schema["properties"][name], name)
+
+    compare(values, SCHEMA, "")
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+    assert chart["kubeVersion"] == f">={OLDEST}.0-0"

@@ -1,0 +1,139 @@
+"""The manifests are run for real, in containers, as Kubernetes runs pods."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Command, documents, skipped_but_not_in_ci
+from .kubelet import IMAGE, Node, Pod
+from .rules import of_kind
+
+pytestmark = [pytest.mark.process, pytest.mark.needs_image, pytest.mark.needs_deployers]
+
+ENOUGH_S = 30.0
+# In place of the example's own program: its first request is its first act and is not repeated,
+# its last one is sent after it was asked to stop; every id it got is a line.
+APPLICATION = """
+import os, signal, sys
+from idservice.client import Client, WaitedTooLong
+from idservice.probe import ask
+
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+status, first = ask(os.environ["IDS"], "/next", timeout=5)
+print("first", status, flush=True)
+print(first, flush=True)
+with Client(os.environ["IDS"]) as ids:
+    while not stop:
+        try:
+            print(*ids.batch(25), sep="\\n", flush=True)
+        except WaitedTooLong:
+            print("waited", flush=True)
+        signal.sigtimedwait([], 0.02)
+status, last = ask(os.environ["IDS"], "/next", timeout=5)
+print("last", status, flush=True)
+print(last, flush=True)
+"""
+
+
+def pod_of(kubectl: Command, name: str, kind: str) -> dict[str, Any]:
+    (workload,) = of_kind(documents(kubectl("kustomize", f"deploy/kubernetes/{name}")), kind)
+    return dict(workload["spec"]["template"]["spec"])
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    if os.geteuid() != 0 or not shutil.which("podman"):
+        skipped_but_not_in_ci("podman and root are needed to run containers")
+    node = Node(f"node{os.getpid()}", tmp_path_factory.mktemp("node"), {"idservice": "127.0.0.1"})
+    if node.ended("image", "exists", IMAGE):
+        skipped_but_not_in_ci(f"there is no image {IMAGE}: run deploy/imagetest.sh")
+    with node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def central(kubectl: Command, node: Node) -> Iterator[Pod]:
+    """The service on SQLite, on a volume that was initialised before."""
+    volume: Path = node.folder / "volume"
+    volume.mkdir()
+    init = Pod(node, "init", pod_of(kubectl, "sqlite/init", "Job"), {"idservice": volume})
+    init.start()
+    assert init.until_ended("init") == 0, init.logs("init")
+    pod = Pod(node, "central", pod_of(kubectl, "sqlite", "Deployment"), {"idservice": volume})
+    pod.start()
+    yield pod
+    pod.stop()
+    assert pod.state("idservice")["ExitCode"] == 0, pod.logs("idservice")
+
+
+def application(kubectl: Command, node: Node, name: str) -> Pod:
+    spec = pod_of(kubectl, "example", "Deployment")
+    spec["containers"][0]["args"] = [APPLICATION]
+    return Pod(node, name, spec, {})
+
+
+def ids_of(lines: str) -> list[int]:
+    return [int(line) for line in lines.splitlines() if line.isdigit()]
+
+
+def more(pod: Pod, count: int) -> None:
+    """Wait until the application was given so many more ids."""
+    before, end = len(ids_of(pod.logs("application"))), time.monotonic() + ENOUGH_S
+    while len(ids_of(pod.logs("application"))) < before + count:
+        assert time.monotonic() < end, pod.logs("application")[-500:]
+        time.sleep(0.02)
+
+
+def test_the_example_is_given_ids(kubectl: Command, node: Node, central: Pod) -> None:
+    pod = Pod(node, "example", pod_of(kubectl, "example", "Deployment"), {})
+    pod.start()
+    more(pod, 1)
+    pod.stop()
+    assert pod.state("application")["ExitCode"] == 0
+    assert pod.state("idservice")["ExitCode"] == 0
+
+
+def test_a_sidecar_is_up_before_the_application_and_down_after_it(
+    kubectl: Command, node: Node, central: Pod
+) -> None:
+    pod = application(kubectl, node, "order")
+    pod.start()
+    more(pod, 100)
+    pod.stop()
+    said = pod.logs("application")
+    assert "first 200\n" in said, "the sidecar answered the very first request"
+    assert "last 200\n" in said, "and one after the application was asked to stop"
+    assert "waited" not in said
+    first, second = pod.state("application"), pod.state("idservice")
+    assert (first["ExitCode"], second["ExitCode"]) == (0, 0), pod.logs("idservice")
+    assert second["StartedAt"] < first["StartedAt"] < first["FinishedAt"] < second["FinishedAt"]
+    ids = ids_of(said)
+    assert len(ids) == len(set(ids))
+
+
+def test_sigkill_repeats_no_id(kubectl: Command, node: Node, central: Pod) -> None:
+    one, other = (application(kubectl, node, name) for name in ("one", "other"))
+    one.start()
+    other.start()
+    more(one, 100)
+    one.kill("idservice")
+    more(one, 100)
+    central.kill("idservice")
+    more(one, 100)
+    more(other, 100)
+    before = ids_of(one.logs("application"))
+    one.kill("application")
+    other.kill("idservice")
+    more(one, 100)
+    more(other, 100)
+    one.stop()
+    other.stop()
+    ids = before + ids_of(one.logs("application")) + ids_of(other.logs("application"))
+    assert len(ids) > 500
+    assert len(ids) == len(set(ids))

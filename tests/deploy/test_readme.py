@@ -1,0 +1,126 @@
+"""The run-book, command by command: the real kubectl, helm and aws, against servers of ours."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.engines import REGION
+from tests.processes import environment
+
+from .cluster import Cluster, cluster
+from .conftest import DEPLOY, deployer
+
+pytestmark = [pytest.mark.process, pytest.mark.needs_deployers]
+
+TEXT = (DEPLOY / "README.md").read_text()
+MINE = ("Kubernetes", "Helm", "ECS")
+
+Follow = Callable[[str], tuple[str, Cluster]]
+
+
+def blocks(heading: str) -> list[str]:
+    """The commands under a heading."""
+    section = re.split(r"^## ", TEXT, flags=re.MULTILINE)
+    (found,) = [part for part in section if part.startswith(f"{heading}\n")]
+    return re.findall(r"^```sh\n(.*?)^```", found, re.MULTILINE | re.DOTALL)
+
+
+def network(url: str) -> dict[str, str]:
+    """A subnet and a security group that every account has."""
+    client = boto3.client("ec2", region_name=REGION, endpoint_url=url)
+    subnet = client.describe_subnets()["Subnets"][0]["SubnetId"]
+    group = client.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+    client.close()
+    return {"SUBNET": subnet, "GROUP": group}
+
+
+@pytest.fixture
+def follow(moto_url: str, tmp_path: Path) -> Iterator[Follow]:
+    """Runs what is under a heading in a copy of the project; what was said, and what is there."""
+    tools = [str(deployer(name).parent) for name in ("kubectl", "helm")]
+    tools += [str(Path(sys.executable).parent), os.defpath]
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    with cluster(tmp_path) as (state, configuration):
+        variables = environment({
+            "PATH": ":".join(tools), "HOME": str(tmp_path), "KUBECONFIG": str(configuration),
+            "AWS_ENDPOINT_URL": moto_url, "AWS_REGION": REGION, "ACCOUNT": "123456789012",
+            **network(moto_url),
+        })  # fmt: skip
+
+        def run(heading: str) -> tuple[str, Cluster]:
+            said = ""
+            for block in blocks(heading):
+                done = subprocess.run(
+                    ["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=variables,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+                    check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, f"{block}\n{done.stdout}"
+                said += done.stdout
+            return said, state
+
+        yield run
+    client = boto3.client("dynamodb", region_name=REGION, endpoint_url=moto_url)
+    if "counters" in client.list_tables()["TableNames"]:
+        client.update_table(TableName="counters", DeletionProtectionEnabled=False)
+        client.delete_table(TableName="counters")
+    client.close()
+
+
+def names(state: Cluster, kind: str) -> set[str]:
+    return {each["metadata"]["name"] for each in state.of_kind(kind)}
+
+
+def test_kubernetes(follow: Follow) -> None:
+    said, state = follow("Kubernetes")
+    assert "job.batch/idservice-init condition met" in said
+    assert said.count("successfully rolled out") == 3
+    assert names(state, "Deployment") == {"idservice", "application"}
+    assert names(state, "PersistentVolumeClaim") == {"idservice"}
+    assert not state.refused
+    (service,) = [
+        each for each in state.of_kind("Deployment") if each["metadata"]["name"] == "idservice"
+    ]
+    (container,) = service["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("registry.example/idservice:")
+    assert {"name": "IDSERVICE_RUNWAY", "value": "60"} in container["env"]
+    (account,) = state.of_kind("ServiceAccount")
+    assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
+
+
+def test_helm(follow: Follow) -> None:
+    said, state = follow("Helm")
+    assert "has been upgraded" in said
+    assert names(state, "Deployment") == {"idservice", "ids-idservice", "borrowing-idservice"}
+    assert names(state, "ServiceMonitor") == {"ids-idservice"}
+    assert names(state, "PersistentVolumeClaim") == {"idservice"}
+    assert not state.refused
+    assert "IDSERVICE_INIT" not in str(state.of_kind("Deployment"))
+    stores = re.findall(r"'(sqlite:|dynamodb:|http:)[^']*'", str(state.of_kind("Deployment")))
+    assert sorted(stores) == ["dynamodb:", "http:", "sqlite:"]
+    # The other side: what is wrong would not have passed.
+    wrong = {**state.of_kind("Deployment")[0]}
+    wrong["spec"] = {**wrong["spec"], "replica": 1}
+    code, answer = state.answer("PATCH", "/apis/apps/v1/namespaces/default/deployments/x", wrong)
+    assert (code, answer["reason"]) == (422, "Invalid")
+
+
+def test_ecs(follow: Follow) -> None:
+    said, _ = follow("ECS")
+    assert "dynamodb:counters is initialised" in said
+    assert said.count('"ACTIVE"') == 4
+
+
+@pytest.mark.parametrize("heading", MINE)
+def test_no_command_stands_outside_of_what_is_run(heading: str) -> None:
+    assert blocks(heading)
+    fences = re.findall(r"^```(\w*)$", TEXT, re.MULTILINE)
+    assert set(fences) == {"sh", ""}
+    assert fences.count("sh") == fences.count("")
