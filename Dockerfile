@@ -39,7 +39,8 @@ HEALTHCHECK --interval=10s --timeout=2s --start-period=5s --retries=3 CMD ["idse
 ENTRYPOINT ["idservice"]
 CMD ["serve"]
 # Last: another revision alone leaves every layer as it is.
-ARG PYTHON_IMAGE REVISION=
+ARG PYTHON_IMAGE
+ARG REVISION=
 LABEL org.opencontainers.image.title="idservice" \
       org.opencontainers.image.description="Unique, short, ordered numbers over HTTP, from blocks reserved on SQLite or DynamoDB" \
       org.opencontainers.image.version="0.1.0" \

@@ -43,6 +43,8 @@ ALLOWED = {  # what of the standard is served; another value would be ignored wi
 FLUSH_S = 0.5  # for the rest to be sent at the stop
 SNAPSHOT_S = 5.0  # for the loop to tell a thread what is counted
 FRESH_S = 0.2  # all instruments of one collection share a snapshot
+# Any other word is a client's, and each would be a series of its own.
+METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -107,12 +109,13 @@ def _middleware(tracers: TracerProvider, meters: MeterProvider) -> Middleware:
     @web.middleware
     async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
-        about = {"http.request.method": request.method, "url.scheme": "http"}
+        method = request.method if request.method in METHODS else "_OTHER"
+        about = {"http.request.method": method, "url.scheme": "http"}
         if resource is not None:
             about["http.route"] = resource.canonical
         began = time.perf_counter()
         with tracer.start_as_current_span(
-            f"{request.method} {about.get('http.route', '')}".rstrip(),
+            f"{'HTTP' if method == '_OTHER' else method} {about.get('http.route', '')}".rstrip(),
             context=propagate.extract(request.headers),
             kind=SpanKind.SERVER,
             attributes={**about, "url.path": request.path},

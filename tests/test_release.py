@@ -39,7 +39,11 @@ PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
 
 def test_the_version_is_the_same_wherever_it_stands() -> None:
     [label] = re.findall(r'org\.opencontainers\.image\.version="([^"]*)"', read("Dockerfile"))
-    assert {PROJECT["version"], label} == {__version__}
+    chart = re.findall(
+        r"(?m)^(?:version|appVersion): (.*)$", read("deploy/helm/idservice/Chart.yaml")
+    )
+    assert len(chart) == 2
+    assert {PROJECT["version"], label, *chart} == {__version__}
 
 
 def test_the_image_says_of_itself_what_the_package_says() -> None:

@@ -96,6 +96,15 @@ def ask(port: int, *paths: str) -> list[int]:
     return found
 
 
+def ask_by(port: int, method: str) -> int:
+    """The status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, "/next")
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
 def stopped(serving: Serving) -> None:
     serving.terminate()
     assert serving.end() == 0, serving.output
@@ -138,10 +147,7 @@ def test_the_standard_variables_hold(folder: Path, collector: Collector) -> None
     }  # fmt: skip
     with Serving(folder, *TRACED, env=env) as serving:
         ask(serving.port, "/next")  # its caller is sampled
-        connection = http.client.HTTPConnection("127.0.0.1", serving.port, timeout=10)
-        connection.request("GET", "/next")
-        assert connection.getresponse().read() == b"1"
-        connection.close()
+        assert ask_by(serving.port, "GET") == 200
         stopped(serving)
     assert [span.parent_span_id.hex() for span in collector.spans] == [PARENT]
     assert collector.resources[0]["service.name"] == "ids"
@@ -164,6 +170,14 @@ def test_nothing_is_sent_and_nothing_loaded_unless_it_is_asked_for(
         stopped(serving)
     assert not collector.spans
     assert not collector.points
+
+
+def test_no_word_of_a_client_s_becomes_a_series(folder: Path, collector: Collector) -> None:
+    with Serving(folder, *TRACED, env={**collector.environment, **LATER}) as serving:
+        assert [ask_by(serving.port, word) for word in ("PURGE", "LOCK", "COPY")] == [405] * 3
+        stopped(serving)
+    [series] = collector.points["http.server.request.duration"].items()
+    assert series == ("http.request.method=_OTHER,url.scheme=http,http.response.status_code=405", 3)
 
 
 def test_a_collector_that_is_away_delays_no_request_and_no_stop(folder: Path) -> None:
