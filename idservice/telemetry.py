@@ -40,7 +40,7 @@ ALLOWED = {  # what of the standard is served; another value would be ignored wi
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": (PROTOCOL,),
     "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": (PROTOCOL,),
 }
-FLUSH_S = 0.5  # for the rest to be sent at the stop
+FLUSH_MAX_S, FLUSH_MIN_S = 2.0, 0.5  # for the rest to be sent at the stop, as time allows
 SNAPSHOT_S = 5.0  # for the loop to tell a thread what is counted
 FRESH_S = 0.2  # all instruments of one collection share a snapshot
 # Any other word is a client's, and each would be a series of its own.
@@ -53,7 +53,8 @@ async def exported(service: Service, *, counters_max: int) -> AsyncIterator[Midd
     """While entered, what is counted is sent on and so is a span for each request that passes the
     middleware. At most `counters_max` counters are told apart. Raises Usage.
 
-    At the end what is left is sent, for at most FLUSH_S: a collector that is away delays no stop.
+    At the end what is left is sent, for at most FLUSH_MAX_S: a collector that is away hinders no
+    stop.
     """
     for name, allowed in ALLOWED.items():
         if (value := os.environ.get(name) or allowed[0]) not in allowed:
@@ -75,7 +76,8 @@ async def exported(service: Service, *, counters_max: int) -> AsyncIterator[Midd
     finally:
         # Threads of their own, which nobody waits for: the loop's would hold up its end.
         done = [_in_thread(end) for end in (tracers.shutdown, meters.shutdown)]
-        await asyncio.wait(done, timeout=FLUSH_S)
+        left = service.stop_by - asyncio.get_running_loop().time()
+        await asyncio.wait(done, timeout=max(FLUSH_MIN_S, min(FLUSH_MAX_S, left)))
 
 
 def _in_thread(work: Callable[[], object]) -> "asyncio.Future[None]":

@@ -180,7 +180,7 @@ def test_no_word_of_a_client_s_becomes_a_series(folder: Path, collector: Collect
     assert series == ("http.request.method=_OTHER,url.scheme=http,http.response.status_code=405", 3)
 
 
-def test_a_collector_that_is_away_delays_no_request_and_no_stop(folder: Path) -> None:
+def test_a_collector_that_is_away_hinders_no_request_and_no_stop(folder: Path) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "1"}
     with Serving(folder, *TRACED, env=env) as serving:
         assert set(ask(serving.port, *["/next"] * 50)) == {200}
