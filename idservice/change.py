@@ -170,10 +170,12 @@ class Changer:
 
     async def _open(self, entry: Counter, intent: Intent, shard: int, seal: str) -> None:
         assert intent.base is not None
-        value = intent.base - entry.base  # of an adopted item
-        await self._call(
-            self._store.open_shard(entry, shard, seal, intent.epoch, value=max(0, value))
-        )
+        if intent.finishes:
+            opening = self._store.finish_adoption(entry, seal, intent.epoch, first=intent.base)
+        else:
+            value = max(0, intent.base - entry.base)  # of an adopted item
+            opening = self._store.open_shard(entry, shard, seal, intent.epoch, value=value)
+        await self._call(opening)
         stand = await self._call(self._store.stand(entry, shard))
         if stand is None or stand.epoch != intent.epoch:
             raise self._unexpected(entry, shard, stand.epoch if stand else None)
@@ -207,13 +209,7 @@ class Changer:
     # --- calls -----------------------------------------------------------------------------------
 
     async def _call(self, call: Coroutine[object, object, T]) -> T:
-        try:
-            async with asyncio.timeout(CALL_MAX_S):
-                return await call
-        except TimeoutError:
-            raise errors.OutcomeUnknown(
-                store=self._store.address, action="a change", why="it took too long"
-            ) from None
+        return await in_time(self._store, call)
 
     async def _patiently(self, step: Callable[[], Coroutine[object, object, T]]) -> T:
         """Try a step that may be repeated until it succeeds, for a while."""
@@ -230,6 +226,17 @@ class Changer:
     async def _pause(self, attempt: int) -> None:
         longest = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0**attempt)
         await asyncio.sleep(longest * (0.5 + 0.5 * self._random.random()))
+
+
+async def in_time(store: Store, call: Coroutine[object, object, T]) -> T:
+    """What a call of the store answers. Raises OutcomeUnknown where that takes too long."""
+    try:
+        async with asyncio.timeout(CALL_MAX_S):
+            return await call
+    except TimeoutError:
+        raise errors.OutcomeUnknown(
+            store=store.address, action="a change", why="it took too long"
+        ) from None
 
 
 def _carries(entry: Counter | None, intent: Intent | None) -> bool:

@@ -6,13 +6,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idservice import __version__, commands, config, errors, operate
+from idservice import __version__, commands, config, diagnose, errors, operate
 from idservice.exits import EXIT_OK, ending
 
 BENCH = (
     "Measure a running service, and check that every id it gives is distinct. It takes ids for"
     " real: nobody else will get them. Exit 1 on a repeated id, on a broken order, on an answer"
     " that cannot be read, and where nothing was answered; errors are counted and no failure."
+)
+
+DOCTOR = (
+    "Look over a store and its counters, and say of each thing found what it is, why it matters"
+    " and what to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than"
+    " advice."
 )
 
 
@@ -92,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (listing, show):
         sub.add_argument("--json", action="store_true", help="print JSON")
     _add_changes(command)
+    check = command("doctor", diagnose.doctor, DOCTOR, config.STORE)
+    check.add_argument("--json", action="store_true", help="print JSON")
     health = command(
         "health", commands.health, "Exit 0 if a service runs here and answers.", config.URL
     )
@@ -139,6 +147,8 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("resume", operate.resume, "End a suspension."),
         ("delete", operate.delete, "Delete a counter; its ids are not used again."),
         ("fence", operate.fence, "Go on above every id that may be in use, after a restore."),
+        ("move", operate.move, "Take a counter to another store; its ids go on there, above."),
+        ("adopt", operate.adopt, "End an adoption: the old endpoint can count no more."),
     ):
         sub = command(name, run, text, config.STORE, config.RUNWAY)
         add = sub.add_argument
@@ -149,6 +159,10 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
             add("--ahead", metavar="N", help="how far beyond what the store knows of")
         else:
             add("name", metavar="NAME", help="the counter")
+        if name == "move":
+            add("--to", metavar="URL", required=True, help="the store it goes to, initialised")
+        if name == "adopt":
+            add("--finish", action="store_true", help="switch the old endpoint off, for good")
         if name == "set":
             add("--next", metavar="N", required=True, help="the id to go on from")
             add("--allow-lower", action="store_true", help="even below ids in use: repeats them")

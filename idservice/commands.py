@@ -164,7 +164,7 @@ def _print_counter(
 def next_ids(arguments: argparse.Namespace) -> int:
     """Take ids, from the store or from a service."""
     from idservice.counters import check_name
-    from idservice.stores.protocol import SUSPENDED, Grant
+    from idservice.stores.protocol import MOVED, SUSPENDED, Grant
     from idservice.web.ask import read_count
 
     most = 1_000_000
@@ -179,6 +179,8 @@ def next_ids(arguments: argparse.Namespace) -> int:
         counter = await _in_use(store, name)
         if counter.wished_state == SUSPENDED:
             raise errors.Suspended(name=name)
+        if counter.wished_state == MOVED:
+            raise errors.Moved(name=name, why=counter.whereabouts)
         layout = counter.layout()
         room = layout.end - count
         try:

@@ -7,7 +7,15 @@ from idservice.change import Changer
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name
 from idservice.exchange import NAME
 from idservice.intents import Wish, stale_after
-from idservice.stores.protocol import DELETED, LIMIT_DEFAULT, LIMIT_MAX, Adopted, Counter, Store
+from idservice.stores.protocol import (
+    DELETED,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    MOVED,
+    Adopted,
+    Counter,
+    Store,
+)
 
 RUNWAY_MIN_S = 1.0
 RUNWAY_MAX_S = 86_400.0
@@ -92,7 +100,8 @@ async def ensure(
 
     A deleted name is used again, for ids above those it handed out. `runway` (seconds) is what a
     counter that names none is served with, `by` who wants it. Raises CounterDiffers where one of
-    this name is configured otherwise, NotApplied or OutcomeUnknown from the store.
+    this name is configured otherwise, Moved where it is in another store, NotApplied or
+    OutcomeUnknown from the store.
     """
     try:
         found = await store.create(wanted)
@@ -103,7 +112,7 @@ async def ensure(
             raise unknown from None  # that the repeat was refused says nothing of the first
     if found.epoch == wanted.epoch:
         return found, True
-    if found.intent is not None or found.state == DELETED:
+    if found.intent is not None or found.state in (DELETED, MOVED):
         changer = Changer(store, random=random, stale_s=stale_after(runway))
         wish = Wish("create", by=by, wanted=wanted)
         before, found = await changer.change(wanted.name, wish)

@@ -169,6 +169,12 @@ class Suspended(RequestRefused):
     status = 423
 
 
+class Moved(Suspended):
+    """Counter {name!r} hands out nothing here: {why}."""
+
+    code = "moved"
+
+
 # --- a request that may be sent again -------------------------------------------------------------
 
 

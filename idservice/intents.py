@@ -11,15 +11,22 @@ from idservice import errors
 from idservice.core.epoch import base_of, epoch_name, first_free, ordinal_on
 from idservice.stores.protocol import (
     ACTIVE,
+    ARRIVE,
     DELETED,
+    FINISH,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    MOVE,
+    MOVED,
+    VALUE,
     Counter,
     Intent,
+    Move,
     Stand,
 )
 
 STALE_MIN_S = 60.0
+REVOKING = ("suspend", "delete", "fence", MOVE, ARRIVE)  # blocks in memory are dropped
 JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
 
 
@@ -27,11 +34,13 @@ JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
 class Wish:
     """What an operator wants of one counter, and who and why.
 
-    `kind` is the word that is logged: set, suspend, resume, limit, runway, delete, create or
-    fence. Only what belongs to the kind is given: for `set` the id `next`, whether it may be
-    `lower` than ids in use, and whether the jump is `forced`; for `fence` one of `past`, the
-    highest id in use, and `ahead`, how many ids to go beyond what the store knows of; for
-    `create` the counter `wanted`.
+    `kind` is the word that is logged: set, suspend, resume, limit, runway, delete, create, fence,
+    finish (an adoption), move or arrive. Only what belongs to the kind is given: for `set` the id
+    `next`, whether it may be `lower` than ids in use, and whether the jump is `forced`; for `fence`
+    one of `past`, the highest id in use, and `ahead`, how many ids to go beyond what the store
+    knows of; for `create` the counter `wanted`; for `move` the address it goes `to`; for `arrive`
+    the counter `wanted`, its `state`, the id `next` to begin at or above, and the `origin` it comes
+    by.
     """
 
     kind: str
@@ -46,6 +55,8 @@ class Wish:
     past: int | None = None
     ahead: int | None = None
     wanted: Counter | None = None
+    to: str = ""
+    origin: str = ""
 
 
 # --- the first step -------------------------------------------------------------------------------
@@ -57,9 +68,11 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
     `found` is how the shards of its epoch stand. Raises UnknownCounter, ChangeRefused.
     """
     assert entry.intent is None
-    if wish.wanted is not None and entry.state != DELETED:
-        return entry  # somebody else created it meanwhile
+    if _is_done(entry, wish):
+        return entry
     _check_there(entry, wish)
+    if wish.kind == ARRIVE:
+        _check_arrival(entry)
     _check_adopted(entry, wish)
     _check_limit(entry, wish)
     free = first_free(entry.base, [stand_reserved(stand) for stand in found], entry.high)
@@ -86,14 +99,19 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
         lower=wish.lower and wish.next is not None and wish.next < free,
         by=wish.by,
         why=wish.why,
+        move=entry.move,
+        origin=wish.origin,
     )
+    if wish.kind == MOVE:
+        move = Move(to=wish.to, token=intent.epoch, state=entry.state)
+        intent = replace(intent, state=MOVED, move=move)
     if wish.wanted is not None:
         new = wish.wanted
         intent = replace(
-            intent, state=ACTIVE, start=new.start, limit=new.limit, shards=new.shards,
-            strict=new.strict, runway=new.runway,
+            intent, state=wish.state or ACTIVE, move=None, start=new.start, limit=new.limit,
+            shards=new.shards, strict=new.strict, runway=new.runway,
         )  # fmt: skip
-    revokes = wish.kind in ("suspend", "delete", "fence") or intent.lower or limit < entry.limit
+    revokes = wish.kind in REVOKING or intent.lower or limit < entry.limit
     return replace(
         entry,
         intent=intent,
@@ -103,7 +121,8 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
 
 
 def _floor(wish: Wish) -> int:
-    if wish.wanted is not None:
+    if wish.kind == "create":
+        assert wish.wanted is not None
         return wish.wanted.start
     if wish.past is not None:
         return wish.past + 1
@@ -112,16 +131,50 @@ def _floor(wish: Wish) -> int:
 
 def _changes_epoch(entry: Counter, wish: Wish) -> bool:
     """Whether more than a runway is another one."""
-    if wish.kind in ("set", "fence", "create"):
+    if wish.kind in ("set", "fence", "create", FINISH, MOVE, ARRIVE):
         return True
     if wish.state is not None and wish.state != entry.state:
         return True
     return wish.limit is not None and wish.limit != entry.limit
 
 
+def _is_done(entry: Counter, wish: Wish) -> bool:
+    """Whether it is so already, by whoever it was."""
+    match wish.kind:
+        case "create":
+            return entry.state not in (DELETED, MOVED)
+        case "finish":
+            return entry.home is not None
+        case "move":
+            return entry.move is not None and entry.move.to == wish.to
+        case "arrive":
+            return entry.origin == wish.origin
+    return False
+
+
 def _check_there(entry: Counter, wish: Wish) -> None:
-    if entry.state == DELETED and wish.kind not in ("create", "fence"):
+    if wish.kind in ("fence", ARRIVE):
+        return
+    if entry.state == MOVED:
+        raise errors.Moved(name=entry.name, why=entry.whereabouts)
+    if entry.state == DELETED and wish.kind != "create":
         raise errors.UnknownCounter(name=entry.name)
+
+
+def _check_arrival(entry: Counter) -> None:
+    """A counter arrives where only a tombstone has its name: who has two of them in use has numbers
+    twice already, and must say that he knows."""
+    if entry.state == MOVED:
+        assert entry.move is not None
+        if not entry.move.arrived:
+            raise errors.ChangeRefused(name=entry.name, why=entry.whereabouts)
+    elif entry.state != DELETED:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why="there is one of this name, in use, with ids of its own. If they may be taken for"
+            f" this one's, delete it there first (`idservice delete {entry.name}`), and move then:"
+            " ids go on above both",
+        )
 
 
 def _check_adopted(entry: Counter, wish: Wish) -> None:
@@ -131,11 +184,28 @@ def _check_adopted(entry: Counter, wish: Wish) -> None:
             why="it was deleted, and its name can only be used for ids above those it handed out,"
             " which an old endpoint knows nothing of; adopt under another name",
         )
-    if entry.adopted is not None and wish.kind not in ("fence", "runway"):
+    if wish.kind == FINISH:
+        _check_finish(entry)
+    elif entry.adopted is not None and wish.kind not in ("fence", "runway"):
         raise errors.ChangeRefused(
             name=entry.name,
             why=f"{wish.kind} would go unnoticed by its old endpoint, which may still count on the"
-            " item; only its runway can be changed, and fence raises its position",
+            " item; only its runway can be changed, and fence raises its position, until"
+            f" `idservice adopt --finish {entry.name}` ends that",
+        )
+
+
+def _check_finish(entry: Counter) -> None:
+    if entry.adopted is None:
+        raise errors.ChangeRefused(
+            name=entry.name, why="it was not adopted, so there is no old endpoint to be ended"
+        )
+    if entry.adopted.attribute == VALUE:
+        raise errors.ChangeRefused(
+            name=entry.name,
+            why=f"its old endpoint counts in the attribute {VALUE!r}, which the position itself"
+            " needs, so that it could not be stopped; switch it off, and create a counter of"
+            " another name with --start above its ids",
         )
 
 
@@ -205,8 +275,11 @@ def done(entry: Counter) -> Counter:
     assert intent is not None
     assert intent.base is not None
     # What opens nothing leaves positions that are read by the layout of the last open epoch; the
-    # position of an adopted item is its value, whatever the epoch.
+    # position of an adopted item is its value, whatever the epoch, and the id itself once its old
+    # endpoint is off.
     moves = intent.opens and entry.adopted is None
+    if intent.finishes:
+        entry = replace(entry, adopted=None, home=entry.adopted, base=0)
     return replace(
         entry,
         epoch=intent.epoch,
@@ -220,7 +293,15 @@ def done(entry: Counter) -> Counter:
         high=intent.base,
         intent=None,
         rev=entry.rev + 1,
+        move=intent.move,
+        origin=intent.origin or entry.origin,
     )
+
+
+def arrived(entry: Counter) -> Counter:
+    """The entry of a counter that was moved, once it is known to be where it went."""
+    assert entry.move is not None
+    return replace(entry, move=replace(entry.move, arrived=True), rev=entry.rev + 1)
 
 
 def stale_after(runway: float) -> float:

@@ -1,4 +1,5 @@
-"""How the commands that change counters are carried out: set, suspend, resume, delete, fence."""
+"""How the commands that change counters are carried out: set, suspend, resume, delete, fence,
+adopt, move."""
 
 import argparse
 import sys
@@ -43,6 +44,56 @@ def delete(arguments: argparse.Namespace) -> int:
     from idservice.stores.protocol import DELETED
 
     return _change(arguments, Wish("delete", state=DELETED))
+
+
+def adopt(arguments: argparse.Namespace) -> int:
+    """End an adoption: the old endpoint can count no more."""
+    from idservice.intents import Wish
+    from idservice.stores.protocol import FINISH
+
+    if not arguments.finish:
+        raise errors.Usage(
+            why="adopt takes --finish; a counter is taken over by `idservice create NAME"
+            " --adopt-table …`"
+        )
+    return _change(arguments, Wish(FINISH))
+
+
+def move(arguments: argparse.Namespace) -> int:
+    """Take a counter to another store."""
+    from random import SystemRandom
+
+    from idservice import logs
+    from idservice.counters import check_name, check_reason
+    from idservice.move import Mover
+    from idservice.stores import open_store
+
+    name, reason = check_name(arguments.name), check_reason(arguments.reason)
+    to = _address(arguments.to)
+
+    async def work(store: "Store") -> None:
+        logs.set_up("auto", sys.stderr)
+        async with open_store(to) as target:
+            await target.verify()
+            mover = Mover(store, target, to=to, random=SystemRandom())
+            entry = await mover.move(name, by=commands.operator(), why=reason)
+        print(f"counter {name}: moved to {to}, {_told(entry)}; serve it with --store {to!r}")
+
+    return commands.with_store(arguments, work, bounded=False)
+
+
+def _address(to: str) -> str:
+    """Where a counter is to go, as anybody may read it later, in whatever folder. Raises Usage."""
+    from pathlib import Path
+
+    engine, _, rest = to.partition(":")
+    if engine == "sqlite" and rest:
+        return f"sqlite:{Path(rest).resolve()}"
+    if engine == "dynamodb":
+        return to
+    raise errors.Usage(
+        why=f"--to is {to!r}; it must be sqlite:PATH or dynamodb:TABLE[?region=REGION&endpoint=URL]"
+    )
 
 
 def fence(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ FINISH_MAX_S = 6.0  # for requests in flight after the listeners are closed
 LAST_CALL_S = 0.5  # for who connected just before that, to send a request
 STOP_MAX_S = 9.0  # for the whole end: containers are killed 10 s after they were asked to stop
 GIVE_BACK_KEPT_S = 0.5  # of that, for giving unused ids back
+FIRST_WORKER = 0  # which speaks for all
 ABANDON_S = 0.5  # for handlers to end that are cancelled
 DESCRIPTORS_KEPT = 96  # for the store, the log, the listeners, and who is told to go
 DESCRIPTORS_WISHED = 65_536
@@ -153,6 +155,8 @@ async def _serve(
     )
     deadline = asyncio.get_running_loop().time() + settings.store_wait
     await start.reach(store, random, create=create, deadline=deadline)
+    if link is None or link.number == FIRST_WORKER:
+        await start.look_over(store, time.time)
     await stack.enter_async_context(service)
     await start.warm(service, deadline=deadline)
     service.spawn(pulse.watch(service.lag))

@@ -11,11 +11,13 @@ from random import Random
 from idservice import errors
 from idservice.config import STORE_DEFAULT
 from idservice.counters import new_counter
+from idservice.finding import Clock
 from idservice.service import Service
 from idservice.stores.protocol import DEFAULT_COUNTER, Store
 
 log = logging.getLogger("idservice.start")
 
+LOOK_MAX_S = 5.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not answer
 
 
@@ -43,6 +45,25 @@ async def reach(store: Store, random: Random, *, create: bool, deadline: float) 
             _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
         await asyncio.sleep(pause)
         pause = min(2 * pause, RETRY_MAX_S)
+
+
+async def look_over(store: Store, clock: Clock) -> None:
+    """Log what is quickly seen to be wrong with the store; that it cannot be seen is no fault."""
+    try:
+        async with asyncio.timeout(LOOK_MAX_S):
+            found = await store.examine(clock, thorough=False)
+    except Exception:  # it is not needed for serving
+        log.info("the store could not be looked over", extra={"action": "store_not_examined"})
+        return
+    for finding in found:
+        if finding.is_worse_than_advice and finding.about != "reach":
+            log.warning(
+                "%s: %s: %s (idservice doctor tells more)",
+                finding.about,
+                finding.found,
+                finding.why,
+                extra={"action": "store_examined"},
+            )
 
 
 async def warm(service: Service, *, deadline: float) -> None:

@@ -15,7 +15,7 @@ from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
 from idservice.linger import Linger
 from idservice.metrics import Reading, Tally, count
-from idservice.stores.protocol import ACTIVE, DELETED, Counter, Grant, Loan, Store
+from idservice.stores.protocol import ACTIVE, DELETED, MOVED, Counter, Grant, Loan, Store
 
 log = logging.getLogger("idservice.supply")
 
@@ -540,6 +540,8 @@ class Supply:
     def _why_closed(self) -> errors.IdserviceError:
         if self.counter.wished_state == DELETED:
             return errors.UnknownCounter(name=self.counter.name)
+        if self.counter.wished_state == MOVED:
+            return errors.Moved(name=self.counter.name, why=self.counter.whereabouts)
         return errors.Suspended(name=self.counter.name)
 
     def _close(self, error: errors.IdserviceError, *, cause: str) -> None:

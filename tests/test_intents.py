@@ -212,6 +212,27 @@ def test_an_adopted_counter_is_fenced_without_a_base_of_its_own() -> None:
     assert carried_out(entry, Wish("runway", runway=9.0)).runway == 9.0
 
 
+@pytest.mark.parametrize(("returns", "free"), [("old", 57), ("new", 58)])
+def test_an_adoption_ends_where_the_id_is_the_index(returns: str, free: int) -> None:
+    entry = counter(adopted=replace(OLD, returns=returns))
+    done = carried_out(entry, Wish("finish"), next=57)
+    assert (done.adopted, done.home, done.base) == (None, entry.adopted, 0)
+    assert (done.high, done.revoked, done.shards) == (free, 0, 1)
+    assert done.elsewhere == entry.elsewhere
+    assert intents.begun(done, Wish("finish"), stands(done), RANDOM) is done
+    moved_on = carried_out(done, Wish("set", next=500), next=free)
+    assert (moved_on.base, moved_on.home) == (500, entry.adopted)
+
+
+def test_only_what_was_adopted_can_be_finished_and_not_where_the_value_is_the_position() -> None:
+    for entry, why in (
+        (counter(), "not adopted"),
+        (counter(adopted=replace(OLD, attribute="next")), "position itself needs"),
+    ):
+        with pytest.raises(errors.ChangeRefused, match=why):
+            intents.begun(entry, Wish("finish"), stands(entry), RANDOM)
+
+
 WISHES = st.one_of(
     st.sampled_from([SUSPEND, RESUME, DELETE]),
     st.builds(lambda n: Wish("set", next=n), st.integers(0, 3000)),

@@ -104,6 +104,50 @@ def test_bad_usage_changes_nothing(
     assert "rev" not in json.loads(config)
 
 
+def test_of_a_counter_of_our_own_no_adoption_can_be_finished(run: Run) -> None:
+    assert_refused(run("adopt", "orders"), 2, "--finish", "create NAME --adopt-table")
+    assert_refused(run("adopt", "--finish", "orders"), 1, "not adopted")
+    assert run("next", "orders").out == "10\n"
+
+
+def test_a_counter_is_moved_and_says_where_it_is(run: Run, tmp_path: Path) -> None:
+    assert run("init", "--store", "sqlite:other.db").code == 0
+    there = f"sqlite:{tmp_path / 'other.db'}"
+    said = run("move", "orders", "--to", "sqlite:other.db", "--reason", "ticket 18")
+    assert said.code == 0
+    assert said.out == (
+        f"counter orders: moved to {there}, active, epoch 2, ids from 10; serve it with --store"
+        f" '{there}'\n"
+    )
+    assert run("move", "orders", "--to", "sqlite:other.db").out == said.out
+    assert run("next", "orders", "--store", "sqlite:other.db").out == "10\n"
+    for words in (("next", "orders"), ("create", "orders"), ("delete", "orders"),
+                  ("set", "orders", "--next", "99"), ("resume", "orders")):  # fmt: skip
+        assert_refused(run(*words), 1, "it was moved to", there)
+    assert state_of(run) == "moved"
+    assert run("counters").out == "default\norders\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (("move", "orders"), 2, "--to"),
+        (("move", "orders", "--to", "http://127.0.0.1:1"), 2, "--to is 'http://127.0.0.1:1'"),
+        (("move", "orders", "--to", "sqlite:"), 2, "--to is 'sqlite:'"),
+        (("move", "orders", "--to", "sqlite:none.db"), 3, "missing or empty"),
+        (("move", "orders", "--to", "sqlite:idservice.db"), 2, "is in already"),
+        (("move", "nobody", "--to", "sqlite:idservice.db"), 1, "no counter 'nobody'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_move_that_cannot_be_changes_nothing(
+    run: Run, words: tuple[str, ...], code: int, part: str, tmp_path: Path
+) -> None:
+    assert_refused(run(*words), code, part)
+    assert run("next", "orders").out == "10\n"
+    assert not (tmp_path / "none.db").exists()
+
+
 @pytest.mark.parametrize("word", ["suspend", "resume", "delete"])
 def test_of_an_unknown_counter_nothing_can_be_changed(run: Run, word: str) -> None:
     assert_refused(run(word, "nobody"), 1, "no counter 'nobody'")

@@ -13,7 +13,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Floors, lowest first: a module imports only from floors below its own. Modules on one floor do not
 # know each other, but for the order in which core's are listed.
 FLOORS = [
-    ["idservice", "idservice.errors"],
+    ["idservice", "idservice.errors", "idservice.finding"],
     ["idservice.core", "idservice.core.block"],
     [
         "idservice.core.epoch",
@@ -28,17 +28,21 @@ FLOORS = [
     ["idservice.client"],
     ["idservice.stores.protocol"],
     [
+        "idservice.stores.chained_examine",
         "idservice.stores.dynamodb.items",
         "idservice.stores.refusal",
         "idservice.stores.shown",
+        "idservice.stores.sqlite_examine",
         "idservice.stores.sqlite_returns",
         "idservice.stores.sqlite_writers",
     ],
     ["idservice.stores.dynamodb.client", "idservice.stores.sqlite_change"],
+    ["idservice.stores.dynamodb.description"],
     [
         "idservice.stores.dynamodb.address",
         "idservice.stores.dynamodb.adopt",
         "idservice.stores.dynamodb.change",
+        "idservice.stores.dynamodb.examine",
         "idservice.stores.dynamodb.reserve",
         "idservice.stores.dynamodb.returns",
         "idservice.stores.dynamodb.writers",
@@ -47,9 +51,9 @@ FLOORS = [
     ["idservice.stores.dynamodb.store"],
     ["idservice.stores.dynamodb", "idservice.stores.sqlite", "idservice.stores.chained"],
     ["idservice.stores"],
-    ["idservice.intents"],
+    ["idservice.doctor", "idservice.intents"],
     ["idservice.change"],
-    ["idservice.counters", "idservice.metrics"],
+    ["idservice.counters", "idservice.metrics", "idservice.move"],
     ["idservice.pulse"],
     ["idservice.workers"],
     [
@@ -105,7 +109,7 @@ FLOORS = [
     ["idservice.bench.report"],
     ["idservice.bench.run"],
     ["idservice.commands"],
-    ["idservice.operate"],
+    ["idservice.diagnose", "idservice.operate"],
     ["idservice.cli"],
     ["idservice.__main__"],
 ]
@@ -114,6 +118,7 @@ LINES_MAX = 350
 FUNCTION_MAX = 60
 # A guide, not a gate: what is longer is listed with the reason.
 LONGER = {
+    "errors.py": "one tree, a class for every error",
     "core/allocator.py": "one state machine; its parts share every field",
     "stores/protocol.py": "one interface, and the records it takes and gives",
     "stores/sqlite.py": "one engine behind one protocol",

@@ -13,6 +13,8 @@ from idservice.central import Central
 from idservice.core.epoch import gone_back
 from idservice.core.writer import Batch
 from idservice.exchange import Answer, Refused, Unanswered
+from idservice.finding import Clock, Finding
+from idservice.stores import chained_examine
 from idservice.stores.protocol import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
@@ -159,6 +161,9 @@ class ChainedStore:
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
         if error.code == "unknown_counter":
             return errors.UnknownCounter(name=counter.name)
+        if error.code == "moved":
+            why = error.why.partition(" here: ")[2].rstrip(".") or error.why
+            return errors.Moved(name=counter.name, why=why)
         if error.code == "suspended":
             return errors.Suspended(name=counter.name)
         if error.retryable:
@@ -193,6 +198,14 @@ class ChainedStore:
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         """Nothing to close: a position that went back is closed by who reads it."""
+
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        """Whether it answers and can serve; the rest is looked at where its store is."""
+        return await chained_examine.examine(self._central)
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        """Looked at where the counter's store is."""
+        return []
 
     # --- counters --------------------------------------------------------------------------------
 
@@ -271,39 +284,35 @@ class ChainedStore:
         except msgspec.ValidationError as error:
             raise self._not_applied(action, f"its answer is not as expected: {error}") from None
 
-    # --- changes: made where the counters are kept -----------------------------------------------
+    # --- changes: refused, they are made where the counters are kept -----------------------------
 
     async def revision(self) -> None:
         """There is no catalogue here: a change is heard of by answers, or when ids expire."""
 
     async def entry(self, name: str) -> Counter | None:
-        """Refused, as every step of a change is."""
         raise self._elsewhere()
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
-        """Refused."""
         raise self._elsewhere()
 
     async def renewed(self, counter: Counter) -> Counter:
-        """Refused."""
         raise self._elsewhere()
 
     async def stand(self, counter: Counter, shard: int) -> Stand | None:
-        """Refused."""
         raise self._elsewhere()
 
     async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
-        """Refused."""
         raise self._elsewhere()
 
     async def open_shard(
         self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
     ) -> None:
-        """Refused."""
+        raise self._elsewhere()
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
         raise self._elsewhere()
 
     async def accept(self) -> None:
-        """Refused."""
         raise self._elsewhere()
 
     def _elsewhere(self) -> errors.ChangedElsewhere:

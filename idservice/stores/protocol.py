@@ -6,14 +6,19 @@ from typing import Protocol, Self
 
 import msgspec
 
-from idservice.core.epoch import Layout, ordinal_of
+from idservice.core.epoch import Layout, ordinal_of, sealed
 from idservice.core.writer import Batch
 from idservice.exchange import ID_MAX, NUMBER_MAX
+from idservice.finding import Clock, Finding
 
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
 DEFAULT_COUNTER = "default"
-ACTIVE, SUSPENDED, DELETED = "active", "suspended", "deleted"  # states of a counter
+VALUE = "next"  # what the first index that nobody reserved is called, wherever it is written
+FINISH = "finish"  # the kind of a change that ends an adoption
+MOVE, ARRIVE = "move", "arrive"  # the two changes that take a counter from one store to another
+# States of a counter.
+ACTIVE, SUSPENDED, DELETED, MOVED = "active", "suspended", "deleted", "moved"
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,12 +31,26 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     table_id: str | None = None  # the table's identity when it was adopted, where it has one
 
 
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a counter goes: the address of a store, and the state it has there.
+
+    `token` is what the counter there names as its origin; `arrived` is whether it is known to be
+    there, so that nothing is left to do.
+    """
+
+    to: str
+    token: str
+    state: str
+    arrived: bool = False
+
+
 class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A change under way: the epoch it opens, and what the counter is to be once it is done.
 
     The epoch begins at `floor` or above, and at least `ahead` beyond every id ever granted; with
     `lower` exactly at `floor`. `base` says where, once that is decided, which is once. `by` and
-    `why` are the operator's name and reason.
+    `why` are the operator's name and reason. `move` is where the counter goes, `origin` the token
+    of the move that brings it.
     """
 
     epoch: str
@@ -48,6 +67,13 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     base: int | None = None
     by: str = ""
     why: str = ""
+    move: Move | None = None
+    origin: str = ""
+
+    @property
+    def finishes(self) -> bool:
+        """Whether it ends an adoption: the old endpoint can count no more afterwards."""
+        return self.kind == FINISH
 
     @property
     def opens(self) -> bool:
@@ -62,7 +88,9 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     for what the serving instance is set to. `base` and `shards` are those of the current epoch, or,
     while the counter is not active, of the last one that was open. `rev` rises with every write of
     the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
-    before the current epoch.
+    before the current epoch. `home` is what it was adopted from, once its old endpoint is off: the
+    position of its first shard stays there. `move` is where it went, `origin` the token of the last
+    move that brought it here.
     """
 
     name: str
@@ -79,6 +107,9 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     revoked: int = 0
     high: int = 0
     intent: Intent | None = None
+    home: Adopted | None = None
+    move: Move | None = None
+    origin: str = ""
 
     @property
     def wished_state(self) -> str:
@@ -86,9 +117,31 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return self.state if self.intent is None else self.intent.state
 
     @property
+    def carried(self) -> str:
+        """What its positions are created with: its epoch where it is in use, else a seal."""
+        return self.epoch if self.state == ACTIVE else sealed(self.epoch)
+
+    @property
+    def whereabouts(self) -> str:
+        """Where it was moved, for who asks for it here, and what to do."""
+        move = self.move if self.intent is None else self.intent.move
+        assert move is not None
+        if move.arrived:
+            return f"it was moved to {move.to}; serve it with --store {move.to!r}"
+        return (
+            f"it is being moved to {move.to}; until `idservice move {self.name} --to {move.to!r}`"
+            " finishes that, nobody hands out its ids"
+        )
+
+    @property
     def ordinal(self) -> int:
         """The ordinal of the current epoch."""
         return ordinal_of(self.epoch)
+
+    @property
+    def elsewhere(self) -> Adopted | None:
+        """The item that holds the position of its first shard, where that is none of ours."""
+        return self.adopted or self.home
 
     def layout(self, shard: int = 0) -> Layout:
         """How this epoch's indices become ids."""
@@ -211,6 +264,18 @@ class Store(Protocol):
         """
         ...
 
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        """What there is to say of the place itself, for who runs it.
+
+        Changes nothing, and raises nothing: a question without an answer is a finding. Without
+        `thorough` it is quick, and asks nothing that serving needs no permission for.
+        """
+        ...
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        """The same of where the item of an adopted counter lives; nothing for any other."""
+        ...
+
     async def counter(self, name: str) -> Counter | None:
         """The entry of a counter that is to be used, read consistently; None where there is none.
 
@@ -251,7 +316,7 @@ class Store(Protocol):
         ...
 
     async def renewed(self, counter: Counter) -> Counter:
-        """The same entry with the identity that what it was adopted from has now. Writes nothing.
+        """The same entry with the identity that the table of its item has now. Writes nothing.
 
         Raises NotApplied.
         """
@@ -278,6 +343,17 @@ class Store(Protocol):
         The position of an adopted counter is never reset: it is raised to `value`, where it is
         below. Conditional on `seal` still being there, and silent where it is not. May be repeated,
         and a late copy does nothing: a seal never returns.
+        """
+        ...
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        """Begin an epoch on the sealed item of an adopted counter, in which its old endpoint can
+        count no more.
+
+        One write: the position, as an id, moves out of the old endpoint's value, where that may
+        have been counted on to any moment, and is `first` where the value is below; the value
+        becomes a text, to which nothing can be added. Conditional on `seal` still being there, and
+        silent where it is not. May be repeated; a late copy does nothing.
         """
         ...
 

@@ -22,7 +22,9 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
+from idservice.finding import FAULT, Clock, Finding
 from idservice.stores import sqlite_change as change
+from idservice.stores import sqlite_examine
 from idservice.stores import sqlite_returns as returns
 from idservice.stores import sqlite_writers as writers
 from idservice.stores.protocol import Counter, Grant, Position, Stand, Writers
@@ -98,6 +100,12 @@ class SQLiteStore:
     async def accept(self) -> None:
         await self._run(self._accept)
 
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        return await self._run(self._examine, thorough)
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        return []
+
     async def counter(self, name: str) -> Counter | None:
         return await self._run(self._reading, f"reading counter {name}", self._entry, name)
 
@@ -130,6 +138,9 @@ class SQLiteStore:
         self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
     ) -> None:
         await self._change(change.open_shard, counter, shard, seal, epoch)
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        raise AssertionError("nothing is adopted here")
 
     async def _change(self, write: Callable[..., T], counter: Counter, *arguments: object) -> T:
         return await self._run(
@@ -334,6 +345,19 @@ class SQLiteStore:
         except (sqlite3.Error, OSError) as error:
             raise self._unready(error) from error
 
+    def _examine(self, thorough: bool) -> list[Finding]:
+        found: list[Finding] = []
+        try:
+            found += sqlite_examine.look_at_place(self.path)
+            if not any(finding.about == "file" for finding in found):
+                found += sqlite_examine.look_inside(
+                    self._connect(), self.path, self._file[1], SCHEMA, thorough=thorough
+                )
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            found.append(Finding(FAULT, "file", str(error), "the file cannot be used as it is"))
+        return found
+
     def _unready(self, error: Exception) -> errors.StoreUnready:
         self._disconnect()
         busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
@@ -383,7 +407,7 @@ class SQLiteStore:
         for shard in range(counter.shards):
             database.execute(
                 "INSERT INTO position VALUES (?, ?, ?, ?, 0, ?)",
-                (counter.name, shard, first, first, counter.epoch),
+                (counter.name, shard, first, first, counter.carried),
             )
 
     def _reserve(self, asked: Asked, shard: int) -> Grant:

@@ -16,7 +16,7 @@ GAPS = {
     "fork": "the process was forked, and the ids are its parent's",
     "went_back": "the counter turned suspect, and what was in memory could not be trusted",
     "epoch": "another epoch began",
-    "revoked": "an operator suspended, deleted, lowered or fenced the counter",
+    "revoked": "an operator suspended, deleted, moved, lowered or fenced the counter",
     "stale": "the store did not tell for too long whether the counter was changed",
     "expired": "the ids were lent by another service, and not used in time",
 }
@@ -30,7 +30,7 @@ def described(
     With its position also the next id that nobody reserved, and how many ids were given back and
     wait for somebody to claim them, where there are any; the state is `suspect` where the position
     carries another epoch for no known reason, so that nobody is granted anything. A `change` is one
-    under way.
+    under way; `home` is the item it was adopted from, when that is finished.
     """
     body: dict[str, object] = {
         "counter": counter.name,
@@ -52,6 +52,9 @@ def described(
             body["returned"] = sum(map(len, position.returned))
         if in_use and position.epoch != counter.epoch:
             body["state"] = "suspect"
+    if counter.move is not None:
+        body["moved_to"] = counter.move.to
+        body["arrived"] = counter.move.arrived
     if counter.adopted is not None:
         body["adopted"] = {
             "table": counter.adopted.table,
@@ -59,6 +62,9 @@ def described(
             "attribute": counter.adopted.attribute,
             "returns": counter.adopted.returns,
         }
+    elif counter.home is not None:
+        key = {attribute: value for attribute, _, value in counter.home.key}
+        body["home"] = {"table": counter.home.table, "key": key}
     return body
 
 

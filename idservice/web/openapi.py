@@ -96,7 +96,7 @@ def _change(operation: str, summary: str, body: str) -> Schema:
         summary,
         {"200": answer, "202": {**answer, "description": "Begun; it goes on by itself."}},
         parameters=[NAME_PARAMETER],
-        refusals=("400", "403", "404", "408", "409", "413", "503"),
+        refusals=("400", "403", "404", "408", "409", "413", "423", "503"),
     )
     change["requestBody"] = {
         "required": body != "Deletion",

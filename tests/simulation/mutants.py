@@ -19,7 +19,7 @@ from idservice.stores.protocol import Counter, Grant, Position, Stand
 from idservice.supply import Supply
 from tests.simulation.loop import elapse
 from tests.simulation.scenarios import Parts
-from tests.simulation.store import SimStore, Table
+from tests.simulation.store import Barred, SimStore, Table
 
 # --- the store and its client ---------------------------------------------------------------------
 
@@ -423,6 +423,41 @@ class RewritesWhateverIsThere(Table):
         return super().rewrite(self.entries[after.name], after)
 
 
+class TakesOverWhatItRead(Table):
+    """Ends an adoption at the position that was read when it was sealed: what an old endpoint took
+    since is given out once more."""
+
+    def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        before = self.positions[counter.name, 0]
+        super().finish_adoption(counter, seal, epoch, first=first)
+        if self.positions[counter.name, 0] is not before:
+            self.set_by_hand(counter.name, next=first, mark=first)
+
+
+class LeavesTheOldValue(Table):
+    """Ends an adoption beside the old endpoint's value, which stays a number to count on in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value: int | None = None
+
+    def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        before = self.positions[counter.name, 0].next
+        super().finish_adoption(counter, seal, epoch, first=first)
+        if counter.name in self.barred:
+            self.barred.remove(counter.name)
+            self.value = before
+
+    def count_elsewhere(self, name: str, by: object) -> int:
+        if self.value is None:
+            return super().count_elsewhere(name, by)
+        id = self.value + 1
+        if id % 40:  # for a while: it never hears of it
+            self.value += 1
+            return id
+        raise Barred
+
+
 def one_seal_for_all(epoch: str) -> str:
     """A seal that does not name its change."""
     return "sealed:0.constant"
@@ -550,6 +585,8 @@ MUTANTS = [
     Mutant(OpensWhateverIsThere, "table", "hurried", "unique"),
     Mutant(SealsWhateverIsThere, "table", "hurried", "false alarm"),
     Mutant(RewritesWhateverIsThere, "table", "operated", "standing"),
+    Mutant(TakesOverWhatItRead, "table", "taken_over", "unique"),
+    Mutant(LeavesTheOldValue, "table", "taken_over", "unique"),
     Mutant(one_seal_for_all, "idservice.core.epoch.sealed", "hurried", "unique"),
     Mutant(from_the_position_alone, "idservice.intents.stand_reserved", "operated", "unique"),
     Mutant(without_what_came_before, "idservice.intents.first_free", "operated", "unique"),

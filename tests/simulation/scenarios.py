@@ -13,13 +13,13 @@ from idservice import errors, intents
 from idservice.core.allocator import EXHAUSTED_RECHECK_S
 from idservice.counters import new_counter
 from idservice.service import Service
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import FINISH, Adopted, Counter
 from idservice.supply import REFILL_MAX_S, Limits
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run
 from tests.simulation.operators import move_back, operate, put_right
-from tests.simulation.store import Faults, SimStore, Table
+from tests.simulation.store import Barred, Faults, SimStore, Table
 
 NAME = "orders"
 SERVED_AGAIN_S = 15.0  # after faults end: the longest pause, call and second look, and a request
@@ -76,9 +76,18 @@ class World:
         self._event = 0
         self._loop = asyncio.get_running_loop()
 
-    def create(self, *, start: int = 0, limit: int = 2**53 - 1, strict: bool = False) -> None:
+    def create(
+        self,
+        *,
+        start: int = 0,
+        limit: int = 2**53 - 1,
+        strict: bool = False,
+        adopted: Adopted | None = None,
+    ) -> None:
         self.start, self.limit, self.strict = start, limit, strict
-        counter = new_counter(NAME, self.rng, start=start, limit=limit, strict=strict)
+        counter = new_counter(
+            NAME, self.rng, start=start, limit=limit, strict=strict, adopted=adopted
+        )
         self.table.init(counter)
 
     def _note_entry(self, entry: Counter) -> None:
@@ -410,7 +419,10 @@ async def _old_endpoint(world: World) -> None:
     while True:
         await elapse(rng.choice((0.002, 0.02, 0.5)))
         op = Operation("old", "old", NAME, 1, world.event(), loop.time())
-        id = world.table.count_elsewhere(NAME, world.old)
+        try:
+            id = world.table.count_elsewhere(NAME, world.old)
+        except Barred:
+            return
         op.outcome, op.ids = "ok", [range(id, id + 1)]
         op.complete, op.ended = world.event(), loop.time()
         world.history.append(op)
@@ -533,6 +545,37 @@ async def _relieve(world: World) -> None:
         await world.begin()
 
 
+async def taken_over(world: World) -> None:
+    """An old endpoint counts on the item until the very write that makes its value a text. Several
+    operators finish the adoption at once, some of whom die; then everything can be changed."""
+    rng = world.rng
+    world.limits = Limits(
+        runway=rng.choice((1.0, 30.0)), wait=2.0, block_max=rng.choice((3, 12, 1000))
+    )
+    start = rng.randint(1, 50)
+    key = (("id", "S", "x"),)
+    adopted = Adopted("old", key, "counterValue", rng.choice(("old", "new")))
+    world.create(start=start, adopted=adopted)
+    for _ in range(3):
+        await world.begin()
+    old = asyncio.create_task(_old_endpoint(world))
+    clients = asyncio.create_task(world.clients(4, 40, counts=(1, 1, 3), pause_s=0.25))
+    await elapse(rng.uniform(0.0, 3.0))
+    wishes = [intents.Wish("fence", ahead=3), *[intents.Wish(FINISH)] * 3]
+    operators = [operate(world, changes=4, wishes=rng.sample(wishes, 4)) for _ in range(2)]
+    await asyncio.gather(*operators)
+    await operate(world, changes=1, wishes=[intents.Wish(FINISH)], lasting=True)
+    await operate(world, changes=rng.randint(0, 3))
+    await clients
+    await put_right(world)
+    if world.table.entries[NAME].home is None:
+        await operate(world, changes=1, wishes=[intents.Wish(FINISH)], lasting=True)
+    await world.finish()
+    if not old.done() or world.table.entries[NAME].home != adopted:
+        raise Violation("finish", f"the old endpoint goes on: {world.table.entries[NAME]}")
+    world.check(need_max=3)
+
+
 async def hurried(world: World) -> None:
     """One change after the other on a slow network that repeats nearly everything, late."""
     rng = world.rng
@@ -615,6 +658,7 @@ SCENARIOS: dict[str, Scenario] = {  # those of `tests.simulation.strict` join it
     "restored": restored,
     "outage": outage,
     "operated": operated,
+    "taken_over": taken_over,
     "hurried": hurried,
     "prompt": prompt,
     "cut_off": cut_off,

@@ -18,6 +18,7 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch, Record
+from idservice.finding import Clock, Finding
 from idservice.stores import protocol
 from idservice.stores.protocol import Counter, Position, Stand, Writers
 from idservice.stores.refusal import Asked
@@ -66,6 +67,10 @@ class Sent:
     nonce: str = ""  # the same in every copy of a strict counter's batch
 
 
+class Barred(Exception):
+    """What an old endpoint is answered when its value is a text."""
+
+
 class Table:
     """The records themselves, every operation at one instant, and a ledger of what was granted."""
 
@@ -80,6 +85,7 @@ class Table:
         self.ledger: list[Grant] = []
         self.on_entry: Callable[[Counter], None] | None = None  # told of every rewrite
         self.given_back: list[tuple[int, GaveBack]] = []  # and how many grants were before
+        self.barred: set[str] = set()  # whose old endpoint adds to a text
 
     def init(self, first: Counter) -> bool:
         if self.recorded is not None:
@@ -105,12 +111,11 @@ class Table:
         found = self.entries.get(counter.name)
         if found is not None:
             return found
-        assert counter.adopted is None
         first = counter.start - counter.base
         self.revision += 1
         self.entries[counter.name] = counter
         for shard in range(counter.shards):
-            self.positions[counter.name, shard] = Position(first, first, 0, counter.epoch)
+            self.positions[counter.name, shard] = Position(first, first, 0, counter.carried)
         return counter
 
     def position(self, counter: Counter, shard: int) -> Position | None:
@@ -217,10 +222,14 @@ class Table:
     def count_elsewhere(self, name: str, by: object) -> int:
         """What the old endpoint of an adopted item does: the value moves, and nothing else."""
         found, counter = self.positions[name, 0], self.entries[name]
+        if name in self.barred:
+            raise Barred
         self.set_by_hand(name, next=found.next + 1)
         indices = range(found.next, found.next + 1)
         ids = counter.layout().ids(indices)
-        self.ledger.append(Grant(name, counter.epoch, indices, ids, by, False, answered=True))
+        # A closed position still counts on from the epoch before.
+        epoch = counter.epoch if ":" in found.epoch else found.epoch
+        self.ledger.append(Grant(name, epoch, indices, ids, by, False, answered=True))
         return ids.start
 
     def close_gone_back(self, counter: Counter, found: str, shard: int) -> None:
@@ -268,6 +277,19 @@ class Table:
         if here is not None and here.epoch == seal:
             self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
             self.forget_writers(counter.name)
+
+    def open_adopted(self, counter: Counter, seal: str, epoch: str, *, value: int) -> None:
+        here = self.positions.get((counter.name, 0))
+        if here is not None and here.epoch == seal:
+            raised = {"next": value, "mark": value} if here.next < value else {}
+            self._write(counter, 0, epoch=epoch, returned=(), **raised)
+
+    def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        here = self.positions.get((counter.name, 0))
+        if here is not None and here.epoch == seal:
+            there = max(first, counter.base + here.next)
+            self.positions[counter.name, 0] = Position(there, there, here.rev + 1, epoch)
+            self.barred.add(counter.name)
 
     # --- what people do to it by hand ------------------------------------------------------------
 
@@ -373,6 +395,12 @@ class SimStore:
     async def verify(self) -> None:
         await self._call("verify", lambda _: self.data.verify())
 
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        return []
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        return []
+
     async def counter(self, name: str) -> Counter | None:
         return await self._call("read", lambda _: self.data.counter(name))
 
@@ -403,7 +431,18 @@ class SimStore:
     async def open_shard(
         self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
     ) -> None:
-        await self._call("open", lambda _: self.data.open_shard(counter, shard, seal, epoch))
+        def apply(_: bool) -> None:
+            if counter.adopted is not None:
+                self.data.open_adopted(counter, seal, epoch, value=value)
+            else:
+                self.data.open_shard(counter, shard, seal, epoch)
+
+        await self._call("open", apply)
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        await self._call(
+            "open", lambda _: self.data.finish_adoption(counter, seal, epoch, first=first)
+        )
 
     async def create(self, counter: Counter) -> Counter:
         return await self._call("create", lambda _: self.data.create(counter))

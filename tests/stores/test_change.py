@@ -133,6 +133,18 @@ async def test_creating_a_counter_moves_the_revision(store: Store) -> None:
     assert await store.revision() == before + 1
 
 
+async def test_a_counter_that_is_created_closed_is_granted_to_nobody(
+    store: Store, other: Store
+) -> None:
+    """Its entry may say soon that it is on its way to be in use; the position does not yet."""
+    closed = await store.create(replace(new_counter("orders", random), state="deleted"))
+    assert await other.stand(closed, 0) == Stand(sealed(closed.epoch), 0, 0)
+    with pytest.raises(errors.EpochChanged):
+        await reserve(other, closed, 1)
+    opened = await change(store, "create", wanted=new_counter("orders", random, start=7))
+    assert opened.layout().ids(await reserve(other, opened, 1)) == range(7, 8)
+
+
 # --- shards ---------------------------------------------------------------------------------------
 
 

@@ -367,7 +367,7 @@ async def test_a_value_that_is_no_whole_number_is_shown_with_the_rule(
     assert str(value) in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["epoch", "mark", "rev", "context", "nothing"])
+@pytest.mark.parametrize("name", ["epoch", "mark", "rev", "writers", "context", "nothing"])
 async def test_an_attribute_that_cannot_be_the_value_is_named(
     store: DynamoStore, legacy: Legacy, name: str
 ) -> None:
@@ -375,7 +375,9 @@ async def test_an_attribute_that_cannot_be_the_value_is_named(
         await store.locate(legacy.table, legacy.key, name, "old")
 
 
-@pytest.mark.parametrize(("name", "value"), [("mark", "x"), ("next", 3), ("rev", "x")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("mark", "x"), ("next", 3), ("rev", "x"), ("writers", 1), ("w:a", 1)]
+)
 async def test_an_attribute_of_the_item_s_own_is_not_overwritten(
     store: DynamoStore, legacy: Legacy, name: str, value: object
 ) -> None:

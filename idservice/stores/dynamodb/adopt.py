@@ -13,12 +13,12 @@ import msgspec
 from idservice import errors
 from idservice.core.epoch import ordinal_of
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import Adopted, Counter
 
-OURS = ("epoch", "mark", "next", "returned", "rev")
+OURS = ("epoch", "mark", "next", "returned", "rev")  # and `items.is_of_an_epoch`
 TAKE_OVER_TRIES = 3
 KEY_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
@@ -52,8 +52,13 @@ async def locate(
         ) from refused
     except Unheard as unheard:
         raise errors.NotApplied(**unheard.fields) from unheard
+    regions = description.split_over(answer["Table"], client.region)
+    if regions:
+        why = description.why_split(regions)
+        raise _usage(f"--adopt-table is {table!r}, which cannot hold a counter: {why}")
     typed = _typed_key(table, answer["Table"], key)
-    if attribute in key or attribute in ("epoch", "mark", "returned", "rev"):
+    ours = attribute in ("epoch", "mark", "rev") or items.is_of_an_epoch(attribute)
+    if attribute in key or ours:
         raise _usage(
             f"--adopt-attribute is {attribute!r}, which is a key attribute or a name this service"
             " needs for itself; name the attribute that holds the counter's value"
@@ -72,17 +77,22 @@ async def locate(
     return adopted, found.value
 
 
-def recognise(store: str, counter: Counter, table_id: str | None) -> None:
-    """See that the table of an adopted counter is the one that was adopted.
-
-    `table_id` is the identity that it has now. Raises NotApplied.
+def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
+    """See that the table of an adopted counter is the one that was adopted, and one that can hold a
+    counter, by its description. Raises NotApplied.
     """
-    adopted = counter.adopted
+    adopted = counter.elsewhere
     assert adopted is not None
+    action = f"serving counter {counter.name}"
+    regions = description.split_over(table, region)
+    if regions:
+        why = f"of its table {adopted.table!r}: {description.why_split(regions)}"
+        raise errors.NotApplied(store=store, action=action, why=why)
+    table_id = table.get("TableId")
     if None not in (adopted.table_id, table_id) and table_id != adopted.table_id:
         raise errors.NotApplied(
             store=store,
-            action=f"serving counter {counter.name}",
+            action=action,
             why=f"its table {adopted.table!r} was recreated or restored since it was adopted, so"
             " its position may be behind ids that are in use. Go on above them: idservice fence"
             f" {counter.name} --past N, see 'A restored store' in the README",
@@ -91,9 +101,11 @@ def recognise(store: str, counter: Counter, table_id: str | None) -> None:
 
 def renewed(counter: Counter, table_id: str | None) -> Counter:
     """The entry of a counter that was adopted from a table with this identity."""
-    assert counter.adopted is not None
-    adopted = msgspec.structs.replace(counter.adopted, table_id=table_id)
-    return msgspec.structs.replace(counter, adopted=adopted)
+    assert counter.elsewhere is not None
+    item = msgspec.structs.replace(counter.elsewhere, table_id=table_id)
+    if counter.adopted is None:
+        return msgspec.structs.replace(counter, home=item)
+    return msgspec.structs.replace(counter, adopted=item)
 
 
 def _usage(why: str) -> errors.Usage:
@@ -165,9 +177,9 @@ def _found_in(item: Item | None, adopted: Adopted) -> Found:
     epoch = item.get("epoch")
     if epoch is not None:
         return Found(value, _open(epoch, item_name))
-    for name in OURS:
+    for name in item:
         # A number in `rev` is counted on from where it stands, as the template's mapping does.
-        taken = name in item and name != adopted.attribute
+        taken = name != adopted.attribute and (name in OURS or items.is_of_an_epoch(name))
         if taken and not (name == "rev" and items.number(item["rev"]) is not None):
             raise ValueError(
                 f"{item_name} has an attribute {name!r} of its own, a name this service needs;"

@@ -9,6 +9,9 @@ from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import Counter, Stand
 
+# What an old endpoint's attribute holds once it is off: to add to a text is an error.
+BARRED = {"S": "finished: idservice counts in the attribute 'next'"}
+
 
 def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, Any]:
     """One of a transaction's writes: the entry, if nobody wrote it since it was `before`."""
@@ -47,7 +50,7 @@ def epoch_replaced(place: Place, found: str | None, epoch: str) -> dict[str, Any
     """The write of another epoch, where the one there is `found`; None: where it is no text."""
     names, values = {"#e": "epoch", "#r": "rev"}, {":epoch": {"S": epoch}, ":one": {"N": "1"}}
     if found is None:
-        names["#k"] = next(iter(place.key))
+        names["#k"] = place.any_key
         values[":text"] = {"S": "S"}
         condition = "attribute_exists(#k) AND NOT attribute_type(#e, :text)"
     else:
@@ -67,26 +70,33 @@ def epoch_replaced(place: Place, found: str | None, epoch: str) -> dict[str, Any
 
 def created_closed(place: Place, seal: str) -> dict[str, Any]:
     """The write of a missing shard: closed, with nothing reserved (I10)."""
+    names = {"#k": place.any_key, "#n": "next", "#m": "mark", "#r": "rev", "#e": "epoch"}
+    values = {":zero": {"N": "0"}, ":seal": {"S": seal}}
+    update = "SET #n = :zero, #m = :zero, #r = :zero, #e = :seal"
+    if place.barred is not None:
+        update += ", #v = :barred"
+        names["#v"], values[":barred"] = place.barred, BARRED
     return {
         "TableName": place.table,
         "Key": place.key,
-        "UpdateExpression": "SET #n = :zero, #m = :zero, #r = :zero, #e = :seal",
+        "UpdateExpression": update,
         "ConditionExpression": "attribute_not_exists(#k)",
-        "ExpressionAttributeNames": {
-            "#k": items.KEY, "#n": "next", "#m": "mark", "#r": "rev", "#e": "epoch",
-        },
-        "ExpressionAttributeValues": {":zero": {"N": "0"}, ":seal": {"S": seal}},
+        "ExpressionAttributeNames": names,
+        "ExpressionAttributeValues": values,
         "ReturnValues": "UPDATED_NEW",
-    }  # fmt: skip
+    }
 
 
 def opened(place: Place, item: Item, seal: str, epoch: str) -> dict[str, Any]:
     """The write that opens a shard: at 0, and nothing else of `item` is left.
 
-    Whatever else stood there belonged to the epoch before.
+    Whatever else stood there belonged to the epoch before. An item that was adopted has attributes
+    that are none of ours, and one that must stay: its old endpoint would begin anew.
     """
-    own = {*place.key, "next", "mark", "rev", "epoch"}
-    gone = {f"#x{at}": name for at, name in enumerate(sorted(set(item) - own))}
+    kept = {*place.key, "next", "mark", "rev", "epoch"}
+    if place.barred is not None:
+        kept |= {name for name in item if not items.is_of_an_epoch(name)} | {place.barred}
+    gone = {f"#x{at}": name for at, name in enumerate(sorted(set(item) - kept))}
     return {
         "TableName": place.table,
         "Key": place.key,
@@ -137,3 +147,34 @@ def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, 
         },
     }  # fmt: skip
     return [raised, epoch_alone]
+
+
+def finished(
+    place: Place, counter: Counter, seal: str, epoch: str, first: int
+) -> list[dict[str, Any]]:
+    """The writes that end an adoption, of which one applies: its old endpoint counts until the very
+    write that makes its value a text, so that what it took last is in what the position becomes."""
+    base = counter.base  # of its index is the value, and of the new epoch's the id
+    update = "#e = :epoch, #v = :barred ADD #r :one REMOVE #l"
+    names = {"#n": "next", "#m": "mark", "#v": place.value, "#e": "epoch", "#r": "rev"}
+    values = {
+        ":epoch": {"S": epoch}, ":barred": BARRED, ":one": {"N": "1"}, ":seal": {"S": seal},
+        ":value": {"N": str(max(0, first - base))},
+    }  # fmt: skip
+    counted = {
+        "TableName": place.table,
+        "Key": place.key,
+        # Every operand is the value as it was before the write.
+        "UpdateExpression": f"SET #n = #v + :base, #m = #v + :base, {update}",
+        "ConditionExpression": "#e = :seal AND #v >= :value",
+        "ExpressionAttributeNames": {**names, "#l": "returned"},
+        "ExpressionAttributeValues": {**values, ":base": {"N": str(base)}},
+        "ReturnValues": "UPDATED_NEW",
+    }
+    moved_back = {
+        **counted,
+        "UpdateExpression": f"SET #n = :first, #m = :first, {update}",
+        "ConditionExpression": "#e = :seal AND #v < :value",
+        "ExpressionAttributeValues": {**values, ":first": {"N": str(first)}},
+    }
+    return [moved_back, counted]

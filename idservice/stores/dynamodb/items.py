@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from idservice.core.writer import Record
-from idservice.stores.protocol import Counter, Position, Writers
+from idservice.stores.protocol import VALUE, Counter, Position, Writers
 
 KEY = "pk"
 ENTRY = "entry:"
@@ -40,6 +40,11 @@ def string(attribute: Any) -> str | None:
     """The value of a text, None for anything else."""
     written = attribute.get("S") if isinstance(attribute, Mapping) else None
     return written if isinstance(written, str) else None
+
+
+def is_of_an_epoch(name: str) -> bool:
+    """Whether an attribute is one of ours that ends with its epoch."""
+    return name in ("returned", WRITERS) or name.startswith(WRITER)
 
 
 def ranges(attribute: Any) -> tuple[range, ...]:
@@ -80,21 +85,40 @@ def shown(attribute: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a position is written: table, key, and the attribute that holds its value."""
+    """Where a position is written: table, key, and the attribute that holds its value.
+
+    `barred` is one that must stay a text: an old endpoint would count on in it.
+    """
 
     table: str
     key: dict[str, dict[str, str]]
     value: str
+    barred: str | None = None
+
+    @property
+    def any_key(self) -> str:
+        """An attribute that the item has if it is there at all."""
+        return next(iter(self.key))
 
 
 def place_of(counter: Counter, shard: int, table: str) -> Place:
     """The place of a shard; an adopted counter's is where its old endpoint keeps it."""
-    adopted = counter.adopted
-    if adopted is not None:
-        key = {name: {kind: value} for name, kind, value in adopted.key}
-        return Place(adopted.table, key, adopted.attribute)
+    item = counter.elsewhere
+    if item is not None and shard == 0:
+        key = {name: {kind: value} for name, kind, value in item.key}
+        if counter.adopted is not None:
+            return Place(item.table, key, item.attribute)
+        return Place(item.table, key, VALUE, barred=item.attribute)
     suffix = f":{shard}" if shard else ""
-    return Place(table, {KEY: {"S": f"ctr:{counter.name}{suffix}"}}, "next")
+    return Place(table, {KEY: {"S": f"ctr:{counter.name}{suffix}"}}, VALUE)
+
+
+def place_in(item: Item, place: Place, counter: Counter) -> Place:
+    """Where the value stands in this item, which a change that is under way may have moved."""
+    intent = counter.intent
+    if intent is not None and intent.finishes and string(item.get("epoch")) == intent.epoch:
+        return Place(place.table, place.key, VALUE, barred=place.value)
+    return place
 
 
 def position_in(item: Item, place: Place) -> Position:
@@ -179,7 +203,7 @@ def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
                 "next": first,
                 "mark": first,
                 "rev": {"N": "0"},
-                "epoch": {"S": counter.epoch},
+                "epoch": {"S": counter.carried},
             },
         )
         for shard in range(counter.shards)

@@ -11,9 +11,11 @@ from typing import Any, NoReturn, Self
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
+from idservice.finding import Clock, Finding
 from idservice.stores.dynamodb import adopt as adoption
 from idservice.stores.dynamodb import change, items, reserve, returns, writers
 from idservice.stores.dynamodb import client as dynamo
+from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
@@ -72,6 +74,12 @@ class DynamoStore:
     async def accept(self) -> None:
         await self._table.accept()
 
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        return await examination.examine(self._client, clock, thorough=thorough)
+
+    async def examine_item(self, counter: Counter) -> list[Finding]:
+        return await examination.examine_item(self._client, counter)
+
     def _heard(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
 
@@ -79,8 +87,9 @@ class DynamoStore:
 
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
-        if counter is not None and counter.adopted is not None and counter.adopted.table_id:
-            adoption.recognise(self.address, counter, await self._table_id(counter))
+        if counter is not None and counter.elsewhere is not None and counter.elsewhere.table_id:
+            table = await self._table_of(counter)
+            adoption.recognise(self.address, counter, table, self._client.region)
         return counter
 
     async def entry(self, name: str) -> Counter | None:
@@ -89,15 +98,17 @@ class DynamoStore:
         return None if item is None else self._entry(item, action)
 
     async def renewed(self, counter: Counter) -> Counter:
-        if counter.adopted is None:
+        if counter.elsewhere is None:
             return counter
-        return adoption.renewed(counter, await self._table_id(counter))
+        table = await self._table_of(counter)
+        return adoption.renewed(counter, table.get("TableId"))
 
-    async def _table_id(self, counter: Counter) -> str | None:
-        assert counter.adopted is not None
-        table = counter.adopted.table
+    async def _table_of(self, counter: Counter) -> Answer:
+        """The description of the table that an adopted counter's item is in."""
+        assert counter.elsewhere is not None
+        table = counter.elsewhere.table
         answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
-        found: str | None = answer["Table"].get("TableId")
+        found: Answer = answer["Table"]
         return found
 
     async def counters(self) -> list[Counter]:
@@ -120,7 +131,9 @@ class DynamoStore:
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
-        return None if item is None else self._position(item, place, counter)
+        if item is None:
+            return None
+        return self._position(item, items.place_in(item, place, counter), counter)
 
     async def locate(
         self, table: str, key: dict[str, str], attribute: str, returns: str
@@ -209,7 +222,9 @@ class DynamoStore:
     async def stand(self, counter: Counter, shard: int) -> Stand | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
-        return None if item is None else change.stand_in(item, place)
+        if item is None:
+            return None
+        return change.stand_in(item, items.place_in(item, place, counter))
 
     async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
@@ -231,6 +246,11 @@ class DynamoStore:
             return
         item = await self._get(place.table, place.key, action) or {}
         await self._write_if(change.opened(place, item, seal, epoch), action)
+
+    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
+        place = items.place_of(counter, 0, self._name)
+        for write in change.finished(place, counter, seal, epoch, first):
+            await self._write_if(write, f"finishing the adoption of counter {counter.name}")
 
     async def _write_if(self, write: dict[str, Any], action: str) -> bool:
         """One conditional write; whether its condition held."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from idservice import errors
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.protocol import Counter
 
@@ -38,6 +38,7 @@ class Table:
             raise self._no_table("DescribeTable")
         self._check_status(table)
         self._check_key(table)
+        self._check_replicas(table)
         identity = await self._identity()
         if identity is None:
             raise self._unready(
@@ -114,6 +115,11 @@ class Table:
                 "DescribeTable",
             )
 
+    def _check_replicas(self, table: Answer) -> None:
+        regions = description.split_over(table, self.client.region)
+        if regions:
+            raise self._unready(description.why_split(regions), "DescribeTable")
+
     # --- creation --------------------------------------------------------------------------------
 
     async def init(self, first: Counter) -> bool:
@@ -121,6 +127,7 @@ class Table:
         assert first.adopted is None
         table = await self._active()
         self._check_key(table)
+        self._check_replicas(table)
         if await self._identity() is not None:
             return False
         await self._recoverable()

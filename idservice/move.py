@@ -1,0 +1,162 @@
+"""Takes a counter from one store to another: nobody is granted its ids on the way, and whoever dies
+leaves what the same command finishes."""
+
+import logging
+from random import Random
+
+from msgspec.structs import replace
+
+from idservice import errors, intents
+from idservice.change import Changer, in_time
+from idservice.core.epoch import FIRST_ORDINAL, epoch_name
+from idservice.intents import Wish
+from idservice.stores.protocol import ARRIVE, DELETED, MOVE, Counter, Move, Store
+
+log = logging.getLogger("idservice.change")
+
+MARK_TRIES = 3
+
+
+class Mover:
+    """Moves counters from `source` to `target`, two stores that are open and are those they should
+    be. `to` is the address of the target, as it is written down. Everything raises StoreError."""
+
+    def __init__(self, source: Store, target: Store, *, to: str, random: Random) -> None:
+        self._source = source
+        self._target = target
+        self._to = to
+        self._random = random
+        # Nothing here goes down, so no silence has to be waited for.
+        self._at_source = Changer(source, random=random, stale_s=0.0)
+        self._at_target = Changer(target, random=random, stale_s=0.0)
+
+    async def move(self, name: str, *, by: str = "", why: str = "") -> Counter:
+        """The counter as it is at the target once it is there; where it is already, it is left so.
+
+        Raises UnknownCounter; ChangeRefused and Moved, with nothing changed; OutcomeUnknown where
+        it is under way, which the same call finishes.
+        """
+        entry = await self._at_source.carry_out(name)
+        if entry.move is None:
+            entry = await self._leave(entry, Wish(MOVE, by=by, why=why, to=self._to))
+        move = entry.move
+        assert move is not None
+        if move.to != self._to:
+            raise errors.Moved(name=name, why=entry.whereabouts)
+        if move.arrived:
+            return await self._there(name)
+        arrived = await self._arrive(entry, move, by=by, why=why)
+        await self._note_arrival(name, move)
+        return arrived
+
+    async def _leave(self, entry: Counter, wish: Wish) -> Counter:
+        """The entry once nobody is granted anything by it, and it says where the counter goes."""
+        try:
+            await self._prepare(entry, wish)
+        except errors.ChangeRefused:
+            # What is in use there may be this very counter, moved by somebody else meanwhile.
+            entry = await self._at_source.carry_out(entry.name)
+            if entry.move is None:
+                raise
+            return entry
+        _, entry = await self._at_source.change(entry.name, wish)
+        return entry
+
+    async def _prepare(self, entry: Counter, wish: Wish) -> None:
+        """See that it can be moved there, and have a tombstone there, which also shows that we may
+        write, before anything here is closed."""
+        intents.begun(entry, wish, [], self._random)  # what is refused here is refused first
+        there = await self._entry_there(entry.name)
+        if there is None:
+            there = await in_time(
+                self._target, self._target.create(_tombstone(entry, self._random))
+            )
+        if there.epoch == entry.epoch:
+            raise errors.Usage(
+                why=f"{self._to} is the store that counter {entry.name} is in already, or a copy"
+            )
+        there = await self._at_target.carry_out(entry.name)
+        if await self._is_untouched(there):
+            there = await self._clear(there, wish)
+        trial = _arrival(entry, token="none yet", floor=0, state=entry.state)  # noqa: S106
+        intents.begun(there, trial, [], self._random)
+
+    async def _is_untouched(self, there: Counter) -> bool:
+        """Whether nobody was ever granted anything by an entry in use, as after `init`."""
+        if there.ordinal != FIRST_ORDINAL or there.state == DELETED or there.adopted is not None:
+            return False
+        stands = [
+            await in_time(self._target, self._target.stand(there, shard))
+            for shard in range(there.shards)
+        ]
+        first = there.start - there.base
+        return all(stand is not None and stand.reserved == first for stand in stands)
+
+    async def _clear(self, there: Counter, wish: Wish) -> Counter:
+        """Make room where a counter of this name is that never handed out an id."""
+        delete = Wish("delete", by=wish.by, why=wish.why, state=DELETED)
+        _, cleared = await self._at_target.change(there.name, delete)
+        if cleared.high > there.start:  # somebody began just now
+            raise errors.ChangeRefused(
+                name=there.name,
+                why=f"there is one of this name, which handed out ids up to {cleared.high - 1} just"
+                " now, and is deleted since. Move again to go on above both, or create it again"
+                " there",
+            )
+        return cleared
+
+    async def _arrive(self, entry: Counter, move: Move, *, by: str, why: str) -> Counter:
+        if await self._entry_there(entry.name) is None:  # it was lost since
+            await in_time(self._target, self._target.create(_tombstone(entry, self._random)))
+        # `high` is above everything ever granted here: the positions were sealed before it was set.
+        wish = _arrival(entry, token=move.token, floor=entry.high, state=move.state, by=by, why=why)
+        try:
+            _, there = await self._at_target.change(entry.name, wish)
+        except errors.ChangeRefused as refused:
+            why = f"{refused.fields['why']}. Until then nobody hands out its ids: it left its store"
+            raise errors.ChangeRefused(name=entry.name, why=why) from refused
+        return there
+
+    async def _note_arrival(self, name: str, move: Move) -> None:
+        """Say so at the source. Who cannot only leaves a message there that is out of date."""
+        try:
+            for _ in range(MARK_TRIES):
+                entry = await self._at_source.carry_out(name)
+                if entry.move is None or entry.move.token != move.token or entry.move.arrived:
+                    return
+                if await in_time(self._source, self._source.rewrite(entry, intents.arrived(entry))):
+                    log.info("counter %s arrived at %s", name, move.to, extra={"action": "moved"})
+                    return
+        except errors.StoreError as error:
+            log.warning(
+                "counter %s arrived at %s, and its old store could not be told: %s; move it again"
+                " to have it told",
+                name, move.to, error,
+                extra={"action": "arrival_not_noted"},
+            )  # fmt: skip
+
+    async def _there(self, name: str) -> Counter:
+        there = await self._entry_there(name)
+        if there is None:
+            why = f"it was moved to {self._to}, and is there no more; see 'A restored store'"
+            raise errors.ChangeRefused(name=name, why=why)
+        return there
+
+    async def _entry_there(self, name: str) -> Counter | None:
+        return await in_time(self._target, self._target.entry(name))
+
+
+def _tombstone(entry: Counter, random: Random) -> Counter:
+    """The entry of a name that nothing was ever granted under, and is not in use."""
+    epoch = epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}")
+    return Counter(
+        name=entry.name, epoch=epoch, start=entry.start, limit=entry.limit, shards=entry.shards,
+        strict=entry.strict, runway=entry.runway, state=DELETED,
+    )  # fmt: skip
+
+
+def _arrival(
+    entry: Counter, *, token: str, floor: int, state: str, by: str = "", why: str = ""
+) -> Wish:
+    wanted = replace(entry, adopted=None, home=None, move=None, intent=None)
+    return Wish(ARRIVE, by=by, why=why, state=state, next=floor, wanted=wanted, origin=token)

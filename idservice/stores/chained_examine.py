@@ -1,0 +1,25 @@
+"""A look at a service that is the store: whether it answers, and can serve."""
+
+import asyncio
+
+from idservice.central import Central
+from idservice.exchange import Unanswered
+from idservice.finding import FAULT, Finding, fine
+
+ANSWER_MAX_S = 5.0
+
+
+async def examine(central: Central) -> list[Finding]:
+    """What the service says of itself; the rest is looked at where its store is."""
+    try:
+        async with asyncio.timeout(ANSWER_MAX_S):
+            reply = await central.ask("GET", "/readyz")
+    except (Unanswered, TimeoutError) as error:
+        why = error.why if isinstance(error, Unanswered) else f"within {ANSWER_MAX_S:g} s"
+        found = f"no service answers there ({why})"
+        return [Finding(FAULT, "reach", found, "ids that are held expire within seconds")]
+    if reply.status == 200:
+        return [fine("central", "it answers, and can serve the next id")]
+    said = reply.body.decode(errors="replace").strip()[:300]
+    why = "its own logs and `idservice doctor` beside it, with its --store, tell more"
+    return [Finding(FAULT, "central", f"it is not ready ({reply.status}): {said}", why)]

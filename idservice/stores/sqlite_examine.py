@@ -1,0 +1,196 @@
+"""A look at an SQLite store: the file, the folder and the disk that it is on, and what SQLite says
+of it. Changes nothing."""
+
+import os
+import shlex
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from idservice.finding import ADVICE, FAULT, WARNING, Finding, fine
+
+MOUNTS = Path("/proc/self/mountinfo")
+SPACE_WARNED, SPACE_MIN = 64 * 1024**2, 1024**2  # bytes
+# Locks over a network are what SQLite's own documentation warns of.
+NETWORKED = frozenset(
+    (
+        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs",
+        "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs", "virtiofs",
+    )
+)  # fmt: skip
+OF_THE_MOMENT = {
+    "tmpfs": "memory, which a reboot empties",
+    "ramfs": "memory, which a reboot empties",
+}
+OF_THE_CONTAINER = "overlay"
+
+
+def look_at_place(path: Path) -> list[Finding]:
+    """The file as it lies there, before anybody opens it."""
+    if not path.exists() or path.stat().st_size == 0:
+        return [
+            Finding(
+                FAULT, "file", f"{path} is missing or empty",
+                "where the volume was lost, restore it: a new file begins at 0 and repeats ids",
+                f"idservice init --store {_address(path)}",
+            )
+        ]  # fmt: skip
+    return [*_permissions(path), *_links(path), *_journal(path), *_disk(path)]
+
+
+def _address(path: Path) -> str:
+    return shlex.quote(f"sqlite:{path}")
+
+
+def _permissions(path: Path) -> Iterator[Finding]:
+    about = "permissions"
+    unwritable = [str(each) for each in (path, path.parent) if not os.access(each, os.W_OK)]
+    if unwritable:
+        yield Finding(
+            FAULT, about, f"{' and '.join(unwritable)} cannot be written by this user",
+            "the file takes reservations, its folder the journal beside it",
+            shlex.join(["chown", str(os.geteuid()), *unwritable]),
+        )  # fmt: skip
+    open_to_others = []
+    for each in (path, path.parent):
+        mode = each.stat().st_mode
+        if mode & stat.S_IWOTH and not (each.is_dir() and mode & stat.S_ISVTX):
+            open_to_others.append(str(each))
+    if open_to_others:
+        yield Finding(
+            WARNING, about, f"{' and '.join(open_to_others)} can be written by everybody",
+            "who replaces or edits the file makes ids repeat",
+            shlex.join(["chmod", "o-w", *open_to_others]),
+        )  # fmt: skip
+    if not (unwritable or open_to_others):
+        yield fine(about, "file and folder can be written by this user, and not by everybody")
+
+
+def _links(path: Path) -> Iterator[Finding]:
+    links = path.stat().st_nlink
+    if links == 1:
+        yield fine("links", "one")
+        return
+    yield Finding(
+        FAULT, "links", f"the file has {links} links",
+        "each name has a journal of its own, so that a crash spoils the file; it is refused",
+        shlex.join(["find", str(path.parent), "-samefile", str(path)]),
+    )  # fmt: skip
+
+
+def _journal(path: Path) -> Iterator[Finding]:
+    journal, log = Path(f"{path}-journal"), Path(f"{path}-wal")
+    if log.exists():
+        yield Finding(
+            WARNING, "journal", f"{log.name} lies beside it",
+            "somebody opened the file with a write-ahead log, which loses what was acknowledged at"
+            " a power cut; the next start sets it right once nobody else has the file open",
+            shlex.join(["fuser", str(path)]),
+        )  # fmt: skip
+    elif journal.exists() and journal.stat().st_size:
+        yield Finding(
+            ADVICE, "journal", f"{journal.name} lies beside it",
+            "a write is under way, or a process died in one: who opens the file next rolls it back."
+            " Never move or copy the file without it",
+        )  # fmt: skip
+    else:
+        yield fine("journal", "none is left")
+
+
+def _disk(path: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(path).free
+    if free < SPACE_WARNED:
+        yield Finding(
+            FAULT if free < SPACE_MIN else WARNING, "space", f"{free // 1024} KiB are free",
+            "a reservation that finds no room is refused, and ids in memory last for a runway",
+            shlex.join(["df", str(path.parent)]),
+        )  # fmt: skip
+    else:
+        yield fine("space", f"{free // 1024**2} MiB are free")
+    kind = kind_of_file_system(path.resolve(), MOUNTS.read_text() if MOUNTS.exists() else "")
+    if kind in NETWORKED:
+        yield Finding(
+            WARNING, "file_system", f"{kind}, over a network",
+            "neither its locks nor its word that something is on the disk are proven: two processes"
+            " could reserve the same ids. Use a disk of this machine, or DynamoDB",
+        )  # fmt: skip
+    elif kind in OF_THE_MOMENT:
+        yield Finding(
+            WARNING, "file_system", f"{kind}: {OF_THE_MOMENT[kind]}",
+            "a new file begins at 0 and repeats ids; put it on a disk",
+        )  # fmt: skip
+    elif kind == OF_THE_CONTAINER:
+        yield Finding(
+            ADVICE, "file_system", "the container's own layer",
+            "it goes when the container is removed, and a new file begins at 0; if this is a"
+            " container that comes and goes, mount a volume",
+        )  # fmt: skip
+    else:
+        yield fine("file_system", kind or "not known")
+
+
+def kind_of_file_system(path: Path, mounts: str) -> str:
+    """The type of the file system that holds a path, by the kernel's list of mounts; empty where
+    that does not tell."""
+    kind, deepest = "", -1
+    for line in mounts.splitlines():
+        left, dash, right = line.partition(" - ")
+        fields = left.split()
+        if not dash or len(fields) < 5:
+            continue
+        point = Path(fields[4].encode().decode("unicode_escape"))  # a space is \040 there
+        if (point == path or point in path.parents) and len(point.parts) >= deepest:
+            kind, deepest = right.split()[0], len(point.parts)
+    return kind
+
+
+def look_inside(
+    database: sqlite3.Connection, path: Path, inode: int, schema: int, *, thorough: bool
+) -> Iterator[Finding]:
+    """What SQLite says, by a connection as reservations use it; `inode` is the file's now, `schema`
+    what this version reads. Raises sqlite3.Error."""
+    pragmas = {
+        name: database.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous")
+    }
+    wanted = {"journal_mode": "delete", "synchronous": 3}
+    if pragmas == wanted:
+        yield fine("pragmas", "rollback journal, synchronous=EXTRA")
+    else:
+        yield Finding(
+            FAULT, "pragmas", f"{pragmas}, not {wanted}",
+            "a power cut loses what was acknowledged",
+        )  # fmt: skip
+    if thorough:
+        (health,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if health != "ok":
+            yield Finding(
+                FAULT, "quick_check", health,
+                "the file is damaged; restore it, then go on above every id that may be in use",
+                f"idservice fence --all --past N --store {_address(path)}",
+            )  # fmt: skip
+            return
+        yield fine("quick_check", "ok")
+    yield _identity(database, path, inode, schema)
+
+
+def _identity(database: sqlite3.Connection, path: Path, inode: int, schema: int) -> Finding:
+    about = "identity"
+    if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'identity'").fetchone():
+        return Finding(
+            FAULT, about, "the file is no idservice store (it has no table `identity`)",
+            "name another file", "",
+        )  # fmt: skip
+    recorded, written = database.execute("SELECT inode, schema FROM identity").fetchone()
+    if written != schema:
+        why = "use the version that wrote it, or a newer one"
+        return Finding(FAULT, about, f"schema {written}, and this version reads {schema}", why)
+    if recorded not in (0, inode):
+        return Finding(
+            FAULT, about, "the file is a copy, or was restored from a backup",
+            "its positions may be behind ids that are in use; put it back, or go on above them",
+            f"idservice fence --all --past N --store {_address(path)}",
+        )  # fmt: skip
+    return fine(about, "the file is the one that was initialised")

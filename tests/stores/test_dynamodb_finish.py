@@ -1,0 +1,319 @@
+"""The end of an adoption: one write takes the position over and stops the old endpoint."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from botocore.exceptions import ClientError
+from msgspec.structs import replace
+
+from idservice import errors, intents
+from idservice.change import Changer
+from idservice.core.epoch import sealed
+from idservice.counters import ensure, new_counter
+from idservice.intents import Wish
+from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.dynamodb.client import Client
+from idservice.stores.protocol import Counter, Position
+from tests.engines import by_hand
+from tests.stores.backends import Dynamo
+from tests.stores.test_dynamodb_adopt import KEYS, Legacy, backend, client, ids_of, legacy, wanted
+
+__all__ = ["backend", "client", "legacy"]  # fixtures, used by name
+
+random = Random()
+FINISH = Wish("finish")
+
+
+@pytest.fixture
+async def store(backend: Dynamo) -> AsyncIterator[DynamoStore]:
+    async with backend.open() as store:
+        await store.init(new_counter("default", random))
+        yield store
+
+
+def changer(store: DynamoStore) -> Changer:
+    return Changer(store, random=random, stale_s=0.0)
+
+
+async def change(store: DynamoStore, kind: str, **wish: Any) -> Counter:
+    _, after = await changer(store).change("donations", Wish(kind, **wish))
+    return after
+
+
+async def sealed_for_good(store: DynamoStore, counter: Counter) -> Counter:
+    """The entry with a finish under way whose base is written, and the item sealed."""
+    begun = intents.begun(counter, FINISH, [await store.stand(counter, 0)], random)
+    assert begun.intent is not None
+    assert await store.rewrite(counter, begun)
+    found = await store.stand(counter, 0)
+    await store.seal(counter, 0, found, sealed(begun.intent.epoch))
+    based = intents.based(begun, [found], None)
+    assert await store.rewrite(begun, based)
+    return based
+
+
+async def opened(store: DynamoStore, based: Counter) -> None:
+    intent = based.intent
+    assert intent is not None
+    assert intent.base is not None
+    seal = sealed(intent.epoch)
+    await store.finish_adoption(based, seal, intent.epoch, first=intent.base)
+
+
+def refused(legacy: Legacy, how: str = "set #v = #v + :num") -> str:
+    with pytest.raises(ClientError) as raised:
+        legacy.client.update_item(
+            TableName=legacy.table,
+            Key=legacy.typed,
+            UpdateExpression=how,
+            ExpressionAttributeNames={"#v": legacy.value},
+            ExpressionAttributeValues={":num": {"N": "1"}},
+        )
+    code: str = raised.value.response["Error"]["Code"]
+    return code
+
+
+@pytest.mark.parametrize("returns", ["old", "new"])
+@pytest.mark.parametrize("keys", KEYS)
+async def test_the_service_goes_on_where_the_old_endpoint_ended(
+    store: DynamoStore, client: Any, returns: str, keys: str
+) -> None:
+    legacy = Legacy(client, KEYS[keys])
+    legacy.put(counterValue=40, other="kept")
+    counter = await store.create(await wanted(store, legacy, returns))
+    got = [legacy.next(returns)]
+    got += await ids_of(store, counter, 3)
+    got += [legacy.next(returns)]
+    after = await change(store, "finish")
+    assert (after.adopted, after.home, after.base) == (None, counter.adopted, 0)
+    assert after == await store.counter("donations")
+    got += await ids_of(store, after, 3)
+    assert got == list(range(got[0], got[0] + 8)), "not one lost, not one twice"
+    with pytest.raises(errors.EpochChanged):
+        await ids_of(store, counter, 1)
+    item = legacy.item()
+    assert set(item) == {*legacy.key, "counterValue", "other", "epoch", "mark", "next", "rev"}
+    assert item["next"] == item["mark"] == {"N": str(got[-1] + 1)}
+    assert "idservice" in item["counterValue"]["S"]
+
+
+@pytest.mark.needs_engine
+@pytest.mark.parametrize(
+    "how", ["set #v = #v + :num", "add #v :num", "set #v = if_not_exists(#v, :num) + :num"]
+)
+async def test_a_forgotten_increment_fails_for_good(dynoxide_url: str, how: str) -> None:
+    """Also after every change that is possible from then on; moto answers 500 to all of these."""
+    async with Dynamo(dynoxide_url).open() as store:
+        await store.init(new_counter("default", random))
+        with by_hand(dynoxide_url) as client:
+            legacy = Legacy(client, KEYS["two"])
+            legacy.put(counterValue=40)
+            await store.create(await wanted(store, legacy))
+            await change(store, "finish")
+            assert refused(legacy, how) == "ValidationException"
+            for kind, wish in EVERYTHING:
+                await change(store, kind, **wish)
+                assert refused(legacy, how) == "ValidationException", kind
+            legacy.client.delete_item(TableName=legacy.table, Key=legacy.typed)
+            await change(store, "fence", past=9000)
+            assert refused(legacy, how) == "ValidationException", "created anew"
+
+
+EVERYTHING: list[tuple[str, dict[str, Any]]] = [
+    ("set", {"next": 500}),
+    ("suspend", {"state": "suspended"}),
+    ("resume", {"state": "active"}),
+    ("limit", {"limit": 5000}),
+    ("set", {"next": 300, "lower": True}),
+    ("runway", {"runway": 12.0}),
+    ("delete", {"state": "deleted"}),
+    ("create", {"wanted": new_counter("donations", random, strict=True)}),
+    ("fence", {"past": 700}),
+]
+
+
+async def test_everything_that_was_refused_is_possible_afterwards(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    legacy.put(counterValue=40, other="kept")
+    counter = await store.create(await wanted(store, legacy))
+    for kind, wish in EVERYTHING[:4]:
+        if kind != "resume":  # it is active
+            with pytest.raises(errors.ChangeRefused, match="adopt --finish donations"):
+                await change(store, kind, **wish)
+    await change(store, "finish")
+    at = []
+    for kind, wish in EVERYTHING:
+        after = await change(store, kind, **wish)
+        if after.state == "active":
+            at.append((await ids_of(store, after, 2))[0])
+        assert after.home == counter.adopted
+    assert at == [500, 502, 504, 300, 302, 304, 701]
+    assert legacy.item()["other"] == {"S": "kept"}, "what is none of ours stays"
+    position = await store.position(after)
+    assert position is not None
+    assert position.next == 2
+
+
+async def test_finishing_again_changes_nothing(store: DynamoStore, legacy: Legacy) -> None:
+    await store.create(await wanted(store, legacy))
+    after = await change(store, "finish")
+    item = legacy.item()
+    before, again = await changer(store).change("donations", FINISH)
+    assert before is again
+    assert again == after
+    assert legacy.item() == item
+
+
+async def test_a_counter_of_our_own_has_nothing_to_finish(store: DynamoStore) -> None:
+    with pytest.raises(errors.ChangeRefused, match="not adopted"):
+        await changer(store).change("default", FINISH)
+
+
+async def test_a_value_called_next_cannot_be_made_a_text(store: DynamoStore, client: Any) -> None:
+    legacy = Legacy(client, {"pk": "donations"}, value="next")
+    legacy.put(next=7)
+    counter = await store.create(await wanted(store, legacy))
+    with pytest.raises(errors.ChangeRefused, match="'next', which the position itself needs"):
+        await change(store, "finish")
+    assert await store.entry("donations") == counter
+    assert legacy.next("old") == 7
+
+
+# --- step by step ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("returns", ["old", "new"])
+async def test_what_the_old_endpoint_took_after_the_base_was_decided_is_not_repeated(
+    store: DynamoStore, legacy: Legacy, returns: str
+) -> None:
+    counter = await store.create(await wanted(store, legacy, returns))
+    based = await sealed_for_good(store, counter)
+    last = [legacy.next(returns) for _ in range(5)][-1]
+    await opened(store, based)
+    done = await changer(store).carry_out("donations")
+    assert await ids_of(store, done, 1) == [last + 1]
+
+
+async def test_a_value_that_a_hand_moved_back_does_not_lower_the_position(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    await ids_of(store, counter, 100)
+    based = await sealed_for_good(store, counter)
+    legacy.client.update_item(
+        TableName=legacy.table, Key=legacy.typed, UpdateExpression="SET counterValue = :v",
+        ExpressionAttributeValues={":v": {"N": "3"}},
+    )  # fmt: skip
+    await opened(store, based)
+    done = await changer(store).carry_out("donations")
+    assert await ids_of(store, done, 1) == [141]
+
+
+async def test_a_late_copy_of_the_opening_does_nothing(store: DynamoStore, legacy: Legacy) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    based = await sealed_for_good(store, counter)
+    await opened(store, based)
+    done = await changer(store).carry_out("donations")
+    await ids_of(store, done, 5)
+    item = legacy.item()
+    await opened(store, based)
+    assert legacy.item() == item
+    later = await change(store, "set", next=900)
+    await opened(store, based)
+    assert await ids_of(store, later, 1) == [900]
+
+
+async def test_between_the_opening_and_the_end_it_can_be_looked_at_and_finished(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy, "new"))
+    await ids_of(store, counter, 9)
+    based = await sealed_for_good(store, counter)
+    await opened(store, based)
+    assert based.intent is not None
+    assert await store.position(based) == Position(51, 51, 3, based.intent.epoch)
+    with pytest.raises(errors.EpochChanged):
+        await ids_of(store, counter, 1)
+    assert await ids_of(store, await changer(store).carry_out("donations"), 1) == [51]
+
+
+class Died(BaseException):
+    """The process ended here."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["unsent", "unheard"])
+@pytest.mark.parametrize("step", range(6))
+async def test_whoever_died_at_any_step_leaves_what_the_next_one_finishes(
+    backend: Dynamo, store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch,
+    step: int, after: bool,
+) -> None:  # fmt: skip
+    """Beside an old endpoint that counts before and after every step."""
+    got: list[int] = []
+    counter = await store.create(await wanted(store, legacy))
+    got += await ids_of(store, counter, 3)
+    writes = 0
+    real = Client.call
+
+    async def dies(self: Client, operation: str, *rest: Any, **request: Any) -> Any:
+        nonlocal writes
+        if operation not in ("UpdateItem", "TransactWriteItems"):
+            return await real(self, operation, *rest, **request)
+        number, writes = writes, writes + 1
+        still_on = "N" in legacy.item()["counterValue"]
+        got.extend([legacy.next("old")] if still_on else [])
+        if number == step and not after:
+            raise Died
+        try:
+            return await real(self, operation, *rest, **request)
+        finally:
+            if number == step:
+                raise Died
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "call", dies)
+        with pytest.raises(Died):
+            await change(store, "finish")
+    async with backend.open() as other:
+        done = await change(other, "finish")
+        assert done.home == counter.adopted
+        got += await ids_of(other, done, 4)
+    assert sorted(got) == list(range(41, 41 + len(got))), "not one lost, not one twice"
+    assert legacy.item()["counterValue"].keys() == {"S"}
+
+
+async def test_two_operators_at_once_finish_it_once(
+    backend: Dynamo, store: DynamoStore, legacy: Legacy
+) -> None:
+    await store.create(await wanted(store, legacy))
+    async with backend.open() as other:
+        both = await asyncio.gather(change(store, "finish"), change(other, "finish"))
+    assert {entry.ordinal for entry in both} == {2}
+    assert await ids_of(store, both[0], 1) == [41]
+
+
+async def test_an_entry_that_an_earlier_version_wrote_is_read_and_finished(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    """`home` is left out of an entry until there is one, so that earlier versions read it."""
+    counter = await store.create(await wanted(store, legacy))
+    assert "home" not in msgspec.json.decode(msgspec.json.encode(counter))
+    after = await change(store, "finish")
+    assert replace(after, home=None) != after
+
+
+async def test_a_finished_counter_is_created_again_like_any_other(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    await store.create(await wanted(store, legacy))
+    await change(store, "finish")
+    again = new_counter("donations", random, start=41)
+    assert (await ensure(store, again, runway=30.0, random=random))[1] is False
+    await change(store, "delete", state="deleted")
+    created, new = await ensure(store, again, runway=30.0, random=random)
+    assert new
+    assert await ids_of(store, created, 1) == [41]
