@@ -4,6 +4,7 @@ The commands run, and a service serves, before an engine that refuses what the p
 In the end every part of every statement has been used: nothing is missing and nothing is too much.
 """
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -18,10 +19,10 @@ import pytest
 
 from idservice import cli, logs
 from tests import engines
-from tests.processes import Serving
+from tests.processes import Serving, until
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy
 
-from .permissions import Guard, grants, guarded
+from .permissions import Grant, Guard, grants, guarded
 from .stacks import TEMPLATES, Account, stack
 from .test_original import protected
 
@@ -183,6 +184,8 @@ def test_the_policies_allow_what_the_code_asks_and_nothing_else(
         assert service.records("ids_returned")
     with Serving(tmp_path, *arguments, env=serving) as again:
         assert ask(f"http://127.0.0.1:{again.port}", "/v1/counters/orders/next") == 200
+        looked = Grant("GetItem", table.name, "catalogue")  # for changes, every 2 s
+        asyncio.run(until(lambda: looked in run.guard.used["serving"]))
     operate(run)
     assert run.guard.refused == []
     for who, allowed in run.guard.allowed.items():
