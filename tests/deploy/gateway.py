@@ -1,8 +1,8 @@
 """What API Gateway makes of a method that is integrated with DynamoDB, with nothing between.
 
-moto creates a method of a stack without its mapping, and carries none out. So the mapping is given to
-it here, through the API, out of the template; and what the API then tells of it is carried out, by
-another implementation of Velocity than Amazon's.
+Moto creates a method of a stack without its mapping, and carries none out. So the mapping is given
+to it here, through the API, out of the template; and what the API then tells of it is carried out,
+by another implementation of Velocity than Amazon's.
 """
 
 import json
@@ -112,13 +112,15 @@ class Gateway:
         }
 
     @classmethod
-    def of(cls, account: Account, table: str, put_out: Mapping[str, str], url: str) -> "Gateway":
+    def of(cls, account: Account, stack: str, url: str) -> "Gateway":
         """That of the original counter's stack, with what moto leaves out."""
-        api = put_out["Url"].removeprefix("https://").partition(".")[0]
+        made = account.resources(stack)
+        role = account.client("iam").get_role(RoleName=made["AWS::IAM::Role"])["Role"]
         values = {
-            "Table": table, "Role.Arn": put_out["RoleArn"],
+            "Table": made["AWS::DynamoDB::Table"], "Role.Arn": role["Arn"],
             "AWS::Partition": "aws", "AWS::Region": REGION,
         }  # fmt: skip
+        api = made["AWS::ApiGateway::RestApi"]
         put_mapping(account, api, values)
         return cls(account, api, url)
 

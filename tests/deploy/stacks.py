@@ -1,5 +1,6 @@
 """Stacks of CloudFormation on moto: created from our templates, looked at, and taken away again."""
 
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,12 @@ class Account:
     def client(self, service: str) -> Any:
         """A plain client."""
         return boto3.client(service, region_name=REGION, endpoint_url=self.url)  # type: ignore[call-overload]
+
+    def reset(self) -> None:
+        """Empty it, for those who use names that others may have used."""
+        request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
 
     def create(self, stack: str, template: str, parameters: Mapping[str, str]) -> dict[str, str]:
         """What the stack puts out."""
@@ -53,6 +60,19 @@ class Account:
         for name in iam.list_role_policies(RoleName=role)["PolicyNames"]:
             found += document(iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"])
         return found
+
+    def resources(self, stack: str) -> dict[str, str]:
+        """What a stack made, by type; the last of each."""
+        made = self.client("cloudformation").list_stack_resources(StackName=stack)
+        return {
+            each["ResourceType"]: each["PhysicalResourceId"]
+            for each in made["StackResourceSummaries"]
+        }
+
+    def parameters(self, stack: str) -> dict[str, str]:
+        """With what a stack was made, or changed last."""
+        (made,) = self.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+        return {each["ParameterKey"]: each["ParameterValue"] for each in made["Parameters"]}
 
     def detach(self, stack: str) -> None:
         """What CloudFormation does by itself when it deletes a stack, and moto's does not."""

@@ -51,9 +51,8 @@ def complaints(compose: Compose) -> list[str]:
         tag = each["image"].rpartition(":")[2]
         if not TAG.fullmatch(tag):
             found.append(f"the image of {name} has the tag {tag}, which is no version")
-        for port in each.get("ports", []):
-            if not port.startswith("127.0.0.1:"):
-                found.append(f"{name} is open to others at {port}")
+        ports = [port for port in each.get("ports", []) if not port.startswith("127.0.0.1:")]
+        found += [f"{name} is open to others at {port}" for port in ports]
     if services["idservice"]["image"] != f"idservice:{__version__}":
         found.append(f"this is version {__version__}, not {services['idservice']['image']}")
     if not heard.wrong:

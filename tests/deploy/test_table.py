@@ -1,7 +1,7 @@
 """The table's template: clean, created on moto, and its two roles against what the code asks.
 
-The commands run, and a service serves, before an engine that refuses what the policies do not allow.
-In the end every part of every statement has been used: nothing is missing and nothing is too much.
+The commands run, and a service serves, before an engine that refuses what the policies do not
+allow. In the end every part of every statement has been used: nothing is missing, nothing too much.
 """
 
 import asyncio
