@@ -100,19 +100,41 @@ def followed(follower: Follower, heading: str) -> str:
     return "".join(follower.block(each) for each in blocks(heading))
 
 
-def test_the_table_is_made_measured_copied_and_removed(follower: Follower) -> None:
+def test_the_table_is_made_measured_restored_and_removed(follower: Follower) -> None:
+    account = follower.account
     said = followed(follower, "The table")
     assert "dynamodb:counters is initialised" in said
     assert "fault 0, warning 0" in said
-    said = followed(follower, "Size it")
-    assert "all distinct" in said
-    said = follower.block(blocks("Remove")[0])
-    assert "default" in said
-    assert "AVAILABLE" in said
-    follower.account.detach("idservice")
-    follower.block(blocks("Remove")[1])
-    assert tables(follower.account) == {}
-    assert roles(follower.account) == set()
+    assert "all distinct" in followed(follower, "Size it")
+    restored, *rest = blocks("Restore and fence")
+    follower.block(restored)
+    account.client("dynamodb").update_table(  # which moto leaves out
+        TableName="counters-restored", BillingMode="PAY_PER_REQUEST"
+    )
+    said = "".join(follower.block(each) for each in rest)
+    assert "1000001" in said.splitlines()
+    assert_given_the_restored_table(account)
+    copied, removed = blocks("Remove")
+    assert "AVAILABLE" in follower.block(copied)
+    account.detach("idservice")
+    account.client("cloudformation").delete_stack(StackName="anew")
+    follower.block(removed)
+    assert set(tables(account)) == {"counters-restored"}
+    assert not roles(account) & {"idservice", "idservice-operator"}
+
+
+def assert_given_the_restored_table(account: Account) -> None:
+    found = tables(account)
+    assert set(found) == {"counters", "counters-restored"}
+    assert all(each["DeletionProtectionEnabled"] for each in found.values())
+    # Moto's stacks keep their policies when parameters change: a new one shows what they become.
+    names = {"ServeRoleName": "serve-anew", "OperateRoleName": "operate-anew"}
+    again = {"TableName": "counters-restored", "NewTable": "false"}
+    assert again.items() <= account.parameters("idservice").items()
+    account.create("anew", "table.yaml", {**again, **names})
+    allowed = grants(account.statements("serve-anew"))
+    assert {each.table for each in allowed} == {"counters-restored"}
+    account.detach("anew")
 
 
 def roles(account: Account) -> set[str]:
@@ -182,27 +204,6 @@ def test_what_a_file_counted_goes_on_in_the_table(follower: Follower) -> None:
     said = followed(follower, "From SQLite")
     assert said.count("moved to dynamodb:counters") == 2
     assert int(said.split()[-1]) > int(taken.split()[-1])
-
-
-def test_a_restored_table_is_fenced_and_served_from(follower: Follower) -> None:
-    followed(follower, "The table")
-    restored, *rest = blocks("Restore and fence")
-    follower.block(restored)
-    follower.account.client("dynamodb").update_table(  # which moto leaves out
-        TableName="counters-restored", BillingMode="PAY_PER_REQUEST"
-    )
-    said = "".join(follower.block(each) for each in rest)
-    assert "1000001" in said.splitlines()
-    found = tables(follower.account)
-    assert set(found) == {"counters", "counters-restored"}
-    assert all(each["DeletionProtectionEnabled"] for each in found.values())
-    # Moto's stacks keep their policies when parameters change: a new one shows what they become.
-    names = {"ServeRoleName": "serve-anew", "OperateRoleName": "operate-anew"}
-    again = {"TableName": "counters-restored", "NewTable": "false"}
-    assert again.items() <= follower.account.parameters("idservice").items()
-    follower.account.create("anew", "table.yaml", {**again, **names})
-    allowed = grants(follower.account.statements("serve-anew"))
-    assert {each.table for each in allowed} == {"counters-restored"}
 
 
 def test_keys_are_rotated(follower: Follower) -> None:
