@@ -4,6 +4,9 @@ VENV ?= .venv
 # Further arguments: make run ARGS='--listen 127.0.0.1:9000', make test ARGS='-k sqlite', make lock ARGS=--upgrade
 ARGS ?=
 IMAGE ?= idservice:dev
+# How long the proof is: seeds of the simulation in all, and minutes of real processes on each store.
+SEEDS ?= 2000
+MINUTES ?= 0.25
 # Tests that run at once; half of them wait for processes, so two cores are busy with two.
 JOBS ?= auto
 
@@ -13,7 +16,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the three locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test check bench pictures lock engines deployers image
+.PHONY: help run test prove check bench pictures lock engines deployers image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,6 +28,9 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 test: $(VENV)/.dev ## the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
 
+prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10
+	@$(BIN)/python -m tests.prove --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)
+
 check: $(VENV)/.dev ## lint, format, types, and whether the locks still fit pyproject.toml
 	@echo "check: pip, ruff, mypy"
 	@$(BIN)/python -m pip --disable-pip-version-check check
@@ -35,8 +41,9 @@ check: $(VENV)/.dev ## lint, format, types, and whether the locks still fit pypr
 bench: $(VENV)/.dev ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the benchmarks
+pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the benchmarks; the page's by Chromium
 	@$(BIN)/python -m benchmarks.picture $(ARGS)
+	@$(BIN)/python -m tests.web.picture
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock"

@@ -19,6 +19,7 @@ BENCHMARKS = (
     "latency",
     "outage",
     "suspend",
+    "reshard",
     "start",
     "idle",
     "http",

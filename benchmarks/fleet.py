@@ -19,6 +19,7 @@ from benchmarks.picture import Line, lines
 from benchmarks.sidecar import CHAINED, DIRECT, Kind, Sample, sample
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
+from idservice.core.shards import Shards
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.supply import Limits
 
@@ -149,7 +150,7 @@ def central(requests: Iterator[tuple[float, int]], size: Size) -> Central:
     """One central service that is asked for so many ids at those times."""
     warm, until = size.central_s
     allocator = Allocator(
-        Layout(base=0, limit=LIMIT_DEFAULT),
+        Shards(Layout(base=0, limit=LIMIT_DEFAULT)),
         now=0.0,
         runway_s=DIRECT.runway_s,
         block_max=Limits().block_max,

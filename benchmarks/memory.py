@@ -16,29 +16,31 @@ class MemoryStore:
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.writes = 0
-        self._positions: dict[str, int] = {}
+        self._positions: dict[tuple[str, int], int] = {}
         self._random = Random(1)
 
     async def counter(self, name: str) -> Counter:
         """Every name is a counter that starts from 0."""
-        self._positions.setdefault(name, 0)
-        return new_counter(name, self._random)
+        counter = new_counter(name, self._random)
+        for shard in range(counter.shards):
+            self._positions.setdefault((name, shard), 0)
+        return counter
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
     ) -> Grant:
         """Move the position forward, half of the delay before and half of it after."""
         await asyncio.sleep(self.delay_s / 2)
-        first = self._positions[counter.name]
+        first = self._positions[counter.name, shard]
         assert seen <= first <= room
-        self._positions[counter.name] = first + count
+        self._positions[counter.name, shard] = first + count
         self.writes += 1
         await asyncio.sleep(self.delay_s / 2)
         return Grant(range(first, first + count), self.writes)
 
     async def position(self, counter: Counter, shard: int = 0) -> Position:
         """Where it stands: `rev` is that of nobody's last reservation, so nothing goes back."""
-        next = self._positions[counter.name]
+        next = self._positions[counter.name, shard]
         return Position(next, next, -1, counter.epoch)
 
     async def give_back(self, *arguments: object, **rest: object) -> bool:

@@ -16,6 +16,7 @@ from statistics import mean
 from benchmarks.measure import check
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
+from idservice.core.shards import Shards
 from idservice.exchange import HOLD_S
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.supply import Limits
@@ -72,7 +73,7 @@ class Sidecar:
 
     def __init__(self, kind: Kind, life: Life) -> None:
         self.allocator = Allocator(
-            Layout(base=0, limit=LIMIT_DEFAULT),
+            Shards(Layout(base=0, limit=LIMIT_DEFAULT)),
             now=0.0,
             runway_s=kind.runway_s,
             block_max=Limits().block_max,

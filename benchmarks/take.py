@@ -14,6 +14,7 @@ from benchmarks.measure import Row, check, distinct, interleaved, ratio
 from benchmarks.memory import MemoryStore
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
+from idservice.core.shards import Shards
 from idservice.service import Service
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.supply import Supply
@@ -114,7 +115,7 @@ class _Holder:
 def _filled(count: int) -> Allocator:
     """An allocator that was just granted twice `count`: the low-water mark lies behind `count`."""
     allocator = Allocator(
-        Layout(base=0, limit=LIMIT_DEFAULT), now=0.0, runway_s=1e-6, block_max=4 * count
+        Shards(Layout(base=0, limit=LIMIT_DEFAULT)), now=0.0, runway_s=1e-6, block_max=4 * count
     )
     request = allocator.due(1.0, waiting=2 * count, first=2 * count)
     assert request is not None

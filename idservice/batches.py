@@ -139,6 +139,8 @@ class Batches:
         """Whether the batch that ended so left the position as it was, all of its copies."""
         if isinstance(error, errors.OutOfTurn) and error.record is not None:
             return True  # its number is another's; without a record nothing is told of the past
+        if isinstance(error, errors.WentBack) and error.applied:
+            return False  # by a copy that a hop had made
         refused = isinstance(error, errors.StoreError) and error.outcome == errors.NOT_APPLIED
         return refused and not self._unsure
 

@@ -16,6 +16,7 @@ from idservice.stores.protocol import Counter, Intent, Stand, Store
 log = logging.getLogger("idservice.change")
 
 CALL_MAX_S = 5.0  # what one call of the store may take
+AT_ONCE = 16  # shards
 TRIES = 8  # failures in a row before it is left to others
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 2.0
 
@@ -44,10 +45,8 @@ class Changer:
         vouched = wish.past is not None
         for _ in range(TRIES):
             before = await self.carry_out(name, past=wish.past)
-            found = [
-                await self._patiently(partial(self._stand, before, shard, vouched=vouched))
-                for shard in range(before.shards)
-            ]
+            shards = range(max(before.shards, wish.wished_shards))
+            found = await self._on_each(shards, partial(self._found, before, vouched=vouched))
             after = intents.begun(before, wish, found, self._random)
             if after is before:
                 return before, before
@@ -124,8 +123,9 @@ class Changer:
         """Take the intent from wherever it stands to done, or as far as nobody else is ahead."""
         seal = epochs.sealed(intent.epoch)
         vouched = past is not None or (intent.kind == "fence" and not intent.ahead)
-        shards = range(max(entry.shards, intent.shards))
-        found = [await self._seal(entry, shard, seal, vouched=vouched) for shard in shards]
+        found = await self._on_each(
+            intents.to_seal(entry), partial(self._seal, entry, seal, vouched=vouched)
+        )
         self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
         if intent.base is None:
             if any(stand.epoch == intent.epoch for stand in found):
@@ -139,8 +139,7 @@ class Changer:
         if intent.lower:
             await self._outlast_the_stale(entry, intent.epoch)
         if intent.opens:
-            for shard in range(intent.shards):
-                await self._open(entry, intent, shard, seal)
+            await self._on_each(range(intent.shards), partial(self._open, entry, intent, seal))
         after = intents.done(entry)
         if intent.kind == "fence":
             after = await self._call(self._store.renewed(after))
@@ -152,11 +151,10 @@ class Changer:
                 extra={"action": "change_done"},
             )  # fmt: skip
 
-    async def _seal(self, entry: Counter, shard: int, seal: str, *, vouched: bool) -> Stand:
+    async def _seal(self, entry: Counter, seal: str, shard: int, *, vouched: bool) -> Stand:
         """How a shard stands once nobody is granted anything there."""
         intent = entry.intent
         assert intent is not None
-        vouched = vouched or shard >= entry.shards  # a shard that is to be has granted nothing
         for _ in range(2):
             stand = await self._stand(entry, shard, vouched=vouched)
             if stand is not None and stand.epoch in (seal, intent.epoch):
@@ -168,7 +166,7 @@ class Changer:
             await self._call(self._store.seal(entry, shard, stand, seal))
         raise self._unexpected(entry, shard, stand.epoch if stand else None)
 
-    async def _open(self, entry: Counter, intent: Intent, shard: int, seal: str) -> None:
+    async def _open(self, entry: Counter, intent: Intent, seal: str, shard: int) -> None:
         assert intent.base is not None
         if intent.finishes:
             opening = self._store.finish_adoption(entry, seal, intent.epoch, first=intent.base)
@@ -191,8 +189,13 @@ class Changer:
     async def _entry(self, name: str) -> Counter | None:
         return await self._call(self._store.entry(name))
 
+    async def _found(self, entry: Counter, shard: int, *, vouched: bool) -> Stand | None:
+        return await self._patiently(partial(self._stand, entry, shard, vouched=vouched))
+
     async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> Stand | None:
-        """A shard that can be read, unless somebody vouches for what it granted."""
+        """A shard that can be read, unless somebody vouches for what it granted, or it is yet to
+        be, and granted nothing."""
+        vouched = vouched or shard >= entry.shards
         stand = await self._call(self._store.stand(entry, shard))
         if (vouched and entry.adopted is None) or (stand and stand.reserved is not None):
             return stand
@@ -207,6 +210,25 @@ class Changer:
         await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
 
     # --- calls -----------------------------------------------------------------------------------
+
+    async def _on_each(
+        self, shards: range, step: Callable[[int], Coroutine[object, object, T]]
+    ) -> list[T]:
+        """What a step brings on each shard, several at once: nobody is granted any id meanwhile.
+
+        Raises what one of them raised, once all are over.
+        """
+        free = asyncio.Semaphore(AT_ONCE)
+
+        async def one(shard: int) -> T:
+            async with free:
+                return await step(shard)
+
+        results = await asyncio.gather(*map(one, shards), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if not isinstance(result, BaseException)]
 
     async def _call(self, call: Coroutine[object, object, T]) -> T:
         return await in_time(self._store, call)

@@ -9,12 +9,17 @@ from typing import NoReturn
 from idservice import __version__, commands, config, diagnose, errors, operate
 from idservice.exits import EXIT_OK, ending
 
+TOP = "Show a running service, its counters and what is wrong with them; q quits."
 BENCH = (
     "Measure a running service, and check that every id it gives is distinct. It takes ids for"
     " real: nobody else will get them. Exit 1 on a repeated id, on a broken order, on an answer"
     " that cannot be read, and where nothing was answered; errors are counted and no failure."
 )
 
+SHARDS = (
+    "positions that are reserved from side by side, 1 (the default) to 64: more than one is for"
+)
+SHARDS += " a table's item that is too hot, and ids then rise only within each"
 DOCTOR = (
     "Look over a store and its counters, and say of each thing found what it is, why it matters"
     " and what to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than"
@@ -110,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "wait", commands.wait, "Wait until a service is ready; exit 1 if it is not in time.",
         config.URL, config.TIMEOUT,
     )  # fmt: skip
+    _add_top(command("top", commands.top, TOP, config.URL, config.INTERVAL))
     _add_bench(command("bench", commands.bench, BENCH, *config.BENCH))
     return parser
 
@@ -145,6 +151,7 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
         ("set", operate.set_next, "Go on from another id."),
         ("suspend", operate.suspend, "Hand out nothing of a counter until it is resumed."),
         ("resume", operate.resume, "End a suspension."),
+        ("reshard", operate.reshard, "Give a counter in use another number of shards."),
         ("delete", operate.delete, "Delete a counter; its ids are not used again."),
         ("fence", operate.fence, "Go on above every id that may be in use, after a restore."),
         ("move", operate.move, "Take a counter to another store; its ids go on there, above."),
@@ -167,6 +174,8 @@ def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
             add("--next", metavar="N", required=True, help="the id to go on from")
             add("--allow-lower", action="store_true", help="even below ids in use: repeats them")
             add("--force", action="store_true", help="even over more than a million ids")
+        if name == "reshard":
+            add("--shards", metavar="N", required=True, help=SHARDS)
         add("--reason", metavar="TEXT", default="", help="why, for the log")
 
 
@@ -176,7 +185,7 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
     add("--start", metavar="N", help="the first id (default 0)")
     add("--limit", metavar="N", help="the highest id (default 2^53 - 1)")
     add("--strict", action="store_true", help="one order over all instances; a write per batch")
-    add("--shards", metavar="N", default="1", help="shards (this version: 1)")
+    add("--shards", metavar="N", default="1", help=SHARDS)
     add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table")
     add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item")
     add("--adopt-attribute", metavar="A", help="the attribute that holds its value")
@@ -184,6 +193,11 @@ def _add_create(parser: argparse.ArgumentParser) -> None:
         "--adopt-returns", choices=("old", "new"),
         help="whether its endpoint answers the value before the increment or after it",
     )  # fmt: skip
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="print it once and exit")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line for each look")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:

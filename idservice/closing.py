@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection
 
 from idservice import errors, returns
+from idservice.core.shards import Shard
 from idservice.stores.protocol import Store
 from idservice.supply import Supply
 
@@ -47,17 +48,31 @@ async def _close(
         reasons[name] = "what was lent is not given back"
         return
     reasons[name] = "the store did not answer in time"
+    why = "they are of an epoch that is over"
+    for shard in supply.allocator.shards:
+        if any(shard.layout.indices(ids) is not None for ids in blocks):
+            why = await _give_back(supply, store, shard, blocks)
+    reasons[name] = why
+
+
+async def _give_back(supply: Supply, store: Store, shard: Shard, blocks: list[range]) -> str:
+    """Give back what is of one shard; why some of it is a gap, if any is."""
     try:
         plan = await returns.give_back(
-            store, supply.counter, blocks, rev=supply.rev, end=supply.allocator.seen
+            store,
+            supply.counter,
+            blocks,
+            rev=shard.rev,
+            end=shard.seen,
+            shard=shard.layout.shard,
         )
         supply.allocator.returned(plan.count, too_many=plan.too_many)
-        reasons[name] = "the list of returned ranges is full"
     except errors.StoreError as error:
-        reasons[name] = str(error)
+        return str(error)
     except Exception:  # a bug of ours or of a library
         log.exception("giving back failed", extra={"action": "give_back_bug"})
-        reasons[name] = "an internal fault"
+        return "an internal fault"
+    return "the list of returned ranges is full"
 
 
 def _log(supply: Supply, why: str) -> None:

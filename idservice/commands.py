@@ -6,7 +6,7 @@ an HTTP server for it.
 
 import argparse
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from idservice import config, errors, loop
@@ -121,16 +121,13 @@ def counters(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Show one counter."""
-    from idservice.counters import check_name
+    from idservice.counters import check_name, positions_of
 
     check_name(arguments.name)
 
     async def work(store: "Store") -> None:
         counter = await _in_use(store, arguments.name)
-        position = await store.position(counter)
-        if position is None:
-            raise errors.PositionMissing(store=store.address, name=counter.name)
-        _print_counter(counter, arguments, position)
+        _print_counter(counter, arguments, await positions_of(store, counter))
 
     return with_store(arguments, work)
 
@@ -145,16 +142,16 @@ async def _in_use(store: "Store", name: str) -> "Counter":
 
 
 def _print_counter(
-    counter: "Counter", arguments: argparse.Namespace, position: "Position | None" = None
+    counter: "Counter", arguments: argparse.Namespace, positions: "Sequence[Position]" = ()
 ) -> None:
     import msgspec
 
     from idservice.web.describe import described
 
-    rows = described(counter, config.RUNWAY.default, position)
+    rows = described(counter, config.RUNWAY.default, positions)
     if arguments.json:
         print(msgspec.json.encode(rows).decode())
-    elif position is None:
+    elif not positions:
         print(counter.name)
     else:
         for key, value in rows.items():
@@ -163,8 +160,11 @@ def _print_counter(
 
 def next_ids(arguments: argparse.Namespace) -> int:
     """Take ids, from the store or from a service."""
+    from random import SystemRandom
+
+    from idservice import direct
     from idservice.counters import check_name
-    from idservice.stores.protocol import MOVED, SUSPENDED, Grant
+    from idservice.stores.protocol import MOVED, SUSPENDED
     from idservice.web.ask import read_count
 
     most = 1_000_000
@@ -181,15 +181,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
             raise errors.Suspended(name=name)
         if counter.wished_state == MOVED:
             raise errors.Moved(name=name, why=counter.whereabouts)
-        layout = counter.layout()
-        room = layout.end - count
-        try:
-            if room < 0:
-                raise errors.NoRoom(store=store.address, name=name, position=0)
-            answer = await store.reserve(counter, count=count, seen=0, room=room)
-        except errors.NoRoom:
-            raise errors.Exhausted(name=name, count=count, limit=counter.limit) from None
-        blocks = (layout.ids(answer.indices),) if isinstance(answer, Grant) else answer.blocks
+        blocks = await direct.take(store, counter, count, random=SystemRandom())
         print("\n".join(str(id) for block in blocks for id in block))
 
     return with_store(arguments, work)
@@ -224,6 +216,17 @@ def wait(arguments: argparse.Namespace) -> int:
 
     url = arguments.url or probe.default_url(os.environ)
     print(probe.wait_until_ready(url, timeout=arguments.timeout))
+    return 0
+
+
+def top(arguments: argparse.Namespace) -> int:
+    """Show the status of a service."""
+    from idservice import top
+
+    top.run(
+        arguments.url or top.default_url(os.environ),
+        once=arguments.once, as_json=arguments.json, every_s=arguments.interval,
+    )  # fmt: skip
     return 0
 
 

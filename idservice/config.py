@@ -217,6 +217,9 @@ URL = Setting(
     "URL",
 )  # fmt: skip
 TIMEOUT = Setting("--timeout", 30.0, seconds(0, 3600), "seconds to wait (default 30)", "S")
+INTERVAL = Setting(
+    "--interval", 1.0, seconds(0.1, 3600), "seconds from one look to the next (default 1)", "S"
+)
 BENCH = (
     Setting("--counter", None, text, "the counter (default: the one behind /next)", "NAME"),
     Setting(
@@ -242,7 +245,7 @@ BENCH = (
         "do not check that ids rise: behind a load balancer or a sidecar that is not promised",
     ),
 )  # fmt: skip
-ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, *BENCH)}
+ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, INTERVAL, *BENCH)}
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

@@ -1,10 +1,11 @@
 """What a counter may be called and configured as, and how one is created without repeating one."""
 
+import asyncio
 from random import Random
 
 from idservice import errors
 from idservice.change import Changer
-from idservice.core.epoch import FIRST_ORDINAL, epoch_name
+from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.exchange import NAME
 from idservice.intents import Wish, stale_after
 from idservice.stores.protocol import (
@@ -12,8 +13,10 @@ from idservice.stores.protocol import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
     MOVED,
+    SHARDS_MAX,
     Adopted,
     Counter,
+    Position,
     Store,
 )
 
@@ -71,15 +74,24 @@ def new_counter(
     if start > limit:
         raise refuse(why=f"start is {start}, above the limit {limit}")
     check_runway(runway)
-    if shards != 1:
-        raise refuse(why=f"shards is {shards}; this version serves counters of one shard only")
+    if not 1 <= shards <= SHARDS_MAX:
+        raise refuse(why=f"shards is {shards}; it must be from 1 to {SHARDS_MAX}")
+    if strict and shards > 1:
+        raise refuse(
+            why=f"strict with {shards} shards; a strict counter has one order, and one shard"
+        )
+    if adopted is not None and shards > 1:
+        raise refuse(
+            why=f"shards is {shards}; an adopted counter is one item, that of its old endpoint"
+        )
     if adopted is not None and strict:
         raise refuse(
             why="strict; an adopted counter cannot be, because its old endpoint keeps no order"
         )
-    # One shard and base 0: index and id agree (I6). An old endpoint that answers the value after
-    # its increment gives id v + 1 for a stored v.
-    base = 1 if adopted is not None and adopted.returns == "new" else 0
+    # An old endpoint that answers the value after its increment gives id v + 1 for a stored v (I6).
+    base = first_base(start, shards)
+    if adopted is not None and adopted.returns == "new":
+        base = 1
     return Counter(
         name=name,
         epoch=epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}"),
@@ -91,6 +103,16 @@ def new_counter(
         runway=runway,
         adopted=adopted,
     )
+
+
+async def positions_of(store: Store, counter: Counter) -> list[Position]:
+    """The positions of its shards, in their order, for people to look at. Raises PositionMissing,
+    and as `Store.position`."""
+    found = await asyncio.gather(*(store.position(counter, at) for at in range(counter.shards)))
+    positions = [position for position in found if position is not None]
+    if len(positions) < counter.shards:
+        raise errors.PositionMissing(store=store.address, name=counter.name)
+    return positions
 
 
 async def ensure(

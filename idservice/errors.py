@@ -65,6 +65,12 @@ class BadNonce(RequestRefused):
     code = "bad_nonce"
 
 
+class BadPage(RequestRefused):
+    """{key} is {value!r}; it must be {rule}."""
+
+    code = "bad_page"
+
+
 class RepeatedKey(RequestRefused):
     """The query names {value!r} more than once; send it once."""
 
@@ -226,6 +232,7 @@ class StoreError(Unavailable):
     """The store {store} did not serve this: {why}."""
 
     code = "store_unavailable"
+    throttled = False  # whether it refused because that item is too hot: another shard's may do
 
 
 class NotApplied(StoreError):
@@ -298,7 +305,7 @@ class WentBack(NotApplied):
 
     def __init__(self, *, epoch: str, **fields: object) -> None:
         super().__init__(**fields)
-        self.epoch = epoch  # as it stood on the item; what closing it is conditioned on
+        self.epoch, self.applied = epoch, False  # what closing is conditioned on; `Asked.meant`
 
 
 class Withheld(NotApplied):
@@ -316,8 +323,7 @@ class NoRoom(NotApplied):
         self, *, position: int, rev: int = 0, returned: tuple[range, ...] = (), **fields: object
     ) -> None:
         super().__init__(position=position, **fields)
-        self.position = position
-        self.rev = rev  # of the position as it was found,
+        self.position, self.rev = position, rev  # as they were found,
         self.returned = returned  # and the ranges there that were given back
 
 

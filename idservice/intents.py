@@ -18,6 +18,7 @@ from idservice.stores.protocol import (
     LIMIT_MAX,
     MOVE,
     MOVED,
+    SHARDS_MAX,
     VALUE,
     Counter,
     Intent,
@@ -34,13 +35,13 @@ JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
 class Wish:
     """What an operator wants of one counter, and who and why.
 
-    `kind` is the word that is logged: set, suspend, resume, limit, runway, delete, create, fence,
-    finish (an adoption), move or arrive. Only what belongs to the kind is given: for `set` the id
-    `next`, whether it may be `lower` than ids in use, and whether the jump is `forced`; for `fence`
-    one of `past`, the highest id in use, and `ahead`, how many ids to go beyond what the store
-    knows of; for `create` the counter `wanted`; for `move` the address it goes `to`; for `arrive`
-    the counter `wanted`, its `state`, the id `next` to begin at or above, and the `origin` it comes
-    by.
+    `kind` is the word that is logged: set, suspend, resume, limit, runway, reshard, delete, create,
+    fence, finish (an adoption), move or arrive. Only what belongs to the kind is given: for `set`
+    the id `next`, whether it may be `lower` than ids in use, and whether the jump is `forced`; for
+    `fence` one of `past`, the highest id in use, and `ahead`, how many ids to go beyond what the
+    store knows of; for `create` the counter `wanted`; for `move` the address it goes `to`; for
+    `arrive` the counter `wanted`, its `state`, the id `next` to begin at or above, and the `origin`
+    it comes by.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Wish:
     state: str | None = None
     limit: int | None = None
     runway: float | None = None
+    shards: int | None = None
     next: int | None = None
     lower: bool = False
     forced: bool = False
@@ -58,6 +60,11 @@ class Wish:
     to: str = ""
     origin: str = ""
 
+    @property
+    def wished_shards(self) -> int:
+        """How many shards the counter is to have; 0 where that is as it was."""
+        return self.wanted.shards if self.wanted is not None else self.shards or 0
+
 
 # --- the first step -------------------------------------------------------------------------------
 
@@ -65,7 +72,8 @@ class Wish:
 def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Random) -> Counter:
     """The entry with what is wished as its intent; the entry itself where it is so already.
 
-    `found` is how the shards of its epoch stand. Raises UnknownCounter, ChangeRefused.
+    `found` is how the shards of its epoch stand, and after them those that it is to have besides.
+    Raises UnknownCounter, ChangeRefused.
     """
     assert entry.intent is None
     if _is_done(entry, wish):
@@ -75,9 +83,12 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
         _check_arrival(entry)
     _check_adopted(entry, wish)
     _check_limit(entry, wish)
-    free = first_free(entry.base, [stand_reserved(stand) for stand in found], entry.high)
+    reserved = [stand_reserved(stand) for stand in found[: entry.shards]]
+    free = first_free(entry.base, reserved, entry.high)
     if wish.kind == "set":
         _check_set(entry, wish, free)
+    if wish.kind == "reshard":
+        _check_shards(entry, wish, free)
     runway = wish.runway if wish.runway is not None else entry.runway
     if not _changes_epoch(entry, wish):
         if runway == entry.runway:
@@ -91,7 +102,7 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
         state=wish.state or entry.state,
         start=entry.start,
         limit=limit,
-        shards=entry.shards,
+        shards=wish.shards or entry.shards,
         strict=entry.strict,
         runway=runway,
         floor=_floor(wish),
@@ -134,6 +145,8 @@ def _changes_epoch(entry: Counter, wish: Wish) -> bool:
     if wish.kind in ("set", "fence", "create", FINISH, MOVE, ARRIVE):
         return True
     if wish.state is not None and wish.state != entry.state:
+        return True
+    if wish.shards is not None and wish.shards != entry.shards:
         return True
     return wish.limit is not None and wish.limit != entry.limit
 
@@ -246,6 +259,22 @@ def _check_set(entry: Counter, wish: Wish, free: int) -> None:
         )
 
 
+def _check_shards(entry: Counter, wish: Wish, free: int) -> None:
+    why = ""
+    if wish.shards is None or not 1 <= wish.shards <= SHARDS_MAX:
+        why = f"it can have 1 to {SHARDS_MAX} shards, not {wish.shards}"
+    elif wish.shards == entry.shards:
+        return
+    elif entry.strict:
+        why = "it is strict, and one order has one shard"
+    elif entry.state != ACTIVE:
+        why = f"it is {entry.state}; resume it first"
+    elif free > entry.limit:
+        why = f"ids up to {free - 1} may be in use, and its limit {entry.limit} leaves none above"
+    if why:
+        raise errors.ChangeRefused(name=entry.name, why=why)
+
+
 def stand_reserved(stand: Stand | None) -> int:
     """The first index of a shard that was surely never granted, as far as it can be read; who
     fences past a number vouches for the rest."""
@@ -253,6 +282,13 @@ def stand_reserved(stand: Stand | None) -> int:
 
 
 # --- the further steps ----------------------------------------------------------------------------
+
+
+def to_seal(entry: Counter) -> range:
+    """The shards to be sealed before a base is decided: those of the epoch that ends, and those of
+    the one that opens, which may be left from an earlier one."""
+    assert entry.intent is not None
+    return range(max(entry.shards, entry.intent.shards))
 
 
 def based(entry: Counter, found: Sequence[Stand | None], past: int | None) -> Counter:

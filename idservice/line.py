@@ -36,6 +36,8 @@ class Waiter:
 class Line:
     """A line of waiters. `too_long` makes the error for one whose time is over."""
 
+    __slots__ = ("_loop", "_tally", "_timer", "_too_long", "_waiting", "arrivals")
+
     def __init__(self, tally: Tally, too_long: Callable[[Waiter], IdserviceError]) -> None:
         self.arrivals = 0  # that ever were
         self._tally = tally

@@ -13,6 +13,8 @@ class Linger:
     seconds.
     """
 
+    __slots__ = ("_expected", "_over", "_timer", "took")
+
     def __init__(self, over: Callable[[], None]) -> None:
         self.took = 0.0
         self._over = over

@@ -5,10 +5,12 @@ dear as an integer, so its registry is used only to write the page.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
+from math import inf
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,8 +19,51 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from idservice.standing import Standing, together
+
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+PIECE = 50  # counters looked at, or written about, at once: well below a millisecond
 REST = "_rest"  # label of the counters beyond the cap; no counter can be called so
+
+
+@dataclass(slots=True)
+class Latency:
+    """A histogram of seconds. There is one for each counter: it is as long as its last bucket that
+    counted anything."""
+
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        bucket = bisect_left(LATENCY_BUCKETS_S, seconds)
+        while len(self.counts) <= bucket:
+            self.counts.append(0)
+        self.counts[bucket] += 1
+        self.total += seconds
+
+    def at_most(self, share: float) -> float | None:
+        """Seconds within which that share (0 .. 1) of all ended, as far as the buckets tell: it is
+        the upper end of one, infinite in the last. None where nothing was counted."""
+        rank = share * sum(self.counts)
+        if not rank:
+            return None
+        running = 0
+        for bound, counted in zip((*LATENCY_BUCKETS_S, inf), self.counts, strict=False):
+            running += counted
+            if running >= rank:
+                return bound
+        raise AssertionError(share)
+
+    @classmethod
+    def sum(cls, parts: Iterable["Latency"]) -> "Latency":
+        """Several as one."""
+        counts: list[int] = []
+        total = 0.0
+        for part in parts:
+            counts = [a + b for a, b in zip_longest(counts, part.counts, fillvalue=0)]
+            total += part.total
+        return cls(counts, total)
 
 
 @dataclass(slots=True)
@@ -30,19 +75,8 @@ class Tally:
     waits: int = 0
     wait_seconds: float = 0.0
     claimed: int = 0  # ids that others gave back, and that were taken over
-
-
-@dataclass(slots=True)
-class Latency:
-    """A histogram of seconds."""
-
-    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
-    total: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        self.total += seconds
+    latency: Latency = field(default_factory=Latency)  # of its reservations
+    moves: dict[str, int] = field(default_factory=dict)  # from shard to shard, by cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +87,12 @@ class Reading:
     issued: int
     reserved: int
     held: int
-    rate: float  # ids per second, as last measured
+    rate: float  # ids per second of late; 0 for a strict counter
     waiting: int
     gaps: dict[str, int]
     tally: Tally
     returned: int = 0  # ids that went back to the store at the stop
+    standing: Standing | None = None  # None where nobody who lives has it in use
 
     @property
     def runway_s(self) -> float:
@@ -78,6 +113,8 @@ class Snapshot:
     lag: Latency = field(default_factory=Latency)  # of the event loop; see `pulse`
     workers: int = 1  # that serve
     restarts: int = 0  # of workers that ended by themselves
+    store_error: str = ""  # why it is not up
+    uptime_s: float = 0.0
 
 
 def count(counts: dict[str, int], key: str) -> None:
@@ -96,9 +133,9 @@ def capped(readings: list[Reading], most: int) -> list[Reading]:
         return kept
     # What they hold together serves none of them longer: the shortest runway stands for all.
     shortest = min(reading.runway_s for reading in rest)
-    together = summed(REST, rest)
-    rate = together.held / shortest if shortest else float("inf")
-    return [*kept, replace(together, rate=rate)]
+    total = summed(REST, rest)
+    rate = total.held / shortest if shortest else inf
+    return [*kept, replace(total, rate=rate)]
 
 
 def summed(counter: str, readings: list[Reading]) -> Reading:
@@ -112,6 +149,8 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         tally.waits += reading.tally.waits
         tally.wait_seconds += reading.tally.wait_seconds
         tally.claimed += reading.tally.claimed
+        _add(tally.moves, reading.tally.moves)
+    tally.latency = Latency.sum(reading.tally.latency for reading in readings)
     return Reading(
         counter=counter,
         issued=sum(reading.issued for reading in readings),
@@ -122,6 +161,7 @@ def summed(counter: str, readings: list[Reading]) -> Reading:
         gaps=gaps,
         tally=tally,
         returned=sum(reading.returned for reading in readings),
+        standing=together([one.standing for one in readings if one.standing is not None]),
     )
 
 
@@ -130,74 +170,102 @@ def _add(into: dict[str, int], counts: dict[str, int]) -> None:
         into[key] = into.get(key, 0) + value
 
 
-class _AtScrape(Collector):
-    def __init__(self, snapshot: Snapshot, counters_max: int) -> None:
-        self._snapshot = snapshot
-        self._counters_max = counters_max
+class _Part(Collector):
+    def __init__(self, part: Metric) -> None:
+        self._part = part
 
     def collect(self) -> Iterator[Metric]:
-        return _families(self._snapshot, self._counters_max)
+        yield self._part
 
 
-def page(snapshot: Snapshot, *, counters_max: int) -> tuple[bytes, str]:
-    """The metrics page in Prometheus' text format, and its content type.
+def _text(part: Metric) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Part(part))
+    return generate_latest(registry)
+
+
+class _Lines:
+    """Writes the lines of counters, family by family. Nothing in them has to be escaped, and the
+    library takes six times as long."""
+
+    def __init__(self, rows: list[Reading]) -> None:
+        self._rows = rows
+
+    def counter(self, name: str, text: str, values: Callable[[Reading], float]) -> Iterator[bytes]:
+        def lines(row: Reading) -> tuple[str]:
+            return (f'idservice_{name}_total{{counter="{row.counter}"}} {float(values(row))!r}\n',)
+
+        return self._written(CounterMetricFamily(f"idservice_{name}", text), lines)
+
+    def by(
+        self, name: str, text: str, label: str, values: Callable[[Reading], dict[str, int]]
+    ) -> Iterator[bytes]:
+        def lines(row: Reading) -> Iterator[str]:
+            for key, value in sorted(values(row).items()):
+                one, other = sorted((f'counter="{row.counter}"', f'{label}="{key}"'))
+                yield f"idservice_{name}_total{{{one},{other}}} {float(value)!r}\n"
+
+        return self._written(CounterMetricFamily(f"idservice_{name}", text), lines)
+
+    def gauge(self, name: str, text: str, values: Callable[[Reading], float]) -> Iterator[bytes]:
+        def lines(row: Reading) -> tuple[str]:
+            value = values(row)
+            shown = "+Inf" if value == inf else repr(float(value))
+            return (f'idservice_{name}{{counter="{row.counter}"}} {shown}\n',)
+
+        return self._written(GaugeMetricFamily(f"idservice_{name}", text), lines)
+
+    def _written(
+        self, family: Metric, lines: Callable[[Reading], Iterable[str]]
+    ) -> Iterator[bytes]:
+        yield _text(family)  # what it is
+        for at in range(0, len(self._rows), PIECE):
+            part = self._rows[at : at + PIECE]
+            yield "".join(chain.from_iterable(map(lines, part))).encode()
+
+
+def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
+    """The metrics page in Prometheus' text format, in pieces that are quickly made: whoever sends
+    them can serve others in between.
 
     At most `counters_max` counters have a label of their own.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_AtScrape(snapshot, counters_max))
-    return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def _families(snapshot: Snapshot, counters_max: int) -> Iterator[Metric]:
-    rows = capped(snapshot.readings, counters_max)
-
-    def counter(name: str, text: str, values: Callable[[Reading], float]) -> CounterMetricFamily:
-        family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter"])
-        for row in rows:
-            family.add_metric([row.counter], values(row))
-        return family
-
-    def by(
-        name: str, text: str, label: str, values: Callable[[Reading], dict[str, int]]
-    ) -> CounterMetricFamily:
-        family = CounterMetricFamily(f"idservice_{name}", text, labels=["counter", label])
-        for row in rows:
-            for key, value in sorted(values(row).items()):
-                family.add_metric([row.counter, key], value)
-        return family
-
-    def gauge(name: str, text: str, values: Callable[[Reading], float]) -> GaugeMetricFamily:
-        family = GaugeMetricFamily(f"idservice_{name}", text, labels=["counter"])
-        for row in rows:
-            family.add_metric([row.counter], values(row))
-        return family
-
-    yield counter("ids_issued", "Ids handed out.", lambda row: row.issued)
-    yield counter(
+    rows = _Lines(capped(snapshot.readings, counters_max))
+    yield from rows.counter("ids_issued", "Ids handed out.", lambda row: row.issued)
+    yield from rows.counter(
         "ids_reserved", "Ids the store granted, the claimed ones too.", lambda row: row.reserved
     )
-    yield counter(
+    yield from rows.counter(
         "ids_claimed", "Ids taken over that others gave back.", lambda row: row.tally.claimed
     )
-    yield by(
+    yield from rows.by(
         "reservations",
         "Requests for ids to the store, by how they ended.",
         "result",
         lambda row: row.tally.reservations,
     )
-    yield by("gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps)
-    yield by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
-    yield counter("waits", "Requests that waited for the store.", lambda row: row.tally.waits)
-    yield counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
-    yield gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
-    yield gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
-    yield gauge(
+    yield from rows.by(
+        "shard_moves",
+        "Times that ids were asked for on another shard than before.",
+        "cause",
+        lambda row: row.tally.moves,
+    )
+    yield from rows.by(
+        "gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps
+    )
+    yield from rows.by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
+    yield from rows.counter(
+        "waits", "Requests that waited for the store.", lambda row: row.tally.waits
+    )
+    yield from rows.counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
+    yield from rows.gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
+    yield from rows.gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
+    yield from rows.gauge(
         "runway_seconds",
-        "How long the ids in memory last at the rate last measured; +Inf while nobody takes any.",
+        "How long the ids in memory last at the rate of late; +Inf while nobody has taken any.",
         lambda row: row.runway_s,
     )
-    yield from _of_instance(snapshot)
+    yield b"".join(map(_text, _of_instance(snapshot)))
 
 
 def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
@@ -225,7 +293,9 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
 
 def _histogram(name: str, text: str, latency: Latency) -> HistogramMetricFamily:
     running, buckets = 0, []
-    for bound, value in zip((*map(str, LATENCY_BUCKETS_S), "+Inf"), latency.counts, strict=True):
+    bounds = (*map(str, LATENCY_BUCKETS_S), "+Inf")
+    unreached = [0] * (len(bounds) - len(latency.counts))
+    for bound, value in zip(bounds, latency.counts + unreached, strict=True):
         running += value
         buckets.append((bound, running))
     family = HistogramMetricFamily(f"idservice_{name}", text)

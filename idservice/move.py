@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from idservice import errors, intents
 from idservice.change import Changer, in_time
-from idservice.core.epoch import FIRST_ORDINAL, epoch_name
+from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.intents import Wish
 from idservice.stores.protocol import ARRIVE, DELETED, MOVE, Counter, Move, Store
 
@@ -150,8 +150,9 @@ def _tombstone(entry: Counter, random: Random) -> Counter:
     """The entry of a name that nothing was ever granted under, and is not in use."""
     epoch = epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}")
     return Counter(
-        name=entry.name, epoch=epoch, start=entry.start, limit=entry.limit, shards=entry.shards,
-        strict=entry.strict, runway=entry.runway, state=DELETED,
+        name=entry.name, epoch=epoch, start=entry.start, limit=entry.limit,
+        base=first_base(entry.start, entry.shards), shards=entry.shards, strict=entry.strict,
+        runway=entry.runway, state=DELETED,
     )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""How the commands that change counters are carried out: set, suspend, resume, delete, fence,
-adopt, move."""
+"""How the commands that change counters are carried out: set, suspend, resume, reshard, delete,
+fence, adopt, move."""
 
 import argparse
 import sys
@@ -36,6 +36,14 @@ def resume(arguments: argparse.Namespace) -> int:
     from idservice.stores.protocol import ACTIVE
 
     return _change(arguments, Wish("resume", state=ACTIVE))
+
+
+def reshard(arguments: argparse.Namespace) -> int:
+    """Go on with another number of shards."""
+    from idservice.intents import Wish
+
+    shards = commands.number("--shards", arguments.shards, 1)
+    return _change(arguments, Wish("reshard", shards=shards))
 
 
 def delete(arguments: argparse.Namespace) -> int:
@@ -174,7 +182,7 @@ def _changer(arguments: argparse.Namespace, store: "Store") -> "Changer":
 async def _change_one(changer: "Changer", name: str, wish: "Wish") -> None:
     before, after = await changer.change(name, wish)
     if after is before:
-        print(f"counter {name}: already {after.state}, nothing was changed")
+        print(f"counter {name}: already {after.state}{_shards(after)}, nothing was changed")
     else:
         print(f"counter {name}: {_told(after)}")
 
@@ -183,4 +191,8 @@ def _told(entry: "Counter") -> str:
     from idservice.stores.protocol import ACTIVE
 
     first = f", ids from {entry.high}" if entry.state == ACTIVE else ""
-    return f"{entry.state}, epoch {entry.ordinal}{first}"
+    return f"{entry.state}, epoch {entry.ordinal}{_shards(entry)}{first}"
+
+
+def _shards(entry: "Counter") -> str:
+    return f", {entry.shards} shards" if entry.shards > 1 else ""

@@ -13,19 +13,20 @@ log = logging.getLogger("idservice.returns")
 
 
 async def give_back(
-    store: Store, counter: Counter, blocks: Iterable[range], *, rev: int, end: int
+    store: Store, counter: Counter, blocks: Iterable[range], *, rev: int, end: int, shard: int = 0
 ) -> GiveBack:
-    """Give ids back that nobody can hand out any more.
+    """Give ids of one shard back that nobody can hand out any more.
 
-    `rev` and `end` are those of one's own last reservation, as the store answered it. Raises
+    `rev` and `end` are those of one's own last reservation there, as the store answered it. Raises
     StoreError, after which they are gaps: not even a refusal proves that nothing happened, for a
-    hop may have sent the request twice. Ids of an epoch that is over are left out.
+    hop may have sent the request twice. Ids of other shards, or of an epoch that is over, are left
+    out.
     """
     about = {"store": store.address, "name": counter.name}
     about["action"] = f"giving back ids of counter {counter.name}"
-    layout = counter.layout()
+    layout = counter.layout(shard)
     pieces = [indices for ids in blocks if (indices := layout.indices(ids)) is not None]
-    found = await store.position(counter)
+    found = await store.position(counter, shard)
     if found is None:
         raise errors.PositionMissing(**about)
     if found.epoch != counter.epoch:
@@ -38,15 +39,16 @@ async def give_back(
         plan = unused.give_back(pieces, next=found.next, returned=found.returned, own=own)
     except ValueError as error:
         raise errors.PositionIllFormed(**about, why=error) from error
-    if plan.count:
-        returned = plan.returned
-        if not await store.give_back(counter, found, next=plan.next, returned=returned):
-            raise errors.NotApplied(**about, why="somebody else wrote between its read and it")
+    if plan.count and not await store.give_back(
+        counter, found, next=plan.next, returned=plan.returned, shard=shard
+    ):
+        raise errors.NotApplied(**about, why="somebody else wrote between its read and it")
     return plan
 
 
-async def claim(store: Store, counter: Counter, grant: Grant) -> list[range]:
-    """Take over what others gave back, as blocks of ids in rising order; all below the grant.
+async def claim(store: Store, counter: Counter, grant: Grant, *, shard: int = 0) -> list[range]:
+    """Take over what others gave back to a shard, as blocks of ids in rising order; all below the
+    grant.
 
     Conditional on nobody having written since the grant, so nothing newer can be among them.
     Raises StoreError; after OutcomeUnknown they are gaps.
@@ -59,9 +61,9 @@ async def claim(store: Store, counter: Counter, grant: Grant) -> list[range]:
         raise errors.NotApplied(
             **about, why=f"what was returned is not believed: {error}"
         ) from error
-    taken = await store.claim(counter, grant.rev)
+    taken = await store.claim(counter, grant.rev, shard)
     try:
         ranges = unused.claimable(taken, below=below)
     except ValueError as error:
         raise errors.OutcomeUnknown(**about, why=f"its answer is not believed: {error}") from error
-    return [counter.layout().ids(indices) for indices in ranges]
+    return [counter.layout(shard).ids(indices) for indices in ranges]

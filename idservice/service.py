@@ -12,11 +12,11 @@ from typing import Self, TypeVar
 from idservice import __version__, errors
 from idservice.catalogue import Watch
 from idservice.closing import GIVE_BACK_MAX_S, close_all
-from idservice.counters import check_name, ensure
+from idservice.counters import check_name, ensure, positions_of
 from idservice.finisher import Finisher
 from idservice.health import StoreHealth
 from idservice.intents import Wish
-from idservice.metrics import Latency, Snapshot
+from idservice.metrics import PIECE, Latency, Reading, Snapshot
 from idservice.stores.protocol import DELETED, Counter, Position, Store
 from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, Supply
 
@@ -50,6 +50,7 @@ class Service:
         self.supplies: dict[str, Supply] = {}
         self.health = StoreHealth()
         self.lag = Latency()  # of the event loop
+        self._began = asyncio.get_running_loop().time()
         self._loading: dict[str, asyncio.Future[Supply]] = {}
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
@@ -188,8 +189,8 @@ class Service:
         entries = await self._read(self.store.counters(), "reading the counters")
         return [counter for counter in entries if counter.state != DELETED]
 
-    async def counter(self, name: str) -> tuple[Counter, Position]:
-        """A counter and its position, both as they stand in the store.
+    async def counter(self, name: str) -> tuple[Counter, list[Position]]:
+        """A counter and the positions of its shards, as they stand in the store.
 
         Raises BadName, UnknownCounter, StoreError.
         """
@@ -197,10 +198,8 @@ class Service:
         counter = await self._read(self.store.counter(name), f"reading counter {name}")
         if counter is None or counter.state == DELETED:
             raise errors.UnknownCounter(name=name)
-        position = await self._read(self.store.position(counter), f"reading counter {name}")
-        if position is None:
-            raise errors.PositionMissing(store=self.store.address, name=name)
-        return counter, position
+        positions = await self._read(positions_of(self.store, counter), f"reading counter {name}")
+        return counter, positions
 
     async def create(self, wanted: Counter, *, by: str = "") -> tuple[Counter, bool]:
         """The counter as it stands, and whether it was created now. Raises as `counters.ensure`,
@@ -258,7 +257,7 @@ class Service:
             try:
                 supply = await self.supply(name)
                 supply.look_again()  # who is not ready is not asked for ids, and would never know
-                why = supply.not_ready
+                why = str(supply.trouble or "")
             except errors.IdserviceError as error:
                 why = str(error)
             if why:
@@ -290,12 +289,19 @@ class Service:
         for supply in self.supplies.values():
             supply.stop(error, cause="went_back")
 
-    def snapshot(self) -> Snapshot:
-        """What is counted, for the metrics page; nothing of counters that may turn out not to be
-        there: their names would stay on a page of which nothing may vanish."""
+    async def snapshot(self) -> Snapshot:
+        """What is counted; nothing of counters that may turn out not to be there: their names would
+        stay on a metrics page, of which nothing may vanish. Requests are served in between."""
+        supplies = [supply for supply in self.supplies.values() if supply.counter.ordinal]
+        readings: list[Reading] = []
+        for at in range(0, len(supplies), PIECE):
+            readings += [supply.reading() for supply in supplies[at : at + PIECE]]
+            await asyncio.sleep(0)
         return Snapshot(
-            readings=[s.reading() for s in self.supplies.values() if s.counter.ordinal],
+            readings=readings,
             store_up=self.health.up,
+            store_error="" if self.health.up else str(self.health.last_error),
+            uptime_s=asyncio.get_running_loop().time() - self._began,
             latency=self.health.latency,
             lag=self.lag,
             version=__version__,

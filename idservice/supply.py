@@ -4,17 +4,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from random import Random
 
 from idservice import errors, returns
+from idservice.account import Account
 from idservice.batches import Batches, LeftAlone
 from idservice.core.allocator import Allocator, Request
+from idservice.core.shards import Shard, Shards
 from idservice.health import StoreHealth
 from idservice.line import Line, Served, Waiter
 from idservice.linger import Linger
 from idservice.metrics import Reading, Tally, count
+from idservice.standing import Standing
 from idservice.stores.protocol import ACTIVE, DELETED, MOVED, Counter, Grant, Loan, Store
 
 log = logging.getLogger("idservice.supply")
@@ -66,7 +69,6 @@ class Supply:
         self.keep_filled = keep_filled
         self.suspect: errors.IdserviceError | None = None
         self.closed: errors.IdserviceError | None = None  # why nothing is handed out meanwhile
-        self.rev = 0  # of the position, as our own last write there left it
         self._store = store
         self._limits = limits
         self._health = health
@@ -84,11 +86,9 @@ class Supply:
         self._recheck_at = 0.0
         self._expiry: asyncio.TimerHandle | None = None
         self._batches: Batches | None = None  # of a strict counter, from its first use on
-        self._error: errors.IdserviceError = errors.StoreError(
-            store=store.address, why="it has not answered yet"
-        )
-        self._past = Reading(counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
-        self.allocator = self._new_allocator(seen=0)
+        self._error = _not_yet(store.address)
+        self._account = Account(counter.name, self.tally)
+        self.allocator = self._new_allocator(self._new_shards())
         if counter.wished_state != ACTIVE:
             self._close(self._why_closed(), cause="revoked")
 
@@ -187,19 +187,21 @@ class Supply:
     async def fill(self) -> None:
         """Bring the first ids into memory; the start of a service does this, to see that it can.
 
-        One try, and a second one for what is left where the limit is near. Raises StoreError.
+        One try, and others for what is left where the limit is near. Raises StoreError.
         Nothing to do for a strict counter, which holds nothing, and for one that is used up.
         """
         if self._refilling:
             return
         self._refilling = True
         try:
-            for _ in range(2):
+            for _ in range(self.counter.shards + 1):
                 request = self._due()
-                if request is None or await self._reserve(request, in_background=True):
+                if request is None:
                     return
-                if not isinstance(self._error, errors.NoRoom):
+                if not await self._reserve(request, in_background=True):
                     raise self._error
+                if self.allocator.held:
+                    return
         finally:
             self._refilling = False
             if len(self._line):  # who came in the meantime, and is not served yet
@@ -306,16 +308,17 @@ class Supply:
         except errors.NoRoom as error:
             result = "no_room"
             await self._no_room(allocator, request, error, arrived)
+            return True  # which tells at once what to ask for instead, and on which shard
         except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
             allocator.refused(request.token, unknown=False)
-            result = await self._doubt(error, counter)
+            result = await self._doubt(error, counter, request.shard)
         except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
             result = "suspect"
             allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
             if allocator is self.allocator:
                 self._turned_down(error)
         except errors.NotApplied as error:
-            result = "not_applied"
+            result = "throttled" if error.throttled else "not_applied"
             self._failed(allocator, request, error)
         except asyncio.CancelledError:
             allocator.refused(request.token, unknown=True)
@@ -326,10 +329,10 @@ class Supply:
         finally:
             self._linger.took = self._loop.time() - began
             self._health.latency.observe(self._linger.took)
+            self.tally.latency.observe(self._linger.took)
             count(self.tally.reservations, result)
             if allocator is not self.allocator:
-                self._past = replace(self._past, gaps=self._gaps_with(allocator))
-                allocator.gaps = {}
+                self._account.add_late(allocator)
             self._asking = False
             if self._closing is not None:
                 self._closing.set()
@@ -341,7 +344,11 @@ class Supply:
         """One reservation; a numbered one is sent again while those who had `arrived` wait (I8)."""
         if not allocator.numbered:
             return await self._store.reserve(
-                counter, count=request.count, seen=request.seen, room=request.room
+                counter,
+                count=request.count,
+                seen=request.seen,
+                room=request.room,
+                shard=request.shard,
             )
 
         def wanted() -> bool:
@@ -369,19 +376,20 @@ class Supply:
     async def _taken(self, allocator: Allocator, request: Request, answer: Grant | Loan) -> bool:
         """Take what was granted or lent into memory; False where it comes too late."""
         if isinstance(answer, Grant):
-            self.rev = answer.rev
+            shard = allocator.shards[request.shard]
+            shard.rev = answer.rev
             try:
-                claimed = await self._claim(allocator, answer)
+                claimed = await self._claim(allocator, shard, answer)
             except asyncio.CancelledError:
                 allocator.granted(request.token, answer.indices, self._loop.time())
                 raise
             if claimed:
                 allocator.inherit(claimed)
-                self.rev += 1  # our claim's
+                shard.rev += 1  # our claim's
             return allocator.granted(request.token, answer.indices, self._loop.time())
         now = self._loop.time()
         if answer.counter.ordinal > self.counter.ordinal and not allocator.retired:
-            allocator.renew(answer.counter.layout(), strict=answer.counter.strict)
+            allocator.renew(Shards(answer.counter.layout()), strict=answer.counter.strict)
             self.counter = answer.counter
         return allocator.lent(request.token, answer.blocks, now, since=answer.since)
 
@@ -394,21 +402,25 @@ class Supply:
         self._health.answered()
         allocator.no_room(request.token, error.position, self._loop.time())
         nothing = range(error.position, error.position)
-        claimed = await self._claim(allocator, Grant(nothing, error.rev, error.returned))
+        grant = Grant(nothing, error.rev, error.returned)
+        claimed = await self._claim(allocator, allocator.shards[request.shard], grant)
         if claimed:
             allocator.inherit(claimed)
             self._share_out(arrived)
 
-    async def _claim(self, allocator: Allocator, grant: Grant) -> list[range]:
-        """What others gave back, where the grant tells of any, and nothing newer was handed out."""
-        began = allocator.seen or allocator.granted_ids or allocator.retired
-        if not grant.returned or self.counter.strict or began or self._closing is not None:
+    async def _claim(self, allocator: Allocator, shard: Shard, grant: Grant) -> list[range]:
+        """What others gave back to a shard, where the grant tells of any, and nothing newer of it
+        was handed out."""
+        over = allocator.retired or self._closing is not None
+        if not grant.returned or self.counter.strict or shard.begun or over:
             return []
         lost = sum(map(len, grant.returned))  # unless it proves otherwise
         claimed: list[range] = []
         try:
             async with asyncio.timeout(self._patience(in_background=False)):
-                claimed = await returns.claim(self._store, self.counter, grant)
+                claimed = await returns.claim(
+                    self._store, self.counter, grant, shard=shard.layout.shard
+                )
             lost = 0
         except errors.NotApplied as error:
             lost = 0
@@ -425,6 +437,7 @@ class Supply:
             allocator.lost("late", count)
             return []
         if claimed:
+            shard.begun = True
             self.tally.claimed += count
             log.info(
                 "counter %s: %d ids are claimed that others gave back",
@@ -456,7 +469,10 @@ class Supply:
             self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to
-        allocator.refused(request.token, unknown=unknown)
+        if error.throttled:
+            allocator.throttled(request.token)
+        else:
+            allocator.refused(request.token, unknown=unknown)
 
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
@@ -478,16 +494,18 @@ class Supply:
 
     # --- doubt -----------------------------------------------------------------------------------
 
-    async def _doubt(self, error: errors.NotApplied, counter: Counter) -> str:
-        """The position is not as the epoch of `counter` left it: the entry alone decides what that
-        means. Whether it is `changed` or `suspect`."""
+    async def _doubt(self, error: errors.NotApplied, counter: Counter, shard: int) -> str:
+        """The position of a shard is not as the epoch of `counter` left it: the entry alone decides
+        what that means. Whether it is `changed` or `suspect`."""
         if self.allocator.retired:
             return "changed"  # a request overtaken by our own give-back finds it lower than we left
         entry, known = None, False
         try:
             async with asyncio.timeout(REFILL_MAX_S):
                 if isinstance(error, errors.WentBack):
-                    await self._store.close_gone_back(counter, error.epoch)
+                    # Who moved one of them may have moved others: that one first, and then all.
+                    for each in (shard, *range(counter.shards)):
+                        await self._store.close_gone_back(counter, error.epoch, each)
                 entry = await self._store.counter(counter.name)
             known = True
         except (errors.StoreError, TimeoutError):
@@ -531,7 +549,7 @@ class Supply:
             self.allocator.keep_for(self._runway)
 
     def _begin_epoch(self, *, keep: bool) -> None:
-        before, self.allocator = self.allocator, self._new_allocator(seen=0)
+        before, self.allocator = self.allocator, self._new_allocator(self._new_shards())
         self.allocator.succeed(before, keep=keep)
         self._forget(before, "revoked")
         self._end_batches()
@@ -660,22 +678,21 @@ class Supply:
             return
         if entry.ordinal > self.counter.ordinal:
             self.see(entry)
-        elif found.next >= max(found.mark, allocator.seen):
+        elif found.next >= max(found.mark, allocator.shards.present.seen):
             self.suspect = None
 
     def _begin_anew(self, cause: str) -> None:
         """With nothing in memory, and with the memory of where its own last reservation ended."""
         before = self.allocator
-        seen = before.seen if self._allocator_epoch == self.counter.epoch else 0
-        self.allocator = self._new_allocator(seen=seen)
+        known = self._allocator_epoch == self.counter.epoch
+        self.allocator = self._new_allocator(before.shards if known else self._new_shards())
         self.allocator.succeed(before, keep=False)
         self._forget(before, cause)
 
     def _forget(self, allocator: Allocator, cause: str) -> None:
         """Retire an allocator that was replaced, and keep what it counted."""
         allocator.retire(cause)
-        self._past = self._added_up(allocator)
-        allocator.gaps = {}  # what is still to come is counted when it came
+        self._account.close(allocator)
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -683,54 +700,67 @@ class Supply:
     def _runway(self) -> float:
         return self.counter.runway or self._limits.runway
 
-    def _new_allocator(self, *, seen: int) -> Allocator:
+    def _new_shards(self) -> Shards:
+        """The shards of its epoch, in an order that is this instance's own: each begins elsewhere,
+        and goes elsewhere from there."""
+        count = self.counter.shards
+        order = self._random.sample(range(count), count) if count > 1 else (0,)
+        return Shards(*(self.counter.layout(at) for at in order), moves=self.tally.moves)
+
+    def _new_allocator(self, shards: Shards) -> Allocator:
         self._allocator_epoch = self.counter.epoch
         return Allocator(
-            self.counter.layout(),
+            shards,
             now=self._loop.time(),
             runway_s=self._runway,
             block_max=self._limits.block_max,
             strict=self.counter.strict,
-            seen=seen,
             hold_s=self._store.hold_s,
         )
 
     @property
-    def not_ready(self) -> str:
-        """Why the next id cannot be served now; empty where it can."""
+    def trouble(self) -> errors.IdserviceError | None:
+        """Why the next id cannot be served now; None where it can."""
         if (why := self.suspect or self.closed) is not None:
-            return str(why)
+            return why
         if self.allocator.held:
-            return ""
+            return None
         if self.allocator.used_up:
-            return str(self._exhausted(1))
-        return "" if self._health.up else str(self._error)
+            return self._exhausted(1)
+        return None if self._health.up else self._error
 
     def reading(self) -> Reading:
         """What is counted of this counter since the start."""
-        allocator = self.allocator
-        return replace(
-            self._added_up(allocator),
-            held=allocator.held,
-            rate=allocator.rate,
+        return self._account.reading(
+            self.allocator,
+            now=self._loop.time(),
             waiting=len(self._line),
+            standing=self._standing(),
         )
 
-    def _added_up(self, allocator: Allocator) -> Reading:
-        past = self._past
-        return replace(
-            past,
-            issued=past.issued + allocator.issued_ids,
-            reserved=past.reserved + allocator.granted_ids,
-            gaps=self._gaps_with(allocator),
-            returned=past.returned + allocator.returned_ids,
+    def _standing(self) -> Standing:
+        counter, allocator, trouble = self.counter, self.allocator, self.trouble
+        return Standing(
+            epoch=counter.ordinal,
+            strict=counter.strict,
+            shards=counter.shards,
+            limit=counter.limit if self._store.hold_s is None else None,
+            runway=allocator.runway_s,
+            stock=allocator.stock,
+            low=allocator.low,
+            highest=allocator.pace.highest,
+            pace=allocator.pace.per_second(self._loop.time()),
+            lent=self._store.hold_s is not None,
+            change=counter.intent.kind if counter.intent is not None else "",
+            code=trouble.code if trouble is not None else "",
+            why=str(trouble) if trouble is not None else "",
         )
 
-    def _gaps_with(self, allocator: Allocator) -> dict[str, int]:
-        gaps = dict(self._past.gaps)
-        for cause, ids in allocator.gaps.items():
-            gaps[cause] = gaps.get(cause, 0) + ids
-        return gaps
+
+@lru_cache(maxsize=16)
+def _not_yet(store: str) -> errors.IdserviceError:
+    """The same for all counters, which are many; it is told, never raised."""
+    return errors.StoreError(store=store, why="it has not answered yet")
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.processes import Serving
+from tests.simulation.checker import Operation
 
 ANSWER_S = 10.0
 BROKEN = (ConnectionError, asyncio.IncompleteReadError, TimeoutError, OSError)
@@ -21,9 +22,10 @@ BROKEN = (ConnectionError, asyncio.IncompleteReadError, TimeoutError, OSError)
 
 @dataclass
 class Report:
-    """What happened: every id of every 200, and how the rest ended."""
+    """What happened: every id of every 200, and how the rest ended. `history` has each request."""
 
     seed: int
+    history: list[Operation] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     broken: int = 0  # requests without a whole answer, of a process that was killed
@@ -50,6 +52,9 @@ class Report:
 class Hammer:
     """Processes, clients and faults; `report` grows while it runs."""
 
+    targets: tuple[tuple[str, str], ...] = (("default", "/next"),)  # counters, and where they are
+    think_s = 0.0  # how long a client waits between two requests, on average
+
     def __init__(
         self,
         folder: Path,
@@ -69,6 +74,7 @@ class Hammer:
         self._ports: dict[Serving, int] = {}
         self._killed: set[Serving] = set()
         self._over = False
+        self._event = 0
 
     async def run(self, *, processes: int, clients: int, seconds: float, pause: float) -> Report:
         try:
@@ -131,6 +137,18 @@ class Hammer:
             with suppress(*BROKEN):
                 await writer.wait_closed()
 
+    def _asked(self, instance: Serving, connection: str, counter: str, count: int) -> Operation:
+        """A request that begins now, in the history."""
+        self._event += 1
+        name = self._name(instance, connection)
+        op = Operation(connection, name, counter, count, self._event, time.monotonic())
+        self.report.history.append(op)
+        return op
+
+    def _name(self, instance: Serving, connection: str) -> str:
+        """What the history calls the one that is asked."""
+        return f"{instance.pid}"
+
     async def _ask_on(
         self,
         instance: Serving,
@@ -138,12 +156,18 @@ class Hammer:
         writer: asyncio.StreamWriter,
         rng: random.Random,
     ) -> None:
-        last = -1
+        last = {counter: -1 for counter, _ in self.targets}
+        self._event += 1
+        connection = f"{self._event}"
         for _ in range(200):
             if self._over:
                 return
+            if self.think_s:
+                await asyncio.sleep(rng.uniform(0.0, 2 * self.think_s))
             count = rng.choice((0, 0, 0, 0, 1, 3, 20))
-            target = f"/next?count={count}" if count else "/next"
+            counter, path = rng.choice(self.targets)
+            op = self._asked(instance, connection, counter, count or 1)
+            target = f"{path}?count={count}" if count else path
             method = rng.choice(("GET", "POST"))
             writer.write(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             try:
@@ -157,14 +181,17 @@ class Hammer:
                 else:
                     self.report.torn += 1
                 raise
+            self._event += 1
+            op.complete, op.ended = self._event, time.monotonic()
             status = int(head.split()[1])
             self.report.statuses[status] += 1
             if status == 200:
                 ids = [int(id) for id in body.split()]
                 assert len(ids) == (count or 1), body
-                if ids != sorted(ids) or ids[0] <= last:
-                    self.report.disorder.append(f"{instance.pid}: {last} then {ids}")
-                last = ids[-1]
+                op.outcome, op.ids = "ok", [range(id, id + 1) for id in ids]
+                if ids != sorted(ids) or ids[0] <= last[counter]:
+                    self.report.disorder.append(f"{instance.pid}: {last[counter]} then {ids}")
+                last[counter] = ids[-1]
                 self.report.ids += ids
             if "connection: close" in head:
                 return

@@ -431,6 +431,22 @@ def test_a_batch_may_be_lost_where_the_position_goes_back_before_its_answer() ->
     run(main())
 
 
+def test_a_batch_that_a_hop_sent_twice_is_counted_where_the_position_went_back_between() -> None:
+    async def main() -> None:
+        data = table(strict=True)
+        async with strict(data) as (supply, handle, _):
+            assert await said(supply) == [0]
+            handle.fates = ["resent"]
+            asked = asyncio.create_task(said(supply, 3))
+            while data.positions["orders", 0].next < 4:
+                await elapse(STORE_S / 20)
+            data.set_by_hand("orders", next=0)
+            assert await asked == "counter_suspect"
+            assert gaps(supply) == {"unknown": 3}
+
+    run(main())
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 

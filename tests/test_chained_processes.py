@@ -3,13 +3,12 @@ are killed."""
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.hammer import hammer
+from tests.hop import Hop
 from tests.processes import Serving, command
 
 pytestmark = [pytest.mark.process]
@@ -18,54 +17,8 @@ SECONDS = 4.0
 PAUSE_S = 0.6  # between faults
 
 
-class Relay:
-    """One address for several centrals: each connection goes to the next one, and now and then
-    ends with the answer to what was sent."""
-
-    def __init__(self, ports: list[int]) -> None:
-        self.ports = ports
-        self.lost = self.passed = 0
-        self._turn = 0
-        self._serving: set[asyncio.Task[None]] = set()
-        self._random = random.Random(1)
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[str]:
-        def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.ensure_future(self._serve(reader, writer))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:
-            server.close()
-            for task in self._serving:
-                task.cancel()
-            await asyncio.gather(*self._serving, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._turn += 1
-        port = self.ports[self._turn % len(self.ports)]
-        back = None
-        try:
-            with suppress(OSError):
-                there, back = await asyncio.open_connection("127.0.0.1", port)
-                while request := await reader.read(65_536):
-                    back.write(request)
-                    answer = await there.read(65_536)
-                    if self._random.random() < 0.05:
-                        self.lost += 1
-                        break
-                    if not answer:
-                        break
-                    writer.write(answer)
-                    self.passed += 1
-        finally:
-            for end in (writer, back):
-                if end is not None:
-                    end.close()
+def at(central: Serving) -> str:
+    return f"http://127.0.0.1:{central.port}"
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["block", "strict"])
@@ -79,31 +32,32 @@ async def test_sidecars_over_centrals_never_repeat_an_id(tmp_path: Path, strict:
         return Serving(tmp_path, "--store", store, "--default-counter", "orders")
 
     with central() as one, central() as two:
-        relay = Relay([one.port, two.port])
+        hop = Hop([at(one), at(two)], random.Random(1))
+        hop.faults.lost_after, hop.silent = 0.05, 0.0
 
         async def upset() -> Serving:
             await asyncio.sleep(SECONDS / 3)
             one.kill()
             third = await asyncio.to_thread(central)
-            relay.ports[0] = await asyncio.to_thread(lambda: third.port)
+            hop.servers[0] = await asyncio.to_thread(at, third)
             return third
 
-        async with relay.listening() as url:
+        async with hop.listening():
             upsetting = asyncio.create_task(upset())
             report = await hammer(
-                tmp_path, url, arguments=("--default-counter", "orders"), processes=2,
+                tmp_path, hop.url, arguments=("--default-counter", "orders"), processes=2,
                 clients=8, seconds=SECONDS, pause=PAUSE_S, seed=1,
             )  # fmt: skip
         with await upsetting:
             pass
-    print(report, f"{relay.lost} answers lost of {relay.lost + relay.passed}")
+    print(report, hop.fates)
     assert not report.duplicates, str(report)
     assert not report.unclean, report.unclean[:1]
     assert not (strict and report.disorder), report.disorder[:3]
     assert report.kills
     assert report.statuses[200] > 100, str(report)
     assert set(report.statuses) <= {200, 503}, str(report)
-    assert relay.lost
+    assert hop.fates["lost_after"]
 
 
 def test_the_command_line_over_a_service(tmp_path: Path) -> None:

@@ -1,70 +1,17 @@
-"""Real processes that serve a counter while operators change it, kill and restart included."""
+"""Real processes hear of what operators do; that no id is repeated is shown in `tests.prove`."""
 
-import asyncio
-import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests import engines
-from tests.hammer import hammer
-from tests.processes import Serving, command, environment
+from tests.processes import Serving, command
 
 pytestmark = [pytest.mark.process]
 
-CHANGES = (
-    ("set", "--next", "50000"),
-    ("suspend",),
-    ("resume",),
-    ("fence", "--ahead", "1000"),
-    ("delete",),
-    ("create",),
-    ("fence", "--past", "200000"),
-    ("set", "--next", "1000000"),
-)
 HEARD_S = 10.0  # on a machine under load
-
-
-async def operate(folder: Path, store: str, env: Mapping[str, str]) -> None:
-    """Every command in turn, and of some a second one at the same time."""
-    for word, *flags in CHANGES:
-        words = (word, "default", *flags, "--store", store)
-        if word in ("suspend", "fence"):
-            words = (*words, "--reason", "a test")
-        twice = 2 if word in ("suspend", "resume", "fence") else 1
-        done = await asyncio.gather(
-            *(asyncio.to_thread(command, *words, folder=folder, env=env) for _ in range(twice))
-        )
-        for one in done:
-            assert one.returncode == 0, (words, one.stderr)
-
-
-@pytest.mark.parametrize(
-    "engine", ["sqlite", pytest.param("dynoxide", marks=pytest.mark.needs_engine)]
-)
-async def test_no_id_is_repeated_whatever_operators_do_meanwhile(
-    engine: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    env: dict[str, str] = {}
-    store = f"sqlite:{tmp_path / 'ids.db'}"
-    if engine == "dynoxide":
-        url = request.getfixturevalue("dynoxide_url")
-        name = "ids-" + re.sub(r"[^a-z0-9]", "-", tmp_path.name.lower())[-60:]
-        store, env = f"dynamodb:{name}?region={engines.REGION}&endpoint={url}", engines.ENVIRONMENT
-    assert command("init", "--store", store, folder=tmp_path, env=env).returncode == 0
-    serving = hammer(tmp_path, store, env=environment(env), seconds=12.0, pause=3.0, clients=8)
-    report, _ = await asyncio.gather(serving, operate(tmp_path, store, env))
-    print(report)
-    assert not report.duplicates, str(report)
-    assert not report.disorder, report.disorder[:3]
-    assert not report.unclean, report.unclean[:1]
-    assert report.statuses[200] > 100
-    assert set(report.statuses) <= {200, 404, 423, 503}, str(report)
-    assert max(report.ids) >= 200_000, "it went on in later epochs"
 
 
 def status(port: int) -> int:

@@ -237,10 +237,50 @@ def test_create_takes_every_option(run: Run) -> None:
     assert str(shown["next"]) == "5"
 
 
+def test_a_counter_with_shards_is_created_shown_and_asked(run: Run) -> None:
+    run("init")
+    assert run("create", "s", "--shards", "3", "--start", "100", "--limit", "110").code == 0
+    assert "already there" in run("create", "s", "--shards", "3", "--start", "100",
+                                  "--limit", "110").out  # fmt: skip
+    assert_refused(run("create", "s", "--start", "100", "--limit", "110"), 1, "shards is 3, not 1")
+    shown = json.loads(run("show", "s", "--json").out)
+    assert (shown["shards"], shown["next"], shown["next_by_shard"]) == (3, 100, [100, 101, 102])
+    taken = [int(run("next", "s").out) for _ in range(2)]
+    shown = json.loads(run("show", "s", "--json").out)
+    assert sum(shown["next_by_shard"]) == 303 + 2 * 3
+    assert shown["next"] == min(shown["next_by_shard"])
+    # The rest, though no shard alone has so many left.
+    taken += [int(line) for line in run("next", "s", "--count", "9").out.split()]
+    assert sorted(taken) == list(range(100, 111))
+    assert_refused(run("next", "s"), 1, "limit 110")
+
+
+def test_a_counter_in_use_is_given_another_number_of_shards(run: Run) -> None:
+    run("init")
+    assert run("next", "--count", "5").out == "0\n1\n2\n3\n4\n"
+    assert run("reshard", "default", "--shards", "8", "--reason", "hot").out == (
+        "counter default: active, epoch 2, 8 shards, ids from 5\n"
+    )
+    assert "already active, 8 shards" in run("reshard", "default", "--shards", "8").out
+    shown = json.loads(run("show", "default", "--json").out)
+    assert (shown["epoch"], shown["next_by_shard"]) == (2, list(range(5, 13)))
+    assert int(run("next").out) in range(5, 13)
+    assert run("reshard", "default", "--shards", "1").out.startswith(
+        "counter default: active, epoch 3, ids from "
+    )
+    assert "next_by_shard" not in json.loads(run("show", "default", "--json").out)
+    assert_refused(run("reshard", "default", "--shards", "65"), 1, "1 to 64")
+    assert_refused(run("reshard", "default"), 2, "--shards")
+    run("create", "s", "--strict")
+    assert_refused(run("reshard", "s", "--shards", "2"), 1, "strict")
+
+
 def test_a_counter_cannot_be_what_it_cannot_be(run: Run) -> None:
     run("init")
     assert_refused(run("create", "a", "--start", "5", "--limit", "4"), 2, "5", "4")
-    assert_refused(run("create", "a", "--shards", "2"), 2, "shards")
+    assert_refused(run("create", "a", "--shards", "0"), 2, "shards", "1 to 64")
+    assert_refused(run("create", "a", "--shards", "65"), 2, "shards", "1 to 64")
+    assert_refused(run("create", "a", "--shards", "2", "--strict"), 2, "strict", "one shard")
     assert_refused(run("create", "a", "--runway", "0"), 2, "--runway")
     assert_refused(run("create", "a", "--adopt-table", "t"), 2, "--adopt-key")
     everything = "--adopt-table t --adopt-key a=b --adopt-attribute v --adopt-returns old"

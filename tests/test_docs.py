@@ -7,7 +7,7 @@ import pytest
 
 from idservice import client, config, errors, exchange, probe
 from idservice.core.allocator import FROM_MEMORY
-from idservice.web import app, connection, describe
+from idservice.web import app, connection, describe, status
 from idservice.workers.totals import KILLED
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +69,23 @@ def test_the_readme_s_table_of_causes_of_gaps_is_the_one_that_is_shown() -> None
     assert rows == describe.GAPS
 
 
+def test_the_readme_s_table_of_states_is_the_one_that_is_shown() -> None:
+    section = README.read_text().partition("### At a glance")[2].partition("\n#")[0]
+    rows = re.findall(r"^\| (`.*`) \|", section, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z]+)`", row)}
+    assert named | {"active"} == set(status.LEVELS)
+
+
 def test_every_cause_of_a_gap_in_the_code_is_explained() -> None:
     text = "".join(path.read_text() for path in (ROOT / "idservice").glob("*.py"))
     named = re.findall(r"""(?:cause=|_forget\(|retire\(|lost\(|_drop\(|_gap\()"([a-z_]+)\"""", text)
     assert {*named, *FROM_MEMORY, "unknown", "late", "claim", KILLED} == set(describe.GAPS)
+
+
+def test_every_test_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"`((?:[a-z]+/)*(?:test_)?[a-z_]+\.py)`", README.read_text()))
+    tests = {name for name in named if not name.startswith(("idservice/", "benchmarks/"))}
+    assert len(tests) > 15
+    assert not [
+        name for name in tests if not (ROOT / "tests" / name.removeprefix("tests/")).exists()
+    ]

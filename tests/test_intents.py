@@ -14,6 +14,7 @@ from idservice.stores.protocol import (
     DELETED,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    SHARDS_MAX,
     SUSPENDED,
     Adopted,
     Counter,
@@ -233,6 +234,74 @@ def test_only_what_was_adopted_can_be_finished_and_not_where_the_value_is_the_po
             intents.begun(entry, Wish("finish"), stands(entry), RANDOM)
 
 
+# --- shards ---------------------------------------------------------------------------------------
+
+
+def resharded(entry: Counter, shards: int, *nexts: int) -> Counter:
+    """After a reshard that found the shards of its epoch reserved up to those indices."""
+    found: list[Stand | None] = [Stand(entry.epoch, next, next) for next in nexts]
+    found += [None] * (shards - len(nexts))
+    begun = intents.begun(entry, Wish("reshard", shards=shards), found, RANDOM)
+    if begun.intent is None:
+        return begun
+    assert intents.to_seal(begun) == range(max(entry.shards, shards))
+    return intents.done(intents.based(begun, found[: entry.shards], None))
+
+
+def test_a_reshard_begins_above_the_highest_id_of_any_shard_and_uses_blocks_up() -> None:
+    entry = counter(shards=3, start=100)
+    assert (entry.base, entry.layout(2).id(0)) == (100, 102)
+    after = resharded(entry, 8, 2, 7, 0)  # the highest granted is 100 + 1 + 3 * 6
+    assert (after.shards, after.ordinal, after.revoked, after.state) == (8, 2, 0, "active")
+    assert after.base == 120
+    assert resharded(after, 8) is after
+    fewer = resharded(after, 1, *[1] * 8)
+    assert (fewer.shards, fewer.base > after.layout(7).id(0)) == (1, True)
+
+
+@pytest.mark.parametrize("shards", [0, SHARDS_MAX + 1, -1])
+def test_a_number_of_shards_has_its_bounds(shards: int) -> None:
+    with pytest.raises(errors.ChangeRefused, match=f"1 to {SHARDS_MAX} shards, not {shards}"):
+        resharded(counter(), shards, 0)
+
+
+def test_who_cannot_have_shards_is_told_why() -> None:
+    strict = counter(strict=True)
+    with pytest.raises(errors.ChangeRefused, match="strict"):
+        resharded(strict, 2, 0)
+    assert resharded(strict, 1, 0) is strict
+    with pytest.raises(errors.ChangeRefused, match="old endpoint"):
+        resharded(counter(adopted=OLD), 2, 0)
+    closed = carried_out(counter(), SUSPEND)
+    with pytest.raises(errors.ChangeRefused, match="resume it first"):
+        resharded(closed, 2, 0)
+    with pytest.raises(errors.UnknownCounter):
+        resharded(carried_out(counter(), DELETE), 2, 0)
+    for settings in ({"strict": True}, {"adopted": OLD}):
+        with pytest.raises(errors.BadConfiguration, match="one"):
+            counter(shards=2, **settings)
+
+
+def test_a_reshard_that_would_leave_no_ids_is_refused() -> None:
+    entry = counter(shards=4, limit=99)
+    with pytest.raises(
+        errors.ChangeRefused, match="up to 99 may be in use, and its limit 99 leaves none"
+    ):
+        resharded(entry, 2, 0, 0, 0, 25)
+    assert resharded(entry, 2, 0, 0, 25, 0).base == 99
+
+
+def test_a_suspended_counter_keeps_its_shards_and_resumes_above_all_of_them() -> None:
+    entry = counter(shards=3)
+    found = [Stand(entry.epoch, next, next) for next in (1, 9, 4)]
+    begun = intents.begun(entry, SUSPEND, found, RANDOM)
+    closed = intents.done(intents.based(begun, found, None))
+    assert (closed.shards, closed.base, closed.high) == (3, 0, 26)
+    begun = intents.begun(closed, RESUME, found, RANDOM)
+    resumed = intents.done(intents.based(begun, found, None))
+    assert (resumed.shards, resumed.base) == (3, closed.high)
+
+
 WISHES = st.one_of(
     st.sampled_from([SUSPEND, RESUME, DELETE]),
     st.builds(lambda n: Wish("set", next=n), st.integers(0, 3000)),
@@ -240,27 +309,36 @@ WISHES = st.one_of(
     st.builds(lambda n: Wish("fence", ahead=n), st.integers(0, 300)),
     st.builds(lambda n: Wish("create", wanted=counter(start=n)), st.integers(0, 3000)),
     st.builds(lambda n: Wish("limit", limit=n), st.integers(0, LIMIT_DEFAULT)),
+    st.builds(lambda n: Wish("reshard", shards=n), st.integers(1, 5)),
+    st.builds(lambda n: Wish("create", wanted=counter(shards=n)), st.integers(1, 5)),
 )
 
 
-@given(st.lists(st.tuples(WISHES, st.integers(0, 400)), max_size=12))
+@given(st.lists(st.tuples(WISHES, st.integers(0, 400), st.integers(0, 4)), max_size=12))
 def test_no_sequence_of_changes_opens_an_epoch_on_ids_that_were_granted(
-    changes: list[tuple[Wish, int]],
+    changes: list[tuple[Wish, int, int]],
 ) -> None:
-    entry, next, free, ordinal = counter(), 0, 0, 1
-    for wish, granted in changes:
-        if entry.state == "active":
-            next += granted
-            free = max(free, entry.layout().id(next))
+    entry, free, ordinal = counter(), 0, 1
+    nexts = [0]
+    for wish, granted, shard in changes:
+        if entry.state == "active" and granted:
+            shard %= entry.shards
+            nexts[shard] += granted
+            free = max(free, entry.layout(shard).id(nexts[shard] - 1) + 1)
+        found: list[Stand | None] = [Stand(entry.epoch, next, next) for next in nexts]
+        found += [None] * (wish.wished_shards - len(nexts))
         try:
-            after = carried_out(entry, wish, next)
+            begun = intents.begun(entry, wish, found, RANDOM)
         except errors.IdserviceError:
             continue
+        after = begun
+        if begun.intent is not None:
+            after = intents.done(intents.based(begun, found[: entry.shards], None))
         if after.epoch != entry.epoch:
             assert after.ordinal > ordinal
             ordinal = after.ordinal
             assert after.high >= free
             if after.state == "active":
                 assert after.base >= free
-                next = 0
+                nexts = [0] * after.shards
         entry = after

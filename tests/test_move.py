@@ -108,6 +108,23 @@ async def test_a_counter_goes_on_above_in_the_other_store_as_it_was_configured()
     assert (await ensure(store, same, runway=30.0, random=Random(1)))[1] is False, "idempotent"
 
 
+@pytest.mark.parametrize("state", ["active", "suspended"])
+async def test_a_counter_with_shards_arrives_with_them_right_above_all_it_gave(state: str) -> None:
+    two = Two(start=1000, shards=4)
+    entry = two.source.entries[NAME]
+    two.source.reserve(entry, count=5, seen=0, room=9, shard=3)  # up to 1000 + 3 + 4 * 4
+    if state == "suspended":
+        await steps(SimStore(Random(1), two.source), wish=Wish("suspend", state="suspended"))
+    there = await two.mover().move(NAME)
+    assert (there.shards, there.state, there.high) == (4, state, 1020)
+    if state == "suspended":
+        there = await steps(SimStore(Random(1), two.target), wish=Wish("resume", state="active"))
+    assert (there.shards, there.base) == (4, 1020)
+    assert len({two.target.positions[NAME, shard].epoch for shard in range(4)}) == 1
+    untouched = await Two(start=1000, shards=4).mover().move(NAME)
+    assert untouched.base == 1000
+
+
 async def test_moving_again_changes_nothing() -> None:
     two = Two()
     two.take()

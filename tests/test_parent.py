@@ -123,8 +123,9 @@ async def heard(worker: Worker) -> list[channel.Message]:
     return messages
 
 
-async def reporting(full: bool) -> Report:
-    return REPORT if full else replace(REPORT, snapshot=None)
+async def reporting(full: bool, ready: bool) -> Report:
+    said = replace(REPORT, readiness=REPORT.readiness if ready else None)
+    return said if full else replace(said, snapshot=None)
 
 
 async def test_a_worker_reports_when_asked_and_has_nothing_to_say_while_it_starts() -> None:
@@ -173,6 +174,19 @@ async def test_who_asks_shares_a_question_but_none_from_before() -> None:
         assert await heard(worker) == [channel.Collect(True)]
         worker.send(channel.Whole(late))
         assert [await one for one in later] == [late] * 3
+
+
+async def test_who_asks_what_is_counted_has_nobody_look_at_the_store() -> None:
+    """Whether a worker is ready may take a look at the store, and an operator polls the page."""
+    async with linked() as (link, worker, _):
+        link.serving(reporting)
+        await heard(worker)
+        page = asyncio.create_task(link.whole(full=True))
+        assert await heard(worker) == [channel.Collect(True, False)]
+        worker.send(channel.Ask(1, True, False))
+        assert await heard(worker) == [channel.Told(1, replace(REPORT, readiness=None))]
+        worker.send(channel.Whole(REPORT))
+        assert await page == REPORT
 
 
 async def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_of_instances_that_ran_together_all_that_is_left_is_claimed_and_handed_o
         assert (mine, others) == ([0, 1, 2], [10, 11, 12])
         position = data.positions["orders", 0]
         assert (position.next, position.returned) == (13, (range(3, 10),))
-        assert described(data.entries["orders"], 30.0, position)["returned"] == 7
+        assert described(data.entries["orders"], 30.0, [position])["returned"] == 7
         async with serving(data) as service:
             supply = await service.supply("orders")
             assert [await supply.one() for _ in range(9)] == [3, 4, 5, 6, 7, 8, 9, 13, 14]

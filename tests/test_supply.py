@@ -400,7 +400,7 @@ def test_a_request_that_the_store_refused_in_its_own_words_costs_no_ids() -> Non
             store_of(service).faults = faults
             for _ in range(60):
                 await outcome(supply, 500)
-            refused = supply.tally.reservations["not_applied"]
+            refused = supply.tally.reservations["throttled"]
             assert refused > 0
             assert supply.reading().gaps == {}
 

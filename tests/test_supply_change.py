@@ -127,7 +127,7 @@ def test_a_suspended_counter_refuses_at_once_and_asks_the_store_nothing() -> Non
                     await supply.many(50)
             await elapse(30.0)
             assert len(service.store.sent) == sent  # type: ignore[attr-defined]
-            assert "suspended" in supply.not_ready
+            assert "suspended" in str(supply.trouble)
 
     run(main())
 

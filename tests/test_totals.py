@@ -27,13 +27,16 @@ def of(totals: Totals, counter: str = "a") -> Reading:
 
 def test_counts_are_summed_per_counter() -> None:
     totals = Totals()
-    tally = Tally({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
+    tally = Tally(
+        {"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5, moves={"throttled": 4}
+    )
     totals.reported(0, report(reading(issued=3, reserved=10, held=7, waiting=1, tally=tally)))
     totals.reported(1, report(reading("b", issued=1), reading(issued=4, reserved=9, held=5)))
     totals.reported(2, report(reading(tally=tally, gaps={"late": 2})))
     assert of(totals) == reading(
         issued=7, reserved=19, held=12, waiting=1, gaps={"late": 2},
-        tally=Tally({"granted": 4}, {"bad_count": 2}, waits=6, wait_seconds=1.0),
+        tally=Tally({"granted": 4}, {"bad_count": 2}, waits=6, wait_seconds=1.0,
+                    moves={"throttled": 8}),
     )  # fmt: skip
     assert of(totals, "b").issued == 1
 
@@ -120,7 +123,7 @@ def test_a_degraded_worker_degrades_all() -> None:
 
 def counted(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample of the page that must never fall."""
-    body, _ = metrics.page(snapshot, counters_max=3)
+    body = b"".join(metrics.pieces(snapshot, counters_max=3))
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(body.decode())

@@ -14,6 +14,7 @@ from typing import Any
 from idservice import errors, exchange
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
+from idservice.core.shards import Shards
 from idservice.exchange import RANGES_MAX, Answer, Refused, Reply, Unanswered
 
 BATCH_MAX = 10_000_000  # ids in one list
@@ -87,7 +88,7 @@ class Stock:
     def forget(self) -> None:
         """Begin anew with nothing: what was held is another's, or over."""
         self.allocator = Allocator(
-            Layout(base=0, limit=exchange.ID_MAX),
+            _one_row(),
             now=self.clock(),
             runway_s=self.hold_s,
             block_max=RANGES_MAX,
@@ -225,7 +226,7 @@ class Stock:
         answer = exchange.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)
         if exchange.is_newer(answer, url=url, ordinal=self._ordinal, strict=self._strict):
             self._ordinal, self._strict = answer.ordinal, answer.strict
-            self.allocator.renew(Layout(base=0, limit=exchange.ID_MAX), strict=answer.strict)
+            self.allocator.renew(_one_row(), strict=answer.strict)
         return answer
 
     # --- failures --------------------------------------------------------------------------------
@@ -249,6 +250,11 @@ class Stock:
 
 
 Steps = Generator[Step, Reply | None, list[int]]
+
+
+def _one_row() -> Shards:
+    """As seen from here there is one row of ids, whatever the shards."""
+    return Shards(Layout(base=0, limit=exchange.ID_MAX))
 
 
 def next_step(steps: Steps, answer: Reply | Unanswered | None) -> Step:

@@ -11,7 +11,8 @@ request from the store, if anything. The caller carries the request out and repo
     take() -> id | None        None: `advance` and take again; None again: wait for a grant
     advance()                  move the cursor past a low-water mark or to the next block
     due() -> Request | None    at most one is outstanding (I12)
-    granted(), lent(), refused(), no_room()   the answer to that request; any other is dropped
+    granted(), lent(), refused(), throttled(), no_room()   the answer to that request; any other is
+                            dropped
     settle()                   after a grant was shared out: a strict counter keeps nothing (I8)
     retire()                   drops everything for good
     inherit()                  ids that others gave back, before the first grant
@@ -30,28 +31,31 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from idservice.core import block, sizing
-from idservice.core.epoch import Layout
+from idservice.core.pace import Pace
+from idservice.core.shards import Shards
 
 # Why granted ids become a gap; the other causes ("unknown", "late", "claim") never reach memory.
 FROM_MEMORY = (
     "abandoned", "fork", "went_back", "epoch", "revoked", "stale", "stop", "full", "expired",
 )  # fmt: skip
-EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is asked again
 RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the time on loan is left for a slower use
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to ask the store for: `count` indices, none below `seen`, the first at most `room`."""
+    """What to ask the store for: `count` indices of a shard, none below `seen`, the first at most
+    `room`."""
 
     token: int
     count: int
     seen: int
     room: int
+    shard: int = 0
 
 
 class Allocator:
-    """The ids of one shard of a counter within one epoch, held by one instance."""
+    """The ids of a counter that one instance holds, and asks for in one epoch on one of its shards
+    after the other."""
 
     __slots__ = (
         "_asked_at",
@@ -59,52 +63,48 @@ class Allocator:
         "_asked_stock",
         "_asked_used",
         "_cut_to",
-        "_end",
-        "_found",
-        "_found_at",
         "_hold_s",
         "_last_stock",
-        "_layout",
         "_loans",
         "_low",
         "_mark",
         "_outstanding",
+        "_rated_s",
         "_rest",
         "_rest_count",
         "_retired",
         "_runway_s",
-        "_seen",
         "_segment",
         "_strict",
         "_token",
         "_used_uncounted",
-        "_used_up",
         "_window_start",
         "_window_used",
         "block_max",
         "cursor",
         "gaps",
         "granted_ids",
+        "pace",
         "rate",
         "returned_ids",
+        "shards",
+        "stock",
     )
 
     def __init__(
         self,
-        layout: Layout,
+        shards: Shards,
         *,
         now: float,
         runway_s: float,
         block_max: int,
         strict: bool = False,
-        seen: int = 0,
         hold_s: float | None = None,
     ) -> None:
         assert runway_s > 0
         assert block_max > 0
         assert hold_s is None or hold_s > 0
-        self._layout = layout
-        self._end = layout.end
+        self.shards = shards
         self._strict = strict
         self._runway_s = runway_s if hold_s is None else min(runway_s, RUNWAY_OF_HOLD * hold_s)
         self._hold_s = hold_s
@@ -116,10 +116,6 @@ class Allocator:
         self._rest_count = 0
         self._low = 0  # ids left from which on a refill is due,
         self._mark = 0  # and ids left at which the cursor stops, so that somebody asks `due`
-        self._seen = seen  # end of our own last reservation in this epoch (an index)
-        self._found: int | None = None  # position at which the store said "no room"
-        self._found_at = 0.0
-        self._used_up = False  # whether that left nothing
         self._token = 0
         self._outstanding: Request | None = None
         self._asked_at = now  # when the outstanding request was made,
@@ -132,7 +128,10 @@ class Allocator:
         self._window_used = 0  # where this many ids had been handed out,
         self._used_uncounted = 0  # without what single big batches took
         self._retired = False
-        self.rate = 0.0  # ids per second, as last measured
+        self.rate = 0.0  # ids per second, as last measured,
+        self._rated_s = 0.0  # over so many seconds
+        self.pace = Pace()
+        self.stock = 0  # how many were held after the last grant
         self.granted_ids = 0
         self.returned_ids = 0  # that went back to the store at the stop
         self.gaps: dict[str, int] = {}  # ids that will never be handed out, by cause
@@ -174,18 +173,32 @@ class Allocator:
     @property
     def issued_ids(self) -> int:
         """How many ids were handed out."""
-        lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY)
+        lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY) if self.gaps else 0
         return self.granted_ids - self.held - lost - self.returned_ids
+
+    @property
+    def low(self) -> int:
+        """How many are left when the next refill begins."""
+        return self._low
+
+    def present_rate(self, now: float) -> float:
+        """Ids per second since the last refill and between the two before: a counter that nobody
+        uses any more is not as busy as it was. 0 for a strict one, which measures none."""
+        if self._strict:
+            return 0.0
+        used = max(0, self._used - self._window_used)
+        seconds = self._rated_s + now - self._window_start
+        return sizing.rate(used + self.rate * self._rated_s, seconds)
+
+    @property
+    def runway_s(self) -> float:
+        """For how long ids are to last."""
+        return self._runway_s
 
     @property
     def unused(self) -> list[range]:
         """The ids in memory, as blocks in the order in which they would be handed out."""
         return [ids for ids in (self._remaining_segment(), *self._rest) if ids]
-
-    @property
-    def seen(self) -> int:
-        """The end of this instance's own last reservation in this epoch, as an index; 0: none."""
-        return self._seen
 
     @property
     def retired(self) -> bool:
@@ -212,13 +225,11 @@ class Allocator:
     @property
     def used_up(self) -> bool:
         """Whether no id was left below the limit when that was last found out."""
-        return self._seen >= self._end or self._used_up
+        return self.shards.used_up
 
     def room(self, now: float) -> int:
         """How many more ids the limit leaves, as far as is known without asking the store."""
-        if self._found is not None and now - self._found_at >= EXHAUSTED_RECHECK_S:
-            self._found = None  # somebody may have made room since
-        return max(0, self._end - max(self._seen, self._found or 0))
+        return self.shards.room(now)
 
     def advance(self) -> None:
         """Move the cursor to the next ids, where it stands at the end of what it runs through."""
@@ -239,14 +250,21 @@ class Allocator:
             return None
         if not waiting and self._hold_s is not None and not self.held:
             return None  # nobody asks any more
-        count = min(self._wanted(now, waiting=waiting, first=first), self.room(now))
+        shard = self.shards.choose(now)
+        if shard is None:
+            return None
+        count = min(self._wanted(now, waiting=waiting, first=first), shard.room)
         if count <= 0:
             return None
         self._token += 1
         self._asked_at, self._asked_used = now, self._used
         self._asked_stock = max(sizing.BLOCK_MIN, count - waiting)
         self._outstanding = Request(
-            token=self._token, count=count, seen=self._seen, room=self._end - count
+            token=self._token,
+            count=count,
+            seen=shard.seen,
+            room=shard.layout.end - count,
+            shard=shard.layout.shard,
         )
         assert self._outstanding.seen <= self._outstanding.room
         return self._outstanding
@@ -257,7 +275,7 @@ class Allocator:
             return waiting
         used = max(0, self._used - self._window_used) + min(waiting, self._last_stock)
         seconds = now - self._window_start
-        self.rate = sizing.rate(used, seconds)
+        self.rate, self._rated_s = sizing.rate(used, seconds), seconds
         size = sizing.refill if self._hold_s is None else sizing.loan
         stock = size(
             rate=self.rate,
@@ -290,14 +308,10 @@ class Allocator:
         if request is None or request.token != token or self._retired:
             self._gap("late", len(indices))
             return False
-        if not (
-            len(indices) == request.count
-            and request.seen <= indices.start
-            and indices.stop <= self._end
-        ):
+        if not (len(indices) == request.count and request.seen <= indices.start <= request.room):
             raise ValueError(f"asked for {request}, got {indices}")
-        self._seen = indices.stop
-        self._accept(request, [self._layout.ids(indices)])
+        self.shards.granted(request.shard, indices)
+        self._accept(request, [self.shards[request.shard].layout.ids(indices)])
         return True
 
     def lent(self, token: int, blocks: Sequence[range], now: float, *, since: float) -> bool:
@@ -314,6 +328,7 @@ class Allocator:
             return False
         if total != request.count:
             raise ValueError(f"asked for {request}, got {blocks}")
+        self.shards.had_room(request.shard)
         self._accept(request, blocks)
         self._loans.append((since + self._hold_s, self.granted_ids))
         self.expire(now)
@@ -321,12 +336,12 @@ class Allocator:
 
     def _accept(self, request: Request, blocks: Sequence[range]) -> None:
         self._outstanding = None
-        self._found = None
-        self._used_up = False
         self._last_stock = self._asked_stock
         self.granted_ids += request.count
         for ids in blocks:
             self._keep(ids)
+            self.pace.saw(ids[-1], self._asked_at)
+        self.stock = self.held
         self._low = sizing.low_water(rate=self.rate, runway_s=self._runway_s, held=self.held)
         self._mark = self._low
         if self._asked_cut:
@@ -358,11 +373,17 @@ class Allocator:
         if request is None or request.token != token:
             return
         self.refused(token, unknown=False)
-        self._found = position
-        self._found_at = now
+        self.shards.no_room(request.shard, position, now)
         if self._hold_s is not None:
             self._cut_to = 1  # how many are left is not said: ask for what the first in line needs
-        self._used_up = position >= self._end
+
+    def throttled(self, token: int) -> None:
+        """The store takes no more on that shard now: the next request goes to another one."""
+        request = self._outstanding
+        if request is None or request.token != token:
+            return
+        self.refused(token, unknown=False)
+        self.shards.throttled(request.shard)
 
     def settle(self) -> None:
         """Called when a grant was shared out among the waiting: a strict counter burns the rest."""
@@ -394,11 +415,12 @@ class Allocator:
                 self._rest_count -= left
             self._gap("expired", left)
 
-    def renew(self, layout: Layout, *, strict: bool) -> None:
+    def renew(self, shards: Shards, *, strict: bool) -> None:
         """A newer epoch began where the ids are lent: those held are of an older one."""
         assert self._hold_s is not None
         self._drop("epoch")
-        self._layout, self._end, self._strict = layout, layout.end, strict
+        self.pace = Pace()
+        self.shards, self._strict = shards, strict
 
     def retire(self, cause: str) -> int:
         """Drop everything in memory and refuse every later grant; the number of ids dropped."""
@@ -409,6 +431,7 @@ class Allocator:
         """Take over from the allocator of an earlier epoch: its pace, and with `keep` also the ids
         it holds, which are handed out first. It is retired. Only for an allocator that is new."""
         self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
+        self._rated_s = before._rated_s
         if before._outstanding is not None:  # nobody will hear what becomes of it
             self._cut_to = max(1, before._outstanding.count // 2)
         if keep:
@@ -430,10 +453,11 @@ class Allocator:
         self._runway_s = runway_s
 
     def inherit(self, blocks: Iterable[range]) -> None:
-        """Hand these ids out first. Only for an allocator that was granted nothing yet."""
+        """Hand these ids out before those of the next grant."""
         for ids in blocks:
             self._keep(ids)
             self.granted_ids += len(ids)
+        self.stock = self.held
         self._low = self._mark = self.held // 2
         self._cut_at_mark()
 

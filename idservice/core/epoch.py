@@ -88,18 +88,25 @@ class Layout:
         return max(0, (self.limit - self.base - self.shard) // self.shards + 1)
 
 
+def first_base(start: int, shards: int) -> int:
+    """Where the first epoch of a counter of our own begins: at 0 with one shard, so that index and
+    id agree; with several at its first id, so that every shard begins at index 0."""
+    return start if shards > 1 else 0
+
+
 def first_free(base: int, reserved: Sequence[int], high: int) -> int:
-    """An id above every one that was ever granted.
+    """The lowest id above every one that was ever granted, and not below the base.
 
     `reserved` is, for each shard of the epoch that ends, the larger of position and mark: a
     position alone may have been moved back by hand. `high` is the same of all epochs before.
     """
     shards = len(reserved)
     ends = (
-        Layout(base=base, limit=base, shard=shard, shards=shards).id(index)
+        Layout(base=base, limit=base, shard=shard, shards=shards).id(index - 1) + 1
         for shard, index in enumerate(reserved)
+        if index
     )
-    return max(high, *ends) if reserved else high
+    return max(high, base, *ends) if reserved else high
 
 
 def base_of(free: int, *, floor: int, ahead: int, lower: bool) -> int:

@@ -7,7 +7,7 @@ GROWTH_MAX = 8  # a refill asks for at most this many times what was used since 
 WINDOW_MIN_S = 0.001  # a shorter time than this says nothing about a rate
 
 
-def rate(used: int, seconds: float) -> float:
+def rate(used: float, seconds: float) -> float:
     """Ids per second, where `used` ids were handed out within `seconds`."""
     return used / max(seconds, WINDOW_MIN_S)
 

@@ -13,6 +13,9 @@ from idservice.finding import Clock, Finding
 
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
+# A counter is created in one transaction, which on DynamoDB holds 100 writes: its entry, the
+# catalogue's revision and its shards. So many shards take more writes than a table does by default.
+SHARDS_MAX = 64
 DEFAULT_COUNTER = "default"
 VALUE = "next"  # what the first index that nobody reserved is called, wherever it is written
 FINISH = "finish"  # the kind of a change that ends an adoption

@@ -40,13 +40,15 @@ class Asked:
         got = self.batch.got(record) if self.batch is not None else None
         above = max(found.mark, self.seen, got.stop if got is not None else 0)
         if found.next < above:
-            raise errors.WentBack(
+            back = errors.WentBack(
                 store=self.store,
                 name=self.counter.name,
                 position=found.next,
                 above=above,
                 epoch=found.epoch,
             )
+            back.applied = got is not None  # an earlier copy of the batch was, and is burnt
+            raise back
         if got is not None:
             return Grant(got, found.rev, found.returned)
         if found.next > self.room:

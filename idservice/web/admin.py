@@ -47,8 +47,8 @@ class Admin:
 
     async def show(self, request: web.Request) -> web.Response:
         """One counter: also where it stands in the store, and what is held in memory."""
-        counter, position = await self._service.counter(request.match_info["name"])
-        body = described(counter, self._runway, position)
+        counter, positions = await self._service.counter(request.match_info["name"])
+        body = described(counter, self._runway, positions)
         reading = await self._whole.reading(counter.name)
         seconds = reading.runway_s if reading is not None else 0.0
         body["ids_in_memory"] = reading.held if reading is not None else 0

@@ -1,9 +1,11 @@
 """Which path leads to which handler, on which kind of listener."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from idservice import errors, metrics
 from idservice.service import Service
@@ -12,6 +14,7 @@ from idservice.web.change import Changes
 from idservice.web.guard import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
+from idservice.web.overview import Overview
 from idservice.web.writer import Writers
 from idservice.workers.whole import Whole
 
@@ -76,18 +79,34 @@ def build_app(
         serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
     if control:
         writers = Writers(writable, unix)
-        admin, changes = Admin(service, whole, writers), Changes(service, writers)
-        serve("/v1/counters", GET=admin.list)
-        serve(
-            "/v1/counters/{name}",
-            GET=admin.show, PUT=admin.put, PATCH=changes.patch, DELETE=changes.delete,
-        )  # fmt: skip
-        serve("/v1/counters/{name}/set", POST=changes.set)
-        serve("/metrics", GET=_metrics(whole, limits.metrics_counters))
+        for path, handlers in _control(service, whole, writers, limits).items():
+            if path not in routes or not data:  # an old path of somebody's goes before
+                serve(path, **handlers)
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(whole, draining))
     serve("/openapi.json", GET=_openapi(limits))
     return app
+
+
+def _control(
+    service: Service, whole: Whole, writers: Writers, limits: WebLimits
+) -> dict[str, dict[str, Handler]]:
+    """The control plane: by path, the handlers of its methods."""
+    admin, changes = Admin(service, whole, writers), Changes(service, writers)
+    overview = Overview(whole, service.store.address)
+    return {
+        "/": {"GET": overview.page},
+        "/v1/status": {"GET": overview.json},
+        "/v1/counters": {"GET": admin.list},
+        "/v1/counters/{name}": {
+            "GET": admin.show,
+            "PUT": admin.put,
+            "PATCH": changes.patch,
+            "DELETE": changes.delete,
+        },
+        "/v1/counters/{name}/set": {"POST": changes.set},
+        "/metrics": {"GET": _metrics(whole, limits.metrics_counters)},
+    }
 
 
 async def _livez(request: web.Request) -> web.Response:
@@ -110,8 +129,12 @@ def _readyz(whole: Whole, draining: Callable[[], bool]) -> Handler:
 def _metrics(whole: Whole, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
         snapshot = await whole.snapshot()
-        body, content_type = metrics.page(snapshot, counters_max=counters_max)
-        return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
+        parts = []
+        for part in metrics.pieces(snapshot, counters_max=counters_max):
+            parts.append(part)
+            await asyncio.sleep(0)  # let requests for ids go before
+        headers = {**NO_STORE, "Content-Type": CONTENT_TYPE_LATEST}
+        return web.Response(body=b"".join(parts), headers=headers)
 
     return page
 

@@ -89,7 +89,7 @@ class Changes:
             async with asyncio.timeout(ANSWER_AFTER_S):
                 _, entry = await service.change(name, wish)
         except TimeoutError:
-            entry, position = await service.counter(name)
-            body = described(entry, service.limits.runway, position)
+            entry, positions = await service.counter(name)
+            body = described(entry, service.limits.runway, positions)
             return json_answer(body, status=HTTPStatus.ACCEPTED)
         return json_answer(described(entry, service.limits.runway))

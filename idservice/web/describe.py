@@ -1,6 +1,6 @@
 """How counters and their numbers are shown to people and programs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from idservice.stores.protocol import ACTIVE, LIMIT_DEFAULT, Counter, Position
 
@@ -23,14 +23,15 @@ GAPS = {
 
 
 def described(
-    counter: Counter, runway: float, position: Position | None = None
+    counter: Counter, runway: float, positions: Sequence[Position] = ()
 ) -> dict[str, object]:
     """A counter's configuration and state as JSON values; `runway` where it names none.
 
-    With its position also the next id that nobody reserved, and how many ids were given back and
-    wait for somebody to claim them, where there are any; the state is `suspect` where the position
-    carries another epoch for no known reason, so that nobody is granted anything. A `change` is one
-    under way; `home` is the item it was adopted from, when that is finished.
+    With the positions of its shards also the lowest id that nobody reserved, that of each shard
+    where there are several, and how many ids were given back and wait for somebody to claim them,
+    where there are any; the state is `suspect` where a position carries another epoch for no known
+    reason, so that nobody is granted anything there. A `change` is one under way;
+    `home` is the item it was adopted from, when that is finished.
     """
     body: dict[str, object] = {
         "counter": counter.name,
@@ -44,13 +45,16 @@ def described(
     }
     if counter.intent is not None:
         body["change"] = counter.intent.kind
-    if position is not None:
-        there = counter.layout().id(position.next)
+    if positions:
         in_use = counter.state == ACTIVE and counter.intent is None
-        body["next"] = number(counter, there if in_use else max(there, counter.high))
-        if in_use and position.returned:
-            body["returned"] = sum(map(len, position.returned))
-        if in_use and position.epoch != counter.epoch:
+        there = [counter.layout(shard).id(each.next) for shard, each in enumerate(positions)]
+        body["next"] = number(counter, min(there) if in_use else max(*there, counter.high))
+        if counter.shards > 1:
+            body["next_by_shard"] = [number(counter, each) for each in there]
+        returned = sum(len(ids) for each in positions for ids in each.returned)
+        if in_use and returned:
+            body["returned"] = returned
+        if in_use and any(each.epoch != counter.epoch for each in positions):
             body["state"] = "suspect"
     if counter.move is not None:
         body["moved_to"] = counter.move.to

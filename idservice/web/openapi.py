@@ -8,6 +8,7 @@ from idservice import __version__
 from idservice.exchange import NAME
 from idservice.web.ask import NONCE
 from idservice.web.schemas import SCHEMAS
+from idservice.web.status import FIND, PAGE_MAX, PER_DEFAULT, PER_MAX
 
 Schema = dict[str, Any]
 
@@ -17,6 +18,27 @@ NAME_PARAMETER = {
     "required": True,
     "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
 }
+
+WHICH: list[Schema] = [
+    {
+        "name": "page",
+        "in": "query",
+        "description": "From 1; behind the last one is the last one.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": 1},
+    },
+    {
+        "name": "per",
+        "in": "query",
+        "description": "Counters on a page.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": PER_MAX, "default": PER_DEFAULT},
+    },
+    {
+        "name": "find",
+        "in": "query",
+        "description": "Only counters whose name contains this.",
+        "schema": {"type": "string", "pattern": f"^{FIND.pattern}$"},
+    },
+]
 
 
 def document(*, batch_max: int, range_max: int) -> bytes:
@@ -84,6 +106,31 @@ def _control() -> Schema:
         },
         "/v1/counters/{name}/set": {
             "post": _change("setCounter", "Go on from another id.", "SetTo"),
+        },
+        **_overview(),
+    }
+
+
+def _overview() -> Schema:
+    return {
+        "/": {
+            "get": _operation(
+                "statusPage",
+                "The status as a page; it asks the store for nothing.",
+                {"200": {"description": "HTML.", "content": {"text/html": {}}}},
+                parameters=WHICH,
+                refusals=("400", "503"),
+            )
+        },
+        "/v1/status": {
+            "get": _operation(
+                "status",
+                "The service, and its counters in use, as they are in memory; those that need"
+                " attention first. It asks the store for nothing.",
+                {"200": _json(_ref("Status"))},
+                parameters=WHICH,
+                refusals=("400", "503"),
+            )
         },
         "/metrics": {"get": _operation("metrics", "Prometheus metrics.", {"200": _text()})},
     }

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
+
 from idservice.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.intents import JUMP_MAX
-from idservice.stores.protocol import LIMIT_MAX
+from idservice.stores.protocol import LIMIT_MAX, SHARDS_MAX
+from idservice.web.records import Status
 
 Schema = dict[str, Any]
 
@@ -53,7 +56,8 @@ COUNTER = {
         "arrived": {"type": "boolean", "description": "Whether it is known to be there."},
         "home": {"type": "object", "description": "Where it was adopted from, and stays."},
         "change": {"type": "string", "description": "The change under way, if any."},
-        "next": NUMBER,
+        "next": {**NUMBER, "description": "The lowest number that nobody reserved."},
+        "next_by_shard": {"type": "array", "items": NUMBER},
         "ids_in_memory": {"type": "integer"},
         "runway_seconds": {"type": ["number", "null"]},
     },
@@ -61,11 +65,15 @@ COUNTER = {
 WISH: Schema = {
     "type": "object",
     "additionalProperties": False,
+    "anyOf": [
+        {"properties": {"strict": {"const": False}}},
+        {"properties": {"shards": {"const": 1}}},
+    ],
     "properties": {
         "start": {**WISHED, "default": 0},
         "limit": {"anyOf": [WISHED, {"type": "null"}]},
         "strict": {"type": "boolean", "default": False},
-        "shards": {"const": 1, "default": 1},
+        "shards": {"type": "integer", "minimum": 1, "maximum": SHARDS_MAX, "default": 1},
         "runway": {
             "anyOf": [
                 {"type": "number", "minimum": RUNWAY_MIN_S, "maximum": RUNWAY_MAX_S},
@@ -157,7 +165,9 @@ RANGES = {
     },
 }
 
+_, STATUS = msgspec.json.schema_components([Status], ref_template="#/components/schemas/{name}")
 SCHEMAS: Schema = {
+    **STATUS,
     "Problem": PROBLEM,
     "Counter": COUNTER,
     "Wish": WISH,

@@ -18,11 +18,12 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ask(msgspec.Struct, tag=True, frozen=True):
-    """Parent: report, under this number, in `full` with all that is counted. Whoever does not for
-    long, hangs."""
+    """Parent: report, under this number, in `full` with all that is counted, and unless `ready` is
+    False whether the next id can be served. Whoever does not for long, hangs."""
 
     number: int
     full: bool
+    ready: bool = True
 
 
 class Told(msgspec.Struct, tag=True, frozen=True):
@@ -37,9 +38,11 @@ class Serving(msgspec.Struct, tag=True, frozen=True):
 
 
 class Collect(msgspec.Struct, tag=True, frozen=True):
-    """Worker: how are all, and in `full`, what do they count? One outstanding."""
+    """Worker: how are all, and in `full`, what do they count? One outstanding. Without `ready` it
+    is asked for what is in memory only: to be sure of the former may take a look at the store."""
 
     full: bool
+    ready: bool = True
 
 
 class Whole(msgspec.Struct, tag=True, frozen=True):

@@ -30,10 +30,10 @@ class Link:
         self.seat = seat
         self._connection = connection
         self._writer: asyncio.StreamWriter | None = None
-        self._report: Callable[[bool], Awaitable[Report]] | None = None
+        self._report: Callable[[bool, bool], Awaitable[Report]] | None = None
         self._asked: asyncio.Future[Report] | None = None  # of the parent: what do all count?
         self._later: asyncio.Future[Report] | None = None  # to be asked once that is answered,
-        self._later_full = False  # and whether in full
+        self._later_full = self._later_ready = False  # and what about
 
     @asynccontextmanager
     async def held(self, end: Callable[[], None]) -> AsyncIterator[None]:
@@ -53,13 +53,14 @@ class Link:
         finally:
             self._writer.close()
 
-    def serving(self, report: Callable[[bool], Awaitable[Report]]) -> None:
-        """Say that connections are accepted; from now on there is something to `report`."""
+    def serving(self, report: Callable[[bool, bool], Awaitable[Report]]) -> None:
+        """Say that connections are accepted; from now on there is something to `report`, given
+        whether in full, and whether with readiness."""
         self._report = report
         self._send(channel.Serving())
 
     async def whole(self, *, full: bool) -> Report:
-        """How all workers are, with what they count where that is asked for. Raises ParentSilent.
+        """What all workers count or, not in full, whether they are ready. Raises ParentSilent.
 
         Several who ask share one question, but none that was asked before they came: its answer may
         lack what they know of.
@@ -67,6 +68,7 @@ class Link:
         if self._later is None:
             self._later = asyncio.get_running_loop().create_future()
         self._later_full |= full
+        self._later_ready |= not full
         answer = self._later
         if self._asked is None:
             self._collect()
@@ -77,8 +79,9 @@ class Link:
             raise ParentSilent() from None
 
     def _collect(self) -> None:
-        self._send(channel.Collect(self._later_full))
-        self._asked, self._later, self._later_full = self._later, None, False
+        self._send(channel.Collect(self._later_full, self._later_ready))
+        self._asked, self._later = self._later, None
+        self._later_full = self._later_ready = False
 
     def _answered(self, report: Report) -> None:
         assert self._asked is not None
@@ -98,8 +101,8 @@ class Link:
                 match message:
                     case channel.Stop():
                         end()
-                    case channel.Ask(number, full):
-                        group.create_task(self._tell(number, full))
+                    case channel.Ask(number, full, ready):
+                        group.create_task(self._tell(number, full, ready))
                     case channel.Whole(report):
                         self._answered(report)
                     case _:
@@ -112,14 +115,14 @@ class Link:
         except ConnectionError:
             return b""
 
-    async def _tell(self, number: int, full: bool) -> None:
-        report = await self._report(full) if self._report is not None else None
+    async def _tell(self, number: int, full: bool, ready: bool) -> None:
+        report = await self._report(full, ready) if self._report is not None else None
         self._send(channel.Told(number, report))
 
     async def _farewell(self) -> None:
         if self._writer is None or self._report is None or self._writer.is_closing():
             return
-        self._send(channel.Told(0, await self._report(True)))
+        self._send(channel.Told(0, await self._report(True, True)))
         try:
             async with asyncio.timeout(FAREWELL_S):
                 await self._writer.drain()

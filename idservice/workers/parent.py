@@ -174,8 +174,8 @@ class Parent:
                 worker.serving = worker.serving and number > 0  # 0: its last one
                 if report is not None:
                     self._totals.reported(worker.number, report)
-            case channel.Collect(full):
-                self._collect(worker, full=full)
+            case channel.Collect(full, ready):
+                self._collect(worker, full=full, ready=ready)
             case _:
                 raise AssertionError(message)
 
@@ -196,9 +196,9 @@ class Parent:
         if len(self._workers) == self._count:
             self._complete |= all(one.serving for one in self._workers.values())
 
-    def _collect(self, asker: Worker, *, full: bool) -> None:
+    def _collect(self, asker: Worker, *, full: bool, ready: bool = True) -> None:
         serving = self._serving()
-        self._ask(serving, full=full)
+        self._ask(serving, full=full, ready=ready)
         missing = [one for one in serving if one.silent_s < COLLECT_S]  # others are silent already
         due = time.monotonic() + COLLECT_S
         self._collecting.append(Collecting(asker, self._number, missing, due, full=full))
@@ -206,11 +206,11 @@ class Parent:
     def _serving(self) -> list[Worker]:
         return [worker for worker in self._workers.values() if worker.serving]
 
-    def _ask(self, workers: list[Worker], *, full: bool) -> None:
+    def _ask(self, workers: list[Worker], *, full: bool, ready: bool = True) -> None:
         self._number += 1
         for worker in workers:
             worker.asked = self._number
-            self._send(worker, channel.Ask(self._number, full))
+            self._send(worker, channel.Ask(self._number, full, ready))
 
     def _send(self, worker: Worker, message: channel.Message | None = None) -> None:
         worker.send(message)

@@ -23,10 +23,10 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One worker at one moment, or all of them; without a snapshot where nobody asked for it,
-    since it takes longer with every counter in use."""
+    """One worker at one moment, or all of them; without what nobody asked for: a snapshot takes
+    longer with every counter in use, readiness may take a look at the store."""
 
-    readiness: Readiness
+    readiness: Readiness | None
     snapshot: Snapshot | None
 
 
@@ -48,7 +48,8 @@ class Totals:
 
     def reported(self, worker: int, report: Report) -> None:
         """A worker says how it is, and what it counted since it began."""
-        self._readiness[worker] = report.readiness
+        if report.readiness is not None:
+            self._readiness[worker] = report.readiness
         if report.snapshot is not None:
             self._snapshots[worker] = report.snapshot
             for reading in report.snapshot.readings:
@@ -66,8 +67,8 @@ class Totals:
             if reading.counter in self._past:
                 parts.append(self._past[reading.counter])
             self._past[reading.counter] = summed(reading.counter, parts)
-        self._past_latency = _latencies([self._past_latency, snapshot.latency])
-        self._past_lag = _latencies([self._past_lag, snapshot.lag])
+        self._past_latency = Latency.sum([self._past_latency, snapshot.latency])
+        self._past_lag = Latency.sum([self._past_lag, snapshot.lag])
 
     def readiness(self, serving: Iterable[int]) -> Readiness:
         """Whether the next id can be served, whoever of those is asked for it."""
@@ -87,15 +88,15 @@ class Totals:
         for snapshot in self._snapshots.values():
             for reading in snapshot.readings:
                 of[reading.counter].append(reading)
-        latencies = [snapshot.latency for snapshot in self._snapshots.values()]
-        lags = [snapshot.lag for snapshot in self._snapshots.values()]
+        living = self._snapshots.values()
+        stores = [self._snapshots[worker] for worker in serving if worker in self._snapshots]
         return Snapshot(
             readings=[summed(name, readings) for name, readings in of.items()],
-            store_up=all(
-                self._snapshots[worker].store_up for worker in serving if worker in self._snapshots
-            ),
-            latency=_latencies([self._past_latency, *latencies]),
-            lag=_latencies([self._past_lag, *lags]),
+            store_up=all(snapshot.store_up for snapshot in stores),
+            store_error=next((one.store_error for one in stores if not one.store_up), ""),
+            uptime_s=max((snapshot.uptime_s for snapshot in living), default=0.0),
+            latency=Latency.sum([self._past_latency, *(one.latency for one in living)]),
+            lag=Latency.sum([self._past_lag, *(one.lag for one in living)]),
             version=__version__,
             workers=len(serving),
             restarts=restarts,
@@ -107,9 +108,4 @@ def _without_memory(reading: Reading) -> Reading:
     gaps = dict(reading.gaps)
     if reading.held:
         gaps[KILLED] = gaps.get(KILLED, 0) + reading.held
-    return replace(reading, held=0, waiting=0, rate=0.0, gaps=gaps)
-
-
-def _latencies(parts: list[Latency]) -> Latency:
-    counts = [sum(column) for column in zip(*(part.counts for part in parts), strict=True)]
-    return Latency(counts, sum(part.total for part in parts))
+    return replace(reading, held=0, waiting=0, rate=0.0, gaps=gaps, standing=None)

@@ -21,7 +21,7 @@ class Whole:
     async def snapshot(self) -> Snapshot:
         """What is counted. Raises ParentSilent."""
         if self._link is None:
-            return self._service.snapshot()
+            return await self._service.snapshot()
         snapshot = (await self._link.whole(full=True)).snapshot
         assert snapshot is not None
         return snapshot
@@ -30,7 +30,9 @@ class Whole:
         """Whether the next id can be served. Raises ParentSilent."""
         if self._link is None:
             return self._readiness(await self._service.not_ready())
-        return (await self._link.whole(full=False)).readiness
+        readiness = (await self._link.whole(full=False)).readiness
+        assert readiness is not None
+        return readiness
 
     async def reading(self, counter: str) -> Reading | None:
         """One counter, where it is in use. Raises ParentSilent."""
@@ -40,14 +42,18 @@ class Whole:
         readings = (await self.snapshot()).readings
         return next((reading for reading in readings if reading.counter == counter), None)
 
-    async def report(self, full: bool) -> Report:
-        """What this process knows of itself; in `full` with all it counts."""
-        try:
-            async with asyncio.timeout(READINESS_S):
-                why = await self._service.not_ready()
-        except TimeoutError:
-            why = "the store takes too long to say"
-        return Report(self._readiness(why), self._service.snapshot() if full else None)
+    async def report(self, full: bool, ready: bool) -> Report:
+        """What this process knows of itself; in `full` with all it counts, and where it is asked
+        for, whether it is `ready`."""
+        readiness = None
+        if ready:
+            try:
+                async with asyncio.timeout(READINESS_S):
+                    why = await self._service.not_ready()
+            except TimeoutError:
+                why = "the store takes too long to say"
+            readiness = self._readiness(why)
+        return Report(readiness, await self._service.snapshot() if full else None)
 
     def _readiness(self, why: str) -> Readiness:
         health = self._service.health

@@ -39,6 +39,23 @@ async def test_ids_are_distinct_and_cost_few_exchanges(kind: Any, service: Serve
     assert len(service.asked) < 200
 
 
+async def test_ids_of_a_counter_with_shards_are_distinct_and_all_of_them_come(kind: Any) -> None:
+    data = Table()
+    data.init(new_counter("default", Random(1)))
+    data.create(new_counter("orders", Random(2), shards=5, start=7, limit=1006))
+    async with (
+        served(SimStore(Random(1), data), control=False) as service,
+        kind(service.url, "orders") as client,
+    ):
+        ids = [await client.next_id() for _ in range(20)]
+        first = await client.batch(50)
+        assert {id % 5 for id in first} == {ids[0] % 5}
+        ids += [await client.next_id() for _ in range(930)]
+        with pytest.raises(Refused, match="limit"):
+            await client.next_id()
+    assert sorted(ids + first) == list(range(7, 1007))
+
+
 async def test_many_at_once_share_a_refill(kind: Any, service: Served) -> None:
     async with kind(service.url) as client:
         first = await client.next_id()

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idservice.core.allocator import EXHAUSTED_RECHECK_S, FROM_MEMORY, Allocator, Request
+from idservice.core.allocator import FROM_MEMORY, Allocator, Request
 from idservice.core.epoch import Layout
+from idservice.core.shards import EXHAUSTED_RECHECK_S, Shards
 
 LAYOUT = Layout(base=0, limit=2**53 - 1)
 
 
 def new(layout: Layout = LAYOUT, *, strict: bool = False, block_max: int = 1000) -> Allocator:
-    return Allocator(layout, now=0.0, runway_s=10.0, block_max=block_max, strict=strict)
+    return Allocator(Shards(layout), now=0.0, runway_s=10.0, block_max=block_max, strict=strict)
 
 
 def take(allocator: Allocator) -> int | None:
@@ -300,7 +301,9 @@ def test_after_unknown_outcomes_requests_halve_down_to_what_the_first_in_line_ne
 def test_an_unknown_outcome_burns_all_but_a_batch_that_may_be_sent_again(
     strict: bool, hold_s: float | None, burnt: int
 ) -> None:
-    allocator = Allocator(LAYOUT, now=0.0, runway_s=1.0, block_max=5, strict=strict, hold_s=hold_s)
+    allocator = Allocator(
+        Shards(LAYOUT), now=0.0, runway_s=1.0, block_max=5, strict=strict, hold_s=hold_s
+    )
     request = allocator.due(0.0, waiting=5, first=5)
     assert request is not None
     allocator.refused(request.token, unknown=True)
@@ -456,9 +459,9 @@ def test_blocks_that_do_not_follow_each_other_stay_apart_in_a_batch() -> None:
 
 def test_ids_beyond_64_bits_of_machine_words_are_counted_exactly() -> None:
     high = 2**63 - 100
-    allocator = Allocator(
-        Layout(base=0, limit=2**63 - 2), now=0.0, runway_s=1.0, block_max=1000, seen=high
-    )
+    shards = Shards(Layout(base=0, limit=2**63 - 2))
+    shards.present.seen = high
+    allocator = Allocator(shards, now=0.0, runway_s=1.0, block_max=1000)
     request = allocator.due(0.0, waiting=1, first=1)
     assert request is not None
     issued, position = [], high
@@ -468,3 +471,38 @@ def test_ids_beyond_64_bits_of_machine_words_are_counted_exactly() -> None:
             issued.append(id)
         request = allocator.due(0.0, waiting=1, first=1)
     assert issued == [*range(high, 2**63 - 1)]
+
+
+# --- what is shown of it --------------------------------------------------------------------------
+
+
+def test_the_present_rate_is_that_of_late_and_fades_when_nobody_asks() -> None:
+    allocator = new()
+    grant(allocator, allocator.due(0.0, waiting=3, first=3))
+    assert take(allocator) == 0
+    assert allocator.rate > 1000, "as the first refill measures it, within no time"
+    assert allocator.present_rate(1000.0) < 0.01, "but it is none that lasts"
+    fast = new()
+    position, now = 0, 0.0
+    while now < 60.0:  # 20 ids a second
+        request = fast.due(now, waiting=0 if fast.held else 1, first=1)
+        if request is not None:
+            assert fast.granted(request.token, range(position, position + request.count), now)
+            position += request.count
+        assert take(fast) is not None
+        now += 0.05
+    assert 15 < fast.present_rate(now) < 25
+    assert fast.present_rate(now + 600.0) < 1
+    assert new(strict=True).present_rate(1.0) == 0
+
+
+def test_what_is_held_after_a_grant_and_where_the_next_refill_begins_is_told() -> None:
+    allocator = new()
+    assert (allocator.stock, allocator.pace.highest) == (0, None)
+    granted = grant(allocator, allocator.due(0.0, waiting=3, first=3), start=100)
+    assert allocator.stock == len(granted) == allocator.held
+    assert allocator.pace.highest == granted[-1]
+    assert allocator.low == len(granted) // 2
+    for _ in range(4):
+        take(allocator)
+    assert (allocator.stock, allocator.held) == (len(granted), len(granted) - 4)

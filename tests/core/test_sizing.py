@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
+from idservice.core.shards import Shards
 
 RATES = st.floats(0, 1e6, allow_nan=False)
 RUNWAYS = st.floats(1, 86_400)
@@ -63,7 +64,10 @@ class Demand:
     def __init__(self, *, rate: int, runway_s: float, store_s: float) -> None:
         self.rate, self.runway_s, self.store_s = rate, runway_s, store_s
         self.allocator = Allocator(
-            Layout(base=0, limit=2**53 - 1), now=0.0, runway_s=runway_s, block_max=10_000_000
+            Shards(Layout(base=0, limit=2**53 - 1)),
+            now=0.0,
+            runway_s=runway_s,
+            block_max=10_000_000,
         )
         self.position = 0
         self.now = 0.0

@@ -7,13 +7,12 @@ by another implementation of Velocity than Amazon's.
 
 import json
 import re
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import airspeed
@@ -21,6 +20,7 @@ import yaml
 
 from tests.engines import REGION
 
+from .answering import answering
 from .stacks import TEMPLATES, Account
 
 JSON = "application/json"
@@ -185,12 +185,5 @@ def serving(gateway: Gateway) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(Handler) as url:
+        yield url

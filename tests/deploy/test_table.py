@@ -156,6 +156,7 @@ def operate(run: Run) -> None:
     run.command("resume", "orders", *store, *why)
     run.command("delete", "orders", *store, *why)
     run.command("create", "orders", *store)
+    run.command("reshard", "orders", *store, "--shards", "2", *why)
     run.command("adopt", "--finish", "donations", *store, *why)
     run.command("init", "--store", "sqlite:there.db")
     run.command("move", "leaving", *store, "--to", "sqlite:there.db", *why)
@@ -211,7 +212,7 @@ def serve(url: str) -> None:
     """What a service is asked, by callers and on its control plane."""
     for path in ("/next", "/v1/counters/orders/next", "/v1/counters/strict/next",
                  "/v1/counters/donations/next", "/v1/counters", "/v1/counters/donations",
-                 "/readyz", "/metrics"):  # fmt: skip
+                 "/v1/status", "/", "/readyz", "/metrics"):  # fmt: skip
         assert ask(url, path) == 200, path
     orders = "/v1/counters/orders"
     assert ask(url, orders, "PATCH", state="suspended") in (200, 202)

@@ -14,6 +14,7 @@ from typing import Any, Self
 from idservice import errors
 from idservice.central import Central
 from idservice.exchange import Place, Reply, Unanswered
+from idservice.intents import Wish
 from idservice.stores.chained import ChainedStore
 from idservice.supply import Limits
 from idservice.web.ask import read_ask
@@ -22,6 +23,7 @@ from idservice.web.render import several
 from tests.simulation import checker
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse, run
+from tests.simulation.operators import operate
 from tests.simulation.scenarios import NAME, Instance, Parts, World
 from tests.simulation.store import HANG_S, Faults
 
@@ -215,7 +217,8 @@ async def chained(world: Chain) -> None:
     # What is lost between the centrals and the store is shown by the other scenarios.
     world.faults.heal()
     world.limits = Limits(runway=rng.choice((4.0, 30.0)), wait=2.0)
-    world.create(strict=rng.random() < 0.3)
+    strict = rng.random() < 0.3
+    world.create(strict=strict, shards=1 if strict else rng.choice((1, 1, 3)))
     for _ in range(2):
         await world.begin()
     for _ in range(rng.randint(2, 3)):
@@ -250,7 +253,11 @@ async def _upsets(world: Chain) -> None:
         await world.begin()
     if rng.random() < 0.6:
         await elapse(rng.uniform(0.0, 3.0))
-        world.table.repair(NAME, "opened")
+        if world.table.entries[NAME].shards > 1:
+            wishes = [Wish("reshard", shards=rng.choice((1, 2, 5)))]
+            await operate(world, changes=1, wishes=wishes, lasting=True)
+        else:
+            world.table.repair(NAME, "opened")
 
 
 def chain(seed: int, store: type[ChainedStore] = ChainedStore) -> Chain:

@@ -6,8 +6,8 @@ Every check raises `Violation`, which names it. They know nothing of how ids are
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby, pairwise, permutations
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, groupby, pairwise, permutations
 
 from idservice.core.allocator import FROM_MEMORY
 from idservice.core.epoch import ordinal_on
@@ -47,11 +47,13 @@ class Operation:
 
     @property
     def first(self) -> int:
-        return self.ids[0][0]
+        """The lowest of its ids."""
+        return min(block[0] for block in self.ids)
 
     @property
     def last(self) -> int:
-        return self.ids[-1][-1]
+        """The highest of them."""
+        return max(block[-1] for block in self.ids)
 
 
 def answered(history: Iterable[Operation]) -> list[Operation]:
@@ -139,65 +141,123 @@ def check_deadlines(history: Iterable[Operation], *, wait_s: float) -> None:
             raise Violation("deadline", f"{op.ended - op.began:.3f} s > {longest} s: {op}")
 
 
+class Ranges:
+    """Grants, in the order of a ledger, to be found by the ids they hold: those of several shards
+    interleave, and what was given back is in several of them."""
+
+    def __init__(self, grants: Iterable[Grant]) -> None:
+        self._rows: dict[tuple[int, int], list[tuple[int, int, Grant]]] = {}
+        for at, grant in enumerate(grants):
+            step = grant.ids.step
+            row = self._rows.setdefault((step, grant.ids.start % step), [])
+            row.append((grant.ids.start, at, grant))
+        self._ends: dict[tuple[int, int], list[int]] = {}  # of each row: the highest end so far
+        for key, row in self._rows.items():
+            row.sort(key=lambda one: one[:2])
+            self._ends[key] = [*accumulate((grant.ids.stop for _, _, grant in row), max)]
+
+    def of(self, id: int) -> Grant | None:
+        """The last grant that holds this id: what is handed out is never granted again."""
+        found: tuple[int, Grant] | None = None
+        for (step, rest), row in self._rows.items():
+            if id % step != rest:
+                continue
+            ends = self._ends[step, rest]
+            at = bisect_right(row, id, key=lambda one: one[0]) - 1
+            while at >= 0 and ends[at] > id:
+                _, order, grant = row[at]
+                if id in grant.ids and (found is None or order > found[0]):
+                    found = order, grant
+                at -= 1
+        return found[1] if found is not None else None
+
+
+def check_rising_per_shard(history: Iterable[Operation], ledger: Iterable[Grant]) -> None:
+    """The ids of one instance rise within each shard of an epoch, also within one answer."""
+    grants = Ranges(ledger)
+    groups: dict[tuple[str, str, str, int], list[Operation]] = {}
+    for op in answered(history):
+        parts: dict[tuple[str, int], list[range]] = {}
+        for block in op.ids:
+            grant = grants.of(block[0])
+            assert grant is not None
+            blocks = parts.setdefault((grant.epoch, grant.shard), [])
+            if blocks and blocks[-1][-1] >= block[0]:
+                raise Violation("batch", f"{block} after {blocks} in {op}")
+            blocks.append(block)
+        for of, blocks in parts.items():
+            groups.setdefault((op.counter, op.instance, *of), []).append(replace(op, ids=blocks))
+    for group in groups.values():
+        check_order(group)
+
+
 def check_backed_by_grants(
     history: Iterable[Operation], ledger: Iterable[Grant], stores: dict[str, object]
 ) -> None:
     """Each id answered lies in a range of which the store had told this very instance (I2)."""
-    owned: dict[int, list[range]] = {}
+    told: dict[int, list[Grant]] = {}
     for grant in ledger:
         if grant.answered:
-            owned.setdefault(id(grant.store), []).append(grant.ids)
-    for ranges in owned.values():
-        ranges.sort(key=lambda ids: ids.start)
+            told.setdefault(id(grant.store), []).append(grant)
+    owned = {store: Ranges(grants) for store, grants in told.items()}
     for op in answered(history):
-        ranges = owned.get(id(stores[op.instance]), [])
+        ranges = owned.get(id(stores[op.instance]), Ranges([]))
         for block in op.ids:
             for one in (block[0], block[-1]):
-                at = bisect_right(ranges, one, key=lambda ids: ids.start) - 1
-                if at < 0 or one not in ranges[at]:
+                if ranges.of(one) is None:
                     raise Violation("grants", f"{one} was never granted to {op.instance}: {op}")
 
 
 def check_ledger(
     ledger: Iterable[Grant], *, start: int, given_back: Iterable[tuple[int, GaveBack]] = ()
 ) -> None:
-    """Ranges of one epoch follow each other without overlap or hole, but for what a give-back
-    gave up. For counters whose indices are their ids."""
-    ends: dict[tuple[str, str], int] = {}
+    """Ranges of one shard and epoch follow each other without overlap or hole, but for what a
+    give-back gave up."""
+    ends: dict[tuple[str, str, int], int] = {}
     later = deque(given_back)
     for at, grant in enumerate(ledger):
         while later and later[0][0] <= at:
             back = later.popleft()[1]
-            if back.next < back.before:
-                base = ends[back.counter, back.epoch] - back.before
-                ends[back.counter, back.epoch] = base + back.next
+            ends[back.counter, back.epoch, back.shard] = back.next
         if grant.claimed:
             continue
-        expected = ends.get((grant.counter, grant.epoch))
+        here = grant.counter, grant.epoch, grant.shard
+        expected = ends.get(here)
         if expected is None and grant.epoch.startswith("1."):
-            expected = start
-        if expected is not None and grant.ids.start != expected:
-            raise Violation("ledger", f"{grant.ids} granted where {expected} was the next id")
-        ends[grant.counter, grant.epoch] = grant.ids.stop
+            # Where a later one begins depends: the position of an adopted item is never reset.
+            base = grant.ids.start - grant.indices.start
+            expected = start - base if grant.ids.step == 1 else 0
+        if expected is not None and grant.indices.start != expected:
+            raise Violation("ledger", f"{grant} where {expected} was the next index")
+        ends[here] = grant.indices.stop
 
 
 def check_epochs(ledger: Iterable[Grant], given_back: Iterable[tuple[int, GaveBack]] = ()) -> None:
     """Every id of a later epoch is above all that were granted in the ones before, but for what was
     given back: that was granted to nobody."""
-    end: dict[str, int] = {}  # of what is granted, by counter
-    of_epoch: dict[tuple[str, str], int] = {}
+    last: dict[tuple[str, str, int], tuple[Grant, int]] = {}  # of each shard, and where it ended
+    floors: dict[tuple[str, str], int] = {}
     later = deque(given_back)
     for at, grant in enumerate(ledger):
         while later and later[0][0] <= at:
             back = later.popleft()[1]
-            end[back.counter] -= back.before - back.next
+            of = back.counter, back.epoch, back.shard
+            if of in last:
+                last[of] = last[of][0], back.next
         if grant.claimed:
             continue
         here = grant.counter, grant.epoch
-        floor = of_epoch.setdefault(here, end.get(grant.counter, 0))
-        if grant.ids.start < floor:
-            raise Violation("epochs", f"{grant} is below {floor}, where it began at the earliest")
-        end[grant.counter] = max(end.get(grant.counter, 0), grant.ids.stop)
+        if here not in floors:
+            ends = (_end(*found) for of, found in last.items() if of[0] == grant.counter)
+            floors[here] = max(ends, default=0)
+        if grant.ids.start < floors[here]:
+            raise Violation("epochs", f"{grant} is below {floors[here]}, above all before")
+        last[*here, grant.shard] = grant, grant.indices.stop
+
+
+def _end(grant: Grant, next: int) -> int:
+    """The first id above those of a shard whose position is at `next`."""
+    return grant.ids.start + grant.ids.step * (next - 1 - grant.indices.start) + 1
 
 
 def check_revoked(
@@ -211,14 +271,15 @@ def check_revoked(
 
     `revocations` are the times, in order, and the highest ordinals.
     """
-    ranges = sorted((g.ids.start, g.ids.stop, ordinal_on(g.epoch)) for g in ledger)
-    starts = [start for start, _, _ in ranges]
+    grants = Ranges(ledger)
     for op in answered(history):
-        start, stop, ordinal = ranges[bisect_right(starts, op.first) - 1]
-        assert start <= op.first < stop
-        for at, revoked in revocations:
-            if ordinal <= revoked and op.began > at + within_s:
-                raise Violation("revoked", f"epoch {ordinal} was revoked at {at}: {op}")
+        for block in op.ids:
+            grant = grants.of(block[0])
+            assert grant is not None
+            ordinal = ordinal_on(grant.epoch)
+            for at, revoked in revocations:
+                if ordinal <= revoked and op.began > at + within_s:
+                    raise Violation("revoked", f"epoch {ordinal} was revoked at {at}: {op}")
 
 
 def check_gaps(
@@ -287,7 +348,7 @@ def _batches(sent: Iterable[Sent]) -> Iterator[Sent]:
             if after.at - before.at < PAUSE_MIN_S - 1e-9:
                 raise Violation("tight loop", f"{after} is a copy of {before}")
         outcomes = {first.outcome, *(one.outcome for one in others)}
-        known = [one for one in ("granted", "displaced", "unknown") if one in outcomes]
+        known = [one for one in ("granted", "displaced", "no_room", "unknown") if one in outcomes]
         yield Sent(
             first.counter,
             first.count,
@@ -299,16 +360,14 @@ def _batches(sent: Iterable[Sent]) -> Iterator[Sent]:
 
 
 def check_requests(sent: Iterable[Sent], *, need_max: int, strict: bool) -> None:
-    """One request at a time; a pause after a failed one; halves after unknown outcomes, but for
-    what the first in line needs. `sent` is of one instance and one counter; copies of one batch
-    may overlap, and are counted as one."""
+    """One request at a time; a pause after a failed one, unless it told that there was no room;
+    halves after unknown outcomes, but for what the first in line needs. `sent` is of one instance
+    and one counter; copies of one batch may overlap, and are counted as one."""
     for before, after in pairwise(_batches(sent)):
         if after.at < before.until:
             raise Violation("one at a time", f"{after} was sent during {before}")
-        if (
-            before.outcome not in ("granted", "displaced")
-            and after.at - before.until < PAUSE_MIN_S - 1e-9
-        ):
+        told = before.outcome in ("granted", "displaced", "no_room")
+        if not told and after.at - before.until < PAUSE_MIN_S - 1e-9:
             raise Violation("tight loop", f"{after} follows {before} at once")
         if before.outcome == "unknown" and not strict:
             most = max(before.count // 2, need_max, 1)

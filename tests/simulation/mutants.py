@@ -14,6 +14,7 @@ from idservice import errors, intents
 from idservice.catalogue import Watch
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
+from idservice.core.shards import Shard
 from idservice.line import Line
 from idservice.stores.protocol import Counter, Grant, Position, Stand
 from idservice.supply import Supply
@@ -202,10 +203,12 @@ class GivesBackWithoutTheValue(Table):
         return super().give_back(counter, msgspec.structs.replace(found, next=here.next), **rest)
 
 
-async def claims_what_it_read(store: SimStore, counter: Counter, grant: Grant) -> list[range]:
+async def claims_what_it_read(
+    store: SimStore, counter: Counter, grant: Grant, *, shard: int
+) -> list[range]:
     """Empties the list without a condition, and takes what the grant had told of it."""
-    await store._call("claim", lambda _: store.data._write(counter, 0, returned=()))
-    return [counter.layout().ids(indices) for indices in grant.returned]
+    await store._call("claim", lambda _: store.data._write(counter, shard, returned=()))
+    return [counter.layout(shard).ids(indices) for indices in grant.returned]
 
 
 # --- the core -------------------------------------------------------------------------------------
@@ -225,7 +228,10 @@ class BelievesOldAnswers(Allocator):
         request = self._outstanding
         if request is not None and not self.retired:
             self._outstanding = Request(
-                token=token, count=len(indices), seen=0, room=self._end - len(indices)
+                token=token,
+                count=len(indices),
+                seen=0,
+                room=self.shards.present.layout.end - len(indices),
             )
         return super().granted(token, indices, now)
 
@@ -304,8 +310,9 @@ class HandsOutMeanwhile(Supply):
 class ClaimsAtAnyTime(Supply):
     """Claims also when it has handed out newer ids already."""
 
-    async def _claim(self, allocator: Allocator, grant: Grant) -> list[range]:
-        return await super()._claim(self._new_allocator(seen=0), grant)
+    async def _claim(self, allocator: Allocator, shard: Shard, grant: Grant) -> list[range]:
+        shard.begun = False
+        return await super()._claim(allocator, shard, grant)
 
 
 class LateLine(Line):

@@ -51,7 +51,10 @@ def changer(world: "World") -> Changer:
 def a_wish(world: "World") -> Wish:
     """Something that can be wished of the counter as it stands."""
     rng = world.rng
-    wanted = new_counter(world.name, rng, start=rng.randint(0, 2000), strict=world.strict)
+    shards = rng.randint(1, 4) if world.sharded else 1
+    wanted = new_counter(
+        world.name, rng, start=rng.randint(0, 2000), strict=world.strict, shards=shards
+    )
     fences = [Wish("fence", past=rng.randint(0, 3000)), Wish("fence", ahead=rng.randint(0, 50))]
     state = world.table.entries[world.name].wished_state
     if state == SUSPENDED:
@@ -60,6 +63,8 @@ def a_wish(world: "World") -> Wish:
     if state == DELETED:
         create = Wish("create", wanted=wanted)
         return rng.choice([create, create, create, *fences])
+    if world.sharded and rng.random() < 0.5:
+        return Wish("reshard", shards=rng.randint(1, 5))
     ahead = max((grant.ids.stop for grant in world.table.ledger), default=0) + rng.randint(0, 60)
     return rng.choice(
         [
@@ -79,8 +84,10 @@ async def move_back(world: "World") -> None:
     """A hand that writes a lower position into the store, now and then."""
     for _ in range(world.rng.randint(1, 3)):
         await elapse(world.rng.uniform(0.3, 4.0))
-        there = world.table.positions[world.name, 0].next
-        world.table.set_by_hand(world.name, next=world.rng.randint(0, max(0, there - 1)))
+        shard = world.rng.randrange(world.table.entries[world.name].shards)
+        there = world.table.positions[world.name, shard].next
+        lower = world.rng.randint(0, max(0, there - 1))
+        world.table.set_by_hand(world.name, shard, next=lower)
 
 
 async def put_right(world: "World") -> None:

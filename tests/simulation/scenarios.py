@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from idservice import errors, intents
-from idservice.core.allocator import EXHAUSTED_RECHECK_S
+from idservice.core.shards import EXHAUSTED_RECHECK_S
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import FINISH, Adopted, Counter
@@ -66,6 +66,7 @@ class World:
         self.history: list[Operation] = []
         self.instances: list[Instance] = []
         self.strict = False
+        self.sharded = False  # whether it may have several shards at any time
         self.leaving: list[asyncio.Timeout] = []  # clients that leave when the next answer comes
         self.limits = Limits(
             runway=self.rng.choice((1.0, 4.0, 30.0)), wait=2.0, block_max=block_max
@@ -82,11 +83,12 @@ class World:
         start: int = 0,
         limit: int = 2**53 - 1,
         strict: bool = False,
+        shards: int = 1,
         adopted: Adopted | None = None,
     ) -> None:
         self.start, self.limit, self.strict = start, limit, strict
         counter = new_counter(
-            NAME, self.rng, start=start, limit=limit, strict=strict, adopted=adopted
+            NAME, self.rng, start=start, limit=limit, strict=strict, shards=shards, adopted=adopted
         )
         self.table.init(counter)
 
@@ -186,8 +188,16 @@ class World:
         if self.table.entries[NAME] != counter:
             return None
         since = self._loop.time() - BELIEVED_S
-        before = (back.before for _, back in self.table.given_back if back.at >= since)
-        return counter.layout().end - max(self.table.positions[NAME, 0].next, *before, 0)
+        left = 0
+        for shard in range(counter.shards):
+            before = (
+                back.before
+                for _, back in self.table.given_back
+                if back.at >= since and back.shard == shard and back.epoch == counter.epoch
+            )
+            highest = max(self.table.positions[NAME, shard].next, *before, 0)
+            left += max(0, counter.layout(shard).end - highest)
+        return left
 
     async def client(
         self, name: str, requests: int, *, counts: tuple[int, ...], pause_s: float, hasty: float
@@ -250,13 +260,16 @@ class World:
 
     def check(self, *, need_max: int, revoked_within_s: float | None = None) -> None:
         history, ledger = self.history, self.table.ledger
-        checker.check_unique(history)
+        checker.check_unique(history, rising=not self.sharded)
         if self.strict:
             checker.check_strict(history)
             if self.parts.one_try:  # else a refusal of the second try hides what the first one did
                 account.check_account(self.account())
             account.check_closed(self.table.ledger)
-        checker.check_rising_per_instance(history)
+        if self.sharded:
+            checker.check_rising_per_shard(history, ledger)
+        else:
+            checker.check_rising_per_instance(history)
         checker.check_limits(history, start=self.start, limit=self.limit)
         checker.check_deadlines(history, wait_s=self.limits.wait)
         checker.check_backed_by_grants(
@@ -375,12 +388,12 @@ async def rolling(world: World) -> None:
     world.create(limit=rng.randint(60, 300) if limited else 2**53 - 1)
     for _ in range(rng.choice((3, 3, 8))):
         await world.begin()
-    insisting = [
-        asyncio.create_task(_insisting(world, f"c{number}", rng.choice((0.02, 0.1, 1.0))))
+    asking = [
+        asyncio.create_task(insisting(world, f"c{number}", rng.choice((0.02, 0.1, 1.0))))
         for number in range(3)
     ]
     if not limited and rng.random() < 0.4:
-        insisting.append(asyncio.create_task(_old_endpoint(world)))
+        asking.append(asyncio.create_task(_old_endpoint(world)))
     for _ in range(12):
         await elapse(rng.choice((0.01, rng.uniform(0.0, 1.0))))
         leaving = rng.sample(world.serving, rng.choice((1, 1, 2)))
@@ -390,21 +403,22 @@ async def rolling(world: World) -> None:
             await asyncio.gather(*(instance.task for instance in leaving))
         while len(world.serving) < 3:
             begun = await world.begin()
-            insisting.append(asyncio.create_task(_warm(world, begun)))
-    for task in insisting:
+            asking.append(asyncio.create_task(warm(world, begun)))
+    for task in asking:
         task.cancel()
-    await asyncio.gather(*insisting, return_exceptions=True)
+    await asyncio.gather(*asking, return_exceptions=True)
     await world.finish()
     world.check(need_max=4)
     if world.parts.one_try:
         _check_nothing_is_lost(world, quiet=quiet)
 
 
-async def _warm(world: World, instance: Instance) -> None:
+async def warm(world: World, instance: Instance) -> None:
+    """The first request of an instance."""
     await world.ask("first", instance)
 
 
-async def _insisting(world: World, name: str, pause_s: float) -> None:
+async def insisting(world: World, name: str, pause_s: float) -> None:
     """Asks whoever answers, also those that are about to stop."""
     rng = world.rng
     while True:
@@ -456,7 +470,7 @@ async def restored(world: World) -> None:
     async def restore() -> None:
         await elapse(rng.uniform(0.2, 1.5))
         supplies = [instance.service.supplies.get(NAME) for instance in world.instances]
-        lowest = min((supply.allocator.seen if supply else 0) for supply in supplies)
+        lowest = min((supply.allocator.shards.present.seen if supply else 0) for supply in supplies)
         if lowest:  # else somebody could not know
             there = rng.randrange(lowest)
             table.set_by_hand(NAME, next=there, mark=there)
@@ -516,7 +530,11 @@ async def operated(world: World) -> None:
         runway=rng.choice((1.0, 30.0)), wait=2.0, block_max=rng.choice((3, 12, 1000))
     )
     world.faults.repeated = rng.choice((0.0, 0.3, 0.6))
-    world.create(start=rng.choice((0, 1000)), strict=rng.random() < 0.25)
+    world.create(
+        start=rng.choice((0, 1000)),
+        strict=not world.sharded and rng.random() < 0.25,
+        shards=rng.randint(1, 4) if world.sharded else 1,
+    )
     for _ in range(3):
         await world.begin()
     operators = [asyncio.create_task(operate(world, changes=rng.randint(2, 5))) for _ in range(2)]
@@ -625,7 +643,8 @@ async def cut_off(world: World) -> None:
     rng = world.rng
     world.faults.heal()
     world.limits = Limits(runway=30.0, wait=2.0)
-    world.create()
+    world.sharded = rng.random() < 0.5
+    world.create(shards=3 if world.sharded else 1)
     near, far = await world.begin(), await world.begin()
     far.store.faults = Faults()
     loop = asyncio.get_running_loop()
@@ -640,7 +659,10 @@ async def cut_off(world: World) -> None:
     far.store.faults.outages = [(cut, cut + 100.0)]
     using = asyncio.gather(use(far, cut + 130.0, pause_s=3.0), use(near, cut + 130.0, pause_s=3.0))
     await elapse(rng.uniform(0.0, 5.0))
-    await operate(world, changes=1, wishes=(intents.Wish("fence", ahead=3),), lasting=True)
+    wishes = [intents.Wish("fence", ahead=3)]
+    if world.sharded:
+        wishes.insert(rng.randint(0, 1), intents.Wish("reshard", shards=rng.choice((1, 2, 5))))
+    await operate(world, changes=len(wishes), wishes=wishes, lasting=True)
     await using
     if not any(op.error == "catalogue_stale" for op in world.history):
         raise Violation("stale", f"{far.name} never noticed that it heard nothing")

@@ -41,6 +41,7 @@ class Grant:
     claimed: bool = False
     nonce: str = ""  # of a strict counter's batch
     closed: bool = False  # its answer was made when its epoch was over
+    shard: int = 0
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class GaveBack:
     next: int
     copy: bool
     at: float  # loop time
+    shard: int = 0
 
 
 @dataclass(slots=True)
@@ -293,9 +295,10 @@ class Table:
 
     # --- what people do to it by hand ------------------------------------------------------------
 
-    def set_by_hand(self, name: str, **fields: Any) -> None:
+    def set_by_hand(self, name: str, shard: int = 0, **fields: Any) -> None:
         """Change attributes of a position as an editor of tables would: nothing else moves."""
-        self.positions[name, 0] = msgspec.structs.replace(self.positions[name, 0], **fields)
+        found = self.positions[name, shard]
+        self.positions[name, shard] = msgspec.structs.replace(found, **fields)
 
     def repair(self, name: str, random: str) -> Counter:
         """Open the next epoch of a counter above every id ever granted, as a fence does."""
@@ -325,6 +328,7 @@ class Faults:
     resent: float = 0.0  # applied, then sent again, and only the second answer is passed on
     latency_s: tuple[float, float] = (0.001, 0.01)
     outages: list[tuple[float, float]] = field(default_factory=list)
+    hot: set[int] = field(default_factory=set)  # shards that take no reservation now
 
     KINDS = ("lost_before", "lost_after", "late_request", "late_answer", "throttled", "resent")
 
@@ -347,6 +351,7 @@ class Faults:
             setattr(self, field_.name, 0.0)
         self.latency_s = (0.001, 0.01)
         self.outages = []
+        self.hot = set()
 
     def fate(self, rng: Random, now: float) -> str:
         """What becomes of one request."""
@@ -359,6 +364,13 @@ class Faults:
             if drawn < 0:
                 return kind
         return "fine"
+
+
+def throttled(action: str) -> errors.NotApplied:
+    """What a store says that takes no more now."""
+    error = errors.NotApplied(store=ADDRESS, action=action, why="throttled")
+    error.throttled = True
+    return error
 
 
 class SimStore:
@@ -486,16 +498,22 @@ class SimStore:
                 return answer, before
             ids = counter.layout(shard).ids(indices)
             copy = copy and (refused or not nonce)  # whichever copy is first applies a batch
-            grant = Grant(counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce)
+            grant = Grant(
+                counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce, shard=shard
+            )
             self.data.ledger.append(grant)
             return answer, grant
 
         try:
+            if self.faults is not None and shard in self.faults.hot:
+                await asyncio.sleep(self.random.uniform(*self.faults.latency_s))
+                raise throttled("reserve")
             answer, grant = await self._call("reserve", apply)
         except errors.OutcomeUnknown:
             raise
         except errors.NotApplied as error:
-            sent.outcome = "displaced" if isinstance(error, errors.OutOfTurn) else "not_applied"
+            kinds = {errors.OutOfTurn: "displaced", errors.NoRoom: "no_room"}
+            sent.outcome = kinds.get(type(error), "not_applied")
             raise
         finally:
             sent.until = loop.time()
@@ -524,7 +542,7 @@ class SimStore:
                 self.too_late += 0 if copy else 1
                 return False
             now = asyncio.get_running_loop().time()
-            here = GaveBack(counter.name, counter.epoch, found.next, next, copy, now)
+            here = GaveBack(counter.name, counter.epoch, found.next, next, copy, now, shard)
             self.data.given_back.append((len(self.data.ledger), here))
             return True
 
@@ -535,7 +553,14 @@ class SimStore:
             layout = counter.layout(shard)
             grants = [
                 Grant(
-                    counter.name, counter.epoch, taken, layout.ids(taken), self, copy, claimed=True
+                    counter.name,
+                    counter.epoch,
+                    taken,
+                    layout.ids(taken),
+                    self,
+                    copy,
+                    claimed=True,
+                    shard=shard,
                 )
                 for taken in self.data.claim(counter, rev, shard)
             ]
@@ -566,7 +591,7 @@ class SimStore:
         going, coming = rng.uniform(*faults.latency_s) / 2, rng.uniform(*faults.latency_s) / 2
         if fate == "throttled":
             await asyncio.sleep(going + coming)
-            raise errors.NotApplied(store=ADDRESS, action=action, why="throttled")
+            raise throttled(action)
         if fate == "late_request":
             going += rng.uniform(1.0, 12.0)
         if fate == "late_answer":

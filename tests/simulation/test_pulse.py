@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from idservice.metrics import LATENCY_BUCKETS_S, Latency, Snapshot, page
+from idservice.metrics import LATENCY_BUCKETS_S, Latency, Snapshot, pieces
 from idservice.pulse import BEAT_S, watch
 
 from .loop import VirtualLoop, run
@@ -39,7 +39,7 @@ def test_a_loop_that_stood_still_is_seen_and_said_once(caplog: pytest.LogCapture
 def test_the_lag_is_a_histogram_of_its_own_on_the_page() -> None:
     lag, latency = Latency(), Latency()
     lag.observe(0.3)
-    text, _ = page(Snapshot([], True, latency, "1", lag=lag), counters_max=1)
+    text = b"".join(pieces(Snapshot([], True, latency, "1", lag=lag), counters_max=1))
     assert b"idservice_loop_lag_seconds_count 1.0" in text
     assert b'idservice_loop_lag_seconds_bucket{le="0.25"} 0.0' in text
     assert b"idservice_reservation_seconds_count 0.0" in text

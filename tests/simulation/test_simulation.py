@@ -2,24 +2,29 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Iterator
 
 import pytest
 
+from tests.prove.histories import op
 from tests.simulation import checker, mutants
-from tests.simulation.checker import Operation, Violation
+from tests.simulation.checker import Violation
 from tests.simulation.loop import Deadlock, elapse, run
-from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.mutants import Mutant
+from tests.simulation.proof import ALL_MUTANTS, finding_seed, first_violation, replay
 from tests.simulation.scenarios import Parts, World, play
 from tests.simulation.store import Grant
 from tests.simulation.strict import SCENARIOS
-from tests.simulation.strict_mutants import STRICT_MUTANTS
 
 SEEDS = 300  # for each scenario
-FEWER = {"hurried": 60, "prompt": 60, "cut_off": 30}  # which take longer
+FEWER = {
+    "hurried": 60,
+    "prompt": 60,
+    "cut_off": 30,
+    "rushed": 100,
+    "online": 30,
+}  # which take longer
 CHUNK = 50
-MUTANT_SEEDS = 100  # within these, a mutant must be found
 
 
 @pytest.fixture(autouse=True)
@@ -30,46 +35,21 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seeds" in metafunc.fixturenames:
-        one = metafunc.config.getoption("--seed", default=None)
-        starts = range(0, SEEDS, CHUNK)
-        chunks = [range(at, at + CHUNK) for at in starts] if one is None else [range(one, one + 1)]
-        ids = [f"seeds_{chunk.start}_to_{chunk[-1]}" for chunk in chunks]
-        metafunc.parametrize("seeds", chunks, ids=ids)
-
-
-def first_violation(scenario: str, seed: int, parts: Parts | None = None) -> Violation | None:
-    try:
-        play(scenario, seed, parts)
-    except Violation as violation:
-        return violation
-    except BaseExceptionGroup as group:
-        found = group.subgroup(Violation)
-        if found is None:
-            raise
-        while isinstance(found, BaseExceptionGroup):
-            found = found.exceptions[0]
-        assert isinstance(found, Violation)
-        return found
-    return None
-
-
 # --- the promises ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_promise_holds_for_every_seed(scenario: str, seeds: range) -> None:
-    for seed in seeds:
-        if len(seeds) > 1 and seed >= FEWER.get(scenario, SEEDS):
-            break
-        replay = f"replay: pytest tests/simulation -k {scenario} --seed {seed}"
+@pytest.mark.parametrize(
+    ("scenario", "start"),
+    [(name, at) for name in SCENARIOS for at in range(0, FEWER.get(name, SEEDS), CHUNK)],
+)
+def test_every_promise_holds_for_every_seed(scenario: str, start: int) -> None:
+    for seed in range(start, min(start + CHUNK, FEWER.get(scenario, SEEDS))):
         try:
             violation = first_violation(scenario, seed)
         except Exception as error:
-            error.add_note(replay)
+            error.add_note(replay(scenario, seed))
             raise
-        assert violation is None, f"seed {seed}: {violation}\n{replay}"
+        assert violation is None, f"seed {seed}: {violation}\n{replay(scenario, seed)}"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -101,7 +81,8 @@ def test_the_scenarios_reach_what_they_are_there_for() -> None:
     assert any(not grant.answered and not grant.copy for grant in ledger)
     assert any(grant.epoch.startswith("2.") and grant.answered for grant in ledger)
     sent = [sent for world in worlds for one in world.instances for sent in one.store.sent]
-    assert {one.outcome for one in sent} == {"granted", "unknown", "not_applied", "displaced"}
+    outcomes = {"granted", "unknown", "not_applied", "displaced", "no_room"}
+    assert {one.outcome for one in sent} == outcomes
     gaps = {
         cause
         for world in worlds
@@ -128,22 +109,9 @@ def test_a_client_library_that_repeats_requests_burns_ids_and_repeats_none() -> 
 # --- planted faults -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "mutant", [*MUTANTS, *STRICT_MUTANTS], ids=lambda mutant: mutant.fault.__name__
-)
-def test_a_planted_fault_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "." in mutant.place:
-        monkeypatch.setattr(mutant.place, mutant.fault)
-    seen = set()
-    for seed in range(MUTANT_SEEDS):
-        try:
-            violation = first_violation(mutant.scenario, seed, mutant.parts)
-        except (RuntimeError, ExceptionGroup):
-            continue  # it broke something of the simulation's own
-        if violation is not None and violation.check == mutant.check:
-            return
-        seen.add(violation and violation.check)
-    pytest.fail(f"not seen by {mutant.check!r} within {MUTANT_SEEDS} seeds, only {seen}")
+@pytest.mark.parametrize("mutant", ALL_MUTANTS, ids=lambda mutant: mutant.fault.__name__)
+def test_a_planted_fault_is_found(mutant: Mutant) -> None:
+    finding_seed(mutant)
 
 
 def test_an_answer_to_an_old_request_is_dropped_and_would_break_the_order(
@@ -164,84 +132,6 @@ def test_an_answer_to_an_old_request_is_dropped_and_would_break_the_order(
 
 
 # --- the checks -----------------------------------------------------------------------------------
-
-
-def op(invoke: int, complete: int, first: int, count: int = 1, **fields: object) -> Operation:
-    values = {"client": "c", "instance": "i", "counter": "n", "outcome": "ok", "began": 0.0}
-    ids = [range(first, first + count)]
-    return Operation(
-        **(values | fields),  # type: ignore[arg-type]
-        count=count,
-        invoke=invoke,
-        complete=complete,
-        ids=ids,
-    )
-
-
-def agrees(history: list[Operation]) -> bool:
-    try:
-        checker.check_unique(history)
-        checker.check_strict(history)
-    except Violation:
-        return False
-    return True
-
-
-def test_the_quick_check_of_strict_agrees_with_trying_every_order() -> None:
-    rng = random.Random(1)
-    verdicts = {True: 0, False: 0}
-    for _ in range(4000):
-        count = rng.randint(1, 5)
-        times = rng.sample(range(2 * count), 2 * count)
-        values = rng.sample(range(0, 30, 4), count)
-        if rng.random() < 0.6:  # near to what a correct counter does
-            values.sort()
-            times.sort(key=lambda time: time + rng.uniform(0, 4))
-        history = []
-        for at in range(count):
-            invoke, complete = sorted(times[2 * at : 2 * at + 2])
-            first = values[at] if rng.random() < 0.97 else values[0]
-            history.append(op(invoke, complete, first, rng.choice((1, 1, 3))))
-        by_force = checker.order_by_force(history)
-        assert agrees(history) == by_force, history
-        verdicts[by_force] += 1
-    assert min(verdicts.values()) > 500
-
-
-@pytest.mark.parametrize(
-    ("history", "check"),
-    [
-        ([op(1, 2, 5), op(3, 4, 5)], "unique"),
-        ([op(1, 4, 5, 3), op(2, 3, 7)], "unique"),
-        ([op(1, 2, 5, instance="a"), op(3, 4, 5, instance="b")], "unique"),
-        ([op(1, 2, 5), op(3, 4, 4)], "order"),
-        ([op(1, 2, 5), op(3, 6, 9), op(4, 5, 4)], "order"),
-        ([op(1, 2, 5, 10), op(3, 4, 4)], "order"),
-    ],
-)
-def test_a_planted_bad_history_is_refused(history: list[Operation], check: str) -> None:
-    with pytest.raises(Violation, match=check):
-        checker.check_unique(history)
-        checker.check_rising_per_instance(history)
-    if check == "order":
-        assert not checker.order_by_force(history)
-        with pytest.raises(Violation, match=check):
-            checker.check_strict([*history[:-1], other_instance(history[-1])])
-        checker.check_rising_per_instance([*history[:-1], other_instance(history[-1])])
-
-
-def other_instance(one: Operation) -> Operation:
-    one.instance = "j"
-    return one
-
-
-def test_a_batch_that_is_short_or_falls_is_refused() -> None:
-    short, falls = op(1, 2, 5, 3), op(1, 2, 5, 2)
-    short.count = 4
-    falls.ids = [range(6, 7), range(5, 6)]
-    for history in ([short], [falls]):
-        with pytest.raises(Violation, match="batch"):
-            checker.check_unique(history)
 
 
 def test_what_nobody_read_is_not_judged() -> None:

@@ -227,7 +227,7 @@ async def test_a_name_of_which_nothing_was_told_is_not_on_the_metrics_page(
         await sidecar.supply("ghost")
         assert await (await sidecar.supply("orders")).one() == 0
         assert list(sidecar.supplies) == ["ghost", "orders"]
-        assert [reading.counter for reading in sidecar.snapshot().readings] == ["orders"]
+        assert [one.counter for one in (await sidecar.snapshot()).readings] == ["orders"]
 
 
 async def test_one_name_that_two_hold_is_missed_twice_without_harm(
@@ -259,7 +259,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
             with pytest.raises(errors.UnknownCounter):
                 await ask()
         supply.look_again()
-        assert supply.not_ready
+        assert supply.trouble
         assert await (await sidecar.supply("tickets")).one() == 7
 
 
@@ -327,7 +327,7 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
         assert not created
         with pytest.raises(errors.CounterDiffers, match="start is 5, not 6"):
             await ensure(store, new_counter("big", random, start=6), runway=30.0, random=random)
-        counter, position = await sidecar.counter("big")
+        counter, (position,) = await sidecar.counter("big")
         assert (counter.limit, counter.strict, position.next) == (2**60, True, 5)
         assert [c.name for c in await store.counters()] == ["big", "default", "orders"]
         assert await store.counter("none") is None

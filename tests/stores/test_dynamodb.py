@@ -130,6 +130,8 @@ async def test_a_refusal_in_dynamodb_s_own_words_is_not_applied(name: str, retry
             await reserve(store)
         assert raised.value.outcome == errors.NOT_APPLIED
         assert raised.value.retryable == retryable
+        throttles = ("Provisioned", "Throttling", "RequestLimit")
+        assert raised.value.throttled == name.startswith(throttles)
         assert f"dynamodb:UpdateItem on table 'ids' in region {REGION} answered {name}" in str(
             raised.value
         )

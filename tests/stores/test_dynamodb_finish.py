@@ -17,7 +17,7 @@ from idservice.counters import ensure, new_counter
 from idservice.intents import Wish
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb.client import Client
-from idservice.stores.protocol import Counter, Position
+from idservice.stores.protocol import Counter, Grant, Position
 from tests.engines import by_hand
 from tests.stores.backends import Dynamo
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy, backend, client, ids_of, legacy, wanted
@@ -157,6 +157,28 @@ async def test_everything_that_was_refused_is_possible_afterwards(
     position = await store.position(after)
     assert position is not None
     assert position.next == 2
+
+
+async def test_it_is_given_shards_of_which_the_first_stays_in_its_item(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    legacy.put(counterValue=40)
+    await store.create(await wanted(store, legacy))
+    await change(store, "finish")
+    got: list[int] = []
+    for shards in (3, 2, 4, 1):
+        after = await change(store, "reshard", shards=shards)
+        assert after.base > max(got, default=39)
+        for shard in range(shards):
+            layout = after.layout(shard)
+            room = layout.end - 2
+            grant = await store.reserve(after, count=2, seen=0, room=room, shard=shard)
+            assert isinstance(grant, Grant)
+            got += layout.ids(grant.indices)
+        assert len(set(got)) == len(got)
+        assert legacy.item()["epoch"] == {"S": after.epoch}
+    with pytest.raises(errors.EpochChanged):
+        await store.reserve(replace(after, shards=4), count=1, seen=0, room=9, shard=3)
 
 
 async def test_finishing_again_changes_nothing(store: DynamoStore, legacy: Legacy) -> None:

@@ -239,8 +239,12 @@ async def test_what_a_batch_got_is_not_believed_on_a_position_that_went_back(
     await send(store, counter, batch)
     for moved in ({"next": 3}, {"next": 4, "mark": 4}):
         backend.push(counter, **moved)
-        with pytest.raises(errors.WentBack):
+        with pytest.raises(errors.WentBack) as refused:
             await send(store, counter, batch)
+        assert refused.value.applied
+        with pytest.raises(errors.WentBack) as refused:
+            await send(store, counter, Batch("w", 2, "b", 5), seen=5)
+        assert not refused.value.applied
 
 
 async def test_the_limit_holds_for_batches_and_refuses_no_copy(store: Store) -> None:

@@ -369,7 +369,8 @@ async def test_an_empty_wish_is_the_default_counter(serving: Serving) -> None:
         b'{"start":"01"}', b'{"start":"\xd9\xa1"}', b'{"start":1e3000}',
         b'{"start":9223372036854775807}', b'{"start":' + b"9" * 4000 + b"}",
         b'{"start":5,"limit":4}', b'{"limit":9223372036854775807}', b'{"limit":"-1"}',
-        b'{"strict":"yes"}', b'{"strict":1}', b'{"shards":0}', b'{"shards":2}', b'{"shards":"1"}',
+        b'{"strict":"yes"}', b'{"strict":1}', b'{"shards":0}', b'{"shards":65}', b'{"shards":"1"}',
+        b'{"shards":1.5}', b'{"shards":2,"strict":true}',
         b'{"runway":0}', b'{"runway":-1}', b'{"runway":1e300}', b'{"runway":NaN}',
         b'{"runway":"30"}', b'{"state":"suspended"}',
     ],
@@ -492,7 +493,6 @@ async def test_a_batch_is_whole_or_refused(serving: Serving) -> None:
 
 async def test_what_the_router_refuses_has_the_form_of_a_problem(serving: Serving) -> None:
     for path in (
-        "/",
         "/nope",
         "/next/",
         "/NEXT",

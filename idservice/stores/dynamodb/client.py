@@ -119,6 +119,12 @@ class RefusedForGood(Refused):
     retryable = False  # until an operator does something
 
 
+class RefusedForNow(Refused):
+    """The store {store} refused {action}: {why}."""
+
+    throttled = True
+
+
 class Unheard(errors.OutcomeUnknown):
     """The store {store} gave no readable answer to {action}, which may have been applied: {why}."""
 
@@ -281,7 +287,11 @@ class Client:
         if reasons:
             why += f" ({', '.join(reasons)})"
         why += f"; {ADVICE[code]}" if code in ADVICE else ""
-        kind = RefusedForGood if code in (NO_TABLE, DENIED, INVALID) else Refused
+        kind = Refused
+        if code in THROTTLED:
+            kind = RefusedForNow
+        elif code in (NO_TABLE, DENIED, INVALID):
+            kind = RefusedForGood
         return kind(why=why, said=code, item=answer.get("Item"), reasons=tuple(reasons), **about)
 
     def _tell(self, code: str, where: str, words: str) -> None:

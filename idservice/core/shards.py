@@ -1,0 +1,113 @@
+"""Which shard an instance reserves on, and what it knows of each of them in one epoch.
+
+It stays with one shard until that is used up or takes no more now, and then goes on to the next in
+an order of its own: of many instances that are turned away from one shard at the same moment, each
+goes somewhere else.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from idservice.core.epoch import Layout
+
+EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is asked again
+
+
+@dataclass(slots=True, eq=False)
+class Shard:
+    """One shard, as far as one instance knows it. All positions are indices."""
+
+    layout: Layout
+    seen: int = 0  # where its own last reservation here ended; 0 before the first
+    rev: int = 0  # the position's revision after that write
+    found: int | None = None  # where the store said it stands, when there was no room
+    used_up: bool = False  # whether that left nothing
+    begun: bool = False  # whether ids of it came into memory
+
+    @property
+    def room(self) -> int:
+        """How many more ids the limit leaves here, as far as is known."""
+        return max(0, self.layout.end - max(self.seen, self.found or 0))
+
+
+class Shards:
+    """The shards of one epoch, by `layouts` in the order in which this instance prefers them.
+
+    `moves` counts, by cause, how often it went on to another one.
+    """
+
+    __slots__ = ("_at", "_found_at", "_moves", "_row")
+
+    def __init__(self, *layouts: Layout, moves: dict[str, int] | None = None) -> None:
+        assert layouts
+        self._row = tuple(map(Shard, layouts))
+        self._at = 0
+        self._found_at = 0.0
+        self._moves = moves if moves is not None else {}
+
+    def __getitem__(self, number: int) -> Shard:
+        return next(shard for shard in self._row if shard.layout.shard == number)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return iter(self._row)
+
+    @property
+    def present(self) -> Shard:
+        """The one it is at."""
+        return self._row[self._at]
+
+    @property
+    def used_up(self) -> bool:
+        """Whether no id was left below the limit anywhere when that was last found out."""
+        return all(shard.used_up or shard.seen >= shard.layout.end for shard in self._row)
+
+    def room(self, now: float) -> int:
+        """How many more ids the limit leaves, as far as is known without asking the store."""
+        self._doubt(now)
+        return sum(shard.room for shard in self._row)
+
+    def choose(self, now: float) -> Shard | None:
+        """The shard to ask next: the present one, or the next that has room; None where none has.
+
+        It is the present one from now on.
+        """
+        self._doubt(now)
+        for steps in range(len(self._row)):
+            if self._row[(self._at + steps) % len(self._row)].room:
+                if steps:
+                    self._go_on("exhausted", steps)
+                return self.present
+        return None
+
+    def granted(self, number: int, indices: range) -> None:
+        """The store granted these indices of a shard."""
+        shard = self[number]
+        shard.seen, shard.begun = indices.stop, True
+        self.had_room(number)
+
+    def had_room(self, number: int) -> None:
+        """There was as much as was asked for."""
+        self[number].found, self[number].used_up = None, False
+
+    def no_room(self, number: int, position: int, now: float) -> None:
+        """The store found a shard at `position`, with fewer indices left than were asked for."""
+        shard = self[number]
+        shard.found, shard.used_up = position, position >= shard.layout.end
+        # One moment for all: a look at every shard may take longer than one answer is believed.
+        self._found_at = now
+
+    def throttled(self, number: int) -> None:
+        """A shard takes no more now."""
+        if self.present.layout.shard == number:
+            self._go_on("throttled")
+
+    def _go_on(self, cause: str, steps: int = 1) -> None:
+        if len(self._row) > 1:
+            self._at = (self._at + steps) % len(self._row)
+            self._moves[cause] = self._moves.get(cause, 0) + 1
+
+    def _doubt(self, now: float) -> None:
+        """Somebody may have made room since."""
+        if now - self._found_at >= EXHAUSTED_RECHECK_S:
+            for shard in self._row:
+                shard.found = None

@@ -1,0 +1,52 @@
+"""Ids for one caller straight from the store: exactly as many as are wanted, and none are kept."""
+
+from random import Random
+
+from idservice import errors
+from idservice.core.allocator import Allocator
+from idservice.core.shards import Shards
+from idservice.stores.protocol import Counter, Loan, Store
+
+
+async def take(store: Store, counter: Counter, count: int, *, random: Random) -> list[range]:
+    """`count` ids as blocks, from one shard if any has so many left.
+
+    Raises Exhausted, and as `Store.reserve`. What was reserved before another shard failed is a
+    gap.
+    """
+    order = random.sample(range(counter.shards), counter.shards)
+    allocator = Allocator(
+        Shards(*(counter.layout(at) for at in order)),
+        now=0.0,
+        runway_s=1.0,
+        block_max=count,
+        strict=True,
+    )
+    refused = 0
+    while allocator.held < count:
+        missing = count - allocator.held
+        if allocator.room(0.0) < missing:
+            raise errors.Exhausted(name=counter.name, count=count, limit=counter.limit)
+        request = allocator.due(0.0, waiting=missing, first=missing)
+        assert request is not None
+        try:
+            answer = await store.reserve(
+                counter,
+                count=request.count,
+                seen=request.seen,
+                room=request.room,
+                shard=request.shard,
+            )
+        except errors.NoRoom as error:
+            allocator.no_room(request.token, error.position, 0.0)
+            continue
+        except errors.NotApplied as error:
+            refused += 1
+            if not error.throttled or refused == counter.shards:
+                raise
+            allocator.throttled(request.token)
+            continue
+        if isinstance(answer, Loan):
+            return list(answer.blocks)
+        allocator.granted(request.token, answer.indices, 0.0)
+    return allocator.take_batch(count) or []

@@ -1,0 +1,240 @@
+"""The status as JSON values: which counters come first, what is wrong, and what is to be done."""
+
+import math
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from idservice import errors
+from idservice.metrics import Latency, Reading, Snapshot
+from idservice.standing import Standing
+from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.web.ask import COUNT, read_query
+from idservice.web.describe import GAPS
+from idservice.web.records import CounterStatus, Level, Reserve, State, Status, StoreStatus
+
+FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
+COMMAND = re.compile(r"`(idservice [^`]+)`")
+PER_DEFAULT, PER_MAX = 50, 1000
+PAGE_MAX = 1_000_000
+SHORT = 0.5  # of the time for which ids are to last: less is left when no refill has come
+# What a counter's error is called, in the order in which they matter; an error of another code is
+# the store's, and nothing is left in memory.
+STATES: dict[str, State] = {
+    "counter_suspect": "suspect",
+    "store_replaced": "suspect",
+    "catalogue_stale": "stale",
+    "exhausted": "exhausted",
+    "suspended": "suspended",
+    "stopping": "stopping",
+    "unknown_counter": "deleted",
+    "moved": "moved",
+    "": "active",
+}
+# In this order they are shown, with how bad each is; `calm` is neither good nor bad.
+LEVELS: dict[State, Level] = {
+    "suspect": "bad",
+    "stale": "bad",
+    "empty": "bad",
+    "exhausted": "bad",
+    "suspended": "warn",
+    "short": "warn",
+    "stopping": "calm",
+    "active": "ok",
+    "unused": "calm",
+    "moved": "calm",
+    "deleted": "calm",
+}
+RANKS = {state: rank for rank, state in enumerate(LEVELS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which counters are shown: those whose name contains `find`, page by page from 1."""
+
+    page: int = 1
+    per: int = PER_DEFAULT
+    find: str = ""
+
+    @classmethod
+    def read(cls, query: str) -> "Wanted":
+        """Read a query. Raises BadPage, RepeatedKey, MalformedRequest."""
+        pairs = read_query(query)
+        find = pairs.get("find", "")
+        if not FIND.fullmatch(find):
+            rule = "up to 64 letters, digits, '.', '_' or '-'"
+            raise errors.BadPage(key="find", value=find[:80], rule=rule)
+        numbers = {}
+        for key, most in (("page", PAGE_MAX), ("per", PER_MAX)):
+            value = pairs.get(key)
+            if value is None:
+                continue
+            if not COUNT.fullmatch(value) or int(value) > most:
+                rule = f"a whole number from 1 to {most}"
+                raise errors.BadPage(key=key, value=value[:80], rule=rule)
+            numbers[key] = int(value)
+        return cls(find=find, **numbers)
+
+
+def status(
+    snapshot: Snapshot, wanted: Wanted, *, store: str, time: float, authority: str
+) -> Status:
+    """What is in memory, worded; nothing is asked for it. `time` is in seconds since 1970,
+    `authority` where a command may reach this service."""
+    readings = snapshot.readings
+    states = {one.counter: _state(one) for one in readings}
+    found = [one for one in readings if wanted.find in one.counter]
+    found.sort(key=lambda one: (RANKS[states[one.counter]], one.counter))
+    pages = max(1, math.ceil(len(found) / wanted.per))
+    page = min(wanted.page, pages)
+    shown = found[(page - 1) * wanted.per : page * wanted.per]
+    shortest = min(readings, key=_runway_s, default=None)
+    causes = sorted({cause for one in shown for cause in one.gaps})
+    levels = [LEVELS[state] for state in states.values()]
+    attention = levels.count("bad") + levels.count("warn")
+    return Status(
+        verdict=_verdict(attention, len(readings), store_up=snapshot.store_up),
+        level=_level(levels, store_up=snapshot.store_up),
+        version=snapshot.version,
+        time=time,
+        uptime_seconds=round(snapshot.uptime_s, 1),
+        store=StoreStatus(store, snapshot.store_up, snapshot.store_error),
+        workers=snapshot.workers,
+        restarts=snapshot.restarts,
+        loop_lag=_took(snapshot.lag),
+        reserve=_took(snapshot.latency),
+        issued=sum(one.issued for one in readings),
+        ids_per_second=round(sum(one.rate for one in readings), 3),
+        ids_in_memory=sum(one.held for one in readings),
+        waiting=sum(one.waiting for one in readings),
+        shortest=shortest.counter if shortest and math.isfinite(_runway_s(shortest)) else "",
+        shortest_runway_seconds=_finite(_runway_s(shortest)) if shortest else None,
+        in_use=len(readings),
+        attention=attention,
+        found=len(found),
+        find=wanted.find,
+        page=page,
+        pages=pages,
+        per=wanted.per,
+        counters=[
+            _counter(one, states[one.counter], store=store, authority=authority) for one in shown
+        ],
+        gap_causes={cause: GAPS.get(cause, "not described") for cause in causes},
+    )
+
+
+def _level(levels: Sequence[Level], *, store_up: bool) -> Level:
+    if "bad" in levels:
+        return "bad"
+    if "warn" in levels or not store_up:
+        return "warn"
+    return "ok" if levels else "calm"
+
+
+def _verdict(attention: int, in_use: int, *, store_up: bool) -> str:
+    counters = "1 counter" if in_use == 1 else f"{in_use:,} counters"
+    if attention:
+        said = f"{attention:,} of {counters} {'needs' if attention == 1 else 'need'} attention"
+    elif not in_use:
+        said = "No counter is in use yet"
+    else:
+        said = f"{counters} {'serves' if in_use == 1 else 'serve'}"
+    return f"{said}." if store_up else f"The store does not answer; {said[0].lower()}{said[1:]}."
+
+
+def _state(reading: Reading) -> State:
+    standing = reading.standing
+    if standing is None:
+        return "unused"  # by any worker that lives
+    state = STATES.get(standing.code, "empty")
+    overdue = reading.held <= standing.low and _runway_s(reading) < SHORT * standing.runway
+    return "short" if state == "active" and overdue else state
+
+
+def _runway_s(reading: Reading) -> float:
+    """Infinite where nobody takes any, and where nothing is to be held."""
+    standing = reading.standing
+    if standing is None or standing.strict or not reading.rate:
+        return math.inf
+    return reading.runway_s
+
+
+def _counter(reading: Reading, state: State, *, store: str, authority: str) -> CounterStatus:
+    standing = reading.standing or Standing(0, False, 1, None, 0.0, 0, 0, None, 0.0)
+    used, seconds = _end(standing)
+    limit = standing.limit
+    return CounterStatus(
+        counter=reading.counter,
+        state=state,
+        level=LEVELS[state],
+        code=standing.code,
+        why=standing.why or _why(reading, state),
+        command=_command(reading.counter, state, standing, store, authority),
+        change=standing.change,
+        epoch=standing.epoch,
+        mode="strict" if standing.strict else "block",
+        shards=standing.shards,
+        ids_in_memory=reading.held,
+        stock=max(standing.stock, reading.held),
+        refill_at=standing.low,
+        issued=reading.issued,
+        ids_per_second=None if standing.strict else round(reading.rate, 3),
+        waiting=reading.waiting,
+        runway=standing.runway,
+        runway_seconds=_finite(reading.runway_s),
+        reserve=_took(reading.tally.latency),
+        gaps=dict(sorted(reading.gaps.items())),
+        limit=str(limit) if limit is not None and limit > LIMIT_DEFAULT else limit,
+        limit_used=used,
+        runs_out_seconds=seconds,
+    )
+
+
+def _end(standing: Standing) -> tuple[float | None, float | None]:
+    """How much of the limit is used, and in how many seconds the rest is, at the present pace."""
+    if standing.code == "exhausted":
+        return 1.0, 0.0
+    if standing.limit is None or standing.highest is None:
+        return None, None
+    left = max(0, standing.limit - standing.highest)
+    used = (standing.highest + 1) / (standing.limit + 1)
+    return used, round(left / standing.pace, 1) if standing.pace else None
+
+
+def _took(latency: Latency) -> Reserve | None:
+    p50, p99 = latency.at_most(0.5), latency.at_most(0.99)
+    if p50 is None or p99 is None:
+        return None
+    return Reserve(sum(latency.counts), _finite(p50), _finite(p99))
+
+
+def _finite(seconds: float) -> float | None:
+    return round(seconds, 4) if math.isfinite(seconds) else None
+
+
+def _why(reading: Reading, state: str) -> str:
+    if state != "short":
+        return ""
+    return "What is in memory lasts less than half as long as it is to."
+
+
+def _command(name: str, state: str, standing: Standing, store: str, authority: str) -> str:
+    """What an operator runs; N is theirs to choose. Lent ids are put right where they come from."""
+    at = f"--store {shlex.quote(store)}"
+    if standing.lent and state in ("suspect", "exhausted", "suspended"):
+        return ""
+    if standing.code == "store_replaced":
+        return f"idservice fence --all --past N {at}"
+    match state:
+        case "suspect":
+            said = COMMAND.search(standing.why)  # errors name the way out
+            return f"{said[1] if said else f'idservice fence {name} --past N'} {at}"
+        case "exhausted":
+            body = shlex.quote('{"limit": N}')
+            return f"curl -X PATCH -d {body} http://{authority}/v1/counters/{name}"
+        case "suspended":
+            return f"idservice resume {name} {at}"
+        case "stale" | "empty" | "short":
+            return f"idservice doctor {at}"
+    return ""

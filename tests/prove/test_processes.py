@@ -1,0 +1,113 @@
+"""Real processes under fire repeat no id and lose none uncounted; and faults planted in them, or on
+their way to the store, are found."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.hop import Exchange, Hop
+from tests.processes import ROOT
+from tests.prove import changes, fire, processes
+from tests.prove.account import Account
+from tests.prove.fire import PLAIN
+from tests.prove.processes import prove_processes, uncounted
+from tests.prove.verdict import Verdict
+
+pytestmark = [pytest.mark.process]
+
+SECONDS = 6.0  # of faults; starts and stops come on top
+FORGETFUL = """
+import random, sqlite3
+real = sqlite3.connect
+
+class Forgetful(sqlite3.Connection):
+    reserved = False
+
+    def execute(self, statement, *values):
+        if statement == "COMMIT" and self.reserved and random.random() < 0.2:
+            statement = "ROLLBACK"
+        if statement.startswith("BEGIN"):
+            self.reserved = False
+        self.reserved |= "SET next = next +" in statement
+        return super().execute(statement, *values)
+
+sqlite3.connect = lambda *a, **b: real(*a, factory=Forgetful, **b)
+"""
+
+
+def shown(verdict: Verdict) -> Verdict:
+    print(verdict)
+    return verdict
+
+
+@pytest.mark.needs_engine
+@pytest.mark.usefixtures("dynoxide_url")  # where it is missing this is skipped, and not in CI
+def test_on_dynamodb_behind_a_faulty_network_no_id_comes_twice_and_none_is_lost_uncounted() -> None:
+    verdict = shown(prove_processes("dynamodb", seconds=SECONDS, quiet=True))
+    assert verdict.holds, verdict
+
+
+def test_on_one_sqlite_file_no_id_comes_twice() -> None:
+    verdict = shown(prove_processes("sqlite", seconds=SECONDS, quiet=True))
+    assert verdict.holds, verdict
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, and nothing is done to them: what is planted is enough."""
+    monkeypatch.setattr(processes, "PROCESSES", 2)
+    monkeypatch.setattr(processes, "CLIENTS", 8)
+    monkeypatch.setattr(fire.Fire, "upsets", ())
+    monkeypatch.setattr(fire, "PATIENCE_S", 5.0)
+    monkeypatch.setattr(changes, "CHANGES", (("fence", "--ahead", "1"),))
+
+
+@pytest.mark.usefixtures("_small")
+def test_a_write_that_is_acknowledged_and_forgotten_is_found_out(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FORGETFUL)
+    planted = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    verdict = shown(prove_processes("sqlite", seconds=1.0, quiet=True, planted=planted))
+    assert any(violation.startswith("unique") for violation in verdict.violations), verdict
+
+
+@pytest.mark.needs_engine
+@pytest.mark.usefixtures("_small", "dynoxide_url")
+def test_a_cache_between_the_service_and_its_table_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pass_on, kept = Hop._pass_on, dict[bytes, Exchange]()
+
+    async def cached(
+        hop: Hop, request: web.Request, body: bytes, *, copy: bool = False
+    ) -> Exchange:
+        exchange = await pass_on(hop, request, body, copy=copy)
+        if b":room" not in body or exchange.status != 200:
+            return exchange
+        return kept.setdefault(body, exchange)  # the first reservation of every instance is alike
+
+    monkeypatch.setattr(Hop, "_pass_on", cached)
+    verdict = shown(prove_processes("dynamodb", seconds=1.0, quiet=True))
+    assert any(violation.startswith("unique") for violation in verdict.violations), verdict
+
+
+def test_ids_that_are_lost_without_being_counted_are_found_out() -> None:
+    run: Any = SimpleNamespace(
+        clean={
+            "i1": SimpleNamespace(records=lambda action: [{"message": "counter plain: 4 ids …"}])
+        },
+        counted={
+            ("i1", PLAIN): Counter(unknown=2, expired=1),
+            ("i2", PLAIN): Counter(late=3),
+            ("i2", "strict"): Counter(late=9),
+        },
+    )
+    for clean, short in (({"i1": 7, "i2": 3}, set()), ({"i1": 8}, {"i1"}), ({"i2": 4}, {"i2"})):
+        assert set(uncounted(run, PLAIN, Account(clean=Counter(clean)))) == short

@@ -1,0 +1,112 @@
+"""Planted faults of shards: one rule of the real classes broken each, which must be found."""
+
+from typing import Any
+
+from idservice.core import epoch
+from idservice.core.shards import Shards
+from idservice.stores.protocol import Counter, Position
+from idservice.supply import Supply
+from tests.simulation import sharded  # noqa: F401  its scenarios join the others
+from tests.simulation.mutants import (
+    SUPPLY,
+    Mutant,
+    OpensWhateverIsThere,
+    SealsBeside,
+    SealsWhateverIsThere,
+    WithoutEpoch,
+    from_the_position_alone,
+    one_seal_for_all,
+)
+from tests.simulation.store import SimStore
+
+
+def based_on_all_but_the_last(base: int, reserved: Any, high: int) -> int:
+    """Off by one shard: where the last one ended is not looked at."""
+    return epoch.first_free(base, [*reserved[:-1], 0], high)
+
+
+def based_on_the_first(base: int, reserved: Any, high: int) -> int:
+    """Takes the first shard for all of them."""
+    return epoch.first_free(base, [reserved[0]] + [0] * (len(reserved) - 1), high)
+
+
+def based_without_the_shard(base: int, reserved: Any, high: int) -> int:
+    """Takes every shard's ids for those of the first one: S - 1 too low at worst."""
+    ends = (base + len(reserved) * (index - 1) + 1 for index in reserved if index)
+    return max(high, base, *ends)
+
+
+def based_on_indices(base: int, reserved: Any, high: int) -> int:
+    """Takes indices for ids, as if there were one shard."""
+    return max(high, *(base + index for index in reserved))
+
+
+def seals_the_old(entry: Counter) -> range:
+    """Only the shards of the epoch that ends."""
+    return range(entry.shards)
+
+
+def seals_the_new(entry: Counter) -> range:
+    """Only the shards of the epoch that opens."""
+    assert entry.intent is not None
+    return range(entry.intent.shards)
+
+
+class GivesBackToTheFirst(SimStore):
+    """Gives ids of any shard back to the first one."""
+
+    async def give_back(self, counter: Counter, found: Position, **rest: Any) -> bool:
+        here = self.data.positions[counter.name, 0]
+        rest["next"] = min(rest["next"], here.next)
+        return await super().give_back(counter, here, **{**rest, "shard": 0})
+
+
+class ClaimsFromTheFirst(SimStore):
+    """Claims the ranges of any shard from the first one."""
+
+    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
+        here = self.data.positions[counter.name, 0]
+        return await super().claim(counter, here.rev, 0)
+
+
+class OneRoomForAll(Shards):
+    """Takes a shard that is used up for all of them."""
+
+    def room(self, now: float) -> int:
+        return 0 if any(not shard.room for shard in self) else super().room(now)
+
+
+class NeverGoesOn(Shards):
+    """Waits for the shard that it began with."""
+
+    def _go_on(self, cause: str, steps: int = 1) -> None:
+        pass
+
+
+class DropsWhatIsOver(Supply):
+    """Drops the ids of an epoch that is merely over."""
+
+    def _begin_epoch(self, *, keep: bool) -> None:
+        super()._begin_epoch(keep=False)
+
+
+SHARDS, FREE = "idservice.supply.Shards", "idservice.intents.first_free"
+SHARDED_MUTANTS = [
+    Mutant(based_on_all_but_the_last, FREE, "resharded", "unique"),
+    Mutant(based_on_the_first, FREE, "resharded", "unique"),
+    Mutant(based_without_the_shard, FREE, "rushed", "unique"),
+    Mutant(based_on_indices, FREE, "resharded", "unique"),
+    Mutant(seals_the_new, "idservice.intents.to_seal", "rushed", "unique"),
+    Mutant(seals_the_old, "idservice.intents.to_seal", "resharded", "standing"),
+    Mutant(OpensWhateverIsThere, "table", "rushed", "unique"),
+    Mutant(SealsBeside, "table", "rushed", "unique"),
+    Mutant(SealsWhateverIsThere, "table", "rushed", "false alarm"),
+    Mutant(one_seal_for_all, "idservice.core.epoch.sealed", "rushed", "unique"),
+    Mutant(WithoutEpoch, "table", "resharded", "unique"),
+    Mutant(from_the_position_alone, "idservice.intents.stand_reserved", "resharded", "unique"),
+    Mutant(GivesBackToTheFirst, "store", "relayed", "unique"),
+    Mutant(ClaimsFromTheFirst, "store", "relayed", "unique"),
+    Mutant(OneRoomForAll, SHARDS, "wandering", "exhausted"),
+    Mutant(NeverGoesOn, SHARDS, "wandering", "resumes"),
+    Mutant(DropsWhatIsOver, SUPPLY, "online", "available"),
+]

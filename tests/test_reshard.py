@@ -1,0 +1,68 @@
+"""Real processes that serve a counter while it goes from one shard to eight and to two: nobody who
+asks for ids is refused, and no id comes twice."""
+
+import asyncio
+import json
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.hammer import Hammer
+from tests.processes import command, environment
+from tests.test_change_live import initialised
+
+pytestmark = [pytest.mark.process]
+
+PAUSE_S = 3.5  # after each change: all instances have heard of it, and used old ids up
+STEPS = (8, 2)
+
+
+class Resharded(Hammer):
+    """In place of faults: changes of the number of shards, and instances that come late."""
+
+    bases: tuple[int, ...] = ()  # where each new epoch began
+    shown: tuple[dict[str, object], ...] = ()  # by each instance, at the end
+
+    async def _faults(self, end: float, pause: float) -> None:
+        await asyncio.sleep(pause)
+        for shards in STEPS:
+            done = await asyncio.to_thread(
+                command, "reshard", "default", "--shards", str(shards), "--reason", "a test",
+                "--store", self._store, folder=self._folder, env=self._env,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            self.bases += (int(done.stdout.rpartition("ids from ")[2]),)
+            await self._start()
+            await asyncio.sleep(pause)
+        shown = [await asyncio.to_thread(_shown, port) for port in self._ports.values()]
+        self.shown = tuple(shown)
+
+
+def _shown(port: int) -> dict[str, object]:
+    url = f"http://127.0.0.1:{port}/v1/counters/default"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        shown: dict[str, object] = json.load(answer)
+        return shown
+
+
+@pytest.mark.parametrize(
+    "engine", ["sqlite", pytest.param("dynoxide", marks=pytest.mark.needs_engine)]
+)
+async def test_a_reshard_under_load_fails_no_request_and_repeats_no_id(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    store, env = initialised(engine, request, tmp_path)
+    hammer = Resharded(tmp_path, store, env=environment(env), arguments=("--runway", "1"), seed=1)
+    report = await hammer.run(processes=3, clients=8, seconds=0.0, pause=PAUSE_S)
+    print(report)
+    assert not report.duplicates, str(report)
+    assert set(report.statuses) == {200}, str(report)
+    assert (report.broken, report.torn, report.refused) == (0, 0, 0), str(report)
+    assert not report.disorder, "an instance that stays with its shard gives rising ids"
+    assert len(hammer.shown) == 3 + len(STEPS)
+    assert {(one["epoch"], one["shards"]) for one in hammer.shown} == {(1 + len(STEPS), STEPS[-1])}
+    borders = [0, *hammer.bases, 2**53]
+    for first, end in pairwise(borders):
+        assert sum(first <= id < end for id in report.ids) > 100, "each epoch was used"
