@@ -24,7 +24,7 @@ from tests.processes import ROOT, Serving, command, environment
 from .gateway import Gateway, serving
 from .permissions import grants
 from .stacks import Account
-from .test_readme import TEXT, blocks
+from .test_readme import MINE, TEXT, blocks
 
 pytestmark = pytest.mark.process
 
@@ -39,7 +39,6 @@ class Follower:
         self.folder = folder
         self.account = account
         self.address = ADDRESS
-        self.services: list[Serving] = []
         self.variables = {
             "PATH": f"{Path(sys.executable).parent}:{os.defpath}", "HOME": str(folder),
             "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION,
@@ -65,7 +64,6 @@ class Follower:
         del words[at : at + 2]
         service = Serving(self.folder, *words, env=self.variables)
         self._stack.enter_context(service)
-        self.services.append(service)
         self.address = f"127.0.0.1:{service.port}"
 
     def run(self, text: str) -> str:
@@ -149,7 +147,6 @@ class OldEndpoint(threading.Thread):
         self.url = url
         self.got: list[int] = []
         self.ended = 0
-        self.start()
 
     def run(self) -> None:
         while not self.ended:
@@ -168,6 +165,7 @@ def test_the_counter_of_api_gateway_is_taken_over_while_it_is_asked(follower: Fo
     account = follower.account
     with serving(Gateway.of(account, "original", account.url)) as url:
         old = OldEndpoint(url)
+        old.start()
         follower.block(adopted)
         (first,) = map(int, re.findall(r"^\d+$", follower.block(taken), re.MULTILINE))
         got = [first, *called(follower.address, 300)]
@@ -236,3 +234,4 @@ def test_every_command_of_the_run_book_is_run() -> None:
         "From the API Gateway counter", "From SQLite", "Restore and fence", "Rotate",
     }  # fmt: skip
     assert {each for each in headings if blocks(each)} == run
+    assert len(blocks("Roll it")) == len(MINE), "one for each"
