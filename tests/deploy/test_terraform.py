@@ -4,6 +4,7 @@ it must bring about what the CloudFormation template does.
 The provider is one of the machine's own, where one lies; else it is fetched as ever.
 """
 
+import glob
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from .test_readme import blocks
 pytestmark = pytest.mark.process
 
 MODULE = DEPLOY / "terraform"
-MIRRORS = ("/opt/tf-plugins", "/usr/local/share/terraform/plugins")
+MIRRORS = ("/opt/*", "/usr/local/share/terraform/plugins")  # as patterns
 
 Terraform = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -43,7 +44,8 @@ def environment(folder: Path, moto_url: str) -> dict[str, str]:
     if program is None:
         skipped_but_not_in_ci("terraform is not installed")
     assert program is not None
-    mirrors = [each for each in MIRRORS if Path(each).is_dir()]
+    found = [glob.glob(f"{each}/registry.terraform.io/hashicorp/aws") for each in MIRRORS]
+    mirrors = [Path(each).parents[2] for places in found for each in places]
     return {
         "PATH": f"{Path(program).parent}:{os.defpath}", "HOME": str(folder),
         "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_CLI_ARGS": "-no-color",
