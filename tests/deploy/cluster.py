@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from . import protobuf
+from .answering import answering
 from .schemas import OLDEST, invalid
 
 Object = dict[str, Any]
@@ -230,22 +231,14 @@ def cluster(folder: Path) -> Iterator[tuple[Cluster, Path]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    context = {"cluster": "here", "user": "me", "namespace": "default"}
-    configuration = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "here",
-        "clusters": [
-            {"name": "here", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
-        ],
-        "users": [{"name": "me", "user": {}}], "contexts": [{"name": "here", "context": context}],
-    }  # fmt: skip
-    path = folder / "kubeconfig"
-    path.write_text(json.dumps(configuration))
-    try:
+    with answering(Handler) as url:
+        context = {"cluster": "here", "user": "me", "namespace": "default"}
+        configuration = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "here",
+            "clusters": [{"name": "here", "cluster": {"server": url}}],
+            "users": [{"name": "me", "user": {}}],
+            "contexts": [{"name": "here", "context": context}],
+        }  # fmt: skip
+        path = folder / "kubeconfig"
+        path.write_text(json.dumps(configuration))
         yield state, path
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

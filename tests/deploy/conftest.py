@@ -1,5 +1,6 @@
 """kubectl and helm, as `make deployers` installs them."""
 
+import importlib
 import os
 import subprocess
 from collections.abc import Callable
@@ -23,6 +24,16 @@ def skipped_but_not_in_ci(why: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{why} (CI must not skip it)")
     pytest.skip(why)
+
+
+def needed(module: str) -> Any:
+    """A module that `make deployers` installs; who imports it at the top is skipped without it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"{module} is not installed: run `make deployers`", allow_module_level=True)
 
 
 def deployer(name: str) -> Path:

@@ -5,8 +5,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import kubernetes_validate
-from kubernetes_validate import utils
+from .conftest import needed
+
+kubernetes_validate = needed("kubernetes_validate")
+utils = needed("kubernetes_validate.utils")
 
 OLDEST, NEWEST = "1.29", utils.latest_version()
 ELSEWHERE = {"ServiceMonitor"}  # Prometheus' own, of which there is no schema here

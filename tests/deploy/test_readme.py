@@ -43,7 +43,8 @@ def network(url: str) -> dict[str, str]:
 
 @pytest.fixture
 def follow(moto_url: str, tmp_path: Path) -> Iterator[Follow]:
-    """Runs what is under a heading in a copy of the project; what was said, and what is there."""
+    """Runs what is under a heading in a copy of the project, and then how that is rolled; what was
+    said, and what is there."""
     tools = [str(deployer(name).parent) for name in ("kubectl", "helm")]
     tools += [str(Path(sys.executable).parent), os.defpath]
     shutil.copytree(DEPLOY, tmp_path / "deploy")
@@ -56,7 +57,7 @@ def follow(moto_url: str, tmp_path: Path) -> Iterator[Follow]:
 
         def run(heading: str) -> tuple[str, Cluster]:
             said = ""
-            for block in blocks(heading):
+            for block in [*blocks(heading), blocks("Roll it")[MINE.index(heading)]]:
                 done = subprocess.run(
                     ["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=variables,
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
@@ -81,7 +82,7 @@ def names(state: Cluster, kind: str) -> set[str]:
 def test_kubernetes(follow: Follow) -> None:
     said, state = follow("Kubernetes")
     assert "job.batch/idservice-init condition met" in said
-    assert said.count("successfully rolled out") == 3
+    assert said.count("successfully rolled out") == 4
     assert names(state, "Deployment") == {"idservice", "application"}
     assert names(state, "PersistentVolumeClaim") == {"idservice"}
     assert not state.refused
@@ -89,7 +90,7 @@ def test_kubernetes(follow: Follow) -> None:
         each for each in state.of_kind("Deployment") if each["metadata"]["name"] == "idservice"
     ]
     (container,) = service["spec"]["template"]["spec"]["containers"]
-    assert container["image"].startswith("registry.example/idservice:")
+    assert container["image"] == "registry.example/idservice:0.1.1"
     assert {"name": "IDSERVICE_RUNWAY", "value": "60"} in container["env"]
     (account,) = state.of_kind("ServiceAccount")
     assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
@@ -97,7 +98,8 @@ def test_kubernetes(follow: Follow) -> None:
 
 def test_helm(follow: Follow) -> None:
     said, state = follow("Helm")
-    assert "has been upgraded" in said
+    assert said.count("has been upgraded") == 2
+    assert "registry.example/idservice:0.1.1" in str(state.of_kind("Deployment"))
     assert names(state, "Deployment") == {"idservice", "ids-idservice", "borrowing-idservice"}
     assert names(state, "ServiceMonitor") == {"ids-idservice"}
     assert names(state, "PersistentVolumeClaim") == {"idservice"}
@@ -115,7 +117,8 @@ def test_helm(follow: Follow) -> None:
 def test_ecs(follow: Follow) -> None:
     said, _ = follow("ECS")
     assert "dynamodb:counters is initialised" in said
-    assert said.count('"ACTIVE"') == 4
+    assert said.count('"ACTIVE"') == 5
+    assert "2" in said.splitlines(), "a second revision"
 
 
 @pytest.mark.parametrize("heading", MINE)

@@ -1,0 +1,78 @@
+# No account is asked: the provider only tells which arguments there are.
+mock_provider "aws" {
+  override_during = plan # nothing may be applied: the table cannot be destroyed again
+
+  mock_resource "aws_dynamodb_table" {
+    defaults = { arn = "arn:aws:dynamodb:eu-west-1:123456789012:table/counters" }
+  }
+  mock_resource "aws_iam_policy" {
+    defaults = { arn = "arn:aws:iam::123456789012:policy/mocked" }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+}
+
+run "protected" {
+  command = plan
+  assert {
+    condition     = aws_dynamodb_table.counters.deletion_protection_enabled
+    error_message = "The table can be deleted."
+  }
+  assert {
+    condition     = aws_dynamodb_table.counters.point_in_time_recovery[0].enabled
+    error_message = "The table cannot be recovered."
+  }
+  assert {
+    condition     = aws_dynamodb_table.counters.billing_mode == "PAY_PER_REQUEST"
+    error_message = "The table is not on demand."
+  }
+  assert {
+    condition = (
+      aws_dynamodb_table.counters.hash_key == "pk" &&
+      [for each in aws_dynamodb_table.counters.attribute : each.type] == ["S"]
+    )
+    error_message = "idservice wants a partition key pk, a text, and no other."
+  }
+}
+
+run "serving_creates_nothing" {
+  command = plan
+  assert {
+    condition = toset(flatten([for each in jsondecode(aws_iam_policy.serve.policy).Statement : each.Action])) == toset([
+      "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:Scan", "dynamodb:UpdateItem",
+    ])
+    error_message = "Serving may do something else."
+  }
+  assert {
+    condition = alltrue([
+      for each in jsondecode(aws_iam_policy.serve.policy).Statement : each.Resource == aws_dynamodb_table.counters.arn
+    ])
+    error_message = "Serving may touch something else than the table."
+  }
+}
+
+run "an_adopted_item_and_no_other" {
+  command = plan
+  variables {
+    adopted = { table_arn = "arn:aws:dynamodb:eu-west-1:123456789012:table/donation-data", key = "atomicCounter" }
+  }
+  assert {
+    condition = [
+      for each in jsondecode(aws_iam_policy.serve.policy).Statement :
+      each.Condition["ForAllValues:StringEquals"]["dynamodb:LeadingKeys"] if each.Sid == "AdoptedItem"
+    ] == [["atomicCounter"]]
+    error_message = "Serving may touch other items of the adopted counter's table."
+  }
+}
+
+run "a_principal_that_cannot_be_meant" {
+  command = plan
+  variables {
+    served_by = "lambda.amazonaws.com"
+  }
+  expect_failures = [var.served_by]
+}

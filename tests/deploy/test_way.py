@@ -1,0 +1,237 @@
+"""The run-book beyond the first start, command by command, on moto: the table, the way over from
+what was there before, and what is to be done later."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from idservice import config
+from idservice.catalogue import POLL_S
+from tests.engines import REGION
+from tests.processes import ROOT, Serving, command, environment
+
+from .gateway import Gateway, serving
+from .permissions import grants
+from .stacks import Account
+from .test_readme import MINE, TEXT, blocks
+
+pytestmark = pytest.mark.process
+
+ADDRESS = "127.0.0.1:8080"  # wherever the run-book says it, and no test may listen there
+MONTH_S = 30 * 86_400
+
+
+class Follower:
+    """Runs commands of the run-book as they stand, but for addresses: services get free ports."""
+
+    def __init__(self, folder: Path, account: Account, stack: ExitStack) -> None:
+        self.folder = folder
+        self.account = account
+        self.address = ADDRESS
+        self.variables = {
+            "PATH": f"{Path(sys.executable).parent}:{os.defpath}", "HOME": str(folder),
+            "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION,
+        }  # fmt: skip
+        self._stack = stack
+
+    def block(self, text: str) -> str:
+        """One block; what it said."""
+        said = ""
+        text = text.replace("\\\n", " ")
+        for part in re.split(r"^(idservice serve .*\n)", text, flags=re.MULTILINE):
+            if part.startswith("idservice serve "):
+                self.serve(part)
+            elif part.strip():
+                said += self.run(part.replace(ADDRESS, self.address))
+        return said
+
+    def serve(self, line: str) -> None:
+        """A service, which is there until the end."""
+        words = line.split()[2:]
+        at = words.index("--listen")
+        assert words[at + 1] == ADDRESS
+        del words[at : at + 2]
+        service = Serving(self.folder, *words, env=self.variables)
+        self._stack.enter_context(service)
+        self.address = f"127.0.0.1:{service.port}"
+
+    def run(self, text: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", text], cwd=self.folder,
+            env=environment(self.variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{text}\n{done.stdout}"
+        return done.stdout
+
+
+@pytest.fixture
+def follower(moto_url: str, tmp_path: Path) -> Iterator[Follower]:
+    account = Account(moto_url)
+    account.reset()  # the run-book names tables, stacks and roles, and others may have them too
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    with ExitStack() as stack:
+        yield Follower(tmp_path, account, stack)
+    account.reset()
+
+
+def tables(account: Account) -> Mapping[str, Any]:
+    dynamodb = account.client("dynamodb")
+    return {
+        name: dynamodb.describe_table(TableName=name)["Table"]
+        for name in dynamodb.list_tables()["TableNames"]
+    }
+
+
+def followed(follower: Follower, heading: str) -> str:
+    return "".join(follower.block(each) for each in blocks(heading))
+
+
+def test_the_table_is_made_measured_restored_and_removed(follower: Follower) -> None:
+    account = follower.account
+    said = followed(follower, "The table")
+    assert "dynamodb:counters is initialised" in said
+    assert "fault 0, warning 0" in said
+    assert "all distinct" in followed(follower, "Size it")
+    restored, *rest = blocks("Restore and fence")
+    follower.block(restored)
+    account.client("dynamodb").update_table(  # which moto leaves out
+        TableName="counters-restored", BillingMode="PAY_PER_REQUEST"
+    )
+    said = "".join(follower.block(each) for each in rest)
+    assert "1000001" in said.splitlines()
+    assert_given_the_restored_table(account)
+    copied, removed = blocks("Remove")
+    assert "AVAILABLE" in follower.block(copied)
+    account.detach("idservice")
+    account.client("cloudformation").delete_stack(StackName="anew")
+    follower.block(removed)
+    assert set(tables(account)) == {"counters-restored"}
+    assert not roles(account) & {"idservice", "idservice-operator"}
+
+
+def assert_given_the_restored_table(account: Account) -> None:
+    found = tables(account)
+    assert set(found) == {"counters", "counters-restored"}
+    assert all(each["DeletionProtectionEnabled"] for each in found.values())
+    # Moto's stacks keep their policies when parameters change: a new one shows what they become.
+    names = {"ServeRoleName": "serve-anew", "OperateRoleName": "operate-anew"}
+    again = {"TableName": "counters-restored", "NewTable": "false"}
+    assert again.items() <= account.parameters("idservice").items()
+    account.create("anew", "table.yaml", {**again, **names})
+    allowed = grants(account.statements("serve-anew"))
+    assert {each.table for each in allowed} == {"counters-restored"}
+    account.detach("anew")
+
+
+def roles(account: Account) -> set[str]:
+    return {each["RoleName"] for each in account.client("iam").list_roles()["Roles"]}
+
+
+class OldEndpoint(threading.Thread):
+    """Calls the API Gateway endpoint for as long as it answers with ids."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.got: list[int] = []
+        self.ended = 0
+
+    def run(self) -> None:
+        while not self.ended:
+            try:
+                with urllib.request.urlopen(f"{self.url}/donations/next", timeout=10) as answer:
+                    self.got.append(int(answer.read()))
+            except urllib.error.HTTPError as error:
+                self.ended = error.code
+            except OSError:  # the test has ended before it
+                self.ended = -1
+
+
+def test_the_counter_of_api_gateway_is_taken_over_while_it_is_asked(follower: Follower) -> None:
+    baseline, adopted, taken, finished = blocks("From the API Gateway counter")
+    follower.block(baseline)
+    account = follower.account
+    with serving(Gateway.of(account, "original", account.url)) as url:
+        old = OldEndpoint(url)
+        old.start()
+        follower.block(adopted)
+        (first,) = map(int, re.findall(r"^\d+$", follower.block(taken), re.MULTILINE))
+        got = [first, *called(follower.address, 300)]
+        before = len(old.got)
+        wait_for(lambda: len(old.got) > before + 20)
+        got += called(follower.address, 300)
+        follower.block(finished)
+        old.join(20)
+        assert old.ended == 503, "it goes on counting"
+        got += called(follower.address, 300)
+    assert old.got
+    assert len(set(got + old.got)) == len(got + old.got), "repeated"
+    assert {"counters", "donation-data"} <= set(tables(account))
+
+
+def called(address: str, count: int) -> list[int]:
+    """Ids by the old path."""
+    with urllib.request.urlopen(f"http://{address}/donations/next?count={count}") as answer:
+        return [int(line) for line in answer.read().split()]
+
+
+def wait_for(holds: Any) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end, "too late"
+        time.sleep(0.02)
+
+
+def test_what_a_file_counted_goes_on_in_the_table(follower: Follower) -> None:
+    file = ("--store", "sqlite:idservice.db")
+    for words in (("init",), ("create", "orders", "--start", "700")):
+        assert command(*words, *file, folder=follower.folder).returncode == 0
+    taken = command("next", "orders", "--count", "5", *file, folder=follower.folder).stdout
+    said = followed(follower, "From SQLite")
+    assert said.count("moved to dynamodb:counters") == 2
+    assert int(said.split()[-1]) > int(taken.split()[-1])
+
+
+def test_keys_are_rotated(follower: Follower) -> None:
+    iam = follower.account.client("iam")
+    iam.create_user(UserName="idservice")
+    old = iam.create_access_key(UserName="idservice")["AccessKey"]["AccessKeyId"]
+    follower.variables["OLD_KEY"] = old
+    made = followed(follower, "Rotate").split()[0]
+    (left,) = iam.list_access_keys(UserName="idservice")["AccessKeyMetadata"]
+    assert left["AccessKeyId"] == made != old
+
+
+def test_figures_of_what_it_costs_follow_from_the_settings() -> None:
+    size = TEXT.partition("\n## Size it\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"\| ([\d,]+) \| ([\d,.]+) \|$", size, re.MULTILINE)
+    writes, reads, ids = (int(units.replace(",", "")) for units, _ in rows)
+    assert writes == MONTH_S / config.RUNWAY.default
+    assert 1.0 < reads / (MONTH_S / POLL_S) < 1 / 0.85
+    assert ids == 100 * MONTH_S
+    costs = [float(cost.replace(",", "")) for _, cost in rows]
+    expected = [writes * 0.625e-6, reads * 0.125e-6, ids * 4.125e-6]
+    assert costs == [pytest.approx(each, abs=0.5 if each > 100 else 0.006) for each in expected]
+
+
+def test_every_command_of_the_run_book_is_run() -> None:
+    """By heading, here and beside here."""
+    headings = re.findall(r"^## (.*)", TEXT, re.MULTILINE)
+    run = {
+        "Kubernetes", "Helm", "ECS", "Terraform", "Roll it", "The table", "Size it", "Remove",
+        "From the API Gateway counter", "From SQLite", "Restore and fence", "Rotate",
+    }  # fmt: skip
+    assert {each for each in headings if blocks(each)} == run
+    assert len(blocks("Roll it")) == len(MINE), "one for each"
