@@ -51,12 +51,12 @@ async def _close(
     why = "they are of an epoch that is over"
     for shard in supply.allocator.shards:
         if any(shard.layout.indices(ids) is not None for ids in blocks):
-            why = await _give_back(supply, store, shard, blocks)
+            why = await _give_back(supply, store, shard, blocks) or why
     reasons[name] = why
 
 
 async def _give_back(supply: Supply, store: Store, shard: Shard, blocks: list[range]) -> str:
-    """Give back what is of one shard; why some of it is a gap, if any is."""
+    """Give back what is of one shard; why some of it is a gap, empty where none is."""
     try:
         plan = await returns.give_back(
             store,
@@ -72,7 +72,7 @@ async def _give_back(supply: Supply, store: Store, shard: Shard, blocks: list[ra
     except Exception:  # a bug of ours or of a library
         log.exception("giving back failed", extra={"action": "give_back_bug"})
         return "an internal fault"
-    return "the list of returned ranges is full"
+    return "the list of returned ranges is full" if plan.too_many else ""
 
 
 def _log(supply: Supply, why: str) -> None:

@@ -8,12 +8,14 @@ from random import Random
 import pytest
 
 from idservice import errors
+from idservice.catalogue import POLL_S
+from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores.protocol import Counter, Grant
 from idservice.supply import Limits
 from idservice.web.describe import described
 from tests.simulation.loop import elapse, run
-from tests.simulation.serving import answers_after, serving, table
+from tests.simulation.serving import answers_after, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore, Table
 from tests.test_supply import store_of
 
@@ -256,5 +258,28 @@ def test_a_fault_in_a_claim_that_nobody_foresaw_is_a_gap_and_does_not_end_the_se
                     assert [await supply.one()] == ids
                 await elapse(5.0)
                 assert supply.reading().gaps["claim"] >= 20
+
+    run(main())
+
+
+def test_what_continues_a_block_of_the_epoch_before_goes_back_without_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        caplog.set_level(logging.INFO)
+        data = table(limit=1000)
+        async with serving(data) as service:
+            supply = await service.supply("orders")
+            ids = [await supply.one() for _ in range(2)]
+            await elsewhere(data, Wish("limit", limit=2000))  # goes on right above
+            await elapse(POLL_S + 0.1)
+            ids += [await supply.one() for _ in range(5)]
+            await elapse(1)
+            assert supply.counter.base == 10
+            assert any(10 in block[1:] for block in supply.allocator.unused), "one block of both"
+        assert ids == list(range(7))
+        assert supply.reading().gaps == {"stop": 3}, "7 to 9"
+        assert data.positions["orders", 0].next == 0
+        assert "3 ids in memory become a gap: they are of an epoch that is over" in caplog.text
 
     run(main())

@@ -76,11 +76,13 @@ class Layout:
         return self.base + self.shard + self.shards * index
 
     def indices(self, ids: range) -> range | None:
-        """The stretch of indices that yields exactly these ids; None where none does."""
+        """The stretch of indices that yields these ids, without those below the base: a block of
+        the epoch before may have been continued by one of this. None where there is none."""
         first, rest = divmod(ids.start - self.base - self.shard, self.shards)
-        if ids.step != self.shards or rest or first < 0:
+        last = first + len(ids)
+        if ids.step != self.shards or rest or last <= 0:
             return None
-        return range(first, first + len(ids))
+        return range(max(0, first), last)
 
     @property
     def end(self) -> int:
