@@ -161,7 +161,7 @@ def _is_done(entry: Counter, wish: Wish) -> bool:
         case "move":
             return entry.move is not None and entry.move.to == wish.to
         case "arrive":
-            return entry.origin == wish.origin
+            return wish.origin in entry.origins
     return False
 
 
@@ -330,7 +330,7 @@ def done(entry: Counter) -> Counter:
         intent=None,
         rev=entry.rev + 1,
         move=intent.move,
-        origin=intent.origin or entry.origin,
+        origins=entry.origins + ((intent.origin,) if intent.origin else ()),
     )
 
 

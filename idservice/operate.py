@@ -85,6 +85,9 @@ def move(arguments: argparse.Namespace) -> int:
             await target.verify()
             mover = Mover(store, target, to=to, random=SystemRandom())
             entry = await mover.move(name, by=commands.operator(), why=reason)
+        if entry.move is not None:  # an earlier move, finished or told of only now
+            print(f"counter {name}: moved to {to}, and on: {entry.whereabouts}")
+            return
         print(f"counter {name}: moved to {to}, {_told(entry)}; serve it with --store {to!r}")
 
     return commands.with_store(arguments, work, bounded=False)

@@ -15,7 +15,7 @@ from idservice.counters import ensure, new_counter
 from idservice.intents import Wish
 from idservice.move import Mover
 from idservice.service import Service
-from idservice.stores.protocol import Adopted, Counter
+from idservice.stores.protocol import Adopted, Counter, Move
 from idservice.supply import Limits
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
@@ -102,7 +102,7 @@ async def test_a_counter_goes_on_above_in_the_other_store_as_it_was_configured()
     assert gone.state == "moved"
     assert gone.move is not None
     assert (gone.move.to, gone.move.arrived) == (TO, True)
-    assert there.origin == gone.move.token
+    assert there.origins == (gone.move.token,)
     same = new_counter(NAME, Random(1), start=5, limit=900, strict=True, runway=7.0)
     store = SimStore(Random(1), two.target)
     assert (await ensure(store, same, runway=30.0, random=Random(1)))[1] is False, "idempotent"
@@ -481,7 +481,7 @@ async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
         """It goes away once the counter has left it."""
 
         async def entry(self, name: str) -> Counter | None:
-            if name in two.target.entries and two.target.entries[name].origin:
+            if name in two.target.entries and two.target.entries[name].origins:
                 raise errors.StoreReplaced(store="sim:", why="gone")
             return await super().entry(name)
 
@@ -496,9 +496,32 @@ async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
     assert two.take() == [False, True]
 
 
+async def test_an_arrival_that_was_not_noted_is_none_again_when_the_counter_has_moved_on() -> None:
+    two, far = Two(), table("default")
+
+    class Forgets(Mover):
+        async def _note_arrival(self, name: str, move: Move) -> None:
+            """It died just before."""
+
+    def stores(*data: Table) -> list[SimStore]:
+        return [SimStore(Random(1), each) for each in data]
+
+    await Forgets(*stores(two.source, two.target), to=TO, random=Random(2)).move(NAME)
+    onward = Mover(*stores(two.target, far), to="sqlite:/far.db", random=Random(3))
+    await onward.move(NAME)
+    await Mover(*stores(far, two.target), to=TO, random=Random(4)).move(NAME)
+    await onward.move(NAME)
+    there = await two.mover().move(NAME)
+    assert there.state == "moved"
+    assert [two.grant(data) for data in (two.source, two.target, far)] == [False, False, True]
+    told = two.source.entries[NAME].move
+    assert told is not None
+    assert told.arrived
+
+
 async def test_an_entry_that_was_never_moved_is_written_as_earlier_versions_read_it() -> None:
     written = msgspec.to_builtins(new_counter(NAME, Random(1)))
-    assert not {"move", "origin", "home"} & set(written)
+    assert not {"move", "origins", "home"} & set(written)
     two = Two()
     await two.mover().move(NAME)
     assert "move" in msgspec.to_builtins(two.source.entries[NAME])

@@ -125,6 +125,11 @@ def test_a_counter_is_moved_and_says_where_it_is(run: Run, tmp_path: Path) -> No
                   ("set", "orders", "--next", "99"), ("resume", "orders")):  # fmt: skip
         assert_refused(run(*words), 1, "it was moved to", there)
     assert state_of(run) == "moved"
+    assert run("init", "--store", "sqlite:third.db").code == 0
+    assert run("move", "orders", "--store", "sqlite:other.db", "--to", "sqlite:third.db").code == 0
+    again = run("move", "orders", "--to", "sqlite:other.db").out
+    assert again.startswith(f"counter orders: moved to {there}, and on: it was moved to sqlite:")
+    assert "third.db; serve it with --store" in again
     assert run("counters").out == "default\norders\n"
 
 

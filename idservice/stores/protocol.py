@@ -92,8 +92,8 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     while the counter is not active, of the last one that was open. `rev` rises with every write of
     the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
     before the current epoch. `home` is what it was adopted from, once its old endpoint is off: the
-    position of its first shard stays there. `move` is where it went, `origin` the token of the last
-    move that brought it here.
+    position of its first shard stays there. `move` is where it went, `origins` the tokens of all
+    moves that ever brought it here.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     intent: Intent | None = None
     home: Adopted | None = None
     move: Move | None = None
-    origin: str = ""
+    origins: tuple[str, ...] = ()
 
     @property
     def wished_state(self) -> str:
