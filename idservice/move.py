@@ -106,7 +106,13 @@ class Mover:
         return cleared
 
     async def _arrive(self, entry: Counter, move: Move, *, by: str, why: str) -> Counter:
-        if await self._entry_there(entry.name) is None:  # it was lost since
+        if await self._entry_there(entry.name) is None:
+            log.warning(
+                "%s knew counter %s when it left for there, and was made anew since: if ids were"
+                " handed out there already, they repeat from %d on; fence it past them at once",
+                self._to, entry.name, entry.high,
+                extra={"action": "arrival_anew"},
+            )  # fmt: skip
             await in_time(self._target, self._target.create(_tombstone(entry, self._random)))
         # `high` is above everything ever granted here: the positions were sealed before it was set.
         wish = _arrival(entry, token=move.token, floor=entry.high, state=move.state, by=by, why=why)

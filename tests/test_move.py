@@ -460,13 +460,16 @@ async def test_a_lost_position_is_not_moved_until_it_is_fenced() -> None:
     assert two.source.entries[NAME].state == "active"
 
 
-async def test_a_target_that_was_lost_on_the_way_may_be_made_anew() -> None:
+async def test_a_target_that_was_lost_on_the_way_may_be_made_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     two = Two()
     two.take()
     await steps(SimStore(Random(1), two.source), wish=Wish("move", to=TO))
     two.target = table("default")
     there = await two.mover().move(NAME)
     assert there.base == 3
+    assert "they repeat from 3 on" in caplog.text, "nobody here knows whether it had arrived"
     two.target = table("default")
     with pytest.raises(errors.ChangeRefused, match="is there no more"):
         await two.mover().move(NAME)
