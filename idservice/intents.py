@@ -80,7 +80,7 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
         return entry
     _check_there(entry, wish)
     if wish.kind == ARRIVE:
-        _check_arrival(entry)
+        _check_arrival(entry, wish)
     _check_adopted(entry, wish)
     _check_limit(entry, wish)
     reserved = [stand_reserved(stand) for stand in found[: entry.shards]]
@@ -174,20 +174,22 @@ def _check_there(entry: Counter, wish: Wish) -> None:
         raise errors.UnknownCounter(name=entry.name)
 
 
-def _check_arrival(entry: Counter) -> None:
-    """A counter arrives where only a tombstone has its name: who has two of them in use has numbers
-    twice already, and must say that he knows."""
-    if entry.state == MOVED:
-        assert entry.move is not None
-        if not entry.move.arrived:
-            raise errors.ChangeRefused(name=entry.name, why=entry.whereabouts)
-    elif entry.state != DELETED:
-        raise errors.ChangeRefused(
-            name=entry.name,
-            why="there is one of this name, in use, with ids of its own. If they may be taken for"
-            f" this one's, delete it there first (`idservice delete {entry.name}`), and move then:"
-            " ids go on above both",
+def _check_arrival(entry: Counter, wish: Wish) -> None:
+    """A counter arrives where only a tombstone has its name: two in use have numbers twice."""
+    why, shards = "", wish.wished_shards
+    if entry.move is not None and not entry.move.arrived:
+        why = entry.whereabouts
+    elif entry.state not in (DELETED, MOVED):
+        why = (
+            "there is one of this name, in use, with ids of its own. If they may be taken for this"
+            f" one's, delete it there first (`idservice delete {entry.name}`), and move then: ids"
+            " go on above both"
         )
+    elif wish.state != ACTIVE and shards != entry.shards:  # it opens none, see `done`
+        why = f"it is {wish.state} with {shards} shards, and its name had {entry.shards} there"
+        why += f". Resume it first, or create one with {shards} there and delete it"
+    if why:
+        raise errors.ChangeRefused(name=entry.name, why=why)
 
 
 def _check_adopted(entry: Counter, wish: Wish) -> None:

@@ -125,6 +125,26 @@ async def test_a_counter_with_shards_arrives_with_them_right_above_all_it_gave(s
     assert untouched.base == 1000
 
 
+@pytest.mark.parametrize(("here", "there"), [({"strict": True}, 4), ({"shards": 4}, 1)])
+async def test_a_suspended_counter_does_not_take_over_the_shards_of_a_tombstone(
+    here: dict[str, Any], there: int
+) -> None:
+    two = Two(**here)
+    source = SimStore(Random(1), two.source)
+    two.target.create(new_counter(NAME, Random(8), shards=there))
+    two.target.reserve(two.target.entries[NAME], count=1, seen=0, room=9, shard=0)
+    await steps(SimStore(Random(1), two.target), wish=Wish("delete", state="deleted"))
+    _, suspended = await Changer(source, random=Random(4), stale_s=0.0).change(
+        NAME, Wish("suspend", state="suspended")
+    )
+    with pytest.raises(errors.ChangeRefused, match=rf"had {there} there\. Resume it first"):
+        await two.mover().move(NAME)
+    assert two.source.entries[NAME] == suspended, "nothing was closed"
+    await steps(source, wish=Wish("resume", state="active"))
+    arrived = await two.mover().move(NAME)
+    assert (arrived.strict, arrived.shards) == (here.get("strict", False), here.get("shards", 1))
+
+
 async def test_moving_again_changes_nothing() -> None:
     two = Two()
     two.take()
