@@ -108,7 +108,8 @@ def _unfinished(entry: Counter, again: str) -> Finding:
     assert intent is not None
     name, kind = entry.name, intent.kind
     command = {
-        "set": f"set {name} --next {intent.floor}",
+        "set": f"set {name} --next {intent.floor}" + " --allow-lower" * intent.lower,
+        "reshard": f"reshard {name} --shards {intent.shards}",
         "fence": f"fence {name} --past {max(0, intent.floor - 1)}",
         "create": f"create {name}",
         FINISH: f"adopt --finish {name}",

@@ -83,6 +83,8 @@ def test_each_shard_is_looked_at() -> None:
     ("wish", "command"),
     [
         (Wish("set", next=500), "set orders --next 500"),
+        (Wish("set", next=3, lower=True), "set orders --next 3 --allow-lower"),
+        (Wish("reshard", shards=4), "reshard orders --shards 4"),
         (Wish("suspend", state="suspended"), "suspend orders"),
         (Wish("fence", past=99), "fence orders --past 99"),
         (Wish("limit", limit=4000), "fence orders --ahead 0"),
