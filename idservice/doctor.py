@@ -22,6 +22,7 @@ from idservice.stores.protocol import (
 )
 
 AT_ONCE = 16
+LOOKS_MAX = 3  # at a counter that is changed each time
 WHOLE = ("reach", "file", "table", "central")  # without which there are no counters to look at
 LEFT_MIN = 20  # of a counter's ids, the part that is to be left: one in so many
 
@@ -73,17 +74,28 @@ async def _counters(store: Store, entries: Sequence[Counter]) -> list[Finding]:
 async def _counter(store: Store, entry: Counter) -> list[Finding]:
     elsewhere = await store.examine_item(entry)
     try:
-        if await store.revision() is None:  # its counters are kept elsewhere, and shown
-            position = await store.position(entry)
-            stands: list[Stand | None] = [None]
-            if position is not None:
-                stands = [Stand(position.epoch, position.next, position.mark)]
-        else:
-            stands = [await store.stand(entry, shard) for shard in range(entry.shards)]
+        return [*elsewhere, *await _judged(store, entry)]
     except errors.StoreError as error:
         why = "its position could not be read; see what else is found"
         return [*elsewhere, Finding(WARNING, "position", f"counter {entry.name}: {error}", why)]
-    return [*elsewhere, *judge(entry, stands, f" --store {shlex.quote(store.address)}")]
+
+
+async def _judged(store: Store, entry: Counter) -> list[Finding]:
+    again = f" --store {shlex.quote(store.address)}"
+    if await store.revision() is None:  # its counters are kept elsewhere, and shown
+        position = await store.position(entry)
+        if position is None:
+            return judge(entry, [None], again)
+        return judge(entry, [Stand(position.epoch, position.next, position.mark)], again)
+    found: list[Finding] = []
+    for _ in range(LOOKS_MAX):
+        stands = [await store.stand(entry, shard) for shard in range(entry.shards)]
+        found = judge(entry, stands, again)
+        now = await store.entry(entry.name) if found else None
+        if now is None or now.rev == entry.rev:
+            break
+        entry = now  # it was changed meanwhile, and what was found may be of that
+    return found
 
 
 def judge(entry: Counter, stands: Sequence[Stand | None], again: str) -> list[Finding]:

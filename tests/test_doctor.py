@@ -20,6 +20,7 @@ from idservice.stores import open_store
 from idservice.stores.protocol import Adopted, Counter, Stand
 from tests import served
 from tests.processes import Serving, until
+from tests.simulation.serving import elsewhere
 from tests.simulation.store import SimStore, Table
 from tests.stores.backends import Chained, Simulated
 from tests.test_cli import Run, _here, assert_refused, run
@@ -148,6 +149,21 @@ async def test_every_counter_is_looked_at_the_deleted_ones_too() -> None:
     data.entries["c9"] = replace(data.entries["c9"], state="deleted")
     found = await doctor.examine(store, time.time)
     assert [one.found.split(":")[0] for one in found] == ["counter c7", "counter c9"]
+
+
+class Changing(SimStore):
+    """A store whose counter is changed once it was listed."""
+
+    async def counters(self) -> list[Counter]:
+        listed = await super().counters()
+        await elsewhere(self.data, Wish("set", next=500), "default")
+        return listed
+
+
+async def test_a_counter_that_is_changed_meanwhile_is_no_fault() -> None:
+    data = Table()
+    data.init(new_counter("default", RANDOM))
+    assert only(await doctor.examine(Changing(Random(1), data), time.time)).level == "ok"
 
 
 class Unread(SimStore):
