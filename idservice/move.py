@@ -19,16 +19,18 @@ MARK_TRIES = 3
 
 class Mover:
     """Moves counters from `source` to `target`, two stores that are open and are those they should
-    be. `to` is the address of the target, as it is written down. Everything raises StoreError."""
+    be. `to` is the address of the target, as it is written down, `stale_s` as for a `Changer`: a
+    change that is under way is finished first. Everything raises StoreError."""
 
-    def __init__(self, source: Store, target: Store, *, to: str, random: Random) -> None:
+    def __init__(
+        self, source: Store, target: Store, *, to: str, random: Random, stale_s: float
+    ) -> None:
         self._source = source
         self._target = target
         self._to = to
         self._random = random
-        # Nothing here goes down, so no silence has to be waited for.
-        self._at_source = Changer(source, random=random, stale_s=0.0)
-        self._at_target = Changer(target, random=random, stale_s=0.0)
+        self._at_source = Changer(source, random=random, stale_s=stale_s)
+        self._at_target = Changer(target, random=random, stale_s=stale_s)
 
     async def move(self, name: str, *, by: str = "", why: str = "") -> Counter:
         """The counter as it is at the target once it is there; where it is already, it is left so.

@@ -73,6 +73,7 @@ def move(arguments: argparse.Namespace) -> int:
 
     from idservice import logs
     from idservice.counters import check_name, check_reason
+    from idservice.intents import stale_after
     from idservice.move import Mover
     from idservice.stores import open_store
 
@@ -83,7 +84,8 @@ def move(arguments: argparse.Namespace) -> int:
         logs.set_up("auto", sys.stderr)
         async with open_store(to) as target:
             await target.verify()
-            mover = Mover(store, target, to=to, random=SystemRandom())
+            stale_s = stale_after(arguments.runway)
+            mover = Mover(store, target, to=to, random=SystemRandom(), stale_s=stale_s)
             entry = await mover.move(name, by=commands.operator(), why=reason)
         if entry.move is not None:  # an earlier move, finished or told of only now
             print(f"counter {name}: moved to {to}, and on: {entry.whereabouts}")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from idservice import errors
+from idservice import errors, intents
 from idservice.change import Changer
 from idservice.counters import ensure, new_counter
 from idservice.intents import Wish
@@ -60,7 +60,7 @@ class Two:
 
     def mover(self, kind: type[SimStore] = SimStore, faults: Faults | None = None) -> Mover:
         source, target = (kind(Random(1), data, faults) for data in (self.source, self.target))
-        return Mover(source, target, to=TO, random=Random(2))
+        return Mover(source, target, to=TO, random=Random(2), stale_s=60.0)
 
     def grant(self, data: Table) -> bool:
         """Take three ids, as any instance could that has read the entry as it is."""
@@ -190,10 +190,26 @@ async def test_there_and_back_again_and_there() -> None:
         await two.mover().move(NAME)
         assert two.take() == [False, True]
         back = Mover(SimStore(Random(1), two.target), SimStore(Random(1), two.source),
-                     to="sqlite:/here.db", random=Random(4))  # fmt: skip
+                     to="sqlite:/here.db", random=Random(4), stale_s=60.0)  # fmt: skip
         await back.move(NAME)
         assert two.take() == [True, False]
     assert two.got == list(range(len(two.got)))
+
+
+def test_a_lowering_that_is_under_way_waits_for_who_has_not_heard_of_it() -> None:
+    async def main() -> None:
+        two = Two()
+        two.take()
+        two.take()
+        entry, loop = two.source.entries[NAME], asyncio.get_running_loop()
+        stand = await SimStore(Random(1), two.source).stand(entry, 0)
+        lowering = intents.begun(entry, Wish("set", next=2, lower=True), [stand], Random(5))
+        two.source.rewrite(entry, lowering)
+        there = await two.mover().move(NAME)
+        assert loop.time() >= 60.0, "an instance that cannot look goes on for so long"
+        assert there.base == 2
+
+    run(main())
 
 
 # --- interruptions --------------------------------------------------------------------------------
@@ -390,7 +406,7 @@ async def test_an_untouched_name_that_is_used_just_then_is_refused_too() -> None
     two.target.create(new_counter(NAME, Random(8)))
     source, target = SimStore(Random(1), two.source), Begins(Random(1), two.target)
     with pytest.raises(errors.ChangeRefused, match="handed out ids up to 9 just now"):
-        await Mover(source, target, to=TO, random=Random(2)).move(NAME)
+        await Mover(source, target, to=TO, random=Random(2), stale_s=60.0).move(NAME)
     assert two.take() == [True, False], "here it is as it was"
     there = await two.mover().move(NAME)
     assert there.base == 10
@@ -509,7 +525,7 @@ async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
             return await super().entry(name)
 
     source, target = Lost(Random(1), two.source), SimStore(Random(1), two.target)
-    there = await Mover(source, target, to=TO, random=Random(2)).move(NAME)
+    there = await Mover(source, target, to=TO, random=Random(2), stale_s=60.0).move(NAME)
     assert there.state == "active"
     assert "could not be told" in caplog.text
     left = two.source.entries[NAME].move
@@ -529,10 +545,10 @@ async def test_an_arrival_that_was_not_noted_is_none_again_when_the_counter_has_
     def stores(*data: Table) -> list[SimStore]:
         return [SimStore(Random(1), each) for each in data]
 
-    await Forgets(*stores(two.source, two.target), to=TO, random=Random(2)).move(NAME)
-    onward = Mover(*stores(two.target, far), to="sqlite:/far.db", random=Random(3))
+    await Forgets(*stores(two.source, two.target), to=TO, random=Random(2), stale_s=60.0).move(NAME)
+    onward = Mover(*stores(two.target, far), to="sqlite:/far.db", random=Random(3), stale_s=60.0)
     await onward.move(NAME)
-    await Mover(*stores(far, two.target), to=TO, random=Random(4)).move(NAME)
+    await Mover(*stores(far, two.target), to=TO, random=Random(4), stale_s=60.0).move(NAME)
     await onward.move(NAME)
     there = await two.mover().move(NAME)
     assert there.state == "moved"
