@@ -314,7 +314,10 @@ class SQLiteStore:
                     why="the file is no idservice store (it has no table `identity`); name another"
                     " file, or an empty one with --init",
                 )
-            _, inode, schema = database.execute("SELECT id, inode, schema FROM identity").fetchone()
+            row = database.execute("SELECT inode, schema FROM identity").fetchone()
+            if row is None:
+                raise sqlite3.DatabaseError("its table `identity` is empty")
+            inode, schema = row
             if schema != SCHEMA:
                 raise errors.StoreUnready(
                     store=self.address,
@@ -349,6 +352,8 @@ class SQLiteStore:
         found: list[Finding] = []
         try:
             found += sqlite_examine.look_at_place(self.path)
+            if self._database is None and not any(finding.about == "file" for finding in found):
+                found += sqlite_examine.look_at_header(self.path)
             if not any(finding.about == "file" for finding in found):
                 found += sqlite_examine.look_inside(
                     self._connect(), self.path, self._file[1], SCHEMA, thorough=thorough

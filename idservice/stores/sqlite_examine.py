@@ -40,6 +40,24 @@ def look_at_place(path: Path) -> list[Finding]:
     return [*_permissions(path), *_links(path), *_journal(path), *_disk(path)]
 
 
+def look_at_header(path: Path) -> list[Finding]:
+    """What opening the file as reservations do would change, which a look must not. Not for a file
+    that this process has open: to close it again would drop SQLite's locks."""
+    with path.open("rb") as file:
+        versions = file.read(20)[18:]
+    if versions != b"\2\2":
+        return []
+    return [
+        Finding(
+            FAULT, "file", "it is set to a write-ahead log",
+            "somebody opened it with another tool; what is acknowledged so may be lost at a power"
+            " cut. The next start sets it right, once nobody else has the file open; then look"
+            " again for what is inside",
+            shlex.join(["fuser", str(path)]),
+        )
+    ]  # fmt: skip
+
+
 def _address(path: Path) -> str:
     return shlex.quote(f"sqlite:{path}")
 
@@ -183,7 +201,11 @@ def _identity(database: sqlite3.Connection, path: Path, inode: int, schema: int)
             FAULT, about, "the file is no idservice store (it has no table `identity`)",
             "name another file", "",
         )  # fmt: skip
-    recorded, written = database.execute("SELECT inode, schema FROM identity").fetchone()
+    row = database.execute("SELECT inode, schema FROM identity").fetchone()
+    if row is None:
+        why = "somebody emptied it; restore the file, then go on above every id that may be in use"
+        return Finding(FAULT, about, "its table `identity` is empty", why)
+    recorded, written = row
     if written != schema:
         why = "use the version that wrote it, or a newer one"
         return Finding(FAULT, about, f"schema {written}, and this version reads {schema}", why)

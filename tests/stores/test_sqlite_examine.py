@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from idservice import doctor
+from idservice import doctor, errors
 from idservice.counters import new_counter
 from idservice.finding import Finding
 from idservice.stores import sqlite_examine
@@ -139,6 +139,24 @@ async def test_a_write_ahead_log_is_found(path: Path) -> None:
     found = sqlite_examine.look_at_place(path)
     database.close()
     assert about(found, "journal").level == "warning"
+
+
+async def test_a_file_set_to_a_write_ahead_log_is_told_and_left_so(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.close()
+    before = path.read_bytes()
+    one = about(await looked_at(path), "file")
+    assert (one.level, "write-ahead log" in one.found) == ("fault", True)
+    assert path.read_bytes() == before
+
+
+async def test_an_identity_that_was_emptied_is_told_without_a_traceback(path: Path) -> None:
+    _write(path, "DELETE FROM identity")
+    assert about(await looked_at(path), "identity").level == "fault"
+    async with SQLiteStore(str(path)) as store:
+        with pytest.raises(errors.StoreUnready, match="`identity` is empty"):
+            await store.verify()
 
 
 async def test_other_pragmas_are_a_fault(path: Path) -> None:
