@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idservice import __version__, commands, config, diagnose, errors, operate
+from idservice import __version__, asking, commands, config, diagnose, errors, operate
 from idservice.exits import EXIT_OK, ending
 
+SHOW = "Show a counter, as it stands in the store or as a running service tells it."
 TOP = "Show a running service, its counters and what is wrong with them; q quits."
 BENCH = (
     "Measure a running service, and check that every id it gives is distinct. It takes ids for"
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_create(create)
     listing = command("counters", commands.counters, "List the counters.", config.STORE)
-    show = command("show", commands.show, "Show a counter and where it stands.", config.STORE)
+    show = command("show", commands.show, SHOW, config.STORE, config.URL)
     take = command(
         "next",
         commands.next_ids,
@@ -106,13 +107,13 @@ def _parser() -> argparse.ArgumentParser:
     check = command("doctor", diagnose.doctor, DOCTOR, config.STORE)
     check.add_argument("--json", action="store_true", help="print JSON")
     health = command(
-        "health", commands.health, "Exit 0 if a service runs here and answers.", config.URL
+        "health", asking.health, "Exit 0 if a service runs here and answers.", config.URL
     )
     health.add_argument(
         "--ready", action="store_true", help="ask whether it can serve the next id, too"
     )
     command(
-        "wait", commands.wait, "Wait until a service is ready; exit 1 if it is not in time.",
+        "wait", asking.wait, "Wait until a service is ready; exit 1 if it is not in time.",
         config.URL, config.TIMEOUT,
     )  # fmt: skip
     _add_top(command("top", commands.top, TOP, config.URL, config.INTERVAL))

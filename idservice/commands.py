@@ -9,7 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from idservice import config, errors, loop
+from idservice import asking, config, errors, loop
 
 if TYPE_CHECKING:
     from idservice.stores.protocol import Counter, Position, Store
@@ -124,6 +124,8 @@ def show(arguments: argparse.Namespace) -> int:
     from idservice.counters import check_name, positions_of
 
     check_name(arguments.name)
+    if asking.asks_service(arguments):
+        return asking.show(arguments)
 
     async def work(store: "Store") -> None:
         counter = await _in_use(store, arguments.name)
@@ -154,8 +156,7 @@ def _print_counter(
     elif not positions:
         print(counter.name)
     else:
-        for key, value in rows.items():
-            print(f"{key + ':':10} {value}")
+        asking.print_rows(rows)
 
 
 def next_ids(arguments: argparse.Namespace) -> int:
@@ -170,10 +171,8 @@ def next_ids(arguments: argparse.Namespace) -> int:
     most = 1_000_000
     count = read_count(arguments.count, most) or 1
     name = check_name(arguments.name or "default")
-    if arguments.url_said and arguments.store_said:
-        raise errors.Usage(why="--url and --store cannot both be asked; name one")
-    if arguments.url is not None and not arguments.store_said:
-        return _next_of_service(arguments, name)
+    if asking.asks_service(arguments):
+        return asking.next_ids(arguments, name)
 
     async def work(store: "Store") -> None:
         counter = await _in_use(store, name)
@@ -185,38 +184,6 @@ def next_ids(arguments: argparse.Namespace) -> int:
         print("\n".join(str(id) for block in blocks for id in block))
 
     return with_store(arguments, work)
-
-
-def _next_of_service(arguments: argparse.Namespace, name: str) -> int:
-    from idservice import probe
-
-    target = f"/v1/counters/{name}/next" if arguments.name else "/next"
-    target += f"?count={arguments.count or 1}"
-    status, body = probe.ask(arguments.url, target, timeout=COMMAND_TIMEOUT_S, accept="text/plain")
-    if status != 200:
-        raise probe.RefusedBy(url=arguments.url, why=probe.detail(status, body))
-    print(body, end="")
-    return 0
-
-
-def health(arguments: argparse.Namespace) -> int:
-    """Ask a service whether it lives."""
-    from idservice import probe
-
-    url = arguments.url or probe.default_url(os.environ)
-    path = "/readyz" if arguments.ready else "/livez"
-    status, body = probe.ask(url, path, timeout=2.0)
-    print(body if status == 200 else probe.detail(status, body))
-    return 0 if status == 200 else 1
-
-
-def wait(arguments: argparse.Namespace) -> int:
-    """Wait for a service to be ready."""
-    from idservice import probe
-
-    url = arguments.url or probe.default_url(os.environ)
-    print(probe.wait_until_ready(url, timeout=arguments.timeout))
-    return 0
 
 
 def top(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The command line: what it prints, and the exit code of each way it can end."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -320,7 +321,7 @@ def test_next_takes_ids_from_the_store(run: Run) -> None:
 
 
 @pytest.mark.process
-def test_next_health_and_wait_ask_a_running_service(
+def test_next_show_health_and_wait_ask_a_running_service(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listen = ("127.0.0.1:0", "unix:front")
@@ -337,6 +338,13 @@ def test_next_health_and_wait_ask_a_running_service(
         assert run("next", "--url", "unix:front", "--count", "2").out == "1\n2\n"
         assert run("next", "default", "--url", url).out == "3\n"
         assert_refused(run("next", "ghost", "--url", url), 1, "404", "ghost")
+        shown = run("show", "default", "--url", url).out
+        assert re.search(r"^ids_in_memory: \d+$", shown, re.MULTILINE)
+        assert "gaps:      0 since this service started" in shown
+        as_json = run("show", "default", "--url", url, "--json").out
+        assert json.loads(as_json)["gaps"] == {}
+        assert_refused(run("show", "ghost", "--url", url), 1, "404", "ghost")
+        assert_refused(run("show", "default", "--url", url, "--store", "sqlite:x"), 2, "name one")
         monkeypatch.setenv("IDSERVICE_URL", url)
         assert run("next").out == "4\n"
         assert run("health").code == 0
@@ -348,6 +356,21 @@ def test_next_health_and_wait_ask_a_running_service(
     assert_refused(run("health", "--url", url), 1, url)
     assert_refused(run("wait", "--url", url, "--timeout", "0"), 1, url)
     assert_refused(run("next", "--url", url), 1, url)
+
+
+def test_gaps_are_explained_where_a_service_is_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps = {"late": {"ids": 7, "why": "it came late"}, "stop": {"ids": 3, "why": "at the stop"}}
+    told = json.dumps({"counter": "orders", "next": 40, "gaps": gaps})
+    monkeypatch.setattr("idservice.probe.ask", lambda *_, **__: (200, told))
+    lines = run("show", "orders", "--url", "http://127.0.0.1:1").out.splitlines()
+    assert lines[:2] == ["counter:   orders", "next:      40"]
+    assert lines[2:] == [
+        "gaps:      10 since this service started",
+        "  late       7: it came late",
+        "  stop       3: at the stop",
+    ]
 
 
 @pytest.mark.process

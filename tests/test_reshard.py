@@ -3,15 +3,17 @@ asks for ids is refused, and no id comes twice."""
 
 import asyncio
 import json
+import re
 import urllib.request
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests import engines
 from tests.hammer import Hammer
 from tests.processes import command, environment
-from tests.test_change_live import initialised
 
 pytestmark = [pytest.mark.process]
 
@@ -45,6 +47,20 @@ def _shown(port: int) -> dict[str, object]:
     with urllib.request.urlopen(url, timeout=5) as answer:
         shown: dict[str, object] = json.load(answer)
         return shown
+
+
+def initialised(
+    engine: str, request: pytest.FixtureRequest, folder: Path
+) -> tuple[str, Mapping[str, str]]:
+    """An initialised store on SQLite or on dynoxide, and the environment that reaches it."""
+    env: Mapping[str, str] = {}
+    store = f"sqlite:{folder / 'ids.db'}"
+    if engine == "dynoxide":
+        url = request.getfixturevalue("dynoxide_url")
+        name = "ids-" + re.sub(r"[^a-z0-9]", "-", folder.name.lower())[-60:]
+        store, env = f"dynamodb:{name}?region={engines.REGION}&endpoint={url}", engines.ENVIRONMENT
+    assert command("init", "--store", store, folder=folder, env=env).returncode == 0
+    return store, env
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ FLOORS = [
     ["idservice.bench.load"],
     ["idservice.bench.report"],
     ["idservice.bench.run"],
+    ["idservice.asking"],
     ["idservice.commands"],
     ["idservice.diagnose", "idservice.operate"],
     ["idservice.cli"],
