@@ -104,5 +104,11 @@ def test_ids_lead_back_to_their_indices_and_those_of_another_layout_do_not(
     indices = range(start, start + count)
     ids = layout.ids(indices)
     assert layout.indices(ids) == indices
-    assert Layout(base=ids.start + 1, limit=10**6, shards=shards).indices(ids) is None
+    assert Layout(base=ids[-1] + 1, limit=10**6, shards=shards).indices(ids) is None
+    for later in range(1, count):  # an epoch that begins within them
+        above = Layout(base=ids[later], limit=10**6, shards=shards)
+        assert above.indices(ids) == range(count - later)
+        assert above.ids(range(count - later)) == ids[later:]
+    if shards > 1:
+        assert Layout(base=ids.start + 1, limit=10**6, shards=shards).indices(ids) is None
     assert Layout(base=base, limit=10**6, shards=shards + 1).indices(ids) is None
