@@ -162,3 +162,13 @@ def on_load_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def load_core_awake() -> Iterator[None]:
+    """The core for load does not halt while nobody needs it: where it is a virtual one, to wake it
+    costs the server many times what it takes to send an answer."""
+    with process([sys.executable, "-c", "while True: pass"], on_all_cores=True) as child:
+        os.sched_setaffinity(child.pid, {cores()[1]})
+        os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+        yield

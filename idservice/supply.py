@@ -164,7 +164,8 @@ class Supply:
             raise self.closed.with_traceback(None)
         if len(self._line) >= self._limits.waiters_max:
             raise errors.TooManyWaiting(name=self.counter.name, count=len(self._line))
-        if count > self.allocator.held + self.allocator.room(now):
+        room = self.allocator.room(now)
+        if count > room and count > room + self.allocator.held:
             raise self._exhausted(count)
 
     def _exhausted(self, count: int) -> errors.Exhausted:
@@ -289,8 +290,13 @@ class Supply:
         try:
             if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
                 raise errors.EpochChanged(**self._about, name=counter.name, found="", epoch="")
-            async with asyncio.timeout(self._patience(in_background)):
-                answer = await self._ask(allocator, counter, request, arrived)
+            try:
+                async with asyncio.timeout(self._patience(in_background)):
+                    answer = await self._ask(allocator, counter, request, arrived)
+            finally:  # before anybody is answered, which takes time too
+                self._linger.took = self._loop.time() - began
+                self._health.latency.observe(self._linger.took)
+                self.tally.latency.observe(self._linger.took)
             self._health.answered()
             if await self._taken(allocator, request, answer):
                 result = "granted"
@@ -327,9 +333,6 @@ class Supply:
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
             self._lost(allocator, request, f"an internal fault ({type(error).__name__})")
         finally:
-            self._linger.took = self._loop.time() - began
-            self._health.latency.observe(self._linger.took)
-            self.tally.latency.observe(self._linger.took)
             count(self.tally.reservations, result)
             if allocator is not self.allocator:
                 self._account.add_late(allocator)

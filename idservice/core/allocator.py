@@ -263,7 +263,7 @@ class Allocator:
             token=self._token,
             count=count,
             seen=shard.seen,
-            room=shard.layout.end - count,
+            room=shard.end - count,
             shard=shard.layout.shard,
         )
         assert self._outstanding.seen <= self._outstanding.room

@@ -6,7 +6,7 @@ goes somewhere else.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from idservice.core.epoch import Layout
 
@@ -23,11 +23,15 @@ class Shard:
     found: int | None = None  # where the store said it stands, when there was no room
     used_up: bool = False  # whether that left nothing
     begun: bool = False  # whether ids of it came into memory
+    end: int = field(init=False)  # the first index above the limit
+
+    def __post_init__(self) -> None:
+        self.end = self.layout.end
 
     @property
     def room(self) -> int:
         """How many more ids the limit leaves here, as far as is known."""
-        return max(0, self.layout.end - max(self.seen, self.found or 0))
+        return max(0, self.end - max(self.seen, self.found or 0))
 
 
 class Shards:
@@ -59,7 +63,7 @@ class Shards:
     @property
     def used_up(self) -> bool:
         """Whether no id was left below the limit anywhere when that was last found out."""
-        return all(shard.used_up or shard.seen >= shard.layout.end for shard in self._row)
+        return all(shard.used_up or shard.seen >= shard.end for shard in self._row)
 
     def room(self, now: float) -> int:
         """How many more ids the limit leaves, as far as is known without asking the store."""
@@ -92,7 +96,7 @@ class Shards:
     def no_room(self, number: int, position: int, now: float) -> None:
         """The store found a shard at `position`, with fewer indices left than were asked for."""
         shard = self[number]
-        shard.found, shard.used_up = position, position >= shard.layout.end
+        shard.found, shard.used_up = position, position >= shard.end
         # One moment for all: a look at every shard may take longer than one answer is believed.
         self._found_at = now
 
