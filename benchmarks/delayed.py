@@ -6,11 +6,12 @@ Run as `python -m benchmarks.delayed serve …`, with idservice's own arguments.
 import os
 import sys
 import time
+from typing import Any
 from unittest import mock
 
 from idservice import server
 from idservice.cli import main
-from idservice.stores.protocol import Grant
+from idservice.stores.protocol import Counter, Grant
 from idservice.stores.refusal import Asked
 from idservice.stores.sqlite import SQLiteStore
 
@@ -20,12 +21,17 @@ VARIABLE = "BENCH_STORE_DELAY_S"
 class Delayed(SQLiteStore):
     """What a reservation brought is held back until the delay is over."""
 
+    _due = 0.0
+
+    async def reserve(self, counter: Counter, **request: Any) -> Grant:
+        self._due = time.perf_counter() + float(os.environ[VARIABLE])
+        return await super().reserve(counter, **request)
+
     def _reserve(self, asked: Asked, shard: int) -> Grant:
         # In the store's own thread, as it would wait for a disk: the loop's timers are in whole
         # milliseconds and may end early, and a thread of its own would cost two more changes.
-        due = time.perf_counter() + float(os.environ[VARIABLE])
         grant = super()._reserve(asked, shard)
-        time.sleep(max(0.0, due - time.perf_counter()))
+        time.sleep(max(0.0, self._due - time.perf_counter()))
         return grant
 
 

@@ -247,7 +247,7 @@ def with_store(
 ) -> int:
     """Open the store that was named and do `work` with it; `verify` sees first that it is the one.
 
-    Without `bounded` it may take as long as it takes.
+    Without `bounded` the work may take as long as it takes; its calls have bounds of their own.
     """
     import asyncio
 
@@ -256,11 +256,13 @@ def with_store(
     async def run() -> None:
         try:
             async with (
-                asyncio.timeout(COMMAND_TIMEOUT_S if verify and bounded else None),
+                asyncio.timeout(COMMAND_TIMEOUT_S if verify else None) as deadline,
                 open_store(arguments.store or config.STORE_DEFAULT) as store,
             ):
                 if verify:
                     await store.verify()
+                if not bounded:
+                    deadline.reschedule(None)
                 await work(store)
         except TimeoutError:
             raise errors.StoreUnready(

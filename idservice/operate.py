@@ -161,7 +161,7 @@ def _change(arguments: argparse.Namespace, wish: "Wish") -> int:
     async def work(store: "Store") -> None:
         await _change_one(_changer(arguments, store), arguments.name, signed)
 
-    return commands.with_store(arguments, work, bounded=not wish.lower)
+    return commands.with_store(arguments, work, bounded=False)  # it may finish one that waits
 
 
 def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":

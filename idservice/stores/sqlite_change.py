@@ -12,9 +12,10 @@ from idservice.stores.protocol import Counter, Stand
 
 def revision(database: sqlite3.Connection) -> int:
     """As `Store.revision`."""
-    found: int
-    (found,) = database.execute("SELECT revision FROM catalogue").fetchone()
-    return found
+    row = database.execute("SELECT revision FROM catalogue").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("its table `catalogue` is empty")
+    return int(row[0])
 
 
 def move_revision(database: sqlite3.Connection) -> None:

@@ -234,3 +234,10 @@ def _write(path: Path, statement: str) -> None:
     with sqlite3.connect(path) as database:
         database.execute(statement)
     database.close()
+
+
+async def test_an_emptied_catalogue_is_told_without_a_traceback(path: Path) -> None:
+    _write(path, "DELETE FROM catalogue")
+    async with SQLiteStore(str(path)) as store:
+        with pytest.raises(errors.StoreError, match="`catalogue` is empty"):
+            await store.revision()
