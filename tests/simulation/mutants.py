@@ -520,6 +520,18 @@ class NeverStale(Watch):
         pass
 
 
+class BelievesLateLooks(Watch):
+    """Takes an answer for as fresh as it is late: its age counts from when it came."""
+
+    async def _look(self) -> bool:
+        before = self._heard_at
+        found = await super()._look()
+        if self._heard_at != before:
+            self._heard_at = self._loop.time()
+            self._set_timer()
+        return found
+
+
 class LeavesItStanding(Watch):
     """Waits for the operator to come back."""
 
@@ -602,6 +614,7 @@ MUTANTS = [
     Mutant(RemembersTheLaterRevision, WATCH, "prompt", "revoked"),
     Mutant(LeavesItStanding, WATCH, "operated", "standing"),
     Mutant(NeverStale, WATCH, "cut_off", "stale"),
+    Mutant(BelievesLateLooks, WATCH, "cut_off", "revoked"),
     Mutant(no_low_water, "idservice.core.sizing.low_water", "outage", "available"),
     Mutant(small_refill, "idservice.core.sizing.refill", "outage", "available"),
 ]
