@@ -1,8 +1,6 @@
 """The steps of a change of epoch, on every store: each condition, and copies that come late."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,46 +12,10 @@ from idservice.core.epoch import gone_back, sealed
 from idservice.counters import new_counter
 from idservice.intents import Wish
 from idservice.stores.protocol import Counter, Grant, Position, Stand, Store
-from tests.stores import backends
 from tests.stores.backends import Backend
 
-KINDS = [
-    "simulated",
-    "sqlite",
-    "moto",
-    pytest.param("dynoxide", marks=pytest.mark.needs_engine),
-]
 random = Random()
 NEXT, LATER = "2.b", "3.c"
-
-
-@pytest.fixture(params=KINDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    """Empty data of one kind."""
-    match request.param:
-        case "simulated":
-            return backends.Simulated()
-        case "sqlite":
-            return backends.SQLite(tmp_path)
-        case "moto":
-            return backends.moto(request.getfixturevalue("moto_url"))
-        case _:
-            return backends.dynoxide(request.getfixturevalue("dynoxide_url"))
-
-
-@pytest.fixture
-async def store(backend: Backend) -> AsyncIterator[Store]:
-    """A handle on initialised data."""
-    async with backend.open() as store:
-        assert await store.init(new_counter("default", random))
-        yield store
-
-
-@pytest.fixture
-async def other(backend: Backend, store: Store) -> AsyncIterator[Store]:
-    """A second handle on the same data."""
-    async with backend.open() as other:
-        yield other
 
 
 async def made(store: Store, **settings: int) -> Counter:

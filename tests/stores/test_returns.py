@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,34 +23,6 @@ from tests.stores.test_dynamodb_adopt import KEYS, Legacy, wanted
 
 ENGINES = ["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)]
 random = Random()
-
-
-@pytest.fixture(params=["simulated", "sqlite", *ENGINES])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    """Empty data of one kind."""
-    match request.param:
-        case "simulated":
-            return backends.Simulated()
-        case "sqlite":
-            return backends.SQLite(tmp_path)
-        case engine:
-            url = request.getfixturevalue(f"{engine}_url")
-            return getattr(backends, engine)(url)  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-async def store(backend: Backend) -> AsyncIterator[Store]:
-    """A handle on initialised data."""
-    async with backend.open() as store:
-        assert await store.init(new_counter("default", random))
-        yield store
-
-
-@pytest.fixture
-async def other(backend: Backend, store: Store) -> AsyncIterator[Store]:
-    """A second handle on the same data."""
-    async with backend.open() as other:
-        yield other
 
 
 async def made(store: Store, **settings: int) -> Counter:

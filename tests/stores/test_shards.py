@@ -13,10 +13,8 @@ from idservice.core.epoch import sealed
 from idservice.counters import new_counter, positions_of
 from idservice.intents import Wish
 from idservice.stores.protocol import SHARDS_MAX, Counter, Grant, Position, Store
-from tests.stores import test_change
 from tests.stores.backends import Backend
 
-backend, store, other = test_change.backend, test_change.store, test_change.other
 random = Random()
 
 

@@ -1,0 +1,48 @@
+"""Handles on each store that grants for good; a contract of more or of fewer has its own."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from idservice.counters import new_counter
+from idservice.stores.protocol import Store
+from tests.stores import backends
+from tests.stores.backends import Backend
+
+KINDS = [
+    "simulated",
+    "sqlite",
+    "moto",
+    pytest.param("dynoxide", marks=pytest.mark.needs_engine),
+]
+
+
+@pytest.fixture(params=KINDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """Empty data of one kind."""
+    match request.param:
+        case "simulated":
+            return backends.Simulated()
+        case "sqlite":
+            return backends.SQLite(tmp_path)
+        case "moto":
+            return backends.moto(request.getfixturevalue("moto_url"))
+        case _:
+            return backends.dynoxide(request.getfixturevalue("dynoxide_url"))
+
+
+@pytest.fixture
+async def store(backend: Backend) -> AsyncIterator[Store]:
+    """A handle on initialised data."""
+    async with backend.open() as store:
+        assert await store.init(new_counter("default", Random()))
+        yield store
+
+
+@pytest.fixture
+async def other(backend: Backend, store: Store) -> AsyncIterator[Store]:
+    """A second handle on the same data."""
+    async with backend.open() as other:
+        yield other
