@@ -217,7 +217,7 @@ class Supply:
         request = self._due()
         if request is not None:
             self._refilling = True
-            self._spawn(self._refill(request))
+            self._spawn(self._refill(self.allocator, request))
 
     def _due(self) -> Request | None:
         """The next request to the store, once waiters that no reservation can serve are told."""
@@ -236,9 +236,11 @@ class Supply:
             waiting += waiter.count
         return self.allocator.due(now, waiting=waiting, first=first)
 
-    async def _refill(self, request: Request | None) -> None:
+    async def _refill(self, allocator: Allocator, request: Request | None) -> None:
         failures = 0
         try:
+            if allocator.retired:  # since it made this: sent now, it would be for another epoch
+                request = self._due()
             while request is not None:
                 used = self.allocator.issued_ids
                 if await self._reserve(request, in_background=failures > 0):

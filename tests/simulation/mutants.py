@@ -333,7 +333,7 @@ class LetsThemWait(Supply):
 class GivesUp(Supply):
     """Never asks again after a failure."""
 
-    async def _refill(self, request: Request | None) -> None:
+    async def _refill(self, allocator: Allocator, request: Request | None) -> None:
         if request is not None and await self._reserve(request, in_background=False):
             self._refilling = False
 
