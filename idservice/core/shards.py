@@ -7,6 +7,7 @@ goes somewhere else.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from idservice.core.epoch import Layout
 
@@ -46,7 +47,7 @@ class Shards:
         assert layouts
         self._row = tuple(map(Shard, layouts))
         self._at = 0
-        self._found_at = 0.0
+        self._found_at = inf  # when there was no room last, where that is still believed
         self._moves = moves if moves is not None else {}
 
     def __getitem__(self, number: int) -> Shard:
@@ -113,5 +114,6 @@ class Shards:
     def _doubt(self, now: float) -> None:
         """Somebody may have made room since."""
         if now - self._found_at >= EXHAUSTED_RECHECK_S:
+            self._found_at = inf
             for shard in self._row:
                 shard.found = None
