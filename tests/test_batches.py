@@ -52,8 +52,8 @@ async def strict(
     async with serving(data, limits=limits, seed=seed, store=Scripted) as service:
         supply, handle = await service.supply("orders"), service.store
         assert isinstance(handle, Scripted)
-        supply.batches._begin(supply.counter)
-        assert await supply.batches._register(supply.counter, lambda: True)
+        supply.reservations.batches._begin(supply.counter)
+        assert await supply.reservations.batches._register(supply.counter, lambda: True)
         yield supply, handle, service
 
 
@@ -193,7 +193,7 @@ def test_a_process_that_was_forked_sends_no_batch_of_its_parent_again() -> None:
             supply.forget_in_child()
             await elapse(5.0)
             assert len(handle.sent) == 1
-            assert not supply.batches._writer.name
+            assert not supply.reservations.batches._writer.name
             asked.cancel()
 
     run(main())
@@ -315,7 +315,7 @@ def test_writers_that_stand_still_are_pruned_where_there_are_many(others: int, l
             assert len(data.records["orders"]) == others + 1
             await elapse(2.0)
             assert len(data.records["orders"]) == left
-            assert supply.batches._writer.name in data.records["orders"]
+            assert supply.reservations.batches._writer.name in data.records["orders"]
             assert await said(supply) == [0]
 
     run(main())
