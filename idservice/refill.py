@@ -88,9 +88,7 @@ class Refill:
 
     def if_due(self) -> None:
         """Begin a refill where one is needed and none runs. Cheap to call at any time."""
-        if self._running or self._holding.allocator.waits_for_store:
-            return
-        if self._linger.holds(len(self._line)):
+        if self._running or self._linger.holds(len(self._line)):
             return
         asked = self._due()
         if asked is not None:

@@ -115,7 +115,7 @@ class Supply:
 
     def take(self) -> int | None:
         """The next id, where one is in memory."""
-        id = self.holding.allocator.take()
+        id = next(self.holding.allocator.cursor, None)
         if id is None and not self.counter.strict:
             self.allocator.advance()
             id = self.allocator.take()

@@ -69,7 +69,10 @@ class Shards:
     def room(self, now: float) -> int:
         """How many more ids the limit leaves, as far as is known without asking the store."""
         self._doubt(now)
-        return sum(shard.room for shard in self._row)
+        room = 0
+        for shard in self._row:  # asked for each request that waits
+            room += shard.room
+        return room
 
     def choose(self, now: float) -> Shard | None:
         """The shard to ask next: the present one, or the next that has room; None where none has.
