@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -78,6 +79,7 @@ def distinct(ids: list[int]) -> None:
 # --- the machine ----------------------------------------------------------------------------------
 
 
+@cache  # the answer of the beginning: whoever generates load is held to one core afterwards
 def cores() -> tuple[int, int]:
     """A core for servers and one for load; the same where there is only one."""
     allowed = sorted(os.sched_getaffinity(0))

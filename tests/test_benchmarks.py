@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,7 +10,8 @@ import pytest
 
 from benchmarks import picture
 from benchmarks.__main__ import BENCHMARKS, main
-from benchmarks.measure import supported
+from benchmarks.measure import cores, supported
+from benchmarks.processes import on_load_core, process
 
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
 
@@ -30,6 +32,15 @@ def test_a_benchmark_runs_and_its_own_checks_hold(
         assert row["figure"] is not None or not os.environ.get("CI"), row["note"]
     for drawn in tmp_path.glob("*.svg"):
         ElementTree.parse(drawn)
+
+
+@pytest.mark.process
+def test_a_server_has_another_core_than_what_loads_it() -> None:
+    allowed, (server, load) = os.sched_getaffinity(0), cores()
+    assert len({server, load}) == min(2, len(allowed))
+    with on_load_core(), process([sys.executable, "-c", "input()"]) as child:
+        assert os.sched_getaffinity(0) == {load}
+        assert os.sched_getaffinity(child.pid) == {server}
 
 
 def test_pictures_are_drawn_anew_from_results(

@@ -112,12 +112,14 @@ class Central:
         self.mode, self.epoch, self.next = mode, epoch, first
         self.nonces: list[str] = []
         self.counts: list[int] = []
+        self.firsts: list[int] = []
 
     def ids(self, target: str, **other: Any) -> bytes:
         count, nonce = asked(target)
         self.nonces.append(nonce)
         self.counts.append(count)
         first, self.next = self.next, self.next + count
+        self.firsts.append(first)
         return answer(
             {
                 "counter": "orders", "count": count, "epoch": self.epoch, "mode": self.mode,

@@ -145,9 +145,10 @@ async def test_a_counter_that_becomes_strict_drops_what_is_held(kind: Any) -> No
             await client.next_id()
         central.mode, central.epoch, central.next = "strict", 2, 10_000
         await client.batch(5000)  # more than is held: asks, and is told
-        at = central.next
-        assert [await client.next_id() for _ in range(5)] == list(range(at, at + 5))
-        assert central.counts[-5:] == [1] * 5
+        ids = [await client.next_id() for _ in range(5)]
+    # A refill that was on its way at the change may come in between; nobody gets what it brings.
+    alone = [first for first, n in zip(central.firsts, central.counts, strict=True) if n == 1]
+    assert ids == alone[-5:]
 
 
 async def test_ids_of_an_epoch_that_is_over_are_not_handed_out(kind: Any) -> None:
