@@ -33,6 +33,7 @@ pytestmark = pytest.mark.process
 START = (ROOT / "README.md").read_text().partition("\n## Start\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", START, re.MULTILINE | re.DOTALL)
 BUILD, RUN, STOP, MAKE = [block for kind, block in BLOCKS if kind == "sh"]
+CLONE = BUILD.partition("docker")[0]
 [ASK] = [block for kind, block in BLOCKS if kind == "console"]
 ASKED = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", ASK, re.MULTILINE)
 COMMANDS = [command for command, _ in ASKED]
@@ -137,9 +138,19 @@ def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Newcomer) -> Non
     assert said == [*PRINTED, built, LATER]
 
 
+@pytest.mark.needs_image
+@pytest.mark.usefixtures("_docker")
+def test_an_image_out_of_old_layers_is_labelled_with_the_commit(newcomer: Newcomer) -> None:
+    label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
+    labelled = f"docker image inspect --format '{label}' idservice:dev"
+    head, said = newcomer.types(
+        quietly(f"{CLONE}make image") + aloud("git rev-parse HEAD", labelled)
+    )
+    assert said == head
+
+
 def test_from_a_clone_to_the_first_ids_of_make_run(newcomer: Newcomer) -> None:
-    clone = BUILD.partition("docker")[0]
-    newcomer.types(quietly(clone + "make .venv/.run"))
+    newcomer.types(quietly(f"{CLONE}make .venv/.run"))
     # Whatever was started ends with the shell, however that ends.
     serving = f"{{\n{MAKE}}} >&2 &\n.venv/bin/idservice wait >&2\n"
     said = newcomer.types(UP + serving + aloud(*COMMANDS), within="idservice", apart=PROCESSES)
