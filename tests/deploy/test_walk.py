@@ -1,5 +1,5 @@
-"""The README's first steps, word by word: from `git clone` to the first ids of a container that was
-built from the Dockerfile, and to those of `make run`.
+"""The README's first steps, word by word: from `git clone` to the first ids of `make run`, and to
+those of a container that was built from the Dockerfile.
 
 No command is changed. What a test machine lacks stands around them:
 
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.process
 
 START = (ROOT / "README.md").read_text().partition("\n## Start\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", START, re.MULTILINE | re.DOTALL)
-BUILD, RUN, STOP, MAKE = [block for kind, block in BLOCKS if kind == "sh"]
-CLONE = BUILD.partition("docker")[0]
+CLONE, MAKE, BUILD, RUN, STOP = [block for kind, block in BLOCKS if kind == "sh"]
+SERVE, TEST = MAKE.splitlines()
 [ASK] = [block for kind, block in BLOCKS if kind == "console"]
 ASKED = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", ASK, re.MULTILINE)
 COMMANDS = [command for command, _ in ASKED]
@@ -61,7 +61,7 @@ class Newcomer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        [address] = re.findall(r"^git clone (\S+)$", BUILD, re.MULTILINE)
+        [address] = re.findall(r"^git clone (\S+)$", CLONE, re.MULTILINE)
         settings = folder / "gitconfig"
         settings.write_text(f'[url "{ROOT}"]\ninsteadOf = {address}\n[safe]\ndirectory = *\n')
         # A make or git around the tests would hand its own arguments to the one inside.
@@ -128,7 +128,7 @@ def _docker(newcomer: Newcomer) -> Iterator[None]:
 def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Newcomer) -> None:
     image = "docker images --quiet --no-trunc idservice:latest"
     before, head, built = newcomer.types(
-        aloud(image) + quietly(BUILD) + aloud("git rev-parse HEAD", image)
+        aloud(image) + quietly(CLONE + BUILD) + aloud("git rev-parse HEAD", image)
     )
     here = subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True)
     assert (before, head) == ("", here.strip())
@@ -152,11 +152,12 @@ def test_an_image_out_of_old_layers_is_labelled_with_the_commit(newcomer: Newcom
 def test_from_a_clone_to_the_first_ids_of_make_run(newcomer: Newcomer) -> None:
     newcomer.types(quietly(f"{CLONE}make .venv/.run"))
     # Whatever was started ends with the shell, however that ends.
-    serving = f"{{\n{MAKE}}} >&2 &\n.venv/bin/idservice wait >&2\n"
+    serving = f"{{\n{SERVE}\n}} >&2 &\n.venv/bin/idservice wait >&2\n"
     said = newcomer.types(UP + serving + aloud(*COMMANDS), within="idservice", apart=PROCESSES)
     assert said == PRINTED
 
 
 def test_every_block_of_the_start_is_run() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "console", "sh", "sh"]
+    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "console", "sh", "sh", "sh"]
+    assert TEST.startswith("make test "), "which is what runs this"
     assert PRINTED[0] == "0"
