@@ -274,7 +274,9 @@ class Refill:
 
     def _failed(self, asked: Asked, error: errors.StoreError) -> None:
         self.error = error
-        if not isinstance(error, LeftAlone):  # which says nothing of the store
+        if isinstance(error, errors.OutOfTurn):  # which it answered
+            self._health.answered()
+        elif not isinstance(error, LeftAlone):  # which says nothing of the store
             self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to

@@ -254,6 +254,24 @@ def test_a_writer_that_was_pruned_registers_anew_and_serves_the_same_requests() 
     run(main())
 
 
+def test_a_writer_that_somebody_prunes_all_the_time_does_not_take_the_store_for_gone() -> None:
+    async def main() -> None:
+        data = table(strict=True)
+
+        class Pruned(Scripted):
+            async def reserve(self, counter: Counter, **request: Any) -> Any:
+                data.records.get("orders", {}).clear()
+                return await super().reserve(counter, **request)
+
+        async with serving(data, store=Pruned, limits=Limits(wait=1.0)) as service:
+            supply = await service.supply("orders")
+            assert await said(supply) == "waited_too_long"
+            assert supply.reading().tally.reservations.get("not_applied"), "its turns were up"
+            assert service.health.up
+
+    run(main())
+
+
 def test_two_instances_lose_no_id_to_each_other() -> None:
     async def main() -> None:
         data, limits = table(strict=True), Limits(wait=20.0)
