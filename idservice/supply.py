@@ -209,7 +209,7 @@ class Supply:
         elif opened or revoked or self.closed is not None:
             self.closed = None
             self.suspect = None if opened else self.suspect
-            if self.suspect is None:
+            if self.suspect is None or not self.allocator.retired:  # it may be granted ids just now
                 self.holding.begin_epoch(keep=not revoked)
                 self.reservations.end_batches()
                 self._refill.if_due()

@@ -12,7 +12,7 @@ from idservice.catalogue import POLL_S, STANDS_STILL_S
 from idservice.counters import new_counter
 from idservice.intents import Wish
 from idservice.service import Service
-from idservice.supply import Limits, Supply
+from idservice.supply import SUSPECT_RECHECK_S, Limits, Supply
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore
@@ -223,6 +223,35 @@ def test_a_request_that_was_made_but_not_sent_when_its_epoch_was_over_is_never_s
             assert [grant.epoch for grant in data.ledger[sent:]] == [entry.epoch]
             assert supply.tally.reservations == {"granted": 2}, "it was sent"
             assert "late" not in supply.reading().gaps
+
+    run(main())
+
+
+def test_ids_that_end_a_doubt_are_not_of_an_epoch_that_was_revoked_meanwhile() -> None:
+    """Whoever lowers a counter waits for those who have not heard of it, and for nobody else."""
+
+    async def main() -> None:
+        data, faults = table(), Faults(latency_s=(0.0, 0.0))
+        async with serving(data, faults) as service:
+            supply = await service.supply("orders")
+            kept = data.positions.pop(("orders", 0))
+            with pytest.raises(errors.CounterSuspect):
+                await supply.one()
+            data.positions["orders", 0] = kept
+            await elapse(SUSPECT_RECHECK_S)
+            faults.latency_s = (1.0, 1.0)
+            waiting = asyncio.create_task(supply.one())
+            await elapse(0.7)  # granted by now, and not heard of yet
+            assert len(data.ledger) == 1
+            entry = data.entries["orders"]
+            wish = Wish("set", next=0, lower=True)
+            data.rewrite(entry, intents.begun(entry, wish, [data.stand(entry, 0)], Random(1)))
+            supply.see(data.entries["orders"])
+            with pytest.raises(errors.WaitedTooLong):
+                await waiting
+            assert supply.take() is None
+            assert supply.reading().gaps == {"late": len(data.ledger[0].indices)}
+            assert isinstance(supply.suspect, errors.CounterSuspect)
 
     run(main())
 
