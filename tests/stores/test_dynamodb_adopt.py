@@ -461,3 +461,60 @@ async def test_an_adopted_item_is_refused_to_an_instance_that_runs_on_over_anoth
                 with pytest.raises(errors.NotApplied, match="recreated or restored"):
                     await attempt
             assert again.item() == backup
+
+
+@pytest.mark.needs_engine
+async def test_an_adopted_item_s_table_that_is_gone_casts_no_doubt_on_our_own(
+    dynoxide_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = backends.dynoxide(dynoxide_url)
+    with by_hand(dynoxide_url) as client:
+        legacy = Legacy(client, KEYS["two"])
+        legacy.put(counterValue=41)
+        async with backend.open() as store:
+            await store.init(new_counter("default", random))
+            adopted = await store.create(await wanted(store, legacy))
+            own = await store.counter("default")
+            assert own is not None
+            client.delete_table(TableName=legacy.table)
+            asked: list[str] = []
+            call = Client.call
+
+            async def late(self: Client, operation: str, action: str, **request: Any) -> Any:
+                """Our own table's answer comes when others have learned that the other is gone."""
+                answer = await call(self, operation, action, **request)
+                if operation == "UpdateItem" and request["TableName"] == backend.table:
+                    for _ in range(2):
+                        with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+                            await ids_of(store, adopted, 5)
+                    with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+                        await store.position(adopted)
+                    with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+                        await store.counter("donations")
+                if operation == "DescribeTable":
+                    asked.append(request["TableName"])
+                return answer
+
+            monkeypatch.setattr(Client, "call", late)
+            assert await ids_of(store, own, 5) == [*range(5)]
+            assert not asked, "of our own table there is no doubt"
+
+
+@pytest.mark.needs_engine
+async def test_a_look_at_an_adopted_item_notices_that_its_table_is_gone(dynoxide_url: str) -> None:
+    backend = backends.dynoxide(dynoxide_url)
+    with by_hand(dynoxide_url) as client:
+        legacy = Legacy(client, KEYS["two"])
+        legacy.put(counterValue=41)
+        async with backend.open() as store:
+            await store.init(new_counter("default", random))
+            counter = await store.create(await wanted(store, legacy))
+            first = await ids_of(store, counter, 5)
+            backup = legacy.item()
+            client.delete_table(TableName=legacy.table)
+            with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+                await store.position(counter)
+            again = Legacy(client, KEYS["two"], table=legacy.table)
+            client.put_item(TableName=again.table, Item=backup)
+            with pytest.raises(errors.NotApplied, match="recreated or restored"):
+                await ids_of(store, counter, 5, seen=first[-1] + 1)

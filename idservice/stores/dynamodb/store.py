@@ -160,7 +160,7 @@ class DynamoStore:
             await self._client.transact([entry, items.head_moved(self._name), *positions], action)
             return counter
         except Refused as refused:
-            self._note(refused)
+            self._note(refused, self._name)
             found = await self.counter(counter.name)
             if found is not None:
                 return found
@@ -209,7 +209,7 @@ class DynamoStore:
         try:
             await self._client.transact([entry, items.head_moved(self._name)], action)
         except Refused as refused:
-            self._note(refused)
+            self._note(refused, self._name)
             if refused.reasons[:1] == ("ConditionalCheckFailed",):
                 return False
             raise
@@ -254,7 +254,7 @@ class DynamoStore:
         try:
             await self._client.call("UpdateItem", action, **write)
         except Refused as refused:
-            self._note(refused)
+            self._note(refused, write["TableName"])
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return False
@@ -283,7 +283,7 @@ class DynamoStore:
                 "UpdateItem", asked.action, **reserve.request(asked, place)
             )
         except Refused as refused:
-            self._note(refused, table)
+            self._note(refused, place.table)
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
                     table.doubt()
@@ -344,7 +344,7 @@ class DynamoStore:
         try:
             answer = await self._client.call("UpdateItem", action, **write)
         except Refused as refused:
-            self._note(refused, table)
+            self._note(refused, write["TableName"])
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return None
@@ -387,9 +387,12 @@ class DynamoStore:
             return self._own
         return self._others.setdefault((item.table, item.table_id), Recognition())
 
-    def _note(self, error: errors.StoreError, table: Recognition | None = None) -> None:
-        if isinstance(error, Refused) and error.said == dynamo.NO_TABLE:
-            (table or self._own).doubt()
+    def _note(self, refused: Refused, name: str) -> None:
+        """Doubt the table of this name where it was not found, and no other."""
+        if refused.said == dynamo.NO_TABLE:
+            known = [table for (its, _), table in self._others.items() if its == name]
+            for table in [self._own] if name == self._name else known:
+                table.doubt()
 
     async def _get(self, table: str, key: items.Item, action: str) -> Answer | None:
         answer = await self._read("GetItem", action, TableName=table, Key=key, ConsistentRead=True)
@@ -404,7 +407,7 @@ class DynamoStore:
         except Unheard as unheard:
             raise errors.NotApplied(**unheard.fields) from unheard
         except Refused as refused:
-            self._note(refused)
+            self._note(refused, request["TableName"])
             raise
 
     # --- what was read ---------------------------------------------------------------------------
