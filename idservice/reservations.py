@@ -90,12 +90,14 @@ class Reservations:
         was tried and is too short for this store."""
         holding = self._holding
         most_s = patience.in_background(lasts_s=holding.lasts_s, runway_s=holding.runway_s)
-        deadlines = [waiter.deadline for waiter in self._line]
-        if holding.allocator.numbered and deadlines:  # later ones are given nothing of this batch
-            return patience.waited_for(deadlines[-1] - self._loop.time())
-        if in_background or not deadlines:
+        deadline = self._line.deadline
+        if deadline is None:
             return most_s
-        return patience.waited_for(deadlines[-1] - self._loop.time(), most_s=most_s)
+        if holding.allocator.numbered:  # later ones are given nothing of this batch
+            return patience.waited_for(deadline - self._loop.time())
+        if in_background:
+            return most_s
+        return patience.waited_for(deadline - self._loop.time(), most_s=most_s)
 
     async def claim(self, asked: Asked, grant: Grant) -> bool:
         """Bring what others gave back to its shard into memory; whether that was any."""

@@ -131,8 +131,6 @@ class Desk:
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
         """A whole answer: as many ids as were asked for."""
-        if target.single:
-            return self.single(target, blocks[0].start)
         return self._answer(*several(target.holding.counter, target.ask, blocks))
 
     def refused(self, target: Target, error: errors.IdserviceError) -> bytes:

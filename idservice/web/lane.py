@@ -210,12 +210,12 @@ class Lane(asyncio.Protocol):
         if transport.is_closing():
             return
         self._stopped = False
+        if not self._buffer:
+            self._head, self._form = self._known
+            return
         transport.resume_reading()
         data, self._buffer = self._buffer, b""
-        if data:
-            self._work(data)
-        else:
-            self._head, self._form = self._known
+        self._work(data)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -298,6 +298,8 @@ class Lane(asyncio.Protocol):
         try:
             if isinstance(served, errors.IdserviceError):
                 answer = self._refused(target, served)
+            elif target.single:
+                answer = self._desk.single(target, served[0].start)
             else:
                 answer = self._desk.batch(target, served)
         except Exception:
