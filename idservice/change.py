@@ -93,20 +93,25 @@ class Changer:
                     break
                 if not unsure or entry is None or entry.rev == after.rev:
                     return False
-                raise errors.OutcomeUnknown(
-                    store=self._store.address, action=_action(before.name),
-                    why="it was changed again since; see what it is now",
-                )  # fmt: skip
+                raise self._unsure(before, "it was changed again since")
             except errors.OutcomeUnknown:
                 unsure = True
                 if attempt == TRIES:
                     raise
             except errors.NotApplied as error:
                 if not error.retryable or attempt == TRIES:
+                    if unsure:  # that a repeat is refused says nothing of the first
+                        raise self._unsure(before, str(error).rstrip(".")) from error
                     raise
             await self._pause(attempt)
         _audit(before, after, wish)
         return True
+
+    def _unsure(self, before: Counter, why: str) -> errors.OutcomeUnknown:
+        """Where a write of the intent got no answer, and nothing since tells what became of it."""
+        return errors.OutcomeUnknown(
+            store=self._store.address, action=_action(before.name), why=f"{why}; see what it is now"
+        )
 
     async def _finish(self, begun: Counter, wish: Wish) -> Counter:
         try:

@@ -112,14 +112,26 @@ class Gone(SimStore):
         return await super()._call(action, apply)
 
 
+class Refusing(Gone):
+    """A store that does one more call without an answer, and then refuses every one."""
+
+    async def _call(self, action: str, apply: Any) -> Any:
+        if self.left < 0:
+            raise errors.NotApplied(store=self.address, action=action, why="it is throttled")
+        if self.left == 0 and action != "read":
+            apply(False)
+        return await super()._call(action, apply)
+
+
+@pytest.mark.parametrize("kind", [Gone, Refusing])
 @pytest.mark.parametrize("left", range(12))
 def test_whatever_an_operator_got_done_before_the_store_went_away_is_finished_later(
-    left: int,
+    left: int, kind: type[Gone]
 ) -> None:
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        dying = Changer(Gone(Random(1), data, left=left), random=Random(2), stale_s=0.0)
+        dying = Changer(kind(Random(1), data, left=left), random=Random(2), stale_s=0.0)
         outcome = ""
         try:
             await dying.change("orders", Wish("set", next=500))
