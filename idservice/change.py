@@ -200,9 +200,9 @@ class Changer:
     async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> Stand | None:
         """A shard that can be read, unless somebody vouches for what it granted, or it is yet to
         be, and granted nothing."""
-        vouched = vouched or shard >= entry.shards
         stand = await self._call(self._store.stand(entry, shard))
-        if (vouched and entry.adopted is None) or (stand and stand.reserved is not None):
+        vouched = vouched and entry.adopted is None  # whose item is not ours to create
+        if shard >= entry.shards or vouched or (stand and stand.reserved is not None):
             return stand
         about = {"store": self._store.address, "name": entry.name}
         if stand is None:

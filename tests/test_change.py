@@ -9,7 +9,7 @@ import pytest
 from idservice import errors, intents
 from idservice.change import TRIES, Changer
 from idservice.intents import Wish
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import Adopted, Counter
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
 from tests.simulation.store import Faults, SimStore, Table
@@ -196,5 +196,16 @@ def test_who_begins_over_another_s_intent_finishes_that_first() -> None:
         before, after = await changer(data).change("orders", Wish("fence", ahead=1))
         assert (before.base, before.ordinal) == (500, 2)
         assert (after.base, after.ordinal) == (501, 3)
+
+    run(main())
+
+
+def test_who_wants_shards_of_an_adopted_counter_is_not_told_to_fence_it() -> None:
+    async def main() -> None:
+        data = table(adopted=Adopted("old", (("id", "S", "x"),), "value", "old"))
+        before = data.entries["orders"]
+        with pytest.raises(errors.ChangeRefused, match="old endpoint"):
+            await changer(data).change("orders", Wish("reshard", shards=2))
+        assert data.entries["orders"] == before
 
     run(main())
