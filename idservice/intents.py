@@ -227,16 +227,15 @@ def _check_finish(entry: Counter) -> None:
 def _check_limit(entry: Counter, wish: Wish) -> None:
     if wish.limit is None:
         return
-    if not entry.start <= wish.limit <= LIMIT_MAX:
+    low, high = entry.start, LIMIT_DEFAULT
+    if entry.limit > LIMIT_DEFAULT:
+        low, high = max(entry.start, LIMIT_DEFAULT + 1), LIMIT_MAX
+    if not low <= wish.limit <= high:
         raise errors.ChangeRefused(
             name=entry.name,
-            why=f"its limit can be from its start {entry.start} to {LIMIT_MAX}, not {wish.limit}",
-        )
-    if (wish.limit > LIMIT_DEFAULT) != (entry.limit > LIMIT_DEFAULT):
-        raise errors.ChangeRefused(
-            name=entry.name,
-            why=f"its limit {entry.limit} must stay on its side of {LIMIT_DEFAULT}, where ids in"
-            f" JSON turn from numbers into strings; {wish.limit} is on the other",
+            why=f"its limit can be from {low} to {high}, not {wish.limit}: not below its start"
+            f" {entry.start}, and on its side of {LIMIT_DEFAULT}, where ids in JSON turn from"
+            " numbers into strings",
         )
 
 

@@ -133,7 +133,7 @@ def test_a_raised_limit_keeps_blocks_and_a_lowered_one_revokes_them() -> None:
 
 @pytest.mark.parametrize("limit", [LIMIT_DEFAULT + 1, LIMIT_MAX + 1, 4])
 def test_a_limit_stays_on_its_side_of_what_javascript_keeps(limit: int) -> None:
-    with pytest.raises(errors.ChangeRefused, match="limit"):
+    with pytest.raises(errors.ChangeRefused, match=f"from 5 to {LIMIT_DEFAULT}, not {limit}"):
         carried_out(counter(start=5), Wish("limit", limit=limit))
 
 
