@@ -98,7 +98,8 @@ class WriteRefused(RequestRefused):
 
 
 class UnknownPath(RequestRefused):
-    """Nothing is served at {path!r}; ids are at /next and /v1/counters/NAME/next."""
+    """Nothing is served at {path!r} of this address; ids are at /next and /v1/counters/NAME/next of
+    --listen, metrics and counters of --admin-listen where that is used."""
 
     code = "unknown_path"
     status = 404
