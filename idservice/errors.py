@@ -142,7 +142,7 @@ class ChangeRefused(RequestRefused):
 
 
 class Exhausted(RequestRefused):
-    """Counter {name!r} has not {count} ids left below its limit {limit}."""
+    """Counter {name!r} has fewer ids left than the {count} asked for, up to its limit {limit}."""
 
     code = "exhausted"
     status = 410

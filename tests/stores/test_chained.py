@@ -357,6 +357,8 @@ async def test_a_store_that_is_no_service_is_not_ready() -> None:
         with pytest.raises(errors.StoreUnready) as refused:
             await store.verify()
         assert refused.value.waiting_helps
+        assert "cannot connect: " in str(refused.value)
+        assert "ssl" not in str(refused.value)
         with pytest.raises(errors.Usage, match="where it runs"):
             await store.init(new_counter("default", random))
     with pytest.raises(errors.StoreUnready, match="no idservice"):
