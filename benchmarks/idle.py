@@ -1,7 +1,8 @@
-"""Memory of a service that nobody asks: the process, with SQLite and with DynamoDB, and what each
-counter adds.
+"""A service that nobody asks: memory and CPU of the process, with SQLite and with DynamoDB, and
+what each counter adds.
 
-The process by its resident memory once it is ready and gave one id. A counter by what Python
+The process by its resident memory once it is ready and gave one id, and by the CPU time that it
+takes from then on, which goes into the poll of the catalogue every 2 s. A counter by what Python
 allocated for 10,000 of them that each gave one id, in this process over a store in memory.
 """
 
@@ -10,18 +11,22 @@ import gc
 import importlib.util
 import sys
 import tempfile
+import time
 import tracemalloc
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
 
-from benchmarks.measure import Row, check, resident_mb, spread
+from benchmarks.measure import Row, check, cpu_seconds, resident_mb, spread
 from benchmarks.memory import MemoryStore
 from benchmarks.processes import ROOT, answers, free_port, get, on_load_core, process, serving
 from idservice.service import Service
 
 GOAL_MB = 50.0
 GOAL_AWS_MB = 80.0
+GOAL_CPU = 0.5  # per cent of a core
+SETTLED_S = 3.0  # from the first id on: what a start does in the background is over
 COUNTERS = 10_000
 DYNOXIDE = ROOT / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
 CREDENTIALS = {
@@ -31,40 +36,68 @@ CREDENTIALS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What one process took: memory in MB, and CPU in per cent of a core."""
+
+    memory: float
+    cpu: float
+
+
 def run(quick: bool) -> list[Row]:
     """Rows of `idle`."""
-    rounds = 1 if quick else 5
+    rounds, watched_s = (1, 0.5) if quick else (5, 12.0)
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         store = f"sqlite:{Path(folder) / 'idle'}"
-        found = [_resident(store) for _ in range(rounds)]
-        sqlite = Row(
-            "idle: memory, SQLite", median(found), "MB", GOAL_MB, f"rounds {spread(found)} MB"
-        )
-        dynamodb = _on_dynamodb(rounds)
-    return [sqlite, dynamodb, asyncio.run(_per_counter(500 if quick else COUNTERS))]
+        sqlite = [_idle(store, watched_s) for _ in range(rounds)]
+        dynamodb = _on_dynamodb(rounds, watched_s)
+    counter = asyncio.run(_per_counter(500 if quick else COUNTERS))
+    return [*_rows("SQLite", sqlite, GOAL_MB), *dynamodb, counter]
 
 
-def _resident(store: str, environment: dict[str, str] | None = None) -> float:
+def _idle(store: str, watched_s: float, environment: dict[str, str] | None = None) -> Idle:
     with serving("--store", store, "--init", environment=environment) as (port, child, _):
         status, body = get(port, "/next")
         check(status == 200 and body.isdigit(), f"ready, but /next answers {status} {body}")
-        return resident_mb(child.pid)
+        memory = resident_mb(child.pid)
+        time.sleep(min(SETTLED_S, watched_s))
+        before = cpu_seconds(child.pid)
+        time.sleep(watched_s)
+        return Idle(memory, (cpu_seconds(child.pid) - before) / watched_s * 100)
 
 
-def _on_dynamodb(rounds: int) -> Row:
-    what = "idle: memory, DynamoDB"
+def _rows(where: str, found: list[Idle], goal_mb: float, note: str = "") -> list[Row]:
+    memory, cpu = [idle.memory for idle in found], [idle.cpu for idle in found]
+    return [
+        Row(
+            f"idle: memory, {where}",
+            median(memory),
+            "MB",
+            goal_mb,
+            f"rounds {spread(memory)} MB{note}",
+        ),
+        Row(
+            f"idle: share of a core, {where}",
+            median(cpu),
+            "%",
+            GOAL_CPU,
+            f"rounds {spread(cpu)} %{note}",
+        ),
+    ]
+
+
+def _on_dynamodb(rounds: int, watched_s: float) -> list[Row]:
     command = _engine()
     if command is None:
         why = "neither .engines/ (make engines) nor moto's server is here"
-        return Row(what, None, goal=GOAL_AWS_MB, note=why)
+        return [Row("idle: memory, DynamoDB", None, goal=GOAL_AWS_MB, note=why)]
     port = free_port()
     name, arguments = command
     with process([*arguments, str(port)]) as child:
         answers(port, child)
         store = f"dynamodb:benchmark?region=us-east-1&endpoint=http://127.0.0.1:{port}"
-        found = [_resident(store, CREDENTIALS) for _ in range(rounds)]
-    note = f"rounds {spread(found)} MB, on {name}"
-    return Row(what, median(found), "MB", GOAL_AWS_MB, note)
+        found = [_idle(store, watched_s, CREDENTIALS) for _ in range(rounds)]
+    return _rows("DynamoDB", found, GOAL_AWS_MB, f", on {name}")
 
 
 def _engine() -> tuple[str, list[str]] | None:

@@ -86,9 +86,18 @@ print("[global]")
 print("\n".join(f"{key} = {value}" for key, value in found.items() if key in carried))
 ' > "$work/pip.conf"
 
-buildah build --quiet --isolation chroot --pull=never --format docker --layers --build-arg PYTHON_IMAGE="$base" \
-  --volume "$work/pip.conf:/etc/pip.conf:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro \
-  --tag $image "$project" >"$work/build.log" 2>&1 || { tail -30 "$work/build.log"; die "build"; }
+# The commands of docker, for this build and for who follows the README here (tests/deploy/test_walk.py).
+mkdir -p "$work/bin"
+cat > "$work/bin/docker" <<END
+#!/bin/sh
+[ "\$1" = build ] || exec podman "\$@"
+shift
+exec buildah build --isolation chroot --pull=never --format docker --layers --build-arg PYTHON_IMAGE="$base" \\
+  --volume "$work/pip.conf:/etc/pip.conf:ro" --volume /etc/ssl/certs:/etc/ssl/certs:ro "\$@"
+END
+chmod +x "$work/bin/docker"
+
+"$work/bin/docker" build --quiet --tag $image "$project" >"$work/build.log" 2>&1 || { tail -30 "$work/build.log"; die "build"; }
 megabytes() { podman image inspect --format '{{.Size}}' "$1" | awk '{printf "%.0f", $1 / 1e6}'; }
 added=$(($(megabytes $image) - $(megabytes "$base")))
 say "built: $added MB on top of $(megabytes "$base") MB of the base"

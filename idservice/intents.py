@@ -241,23 +241,20 @@ def _check_limit(entry: Counter, wish: Wish) -> None:
 
 def _check_set(entry: Counter, wish: Wish, free: int) -> None:
     assert wish.next is not None
+    why, lower, skips = "", wish.next < free, wish.next - free
     if not 0 <= wish.next <= entry.limit:
-        raise errors.ChangeRefused(
-            name=entry.name,
-            why=f"it can go on from 0 to its limit {entry.limit}, not from {wish.next}",
-        )
-    if wish.next < free and not wish.lower:
-        raise errors.ChangeRefused(
-            name=entry.name,
-            why=f"ids up to {free - 1} may be in use, so going on from {wish.next} would repeat"
-            " them; name a higher number, or add --allow-lower (allow_lower) and answer for it",
-        )
-    if wish.next - free > JUMP_MAX and not wish.forced:
-        raise errors.ChangeRefused(
-            name=entry.name,
-            why=f"going on from {wish.next} would skip {wish.next - free} ids, more than"
-            f" {JUMP_MAX}; see whether the number is right, and add --force (force) if it is",
-        )
+        why = f"it can go on from 0 to its limit {entry.limit}, not from {wish.next}"
+    elif lower and not wish.lower:
+        why = f"ids up to {free - 1} may be in use, so going on from {wish.next} would repeat them;"
+        why += " name a higher number, or add --allow-lower (allow_lower) and answer for it"
+    elif lower and entry.state != ACTIVE:  # it opens nothing before it is resumed, see `done`
+        why = f"it is {entry.state}, and resuming it goes on above every id in use; resume it"
+        why += f" first, and let it go on from {wish.next} then"
+    elif skips > JUMP_MAX and not wish.forced:
+        why = f"going on from {wish.next} would skip {skips} ids, more than {JUMP_MAX}; see whether"
+        why += " the number is right, and add --force (force) if it is"
+    if why:
+        raise errors.ChangeRefused(name=entry.name, why=why)
 
 
 def _check_shards(entry: Counter, wish: Wish, free: int) -> None:

@@ -73,6 +73,14 @@ def test_permission_to_go_lower_changes_nothing_where_it_is_not_needed() -> None
     assert (done.base, done.revoked) == (100, 0)
 
 
+def test_a_suspended_counter_is_not_promised_a_lower_id_that_resuming_it_would_forget() -> None:
+    suspended = carried_out(counter(), SUSPEND, next=57)
+    with pytest.raises(errors.ChangeRefused, match=r"it is suspended.*resume it first"):
+        carried_out(suspended, Wish("set", next=5, lower=True), next=57)
+    further = carried_out(suspended, Wish("set", next=90, lower=True), next=57)
+    assert carried_out(further, RESUME, next=57).base == 90
+
+
 def test_a_position_below_its_mark_does_not_lower_the_base() -> None:
     with pytest.raises(errors.ChangeRefused):
         carried_out(counter(), Wish("set", next=20), next=3, mark=57)

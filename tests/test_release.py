@@ -53,7 +53,6 @@ def test_the_image_says_of_itself_what_the_package_says() -> None:
         "description": PROJECT["description"],
         "version": PROJECT["version"],
         "licenses": PROJECT["license"],
-        "revision": "${REVISION}",
         "base.name": "${PYTHON_IMAGE}",
     }
 

@@ -208,6 +208,22 @@ def test_at_the_limit_a_start_is_granted_nothing_and_claims_what_was_given_back(
     run(main())
 
 
+def test_at_the_limit_who_had_newer_ids_leaves_older_ones_to_the_next_start() -> None:
+    async def main() -> None:
+        data = table(limit=19)
+        async with serving(data, seed=2) as two:
+            async with serving(data, seed=1) as one:
+                await (await one.supply("orders")).one()
+                supply = await two.supply("orders")
+                assert await supply.many(10) == [range(10, 20)]
+            assert data.positions["orders", 0].returned == (range(1, 10),)
+            with pytest.raises(errors.Exhausted):
+                await supply.one()
+        assert await takes(data, 9) == [*range(1, 10)]
+
+    run(main())
+
+
 def test_a_claim_without_an_answer_is_a_gap_and_ids_come_all_the_same() -> None:
     async def main() -> None:
         data = table()

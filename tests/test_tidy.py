@@ -45,6 +45,7 @@ FLOORS = [
         "idservice.stores.dynamodb.adopt",
         "idservice.stores.dynamodb.change",
         "idservice.stores.dynamodb.examine",
+        "idservice.stores.dynamodb.recognition",
         "idservice.stores.dynamodb.reserve",
         "idservice.stores.dynamodb.returns",
         "idservice.stores.dynamodb.writers",

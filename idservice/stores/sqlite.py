@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,7 @@ WHERE counter = :counter AND shard = :shard AND epoch = :epoch
   AND next BETWEEN :seen AND :room AND next >= mark
 RETURNING next, rev
 """
+TOUCH = "UPDATE position SET rev = rev + 1 WHERE counter = ? AND shard = ?"
 POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
 
 T = TypeVar("T")
@@ -434,7 +436,11 @@ class SQLiteStore:
                     },
                 ).fetchone()
             if row is None:
-                return asked.meant(self._position(database, counter, shard), record)
+                grant = asked.meant(self._position(database, counter, shard), record)
+                # What an earlier copy committed may not have reached the disk, if that is why it is
+                # sent again: a commit that is synced is the proof for all before it.
+                database.execute(TOUCH, (counter.name, shard))
+                return replace(grant, rev=grant.rev + 1)
             stop, rev = row
             if batch is not None:
                 writers.keep(database, counter, batch, stop)

@@ -22,6 +22,12 @@ POLL_S = 0.1
 WITHOUT_PROBES = ["--no-healthcheck", "--pull=never"]
 
 
+def configured(folder: Path) -> dict[str, str]:
+    """What makes podman and buildah read the configuration that is in a folder."""
+    names = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_STORAGE_CONF": "storage.conf"}
+    return {variable: str(folder / name) for variable, name in names.items()}
+
+
 class Node:
     """Where pods run: podman with the storage of deploy/imagetest.sh, a network, a hosts file."""
 
@@ -52,12 +58,8 @@ class Node:
         return self._run(*arguments).returncode
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        places = {
-            "CONTAINERS_CONF": str(WORK / "containers.conf"),
-            "CONTAINERS_STORAGE_CONF": str(WORK / "storage.conf"),
-        }
         return subprocess.run(
-            ["podman", *arguments], env={**os.environ, **places}, text=True, timeout=90,
+            ["podman", *arguments], env={**os.environ, **configured(WORK)}, text=True, timeout=90,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
 

@@ -184,7 +184,13 @@ class World:
     def _left(self, counter: Counter) -> int | None:
         """How many were left at any moment of the last seconds: they may have been given back when
         the store had said that there are none. Unknown to who knows of another epoch than the
-        store."""
+        store.
+
+        A change begins its epoch at index 0 of one shard after the other, and is in the catalogue
+        only once it is done. Until then nobody is granted anything of that epoch: what is left is
+        what the one before had when it was sealed. Counted from the new positions, an epoch that
+        was used up would seem full; not counted at all, "exhausted" could be said of any change.
+        """
         if self.table.entries[NAME] != counter:
             return None
         since = self._loop.time() - BELIEVED_S
@@ -195,7 +201,7 @@ class World:
                 for _, back in self.table.given_back
                 if back.at >= since and back.shard == shard and back.epoch == counter.epoch
             )
-            highest = max(self.table.positions[NAME, shard].next, *before, 0)
+            highest = max(self.table.reached(counter, shard), *before, 0)
             left += max(0, counter.layout(shard).end - highest)
         return left
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from idservice import errors
 from idservice.core import epoch
 from idservice.core.shards import Shards
 from idservice.stores.protocol import Counter, Position
@@ -17,7 +18,7 @@ from tests.simulation.mutants import (
     from_the_position_alone,
     one_seal_for_all,
 )
-from tests.simulation.store import SimStore
+from tests.simulation.store import ADDRESS, SimStore, Table
 
 
 def based_on_all_but_the_last(base: int, reserved: Any, high: int) -> int:
@@ -83,6 +84,22 @@ class NeverGoesOn(Shards):
         pass
 
 
+class TakesAChangeForTheEnd(Table):
+    """Says that a shard whose epoch is over has no room."""
+
+    def reserve(self, counter: Counter, *, shard: int, **rest: Any) -> range:
+        try:
+            return super().reserve(counter, shard=shard, **rest)
+        except errors.EpochChanged as error:
+            raise errors.NoRoom(
+                store=ADDRESS,
+                name=counter.name,
+                position=counter.layout(shard).end,
+                rev=self.positions[counter.name, shard].rev,
+                returned=(),
+            ) from error
+
+
 class DropsWhatIsOver(Supply):
     """Drops the ids of an epoch that is merely over."""
 
@@ -106,6 +123,7 @@ SHARDED_MUTANTS = [
     Mutant(from_the_position_alone, "idservice.intents.stand_reserved", "resharded", "unique"),
     Mutant(GivesBackToTheFirst, "store", "relayed", "unique"),
     Mutant(ClaimsFromTheFirst, "store", "relayed", "unique"),
+    Mutant(TakesAChangeForTheEnd, "table", "relayed", "exhausted"),
     Mutant(OneRoomForAll, SHARDS, "wandering", "exhausted"),
     Mutant(NeverGoesOn, SHARDS, "wandering", "resumes"),
     Mutant(DropsWhatIsOver, SUPPLY, "online", "available"),

@@ -88,6 +88,7 @@ class Table:
         self.on_entry: Callable[[Counter], None] | None = None  # told of every rewrite
         self.given_back: list[tuple[int, GaveBack]] = []  # and how many grants were before
         self.barred: set[str] = set()  # whose old endpoint adds to a text
+        self.ended: dict[tuple[str, str, int], int] = {}  # where each epoch left its shards
 
     def init(self, first: Counter) -> bool:
         if self.recorded is not None:
@@ -277,8 +278,14 @@ class Table:
     def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
         here = self.positions.get((counter.name, shard))
         if here is not None and here.epoch == seal:
+            self.ended[counter.name, counter.epoch, shard] = here.next
             self.positions[counter.name, shard] = Position(0, 0, here.rev + 1, epoch)
             self.forget_writers(counter.name)
+
+    def reached(self, counter: Counter, shard: int) -> int:
+        """Where a shard stands in this entry's epoch, or stood when the next one began on it."""
+        ended = self.ended.get((counter.name, counter.epoch, shard))
+        return self.positions[counter.name, shard].next if ended is None else ended
 
     def open_adopted(self, counter: Counter, seal: str, epoch: str, *, value: int) -> None:
         here = self.positions.get((counter.name, 0))

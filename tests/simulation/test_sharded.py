@@ -3,13 +3,17 @@
 import logging
 from collections import Counter as Tally
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
+from idservice import intents
+from idservice.core import epoch as epochs
 from tests.prove.histories import op
 from tests.simulation import checker, sharded
 from tests.simulation.checker import Operation, Violation
-from tests.simulation.scenarios import NAME, World, play
+from tests.simulation.loop import run
+from tests.simulation.scenarios import NAME, Parts, World, play
 from tests.simulation.store import Grant
 
 
@@ -104,3 +108,33 @@ def test_a_hole_or_an_overlap_within_one_shard_is_refused() -> None:
     for wrong in (granted(11, 2, 1), granted(9, 2, 0)):
         with pytest.raises(Violation, match="ledger"):
             checker.check_ledger([*LEDGER, wrong], start=0)
+
+
+@pytest.mark.parametrize("left", [0, 4])
+def test_a_change_leaves_what_the_epoch_before_had_until_it_is_done(left: int) -> None:
+    async def main() -> None:
+        world = World(1, Parts())
+        world.create(limit=9, shards=2)
+        table, before = world.table, world.table.entries[NAME]
+        stands = [table.stand(before, shard) for shard in range(2)]
+        entry = intents.begun(before, intents.Wish("reshard", shards=1), stands, Random(1))
+        table.rewrite(before, entry)
+        table.reserve(before, count=5, seen=0, room=0, shard=0)
+        table.reserve(before, count=5 - left, seen=0, room=left, shard=1)
+        assert entry.intent is not None
+        seal = epochs.sealed(entry.intent.epoch)
+        for shard in range(2):
+            assert world._left(entry) == left
+            table.seal(entry, shard, table.stand(entry, shard), seal)
+        assert world._left(entry) == left
+        based = intents.based(entry, [table.stand(entry, shard) for shard in range(2)], None)
+        table.rewrite(entry, based)
+        assert world._left(based) == left
+        table.open_shard(based, 0, seal, entry.intent.epoch)
+        assert world._left(based) == left
+        after = intents.done(based)
+        table.rewrite(based, after)
+        assert world._left(based) is None, "it does not know yet"
+        assert world._left(after) == (1 if left else 0), "below the highest of any shard is lost"
+
+    run(main())

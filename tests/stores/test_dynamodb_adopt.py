@@ -11,9 +11,9 @@ import pytest
 
 from idservice import errors
 from idservice.counters import ensure, new_counter
-from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.dynamodb import DynamoStore, recognition
 from idservice.stores.dynamodb.client import Client
-from idservice.stores.protocol import Adopted, Counter
+from idservice.stores.protocol import Adopted, Counter, Position
 from tests.engines import attribute, by_hand
 from tests.stores import answers, backends
 from tests.stores.backends import Dynamo
@@ -427,3 +427,37 @@ async def test_an_adopted_item_in_a_table_that_was_recreated_is_refused(
             client.put_item(TableName=again.table, Item=item)
             with pytest.raises(errors.NotApplied, match="recreated or restored"):
                 await store.counter("donations")
+
+
+@pytest.mark.needs_engine
+@pytest.mark.parametrize("noticed", ["by silence", "by its absence"])
+async def test_an_adopted_item_is_refused_to_an_instance_that_runs_on_over_another_table(
+    dynoxide_url: str, noticed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = backends.dynoxide(dynoxide_url)
+    with by_hand(dynoxide_url) as client:
+        legacy = Legacy(client, KEYS["two"])
+        legacy.put(counterValue=41)
+        async with backend.open() as store, backend.open() as other:
+            await store.init(new_counter("default", random))
+            counter = await store.create(await wanted(store, legacy))
+            assert await store.counter("donations") == counter
+            first = await ids_of(store, counter, 5)
+            backup = legacy.item()
+            assert await ids_of(other, counter, 5) == [id + 5 for id in first]
+            client.delete_table(TableName=legacy.table)
+            if noticed == "by its absence":
+                with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+                    await ids_of(store, counter, 5)
+            again = Legacy(client, KEYS["two"], table=legacy.table)
+            client.put_item(TableName=again.table, Item=backup)
+            if noticed == "by silence":
+                monkeypatch.setattr(recognition, "SILENCE_MAX_S", -1.0)
+            for attempt in (
+                store.reserve(counter, count=5, seen=first[-1] + 1, room=1000),
+                store.claim(counter, 1),
+                store.give_back(counter, Position(0, 0, 1, counter.epoch), next=0, returned=()),
+            ):
+                with pytest.raises(errors.NotApplied, match="recreated or restored"):
+                    await attempt
+            assert again.item() == backup

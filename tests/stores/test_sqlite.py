@@ -1,4 +1,5 @@
-"""What only SQLite can do wrong: files that are swapped, and entries that cannot be read."""
+"""What only SQLite can do wrong: files that are swapped, entries that cannot be read, and commits
+that are there until the power goes."""
 
 import os
 import sqlite3
@@ -8,6 +9,7 @@ from random import Random
 import pytest
 
 from idservice import errors
+from idservice.core.writer import Batch
 from idservice.counters import new_counter
 from idservice.stores.sqlite import SQLiteStore
 
@@ -50,3 +52,24 @@ async def test_no_other_file_gets_the_inode_of_one_in_use_even_after_a_failure(
             assert path.stat().st_ino != inode
         with pytest.raises(errors.NotApplied, match="replaced"):
             await store.reserve(counter, count=100, seen=0, room=1000)
+
+
+async def test_a_batch_that_is_sent_again_is_answered_by_a_commit_of_its_own(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1), strict=True))
+        counter = await store.counter("default")
+        assert counter is not None
+        await store.register(counter, "w", registrations=0)
+        batch = Batch("w", 1, "a", 5)
+        reader = sqlite3.connect(path)
+        versions, grants = [], []
+        for _ in range(3):
+            grants.append(await store.reserve(counter, count=5, seen=0, room=100, batch=batch))
+            assert grants[-1].rev == (await store.position(counter)).rev  # type: ignore[union-attr]
+            versions += reader.execute("PRAGMA data_version").fetchone()
+        reader.close()
+    assert [grant.indices for grant in grants] == [range(5)] * 3
+    assert versions == sorted(set(versions)), "what it tells may not be on the disk yet"

@@ -4,7 +4,7 @@ The requests, and how each failed condition is read, are those of the protocol b
 `client` knows what an answer proves, `items` how a counter is written down.
 """
 
-import asyncio
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -19,11 +19,10 @@ from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
+from idservice.stores.dynamodb.recognition import Recognition
 from idservice.stores.dynamodb.table import Table
 from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand, Writers
 from idservice.stores.refusal import Asked
-
-SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
 
 
 class DynamoStore:
@@ -37,10 +36,9 @@ class DynamoStore:
         self._name = table
         self._client = Client(self.address, table, region, endpoint)
         self._table = Table(self._client)
-        self._doubts = 0  # times something was not found: is this still the table we know?
-        self._settled = 0  # so many of them were before the table was last recognised
-        self._heard_at = float("inf")  # when the table last answered as itself; before that: later
-        self._verifying = asyncio.Lock()
+        self._own = Recognition()
+        # Of the tables that adopted items are in, by the identity that the entry names.
+        self._others: dict[tuple[str, str], Recognition] = {}
 
     @classmethod
     def from_address(cls, address: str) -> Self:
@@ -66,10 +64,7 @@ class DynamoStore:
         return await self._table.init(first)
 
     async def verify(self) -> None:
-        doubts = self._doubts
-        await self._table.verify()
-        self._settled = doubts
-        self._heard()
+        await self._own.by(self._table.verify)
 
     async def accept(self) -> None:
         await self._table.accept()
@@ -80,16 +75,13 @@ class DynamoStore:
     async def examine_item(self, counter: Counter) -> list[Finding]:
         return await examination.examine_item(self._client, counter)
 
-    def _heard(self) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
-
     # --- reading ---------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
         if counter is not None and counter.elsewhere is not None and counter.elsewhere.table_id:
-            table = await self._table_of(counter)
-            adoption.recognise(self.address, counter, table, self._client.region)
+            look, table = partial(self._recognise, counter), self._recognition(counter)
+            await (look() if table is self._own else table.by(look))
         return counter
 
     async def entry(self, name: str) -> Counter | None:
@@ -102,6 +94,10 @@ class DynamoStore:
             return counter
         table = await self._table_of(counter)
         return adoption.renewed(counter, table.get("TableId"))
+
+    async def _recognise(self, counter: Counter) -> None:
+        table = await self._table_of(counter)
+        adoption.recognise(self.address, counter, table, self._client.region)
 
     async def _table_of(self, counter: Counter) -> Answer:
         """The description of the table that an adopted counter's item is in."""
@@ -281,23 +277,23 @@ class DynamoStore:
         assert batch is None or (batch.count, shard) == (count, 0)
         place = items.place_of(counter, shard, self._name)
         asked = Asked(self.address, counter, count, seen, room, batch)
-        await self._sure(asked.action)
+        table = await self._sure_of(counter, shard, asked.action)
         try:
             answer = await self._client.call(
                 "UpdateItem", asked.action, **reserve.request(asked, place)
             )
         except Refused as refused:
-            self._note(refused)
+            self._note(refused, table)
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
-                    self._doubts += 1
+                    table.doubt()
                 return reserve.refused(asked, place, refused.item)
             if refused.said == dynamo.INVALID:
                 await self.position(counter, shard)  # raises where that is why: `rev` is missing
             raise
-        if self._in_doubt:
+        if table.in_doubt:
             raise asked.unknown("the table was not found meanwhile: this may be another one")
-        self._heard()
+        table.heard()
         return reserve.granted(asked, place, answer["Attributes"])
 
     async def writers(self, counter: Counter) -> Writers | None:
@@ -328,31 +324,34 @@ class DynamoStore:
         place = items.place_of(counter, shard, self._name)
         write = returns.given_back(place, counter.epoch, found, next, returned)
         action = f"giving back ids of counter {counter.name}"
-        return await self._write_once(write, action) is not None
+        return await self._write_once(counter, shard, write, action) is not None
 
     async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
         place = items.place_of(counter, shard, self._name)
         action = f"claiming ids of counter {counter.name}"
-        before = await self._write_once(returns.claimed(place, counter.epoch, rev), action)
+        write = returns.claimed(place, counter.epoch, rev)
+        before = await self._write_once(counter, shard, write, action)
         try:
             return () if before is None else returns.taken(before, rev)
         except ValueError as why:
             raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from why
 
-    async def _write_once(self, write: dict[str, Any], action: str) -> Answer | None:
+    async def _write_once(
+        self, counter: Counter, shard: int, write: dict[str, Any], action: str
+    ) -> Answer | None:
         """The attributes that one write answers with; None where its condition did not hold."""
-        await self._sure(action)
+        table = await self._sure_of(counter, shard, action)
         try:
             answer = await self._client.call("UpdateItem", action, **write)
         except Refused as refused:
-            self._note(refused)
+            self._note(refused, table)
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return None
-        if self._in_doubt:
+        if table.in_doubt:
             why = "the table was not found meanwhile: this may be another one"
             raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
-        self._heard()
+        table.heard()
         attributes: Answer = answer["Attributes"]
         return attributes
 
@@ -363,31 +362,34 @@ class DynamoStore:
 
     # --- requests --------------------------------------------------------------------------------
 
-    @property
-    def _in_doubt(self) -> bool:
-        return self._settled != self._doubts
-
-    @property
-    def _long_silent(self) -> bool:
-        return asyncio.get_running_loop().time() > self._heard_at + SILENCE_MAX_S
-
     async def _sure(self, action: str) -> None:
-        """After something was not found, or after a silence in which nobody would have noticed,
-        nothing succeeds before the table was recognised again: it may have been deleted and created
-        anew. Raises NotApplied."""
+        """Nothing succeeds before a table was recognised again that may have been deleted and
+        created anew. Raises NotApplied."""
         try:
             await self._client.open()
-            if self._in_doubt or self._long_silent:
-                async with self._verifying:  # one for all who come meanwhile
-                    if self._in_doubt or self._long_silent:
-                        await self.verify()
+            await self._own.sure(self._table.verify)
         except errors.StoreUnready as error:
             why = error.fields["why"]
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
 
-    def _note(self, error: errors.StoreError) -> None:
+    async def _sure_of(self, counter: Counter, shard: int, action: str) -> Recognition:
+        """The same, and of the table that a shard is in. Changes do without that: to accept another
+        table is one."""
+        await self._sure(action)
+        table = self._recognition(counter, shard)
+        if table is not self._own:
+            await table.sure(partial(self._recognise, counter))
+        return table
+
+    def _recognition(self, counter: Counter, shard: int = 0) -> Recognition:
+        item = counter.elsewhere
+        if item is None or shard or item.table == self._name or item.table_id is None:
+            return self._own
+        return self._others.setdefault((item.table, item.table_id), Recognition())
+
+    def _note(self, error: errors.StoreError, table: Recognition | None = None) -> None:
         if isinstance(error, Refused) and error.said == dynamo.NO_TABLE:
-            self._doubts += 1
+            (table or self._own).doubt()
 
     async def _get(self, table: str, key: items.Item, action: str) -> Answer | None:
         answer = await self._read("GetItem", action, TableName=table, Key=key, ConsistentRead=True)

@@ -1,0 +1,117 @@
+"""What a look at a service with a thousand counters takes, and whether who asks for ids feels it.
+
+The status page is complete with its document and the first page of figures that its script asks
+for. A latency under load counts from the time at which the request was meant to be sent; rounds
+with a scrape in every second are taken in turns with rounds without.
+"""
+
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+from statistics import median
+
+from benchmarks.load import Clock, Target, at_rate
+from benchmarks.measure import ROUNDS, Row, check, distinct, interleaved, ratio, spread
+from benchmarks.processes import get, on_load_core, run_to_end, serving
+from idservice.counters import new_counter
+from idservice.stores.sqlite import SQLiteStore
+
+PAGE_GOAL_MS, SCRAPE_GOAL_MS, P99_GOAL = 200.0, 50.0, 2.0
+COUNTERS = 1_000
+CONNECTIONS = 32
+RATE = 2_000  # ids per second
+EVERY_S = 1.0  # of the scrapes: fifteen times as often as Prometheus' default
+
+
+def run(quick: bool) -> list[Row]:
+    """Rows of `look`."""
+    counters, rounds, round_s = (20, 1, 1.0) if quick else (COUNTERS, ROUNDS, 4.0)
+    clock = Clock()
+    with ExitStack() as stack:
+        stack.enter_context(on_load_core())
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
+        store = ("--store", f"sqlite:{path}")
+        run_to_end("-m", "idservice", "init", *store)
+        asyncio.run(_create(path, counters))
+        port, _, _ = stack.enter_context(serving(*store))
+        for number in range(counters):
+            _got(port, f"/v1/counters/{_name(number)}/next")
+        page = _times(lambda: _got(port, "/") + _got(port, "/v1/status"), rounds)
+        scrape = _times(lambda: _got(port, "/metrics"), rounds)
+        target = Target(port, CONNECTIONS, stack, clock)
+        at_rate([target], clock, RATE, round_s)  # warm-up
+
+        def p99(scraped: bool) -> float:
+            target.latencies.clear()
+            with _scraping(port) if scraped else ExitStack():
+                at_rate([target], clock, RATE, round_s)
+            return sorted(target.latencies)[int(0.99 * len(target.latencies))] * 1000
+
+        found = interleaved({"with": lambda: p99(True), "without": lambda: p99(False)}, rounds)
+    distinct(target.ids)
+    of = f"with {counters:,} counters in use"
+    return [
+        Row(f"look: status page {of}", median(page), "ms", PAGE_GOAL_MS, spread(page)),
+        Row(f"look: scrape {of}", median(scrape), "ms", SCRAPE_GOAL_MS, spread(scrape)),
+        Row(
+            f"look: p99 of GET /next, a scrape every {EVERY_S:g} s beside none",
+            ratio(found["with"], found["without"]),
+            "×",
+            P99_GOAL,
+            f"{median(found['with']):.2f} beside {median(found['without']):.2f} ms at {RATE:,}"
+            f" ids/s; load held up {clock.lost:.2f} s",
+        ),
+    ]
+
+
+def _name(number: int) -> str:
+    return f"counter-{number}"
+
+
+async def _create(path: Path, counters: int) -> None:
+    async with SQLiteStore(str(path)) as store:
+        for number in range(counters):
+            await store.create(new_counter(_name(number), Random(number)))
+
+
+def _got(port: int, target: str) -> int:
+    """The length of what is answered."""
+    status, body = get(port, target)
+    check(status == 200, f"{target} answers {status} {body[:200]}")
+    return len(body)
+
+
+def _times(look: Callable[[], int], rounds: int) -> list[float]:
+    """Milliseconds that each of so many looks took."""
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        check(look() > 0, "nothing to see")
+        times.append((time.perf_counter() - began) * 1000)
+    return times
+
+
+@contextmanager
+def _scraping(port: int) -> Iterator[None]:
+    """Somebody scrapes, now and every `EVERY_S`."""
+    over = threading.Event()
+    sizes: list[int] = []
+
+    def scrape() -> None:
+        while not over.is_set():
+            sizes.append(_got(port, "/metrics"))
+            over.wait(EVERY_S)
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        scraper.join()
+    check(len(sizes) > 0 and min(sizes) > 0, "no scrape was answered")
