@@ -212,7 +212,15 @@ class Changer:
     async def _outlast_the_stale(self, entry: Counter, epoch: str) -> None:
         """Wait until whoever has not heard of the seals has stopped."""
         until = self._sealed_at[epoch] + max(self._stale_s, 2 * (entry.runway or 0.0))
-        await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+        seconds = until - asyncio.get_running_loop().time()
+        if seconds <= 0:
+            return
+        log.info(
+            "counter %s: %s waits %.0f s, until every instance has heard of it or stopped",
+            entry.name, entry.intent.kind if entry.intent else "a change", seconds,
+            extra={"action": "change_waits"},
+        )  # fmt: skip
+        await asyncio.sleep(seconds)
 
     # --- calls -----------------------------------------------------------------------------------
 

@@ -180,6 +180,13 @@ def next_ids(arguments: argparse.Namespace) -> int:
             raise errors.Suspended(name=name)
         if counter.wished_state == MOVED:
             raise errors.Moved(name=name, why=counter.whereabouts)
+        if counter.intent is not None:  # its position is closed, or will be in a moment
+            raise errors.NotApplied(
+                store=store.address,
+                action=f"handing out ids of counter {name!r}",
+                why=f"{counter.intent.kind} is begun and not done; try again, or run that command"
+                " again where it stands still",
+            )
         blocks = await direct.take(store, counter, count, random=SystemRandom())
         print("\n".join(str(id) for block in blocks for id in block))
 

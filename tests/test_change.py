@@ -1,6 +1,7 @@
 """How a change is carried out when the store fails, repeats, or somebody else is faster."""
 
 import asyncio
+import logging
 from random import Random
 from typing import Any
 
@@ -40,6 +41,21 @@ def test_ids_go_down_only_when_every_instance_has_heard_or_stopped() -> None:
         assert after.base == 5
 
     run(main())
+
+
+def test_who_waits_for_that_is_told_for_how_long(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "idservice.change")
+
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        await changer(data).change("orders", Wish("set", next=5, lower=True))
+
+    run(main())
+    waits = [one for one in caplog.records if getattr(one, "action", "") == "change_waits"]
+    assert [one.getMessage() for one in waits] == [
+        "counter orders: set waits 60 s, until every instance has heard of it or stopped"
+    ]
 
 
 def test_a_longer_runway_of_the_counter_itself_is_waited_for() -> None:
