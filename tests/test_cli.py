@@ -2,8 +2,10 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,18 @@ def test_a_named_store_that_is_missing_or_empty_is_exit_3(run: Run, arguments: l
 def test_a_store_in_a_folder_that_is_not_there_is_exit_3(run: Run) -> None:
     assert_refused(run("init", "--store", "sqlite:no/such/a.db"), 3, "no/such/a.db")
     assert_refused(run("next", "--store", "sqlite:no/such/a.db"), 3, "no/such/a.db")
+
+
+def test_a_store_that_another_process_keeps_locked_is_not_said_to_lack_permissions(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    monkeypatch.setattr("idservice.stores.sqlite.BUSY_TIMEOUT_S", 0.01)
+    with closing(sqlite3.connect("idservice.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        said = run("next")
+    assert_refused(said, 3, "database is locked", "another process", "fuser idservice.db")
+    assert "permissions" not in said.err
 
 
 def test_an_empty_default_file_is_no_newcomer(run: Run) -> None:
