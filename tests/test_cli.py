@@ -415,3 +415,16 @@ def test_as_a_program_the_exit_codes_are_0_1_2_3(tmp_path: Path) -> None:
     ended = command("show", "a", "--store", "sqlite:gone.db", folder=tmp_path)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert ended.stderr.startswith("idservice: The store sqlite:gone.db cannot be used")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_standard_stream_ends_no_command(tmp_path: Path, closed: str) -> None:
+    store = f"sqlite:{tmp_path / 'a.db'}"
+    for arguments in (["init"], ["suspend", "default"], ["counters"]):
+        ended = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "idservice",
+             *arguments, "--store", store],
+            cwd=tmp_path, env=environment(), capture_output=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
