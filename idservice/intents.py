@@ -29,6 +29,7 @@ from idservice.stores.protocol import (
 STALE_MIN_S = 60.0
 REVOKING = ("suspend", "delete", "fence", MOVE, ARRIVE)  # blocks in memory are dropped
 JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
+NONE_ABOVE = "ids up to {} may be in use, and its limit {} leaves none above"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
     if wish.kind == ARRIVE:
         _check_arrival(entry, wish)
     _check_adopted(entry, wish)
-    _check_limit(entry, wish)
     reserved = [stand_reserved(stand) for stand in found[: entry.shards]]
     free = first_free(entry.base, reserved, entry.high)
+    _check_limit(entry, wish, free)
     if wish.kind == "set":
         _check_set(entry, wish, free)
     if wish.kind == "reshard":
@@ -224,7 +225,10 @@ def _check_finish(entry: Counter) -> None:
         )
 
 
-def _check_limit(entry: Counter, wish: Wish) -> None:
+def _check_limit(entry: Counter, wish: Wish, free: int) -> None:
+    if wish.kind == "create" and wish.wanted is not None and free > wish.wanted.limit:
+        why = NONE_ABOVE.format(free - 1, wish.wanted.limit)
+        raise errors.ChangeRefused(name=entry.name, why=why)
     if wish.limit is None:
         return
     low, high = entry.start, LIMIT_DEFAULT
@@ -268,7 +272,7 @@ def _check_shards(entry: Counter, wish: Wish, free: int) -> None:
     elif entry.state != ACTIVE:
         why = f"it is {entry.state}; resume it first"
     elif free > entry.limit:
-        why = f"ids up to {free - 1} may be in use, and its limit {entry.limit} leaves none above"
+        why = NONE_ABOVE.format(free - 1, entry.limit)
     if why:
         raise errors.ChangeRefused(name=entry.name, why=why)
 

@@ -160,6 +160,15 @@ def test_a_deleted_name_begins_above_its_tombstone() -> None:
     assert higher.base == 1000
 
 
+def test_a_name_whose_ids_are_above_the_limit_is_not_used_again_with_it() -> None:
+    gone = carried_out(counter(), DELETE, next=1000)
+    with pytest.raises(errors.ChangeRefused, match="up to 999 may be in use, and its limit 500"):
+        carried_out(gone, Wish("create", wanted=counter(limit=500)))
+    with pytest.raises(errors.ChangeRefused, match="limit 999"):
+        carried_out(gone, Wish("create", wanted=counter(limit=999)))
+    assert carried_out(gone, Wish("create", wanted=counter(limit=1000))).base == 1000
+
+
 def test_of_a_deleted_counter_nothing_else_can_be_changed() -> None:
     gone = carried_out(counter(), DELETE)
     for wish in (SUSPEND, RESUME, DELETE, Wish("set", next=9), Wish("runway", runway=9.0)):
