@@ -20,7 +20,6 @@ class Waiter:
         count: int,
         answer: Callable[[Served], None],
         gone: Callable[[], bool] | None,
-        *,
         number: int,
         since: float,
         deadline: float,
@@ -53,6 +52,14 @@ class Line:
         """Those who are still there, in order; the line may change meanwhile."""
         return (one for one in tuple(self._waiting.values()) if one.gone is None or not one.gone())
 
+    @property
+    def deadline(self) -> float | None:
+        """When the last one who is still there goes, in loop time; None where nobody is."""
+        for one in reversed(self._waiting.values()):
+            if one.gone is None or not one.gone():
+                return one.deadline
+        return None
+
     def join(
         self,
         count: int,
@@ -63,11 +70,9 @@ class Line:
         gone: Callable[[], bool] | None = None,
     ) -> Waiter:
         """Stand at the end of the line from `now` on, in loop time."""
-        waiter = Waiter(
-            count, answer, gone, number=self.arrivals, since=now, deadline=now + patience_s
-        )
-        self._waiting[waiter.number] = waiter
-        self.arrivals += 1
+        number = self.arrivals
+        waiter = self._waiting[number] = Waiter(count, answer, gone, number, now, now + patience_s)
+        self.arrivals = number + 1
         self._tally.waits += 1
         if self._timer is None:
             self._timer = self._loop.call_at(waiter.deadline, self._expire)

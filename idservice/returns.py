@@ -1,11 +1,14 @@
 """Ids that nobody used, on their way: back to the store at a clean stop, and from there to whoever
 starts next. A stop gives back exactly once, whatever comes of it (I5)."""
 
+import asyncio
 import logging
 from collections.abc import Iterable
 
 from idservice import errors
 from idservice.core import unused
+from idservice.core.allocator import Allocator
+from idservice.core.shards import Shard
 from idservice.core.unused import GiveBack
 from idservice.stores.protocol import Counter, Grant, Store
 
@@ -67,3 +70,52 @@ async def claim(store: Store, counter: Counter, grant: Grant, *, shard: int = 0)
     except ValueError as error:
         raise errors.OutcomeUnknown(**about, why=f"its answer is not believed: {error}") from error
     return [counter.layout(shard).ids(indices) for indices in ranges]
+
+
+async def inherit(
+    store: Store,
+    counter: Counter,
+    grant: Grant,
+    allocator: Allocator,
+    shard: Shard,
+    *,
+    patience_s: float,
+) -> int:
+    """Claim what others gave back to a shard, and bring it into memory; how many ids.
+
+    Only where nothing newer of the shard was handed out. What may have been taken unheard is
+    counted as a gap. Raises nothing.
+    """
+    over = allocator.retired
+    if counter.strict or shard.begun or over:
+        return 0
+    lost = sum(map(len, grant.returned))  # unless it proves otherwise
+    claimed: list[range] = []
+    try:
+        async with asyncio.timeout(patience_s):
+            claimed = await claim(store, counter, grant, shard=shard.layout.shard)
+        lost = 0
+    except errors.NotApplied as error:
+        lost = 0
+        log.info("%s", error, extra={"action": "ids_not_claimed"})
+    except (errors.OutcomeUnknown, TimeoutError) as error:
+        why = str(error) or f"claiming ids of counter {counter.name} took too long"
+        log.warning("%s; they are a gap", why, extra={"action": "ids_not_claimed"})
+    except Exception:  # a bug of ours or of a library: nothing is known
+        log.exception("a claim failed", extra={"action": "claim_bug"})
+    finally:
+        allocator.lost("claim", lost)
+    count = sum(map(len, claimed))
+    if allocator.retired:  # in the meantime
+        allocator.lost("late", count)
+        return 0
+    if claimed:
+        shard.begun = True
+        allocator.inherit(claimed)
+        log.info(
+            "counter %s: %d ids are claimed that others gave back",
+            counter.name,
+            count,
+            extra={"action": "ids_claimed"},
+        )
+    return count

@@ -12,13 +12,14 @@ from typing import Self, TypeVar
 from idservice import __version__, errors
 from idservice.catalogue import Watch
 from idservice.closing import GIVE_BACK_MAX_S, close_all
+from idservice.core.patience import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.counters import check_name, ensure, positions_of, shown
 from idservice.finisher import Finisher
 from idservice.health import StoreHealth
 from idservice.intents import Wish
 from idservice.metrics import PIECE, Latency, Reading, Snapshot
 from idservice.stores.protocol import DELETED, Counter, Position, Store
-from idservice.supply import BACKOFF_MAX_S, REFILL_MAX_S, Limits, Supply
+from idservice.supply import Limits, Supply
 
 log = logging.getLogger("idservice.service")
 

@@ -52,8 +52,8 @@ async def strict(
     async with serving(data, limits=limits, seed=seed, store=Scripted) as service:
         supply, handle = await service.supply("orders"), service.store
         assert isinstance(handle, Scripted)
-        supply.batches._begin(supply.counter)
-        assert await supply.batches._register(supply.counter, lambda: True)
+        supply.reservations.batches._begin(supply.counter)
+        assert await supply.reservations.batches._register(supply.counter, lambda: True)
         yield supply, handle, service
 
 
@@ -193,7 +193,7 @@ def test_a_process_that_was_forked_sends_no_batch_of_its_parent_again() -> None:
             supply.forget_in_child()
             await elapse(5.0)
             assert len(handle.sent) == 1
-            assert not supply.batches._writer.name
+            assert not supply.reservations.batches._writer.name
             asked.cancel()
 
     run(main())
@@ -250,6 +250,24 @@ def test_a_writer_that_was_pruned_registers_anew_and_serves_the_same_requests() 
             assert await said(supply, 2) == [1, 2]
             assert data.registrations == {"orders": 2}
             assert gaps(supply) == {}
+
+    run(main())
+
+
+def test_a_writer_that_somebody_prunes_all_the_time_does_not_take_the_store_for_gone() -> None:
+    async def main() -> None:
+        data = table(strict=True)
+
+        class Pruned(Scripted):
+            async def reserve(self, counter: Counter, **request: Any) -> Any:
+                data.records.get("orders", {}).clear()
+                return await super().reserve(counter, **request)
+
+        async with serving(data, store=Pruned, limits=Limits(wait=1.0)) as service:
+            supply = await service.supply("orders")
+            assert await said(supply) == "waited_too_long"
+            assert supply.reading().tally.reservations.get("not_applied"), "its turns were up"
+            assert service.health.up
 
     run(main())
 
@@ -315,7 +333,7 @@ def test_writers_that_stand_still_are_pruned_where_there_are_many(others: int, l
             assert len(data.records["orders"]) == others + 1
             await elapse(2.0)
             assert len(data.records["orders"]) == left
-            assert supply.batches._writer.name in data.records["orders"]
+            assert supply.reservations.batches._writer.name in data.records["orders"]
             assert await said(supply) == [0]
 
     run(main())

@@ -12,7 +12,7 @@ from idservice.catalogue import POLL_S
 from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores.protocol import Counter, Grant
-from idservice.supply import Limits
+from idservice.supply import Limits, Supply
 from idservice.web.describe import described
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table
@@ -141,18 +141,36 @@ def test_with_the_store_away_a_stop_is_short_and_all_is_a_gap(
     assert "9 ids in memory become a gap" in caplog.text
 
 
+async def stopped_while_it_asks(data: Table) -> Supply:
+    """A counter whose first request was under way at the stop of its service."""
+    async with serving(data, answers_after(0.5)) as service:
+        supply = await service.supply("orders")
+        waiting = asyncio.create_task(supply.one())
+        await elapse(0.1)
+        assert supply.allocator.waits_for_store
+    with pytest.raises(errors.Stopped):
+        await waiting
+    return supply
+
+
 def test_what_is_under_way_at_the_stop_is_awaited_and_goes_back_too() -> None:
     async def main() -> None:
         data = table()
-        async with serving(data, answers_after(0.5)) as service:
-            supply = await service.supply("orders")
-            waiting = asyncio.create_task(supply.one())
-            await elapse(0.1)
-            assert supply.allocator.waits_for_store
-        with pytest.raises(errors.Stopped):
-            await waiting
+        supply = await stopped_while_it_asks(data)
         assert supply.reading().gaps == {}
         assert data.positions["orders", 0].next == 0
+
+    run(main())
+
+
+def test_who_stops_claims_nothing_any_more() -> None:
+    async def main() -> None:
+        data = table()
+        data.set_by_hand("orders", next=100, mark=100, returned=(range(40, 60),))
+        supply = await stopped_while_it_asks(data)
+        assert supply.tally.claimed == 0
+        assert supply.reading().gaps == {}
+        assert data.positions["orders", 0].returned == (range(40, 60),)
 
     run(main())
 
@@ -182,6 +200,7 @@ def test_a_reservation_that_our_own_give_back_overtakes_raises_no_alarm() -> Non
             store_of(service).slow = True  # type: ignore[attr-defined]
             await supply.many(6)
             assert supply.allocator.waits_for_store
+            await elapse(0.1)  # or it would never be sent
         await elapse(10.0)
         assert supply.tally.reservations == {"granted": 1, "changed": 1}
         position = data.positions["orders", 0]

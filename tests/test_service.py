@@ -12,10 +12,11 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue import POLL_S
+from idservice.core.patience import BACKOFF_MAX_S
 from idservice.counters import ensure, new_counter
 from idservice.service import LOADING_MAX, Service
 from idservice.stores.protocol import Adopted, Counter, Grant
-from idservice.supply import BACKOFF_MAX_S, SUSPECT_RECHECK_S, Limits
+from idservice.supply import SUSPECT_RECHECK_S, Limits
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore

@@ -12,16 +12,12 @@ import pytest
 
 from idservice import errors
 from idservice.batches import CALL_MAX_S, WRITERS_MAX
+from idservice.core.patience import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from idservice.linger import LINGER_MAX_S
+from idservice.refill import Refill
 from idservice.service import Service
 from idservice.stores.protocol import Counter, Grant
-from idservice.supply import (
-    BACKOFF_FIRST_S,
-    BACKOFF_MAX_S,
-    SUSPECT_RECHECK_S,
-    Limits,
-    Supply,
-)
+from idservice.supply import SUSPECT_RECHECK_S, Limits, Supply
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore
@@ -61,8 +57,8 @@ async def outcome(supply: Supply, count: int = 1) -> list[int] | errors.Idservic
 
 async def registered(supply: Supply) -> None:
     """A strict counter's writer registers at its first use; here before."""
-    supply.batches._begin(supply.counter)
-    assert await supply.batches._register(supply.counter, lambda: True)
+    supply.reservations.batches._begin(supply.counter)
+    assert await supply.reservations.batches._register(supply.counter, lambda: True)
 
 
 # --- the line -------------------------------------------------------------------------------------
@@ -156,8 +152,8 @@ def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tr
             assert data.register(data.entries["orders"], f"w{number}", number)
         async with serving(data, faults, limits=limits) as service:
             supply = await service.supply("orders")
-            supply.batches._begin(supply.counter)
-            assert not await supply.batches._register(supply.counter, lambda: True)
+            supply.reservations.batches._begin(supply.counter)
+            assert not await supply.reservations.batches._register(supply.counter, lambda: True)
             faults.lost_after = 1.0
             with pytest.raises(errors.WaitedTooLong) as caught:
                 await supply.one()
@@ -167,10 +163,11 @@ def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tr
     run(main())
 
 
-class Leaves(Supply):
+class Leaves(Refill):
     """Ends the client in the same instant in which its ids are shared out."""
 
     client: "asyncio.Task[list[range]]"
+    __slots__ = ()
 
     def _share_out(self, arrived: int) -> None:
         super()._share_out(arrived)
@@ -181,11 +178,10 @@ def test_ids_of_a_client_that_left_as_they_came_are_counted_as_a_gap() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(1.0)) as service:
             supply = await service.supply("orders")
-            supply.__class__ = Leaves
-            assert isinstance(supply, Leaves)
-            supply.client = asyncio.create_task(supply.many(7))
+            supply._refill.__class__ = Leaves
+            Leaves.client = asyncio.create_task(supply.many(7))
             with pytest.raises(asyncio.CancelledError):
-                await supply.client
+                await Leaves.client
             reading = supply.reading()
             assert reading.gaps == {"abandoned": 7}
             assert reading.issued == 0
@@ -760,6 +756,22 @@ def test_a_missing_position_is_an_error_and_never_a_start_from_zero() -> None:
             assert isinstance(answer, errors.CounterSuspect)
             assert "orders" in str(answer)
             assert data.positions == {}
+
+    run(main())
+
+
+def test_a_grant_ends_the_doubt_about_a_position_that_is_back() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await service.supply("orders")
+            kept = data.positions.pop(("orders", 0))
+            assert isinstance(await outcome(supply), errors.CounterSuspect)
+            data.positions["orders", 0] = kept
+            await elapse(SUSPECT_RECHECK_S)
+            assert await supply.one() == 0
+            assert supply.trouble is None
+            assert supply.counter.ordinal == 1
 
     run(main())
 

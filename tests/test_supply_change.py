@@ -206,6 +206,27 @@ def test_a_grant_that_comes_when_its_epoch_is_over_is_burnt() -> None:
     run(main())
 
 
+def test_a_request_that_was_made_but_not_sent_when_its_epoch_was_over_is_never_sent() -> None:
+    async def main() -> None:
+        data = table()
+        async with serving(data) as service:
+            supply = await stocked(service)
+            entry = await elsewhere(data, Wish("fence", past=99))
+            sent = len(data.ledger)
+            while supply.allocator.waits_for_store is False:
+                supply.take()
+            supply.see(entry)  # in the same turn of the loop, before anything is sent
+            await elapse(1.0)
+            assert supply.suspect is None, "the next epoch begins below where this one ended"
+            assert data.positions["orders", 0].epoch == entry.epoch
+            assert await supply.one() >= 100
+            assert [grant.epoch for grant in data.ledger[sent:]] == [entry.epoch]
+            assert supply.tally.reservations == {"granted": 2}, "it was sent"
+            assert "late" not in supply.reading().gaps
+
+    run(main())
+
+
 def test_a_change_that_stands_still_is_finished_by_an_instance() -> None:
     async def main() -> None:
         data = table()

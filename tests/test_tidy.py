@@ -24,7 +24,7 @@ FLOORS = [
         "idservice.exchange",
     ],
     ["idservice.core.shards"],
-    ["idservice.core.allocator", "idservice.central"],
+    ["idservice.core.allocator", "idservice.core.patience", "idservice.central"],
     ["idservice.client.stock", "idservice.client.wire"],
     ["idservice.client.asynchronous", "idservice.client.blocking"],
     ["idservice.client"],
@@ -68,7 +68,10 @@ FLOORS = [
         "idservice.workers.balance",
     ],
     ["idservice.workers.channel"],
-    ["idservice.account", "idservice.batches"],
+    ["idservice.account", "idservice.batches", "idservice.doubt"],
+    ["idservice.holding"],
+    ["idservice.reservations"],
+    ["idservice.refill"],
     ["idservice.supply"],
     ["idservice.catalogue", "idservice.closing", "idservice.finisher"],
     ["idservice.service", "idservice.workers.link"],
@@ -133,7 +136,7 @@ LONGER = {
     "stores/protocol.py": "one interface, and the records it takes and gives",
     "stores/sqlite.py": "one engine behind one protocol",
     "stores/dynamodb/store.py": "the other one",
-    "supply.py": "one counter's life: line, refill and doubt share every field",
+    "supply.py": "one counter's life: who is let in, and what speaks against it",
 }
 
 

@@ -145,12 +145,14 @@ class Allocator:
     def take_batch(self, count: int) -> list[range] | None:
         """`count` ids as blocks in rising order, or None where fewer are held. 0 < count."""
         assert count > 0
+        if count == 1:
+            id = next(self.cursor, None)
+            if id is None:
+                self.advance()
+                id = next(self.cursor, None)
+            return None if id is None else [range(id, id + self._segment.step, self._segment.step)]
         if count > self.held:
             return None
-        if count == 1:
-            self.advance()
-            id = next(self.cursor)
-            return [range(id, id + self._segment.step, self._segment.step)]
         blocks: list[range] = []
         missing = count
         while missing:

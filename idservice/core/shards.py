@@ -7,6 +7,7 @@ goes somewhere else.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from idservice.core.epoch import Layout
 
@@ -46,7 +47,7 @@ class Shards:
         assert layouts
         self._row = tuple(map(Shard, layouts))
         self._at = 0
-        self._found_at = 0.0
+        self._found_at = inf  # when there was no room last, where that is still believed
         self._moves = moves if moves is not None else {}
 
     def __getitem__(self, number: int) -> Shard:
@@ -68,7 +69,10 @@ class Shards:
     def room(self, now: float) -> int:
         """How many more ids the limit leaves, as far as is known without asking the store."""
         self._doubt(now)
-        return sum(shard.room for shard in self._row)
+        room = 0
+        for shard in self._row:  # asked for each request that waits
+            room += shard.room
+        return room
 
     def choose(self, now: float) -> Shard | None:
         """The shard to ask next: the present one, or the next that has room; None where none has.
@@ -113,5 +117,6 @@ class Shards:
     def _doubt(self, now: float) -> None:
         """Somebody may have made room since."""
         if now - self._found_at >= EXHAUSTED_RECHECK_S:
+            self._found_at = inf
             for shard in self._row:
                 shard.found = None

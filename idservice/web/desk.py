@@ -26,10 +26,11 @@ VERSION = " HTTP/1.1"
 class Target:
     """What a request line asks for: ids of a supply, in some form."""
 
-    __slots__ = ("ask", "count", "plain", "single", "supply")
+    __slots__ = ("ask", "count", "holding", "plain", "single", "supply")
 
     def __init__(self, supply: Supply, ask: Ask) -> None:
         self.supply = supply
+        self.holding = supply.holding
         self.ask = ask
         self.count = ask.count or 1
         self.single = ask.count is None and ask.form != "ranges"
@@ -126,13 +127,11 @@ class Desk:
         if target.plain:
             body = b"%d" % id
             return self.plain_head(body) + body
-        return self._answer(*one(target.supply.counter, target.ask, id))
+        return self._answer(*one(target.holding.counter, target.ask, id))
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
         """A whole answer: as many ids as were asked for."""
-        if target.single:
-            return self.single(target, blocks[0].start)
-        return self._answer(*several(target.supply.counter, target.ask, blocks))
+        return self._answer(*several(target.holding.counter, target.ask, blocks))
 
     def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
         """A whole answer that refuses, and is counted."""

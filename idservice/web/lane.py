@@ -165,7 +165,7 @@ class Lane(asyncio.Protocol):
         if data == self._head or (self._form is not None and self._fits(data)):
             target = self._target
             if target.plain:
-                for id in target.supply.allocator.cursor:  # the cheapest `next` there is
+                for id in target.holding.allocator.cursor:  # the cheapest `next` there is
                     body = b"%d" % id
                     desk = self._desk
                     self._write((desk.plain_heads.get(len(body)) or desk.plain_head(body)) + body)
@@ -210,12 +210,12 @@ class Lane(asyncio.Protocol):
         if transport.is_closing():
             return
         self._stopped = False
+        if not self._buffer:
+            self._head, self._form = self._known
+            return
         transport.resume_reading()
         data, self._buffer = self._buffer, b""
-        if data:
-            self._work(data)
-        else:
-            self._head, self._form = self._known
+        self._work(data)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -298,6 +298,8 @@ class Lane(asyncio.Protocol):
         try:
             if isinstance(served, errors.IdserviceError):
                 answer = self._refused(target, served)
+            elif target.single:
+                answer = self._desk.single(target, served[0].start)
             else:
                 answer = self._desk.batch(target, served)
         except Exception:

@@ -14,8 +14,9 @@ from idservice import errors, intents
 from idservice.catalogue import Watch
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
-from idservice.core.shards import Shard
 from idservice.line import Line
+from idservice.refill import Refill
+from idservice.reservations import Asked
 from idservice.stores.protocol import Counter, Grant, Position, Stand
 from idservice.supply import Supply
 from tests.simulation.loop import elapse
@@ -274,25 +275,26 @@ class AwaitsInTake(Supply):
         return remaining[0]
 
 
-class HandsOutEarly(Supply):
+class HandsOutEarly(Refill):
     """Hands out what it expects to get, before the store has said so."""
 
-    async def _reserve(self, request: Request, *, in_background: bool) -> bool:
-        expected = max(request.seen, self.counter.start)
-        self.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
+    async def _reserve(self, asked: Asked, *, in_background: bool) -> bool:
+        request = asked.request
+        expected = max(request.seen, asked.counter.start)
+        asked.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
         self._share_out(self._line.arrivals)
-        await super()._reserve(request, in_background=in_background)
+        await super()._reserve(asked, in_background=in_background)
         return True
 
 
-class SharesWithLaterOnes(Supply):
+class SharesWithLaterOnes(Refill):
     """Gives a strict batch to whoever waits when it comes."""
 
     def _share_out(self, arrived: int) -> None:
         super()._share_out(self._line.arrivals)
 
 
-class NeverPauses(Supply):
+class NeverPauses(Refill):
     """Tries again at once."""
 
     def _pause(self, failures: int) -> float:
@@ -307,60 +309,49 @@ class HandsOutMeanwhile(Supply):
         return self.allocator.unused
 
 
-class ClaimsAtAnyTime(Supply):
+class ClaimsAtAnyTime(Refill):
     """Claims also when it has handed out newer ids already."""
 
-    async def _claim(self, allocator: Allocator, shard: Shard, grant: Grant) -> list[range]:
-        shard.begun = False
-        return await super()._claim(allocator, shard, grant)
+    async def _claim(self, asked: Asked, grant: Grant) -> bool:
+        asked.shard.begun = False
+        return await super()._claim(asked, grant)
 
 
-class LateLine(Line):
+class LetsThemWait(Line):
     """Notices late that a wait is over."""
 
     def _expire(self) -> None:
         self._loop.call_later(1.0, super()._expire)
 
 
-class LetsThemWait(Supply):
-    """Does not end a wait at its deadline."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._line = LateLine(self.tally, self._too_long)
-
-
-class GivesUp(Supply):
+class GivesUp(Refill):
     """Never asks again after a failure."""
 
-    async def _refill(self, request: Request | None) -> None:
-        if request is not None and await self._reserve(request, in_background=False):
-            self._refilling = False
+    async def _run(self, asked: Asked | None) -> None:
+        if asked is not None and await self._reserve(asked, in_background=False):
+            self._running = False
 
 
-class HearsLateAnswers(Supply):
+class HearsLateAnswers(Refill):
     """Does not hang up on a call that takes too long; its answer is passed on when it comes.
 
     Not a fault: the allocator drops it, by its token (I12).
     """
 
-    async def _reserve(self, request: Request, *, in_background: bool) -> bool:
-        real = self._store
-        self._store = _Patient(real, self, request)  # type: ignore[assignment]
+    async def _reserve(self, asked: Asked, *, in_background: bool) -> bool:
+        real = self._reservations._store
+        self._reservations._store = _Patient(real, self, asked)  # type: ignore[assignment]
         try:
-            return await super()._reserve(request, in_background=in_background)
+            return await super()._reserve(asked, in_background=in_background)
         finally:
-            self._store = real
+            self._reservations._store = real
 
 
 class _Patient:
-    def __init__(self, store: Any, supply: Supply, request: Request) -> None:
+    def __init__(self, store: Any, refill: Refill, asked: Asked) -> None:
         self.address = store.address
-        self.counter = store.counter
         self.claim = store.claim
-        self.hold_s = store.hold_s
-        self.close_gone_back = store.close_gone_back
-        self._store, self._supply, self._request = store, supply, request
+        self._store, self._refill, self._asked = store, refill, asked
 
     async def reserve(self, counter: Counter, **rest: Any) -> Grant:
         call = asyncio.ensure_future(self._store.reserve(counter, **rest))
@@ -371,13 +362,13 @@ class _Patient:
             raise
 
     def _late(self, call: "asyncio.Future[Grant]") -> None:
-        supply = self._supply
+        refill = self._refill
         if call.cancelled() or call.exception() is not None:
             return
-        if supply.allocator.granted(
-            self._request.token, call.result().indices, supply._loop.time()
-        ):
-            supply._share_out(supply._line.arrivals)
+        now = refill._loop.time()
+        present = refill._holding.allocator
+        if present.granted(self._asked.request.token, call.result().indices, now):
+            refill._share_out(refill._line.arrivals)
 
 
 # --- change ---------------------------------------------------------------------------------------
@@ -568,7 +559,8 @@ class Mutant:
         return Parts(table=self.fault) if self.place == "table" else Parts()
 
 
-ALLOCATOR, SUPPLY = "idservice.supply.Allocator", "idservice.service.Supply"
+ALLOCATOR, SUPPLY = "idservice.holding.Allocator", "idservice.service.Supply"
+REFILL, LINE = "idservice.supply.Refill", "idservice.supply.Line"
 WATCH = "idservice.service.Watch"
 MUTANTS = [
     Mutant(InfersFromARead, "store", "block", "unique"),
@@ -588,17 +580,17 @@ MUTANTS = [
     Mutant(claims_what_it_read, "idservice.returns.claim", "rolling", "unique"),
     Mutant(HandsOutMeanwhile, SUPPLY, "rolling", "unique"),
     Mutant(GivesBackItsRun, "store", "rolling", "unique"),
-    Mutant(ClaimsAtAnyTime, SUPPLY, "rolling", "order"),
+    Mutant(ClaimsAtAnyTime, REFILL, "rolling", "order"),
     Mutant(KeepsTheRest, ALLOCATOR, "strict", "order"),
     Mutant(AsksForAllAgain, ALLOCATOR, "turmoil", "burn"),
     Mutant(ForgetsUnknownGaps, ALLOCATOR, "block", "gaps"),
     Mutant(DropsUncounted, ALLOCATOR, "turmoil", "gaps"),
     Mutant(AwaitsInTake, SUPPLY, "block", "unique"),
-    Mutant(HandsOutEarly, SUPPLY, "block", "unique"),
-    Mutant(SharesWithLaterOnes, SUPPLY, "strict", "order"),
-    Mutant(NeverPauses, SUPPLY, "block", "tight loop"),
-    Mutant(LetsThemWait, SUPPLY, "block", "deadline"),
-    Mutant(GivesUp, SUPPLY, "block", "resumes"),
+    Mutant(HandsOutEarly, REFILL, "block", "unique"),
+    Mutant(SharesWithLaterOnes, REFILL, "strict", "order"),
+    Mutant(NeverPauses, REFILL, "block", "tight loop"),
+    Mutant(LetsThemWait, LINE, "block", "deadline"),
+    Mutant(GivesUp, REFILL, "block", "resumes"),
     Mutant(WithoutEpoch, "table", "operated", "unique"),
     Mutant(SealsBeside, "table", "hurried", "unique"),
     Mutant(OpensWhateverIsThere, "table", "hurried", "unique"),

@@ -5,11 +5,10 @@ from typing import Any
 from idservice import errors
 from idservice.core import epoch
 from idservice.core.shards import Shards
+from idservice.holding import Holding
 from idservice.stores.protocol import Counter, Position
-from idservice.supply import Supply
 from tests.simulation import sharded  # noqa: F401  its scenarios join the others
 from tests.simulation.mutants import (
-    SUPPLY,
     Mutant,
     OpensWhateverIsThere,
     SealsBeside,
@@ -100,14 +99,14 @@ class TakesAChangeForTheEnd(Table):
             ) from error
 
 
-class DropsWhatIsOver(Supply):
+class DropsWhatIsOver(Holding):
     """Drops the ids of an epoch that is merely over."""
 
-    def _begin_epoch(self, *, keep: bool) -> None:
-        super()._begin_epoch(keep=False)
+    def begin_epoch(self, *, keep: bool) -> None:
+        super().begin_epoch(keep=False)
 
 
-SHARDS, FREE = "idservice.supply.Shards", "idservice.intents.first_free"
+SHARDS, FREE = "idservice.holding.Shards", "idservice.intents.first_free"
 SHARDED_MUTANTS = [
     Mutant(based_on_all_but_the_last, FREE, "resharded", "unique"),
     Mutant(based_on_the_first, FREE, "resharded", "unique"),
@@ -126,5 +125,5 @@ SHARDED_MUTANTS = [
     Mutant(TakesAChangeForTheEnd, "table", "relayed", "exhausted"),
     Mutant(OneRoomForAll, SHARDS, "wandering", "exhausted"),
     Mutant(NeverGoesOn, SHARDS, "wandering", "resumes"),
-    Mutant(DropsWhatIsOver, SUPPLY, "online", "available"),
+    Mutant(DropsWhatIsOver, "idservice.supply.Holding", "online", "available"),
 ]

@@ -135,7 +135,7 @@ async def _prunes(world: World) -> None:
 
 def _batches(instance: Instance) -> batches.Batches | None:
     supply = instance.service.supplies.get(NAME)
-    return supply.batches if supply is not None else None
+    return supply.reservations.batches if supply is not None else None
 
 
 async def _changes(world: World) -> None:

@@ -13,7 +13,7 @@ from idservice.stores.refusal import Asked
 from tests.simulation.mutants import Mutant, WithoutEpoch
 from tests.simulation.store import Table
 
-BATCHES, MEANT = "idservice.supply.Batches", "idservice.stores.refusal.Asked.meant"
+BATCHES, MEANT = "idservice.reservations.Batches", "idservice.stores.refusal.Asked.meant"
 meant = Asked.meant
 
 

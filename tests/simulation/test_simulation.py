@@ -118,7 +118,7 @@ def test_an_answer_to_an_old_request_is_dropped_and_would_break_the_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """I12. The supply hangs up on slow calls; here it does not, and passes their answers on."""
-    monkeypatch.setattr(mutants.SUPPLY, mutants.HearsLateAnswers)
+    monkeypatch.setattr(mutants.REFILL, mutants.HearsLateAnswers)
     parts = Parts(one_try=False)
     late = 0
     for seed in range(30):

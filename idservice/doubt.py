@@ -1,0 +1,65 @@
+"""What the store tells of a counter whose position is not as it was left: nothing is handed out on
+a guess."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from idservice import errors
+from idservice.core.patience import REFILL_MAX_S
+from idservice.stores.protocol import Counter, Position, Store
+
+log = logging.getLogger("idservice.doubt")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The entry of a counter, None where there is none or the store does not tell.
+
+    `changing`: it is being changed, for all that is known, which moves its positions.
+    """
+
+    entry: Counter | None
+    changing: bool
+
+
+async def ask(store: Store, counter: Counter, error: errors.NotApplied, shard: int) -> Told:
+    """Ask why the position of a shard is not as the epoch of `counter` left it. Raises nothing.
+
+    One that was moved back is closed first, for all instances.
+    """
+    entry, known = None, False
+    async with _in_time():
+        if isinstance(error, errors.WentBack):
+            # Who moved one of them may have moved others: that one first, and then all.
+            for each in (shard, *range(counter.shards)):
+                await store.close_gone_back(counter, error.epoch, each)
+        entry = await store.counter(counter.name)
+        known = True
+    return Told(entry, changing=not known if entry is None else entry.intent is not None)
+
+
+async def look(store: Store, name: str) -> tuple[Counter, Position] | None:
+    """The entry of a counter and its first position, where both are there and of one epoch; None
+    where the store does not tell that. Raises nothing."""
+    entry = found = None
+    async with _in_time():
+        entry = await store.counter(name)
+        found = await store.position(entry) if entry is not None else None
+    if entry is None or found is None or found.epoch != entry.epoch:
+        return None
+    return entry, found
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """Where a call fails it is still in doubt."""
+    try:
+        async with asyncio.timeout(REFILL_MAX_S):
+            yield
+    except (errors.StoreError, TimeoutError):
+        pass
+    except Exception:  # a bug of ours or of a library
+        log.exception("reading a counter failed", extra={"action": "doubt_bug"})

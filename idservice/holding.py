@@ -1,0 +1,151 @@
+"""What an instance holds of one counter: the counter as it is known, and the allocators that serve
+its epochs one after the other."""
+
+import asyncio
+from random import Random
+
+from idservice import errors
+from idservice.account import Account
+from idservice.core import patience
+from idservice.core.allocator import Allocator
+from idservice.core.shards import Shards
+from idservice.metrics import Reading, Tally
+from idservice.standing import Standing
+from idservice.stores.protocol import Counter, Store
+
+
+class Holding:
+    """`allocator` is the present one. One that was replaced hands out nothing more, and what still
+    comes to it is burnt.
+
+    `runway_s` is for counters that name none, `block_max` the most ids per reservation; `random`
+    makes an order of the shards. `tally` is what else is counted.
+    """
+
+    __slots__ = (
+        "_account", "_block_max", "_epoch", "_expiry", "_loop", "_random", "_runway_s", "_store",
+        "allocator", "counter", "tally",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        counter: Counter,
+        store: Store,
+        *,
+        runway_s: float,
+        block_max: int,
+        random: Random,
+        tally: Tally,
+    ) -> None:
+        self.counter = counter
+        self.tally = tally
+        self._store = store
+        self._runway_s = runway_s
+        self._block_max = block_max
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._account = Account(counter.name, tally)
+        self._expiry: asyncio.TimerHandle | None = None
+        self.allocator = self._new_allocator(self._new_shards())
+
+    @property
+    def runway_s(self) -> float:
+        """For how long the ids of the counter are to last without the store."""
+        return self.counter.runway or self._runway_s
+
+    @property
+    def lasts_s(self) -> float:
+        """For how long those in memory last, at the rate last measured."""
+        return patience.lasts(held=self.allocator.held, rate=self.allocator.rate)
+
+    @property
+    def lent(self) -> bool:
+        """Whether the ids are another service's, on loan."""
+        return self._store.hold_s is not None
+
+    # --- one allocator after the other -----------------------------------------------------------
+
+    def begin_epoch(self, *, keep: bool) -> None:
+        """Serve the epoch of the counter as it is known now; with `keep` after what is held."""
+        self._succeed(self._new_allocator(self._new_shards()), "revoked", keep=keep)
+
+    def begin_anew(self, cause: str) -> None:
+        """With nothing in memory, and with the memory of where its own last reservation ended."""
+        known = self._epoch == self.counter.epoch
+        shards = self.allocator.shards if known else self._new_shards()
+        self._succeed(self._new_allocator(shards), cause, keep=False)
+
+    def renew(self, counter: Counter) -> None:
+        """Go on in a newer epoch of ids on loan, of which a loan tells."""
+        self.allocator.renew(Shards(counter.layout()), strict=counter.strict)
+        self.counter = counter
+
+    def expire_from(self, now: float) -> None:
+        """Drop ids on loan whose time is over, now and again as long as any are held."""
+        if self._expiry is None:
+            self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        self.allocator.expire(now)
+        at = self.allocator.expires_at
+        self._expiry = None if at is None else self._loop.call_at(at, self._expire, at)
+
+    def _new_shards(self) -> Shards:
+        """The shards of its epoch, in an order that is this instance's own: each begins elsewhere,
+        and goes elsewhere from there."""
+        count = self.counter.shards
+        order = self._random.sample(range(count), count) if count > 1 else (0,)
+        return Shards(*(self.counter.layout(at) for at in order), moves=self.tally.moves)
+
+    def _new_allocator(self, shards: Shards) -> Allocator:
+        self._epoch = self.counter.epoch
+        return Allocator(
+            shards,
+            now=self._loop.time(),
+            runway_s=self.runway_s,
+            block_max=self._block_max,
+            strict=self.counter.strict,
+            hold_s=self._store.hold_s,
+        )
+
+    def _succeed(self, after: Allocator, cause: str, *, keep: bool) -> None:
+        before, self.allocator = self.allocator, after
+        after.succeed(before, keep=keep)
+        before.retire(cause)
+        self._account.close(before)
+
+    # --- what is known ---------------------------------------------------------------------------
+
+    def exhausted(self, count: int) -> errors.Exhausted:
+        """The error that tells that `count` more ids would go beyond the limit."""
+        limit = f"at {self._store.address}" if self.lent else self.counter.limit  # not always told
+        return errors.Exhausted(name=self.counter.name, count=count, limit=limit)
+
+    def add_late(self, allocator: Allocator) -> None:
+        """Count what came to an allocator that was replaced since it asked."""
+        if allocator is not self.allocator:
+            self._account.add_late(allocator)
+
+    def reading(self, *, waiting: int, trouble: errors.IdserviceError | None) -> Reading:
+        """What is counted since the start. So many wait; `trouble` is what the next one is told."""
+        now = self._loop.time()
+        standing = self._standing(now, trouble)
+        return self._account.reading(self.allocator, now=now, waiting=waiting, standing=standing)
+
+    def _standing(self, now: float, trouble: errors.IdserviceError | None) -> Standing:
+        counter, allocator = self.counter, self.allocator
+        return Standing(
+            epoch=counter.ordinal,
+            strict=counter.strict,
+            shards=counter.shards,
+            limit=None if self.lent else counter.limit,
+            runway=allocator.runway_s,
+            stock=allocator.stock,
+            low=allocator.low,
+            highest=allocator.pace.highest,
+            pace=allocator.pace.per_second(now),
+            lent=self.lent,
+            change=counter.intent.kind if counter.intent is not None else "",
+            code=trouble.code if trouble is not None else "",
+            why=str(trouble) if trouble is not None else "",
+        )

@@ -1,0 +1,155 @@
+"""One request to the store for ids of a counter: how it is sent, and how long it may take."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
+from idservice import errors, returns
+from idservice.batches import Batches
+from idservice.core import patience
+from idservice.core.allocator import Allocator, Request
+from idservice.core.shards import Shard
+from idservice.holding import Holding
+from idservice.line import Line
+from idservice.stores.protocol import Counter, Grant, Loan, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, the allocator that made it, and the counter as it was known then."""
+
+    request: Request
+    allocator: Allocator
+    counter: Counter
+
+    @property
+    def shard(self) -> Shard:
+        """The shard that it is for."""
+        return self.allocator.shards[self.request.shard]
+
+
+class Reservations:
+    """What is asked of `store` for `holding`, on behalf of those in `line`.
+
+    `spawn` starts a task that the owner ends; `random` spreads the pauses between copies.
+    """
+
+    __slots__ = (
+        "_batches", "_holding", "_line", "_loop", "_random", "_spawn", "_store",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        store: Store,
+        holding: Holding,
+        line: Line,
+        *,
+        spawn: Callable[[Coroutine[object, object, None]], object],
+        random: Random,
+    ) -> None:
+        self._store = store
+        self._holding = holding
+        self._line = line
+        self._spawn = spawn
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._batches: Batches | None = None
+
+    async def ask(self, asked: Asked, arrived: int, *, in_background: bool) -> Grant | Loan:
+        """What the store says to a request, for those who had `arrived`; `in_background`, it may
+        take longer than they wait. Raises as `Store.reserve`."""
+        try:
+            async with asyncio.timeout(self._patience(in_background)):
+                return await self._ask(asked, arrived)
+        except TimeoutError:
+            # Cancelled in the middle: it may be applied all the same, now or later.
+            raise self.unknown("it took too long") from None
+
+    async def _ask(self, asked: Asked, arrived: int) -> Grant | Loan:
+        """One reservation; a numbered one is sent again while those who had `arrived` wait (I8)."""
+        request, allocator = asked.request, asked.allocator
+        if not allocator.numbered:
+            return await self._store.reserve(
+                asked.counter,
+                count=request.count,
+                seen=request.seen,
+                room=request.room,
+                shard=request.shard,
+            )
+
+        def wanted() -> bool:
+            there = any(waiter.number < arrived for waiter in self._line)
+            return there and not allocator.retired
+
+        return await self.batches.reserve(asked.counter, request, wanted=wanted)
+
+    def _patience(self, in_background: bool) -> float:
+        """Seconds a store call may take: no longer than the request that waits for it, unless that
+        was tried and is too short for this store."""
+        holding = self._holding
+        most_s = patience.in_background(lasts_s=holding.lasts_s, runway_s=holding.runway_s)
+        deadline = self._line.deadline
+        if deadline is None:
+            return most_s
+        if holding.allocator.numbered:  # later ones are given nothing of this batch
+            return patience.waited_for(deadline - self._loop.time())
+        if in_background:
+            return most_s
+        return patience.waited_for(deadline - self._loop.time(), most_s=most_s)
+
+    async def claim(self, asked: Asked, grant: Grant) -> bool:
+        """Bring what others gave back to its shard into memory; whether that was any."""
+        claimed = await returns.inherit(
+            self._store,
+            asked.counter,
+            grant,
+            asked.allocator,
+            asked.shard,
+            patience_s=self._patience(in_background=False),
+        )
+        self._holding.tally.claimed += claimed
+        return claimed > 0
+
+    # --- batches of a strict counter -------------------------------------------------------------
+
+    @property
+    def batches(self) -> Batches:
+        """The reservations of a strict counter, from the first use on."""
+        if self._batches is None:
+            self._batches = Batches(
+                self._store,
+                spawn=self._spawn,
+                random=self._random,
+                burnt=lambda count, cause: self._holding.allocator.burnt(count, cause),
+            )
+        return self._batches
+
+    def end_batches(self) -> None:
+        """Nothing more is reserved for now."""
+        if self._batches is not None:
+            self._batches.end()
+
+    # --- what errors tell ------------------------------------------------------------------------
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What an error of a reservation says of it."""
+        action = f"reserving ids of counter {self._holding.counter.name}"
+        return {"store": self._store.address, "action": action}
+
+    @property
+    def not_yet(self) -> errors.IdserviceError:
+        """Why nothing was brought by a request that was never made."""
+        return _not_yet(self._store.address)
+
+    def unknown(self, why: str) -> errors.OutcomeUnknown:
+        """The error that tells that a request may have been applied."""
+        return errors.OutcomeUnknown(**self.about, why=why)
+
+
+@lru_cache(maxsize=16)
+def _not_yet(store: str) -> errors.IdserviceError:
+    """The same for all counters, which are many; it is told, never raised."""
+    return errors.StoreError(store=store, why="it has not answered yet")
