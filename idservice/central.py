@@ -62,4 +62,6 @@ class Central:
                 return Reply(response.status, response.headers.get("Content-Type", ""), answer)
         except (aiohttp.ClientError, OSError) as error:
             why = str(error) or type(error).__name__
+            if isinstance(error, aiohttp.ClientConnectorError):  # its words are not for people
+                why = f"cannot connect: {error.strerror or error.os_error}"
             raise Unanswered(url=self.url, why=why) from None

@@ -93,20 +93,25 @@ class Changer:
                     break
                 if not unsure or entry is None or entry.rev == after.rev:
                     return False
-                raise errors.OutcomeUnknown(
-                    store=self._store.address, action=_action(before.name),
-                    why="it was changed again since; see what it is now",
-                )  # fmt: skip
+                raise self._unsure(before, "it was changed again since")
             except errors.OutcomeUnknown:
                 unsure = True
                 if attempt == TRIES:
                     raise
             except errors.NotApplied as error:
                 if not error.retryable or attempt == TRIES:
+                    if unsure:  # that a repeat is refused says nothing of the first
+                        raise self._unsure(before, str(error).rstrip(".")) from error
                     raise
             await self._pause(attempt)
         _audit(before, after, wish)
         return True
+
+    def _unsure(self, before: Counter, why: str) -> errors.OutcomeUnknown:
+        """Where a write of the intent got no answer, and nothing since tells what became of it."""
+        return errors.OutcomeUnknown(
+            store=self._store.address, action=_action(before.name), why=f"{why}; see what it is now"
+        )
 
     async def _finish(self, begun: Counter, wish: Wish) -> Counter:
         try:
@@ -195,9 +200,9 @@ class Changer:
     async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> Stand | None:
         """A shard that can be read, unless somebody vouches for what it granted, or it is yet to
         be, and granted nothing."""
-        vouched = vouched or shard >= entry.shards
         stand = await self._call(self._store.stand(entry, shard))
-        if (vouched and entry.adopted is None) or (stand and stand.reserved is not None):
+        vouched = vouched and entry.adopted is None  # whose item is not ours to create
+        if shard >= entry.shards or vouched or (stand and stand.reserved is not None):
             return stand
         about = {"store": self._store.address, "name": entry.name}
         if stand is None:
@@ -207,7 +212,15 @@ class Changer:
     async def _outlast_the_stale(self, entry: Counter, epoch: str) -> None:
         """Wait until whoever has not heard of the seals has stopped."""
         until = self._sealed_at[epoch] + max(self._stale_s, 2 * (entry.runway or 0.0))
-        await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+        seconds = until - asyncio.get_running_loop().time()
+        if seconds <= 0:
+            return
+        log.info(
+            "counter %s: %s waits %.0f s, until every instance has heard of it or stopped",
+            entry.name, entry.intent.kind if entry.intent else "a change", seconds,
+            extra={"action": "change_waits"},
+        )  # fmt: skip
+        await asyncio.sleep(seconds)
 
     # --- calls -----------------------------------------------------------------------------------
 

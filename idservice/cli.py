@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="idservice",
         description="Unique, short, ordered numbers over HTTP, from blocks reserved on SQLite or"
         " DynamoDB.",
-        epilog="Every flag has a variable: --store-wait is IDSERVICE_STORE_WAIT. A flag beats it."
+        epilog="Every setting has a variable, which its help names: --store-wait is"
+        " IDSERVICE_STORE_WAIT. A flag beats it."
         " Exit codes: 0 clean, 1 failure, 2 bad usage, 3 the store cannot be used.",
         allow_abbrev=False,
     )

@@ -121,23 +121,22 @@ def counters(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Show one counter."""
-    from idservice.counters import check_name, positions_of
+    from idservice.counters import check_name, positions_of, shown
 
     check_name(arguments.name)
     if asking.asks_service(arguments):
         return asking.show(arguments)
 
     async def work(store: "Store") -> None:
-        counter = await _in_use(store, arguments.name)
+        counter = _in_use(await shown(store, arguments.name), arguments.name)
         _print_counter(counter, arguments, await positions_of(store, counter))
 
     return with_store(arguments, work)
 
 
-async def _in_use(store: "Store", name: str) -> "Counter":
+def _in_use(counter: "Counter | None", name: str) -> "Counter":
     from idservice.stores.protocol import DELETED
 
-    counter = await store.counter(name)
     if counter is None or counter.wished_state == DELETED:
         raise errors.UnknownCounter(name=name)
     return counter
@@ -175,11 +174,18 @@ def next_ids(arguments: argparse.Namespace) -> int:
         return asking.next_ids(arguments, name)
 
     async def work(store: "Store") -> None:
-        counter = await _in_use(store, name)
+        counter = _in_use(await store.counter(name), name)
         if counter.wished_state == SUSPENDED:
             raise errors.Suspended(name=name)
         if counter.wished_state == MOVED:
             raise errors.Moved(name=name, why=counter.whereabouts)
+        if counter.intent is not None:  # its position is closed, or will be in a moment
+            raise errors.NotApplied(
+                store=store.address,
+                action=f"handing out ids of counter {name!r}",
+                why=f"{counter.intent.kind} is begun and not done; try again, or run that command"
+                " again where it stands still",
+            )
         blocks = await direct.take(store, counter, count, random=SystemRandom())
         print("\n".join(str(id) for block in blocks for id in block))
 

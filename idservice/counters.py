@@ -105,6 +105,17 @@ def new_counter(
     )
 
 
+async def shown(store: Store, name: str) -> Counter | None:
+    """The entry of a counter, for people to look at. Raises as `Store.counter`."""
+    counter = await store.counter(name)
+    if counter is None or store.hold_s is None:
+        return counter
+    try:  # what may be borrowed is not how it stands at the service that lends it
+        return await store.entry(name)
+    except errors.ChangedElsewhere:
+        return counter
+
+
 async def positions_of(store: Store, counter: Counter) -> list[Position]:
     """The positions of its shards, in their order, for people to look at. Raises PositionMissing,
     and as `Store.position`."""

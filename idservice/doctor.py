@@ -104,7 +104,7 @@ def judge(entry: Counter, stands: Sequence[Stand | None], again: str) -> list[Fi
     found = []
     if entry.intent is not None:
         found.append(_unfinished(entry, again))
-    elif entry.state == MOVED:
+    elif entry.state == MOVED and entry.move is not None:  # another service does not say where to
         found += _moved(entry, again)
     for shard, stand in enumerate(stands):
         finding = _shard(entry, shard, stand, again)

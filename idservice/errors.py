@@ -98,7 +98,8 @@ class WriteRefused(RequestRefused):
 
 
 class UnknownPath(RequestRefused):
-    """Nothing is served at {path!r}; ids are at /next and /v1/counters/NAME/next."""
+    """Nothing is served at {path!r} of this address; ids are at /next and /v1/counters/NAME/next of
+    --listen, metrics and counters of --admin-listen where that is used."""
 
     code = "unknown_path"
     status = 404
@@ -141,7 +142,7 @@ class ChangeRefused(RequestRefused):
 
 
 class Exhausted(RequestRefused):
-    """Counter {name!r} has not {count} ids left below its limit {limit}."""
+    """Counter {name!r} has fewer ids left than the {count} asked for, up to its limit {limit}."""
 
     code = "exhausted"
     status = 410

@@ -29,6 +29,7 @@ from idservice.stores.protocol import (
 STALE_MIN_S = 60.0
 REVOKING = ("suspend", "delete", "fence", MOVE, ARRIVE)  # blocks in memory are dropped
 JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
+NONE_ABOVE = "ids up to {} may be in use, and its limit {} leaves none above"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Ran
     if wish.kind == ARRIVE:
         _check_arrival(entry, wish)
     _check_adopted(entry, wish)
-    _check_limit(entry, wish)
     reserved = [stand_reserved(stand) for stand in found[: entry.shards]]
     free = first_free(entry.base, reserved, entry.high)
+    _check_limit(entry, wish, free)
     if wish.kind == "set":
         _check_set(entry, wish, free)
     if wish.kind == "reshard":
@@ -224,19 +225,21 @@ def _check_finish(entry: Counter) -> None:
         )
 
 
-def _check_limit(entry: Counter, wish: Wish) -> None:
+def _check_limit(entry: Counter, wish: Wish, free: int) -> None:
+    if wish.kind == "create" and wish.wanted is not None and free > wish.wanted.limit:
+        why = NONE_ABOVE.format(free - 1, wish.wanted.limit)
+        raise errors.ChangeRefused(name=entry.name, why=why)
     if wish.limit is None:
         return
-    if not entry.start <= wish.limit <= LIMIT_MAX:
+    low, high = entry.start, LIMIT_DEFAULT
+    if entry.limit > LIMIT_DEFAULT:
+        low, high = max(entry.start, LIMIT_DEFAULT + 1), LIMIT_MAX
+    if not low <= wish.limit <= high:
         raise errors.ChangeRefused(
             name=entry.name,
-            why=f"its limit can be from its start {entry.start} to {LIMIT_MAX}, not {wish.limit}",
-        )
-    if (wish.limit > LIMIT_DEFAULT) != (entry.limit > LIMIT_DEFAULT):
-        raise errors.ChangeRefused(
-            name=entry.name,
-            why=f"its limit {entry.limit} must stay on its side of {LIMIT_DEFAULT}, where ids in"
-            f" JSON turn from numbers into strings; {wish.limit} is on the other",
+            why=f"its limit can be from {low} to {high}, not {wish.limit}: not below its start"
+            f" {entry.start}, and on its side of {LIMIT_DEFAULT}, where ids in JSON turn from"
+            " numbers into strings",
         )
 
 
@@ -269,7 +272,7 @@ def _check_shards(entry: Counter, wish: Wish, free: int) -> None:
     elif entry.state != ACTIVE:
         why = f"it is {entry.state}; resume it first"
     elif free > entry.limit:
-        why = f"ids up to {free - 1} may be in use, and its limit {entry.limit} leaves none above"
+        why = NONE_ABOVE.format(free - 1, entry.limit)
     if why:
         raise errors.ChangeRefused(name=entry.name, why=why)
 

@@ -39,6 +39,21 @@ class Lines(logging.Formatter):
         super().__init__(f"%(asctime)s %(levelname)-7s {who}%(message)s", "%H:%M:%S")
 
 
+class Handler(logging.StreamHandler[TextIO]):
+    """Says once that the log cannot be written, and not with a traceback for each line."""
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the library's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # a bug of ours
+            super().handleError(record)
+        elif not self._said:
+            self._said = True
+            why = error.strerror or error
+            print(f"idservice: the log cannot be written: {why}", file=sys.stderr)
+
+
 def set_up(
     form: str, stream: TextIO | None = None, *, access: bool = False, worker: int | None = None
 ) -> None:
@@ -47,7 +62,7 @@ def set_up(
     stream = stream or sys.stdout
     if form == "auto":
         form = "text" if stream.isatty() else "json"
-    handler = logging.StreamHandler(stream)
+    handler = Handler(stream)
     handler.setFormatter(JsonLines(worker) if form == "json" else Lines(worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     if not access:

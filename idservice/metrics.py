@@ -96,9 +96,9 @@ class Reading:
 
     @property
     def runway_s(self) -> float:
-        """How long what is held lasts at that rate."""
+        """How long what is held lasts at that rate; infinite where nothing is to be held."""
         if not self.held:
-            return 0.0
+            return float("inf") if self.standing is not None and self.standing.closed else 0.0
         return self.held / self.rate if self.rate else float("inf")
 
 

@@ -13,7 +13,7 @@ from idservice import __version__, errors
 from idservice.catalogue import Watch
 from idservice.closing import GIVE_BACK_MAX_S, close_all
 from idservice.core.patience import BACKOFF_MAX_S, REFILL_MAX_S
-from idservice.counters import check_name, ensure, positions_of
+from idservice.counters import check_name, ensure, positions_of, shown
 from idservice.finisher import Finisher
 from idservice.health import StoreHealth
 from idservice.intents import Wish
@@ -197,7 +197,7 @@ class Service:
         Raises BadName, UnknownCounter, StoreError.
         """
         check_name(name)
-        counter = await self._read(self.store.counter(name), f"reading counter {name}")
+        counter = await self._read(shown(self.store, name), f"reading counter {name}")
         if counter is None or counter.state == DELETED:
             raise errors.UnknownCounter(name=name)
         positions = await self._read(positions_of(self.store, counter), f"reading counter {name}")

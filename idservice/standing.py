@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
+CLOSED = ("suspended", "moved", "unknown_counter")
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -31,6 +32,11 @@ class Standing(msgspec.Struct, frozen=True):
     def suspect(self) -> bool:
         """Whether its ids may be those that others have: nothing is handed out."""
         return self.code in SUSPECT
+
+    @property
+    def closed(self) -> bool:
+        """Whether an operator wants none of it handed out: that nothing is held is in order."""
+        return self.code in CLOSED
 
     @property
     def limit_used(self) -> float | None:

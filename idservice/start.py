@@ -84,4 +84,5 @@ async def warm(service: Service, *, deadline: float) -> None:
 
 def _say_waiting(error: errors.StoreError, seconds: float, *, first: bool) -> None:
     if first:
-        log.warning("%s; trying again for %.0f s", error, seconds, extra={"action": "store_wait"})
+        why = str(error).rstrip(".")
+        log.warning("%s; trying again for %.0f s", why, seconds, extra={"action": "store_wait"})

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress
+from math import isfinite
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -211,4 +212,4 @@ def _observe(meters: MeterProvider, counted: _Counted) -> None:
 
 
 def _finite_runway_s(reading: Reading) -> float | None:
-    return reading.runway_s if reading.rate else None
+    return reading.runway_s if reading.rate and isfinite(reading.runway_s) else None

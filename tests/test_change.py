@@ -1,6 +1,7 @@
 """How a change is carried out when the store fails, repeats, or somebody else is faster."""
 
 import asyncio
+import logging
 from random import Random
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from idservice import errors, intents
 from idservice.change import TRIES, Changer
 from idservice.intents import Wish
-from idservice.stores.protocol import Counter
+from idservice.stores.protocol import Adopted, Counter
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
 from tests.simulation.store import Faults, SimStore, Table
@@ -40,6 +41,21 @@ def test_ids_go_down_only_when_every_instance_has_heard_or_stopped() -> None:
         assert after.base == 5
 
     run(main())
+
+
+def test_who_waits_for_that_is_told_for_how_long(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "idservice.change")
+
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        await changer(data).change("orders", Wish("set", next=5, lower=True))
+
+    run(main())
+    waits = [one for one in caplog.records if getattr(one, "action", "") == "change_waits"]
+    assert [one.getMessage() for one in waits] == [
+        "counter orders: set waits 60 s, until every instance has heard of it or stopped"
+    ]
 
 
 def test_a_longer_runway_of_the_counter_itself_is_waited_for() -> None:
@@ -112,14 +128,26 @@ class Gone(SimStore):
         return await super()._call(action, apply)
 
 
+class Refusing(Gone):
+    """A store that does one more call without an answer, and then refuses every one."""
+
+    async def _call(self, action: str, apply: Any) -> Any:
+        if self.left < 0:
+            raise errors.NotApplied(store=self.address, action=action, why="it is throttled")
+        if self.left == 0 and action != "read":
+            apply(False)
+        return await super()._call(action, apply)
+
+
+@pytest.mark.parametrize("kind", [Gone, Refusing])
 @pytest.mark.parametrize("left", range(12))
 def test_whatever_an_operator_got_done_before_the_store_went_away_is_finished_later(
-    left: int,
+    left: int, kind: type[Gone]
 ) -> None:
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        dying = Changer(Gone(Random(1), data, left=left), random=Random(2), stale_s=0.0)
+        dying = Changer(kind(Random(1), data, left=left), random=Random(2), stale_s=0.0)
         outcome = ""
         try:
             await dying.change("orders", Wish("set", next=500))
@@ -184,5 +212,16 @@ def test_who_begins_over_another_s_intent_finishes_that_first() -> None:
         before, after = await changer(data).change("orders", Wish("fence", ahead=1))
         assert (before.base, before.ordinal) == (500, 2)
         assert (after.base, after.ordinal) == (501, 3)
+
+    run(main())
+
+
+def test_who_wants_shards_of_an_adopted_counter_is_not_told_to_fence_it() -> None:
+    async def main() -> None:
+        data = table(adopted=Adopted("old", (("id", "S", "x"),), "value", "old"))
+        before = data.entries["orders"]
+        with pytest.raises(errors.ChangeRefused, match="old endpoint"):
+            await changer(data).change("orders", Wish("reshard", shards=2))
+        assert data.entries["orders"] == before
 
     run(main())

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -206,6 +208,18 @@ def test_a_store_in_a_folder_that_is_not_there_is_exit_3(run: Run) -> None:
     assert_refused(run("next", "--store", "sqlite:no/such/a.db"), 3, "no/such/a.db")
 
 
+def test_a_store_that_another_process_keeps_locked_is_not_said_to_lack_permissions(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    monkeypatch.setattr("idservice.stores.sqlite.BUSY_TIMEOUT_S", 0.01)
+    with closing(sqlite3.connect("idservice.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        said = run("next")
+    assert_refused(said, 3, "database is locked", "another process", "fuser idservice.db")
+    assert "permissions" not in said.err
+
+
 def test_an_empty_default_file_is_no_newcomer(run: Run) -> None:
     Path("idservice.db").touch()
     assert_refused(run("serve", "--listen", "127.0.0.1:0"), 3, "missing or empty")
@@ -401,3 +415,16 @@ def test_as_a_program_the_exit_codes_are_0_1_2_3(tmp_path: Path) -> None:
     ended = command("show", "a", "--store", "sqlite:gone.db", folder=tmp_path)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert ended.stderr.startswith("idservice: The store sqlite:gone.db cannot be used")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_standard_stream_ends_no_command(tmp_path: Path, closed: str) -> None:
+    store = f"sqlite:{tmp_path / 'a.db'}"
+    for arguments in (["init"], ["suspend", "default"], ["counters"]):
+        ended = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "idservice",
+             *arguments, "--store", store],
+            cwd=tmp_path, env=environment(), capture_output=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr

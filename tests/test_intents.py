@@ -141,7 +141,7 @@ def test_a_raised_limit_keeps_blocks_and_a_lowered_one_revokes_them() -> None:
 
 @pytest.mark.parametrize("limit", [LIMIT_DEFAULT + 1, LIMIT_MAX + 1, 4])
 def test_a_limit_stays_on_its_side_of_what_javascript_keeps(limit: int) -> None:
-    with pytest.raises(errors.ChangeRefused, match="limit"):
+    with pytest.raises(errors.ChangeRefused, match=f"from 5 to {LIMIT_DEFAULT}, not {limit}"):
         carried_out(counter(start=5), Wish("limit", limit=limit))
 
 
@@ -158,6 +158,15 @@ def test_a_deleted_name_begins_above_its_tombstone() -> None:
     assert (again.state, again.base, again.start, again.strict) == ("active", 57, 10, True)
     higher = carried_out(gone, Wish("create", wanted=counter(start=1000)), next=57)
     assert higher.base == 1000
+
+
+def test_a_name_whose_ids_are_above_the_limit_is_not_used_again_with_it() -> None:
+    gone = carried_out(counter(), DELETE, next=1000)
+    with pytest.raises(errors.ChangeRefused, match="up to 999 may be in use, and its limit 500"):
+        carried_out(gone, Wish("create", wanted=counter(limit=500)))
+    with pytest.raises(errors.ChangeRefused, match="limit 999"):
+        carried_out(gone, Wish("create", wanted=counter(limit=999)))
+    assert carried_out(gone, Wish("create", wanted=counter(limit=1000))).base == 1000
 
 
 def test_of_a_deleted_counter_nothing_else_can_be_changed() -> None:

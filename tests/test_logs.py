@@ -46,6 +46,24 @@ def test_a_line_for_people_names_the_worker() -> None:
     assert logged("text", 3).endswith(" WARNING worker 3: so it is\n")
 
 
+class Full(io.StringIO):
+    """A disk that takes nothing more."""
+
+    def write(self, _: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_that_nothing_can_be_written_is_said_once_and_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logging.getLogger().handlers[:] = []
+    logs.set_up("json", Full())
+    for _ in range(3):
+        logging.getLogger("idservice.test").warning("so it is")
+    said = capsys.readouterr().err
+    assert said == "idservice: the log cannot be written: No space left on device\n"
+
+
 # --- docs/logs.md ---------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parent.parent

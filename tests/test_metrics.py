@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from idservice import metrics
 from idservice.metrics import PIECE, Latency, Snapshot, Tally
-from tests.web.scenes import in_trouble, many
+from tests.web.scenes import closed, in_trouble, many
 
 
 def snapshot() -> Snapshot:
@@ -20,6 +20,12 @@ def snapshot() -> Snapshot:
     known = {one.counter for one in readings}
     others = [one for one in many(3 * PIECE, 1.0) if one.counter not in known]
     return Snapshot([*readings, *others], True, Latency([3], 0.1), "0.1.0")
+
+
+def test_a_counter_that_an_operator_closed_is_not_short_of_ids() -> None:
+    page = b"".join(metrics.pieces(Snapshot(closed(), True, Latency(), "0.1.0"), counters_max=9))
+    for name, runway in (("orders", "45.0"), ("members", "+Inf"), ("tickets", "+Inf")):
+        assert f'idservice_runway_seconds{{counter="{name}"}} {runway}\n' in page.decode()
 
 
 class Again(Collector):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from idservice import errors
 from tests.test_cli import Run, _here, assert_refused, run
 
 __all__ = ["_here", "run"]  # fixtures, used by name
@@ -44,6 +45,20 @@ def test_set_goes_down_when_the_longest_silence_is_over(
     said = run("set", "orders", "--next", "5", "--allow-lower", "--runway", "1")
     assert (said.code, said.out) == (0, "counter orders: active, epoch 2, ids from 5\n")
     assert run("next", "orders").out == "5\n"
+
+
+def test_a_counter_that_is_being_changed_hands_out_nothing_and_is_not_to_be_fenced(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(*_: object) -> None:
+        raise errors.Stopped()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("idservice.change.Changer._outlast_the_stale", interrupted)
+        assert run("set", "orders", "--next", "5", "--allow-lower").code == 1
+    said = run("next", "orders")
+    assert_refused(said, 1, "'orders'", "set is begun")
+    assert "fence" not in said.err
 
 
 def test_suspend_and_resume(run: Run) -> None:

@@ -7,6 +7,7 @@ import tracemalloc
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from idservice import errors
@@ -14,7 +15,7 @@ from idservice.catalogue import POLL_S
 from idservice.core.patience import BACKOFF_MAX_S
 from idservice.counters import ensure, new_counter
 from idservice.service import LOADING_MAX, Service
-from idservice.stores.protocol import Counter, Grant
+from idservice.stores.protocol import Adopted, Counter, Grant
 from idservice.supply import SUSPECT_RECHECK_S, Limits
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table
@@ -149,6 +150,21 @@ def test_a_counter_is_created_once_though_the_answer_was_lost() -> None:
                 await service.create(other)
 
     run(main())
+
+
+def test_which_adopted_item_differs_is_told_in_words() -> None:
+    old = Adopted("gifts", (("context", "S", "c"), ("id", "N", "7")), "value", "old")
+    one = new_counter("orders", Random(1), adopted=old)
+    other = new_counter("orders", Random(1), adopted=msgspec.structs.replace(old, returns="new"))
+    assert one.difference(other, runway=30.0) == (
+        "adopted is value of context=c,id=7 in table gifts, answered old,"
+        " not value of context=c,id=7 in table gifts, answered new"
+    )
+    assert (
+        new_counter("orders", Random(1))
+        .difference(one, runway=30.0)
+        .startswith("adopted is no item, not value of ")
+    )
 
 
 # --- cost -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from idservice.exchange import Answer, Refused, Unanswered
 from idservice.finding import Clock, Finding
 from idservice.stores import chained_examine
 from idservice.stores.protocol import (
+    ACTIVE,
     LIMIT_DEFAULT,
     LIMIT_MAX,
     Counter,
@@ -210,14 +211,15 @@ class ChainedStore:
     # --- counters --------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
-        """The entry as the service shows it, else as its answers told it so far; uses no id."""
+        """The entry as the service shows it, else as its answers told it so far; uses no id. That
+        nothing is handed out now is told at each request, and so is the end of it."""
         try:
             shown = await self._shown(name)
         except errors.NotShown:
             return self._known.get(name) or untold(name)
         if shown is None:
             return None
-        entry = shown.entry()
+        entry = msgspec.structs.replace(shown.entry(), state=ACTIVE)
         known = self._known.get(name)
         if known is None or known.ordinal < entry.ordinal:
             self._known[name] = entry
@@ -290,7 +292,12 @@ class ChainedStore:
         """There is no catalogue here: a change is heard of by answers, or when ids expire."""
 
     async def entry(self, name: str) -> Counter | None:
-        raise self._elsewhere()
+        """As the service shows it, also its state. Raises ChangedElsewhere where it does not."""
+        try:
+            shown = await self._shown(name)
+        except errors.NotShown:
+            raise self._elsewhere() from None
+        return None if shown is None else shown.entry()
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         raise self._elsewhere()

@@ -33,6 +33,11 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     returns: str  # "old": the value before the increment is the id; "new": the value after it
     table_id: str | None = None  # the table's identity when it was adopted, where it has one
 
+    def __str__(self) -> str:
+        key = ",".join(f"{attribute}={value}" for attribute, _, value in self.key)
+        table = f"{self.table} (id {self.table_id})" if self.table_id else self.table
+        return f"{self.attribute} of {key} in table {table}, answered {self.returns}"
+
 
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where a counter goes: the address of a store, and the state it has there.
@@ -162,6 +167,8 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
                 mine, theirs = mine or runway, theirs or runway
             if field == "start" and self.adopted:
                 continue  # read from the adopted item, which moves on
+            if field == "adopted":
+                mine, theirs = mine or "no item", theirs or "no item"
             if mine != theirs:
                 found.append(f"{field} is {mine}, not {theirs}")
         return "; ".join(found)

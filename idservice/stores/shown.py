@@ -3,7 +3,7 @@
 import msgspec
 
 from idservice.core.epoch import epoch_name
-from idservice.stores.protocol import LIMIT_MAX, Counter
+from idservice.stores.protocol import ACTIVE, LIMIT_MAX, MOVED, SUSPENDED, Counter
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -27,6 +27,7 @@ class Shown(msgspec.Struct, frozen=True):
             limit=int(self.limit),
             strict=self.strict,
             runway=self.runway,
+            state=self.state if self.state in (SUSPENDED, MOVED) else ACTIVE,
         )
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shlex
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -368,10 +369,12 @@ class SQLiteStore:
     def _unready(self, error: Exception) -> errors.StoreUnready:
         self._disconnect()
         busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        check = "check the path, its permissions (the folder must be writable too), and the disk"
+        if busy:
+            check = f"another process keeps it so; see which: fuser {shlex.quote(str(self.path))}"
         return errors.StoreUnready(
             store=self.address,
-            why=f"{error}; check the path, its permissions (the folder must be writable too), and"
-            " the disk",
+            why=f"{error}; {check}",
             waiting_helps=busy,
         )
 

@@ -89,7 +89,19 @@ class Changes:
             async with asyncio.timeout(ANSWER_AFTER_S):
                 _, entry = await service.change(name, wish)
         except TimeoutError:
-            entry, positions = await service.counter(name)
-            body = described(entry, service.limits.runway, positions)
-            return json_answer(body, status=HTTPStatus.ACCEPTED)
+            return await self._goes_on(name)
         return json_answer(described(entry, service.limits.runway))
+
+    async def _goes_on(self, name: str) -> web.Response:
+        """How a counter stands while its change is carried out. Raises OutcomeUnknown: what is
+        wrong with this look says nothing of the change."""
+        try:
+            entry, positions = await self._service.counter(name)
+        except errors.IdserviceError as error:
+            raise errors.OutcomeUnknown(
+                store=self._service.store.address,
+                action=f"changing counter {name}",
+                why=f"it took too long and goes on; see what the counter is now ({error})",
+            ) from error
+        body = described(entry, self._service.limits.runway, positions)
+        return json_answer(body, status=HTTPStatus.ACCEPTED)

@@ -199,5 +199,5 @@ class Refused(asyncio.Protocol):
 
 
 def _first_line(message: str) -> str:
-    line = message.partition("\n")[0].rstrip(": \r")
+    line = message.partition("\n")[0].rstrip(": .\r")
     return line.encode("unicode_escape").decode()[:WHY_MAX] or "bad request"  # no control bytes

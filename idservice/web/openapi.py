@@ -78,7 +78,7 @@ def _control() -> Schema:
         "Create a counter, or find it as it is wished.",
         {"200": there, "201": there},
         parameters=[NAME_PARAMETER],
-        refusals=("400", "403", "408", "409", "413", "503"),
+        refusals=("400", "403", "408", "409", "413", "423", "503"),
     )
     put["requestBody"] = {"content": {"application/json": {"schema": _ref("Wish")}}}
     return {

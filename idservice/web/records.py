@@ -19,7 +19,10 @@ Seconds = Annotated[
 ]
 Runway = Annotated[
     float | None,
-    _said("How long the ids in memory last at the rate of late; null: nobody has taken any."),
+    _said(
+        "How long the ids in memory last at the rate of late; null: nobody has taken any, or an"
+        " operator wants none handed out."
+    ),
 ]
 
 

@@ -94,7 +94,7 @@ def status(
     levels = [LEVELS[state] for state in states.values()]
     attention = levels.count("bad") + levels.count("warn")
     return Status(
-        verdict=_verdict(attention, len(readings), store_up=snapshot.store_up),
+        verdict=_verdict(attention, len(readings), levels.count("ok"), snapshot.store_up),
         level=_level(levels, store_up=snapshot.store_up),
         version=snapshot.version,
         time=time,
@@ -132,15 +132,21 @@ def _level(levels: Sequence[Level], *, store_up: bool) -> Level:
     return "ok" if levels else "calm"
 
 
-def _verdict(attention: int, in_use: int, *, store_up: bool) -> str:
-    counters = "1 counter" if in_use == 1 else f"{in_use:,} counters"
+def _verdict(attention: int, in_use: int, serving: int, store_up: bool) -> str:
     if attention:
-        said = f"{attention:,} of {counters} {'needs' if attention == 1 else 'need'} attention"
+        need = "needs" if attention == 1 else "need"
+        said = f"{attention:,} of {_counters(in_use)} {need} attention"
     elif not in_use:
         said = "No counter is in use yet"
+    elif not serving:
+        said = "No counter serves"
     else:
-        said = f"{counters} {'serves' if in_use == 1 else 'serve'}"
+        said = f"{_counters(serving)} {'serves' if serving == 1 else 'serve'}"
     return f"{said}." if store_up else f"The store does not answer; {said[0].lower()}{said[1:]}."
+
+
+def _counters(number: int) -> str:
+    return "1 counter" if number == 1 else f"{number:,} counters"
 
 
 def _state(reading: Reading) -> State:

@@ -486,7 +486,7 @@ class SimStore:
         if batch is not None:
             asked["batch"] = batch
 
-        refused = False
+        refused, applied = False, []
 
         def apply(copy: bool) -> tuple[protocol.Grant, Grant | None]:
             nonlocal refused
@@ -509,6 +509,7 @@ class SimStore:
                 counter.name, counter.epoch, indices, ids, self, copy, nonce=nonce, shard=shard
             )
             self.data.ledger.append(grant)
+            applied.append(grant)
             return answer, grant
 
         try:
@@ -521,6 +522,11 @@ class SimStore:
         except errors.NotApplied as error:
             kinds = {errors.OutOfTurn: "displaced", errors.NoRoom: "no_room"}
             sent.outcome = kinds.get(type(error), "not_applied")
+            if type(error) is errors.EpochChanged:
+                # What the hop sent again was refused, after a change that left no trace of what the
+                # first one did: nobody can know of it.
+                for grant in applied:
+                    grant.copy = True
             raise
         finally:
             sent.until = loop.time()

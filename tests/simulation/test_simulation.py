@@ -25,6 +25,7 @@ FEWER = {
     "online": 30,
 }  # which take longer
 CHUNK = 50
+FOUND = [("relayed", 50888), ("turmoil", 667)]
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,11 @@ def test_every_promise_holds_for_every_seed(scenario: str, start: int) -> None:
             error.add_note(replay(scenario, seed))
             raise
         assert violation is None, f"seed {seed}: {violation}\n{replay(scenario, seed)}"
+
+
+@pytest.mark.parametrize(("scenario", "seed"), FOUND)
+def test_what_a_seed_once_found_it_finds_no_more(scenario: str, seed: int) -> None:
+    assert first_violation(scenario, seed) is None
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -11,13 +11,21 @@ import pytest
 
 from idservice import errors, exchange
 from idservice.central import Central
-from idservice.counters import ensure, new_counter
+from idservice.counters import ensure, new_counter, shown
 from idservice.exchange import Reply, Unanswered
 from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores import open_store
 from idservice.stores.chained import ChainedStore
-from idservice.stores.protocol import ACTIVE, LIMIT_DEFAULT, LIMIT_MAX, SUSPENDED, Counter, Loan
+from idservice.stores.protocol import (
+    ACTIVE,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    MOVED,
+    SUSPENDED,
+    Counter,
+    Loan,
+)
 from idservice.web.app import WebLimits
 from idservice.web.guard import problem
 from tests.served import Served, served
@@ -337,6 +345,32 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
             )
 
 
+@pytest.mark.parametrize("state", [SUSPENDED, MOVED])
+async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
+    data: Table, state: str
+) -> None:
+    async with (
+        served(SimStore(Random(1), data)) as central,
+        open_store(central.url) as store,
+        Service(store, random=random) as sidecar,
+    ):
+        wish = Wish("suspend", state=SUSPENDED)
+        if state == MOVED:
+            wish = Wish("move", to="sqlite:/there.db")
+        await central.service.change("orders", wish)
+        counter, _ = await sidecar.counter("orders")
+        assert counter.state == state
+        assert [one.state for one in await sidecar.counters()] == [ACTIVE, state]
+        assert (await shown(store, "orders")) == counter
+        supply = await sidecar.supply("orders")
+        with pytest.raises(errors.Suspended):  # as it is told there, at each request
+            await supply.one()
+        if state == SUSPENDED:
+            await central.service.change("orders", Wish("resume", state=ACTIVE))
+            supply.look_again()
+            assert (await sidecar.counter("orders"))[0].state == ACTIVE
+
+
 def dynamo_item() -> Any:
     from idservice.stores.protocol import Adopted
 
@@ -357,6 +391,8 @@ async def test_a_store_that_is_no_service_is_not_ready() -> None:
         with pytest.raises(errors.StoreUnready) as refused:
             await store.verify()
         assert refused.value.waiting_helps
+        assert "cannot connect: " in str(refused.value)
+        assert "ssl" not in str(refused.value)
         with pytest.raises(errors.Usage, match="where it runs"):
             await store.init(new_counter("default", random))
     with pytest.raises(errors.StoreUnready, match="no idservice"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from aiohttp import web
 from msgspec import structs
 
-from idservice.errors import CounterSuspect, Exhausted, Suspended, WentBack
+from idservice.errors import CounterSuspect, Exhausted, Moved, Suspended, UnknownCounter, WentBack
 from idservice.metrics import Latency, Reading, Snapshot, Tally
 from idservice.standing import Standing
 from idservice.web.guard import guard
@@ -54,6 +54,16 @@ def in_trouble() -> list[Reading]:
         replace(
             reading("votes", rate=0.0, seconds=1, stock=10, low=5, highest=9, pace=0.0), held=10
         ),
+    ]
+
+
+def closed() -> list[Reading]:
+    """One in order, one that was deleted and one that was moved: both were busy."""
+    deleted, moved = UnknownCounter(name="members"), Moved(name="tickets", why="it was moved")
+    return [
+        reading("orders"),
+        replace(reading("members", code=deleted.code, why=str(deleted)), held=0),
+        replace(reading("tickets", code=moved.code, why=str(moved)), held=0),
     ]
 
 
@@ -104,6 +114,7 @@ SCENES: dict[str, Callable[[float], list[Reading]]] = {
         *in_trouble(), *(one for one in many(12, at) if one.counter not in ("invoices", "refunds",
                                                       "tickets", "bookings", "votes"))
     ],
+    "closed": lambda _: closed(),
     "thousand": lambda at: many(1000, at),
 }  # fmt: skip
 

@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from idservice.stores.protocol import Counter
+from idservice.supply import Limits
+
 from .conftest import Serve, Serving
 from .test_contract import assert_problem
 from .wire import Answer
@@ -105,6 +108,26 @@ async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
     position = await orders.store.position(entry)
     assert position is not None
     assert position.epoch.startswith("sealed:2.")
+
+
+async def test_a_change_that_goes_on_unheard_is_not_said_to_be_refused(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.web.change.ANSWER_AFTER_S", 0.1)
+    serving = await serve(limits=Limits(wait=0.1))
+    await serving.create("orders")
+    answers, read = asyncio.Event(), serving.store.counter
+
+    async def silent(name: str) -> Counter | None:
+        await answers.wait()
+        return await read(name)
+
+    monkeypatch.setattr(serving.store, "counter", silent)
+    answer = await send(serving, "PATCH", PATH, state="suspended")
+    assert_problem(answer, 503, "store_unavailable", outcome="unknown")
+    answers.set()
+    while (await serving.ask(PATH)).json.get("state") != "suspended":
+        pass  # it was carried out in spite of that answer
 
 
 async def test_ids_go_down_where_somebody_answers_for_it(orders: Serving) -> None:

@@ -532,11 +532,13 @@ async def test_expect_continue_is_answered_and_served(serving: Serving) -> None:
         assert (await wire.answer()).status == 201
 
 
-async def test_what_is_no_http_is_refused_in_the_same_form(serving: Serving) -> None:
+@pytest.mark.parametrize("host", [b"Host : 127.0.0.1\r\n", b""])
+async def test_what_is_no_http_is_refused_in_the_same_form(serving: Serving, host: bytes) -> None:
     async with serving.using_no_id(), connected(serving.port) as wire:
-        await wire.send(b"GET /next HTTP/1.1\r\nHost : 127.0.0.1\r\n\r\n")
+        await wire.send(b"GET /next HTTP/1.1\r\n" + host + b"\r\n")
         answer = await wire.answer()
         assert_problem(answer, 400, "bad_request")
+        assert not answer.json["detail"].endswith("..")
         assert answer.closes
         assert await wire.is_closed()
 
@@ -681,7 +683,9 @@ HEALTH = ["/livez", "/readyz", "/openapi.json"]
 async def test_a_listener_reachable_from_outside_serves_ids_and_health_alone(serve: Serve) -> None:
     serving = await serve(control=False, writable=False)
     for path in CONTROL:
-        assert_problem(await serving.ask(path), 404, "unknown_path")
+        refused = await serving.ask(path)
+        assert_problem(refused, 404, "unknown_path")
+        assert "--admin-listen" in refused.json["detail"]
     assert_problem(await serving.ask("/v1/counters/x", "PUT"), 404, "unknown_path")
     for path in ("/next", "/v1/counters/default/next", *HEALTH):
         assert (await serving.ask(path)).status == 200
@@ -690,7 +694,9 @@ async def test_a_listener_reachable_from_outside_serves_ids_and_health_alone(ser
 async def test_an_admin_listener_serves_no_ids(serve: Serve) -> None:
     serving = await serve(data=False)
     for path in ("/next", "/v1/counters/default/next"):
-        assert_problem(await serving.ask(path), 404, "unknown_path")
+        refused = await serving.ask(path)
+        assert_problem(refused, 404, "unknown_path")
+        assert "/NAME/next of --listen" in refused.json["detail"]
         assert_problem(await serving.ask(path, "POST"), 404, "unknown_path")
     for path in (*CONTROL, *HEALTH):
         assert (await serving.ask(path)).status == 200

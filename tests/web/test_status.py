@@ -73,6 +73,19 @@ async def test_the_verdict_tells_a_store_that_does_not_answer() -> None:
     assert not said.store.up
 
 
+async def test_a_counter_that_an_operator_closed_neither_serves_nor_runs_short() -> None:
+    said = await told("closed")
+    assert said.verdict == "1 counter serves."
+    assert (said.in_use, said.shortest) == (3, "orders")
+    by_name = {one.counter: one for one in said.counters}
+    assert {name: one.runway_seconds for name, one in by_name.items()} == {
+        "orders": 45.0, "members": None, "tickets": None,
+    }  # fmt: skip
+    assert [by_name[name].level for name in ("orders", "members", "tickets")] == [
+        "ok", "calm", "calm",
+    ]  # fmt: skip
+
+
 async def test_a_thousand_counters_are_shown_page_by_page_and_each_once() -> None:
     names = []
     for number in range(1, 21):
