@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.measure import check, cores
@@ -165,10 +165,13 @@ def on_load_core() -> Iterator[None]:
 
 
 @contextmanager
-def load_core_awake() -> Iterator[None]:
-    """The core for load does not halt while nobody needs it: where it is a virtual one, to wake it
-    costs the server many times what it takes to send an answer."""
-    with process([sys.executable, "-c", "while True: pass"], on_all_cores=True) as child:
-        os.sched_setaffinity(child.pid, {cores()[1]})
-        os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+def cores_awake() -> Iterator[None]:
+    """The cores for servers and for load do not halt while nobody needs them: where they are
+    virtual ones, to wake them costs the server many times what it takes to send an answer."""
+    with ExitStack() as stack:
+        for core in set(cores()):
+            spinner = [sys.executable, "-c", "while True: pass"]
+            child = stack.enter_context(process(spinner, on_all_cores=True))
+            os.sched_setscheduler(child.pid, os.SCHED_IDLE, os.sched_param(0))
+            os.sched_setaffinity(child.pid, {core})
         yield

@@ -16,7 +16,7 @@ from benchmarks.http import wrk
 from benchmarks.latency import Counted
 from benchmarks.load import flat_out
 from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, distinct, interleaved, spread
-from benchmarks.processes import get, load_core_awake, on_load_core, run_to_end, serving
+from benchmarks.processes import cores_awake, get, on_load_core, run_to_end, serving
 
 GOAL = 10_000
 CLIENTS = 64
@@ -28,7 +28,7 @@ def run(quick: bool) -> list[Row]:
     """Rows of `strict`."""
     rounds, round_s = (1, 1) if quick else (ROUNDS, 3)
     folder_of = IN_MEMORY if IN_MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(dir=folder_of) as folder, on_load_core(), load_core_awake():
+    with tempfile.TemporaryDirectory(dir=folder_of) as folder, on_load_core(), cores_awake():
         store = ("--store", f"sqlite:{Path(folder) / 'strict'}")
         run_to_end("-m", "idservice", "init", *store)
         run_to_end("-m", "idservice", "create", "strict", "--strict", *store)
