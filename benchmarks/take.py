@@ -92,7 +92,7 @@ def _allocator(count: int) -> float:
 
 
 def _supply(supply: Supply, count: int) -> float:
-    supply.allocator = _filled(count)
+    supply.holding.allocator = _filled(count)
     return _timed(supply.take, count)
 
 

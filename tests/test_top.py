@@ -254,6 +254,8 @@ def test_a_running_service_is_shown_as_text_and_as_json(folder: Path) -> None:
             [sys.executable, "-m", "idservice", "top", "--url", url, "--json",
              "--interval", "0.1"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            # Whoever runs this in the background may have it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         assert following.stdout is not None
         for _ in range(3):

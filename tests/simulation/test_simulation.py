@@ -16,7 +16,7 @@ from tests.simulation.scenarios import Parts, World, play
 from tests.simulation.store import Grant
 from tests.simulation.strict import SCENARIOS
 
-SEEDS = 200  # for each scenario; `make prove` runs as many as it is told to
+SEEDS = 150  # for each scenario; `make prove` runs as many as it is told to
 FEWER = {
     "hurried": 60,
     "prompt": 60,
