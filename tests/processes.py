@@ -44,6 +44,16 @@ async def until(holds: Callable[[], bool], seconds: float = 15.0, what: str = "t
         await asyncio.sleep(0.02)
 
 
+def wait_until(
+    holds: Callable[[], bool], seconds: float = 20.0, said: Callable[[], str] = lambda: "too late"
+) -> None:
+    """The same, where no loop runs; `said` is what there is to read if it does not."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, said()
+        time.sleep(0.02)
+
+
 class Serving:
     """A serving process on a port of its own; leave it to kill what is left of it."""
 

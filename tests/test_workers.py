@@ -17,7 +17,7 @@ import pytest
 
 from tests import engines
 from tests.hammer import Hammer
-from tests.processes import STORE, Serving, command, environment, until
+from tests.processes import STORE, Serving, command, environment, until, wait_until
 from tests.web.wire import Answer, Wire, ask, connected, request
 
 pytestmark = pytest.mark.process
@@ -47,11 +47,12 @@ def working(
 
 def await_starts(serving: Serving, count: int, seconds: float = 30.0) -> None:
     """Wait until that many workers began to serve, all in all."""
-    end = time.monotonic() + seconds
-    while len(serving.records("worker_started")) < count:
-        assert time.monotonic() < end, serving.output
+
+    def began() -> bool:
         assert serving.process.poll() is None, serving.output
-        time.sleep(0.02)
+        return len(serving.records("worker_started")) >= count
+
+    wait_until(began, seconds, lambda: serving.output)
 
 
 def pids(serving: Serving) -> dict[int, int]:

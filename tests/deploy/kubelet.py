@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tests.processes import wait_until
+
 from .rules import Object, containers, environment, is_sidecar
 
 WORK = Path(os.environ.get("IMAGETEST_DIR", "/var/tmp/idservice-imagetest"))
 IMAGE = "localhost/idservice:imagetest"  # which deploy/imagetest.sh builds
-POLL_S = 0.1
 WITHOUT_PROBES = ["--no-healthcheck", "--pull=never"]
 
 
@@ -135,15 +136,18 @@ class Pod:
         probe = container.get("startupProbe")
         if probe is None:
             return
-        end = time.monotonic() + probe["periodSeconds"] * probe["failureThreshold"]
+        enough_s = probe["periodSeconds"] * probe["failureThreshold"]
         asked = probe.get("exec", {}).get("command")
         if asked is None:
             port = {each["name"]: each["containerPort"] for each in container["ports"]}
             url = f"http://127.0.0.1:{port[probe['httpGet']['port']]}"
             asked = ["idservice", "health", "--url", url]
-        while self.node.ended("exec", self.called(container["name"]), *asked) != 0:
-            assert time.monotonic() < end, self.logs(container["name"])
-            time.sleep(POLL_S)
+        probing = "exec", self.called(container["name"]), *asked
+        wait_until(
+            lambda: self.node.ended(*probing) == 0,
+            enough_s,
+            lambda: self.logs(container["name"]),
+        )
 
     def logs(self, name: str) -> str:
         """What a container wrote in its latest run."""

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.processes import wait_until
 
 from .conftest import Command, documents, skipped_but_not_in_ci
 from .kubelet import IMAGE, Node, Pod
@@ -84,10 +85,12 @@ def ids_of(lines: str) -> list[int]:
 
 def more(pod: Pod, count: int) -> None:
     """Wait until the application was given so many more ids."""
-    before, end = len(ids_of(pod.logs("application"))), time.monotonic() + ENOUGH_S
-    while len(ids_of(pod.logs("application"))) < before + count:
-        assert time.monotonic() < end, pod.logs("application")[-500:]
-        time.sleep(0.02)
+    enough = len(ids_of(pod.logs("application"))) + count
+    wait_until(
+        lambda: len(ids_of(pod.logs("application"))) >= enough,
+        ENOUGH_S,
+        lambda: pod.logs("application")[-500:],
+    )
 
 
 def test_the_example_is_given_ids(kubectl: Command, node: Node, central: Pod) -> None:

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ import pytest
 from idservice import config
 from idservice.catalogue import POLL_S
 from tests.engines import REGION
-from tests.processes import ROOT, Serving, command, environment
+from tests.processes import ROOT, Serving, command, environment, wait_until
 
 from .gateway import Gateway, serving
 from .permissions import grants
@@ -170,7 +169,7 @@ def test_the_counter_of_api_gateway_is_taken_over_while_it_is_asked(follower: Fo
         (first,) = map(int, re.findall(r"^\d+$", follower.block(taken), re.MULTILINE))
         got = [first, *called(follower.address, 300)]
         before = len(old.got)
-        wait_for(lambda: len(old.got) > before + 20)
+        wait_until(lambda: len(old.got) > before + 20)
         got += called(follower.address, 300)
         follower.block(finished)
         old.join(20)
@@ -185,13 +184,6 @@ def called(address: str, count: int) -> list[int]:
     """Ids by the old path."""
     with urllib.request.urlopen(f"http://{address}/donations/next?count={count}") as answer:
         return [int(line) for line in answer.read().split()]
-
-
-def wait_for(holds: Any) -> None:
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end, "too late"
-        time.sleep(0.02)
 
 
 def test_what_a_file_counted_goes_on_in_the_table(follower: Follower) -> None:

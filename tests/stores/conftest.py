@@ -22,6 +22,10 @@ KINDS = [
 @pytest.fixture(params=KINDS)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     """Empty data of one kind."""
+    return made_backend(request, tmp_path)
+
+
+def made_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     match request.param:
         case "simulated":
             return backends.Simulated()
@@ -29,6 +33,8 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
             return backends.SQLite(tmp_path)
         case "moto":
             return backends.moto(request.getfixturevalue("moto_url"))
+        case "chained":
+            return backends.Chained()
         case _:
             return backends.dynoxide(request.getfixturevalue("dynoxide_url"))
 

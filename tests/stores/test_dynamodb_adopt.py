@@ -409,112 +409,109 @@ async def test_a_key_this_service_cannot_write_beside_is_refused(
         await store.locate(numbered.table, {"year": "MMXXIV"}, "v", "old")
 
 
-@pytest.mark.needs_engine
+on_dynoxide = pytest.mark.parametrize(  # whose tables have identities
+    "backend", [pytest.param("dynoxide", marks=pytest.mark.needs_engine)], indirect=True
+)
+
+
+def restored(legacy: Legacy, item: dict[str, Any]) -> Legacy:
+    """Another table under the name of one that is gone, with an item of that."""
+    again = Legacy(legacy.client, legacy.key, table=legacy.table)
+    legacy.client.put_item(TableName=again.table, Item=item)
+    return again
+
+
+@on_dynoxide
 async def test_an_adopted_item_in_a_table_that_was_recreated_is_refused(
-    dynoxide_url: str,
+    store: DynamoStore, client: Any, legacy: Legacy
 ) -> None:
-    backend = backends.dynoxide(dynoxide_url)
-    with by_hand(dynoxide_url) as client:
-        legacy = Legacy(client, KEYS["two"])
-        legacy.put(counterValue=41)
-        async with backend.open() as store:
-            await store.init(new_counter("default", random))
-            await store.create(await wanted(store, legacy))
-            assert await store.counter("donations") is not None
-            item = legacy.item()
-            client.delete_table(TableName=legacy.table)
-            again = Legacy(client, KEYS["two"], table=legacy.table)
-            client.put_item(TableName=again.table, Item=item)
-            with pytest.raises(errors.NotApplied, match="recreated or restored"):
-                await store.counter("donations")
+    await store.create(await wanted(store, legacy))
+    assert await store.counter("donations") is not None
+    item = legacy.item()
+    client.delete_table(TableName=legacy.table)
+    restored(legacy, item)
+    with pytest.raises(errors.NotApplied, match="recreated or restored"):
+        await store.counter("donations")
 
 
-@pytest.mark.needs_engine
+@on_dynoxide
 @pytest.mark.parametrize("noticed", ["by silence", "by its absence"])
 async def test_an_adopted_item_is_refused_to_an_instance_that_runs_on_over_another_table(
-    dynoxide_url: str, noticed: str, monkeypatch: pytest.MonkeyPatch
+    backend: Dynamo,
+    store: DynamoStore,
+    client: Any,
+    legacy: Legacy,
+    noticed: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backend = backends.dynoxide(dynoxide_url)
-    with by_hand(dynoxide_url) as client:
-        legacy = Legacy(client, KEYS["two"])
-        legacy.put(counterValue=41)
-        async with backend.open() as store, backend.open() as other:
-            await store.init(new_counter("default", random))
-            counter = await store.create(await wanted(store, legacy))
-            assert await store.counter("donations") == counter
-            first = await ids_of(store, counter, 5)
-            backup = legacy.item()
-            assert await ids_of(other, counter, 5) == [id + 5 for id in first]
-            client.delete_table(TableName=legacy.table)
-            if noticed == "by its absence":
-                with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
-                    await ids_of(store, counter, 5)
-            again = Legacy(client, KEYS["two"], table=legacy.table)
-            client.put_item(TableName=again.table, Item=backup)
-            if noticed == "by silence":
-                monkeypatch.setattr(recognition, "SILENCE_MAX_S", -1.0)
-            for attempt in (
-                store.reserve(counter, count=5, seen=first[-1] + 1, room=1000),
-                store.claim(counter, 1),
-                store.give_back(counter, Position(0, 0, 1, counter.epoch), next=0, returned=()),
-            ):
-                with pytest.raises(errors.NotApplied, match="recreated or restored"):
-                    await attempt
-            assert again.item() == backup
+    counter = await store.create(await wanted(store, legacy))
+    assert await store.counter("donations") == counter
+    first = await ids_of(store, counter, 5)
+    backup = legacy.item()
+    async with backend.open() as other:
+        assert await ids_of(other, counter, 5) == [id + 5 for id in first]
+    client.delete_table(TableName=legacy.table)
+    if noticed == "by its absence":
+        with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+            await ids_of(store, counter, 5)
+    again = restored(legacy, backup)
+    if noticed == "by silence":
+        monkeypatch.setattr(recognition, "SILENCE_MAX_S", -1.0)
+    for attempt in (
+        store.reserve(counter, count=5, seen=first[-1] + 1, room=1000),
+        store.claim(counter, 1),
+        store.give_back(counter, Position(0, 0, 1, counter.epoch), next=0, returned=()),
+    ):
+        with pytest.raises(errors.NotApplied, match="recreated or restored"):
+            await attempt
+    assert again.item() == backup
 
 
-@pytest.mark.needs_engine
+@on_dynoxide
 async def test_an_adopted_item_s_table_that_is_gone_casts_no_doubt_on_our_own(
-    dynoxide_url: str, monkeypatch: pytest.MonkeyPatch
+    backend: Dynamo,
+    store: DynamoStore,
+    client: Any,
+    legacy: Legacy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backend = backends.dynoxide(dynoxide_url)
-    with by_hand(dynoxide_url) as client:
-        legacy = Legacy(client, KEYS["two"])
-        legacy.put(counterValue=41)
-        async with backend.open() as store:
-            await store.init(new_counter("default", random))
-            adopted = await store.create(await wanted(store, legacy))
-            own = await store.counter("default")
-            assert own is not None
-            client.delete_table(TableName=legacy.table)
-            asked: list[str] = []
-            call = Client.call
+    adopted = await store.create(await wanted(store, legacy))
+    own = await store.counter("default")
+    assert own is not None
+    client.delete_table(TableName=legacy.table)
+    asked: list[str] = []
+    call = Client.call
 
-            async def late(self: Client, operation: str, action: str, **request: Any) -> Any:
-                """Our own table's answer comes when others have learned that the other is gone."""
-                answer = await call(self, operation, action, **request)
-                if operation == "UpdateItem" and request["TableName"] == backend.table:
-                    for _ in range(2):
-                        with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
-                            await ids_of(store, adopted, 5)
-                    with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
-                        await store.position(adopted)
-                    with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
-                        await store.counter("donations")
-                if operation == "DescribeTable":
-                    asked.append(request["TableName"])
-                return answer
-
-            monkeypatch.setattr(Client, "call", late)
-            assert await ids_of(store, own, 5) == [*range(5)]
-            assert not asked, "of our own table there is no doubt"
-
-
-@pytest.mark.needs_engine
-async def test_a_look_at_an_adopted_item_notices_that_its_table_is_gone(dynoxide_url: str) -> None:
-    backend = backends.dynoxide(dynoxide_url)
-    with by_hand(dynoxide_url) as client:
-        legacy = Legacy(client, KEYS["two"])
-        legacy.put(counterValue=41)
-        async with backend.open() as store:
-            await store.init(new_counter("default", random))
-            counter = await store.create(await wanted(store, legacy))
-            first = await ids_of(store, counter, 5)
-            backup = legacy.item()
-            client.delete_table(TableName=legacy.table)
+    async def late(self: Client, operation: str, action: str, **request: Any) -> Any:
+        """Our own table's answer comes when others have learned that the other is gone."""
+        answer = await call(self, operation, action, **request)
+        if operation == "UpdateItem" and request["TableName"] == backend.table:
+            for _ in range(2):
+                with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+                    await ids_of(store, adopted, 5)
             with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
-                await store.position(counter)
-            again = Legacy(client, KEYS["two"], table=legacy.table)
-            client.put_item(TableName=again.table, Item=backup)
-            with pytest.raises(errors.NotApplied, match="recreated or restored"):
-                await ids_of(store, counter, 5, seen=first[-1] + 1)
+                await store.position(adopted)
+            with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+                await store.counter("donations")
+        if operation == "DescribeTable":
+            asked.append(request["TableName"])
+        return answer
+
+    monkeypatch.setattr(Client, "call", late)
+    assert await ids_of(store, own, 5) == [*range(5)]
+    assert not asked, "of our own table there is no doubt"
+
+
+@on_dynoxide
+async def test_a_look_at_an_adopted_item_notices_that_its_table_is_gone(
+    store: DynamoStore, client: Any, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    first = await ids_of(store, counter, 5)
+    backup = legacy.item()
+    client.delete_table(TableName=legacy.table)
+    with pytest.raises(errors.NotApplied, match="ResourceNotFound"):
+        await store.position(counter)
+    restored(legacy, backup)
+    with pytest.raises(errors.NotApplied, match="recreated or restored"):
+        await ids_of(store, counter, 5, seen=first[-1] + 1)

@@ -16,13 +16,6 @@ from tests.stores.backends import Backend
 from tests.stores.test_contract import made, next_of
 
 store, other = test_contract.store, test_contract.other
-KINDS = [kind for kind in test_contract.KINDS if kind != "chained"]
-
-
-@pytest.fixture(params=KINDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    """Empty data of each kind that grants for good."""
-    return test_contract.made_backend(request, tmp_path)
 
 
 async def strict(store: Store, **settings: int) -> Counter:
