@@ -51,7 +51,7 @@ lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock"
 	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
-	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra otel -c requirements.lock -c $(BUILD_LOCK) \
+	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra docs --extra otel -c requirements.lock -c $(BUILD_LOCK) \
 		-o requirements-dev.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra deploy -c requirements-dev.lock -o requirements-deploy.lock >/dev/null
 
