@@ -1,0 +1,208 @@
+"""Every how-to page is followed command by command."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import engines
+from tests.deploy.conftest import skipped_but_not_in_ci
+
+from .pages import ROOT, Block, blocks
+from .shell import ENGINE, Shell, why_no_machine
+
+pytestmark = pytest.mark.process
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("how-to/*.md"))
+TUTORIAL = DOCS / "tutorial.md"
+PROGRAMS = {"python", "js", "go", "java"}
+
+Follow = Callable[..., str]
+
+
+def page(name: str) -> list[Block]:
+    """Return the blocks of a how-to page that are run."""
+    return [each for each in blocks(DOCS / "how-to" / f"{name}.md") if not each.not_run]
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Follow:
+    """Return a function that follows a page and returns what was said."""
+    if missing := why_no_machine():
+        skipped_but_not_in_ci(missing)
+    shell = Shell(tmp_path)
+    return lambda name, **more: shell.follow(page(name), **more)
+
+
+@pytest.fixture
+def engine() -> str:
+    """Return the commands that start a DynamoDB engine on the machine of the page."""
+    if missing := engines.why_no_dynoxide():
+        skipped_but_not_in_ci(missing)
+    return ENGINE
+
+
+def numbers(said: str) -> list[int]:
+    """Return the ids that were printed on lines of their own."""
+    return [int(line) for line in said.splitlines() if re.fullmatch(r"[0-9]+", line)]
+
+
+# The item of an API Gateway counter, and its old endpoint.
+OLD = """
+python - <<'END'
+import boto3
+dynamodb = boto3.client("dynamodb", region_name="eu-west-1")
+names = ("context", "id")
+dynamodb.create_table(
+    TableName="donation-data", BillingMode="PAY_PER_REQUEST",
+    KeySchema=[dict(AttributeName=n, KeyType=k) for n, k in zip(names, ("HASH", "RANGE"))],
+    AttributeDefinitions=[dict(AttributeName=n, AttributeType="S") for n in names],
+)
+key = {"context": {"S": "atomicCounter"}, "id": {"S": "id"}}
+dynamodb.put_item(TableName="donation-data", Item=key | {"counterValue": {"N": "700"}})
+END
+"""
+OLD_ENDPOINT = """
+python - <<'END'
+import boto3, botocore.exceptions
+dynamodb = boto3.client("dynamodb", region_name="eu-west-1")
+try:
+    dynamodb.update_item(
+        TableName="donation-data",
+        Key={"context": {"S": "atomicCounter"}, "id": {"S": "id"}},
+        UpdateExpression="SET counterValue = counterValue + :one",
+        ExpressionAttributeValues={":one": {"N": "1"}},
+    )
+except botocore.exceptions.ClientError as error:
+    print("the old endpoint:", error.response["Error"]["Code"])
+END
+"""
+
+
+@pytest.mark.needs_engine
+def test_adopt(follow: Follow, engine: str) -> None:
+    said = follow("adopt", before=engine + OLD, after=OLD_ENDPOINT)
+    assert "the old endpoint: ValidationException" in said
+    assert re.search(r"\b700\b", said), "the first id is the value that was there"
+    assert re.search(r"\b701\b", said), "no id is lost at the end"
+
+
+@pytest.mark.needs_engine
+def test_dynamodb(follow: Follow, engine: str) -> None:
+    said = follow("dynamodb", before=engine)
+    assert "counter default" in said
+
+
+@pytest.mark.needs_engine
+def test_scale(follow: Follow, engine: str) -> None:
+    stores = f"idservice init\n{engine}\nidservice init --store dynamodb:counters"
+    said = follow("scale", before=stores)
+    assert "idservice_workers 2.0" in said
+    assert re.search(r"shards: +8", said)
+
+
+def test_change(follow: Follow) -> None:
+    said = follow("change")
+    given = numbers(said)
+    assert given == sorted(set(given))
+    assert {1000, 1004, 5000} <= set(given)
+    assert re.search(r"state: +suspended", said)
+    assert '"limit":999999' in said
+
+
+@pytest.mark.needs_engine
+def test_move(follow: Follow, engine: str) -> None:
+    given = numbers(follow("move", before=engine))
+    assert given[:5] == [1000, 1001, 1002, 1003, 1004]
+    assert len(given) == 6
+    assert given[5] > 1004
+
+
+def test_monitor(follow: Follow) -> None:
+    said = follow("monitor")
+    assert "idservice_runway_seconds{" in said
+    assert '"gaps"' in said
+
+
+def test_trace(follow: Follow, tmp_path: Path) -> None:
+    collector = """
+mkdir heard
+python - <<'END' &
+import http.server, pathlib
+class Collector(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with pathlib.Path("heard", self.path.rpartition("/")[2]).open("ab") as file:
+            file.write(body)
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", 4318), Collector).serve_forever()
+END
+"""
+    stop = 'kill "${listening[127.0.0.1:8080]}"\nwait "${listening[127.0.0.1:8080]}" || true\n'
+    follow("trace", before=collector, after=stop)
+    spans = (tmp_path / "heard" / "traces").read_bytes()
+    assert bytes.fromhex("0af7651916cd43dd8448eb211c80319c") in spans
+
+
+def test_benchmark(follow: Follow) -> None:
+    said = follow("benchmark")
+    assert said.count("all distinct") == 2
+    assert '"ids_per_s"' in said, "the report as JSON"
+
+
+def test_python(follow: Follow) -> None:
+    said = follow("python")
+    assert len(re.findall(r"^[0-9]+ 1000$", said, re.MULTILINE)) == 2
+    assert "nothing to wait for: unknown_counter" in said
+    orders = re.findall(r'\{"order": ?([0-9]+)\}', said)
+    assert len(orders) == 2
+    assert len(set(orders)) == 2
+
+
+def test_other_languages(follow: Follow) -> None:
+    for tool in ("node", "go", "java"):
+        if not shutil.which(tool):
+            skipped_but_not_in_ci(f"{tool} is missing")
+    said = follow("other-languages")
+    assert {int(found) for found in re.findall(r"\b100[0-9]\b", said)} >= set(range(1000, 1007))
+    assert '"count":100000' in said
+
+
+# --- what is left out ---------------------------------------------------------------------------
+
+LEFT_OUT = {
+    ("tutorial.md", "sh"): "needs an image registry",
+    ("how-to/monitor.md", "sh"): "needs an image registry",
+    ("how-to/python.md", "sh"): "needs a package index",
+    ("how-to/python.md", "python"): "needs FastAPI, which the project does not use",
+    ("how-to/trace.md", "sh"): "needs a package index",
+}
+
+
+def test_what_is_not_run_is_listed_with_a_reason() -> None:
+    found = [each for path in (TUTORIAL, *PAGES) for each in blocks(path) if each.not_run]
+    listed = [(str(each.page.relative_to(DOCS)), each.kind) for each in found]
+    assert len(listed) == len(LEFT_OUT)
+    assert dict(zip(listed, (each.not_run for each in found), strict=True)) == LEFT_OUT
+
+
+def test_every_page_is_followed() -> None:
+    tests = {name.removeprefix("test_").replace("_", "-") for name in globals()}
+    with_commands = {each.stem for each in PAGES if blocks(each)}
+    assert with_commands - {"recover"} <= tests, "recover has a test file of its own"
+
+
+@pytest.mark.parametrize("path", [TUTORIAL, *PAGES], ids=lambda path: path.stem)
+def test_every_block_is_of_a_kind_that_is_run(path: Path) -> None:
+    fences = re.findall(r"^\s*```", path.read_text(), re.MULTILINE)
+    found = blocks(path)
+    assert len(fences) == 2 * len(found), "a block that is indented is not read"
+    assert {each.kind for each in found} <= {"sh", "console", "text"} | PROGRAMS
+    scripts = "".join(each.text for each in found if each.kind == "sh")
+    programs = [each for each in found if each.kind in PROGRAMS and not each.not_run]
+    unused = [each.place for each in programs if each.file_name.split(".")[0] not in scripts]
+    assert not unused
