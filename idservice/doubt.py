@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from idservice import errors
-from idservice.core.patience import REFILL_MAX_S
+from idservice.core.timeouts import REFILL_MAX_S
 from idservice.stores.protocol import Counter, Position, Store
 
 log = logging.getLogger("idservice.doubt")

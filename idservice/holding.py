@@ -6,7 +6,7 @@ from random import Random
 
 from idservice import errors
 from idservice.account import Account
-from idservice.core import patience
+from idservice.core import timeouts
 from idservice.core.allocator import Allocator
 from idservice.core.shards import Shards
 from idservice.metrics import Reading, Tally
@@ -56,7 +56,7 @@ class Holding:
     @property
     def lasts_s(self) -> float:
         """For how long those in memory last, at the rate last measured."""
-        return patience.lasts(held=self.allocator.held, rate=self.allocator.rate)
+        return timeouts.lasts(held=self.allocator.held, rate=self.allocator.rate)
 
     @property
     def lent(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from idservice import errors
 from idservice.batches import LeftAlone
-from idservice.core import patience
+from idservice.core import timeouts
 from idservice.health import StoreHealth
 from idservice.holding import Holding
 from idservice.line import Line, Waiter
@@ -164,7 +164,7 @@ class Refill:
 
     def _pause(self, failures: int) -> float:
         lasts_s = self._holding.lasts_s
-        return patience.pause(failures, lasts_s=lasts_s, spread=self._random.random())
+        return timeouts.pause(failures, lasts_s=lasts_s, spread=self._random.random())
 
     def _idle_since(self, used: int) -> bool:
         allocator = self._holding.allocator

@@ -8,7 +8,7 @@ from random import Random
 
 from idservice import errors, returns
 from idservice.batches import Batches
-from idservice.core import patience
+from idservice.core import timeouts
 from idservice.core.allocator import Allocator, Request
 from idservice.core.shards import Shard
 from idservice.holding import Holding
@@ -89,15 +89,15 @@ class Reservations:
         """Seconds a store call may take: no longer than the request that waits for it, unless that
         was tried and is too short for this store."""
         holding = self._holding
-        most_s = patience.in_background(lasts_s=holding.lasts_s, runway_s=holding.runway_s)
+        most_s = timeouts.in_background(lasts_s=holding.lasts_s, runway_s=holding.runway_s)
         deadline = self._line.deadline
         if deadline is None:
             return most_s
         if holding.allocator.numbered:  # later ones are given nothing of this batch
-            return patience.waited_for(deadline - self._loop.time())
+            return timeouts.waited_for(deadline - self._loop.time())
         if in_background:
             return most_s
-        return patience.waited_for(deadline - self._loop.time(), most_s=most_s)
+        return timeouts.waited_for(deadline - self._loop.time(), most_s=most_s)
 
     async def claim(self, asked: Asked, grant: Grant) -> bool:
         """Bring what others gave back to its shard into memory; whether that was any."""

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable
 
 from idservice import errors
-from idservice.core import unused
+from idservice.core import give_back as unused
 from idservice.core.allocator import Allocator
+from idservice.core.give_back import GiveBack
 from idservice.core.shards import Shard
-from idservice.core.unused import GiveBack
 from idservice.stores.protocol import Counter, Grant, Store
 
 log = logging.getLogger("idservice.returns")

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from idservice import __version__, errors
 from idservice.catalogue import Watch
 from idservice.closing import GIVE_BACK_MAX_S, close_all
-from idservice.core.patience import BACKOFF_MAX_S, REFILL_MAX_S
+from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.counters import check_name, ensure, positions_of, shown
 from idservice.finisher import Finisher
 from idservice.health import StoreHealth

@@ -12,7 +12,7 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue import POLL_S
-from idservice.core.patience import BACKOFF_MAX_S
+from idservice.core.timeouts import BACKOFF_MAX_S
 from idservice.counters import ensure, new_counter
 from idservice.service import LOADING_MAX, Service
 from idservice.stores.protocol import Adopted, Counter, Grant

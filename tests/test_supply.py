@@ -12,7 +12,7 @@ import pytest
 
 from idservice import errors
 from idservice.batches import CALL_MAX_S, WRITERS_MAX
-from idservice.core.patience import BACKOFF_FIRST_S, BACKOFF_MAX_S
+from idservice.core.timeouts import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from idservice.linger import LINGER_MAX_S
 from idservice.refill import Refill
 from idservice.service import Service

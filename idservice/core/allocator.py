@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from idservice.core import block, sizing
+from idservice.core import ranges, sizing
 from idservice.core.pace import Pace
 from idservice.core.shards import Shards
 
@@ -157,13 +157,13 @@ class Allocator:
         missing = count
         while missing:
             self.advance()
-            head, tail = block.split(self._remaining_segment(), missing)
+            head, tail = ranges.split(self._remaining_segment(), missing)
             self._point_at(tail)
             blocks.append(head)
             missing -= len(head)
         # A single batch larger than the stock so far says little about the rate.
         self._used_uncounted += max(0, count - self._last_stock)
-        return block.joined(blocks)
+        return ranges.joined(blocks)
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -483,7 +483,7 @@ class Allocator:
     # --- the row of blocks -----------------------------------------------------------------------
 
     def _keep(self, ids: range) -> None:
-        if self._hold_s is None and self._rest and block.continues(self._rest[-1], ids):
+        if self._hold_s is None and self._rest and ranges.continues(self._rest[-1], ids):
             before = self._rest.pop()
             ids = range(before.start, ids.stop, ids.step)
             self._rest_count -= len(before)
@@ -498,7 +498,7 @@ class Allocator:
         remaining = self._remaining_segment()
         if remaining:
             self._point_at(range(0))
-            if self._rest and block.continues(remaining, self._rest[0]):
+            if self._rest and ranges.continues(remaining, self._rest[0]):
                 after = self._rest.popleft()
                 self._rest_count -= len(after)
                 remaining = range(remaining.start, after.stop, after.step)
@@ -513,7 +513,7 @@ class Allocator:
         before_mark = self._rest_count - self._mark
         self._rest_count -= len(ids)
         if 0 < before_mark < len(ids):
-            ids, after = block.split(ids, before_mark)
+            ids, after = ranges.split(ids, before_mark)
             self._rest.appendleft(after)
             self._rest_count += len(after)
         self._point_at(ids)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idservice.core import block
+from idservice.core import ranges
 
 BLOCKS = st.builds(
     lambda start, count, step: range(start, start + count * step, step),
@@ -15,7 +15,7 @@ BLOCKS = st.builds(
 
 @given(BLOCKS, st.integers(0, 60))
 def test_a_split_keeps_every_id_and_the_order(ids: range, count: int) -> None:
-    head, tail = block.split(ids, count)
+    head, tail = ranges.split(ids, count)
     assert [*head, *tail] == [*ids]
     assert len(head) == min(count, len(ids))
 
@@ -24,21 +24,21 @@ def test_a_split_keeps_every_id_and_the_order(ids: range, count: int) -> None:
 def test_pieces_of_one_block_join_to_one_block(ids: range, cuts: list[int]) -> None:
     pieces, rest = [], ids
     for cut in cuts:
-        head, rest = block.split(rest, cut)
+        head, rest = ranges.split(rest, cut)
         pieces.append(head)
-    joined = block.joined([*pieces, rest])
+    joined = ranges.joined([*pieces, rest])
     assert joined == ([ids] if ids else [])
 
 
 @given(st.lists(BLOCKS, max_size=6))
 def test_joining_changes_neither_ids_nor_order(blocks: list[range]) -> None:
-    joined = block.joined(blocks)
+    joined = ranges.joined(blocks)
     assert [id for one in joined for id in one] == [id for one in blocks for id in one]
     assert all(joined)
     assert sum(map(len, joined)) == sum(map(len, blocks))
 
 
 def test_blocks_of_different_steps_or_with_a_hole_between_stay_apart() -> None:
-    assert block.joined([range(4), range(5, 8)]) == [range(4), range(5, 8)]
-    assert block.joined([range(4), range(4, 8, 2)]) == [range(4), range(4, 8, 2)]
-    assert block.joined([range(4, 8), range(4)]) == [range(4, 8), range(4)]
+    assert ranges.joined([range(4), range(5, 8)]) == [range(4), range(5, 8)]
+    assert ranges.joined([range(4), range(4, 8, 2)]) == [range(4), range(4, 8, 2)]
+    assert ranges.joined([range(4, 8), range(4)]) == [range(4, 8), range(4)]

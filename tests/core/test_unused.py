@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idservice.core.epoch import Layout
-from idservice.core.unused import RETURNED_MAX, claimable, give_back, merged
+from idservice.core.give_back import RETURNED_MAX, claimable, give_back, merged
 
 USED, MINE, RETURNED, OTHER = range(4)  # what an index of a shard is
 

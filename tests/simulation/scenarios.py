@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from random import Random
 
 from idservice import errors, intents
-from idservice.core.patience import REFILL_MAX_S
 from idservice.core.shards import EXHAUSTED_RECHECK_S
+from idservice.core.timeouts import REFILL_MAX_S
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import FINISH, Adopted, Counter

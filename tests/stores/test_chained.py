@@ -301,7 +301,7 @@ async def test_a_strict_counter_is_never_taken_ahead(central: Served, data: Tabl
 async def test_the_end_of_a_counter_is_reached_to_the_last_id(
     central: Served, data: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.core.patience.BACKOFF_FIRST_S", 0.0)
+    monkeypatch.setattr("idservice.core.timeouts.BACKOFF_FIRST_S", 0.0)
     data.create(new_counter("short", random, limit=49))
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         supply = await sidecar.supply("short")
