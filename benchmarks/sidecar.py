@@ -14,10 +14,10 @@ from random import Random
 from statistics import mean
 
 from benchmarks.measure import check
+from idservice.client.protocol import HOLD_S
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
-from idservice.exchange import HOLD_S
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.supply import Limits
 

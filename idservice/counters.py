@@ -5,8 +5,8 @@ from random import Random
 
 from idservice import errors
 from idservice.change import Changer
+from idservice.client.protocol import NAME
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
-from idservice.exchange import NAME
 from idservice.intents import Wish, stale_after
 from idservice.stores.protocol import (
     DELETED,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from idservice import client, config, errors, exchange, probe
+from idservice import client, config, errors, probe
+from idservice.client import protocol
 from idservice.core.allocator import FROM_MEMORY
 from idservice.web import app, connection, describe, status
 from idservice.workers.totals import KILLED
@@ -29,7 +30,7 @@ def every_error_class(
     """A class and all below it."""
     assert app.NotReady
     assert client.NotOpen
-    assert exchange.Refused
+    assert protocol.Refused
     assert probe.NoAnswer  # errors that live outside of errors.py are loaded
     return {kind}.union(*(every_error_class(below) for below in kind.__subclasses__()))
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from idservice import errors, exchange
-from idservice.exchange import Answer, Refused, Reply, Unanswered
+from idservice import errors
+from idservice.client import protocol
+from idservice.client.protocol import Answer, Refused, Reply, Unanswered
 
 URL = "http://central:8080"
 GOOD: dict[str, Any] = {
@@ -30,7 +31,7 @@ PROBLEM: dict[str, Any] = {
 
 def read(body: object, *, status: int = 200, kind: str = "application/json") -> Answer:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return exchange.read_answer(
+    return protocol.read_answer(
         Reply(status, kind, raw), url=URL, name="orders", count=5, nonce="n1"
     )
 
@@ -53,7 +54,7 @@ def test_an_answer_is_read_as_it_is() -> None:
 def test_ids_as_strings_are_numbers_again() -> None:
     answer = read(one(first="9223372036854775802"))
     assert answer.as_text
-    assert answer.blocks[0][-1] == exchange.ID_MAX
+    assert answer.blocks[0][-1] == protocol.ID_MAX
 
 
 def test_ranges_of_several_shards_interleave() -> None:
@@ -146,7 +147,7 @@ def test_a_refusal_that_is_not_the_service_s_own_is_unknown(
 
 def test_an_older_epoch_and_a_contradiction_are_not_believed() -> None:
     def newer(ordinal: int, strict: bool = False) -> bool:
-        return exchange.is_newer(read(GOOD), url=URL, ordinal=ordinal, strict=strict)
+        return protocol.is_newer(read(GOOD), url=URL, ordinal=ordinal, strict=strict)
 
     assert newer(2)
     assert newer(2, strict=True)
@@ -168,7 +169,7 @@ def test_an_older_epoch_and_a_contradiction_are_not_believed() -> None:
     ],
 )
 def test_a_place_is_read_from_its_address(url: str, expected: tuple[object, ...]) -> None:
-    place = exchange.place(url)
+    place = protocol.place(url)
     assert (place.host, place.port, place.path, place.tls, place.authority) == expected
 
 
@@ -181,4 +182,4 @@ def test_a_place_is_read_from_its_address(url: str, expected: tuple[object, ...]
 )  # fmt: skip
 def test_an_address_of_no_known_form_is_refused_with_the_forms(url: str) -> None:
     with pytest.raises(errors.Usage, match="unix:PATH"):
-        exchange.place(url)
+        protocol.place(url)

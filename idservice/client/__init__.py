@@ -13,9 +13,9 @@ but for strict counters, and an id of one client is never an id of another.
 from typing import TYPE_CHECKING, Any
 
 from idservice.client.blocking import Client
-from idservice.client.stock import BadBatch, NotOpen
+from idservice.client.buffer import BadBatch, NotOpen
+from idservice.client.protocol import Refused
 from idservice.errors import IdserviceError, WaitedTooLong
-from idservice.exchange import Refused
 
 if TYPE_CHECKING:
     from idservice.client.asynchronous import AsyncClient

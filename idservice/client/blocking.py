@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from idservice import errors
-from idservice.client.stock import ENTERED, NotOpen, Stock, checked, clients, next_step
-from idservice.client.wire import Wires
+from idservice.client.buffer import ENTERED, NotOpen, Stock, checked, clients, next_step
+from idservice.client.http_sync import Wires
+from idservice.client.protocol import HOLD_S, Reply, Unanswered
 from idservice.core.allocator import Allocator, Request
-from idservice.exchange import HOLD_S, Reply, Unanswered
 
 TIMEOUT_S = 2.0
 

@@ -1,7 +1,7 @@
 """Opens the store that an address names; engines are imported only when used."""
 
+from idservice.client.protocol import HOLD_S
 from idservice.errors import Usage
-from idservice.exchange import HOLD_S
 from idservice.stores.protocol import Store
 
 

@@ -8,11 +8,12 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from idservice import errors, exchange
-from idservice.central import Central
+from idservice import errors
+from idservice.client import protocol
+from idservice.client.http_async import Central
+from idservice.client.protocol import Answer, Refused, Unanswered
 from idservice.core.epoch import gone_back
 from idservice.core.writer import Batch
-from idservice.exchange import Answer, Refused, Unanswered
 from idservice.finding import Clock, Finding
 from idservice.stores import chained_examine
 from idservice.stores.protocol import (
@@ -44,7 +45,7 @@ class ChainedStore:
         self,
         central: Central,
         *,
-        hold_s: float = exchange.HOLD_S,
+        hold_s: float = protocol.HOLD_S,
         nonce: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
         self.address = central.url
@@ -52,12 +53,12 @@ class ChainedStore:
         self._central = central
         self._nonce = nonce
         self._known: dict[str, Counter] = {}  # by name, as of the newest epoch that was told
-        self._part_max = exchange.RANGES_MAX
+        self._part_max = protocol.RANGES_MAX
 
     @classmethod
     def from_address(cls, address: str, *, hold_s: float) -> Self:
         """The store at an address as --store has it. Raises Usage."""
-        return cls(Central(exchange.place(address)), hold_s=hold_s)
+        return cls(Central(protocol.place(address)), hold_s=hold_s)
 
     async def __aenter__(self) -> Self:
         await self._central.__aenter__()
@@ -134,13 +135,13 @@ class ChainedStore:
 
     async def _exchange(self, name: str, count: int) -> Answer:
         nonce = self._nonce()
-        reply = await self._central.ask("POST", exchange.target(name, count, nonce))
-        return exchange.read_answer(reply, url=self.address, name=name, count=count, nonce=nonce)
+        reply = await self._central.ask("POST", protocol.target(name, count, nonce))
+        return protocol.read_answer(reply, url=self.address, name=name, count=count, nonce=nonce)
 
     def _begins_epoch(self, name: str, answer: Answer) -> bool:
         """Whether it is the first answer of its epoch. Raises Unanswered as `is_newer`."""
         known = self._known.get(name) or untold(name)
-        newer = exchange.is_newer(
+        newer = protocol.is_newer(
             answer, url=self.address, ordinal=known.ordinal, strict=known.strict
         )
         if newer:
@@ -247,7 +248,7 @@ class ChainedStore:
         path = f"/v1/counters/{counter.name}"
         try:
             reply = await self._central.ask("PUT", path, msgspec.json.encode(wish))
-            body = exchange.read_object(reply, url=self.address)
+            body = protocol.read_object(reply, url=self.address)
         except Unanswered as error:
             raise self._unknown(action, error.why) from None
         except Refused as error:
@@ -272,7 +273,7 @@ class ChainedStore:
 
     async def _show(self, path: str, action: str) -> dict[str, object] | None:
         try:
-            return exchange.read_object(await self._central.ask("GET", path), url=self.address)
+            return protocol.read_object(await self._central.ask("GET", path), url=self.address)
         except Refused as error:
             if error.code == "unknown_counter":
                 return None

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from idservice.central import Central
-from idservice.exchange import Unanswered
+from idservice.client.http_async import Central
+from idservice.client.protocol import Unanswered
 from idservice.finding import FAULT, Finding, fine
 
 ANSWER_MAX_S = 5.0

@@ -6,9 +6,9 @@ from typing import Protocol, Self
 
 import msgspec
 
+from idservice.client.protocol import ID_MAX, NUMBER_MAX
 from idservice.core.epoch import Layout, ordinal_of, sealed
 from idservice.core.writer import Batch
-from idservice.exchange import ID_MAX, NUMBER_MAX
 from idservice.finding import Clock, Finding
 
 LIMIT_DEFAULT = NUMBER_MAX

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from idservice import __version__
-from idservice.exchange import NAME
+from idservice.client.protocol import NAME
 from idservice.web.ask import NONCE
 from idservice.web.schemas import SCHEMAS
 from idservice.web.status import FIND, PAGE_MAX, PER_DEFAULT, PER_MAX

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from idservice.client import AsyncClient, NotOpen
-from idservice.exchange import Reply, Unanswered
+from idservice.client.protocol import Reply, Unanswered
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.loop import VirtualLoop, elapse, run

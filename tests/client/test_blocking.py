@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from idservice.client import Client, NotOpen, WaitedTooLong
-from idservice.client.wire import Wires
+from idservice.client.http_sync import Wires
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.store import Table
@@ -210,7 +210,7 @@ async def test_a_forked_child_keeps_none_of_its_parents_connections_open() -> No
 async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again(
     monkeypatch: pytest.MonkeyPatch, idle_s: float, connections: int
 ) -> None:
-    monkeypatch.setattr("idservice.client.wire.IDLE_MAX_S", idle_s)
+    monkeypatch.setattr("idservice.client.http_sync.IDLE_MAX_S", idle_s)
     central = Central(mode="strict")
     used: list[Any] = []
     keep = Wires._give_back

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from idservice.client.stock import PAUSE_FIRST_S, Stock
+from idservice.client.buffer import PAUSE_FIRST_S, Stock
+from idservice.client.protocol import Reply, Unanswered, json
 from idservice.core.allocator import Allocator
-from idservice.exchange import Reply, Unanswered, json
 from tests.client.conftest import asked
 
 

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from idservice import errors
-from idservice.central import Central
-from idservice.exchange import Place, Reply, Unanswered
+from idservice.client.http_async import Central
+from idservice.client.protocol import Place, Reply, Unanswered
 from idservice.intents import Wish
 from idservice.stores.chained import ChainedStore
 from idservice.supply import Limits

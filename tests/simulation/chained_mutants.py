@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from idservice import exchange
+from idservice.client import protocol
+from idservice.client.protocol import Answer, Reply
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
-from idservice.exchange import Answer, Reply
 from idservice.stores.chained import ChainedStore
 from idservice.stores.protocol import Loan
 from tests.simulation.mutants import Mutant
@@ -37,7 +37,7 @@ def believes_any_nonce(reply: Reply, *, nonce: str, **rest: Any) -> Answer:
     return _read_answer(reply, nonce=nonce, **rest)
 
 
-_read_answer: Callable[..., Answer] = exchange.read_answer
+_read_answer: Callable[..., Answer] = protocol.read_answer
 
 
 def _with_nonce(body: bytes, nonce: str) -> bytes:

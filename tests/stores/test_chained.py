@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from idservice import errors, exchange
-from idservice.central import Central
+from idservice import errors
+from idservice.client import protocol
+from idservice.client.http_async import Central
+from idservice.client.protocol import Reply, Unanswered
 from idservice.counters import ensure, new_counter, shown
-from idservice.exchange import Reply, Unanswered
 from idservice.intents import Wish
 from idservice.service import Service
 from idservice.stores import open_store
@@ -39,7 +40,7 @@ class Said(Central):
     """A service that answers what it is told to."""
 
     def __init__(self, *replies: Reply | Exception | dict[str, Any]) -> None:
-        super().__init__(exchange.place("http://central:8080"))
+        super().__init__(protocol.place("http://central:8080"))
         self.replies = list(replies)
         self.asked: list[str] = []
 
@@ -57,7 +58,7 @@ class Said(Central):
             "ranges": [{"first": reply.pop("first", 0), "step": 1, "count": count}],
             "nonce": query["nonce"], **reply,
         }  # fmt: skip
-        return Reply(200, "application/json", exchange.json.dumps(body_).encode())
+        return Reply(200, "application/json", protocol.json.dumps(body_).encode())
 
 
 def refusal(error: errors.IdserviceError) -> Reply:

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 
-from idservice.exchange import ANSWER_MAX, Place, Reply, Unanswered
+from idservice.client.protocol import ANSWER_MAX, Place, Reply, Unanswered
 
 IDLE_MAX_S = 15.0  # then a connection is not used again: the other end may be about to close it
 KEPT_MAX = 8  # connections

@@ -11,11 +11,12 @@ from itertools import islice
 from random import SystemRandom
 from typing import Any
 
-from idservice import errors, exchange
+from idservice import errors
+from idservice.client import protocol
+from idservice.client.protocol import RANGES_MAX, Answer, Refused, Reply, Unanswered
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
-from idservice.exchange import RANGES_MAX, Answer, Refused, Reply, Unanswered
 
 BATCH_MAX = 10_000_000  # ids in one list
 PAUSE_FIRST_S = 0.02  # after a failed exchange, doubled with each further one
@@ -60,8 +61,8 @@ class Stock:
     def __init__(
         self, url: str, counter: str, *, timeout: float, hold: float, clock: Callable[[], float]
     ) -> None:
-        self.place = exchange.place(url)
-        if not exchange.NAME.fullmatch(counter):
+        self.place = protocol.place(url)
+        if not protocol.NAME.fullmatch(counter):
             raise errors.BadName(value=counter[:80])
         for what, value, least, most in (
             ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),
@@ -136,7 +137,7 @@ class Stock:
             part = min(count - len(ids), self.allocator.block_max)
             nonce = secrets.token_hex(16)
             try:
-                reply = yield exchange.target(self.counter, part, nonce)
+                reply = yield protocol.target(self.counter, part, nonce)
                 assert reply is not None
                 answer = self._believed(reply, part, nonce)
                 if answer.ordinal != epoch:
@@ -170,7 +171,7 @@ class Stock:
         if request is None:
             return None
         nonce = secrets.token_hex(16)
-        return request, nonce, exchange.target(self.counter, request.count, nonce)
+        return request, nonce, protocol.target(self.counter, request.count, nonce)
 
     def attempt_s(self, deadline: float) -> float:
         """Seconds that one exchange may take: what comes later would be too old."""
@@ -223,8 +224,8 @@ class Stock:
     def _believed(self, reply: Reply, count: int, nonce: str) -> Answer:
         """Raises Refused, Unanswered."""
         url = self.place.url
-        answer = exchange.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)
-        if exchange.is_newer(answer, url=url, ordinal=self._ordinal, strict=self._strict):
+        answer = protocol.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)
+        if protocol.is_newer(answer, url=url, ordinal=self._ordinal, strict=self._strict):
             self._ordinal, self._strict = answer.ordinal, answer.strict
             self.allocator.renew(_one_row(), strict=answer.strict)
         return answer
@@ -254,7 +255,7 @@ Steps = Generator[Step, Reply | None, list[int]]
 
 def _one_row() -> Shards:
     """As seen from here there is one row of ids, whatever the shards."""
-    return Shards(Layout(base=0, limit=exchange.ID_MAX))
+    return Shards(Layout(base=0, limit=protocol.ID_MAX))
 
 
 def next_step(steps: Steps, answer: Reply | Unanswered | None) -> Step:

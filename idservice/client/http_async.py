@@ -6,7 +6,7 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from idservice.exchange import ANSWER_MAX, Place, Reply, Unanswered
+from idservice.client.protocol import ANSWER_MAX, Place, Reply, Unanswered
 
 CHUNK = 65_536
 
