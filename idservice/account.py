@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from idservice.core.allocator import Allocator
-from idservice.metrics import Reading, Tally
-from idservice.standing import Standing
+from idservice.observability.prometheus import Reading, Tally
+from idservice.observability.readings import Standing
 
 
 class Account:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from idservice import figures
+from idservice.observability import format
 
 LINE_S = 120.0  # the time that the line of runways spans
 RATE_S = 3.0  # over which ids a second are counted
@@ -70,13 +70,13 @@ class Board:
         if not strict and not counter["ids_in_memory"]:
             runway = 0.0
         rate = self._follow(counter["counter"], now, counter["issued"], runway)
-        row = figures.row(counter, now)
+        row = format.row(counter, now)
         if rate is not None:
-            row["rate"] = figures.rate(rate)
+            row["rate"] = format.rate(rate)
         full = 2 * (counter["runway"] or 1.0)
         row["name"] = counter["counter"]
         row["bar"] = "" if strict else bar(counter["ids_in_memory"], counter["stock"])
-        row["line"] = figures.spark(self._spark(counter["counter"], now), full)
+        row["line"] = format.spark(self._spark(counter["counter"], now), full)
         return row
 
     def _follow(self, name: str, now: float, issued: int, runway: float | None) -> float | None:
@@ -109,24 +109,24 @@ def bar(held: int, stock: int) -> str:
 
 def _head(status: Mapping[str, Any], rate: float) -> list[tuple[str, str]]:
     store, lag = status["store"], status["loop_lag"]
-    shortest = figures.NONE
+    shortest = format.NONE
     if status["shortest"]:
-        shortest = f"{figures.span(status['shortest_runway_seconds'])}, {status['shortest']}"
+        shortest = f"{format.span(status['shortest_runway_seconds'])}, {status['shortest']}"
     service = (
         f"idservice {status['version']}",
-        figures.workers(status),
-        f"up for {figures.span(status['uptime_seconds'])}",
+        format.workers(status),
+        f"up for {format.span(status['uptime_seconds'])}",
         f"{store['address']} {'answers' if store['up'] else 'does not answer'}",
     )
     ids = (
         f"shortest runway {shortest}",
-        f"ids/s {figures.rate(rate)}",
-        f"in memory {figures.whole(status['ids_in_memory'])}",
-        f"waiting {figures.whole(status['waiting'])}",
+        f"ids/s {format.rate(rate)}",
+        f"in memory {format.whole(status['ids_in_memory'])}",
+        f"waiting {format.whole(status['waiting'])}",
     )
     times = (
-        f"reservations p50 / p99 {figures.reserve(status['reserve'])}",
-        f"event loop late, p99 {figures.at_most(lag['p99']) if lag else figures.NONE}",
+        f"reservations p50 / p99 {format.reserve(status['reserve'])}",
+        f"event loop late, p99 {format.at_most(lag['p99']) if lag else format.NONE}",
     )
     lines = [(status["verdict"], status["level"]), ("   ".join(service), "soft")]
     lines += [("   ".join(ids), ""), ("   ".join(times), "")]

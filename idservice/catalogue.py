@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from idservice import errors
-from idservice.health import StoreHealth
 from idservice.intents import stale_after
-from idservice.metrics import Silence
+from idservice.observability.prometheus import Silence
+from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import Store
 from idservice.supply import Supply
 

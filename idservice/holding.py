@@ -9,8 +9,8 @@ from idservice.account import Account
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator
 from idservice.core.shards import Shards
-from idservice.metrics import Reading, Tally
-from idservice.standing import Standing
+from idservice.observability.prometheus import Reading, Tally
+from idservice.observability.readings import Standing
 from idservice.stores.protocol import Counter, Store
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from idservice.errors import IdserviceError
-from idservice.metrics import Tally
+from idservice.observability.prometheus import Tally
 
 Served = list[range] | IdserviceError
 

@@ -17,10 +17,10 @@ from aiohttp import web
 from idservice.errors import CannotListen
 from idservice.listen import BACKLOG, url
 from idservice.newcomers import refuse, turn_away
+from idservice.observability.sampled_log import Sampled
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk
 from idservice.web.lane import Lanes
-from idservice.web.sampled import Sampled
 from idservice.workers.balance import Seat
 
 log = logging.getLogger("idservice.listener")

@@ -71,10 +71,10 @@ def move(arguments: argparse.Namespace) -> int:
     """Take a counter to another store."""
     from random import SystemRandom
 
-    from idservice import logs
     from idservice.counters import check_name, check_reason
     from idservice.intents import stale_after
     from idservice.move import Mover
+    from idservice.observability import logs
     from idservice.stores import open_store
 
     name, reason = check_name(arguments.name), check_reason(arguments.reason)
@@ -176,9 +176,9 @@ def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":
 def _changer(arguments: argparse.Namespace, store: "Store") -> "Changer":
     from random import SystemRandom
 
-    from idservice import logs
     from idservice.change import Changer
     from idservice.intents import stale_after
+    from idservice.observability import logs
 
     logs.set_up("auto", sys.stderr)
     return Changer(store, random=SystemRandom(), stale_s=stale_after(arguments.runway))

@@ -11,11 +11,11 @@ from typing import Protocol
 from idservice import errors
 from idservice.batches import LeftAlone
 from idservice.core import timeouts
-from idservice.health import StoreHealth
 from idservice.holding import Holding
 from idservice.line import Line, Waiter
 from idservice.linger import Linger
-from idservice.metrics import count
+from idservice.observability.prometheus import count
+from idservice.observability.store_health import StoreHealth
 from idservice.reservations import Asked, Reservations
 from idservice.stores.protocol import Grant, Loan
 

@@ -2,7 +2,8 @@
 
 import argparse
 
-from idservice import config, listen, logs, loop, server
+from idservice import config, listen, loop, server
+from idservice.observability import logs
 from idservice.stores import preload
 from idservice.supply import Limits
 from idservice.web.app import WebLimits

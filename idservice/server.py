@@ -15,12 +15,13 @@ from random import SystemRandom
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from idservice import __version__, errors, listen, pulse, start
+from idservice import __version__, errors, listen, start
 from idservice.config import STORE_DEFAULT
 from idservice.counters import check_name
 from idservice.exits import EXIT_FAILURE
 from idservice.listener import Listener
 from idservice.newcomers import ON_THE_WAY_S
+from idservice.observability import loop_lag
 from idservice.service import Service
 from idservice.stores import open_store
 from idservice.supply import Limits
@@ -162,7 +163,7 @@ async def _serve(
         await start.look_over(store, time.time)
     await stack.enter_async_context(service)
     await start.warm(service, deadline=deadline)
-    service.spawn(pulse.watch(service.lag))
+    service.spawn(loop_lag.watch(service.lag))
 
     whole = Whole(service, link)
     seat = link.seat if link is not None else Seat()
@@ -199,7 +200,7 @@ async def _telemetry(
     if not settings.otel or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return []
     try:
-        from idservice import telemetry  # its libraries are an extra, and slow to load
+        from idservice.observability import otel as telemetry
     except ImportError as error:
         why = f"--otel needs what is not installed ({error}): pip install 'idservice[otel]'"
         raise errors.Usage(why=why) from None

@@ -15,9 +15,9 @@ from idservice.closing import GIVE_BACK_MAX_S, close_all
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.counters import check_name, ensure, positions_of, shown
 from idservice.finisher import Finisher
-from idservice.health import StoreHealth
 from idservice.intents import Wish
-from idservice.metrics import PIECE, Latency, Reading, Snapshot
+from idservice.observability.prometheus import PIECE, Latency, Reading, Snapshot
+from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import DELETED, Counter, Position, Store
 from idservice.supply import Limits, Supply
 

@@ -10,10 +10,10 @@ from random import Random
 
 from idservice import doubt, errors
 from idservice.core.allocator import Allocator
-from idservice.health import StoreHealth
 from idservice.holding import Holding
 from idservice.line import Line, Served, Waiter
-from idservice.metrics import Reading, Tally
+from idservice.observability.prometheus import Reading, Tally
+from idservice.observability.store_health import StoreHealth
 from idservice.refill import Refill
 from idservice.reservations import Asked, Reservations
 from idservice.stores.protocol import ACTIVE, DELETED, MOVED, Counter, Store

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from idservice import cli, config, logs, server
+from idservice import cli, config, server
+from idservice.observability import logs
 from tests.processes import Serving, command, environment
 
 

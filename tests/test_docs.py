@@ -8,7 +8,8 @@ import pytest
 from idservice import client, config, errors, probe
 from idservice.client import protocol
 from idservice.core.allocator import FROM_MEMORY
-from idservice.web import app, connection, describe, status
+from idservice.observability import status
+from idservice.web import app, connection, describe
 from idservice.workers.totals import KILLED
 
 ROOT = Path(__file__).parent.parent

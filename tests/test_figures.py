@@ -2,7 +2,7 @@
 
 import pytest
 
-from idservice import figures
+from idservice.observability import format
 
 DAY = 86_400.0
 NOW = 1_764_000_000.0  # 2025-11-24
@@ -17,7 +17,7 @@ NOW = 1_764_000_000.0  # 2025-11-24
     ],
 )  # fmt: skip
 def test_a_time_is_said_in_the_unit_that_fits(seconds: float, said: str) -> None:
-    assert figures.span(seconds) == said
+    assert format.span(seconds) == said
 
 
 @pytest.mark.parametrize(
@@ -28,18 +28,18 @@ def test_a_time_is_said_in_the_unit_that_fits(seconds: float, said: str) -> None
     ],
 )  # fmt: skip
 def test_a_limit_is_used_up_only_where_nothing_is_left(used: float | None, said: str) -> None:
-    assert figures.share(used) == said
+    assert format.share(used) == said
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
         (None, "–"), (0.0, "now"), (3600.0, "in 60 min"), (2 * DAY, "2025-11-26"),
-        (400 * DAY, "2026-12-29"), (figures.CENTURY_S, ">100 years"), (1e15, ">100 years"),
+        (400 * DAY, "2026-12-29"), (format.CENTURY_S, ">100 years"), (1e15, ">100 years"),
     ],
 )  # fmt: skip
 def test_the_end_of_a_limit_is_a_date(seconds: float | None, said: str) -> None:
-    assert figures.ends(seconds, NOW) == said
+    assert format.ends(seconds, NOW) == said
 
 
 @pytest.mark.parametrize(
@@ -47,19 +47,19 @@ def test_the_end_of_a_limit_is_a_date(seconds: float | None, said: str) -> None:
     [(None, "–"), (0, "0"), (0.04, "<0.1"), (3.14, "3.1"), (10, "10"), (12_345.6, "12,346")],
 )
 def test_ids_a_second_are_said_as_far_as_they_are_known(rate: float | None, said: str) -> None:
-    assert figures.rate(rate) == said
+    assert format.rate(rate) == said
 
 
 def test_a_time_within_which_reservations_ended_is_an_upper_end() -> None:
-    assert figures.reserve(None) == "–"
-    assert figures.reserve({"p50": 0.0025, "p99": 2.5}) == "2.5 ms / 2.5 s"
-    assert figures.reserve({"p50": 0.1, "p99": None}) == "100 ms / >5 s"
+    assert format.reserve(None) == "–"
+    assert format.reserve({"p50": 0.0025, "p99": 2.5}) == "2.5 ms / 2.5 s"
+    assert format.reserve({"p50": 0.1, "p99": None}) == "100 ms / >5 s"
 
 
 def test_the_largest_gap_comes_first() -> None:
-    assert figures.gaps({}) == "0"
-    assert figures.gaps({"late": 3, "unknown": 1200}) == "1,200 unknown, 3 late"
+    assert format.gaps({}) == "0"
+    assert format.gaps({"late": 3, "unknown": 1200}) == "1,200 unknown, 3 late"
 
 
 def test_a_line_has_a_step_for_each_value_and_a_blank_where_none_is_known() -> None:
-    assert figures.spark([None, 0, 30, 60, 90], 60) == " ▁▅██"
+    assert format.spark([None, 0, 30, 60, 90], 60) == " ▁▅██"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from idservice import logs
+from idservice.observability import logs
 
 
 @pytest.fixture(autouse=True)

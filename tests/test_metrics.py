@@ -9,8 +9,8 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from idservice import metrics
-from idservice.metrics import PIECE, Latency, Snapshot, Tally
+from idservice.observability import prometheus
+from idservice.observability.prometheus import PIECE, Latency, Snapshot, Tally
 from tests.web.scenes import closed, in_trouble, many
 
 
@@ -23,7 +23,7 @@ def snapshot() -> Snapshot:
 
 
 def test_a_counter_that_an_operator_closed_is_not_short_of_ids() -> None:
-    page = b"".join(metrics.pieces(Snapshot(closed(), True, Latency(), "0.1.0"), counters_max=9))
+    page = b"".join(prometheus.pieces(Snapshot(closed(), True, Latency(), "0.1.0"), counters_max=9))
     for name, runway in (("orders", "45.0"), ("members", "+Inf"), ("tickets", "+Inf")):
         assert f'idservice_runway_seconds{{counter="{name}"}} {runway}\n' in page.decode()
 
@@ -40,7 +40,7 @@ class Again(Collector):
 
 def test_what_is_written_is_read_as_what_the_library_would_have_written() -> None:
     shown = snapshot()
-    body = b"".join(metrics.pieces(shown, counters_max=1000)).decode()
+    body = b"".join(prometheus.pieces(shown, counters_max=1000)).decode()
     families = list(text_string_to_metric_families(body))
     assert len({family.name for family in families}) == len(families), "each is in one piece"
     values = {
@@ -73,12 +73,12 @@ def test_what_is_written_is_read_as_what_the_library_would_have_written() -> Non
 
 
 def test_no_piece_holds_more_counters_than_are_quickly_written() -> None:
-    for piece in metrics.pieces(snapshot(), counters_max=1000):
+    for piece in prometheus.pieces(snapshot(), counters_max=1000):
         named = [line for line in piece.decode().splitlines() if 'counter="' in line]
         assert len({line.partition('counter="')[2].partition('"')[0] for line in named}) <= PIECE
 
 
 def test_without_counters_every_family_is_named_all_the_same() -> None:
     nothing = Snapshot([], True, Latency(), "0.1.0")
-    body = b"".join(metrics.pieces(nothing, counters_max=10)).decode()
+    body = b"".join(prometheus.pieces(nothing, counters_max=10)).decode()
     assert body.count("# TYPE") == len(list(text_string_to_metric_families(body))) >= 15

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from idservice.listen import Sockets
-from idservice.metrics import Latency, Reading, Snapshot, Tally
+from idservice.observability.prometheus import Latency, Reading, Snapshot, Tally
 from idservice.workers import channel
 from idservice.workers.balance import GONE, Balance, Seat
 from idservice.workers.link import Link, ParentSilent

@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from idservice import figures, probe, top
+from idservice import probe, top
 from idservice.board import COLUMNS, Board
-from idservice.web.status import Wanted, status
+from idservice.observability import format
+from idservice.observability.status import Wanted, status
 from tests.processes import STORE, Serving, command, environment
 from tests.web.scenes import SCENES, Scene, shown
 
@@ -50,7 +51,7 @@ async def test_the_figures_are_those_of_the_page_in_the_same_order() -> None:
     rows = iter(lines[start + 1 :])
     for counter in said["counters"]:
         row = next(rows)
-        words = figures.row(counter, said["time"])
+        words = format.row(counter, said["time"])
         assert row.startswith(counter["counter"])
         assert all(word in row for word in words.values())
         if counter["command"]:
@@ -78,7 +79,7 @@ async def test_two_minutes_of_runways_are_drawn_the_least_of_ten_seconds_each() 
     board, text = Board(), []
     for second in range(0, 130, 2):
         text = [line.text for line in board.lines(await told("one", at=float(second)), 200)]
-    [drawn] = re.findall(f"[{figures.SPARK}]{{12}}", text[-1])
+    [drawn] = re.findall(f"[{format.SPARK}]{{12}}", text[-1])
     assert len(set(drawn)) > 1
 
 

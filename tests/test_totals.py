@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from idservice import metrics
-from idservice.metrics import Latency, Reading, Silence, Snapshot, Tally
+from idservice.observability import prometheus
+from idservice.observability.prometheus import Latency, Reading, Silence, Snapshot, Tally
 from idservice.workers.totals import Readiness, Report, Totals
 
 READY = Readiness("", "")
@@ -87,9 +87,9 @@ def test_the_runway_of_all_is_what_they_hold_over_what_they_use() -> None:
 
 def test_the_runway_of_the_counters_beyond_the_cap_is_the_shortest_of_them() -> None:
     rows = [reading("a"), reading("b", held=100, rate=10.0), reading("c", held=50, rate=50.0)]
-    assert metrics.capped(rows, 1)[1].runway_s == 1.0
-    assert metrics.capped([*rows, reading("d", held=0, rate=1.0)], 1)[1].runway_s == 0.0
-    assert metrics.capped([reading("a"), reading("b", held=1)], 1)[1].runway_s == float("inf")
+    assert prometheus.capped(rows, 1)[1].runway_s == 1.0
+    assert prometheus.capped([*rows, reading("d", held=0, rate=1.0)], 1)[1].runway_s == 0.0
+    assert prometheus.capped([reading("a"), reading("b", held=1)], 1)[1].runway_s == float("inf")
 
 
 def test_one_worker_that_is_not_ready_makes_all_not_ready() -> None:
@@ -123,7 +123,7 @@ def test_a_degraded_worker_degrades_all() -> None:
 
 def counted(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample of the page that must never fall."""
-    body = b"".join(metrics.pieces(snapshot, counters_max=3))
+    body = b"".join(prometheus.pieces(snapshot, counters_max=3))
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(body.decode())

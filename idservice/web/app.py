@@ -8,7 +8,8 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from idservice import errors, metrics
+from idservice import errors
+from idservice.observability import prometheus
 from idservice.service import Service
 from idservice.web.admin import Admin
 from idservice.web.change import Changes
@@ -132,7 +133,7 @@ def _metrics(whole: Whole, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
         snapshot = await whole.snapshot()
         parts = []
-        for part in metrics.pieces(snapshot, counters_max=counters_max):
+        for part in prometheus.pieces(snapshot, counters_max=counters_max):
             parts.append(part)
             await asyncio.sleep(0)  # let requests for ids go before
         headers = {**NO_STORE, "Content-Type": CONTENT_TYPE_LATEST}

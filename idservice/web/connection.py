@@ -10,8 +10,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from idservice import errors
+from idservice.observability.sampled_log import Sampled
 from idservice.web.guard import problem, problem_of
-from idservice.web.sampled import Sampled
 
 log = logging.getLogger("idservice.web")
 access_log = logging.getLogger("idservice.access")

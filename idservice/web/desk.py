@@ -10,7 +10,7 @@ from http import HTTPStatus
 from time import time
 
 from idservice import errors
-from idservice.metrics import count as count_one
+from idservice.observability.prometheus import count as count_one
 from idservice.service import Service
 from idservice.supply import Supply
 from idservice.web.ask import Ask, prefers_json, read_ask

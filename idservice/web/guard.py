@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from idservice import errors
-from idservice.web.sampled import Sampled
+from idservice.observability.sampled_log import Sampled
 
 log = logging.getLogger("idservice.web")
 

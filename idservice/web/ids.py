@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from idservice import errors
-from idservice.metrics import count as count_one
+from idservice.observability.prometheus import count as count_one
 from idservice.service import Service
 from idservice.supply import Supply
 from idservice.web.ask import Ask, read_ask

@@ -21,11 +21,11 @@ from typing import cast
 
 from idservice import errors
 from idservice.line import Served, Waiter
+from idservice.observability.sampled_log import Sampled
 from idservice.web.connection import KEEPALIVE_S, Gate, Refused, access_log
 from idservice.web.desk import Desk, Target
 from idservice.web.form import Form, form_of
 from idservice.web.heads import END, HEAD_MAX, Heads, may_go_on
-from idservice.web.sampled import Sampled
 
 log = logging.getLogger("idservice.web")
 

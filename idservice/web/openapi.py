@@ -6,9 +6,9 @@ import msgspec
 
 from idservice import __version__
 from idservice.client.protocol import NAME
+from idservice.observability.status import FIND, PAGE_MAX, PER_DEFAULT, PER_MAX
 from idservice.web.ask import NONCE
 from idservice.web.schemas import SCHEMAS
-from idservice.web.status import FIND, PAGE_MAX, PER_DEFAULT, PER_MAX
 
 Schema = dict[str, Any]
 

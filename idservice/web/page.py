@@ -15,7 +15,7 @@ from string import Template
 from typing import Any
 from urllib.parse import urlencode
 
-from idservice import figures
+from idservice.observability import format
 
 HIDDEN = " hidden"
 ROW_START, ROW_END = '<template id="row">\n', "</template>"
@@ -58,7 +58,7 @@ class Page:
         return page.encode()
 
     def _filled(self, counter: dict[str, Any], now: float) -> str:
-        row = figures.row(counter, now)
+        row = format.row(counter, now)
         total = counter["stock"] or 1
         by = "" if row["gaps"] == "0" else row["gaps"]
         words = {
@@ -67,8 +67,8 @@ class Page:
             "about": f"{row['mode']}, epoch {row['epoch']}",
             "level": counter["level"],
             "change": f"{counter['change']} under way" if counter["change"] else "",
-            "waiting": f"{figures.whole(counter['waiting'])} waiting" if counter["waiting"] else "",
-            "lost": figures.whole(sum(counter["gaps"].values())),
+            "waiting": f"{format.whole(counter['waiting'])} waiting" if counter["waiting"] else "",
+            "lost": format.whole(sum(counter["gaps"].values())),
             "by": by,
             "ends": "" if counter["runs_out_seconds"] is None else row["ends"],
             "why": counter["why"],
@@ -104,18 +104,18 @@ def _words(status: dict[str, Any]) -> dict[str, str]:
         "store_error": store["error"],
         "store_flag": shlex.quote(store["address"]),
         "shortest": (
-            f"{figures.span(seconds)}, {status['shortest']}" if status["shortest"] else figures.NONE
+            f"{format.span(seconds)}, {status['shortest']}" if status["shortest"] else format.NONE
         ),
-        "rate": figures.rate(status["ids_per_second"]),
-        "memory": figures.whole(status["ids_in_memory"]),
-        "waiting": figures.whole(status["waiting"]),
-        "reserve": figures.reserve(status["reserve"]),
-        "lag": figures.at_most(lag["p99"]) if lag else figures.NONE,
-        "workers": figures.workers(status),
-        "uptime": f"up for {figures.span(status['uptime_seconds'])}",
+        "rate": format.rate(status["ids_per_second"]),
+        "memory": format.whole(status["ids_in_memory"]),
+        "waiting": format.whole(status["waiting"]),
+        "reserve": format.reserve(status["reserve"]),
+        "lag": format.at_most(lag["p99"]) if lag else format.NONE,
+        "workers": format.workers(status),
+        "uptime": f"up for {format.span(status['uptime_seconds'])}",
         "version": status["version"],
         "find": status["find"],
-        "found": f"{figures.whole(status['found'])} of {figures.whole(status['in_use'])}",
+        "found": f"{format.whole(status['found'])} of {format.whole(status['in_use'])}",
         "nothing": found,
         "page": f"Page {status['page']} of {status['pages']}",
         "before": _query(status, status["page"] - 1),

@@ -6,8 +6,8 @@ import msgspec
 
 from idservice.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.intents import JUMP_MAX
+from idservice.observability.status_records import Status
 from idservice.stores.protocol import LIMIT_MAX, SHARDS_MAX
-from idservice.web.records import Status
 
 Schema = dict[str, Any]
 

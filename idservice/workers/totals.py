@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from idservice import __version__
-from idservice.metrics import Latency, Reading, Snapshot, summed
+from idservice.observability.prometheus import Latency, Reading, Snapshot, summed
 
 KILLED = "killed"  # cause of a gap: held in memory by a worker that ended without a word
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from idservice.metrics import Reading, Snapshot
+from idservice.observability.prometheus import Reading, Snapshot
 from idservice.service import Service
 from idservice.workers.link import Link
 from idservice.workers.totals import Readiness, Report

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from idservice import cli, logs
+from idservice import cli
+from idservice.observability import logs
 from tests import engines
 from tests.processes import Serving, until
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from idservice import metrics
-from idservice.metrics import Latency, Silence, Snapshot
+from idservice.observability import prometheus
+from idservice.observability.prometheus import Latency, Silence, Snapshot
 from tests.test_docs import every_error_class
 from tests.web.scenes import in_trouble, reading
 
@@ -24,7 +24,7 @@ METRIC = re.compile(r"\bidservice_\w+")
 def page() -> str:
     """What is scraped of a service in every kind of trouble."""
     snapshot = Snapshot(in_trouble(), False, Latency(), "1", silence=Silence(1.0, 60.0))
-    return b"".join(metrics.pieces(snapshot, counters_max=100)).decode()
+    return b"".join(prometheus.pieces(snapshot, counters_max=100)).decode()
 
 
 @pytest.mark.needs_prometheus
@@ -84,7 +84,7 @@ def test_counters_without_a_label_of_their_own_alarm_together() -> None:
     ):
         for readings, expected in ((quiet, False), ([loud, *quiet], True), ([*quiet, loud], True)):
             snapshot = Snapshot(readings, True, Latency(), "1")
-            text = b"".join(metrics.pieces(snapshot, counters_max=0)).decode()
+            text = b"".join(prometheus.pieces(snapshot, counters_max=0)).decode()
             assert (line in text) == expected, (loud.counter, text)
 
 

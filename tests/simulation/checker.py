@@ -11,7 +11,7 @@ from itertools import accumulate, groupby, pairwise, permutations
 
 from idservice.core.allocator import FROM_MEMORY
 from idservice.core.epoch import ordinal_on
-from idservice.metrics import Reading
+from idservice.observability.prometheus import Reading
 from tests.simulation.store import GaveBack, Grant, Sent
 
 PAUSE_MIN_S = 0.025  # between a failed try and the next one of the same counter

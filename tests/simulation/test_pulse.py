@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from idservice.metrics import LATENCY_BUCKETS_S, Latency, Snapshot, pieces
-from idservice.pulse import BEAT_S, watch
+from idservice.observability.loop_lag import BEAT_S, watch
+from idservice.observability.prometheus import LATENCY_BUCKETS_S, Latency, Snapshot, pieces
 
 from .loop import VirtualLoop, run
 

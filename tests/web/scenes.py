@@ -8,8 +8,8 @@ from aiohttp import web
 from msgspec import structs
 
 from idservice.errors import CounterSuspect, Exhausted, Moved, Suspended, UnknownCounter, WentBack
-from idservice.metrics import Latency, Reading, Snapshot, Tally
-from idservice.standing import Standing
+from idservice.observability.prometheus import Latency, Reading, Snapshot, Tally
+from idservice.observability.readings import Standing
 from idservice.web.guard import guard
 from idservice.web.overview import Overview
 

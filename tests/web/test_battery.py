@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from idservice import logs
+from idservice.observability import logs
 from idservice.web import connection
 from idservice.web.connection import _first_line
 

@@ -12,8 +12,9 @@ import pytest
 
 from idservice import errors
 from idservice.core.pace import LEAST_S
-from idservice.metrics import LATENCY_BUCKETS_S, Latency
-from idservice.web import page, records, status
+from idservice.observability import status, status_records
+from idservice.observability.prometheus import LATENCY_BUCKETS_S, Latency
+from idservice.web import page
 from idservice.workers.totals import Report, Totals
 
 from . import scenes
@@ -111,7 +112,7 @@ async def test_a_page_that_cannot_be_shown_is_refused(serve: Serve, query: str) 
 
 
 def test_every_state_has_a_level_and_a_place() -> None:
-    assert set(status.LEVELS) == set(records.State.__args__)  # type: ignore[attr-defined]
+    assert set(status.LEVELS) == set(status_records.State.__args__)  # type: ignore[attr-defined]
     assert set(status.STATES.values()) <= set(status.LEVELS)
 
 

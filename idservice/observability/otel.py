@@ -28,8 +28,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from idservice import __version__, errors, metrics
-from idservice.metrics import Reading, Snapshot
+from idservice import __version__, errors
+from idservice.observability import prometheus
+from idservice.observability.prometheus import Reading, Snapshot
 from idservice.service import Service
 from idservice.web.guard import Handler
 
@@ -169,7 +170,7 @@ class _Counted:
     def readings(self) -> list[Reading]:
         """Of counters, those beyond the most as one."""
         snapshot = self.snapshot
-        return metrics.capped(snapshot.readings, self._counters_max) if snapshot else []
+        return prometheus.capped(snapshot.readings, self._counters_max) if snapshot else []
 
 
 def _observe(meters: MeterProvider, counted: _Counted) -> None:

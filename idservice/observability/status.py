@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idservice import errors
-from idservice.metrics import Latency, Reading, Snapshot
-from idservice.standing import Standing
+from idservice.observability.prometheus import Latency, Reading, Snapshot
+from idservice.observability.readings import Standing
+from idservice.observability.status_records import (
+    CounterStatus,
+    Level,
+    Reserve,
+    State,
+    Status,
+    StoreStatus,
+)
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.web.ask import COUNT, read_query
 from idservice.web.describe import GAPS
-from idservice.web.records import CounterStatus, Level, Reserve, State, Status, StoreStatus
 
 FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 COMMAND = re.compile(r"`(idservice [^`]+)`")

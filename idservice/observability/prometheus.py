@@ -19,7 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from idservice.standing import Standing, together, worst
+from idservice.observability.readings import Standing, together, worst
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 PIECE = 50  # counters looked at, or written about, at once: well below a millisecond

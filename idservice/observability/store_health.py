@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from idservice.metrics import Latency
+from idservice.observability.prometheus import Latency
 
 log = logging.getLogger("idservice.health")
 
