@@ -13,8 +13,8 @@ from unittest import mock
 from idservice import server
 from idservice.cli import main
 from idservice.stores.protocol import Counter, Grant
-from idservice.stores.refusal import Asked
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.reservation import Asked
+from idservice.stores.sqlite.store import SQLiteStore
 
 VARIABLE = "BENCH_STORE_DELAY_S"
 SET_TIMER_SLACK = 29  # of prctl(2)

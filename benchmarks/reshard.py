@@ -22,7 +22,7 @@ from benchmarks.measure import Row, check, distinct
 from benchmarks.processes import get, on_load_core, serving
 from idservice.change import Changer
 from idservice.intents import Wish
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 
 GOAL = 3.0
 CONNECTIONS = 32

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from idservice import commands
 
 if TYPE_CHECKING:
-    from idservice.finding import Finding
+    from idservice.stores.findings import Finding
     from idservice.stores.protocol import Store
 
 
@@ -15,7 +15,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     import time
 
     from idservice import doctor
-    from idservice.finding import LEVELS
+    from idservice.stores.findings import LEVELS
 
     found: list[Finding] = []
 
@@ -31,7 +31,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 def _print(store: str, found: list["Finding"], *, as_json: bool) -> None:
     import msgspec
 
-    from idservice.finding import LEVELS
+    from idservice.stores.findings import LEVELS
 
     if as_json:
         print(msgspec.json.encode({"store": store, "findings": found}).decode())

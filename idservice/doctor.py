@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from idservice import errors
 from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
-from idservice.finding import ADVICE, FAULT, WARNING, Clock, Finding, fine
+from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
 from idservice.stores.protocol import (
     ACTIVE,
     ARRIVE,

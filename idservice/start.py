@@ -11,8 +11,8 @@ from random import Random
 from idservice import errors
 from idservice.config import STORE_DEFAULT
 from idservice.counters import new_counter
-from idservice.finding import Clock
 from idservice.service import Service
+from idservice.stores.findings import Clock
 from idservice.stores.protocol import DEFAULT_COUNTER, Store
 
 log = logging.getLogger("idservice.start")

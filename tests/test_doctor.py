@@ -14,9 +14,9 @@ from idservice import doctor, errors, intents
 from idservice.core.epoch import gone_back, sealed
 from idservice.counters import new_counter
 from idservice.doctor import judge
-from idservice.finding import Finding
 from idservice.intents import Wish
 from idservice.stores import open_store
+from idservice.stores.findings import Finding
 from idservice.stores.protocol import Adopted, Counter, Stand
 from tests import served
 from tests.processes import Serving, until

@@ -18,7 +18,7 @@ LONGER = {
     "errors.py": "one tree, a class for every error",
     "core/allocator.py": "one state machine; its parts share every field",
     "stores/protocol.py": "one interface, and the records it takes and gives",
-    "stores/sqlite.py": "one engine behind one protocol",
+    "stores/sqlite/store.py": "one engine behind one protocol",
     "stores/dynamodb/store.py": "the other one",
     "supply.py": "one counter's life: who is let in, and what speaks against it",
 }

@@ -13,7 +13,7 @@ def open_store(address: str, *, hold_s: float = HOLD_S) -> Store:
     """
     engine, colon, rest = address.partition(":")
     if colon and rest and engine == "sqlite":
-        from idservice.stores.sqlite import SQLiteStore
+        from idservice.stores.sqlite.store import SQLiteStore
 
         return SQLiteStore(rest)
     if colon and rest and engine == "dynamodb":

@@ -14,8 +14,8 @@ from idservice.client.http_async import Central
 from idservice.client.protocol import Answer, Refused, Unanswered
 from idservice.core.epoch import gone_back
 from idservice.core.writer import Batch
-from idservice.finding import Clock, Finding
 from idservice.stores import chained_examine
+from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import (
     ACTIVE,
     LIMIT_DEFAULT,

@@ -4,7 +4,7 @@ import asyncio
 
 from idservice.client.http_async import Central
 from idservice.client.protocol import Unanswered
-from idservice.finding import FAULT, Finding, fine
+from idservice.stores.findings import FAULT, Finding, fine
 
 ANSWER_MAX_S = 5.0
 

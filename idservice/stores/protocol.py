@@ -9,7 +9,7 @@ import msgspec
 from idservice.client.protocol import ID_MAX, NUMBER_MAX
 from idservice.core.epoch import Layout, ordinal_of, sealed
 from idservice.core.writer import Batch
-from idservice.finding import Clock, Finding
+from idservice.stores.findings import Clock, Finding
 
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers

@@ -22,7 +22,7 @@ from idservice import errors
 from idservice.change import Changer
 from idservice.intents import Wish
 from idservice.stores.protocol import ACTIVE, SUSPENDED, Counter
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 from tests.prove.disk import Disk, Event, State, read_record
 from tests.prove.power_run import DATABASE, NAMES, TOLD
 from tests.prove.verdict import Progress, Verdict

@@ -21,8 +21,8 @@ from idservice import returns
 from idservice.change import Changer
 from idservice.counters import new_counter
 from idservice.intents import Wish
-from idservice.stores import sqlite
 from idservice.stores.protocol import ACTIVE, SUSPENDED, Counter, Grant
+from idservice.stores.sqlite import store as sqlite
 
 DATABASE, TOLD = "ids.db", "told"  # files in the folder
 NAMES = ("default", "orders")

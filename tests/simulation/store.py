@@ -18,10 +18,10 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch, Record
-from idservice.finding import Clock, Finding
 from idservice.stores import protocol
+from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import Counter, Position, Stand, Writers
-from idservice.stores.refusal import Asked
+from idservice.stores.reservation import Asked
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours

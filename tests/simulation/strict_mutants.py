@@ -9,11 +9,11 @@ from idservice.batches import Batches
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Record, Writer
 from idservice.stores.protocol import Counter, Grant, Writers
-from idservice.stores.refusal import Asked
+from idservice.stores.reservation import Asked
 from tests.simulation.mutants import Mutant, WithoutEpoch
 from tests.simulation.store import Table
 
-BATCHES, MEANT = "idservice.reservations.Batches", "idservice.stores.refusal.Asked.meant"
+BATCHES, MEANT = "idservice.reservations.Batches", "idservice.stores.reservation.Asked.meant"
 meant = Asked.meant
 
 

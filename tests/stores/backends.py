@@ -13,7 +13,7 @@ from idservice.counters import new_counter
 from idservice.stores.chained import ChainedStore
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import Counter, Store
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 from tests import engines, served
 from tests.simulation.store import SimStore, Table
 

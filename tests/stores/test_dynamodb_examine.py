@@ -11,8 +11,8 @@ import pytest
 
 from idservice import doctor, errors
 from idservice.counters import new_counter
-from idservice.finding import Finding
 from idservice.stores.dynamodb import DynamoStore, description
+from idservice.stores.findings import Finding
 from idservice.stores.protocol import Adopted, Counter
 from tests.engines import REGION, by_hand, recreate
 from tests.stores import answers, backends

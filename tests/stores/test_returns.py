@@ -13,7 +13,7 @@ from idservice import errors, returns
 from idservice.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import Counter, Grant, Position, Store
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 from tests.engines import by_hand
 from tests.stores import backends
 from tests.stores.answers import error, serving, success

@@ -11,7 +11,7 @@ import pytest
 from idservice import errors
 from idservice.core.writer import Batch
 from idservice.counters import new_counter
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 
 
 async def test_an_entry_of_a_newer_version_locks_nobody_out(tmp_path: Path) -> None:

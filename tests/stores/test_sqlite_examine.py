@@ -12,10 +12,10 @@ import pytest
 
 from idservice import doctor, errors
 from idservice.counters import new_counter
-from idservice.finding import Finding
-from idservice.stores import sqlite_examine
-from idservice.stores.sqlite import SQLiteStore
-from idservice.stores.sqlite_examine import kind_of_file_system
+from idservice.stores.findings import Finding
+from idservice.stores.sqlite import examine
+from idservice.stores.sqlite.examine import kind_of_file_system
+from idservice.stores.sqlite.store import SQLiteStore
 from tests.stores.test_dynamodb_examine import about
 
 MOUNTS = """\
@@ -121,7 +121,7 @@ async def test_what_this_user_cannot_write_is_found(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda where, _: Path(where) != path.parent)
-    one = about(sqlite_examine.look_at_place(path), "permissions")
+    one = about(examine.look_at_place(path), "permissions")
     assert (one.level, str(path.parent) in one.found) == ("fault", True)
 
 
@@ -136,7 +136,7 @@ async def test_a_write_ahead_log_is_found(path: Path) -> None:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("UPDATE catalogue SET revision = revision + 1")
     database.commit()
-    found = sqlite_examine.look_at_place(path)
+    found = examine.look_at_place(path)
     database.close()
     assert about(found, "journal").level == "warning"
 
@@ -162,7 +162,7 @@ async def test_an_identity_that_was_emptied_is_told_without_a_traceback(path: Pa
 async def test_other_pragmas_are_a_fault(path: Path) -> None:
     database = sqlite3.connect(path)
     inode = path.stat().st_ino
-    found = list(sqlite_examine.look_inside(database, path, inode, 1, thorough=False))
+    found = list(examine.look_inside(database, path, inode, 1, thorough=False))
     database.close()
     one = about(found, "pragmas")
     assert (one.level, "'synchronous': 2" in one.found) == ("fault", True)
@@ -193,7 +193,7 @@ async def test_a_full_disk_is_found(
 ) -> None:
     Usage = namedtuple("Usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**40, 2**40 - free, free))
-    assert about(sqlite_examine.look_at_place(path), "space").level == level
+    assert about(examine.look_at_place(path), "space").level == level
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ async def test_the_kind_of_file_system_is_told(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"22 1 254:0 / / rw,relatime - {kind} somewhere rw\n")
-    monkeypatch.setattr(sqlite_examine, "MOUNTS", mounts)
-    one = about(sqlite_examine.look_at_place(path), "file_system")
+    monkeypatch.setattr(examine, "MOUNTS", mounts)
+    one = about(examine.look_at_place(path), "file_system")
     assert (one.level, one.found.startswith(kind) or kind == "overlay") == (level, True)
 
 

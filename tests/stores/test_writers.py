@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.core.writer import Batch, Record
 from idservice.stores.protocol import Counter, Grant, Store, Writers
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 from tests.stores import test_contract
 from tests.stores.backends import Backend
 from tests.stores.test_contract import made, next_of

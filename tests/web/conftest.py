@@ -15,7 +15,7 @@ from aiohttp import web
 from idservice.counters import new_counter
 from idservice.service import Service
 from idservice.stores.protocol import Counter, Store
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 from idservice.supply import Limits
 from idservice.web import connection, guard
 from idservice.web import lane as lanes_module

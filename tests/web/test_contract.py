@@ -10,7 +10,7 @@ import pytest
 
 from idservice import errors
 from idservice.stores.protocol import LIMIT_DEFAULT, Counter, Grant
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 from idservice.supply import Limits
 from idservice.web.app import WebLimits
 from idservice.web.describe import GAPS

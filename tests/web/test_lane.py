@@ -15,7 +15,7 @@ from idservice import errors
 from idservice.counters import new_counter
 from idservice.intents import Wish
 from idservice.service import Service
-from idservice.stores.sqlite import SQLiteStore
+from idservice.stores.sqlite.store import SQLiteStore
 from idservice.supply import Limits
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk

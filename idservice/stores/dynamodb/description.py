@@ -1,7 +1,7 @@
 """What a table's description says of how the table is kept, and what follows for counters in it."""
 
-from idservice.finding import ADVICE, FAULT, WARNING, Finding, fine
 from idservice.stores.dynamodb.client import Answer
+from idservice.stores.findings import ADVICE, FAULT, WARNING, Finding, fine
 
 STRONG = "STRONG"
 WRITES_LOW = 5  # write units per second, below which a few instances that start are throttled

@@ -9,10 +9,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from idservice import errors
-from idservice.finding import ADVICE, FAULT, OK, WARNING, Clock, Finding, fine
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused
+from idservice.stores.findings import ADVICE, FAULT, OK, WARNING, Clock, Finding, fine
 from idservice.stores.protocol import VALUE, Adopted, Counter
 
 SKEW_WARNED_S = 30.0

@@ -11,18 +11,18 @@ from typing import Any, NoReturn, Self
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
-from idservice.finding import Clock, Finding
 from idservice.stores.dynamodb import adopt as adoption
-from idservice.stores.dynamodb import change, items, reserve, returns, writers
 from idservice.stores.dynamodb import client as dynamo
+from idservice.stores.dynamodb import epoch_changes, items, requests, returns, writers
 from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
 from idservice.stores.dynamodb.recognition import Recognition
 from idservice.stores.dynamodb.table import Table
+from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand, Writers
-from idservice.stores.refusal import Asked
+from idservice.stores.reservation import Asked
 
 
 class DynamoStore:
@@ -205,7 +205,7 @@ class DynamoStore:
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         action = f"changing counter {after.name}"
         await self._sure(action)
-        entry = change.entry_rewritten(self._name, before, after)
+        entry = epoch_changes.entry_rewritten(self._name, before, after)
         try:
             await self._client.transact([entry, items.head_moved(self._name)], action)
         except Refused as refused:
@@ -220,15 +220,15 @@ class DynamoStore:
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
-        return change.stand_in(item, items.place_in(item, place, counter))
+        return epoch_changes.stand_in(item, items.place_in(item, place, counter))
 
     async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
         if found is not None:
-            write = change.epoch_replaced(place, found.epoch, seal)
+            write = epoch_changes.epoch_replaced(place, found.epoch, seal)
         else:
             assert counter.adopted is None  # whose item is not ours to create
-            write = change.created_closed(place, seal)
+            write = epoch_changes.created_closed(place, seal)
         await self._write_if(write, f"sealing counter {counter.name}")
 
     async def open_shard(
@@ -237,15 +237,15 @@ class DynamoStore:
         action = f"opening an epoch of counter {counter.name}"
         place = items.place_of(counter, shard, self._name)
         if counter.adopted is not None:
-            for write in change.reopened(place, seal, epoch, value):
+            for write in epoch_changes.reopened(place, seal, epoch, value):
                 await self._write_if(write, action)
             return
         item = await self._get(place.table, place.key, action) or {}
-        await self._write_if(change.opened(place, item, seal, epoch), action)
+        await self._write_if(epoch_changes.opened(place, item, seal, epoch), action)
 
     async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
         place = items.place_of(counter, 0, self._name)
-        for write in change.finished(place, counter, seal, epoch, first):
+        for write in epoch_changes.finished(place, counter, seal, epoch, first):
             await self._write_if(write, f"finishing the adoption of counter {counter.name}")
 
     async def _write_if(self, write: dict[str, Any], action: str) -> bool:
@@ -280,21 +280,21 @@ class DynamoStore:
         table = await self._sure_of(counter, shard, asked.action)
         try:
             answer = await self._client.call(
-                "UpdateItem", asked.action, **reserve.request(asked, place)
+                "UpdateItem", asked.action, **requests.request(asked, place)
             )
         except Refused as refused:
             self._note(refused, place.table)
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
                     table.doubt()
-                return reserve.refused(asked, place, refused.item)
+                return requests.refused(asked, place, refused.item)
             if refused.said == dynamo.INVALID:
                 await self.position(counter, shard)  # raises where that is why: `rev` is missing
             raise
         if table.in_doubt:
             raise asked.unknown("the table was not found meanwhile: this may be another one")
         table.heard()
-        return reserve.granted(asked, place, answer["Attributes"])
+        return requests.granted(asked, place, answer["Attributes"])
 
     async def writers(self, counter: Counter) -> Writers | None:
         place = items.place_of(counter, 0, self._name)
@@ -357,7 +357,7 @@ class DynamoStore:
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         place = items.place_of(counter, shard, self._name)
-        write = change.epoch_replaced(place, found, epochs.gone_back(found))
+        write = epoch_changes.epoch_replaced(place, found, epochs.gone_back(found))
         await self._write_if(write, f"closing the position of counter {counter.name}")
 
     # --- requests --------------------------------------------------------------------------------

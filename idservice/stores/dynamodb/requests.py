@@ -8,7 +8,7 @@ from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Place
 from idservice.stores.protocol import Grant
-from idservice.stores.refusal import Asked
+from idservice.stores.reservation import Asked
 
 
 def request(asked: Asked, place: Place) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from idservice.finding import ADVICE, FAULT, WARNING, Finding, fine
+from idservice.stores.findings import ADVICE, FAULT, WARNING, Finding, fine
 
 MOUNTS = Path("/proc/self/mountinfo")
 SPACE_WARNED, SPACE_MIN = 64 * 1024**2, 1024**2  # bytes

@@ -5,9 +5,9 @@ import sqlite3
 
 import msgspec
 
-from idservice.stores import sqlite_returns as returns
-from idservice.stores import sqlite_writers as writers
 from idservice.stores.protocol import Counter, Stand
+from idservice.stores.sqlite import give_back as returns
+from idservice.stores.sqlite import writers
 
 
 def revision(database: sqlite3.Connection) -> int:

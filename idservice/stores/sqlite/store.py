@@ -24,13 +24,13 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
-from idservice.finding import FAULT, Clock, Finding
-from idservice.stores import sqlite_change as change
-from idservice.stores import sqlite_examine
-from idservice.stores import sqlite_returns as returns
-from idservice.stores import sqlite_writers as writers
+from idservice.stores.findings import FAULT, Clock, Finding
 from idservice.stores.protocol import Counter, Grant, Position, Stand, Writers
-from idservice.stores.refusal import Asked
+from idservice.stores.reservation import Asked
+from idservice.stores.sqlite import epoch_changes as change
+from idservice.stores.sqlite import examine as sqlite_examine
+from idservice.stores.sqlite import give_back as returns
+from idservice.stores.sqlite import writers
 
 log = logging.getLogger("idservice.store")
 
