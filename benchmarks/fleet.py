@@ -17,11 +17,11 @@ from benchmarks.cost import LIST_PRICES, POLL_S, monthly
 from benchmarks.measure import Row, check, distinct, short
 from benchmarks.picture import Line, lines
 from benchmarks.sidecar import CHAINED, DIRECT, Kind, Sample, sample
+from idservice.allocation.local_counter import Limits
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.supply import Limits
 
 SIDECARS = (10, 100, 1_000, 10_000, 100_000)
 RATES = (1, 10, 100, 1_000)

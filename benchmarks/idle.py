@@ -21,7 +21,7 @@ from statistics import median
 from benchmarks.measure import Row, check, cpu_seconds, resident_mb, spread
 from benchmarks.memory import MemoryStore
 from benchmarks.processes import ROOT, answers, free_port, get, on_load_core, process, serving
-from idservice.service import Service
+from idservice.allocation.service import Service
 
 GOAL_MB = 50.0
 GOAL_AWS_MB = 80.0

@@ -14,12 +14,12 @@ from random import Random
 from statistics import mean
 
 from benchmarks.measure import check
+from idservice.allocation.local_counter import Limits
 from idservice.client.protocol import HOLD_S
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.supply import Limits
 
 NEVER = float("inf")
 PEEKS = 500  # how often it is looked into the memory of each

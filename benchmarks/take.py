@@ -12,12 +12,12 @@ from statistics import median
 
 from benchmarks.measure import Row, check, distinct, interleaved, ratio
 from benchmarks.memory import MemoryStore
+from idservice.allocation.local_counter import Supply
+from idservice.allocation.service import Service
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
-from idservice.service import Service
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.supply import Supply
 
 GOAL = 2.5
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 from benchmarks.measure import Row, check
 from benchmarks.memory import MemoryStore
 from idservice import errors
-from idservice.service import Service
-from idservice.supply import Limits, Supply
+from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.service import Service
 
 GOAL = 10.0
 RATE = 10_000  # ids per second

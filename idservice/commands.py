@@ -162,7 +162,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
     """Take ids, from the store or from a service."""
     from random import SystemRandom
 
-    from idservice import direct
+    from idservice.allocation import direct
     from idservice.counters import check_name
     from idservice.stores.protocol import MOVED, SUSPENDED
     from idservice.web.ask import read_count

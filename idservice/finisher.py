@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 
 from idservice import errors
+from idservice.allocation.local_counter import Supply
 from idservice.change import Changer
 from idservice.intents import Wish, stale_after
 from idservice.stores.protocol import Counter, Store
-from idservice.supply import Supply
 
 log = logging.getLogger("idservice.change")
 

@@ -3,9 +3,9 @@
 import argparse
 
 from idservice import config, listen, loop, server
+from idservice.allocation.local_counter import Limits
 from idservice.observability import logs
 from idservice.stores import preload
-from idservice.supply import Limits
 from idservice.web.app import WebLimits
 from idservice.workers.link import Link
 from idservice.workers.parent import Parent

@@ -16,15 +16,15 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from idservice import __version__, errors, listen, start
+from idservice.allocation.local_counter import Limits
+from idservice.allocation.service import Service
 from idservice.config import STORE_DEFAULT
 from idservice.counters import check_name
 from idservice.exits import EXIT_FAILURE
 from idservice.listener import Listener
 from idservice.newcomers import ON_THE_WAY_S
 from idservice.observability import loop_lag
-from idservice.service import Service
 from idservice.stores import open_store
-from idservice.supply import Limits
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk

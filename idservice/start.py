@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 
 from idservice import errors
+from idservice.allocation.service import Service
 from idservice.config import STORE_DEFAULT
 from idservice.counters import new_counter
-from idservice.service import Service
 from idservice.stores.findings import Clock
 from idservice.stores.protocol import DEFAULT_COUNTER, Store
 

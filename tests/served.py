@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from idservice.service import Service
+from idservice.allocation.local_counter import Limits
+from idservice.allocation.service import Service
 from idservice.stores.protocol import Store
-from idservice.supply import Limits
 from idservice.web.app import WebLimits, build_app
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from idservice import config, errors
-from idservice.batches import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, Batches
-from idservice.catalogue import POLL_S
+from idservice.allocation.catalogue_watch import POLL_S
+from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.service import Service
+from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, Batches
 from idservice.core.writer import Batch
 from idservice.counters import new_counter
 from idservice.intents import Wish
-from idservice.service import Service
 from idservice.stores.dynamodb import items
 from idservice.stores.protocol import LIMIT_MAX, Counter
-from idservice.supply import Limits, Supply
 from tests import engines
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import elsewhere, serving, table

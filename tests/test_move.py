@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from idservice import errors, intents
+from idservice.allocation.local_counter import Limits
+from idservice.allocation.service import Service
 from idservice.change import Changer
 from idservice.counters import ensure, new_counter
 from idservice.intents import Wish
 from idservice.move import Mover
-from idservice.service import Service
 from idservice.stores.protocol import Adopted, Counter, Move
-from idservice.supply import Limits
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
 from tests.simulation.store import Faults, SimStore, Table

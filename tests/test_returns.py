@@ -8,11 +8,11 @@ from random import Random
 import pytest
 
 from idservice import errors
-from idservice.catalogue import POLL_S
+from idservice.allocation.catalogue_watch import POLL_S
+from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.service import Service
 from idservice.intents import Wish
-from idservice.service import Service
 from idservice.stores.protocol import Counter, Grant
-from idservice.supply import Limits, Supply
 from idservice.web.describe import described
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table

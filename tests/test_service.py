@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from idservice import errors
-from idservice.catalogue import POLL_S
+from idservice.allocation.catalogue_watch import POLL_S
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits
+from idservice.allocation.service import LOADING_MAX, Service
 from idservice.core.timeouts import BACKOFF_MAX_S
 from idservice.counters import ensure, new_counter
-from idservice.service import LOADING_MAX, Service
 from idservice.stores.protocol import Adopted, Counter, Grant
-from idservice.supply import SUSPECT_RECHECK_S, Limits
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.batches import CALL_MAX_S, WRITERS_MAX
+from idservice.allocation.batch_window import LINGER_MAX_S
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, Supply
+from idservice.allocation.refiller import Refill
+from idservice.allocation.service import Service
+from idservice.allocation.strict import CALL_MAX_S, WRITERS_MAX
 from idservice.core.timeouts import BACKOFF_FIRST_S, BACKOFF_MAX_S
-from idservice.linger import LINGER_MAX_S
-from idservice.refill import Refill
-from idservice.service import Service
 from idservice.stores.protocol import Counter, Grant
-from idservice.supply import SUSPECT_RECHECK_S, Limits, Supply
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore

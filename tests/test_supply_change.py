@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from idservice import errors, intents
-from idservice.catalogue import POLL_S, STANDS_STILL_S
+from idservice.allocation.catalogue_watch import POLL_S, STANDS_STILL_S
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, Supply
+from idservice.allocation.service import Service
 from idservice.counters import new_counter
 from idservice.intents import Wish
-from idservice.service import Service
-from idservice.supply import SUSPECT_RECHECK_S, Limits, Supply
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.catalogue import POLL_S
+from idservice.allocation.catalogue_watch import POLL_S
+from idservice.allocation.local_counter import Limits, Supply
 from idservice.change import Changer
 from idservice.intents import Wish
 from idservice.stores.protocol import Counter, Grant
-from idservice.supply import Limits, Supply
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import SimStore, Table, throttled

@@ -20,7 +20,7 @@ LONGER = {
     "stores/protocol.py": "one interface, and the records it takes and gives",
     "stores/sqlite/store.py": "one engine behind one protocol",
     "stores/dynamodb/store.py": "the other one",
-    "supply.py": "one counter's life: who is let in, and what speaks against it",
+    "allocation/local_counter.py": "one counter's life: who is let in, and what speaks against it",
 }
 
 

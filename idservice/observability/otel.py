@@ -29,9 +29,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from idservice import __version__, errors
+from idservice.allocation.service import Service
 from idservice.observability import prometheus
 from idservice.observability.prometheus import Reading, Snapshot
-from idservice.service import Service
 from idservice.web.guard import Handler
 
 PROTOCOL = "http/protobuf"

@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from idservice import errors
+from idservice.allocation.service import Service
 from idservice.counters import new_counter
-from idservice.service import Service
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.web.describe import described, gaps_described
 from idservice.web.guard import NO_STORE

@@ -9,8 +9,8 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from idservice import errors
+from idservice.allocation.service import Service
 from idservice.observability import prometheus
-from idservice.service import Service
 from idservice.web.admin import Admin
 from idservice.web.change import Changes
 from idservice.web.guard import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard

@@ -9,9 +9,9 @@ import msgspec
 from aiohttp import web
 
 from idservice import errors
+from idservice.allocation.service import Service
 from idservice.counters import check_reason, check_runway
 from idservice.intents import Wish
-from idservice.service import Service
 from idservice.stores.protocol import DELETED
 from idservice.web.admin import json_answer, read_wish, whole
 from idservice.web.describe import described

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from time import time
 
 from idservice import errors
+from idservice.allocation.local_counter import Supply
+from idservice.allocation.service import Service
 from idservice.observability.prometheus import count as count_one
-from idservice.service import Service
-from idservice.supply import Supply
 from idservice.web.ask import Ask, prefers_json, read_ask
 from idservice.web.guard import problem
 from idservice.web.render import TEXT, one, several

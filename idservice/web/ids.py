@@ -6,9 +6,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from idservice import errors
+from idservice.allocation.local_counter import Supply
+from idservice.allocation.service import Service
 from idservice.observability.prometheus import count as count_one
-from idservice.service import Service
-from idservice.supply import Supply
 from idservice.web.ask import Ask, read_ask
 from idservice.web.guard import NO_STORE, Handler, uses_no_id
 from idservice.web.render import one, several

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import cast
 
 from idservice import errors
-from idservice.line import Served, Waiter
+from idservice.allocation.wait_queue import Served, Waiter
 from idservice.observability.sampled_log import Sampled
 from idservice.web.connection import KEEPALIVE_S, Gate, Refused, access_log
 from idservice.web.desk import Desk, Target

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from idservice.allocation.service import Service
 from idservice.observability.prometheus import Reading, Snapshot
-from idservice.service import Service
 from idservice.workers.link import Link
 from idservice.workers.totals import Readiness, Report
 

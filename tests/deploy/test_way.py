@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from idservice import config
-from idservice.catalogue import POLL_S
+from idservice.allocation.catalogue_watch import POLL_S
 from tests.engines import REGION
 from tests.processes import ROOT, Serving, command, environment, wait_until
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from idservice import returns
+from idservice.allocation import give_back
 from idservice.change import Changer
 from idservice.counters import new_counter
 from idservice.intents import Wish
@@ -73,7 +73,7 @@ class Program:
         ids = [counter.layout().ids(grant.indices)]
         self.told("holds", name, ranges=[[block.start, block.stop] for block in ids])
         if begins and grant.returned:
-            claimed = await returns.claim(store, counter, grant)
+            claimed = await give_back.claim(store, counter, grant)
             self.told("holds", name, ranges=[[block.start, block.stop] for block in claimed])
             ids += claimed
         self.last[name] = counter, grant
@@ -89,7 +89,7 @@ class Program:
         if entry is None or entry.epoch != counter.epoch or not any(unused):
             return
         self.told("lets_go", name, ranges=[[block.start, block.stop] for block in unused if block])
-        await returns.give_back(
+        await give_back.give_back(
             store, counter, [block for block in unused if block], rev=grant.rev,
             end=grant.indices.stop,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 from idservice import errors
-from idservice.batches import Batches
+from idservice.allocation.strict import Batches
 from idservice.core.allocator import Request
 from idservice.stores import protocol
 from idservice.stores.protocol import Counter

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 
 from idservice import errors, intents
-from idservice.catalogue import Watch
+from idservice.allocation.catalogue_watch import Watch
+from idservice.allocation.local_counter import Supply
+from idservice.allocation.refiller import Refill
+from idservice.allocation.reserver import Asked
+from idservice.allocation.wait_queue import Line
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
-from idservice.line import Line
-from idservice.refill import Refill
-from idservice.reservations import Asked
 from idservice.stores.protocol import Counter, Grant, Position, Stand
-from idservice.supply import Supply
 from tests.simulation.loop import elapse
 from tests.simulation.scenarios import Parts
 from tests.simulation.store import Barred, SimStore, Table
@@ -559,9 +559,11 @@ class Mutant:
         return Parts(table=self.fault) if self.place == "table" else Parts()
 
 
-ALLOCATOR, SUPPLY = "idservice.holding.Allocator", "idservice.service.Supply"
-REFILL, LINE = "idservice.supply.Refill", "idservice.supply.Line"
-WATCH = "idservice.service.Watch"
+ALLOCATOR = "idservice.allocation.epoch_state.Allocator"
+SUPPLY = "idservice.allocation.service.Supply"
+REFILL = "idservice.allocation.local_counter.Refill"
+LINE = "idservice.allocation.local_counter.Line"
+WATCH = "idservice.allocation.service.Watch"
 MUTANTS = [
     Mutant(InfersFromARead, "store", "block", "unique"),
     Mutant(ReusesTheRange, "store", "block", "unique"),

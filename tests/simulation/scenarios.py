@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from random import Random
 
 from idservice import errors, intents
+from idservice.allocation.local_counter import Limits
+from idservice.allocation.service import Service
 from idservice.core.shards import EXHAUSTED_RECHECK_S
 from idservice.core.timeouts import REFILL_MAX_S
 from idservice.counters import new_counter
-from idservice.service import Service
 from idservice.stores.protocol import FINISH, Adopted, Counter
-from idservice.supply import Limits
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run

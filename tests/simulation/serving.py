@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
+from idservice.allocation.local_counter import Limits
+from idservice.allocation.service import Service
 from idservice.change import Changer
 from idservice.counters import new_counter
 from idservice.intents import Wish
-from idservice.service import Service
 from idservice.stores.protocol import Counter
-from idservice.supply import Limits
 from tests.simulation.store import Faults, SimStore, Table
 
 

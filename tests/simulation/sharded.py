@@ -2,8 +2,8 @@
 
 import asyncio
 
+from idservice.allocation.local_counter import Limits
 from idservice.intents import Wish
-from idservice.supply import Limits
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse
 from tests.simulation.operators import operate, put_right

@@ -3,9 +3,9 @@
 from typing import Any
 
 from idservice import errors
+from idservice.allocation.epoch_state import Holding
 from idservice.core import epoch
 from idservice.core.shards import Shards
-from idservice.holding import Holding
 from idservice.stores.protocol import Counter, Position
 from tests.simulation import sharded  # noqa: F401  its scenarios join the others
 from tests.simulation.mutants import (
@@ -106,7 +106,7 @@ class DropsWhatIsOver(Holding):
         super().begin_epoch(keep=False)
 
 
-SHARDS, FREE = "idservice.holding.Shards", "idservice.intents.first_free"
+SHARDS, FREE = "idservice.allocation.epoch_state.Shards", "idservice.intents.first_free"
 SHARDED_MUTANTS = [
     Mutant(based_on_all_but_the_last, FREE, "resharded", "unique"),
     Mutant(based_on_the_first, FREE, "resharded", "unique"),
@@ -125,5 +125,5 @@ SHARDED_MUTANTS = [
     Mutant(TakesAChangeForTheEnd, "table", "relayed", "exhausted"),
     Mutant(OneRoomForAll, SHARDS, "wandering", "exhausted"),
     Mutant(NeverGoesOn, SHARDS, "wandering", "resumes"),
-    Mutant(DropsWhatIsOver, "idservice.supply.Holding", "online", "available"),
+    Mutant(DropsWhatIsOver, "idservice.allocation.local_counter.Holding", "online", "available"),
 ]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
-from idservice import batches
+from idservice.allocation import strict
 from tests.simulation import account
 from tests.simulation.loop import elapse, run
 from tests.simulation.operators import operate, put_right
@@ -91,9 +91,9 @@ async def changed(world: World) -> None:
 def _few_writers() -> Iterator[None]:
     """There is place for three, who are pruned soon."""
     with (
-        mock.patch.object(batches, "WRITERS_MAX", 3),
-        mock.patch.object(batches, "WRITERS_FEW", 1),
-        mock.patch.object(batches, "STANDS_STILL_S", STANDS_STILL_S),
+        mock.patch.object(strict, "WRITERS_MAX", 3),
+        mock.patch.object(strict, "WRITERS_FEW", 1),
+        mock.patch.object(strict, "STANDS_STILL_S", STANDS_STILL_S),
     ):
         yield
 
@@ -133,7 +133,7 @@ async def _prunes(world: World) -> None:
                 asyncio.get_running_loop().call_later(late_s, table.prune, counter, name, seq)
 
 
-def _batches(instance: Instance) -> batches.Batches | None:
+def _batches(instance: Instance) -> strict.Batches | None:
     supply = instance.service.supplies.get(NAME)
     return supply.reservations.batches if supply is not None else None
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from idservice import errors
-from idservice.batches import Batches
+from idservice.allocation.strict import Batches
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Record, Writer
 from idservice.stores.protocol import Counter, Grant, Writers
@@ -13,7 +13,7 @@ from idservice.stores.reservation import Asked
 from tests.simulation.mutants import Mutant, WithoutEpoch
 from tests.simulation.store import Table
 
-BATCHES, MEANT = "idservice.reservations.Batches", "idservice.stores.reservation.Asked.meant"
+BATCHES, MEANT = "idservice.allocation.reserver.Batches", "idservice.stores.reservation.Asked.meant"
 meant = Asked.meant
 
 
@@ -126,7 +126,7 @@ class ForgetsOpen(Writer):
         return Burnt()
 
 
-WRITER, GOT = "idservice.batches.Writer", "idservice.core.writer.Batch.got"
+WRITER, GOT = "idservice.allocation.strict.Writer", "idservice.core.writer.Batch.got"
 STRICT_MUTANTS = [
     Mutant(got_without_nonce, GOT, "crowded", "unique"),
     Mutant(got_without_nonce, GOT, "lossy", "unique"),

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from idservice import errors
+from idservice.allocation.service import Service
 from idservice.client import protocol
 from idservice.client.http_async import Central
 from idservice.client.protocol import Reply, Unanswered
 from idservice.counters import ensure, new_counter, shown
 from idservice.intents import Wish
-from idservice.service import Service
 from idservice.stores import open_store
 from idservice.stores.chained import ChainedStore
 from idservice.stores.protocol import (
@@ -242,7 +242,7 @@ async def test_a_name_of_which_nothing_was_told_is_not_on_the_metrics_page(
 async def test_one_name_that_two_hold_is_missed_twice_without_harm(
     central: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
+    monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         stale = await sidecar.supply("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
@@ -258,7 +258,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
     central: Served, data: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And by nobody else: what the service forgot it would neither count nor stop."""
-    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
+    monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         supply = await sidecar.supply("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
@@ -275,7 +275,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
 async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_held_is_used(
     central: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.supply.SUSPECT_RECHECK_S", 0.0)
+    monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         supply = await sidecar.supply("orders")
         first = await supply.one()

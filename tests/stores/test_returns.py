@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from idservice import errors, returns
+from idservice import errors
+from idservice.allocation import give_back
 from idservice.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import Counter, Grant, Position, Store
@@ -205,18 +206,18 @@ async def test_what_one_gives_back_the_next_one_claims_and_hands_out_first(
     mine = await reserve(store, counter, 20)
     newer = await reserve(other, counter, 20)
     layout = counter.layout()
-    plan = await returns.give_back(
+    plan = await give_back.give_back(
         store, counter, [layout.ids(range(1010, 1020))], rev=mine.rev, end=mine.indices.stop
     )
     assert (plan.count, plan.next) == (10, 1040)
-    plan = await returns.give_back(
+    plan = await give_back.give_back(
         other, counter, [layout.ids(range(1030, 1040))], rev=newer.rev, end=newer.indices.stop
     )
     assert plan.next == 1040, "somebody wrote in between, so that nobody can tell whose end it is"
     grant = await reserve(store, counter, 5)
-    blocks = await returns.claim(store, counter, grant)
+    blocks = await give_back.claim(store, counter, grant)
     assert blocks == [range(1010, 1020), range(1030, 1040)]
-    assert await returns.claim(other, counter, grant) == []
+    assert await give_back.claim(other, counter, grant) == []
 
 
 async def test_the_unused_end_of_the_last_reservation_goes_back_to_the_position(
@@ -224,7 +225,7 @@ async def test_the_unused_end_of_the_last_reservation_goes_back_to_the_position(
 ) -> None:
     counter = await made(store)
     first, second = await reserve(store, counter, 10), await reserve(store, counter, 10)
-    plan = await returns.give_back(
+    plan = await give_back.give_back(
         store, counter, [range(7, 20)], rev=second.rev, end=second.indices.stop
     )
     assert (plan.next, plan.returned, first.indices.stop) == (7, (), 10)
@@ -251,7 +252,7 @@ async def test_nothing_goes_back_to_a_position_that_is_not_as_we_left_it(
         backend.push(counter, **by_hand)
     before = await store.position(counter)
     with pytest.raises(why):
-        await returns.give_back(store, counter, [range(7, 20)], rev=mine.rev, end=20)
+        await give_back.give_back(store, counter, [range(7, 20)], rev=mine.rev, end=20)
     assert await store.position(counter) == before
 
 
@@ -259,7 +260,7 @@ async def test_ids_of_an_epoch_that_is_over_do_not_go_back(store: Store) -> None
     counter = await made(store)
     mine = await reserve(store, counter, 20)
     later = replace(counter, base=1000)
-    plan = await returns.give_back(
+    plan = await give_back.give_back(
         store, later, [range(500, 510), range(1015, 1020)], rev=mine.rev, end=20
     )
     assert (plan.count, plan.next) == (5, 15)
@@ -296,7 +297,7 @@ async def test_a_list_that_cannot_be_read_grants_nothing_and_stops_no_reservatio
         grant = await reserve(store, counter, 20)
         assert (grant.indices, grant.returned) == (range(20), ())
         with pytest.raises(errors.PositionIllFormed, match="returned"):
-            await returns.give_back(store, counter, [range(7, 20)], rev=grant.rev, end=20)
+            await give_back.give_back(store, counter, [range(7, 20)], rev=grant.rev, end=20)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -331,15 +332,15 @@ async def adopted_item_shared(
 
     store.position = read_and_increment  # type: ignore[method-assign]
     with pytest.raises(errors.NotApplied):
-        await returns.give_back(store, counter, unused, rev=mine.rev, end=51)
+        await give_back.give_back(store, counter, unused, rev=mine.rev, end=51)
     store.position = read  # type: ignore[method-assign]
     assert taken == [layout.id(51)]
-    plan = await returns.give_back(store, counter, unused, rev=mine.rev, end=51)
+    plan = await give_back.give_back(store, counter, unused, rev=mine.rev, end=51)
     assert (plan.next, plan.returned) == (52, (range(45, 51),)), "the end is another's now"
     assert legacy.next(returns_) == layout.id(52)
     grant = await reserve(store, counter, 2)
-    assert [layout.ids(range(45, 51))] == await returns.claim(store, counter, grant)
-    plan = await returns.give_back(
+    assert [layout.ids(range(45, 51))] == await give_back.claim(store, counter, grant)
+    plan = await give_back.give_back(
         store, counter, [layout.ids(grant.indices)], rev=grant.rev + 1, end=grant.indices.stop
     )
     assert plan.next == 53, "its value goes back"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from idservice import errors, intents, returns
+from idservice import errors, intents
+from idservice.allocation import give_back
 from idservice.change import Changer
 from idservice.core.epoch import sealed
 from idservice.counters import new_counter, positions_of
@@ -127,14 +128,14 @@ async def test_what_is_given_back_to_a_shard_is_claimed_from_that_one(
     first = await reserve(store, counter, 2, 10)
     between = await reserve(other, counter, 2, 5)
     blocks = [counter.layout(2).ids(range(4, 10))]
-    plan = await returns.give_back(
+    plan = await give_back.give_back(
         store, counter, blocks, rev=first.rev, end=first.indices.stop, shard=2
     )
     assert plan.returned == (range(4, 10),)
     assert (await reserve(other, counter, 1, 1)).returned == ()
     grant = await reserve(other, counter, 2, 5)
     assert grant.returned == (range(4, 10),)
-    assert await returns.claim(other, counter, grant, shard=2) == [range(14, 32, 3)]
+    assert await give_back.claim(other, counter, grant, shard=2) == [range(14, 32, 3)]
     assert between.indices == range(10, 15)
 
 
@@ -143,7 +144,7 @@ async def test_ids_of_another_shard_are_not_given_back_to_this_one(store: Store)
     grant = await reserve(store, counter, 0, 10)
     await reserve(store, counter, 1, 10)
     blocks = [counter.layout(1).ids(range(4, 10))]
-    plan = await returns.give_back(store, counter, blocks, rev=grant.rev, end=10, shard=0)
+    plan = await give_back.give_back(store, counter, blocks, rev=grant.rev, end=10, shard=0)
     assert (plan.count, plan.too_many) == (0, 0)
     assert [each.next for each in await positions_of(store, counter)] == [10, 10]
 

@@ -12,11 +12,11 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from idservice.allocation.local_counter import Limits
+from idservice.allocation.service import Service
 from idservice.counters import new_counter
-from idservice.service import Service
 from idservice.stores.protocol import Counter, Store
 from idservice.stores.sqlite.store import SQLiteStore
-from idservice.supply import Limits
 from idservice.web import connection, guard
 from idservice.web import lane as lanes_module
 from idservice.web.app import WebLimits, build_app

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from idservice import errors
+from idservice.allocation.local_counter import Limits
 from idservice.stores.protocol import LIMIT_DEFAULT, Counter, Grant
 from idservice.stores.sqlite.store import SQLiteStore
-from idservice.supply import Limits
 from idservice.web.app import WebLimits
 from idservice.web.describe import GAPS
 

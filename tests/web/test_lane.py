@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idservice import errors
+from idservice.allocation.local_counter import Limits
+from idservice.allocation.service import Service
 from idservice.counters import new_counter
 from idservice.intents import Wish
-from idservice.service import Service
 from idservice.stores.sqlite.store import SQLiteStore
-from idservice.supply import Limits
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk
 from idservice.web.form import form_of

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from idservice import __version__, errors
-from idservice.catalogue import Watch
-from idservice.closing import GIVE_BACK_MAX_S, close_all
+from idservice.allocation.catalogue_watch import Watch
+from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.counters import check_name, ensure, positions_of, shown
 from idservice.finisher import Finisher
@@ -19,7 +20,6 @@ from idservice.intents import Wish
 from idservice.observability.prometheus import PIECE, Latency, Reading, Snapshot
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import DELETED, Counter, Position, Store
-from idservice.supply import Limits, Supply
 
 log = logging.getLogger("idservice.service")
 

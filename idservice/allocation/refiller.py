@@ -9,14 +9,14 @@ from random import Random
 from typing import Protocol
 
 from idservice import errors
-from idservice.batches import LeftAlone
+from idservice.allocation.batch_window import Linger
+from idservice.allocation.epoch_state import Holding
+from idservice.allocation.reserver import Asked, Reservations
+from idservice.allocation.strict import LeftAlone
+from idservice.allocation.wait_queue import Line, Waiter
 from idservice.core import timeouts
-from idservice.holding import Holding
-from idservice.line import Line, Waiter
-from idservice.linger import Linger
 from idservice.observability.prometheus import count
 from idservice.observability.store_health import StoreHealth
-from idservice.reservations import Asked, Reservations
 from idservice.stores.protocol import Grant, Loan
 
 log = logging.getLogger("idservice.refill")

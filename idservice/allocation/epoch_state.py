@@ -5,7 +5,7 @@ import asyncio
 from random import Random
 
 from idservice import errors
-from idservice.account import Account
+from idservice.allocation.account import Account
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator
 from idservice.core.shards import Shards

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 
-from idservice import errors, returns
-from idservice.batches import Batches
+from idservice import errors
+from idservice.allocation import give_back
+from idservice.allocation.epoch_state import Holding
+from idservice.allocation.strict import Batches
+from idservice.allocation.wait_queue import Line
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator, Request
 from idservice.core.shards import Shard
-from idservice.holding import Holding
-from idservice.line import Line
 from idservice.stores.protocol import Counter, Grant, Loan, Store
 
 
@@ -101,7 +102,7 @@ class Reservations:
 
     async def claim(self, asked: Asked, grant: Grant) -> bool:
         """Bring what others gave back to its shard into memory; whether that was any."""
-        claimed = await returns.inherit(
+        claimed = await give_back.inherit(
             self._store,
             asked.counter,
             grant,

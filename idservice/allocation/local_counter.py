@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from idservice import doubt, errors
+from idservice import errors
+from idservice.allocation import position_check
+from idservice.allocation.epoch_state import Holding
+from idservice.allocation.refiller import Refill
+from idservice.allocation.reserver import Asked, Reservations
+from idservice.allocation.wait_queue import Line, Served, Waiter
 from idservice.core.allocator import Allocator
-from idservice.holding import Holding
-from idservice.line import Line, Served, Waiter
 from idservice.observability.prometheus import Reading, Tally
 from idservice.observability.store_health import StoreHealth
-from idservice.refill import Refill
-from idservice.reservations import Asked, Reservations
 from idservice.stores.protocol import ACTIVE, DELETED, MOVED, Counter, Store
 
 log = logging.getLogger("idservice.supply")
@@ -248,7 +249,7 @@ class Supply:
         what that means. Whether it is `changed` or `suspect`."""
         if self.allocator.retired:
             return "changed"  # a request overtaken by our own give-back finds it lower than we left
-        told = await doubt.ask(self._store, asked.counter, error, asked.request.shard)
+        told = await position_check.ask(self._store, asked.counter, error, asked.request.shard)
         if told.entry is not None:
             self.see(told.entry)
         if self.allocator.retired or self.counter.epoch != asked.counter.epoch:
@@ -305,7 +306,7 @@ class Supply:
     async def _inspect(self) -> None:
         """End the doubt about a strict counter that looks as it should again."""
         allocator = self.allocator
-        told = await doubt.look(self._store, self.counter.name)
+        told = await position_check.look(self._store, self.counter.name)
         if told is None or allocator.retired:
             return
         entry, found = told

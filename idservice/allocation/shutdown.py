@@ -4,10 +4,11 @@ import asyncio
 import logging
 from collections.abc import Collection
 
-from idservice import errors, returns
+from idservice import errors
+from idservice.allocation import give_back
+from idservice.allocation.local_counter import Supply
 from idservice.core.shards import Shard
 from idservice.stores.protocol import Store
-from idservice.supply import Supply
 
 log = logging.getLogger("idservice.closing")
 
@@ -58,7 +59,7 @@ async def _close(
 async def _give_back(supply: Supply, store: Store, shard: Shard, blocks: list[range]) -> str:
     """Give back what is of one shard; why some of it is a gap, empty where none is."""
     try:
-        plan = await returns.give_back(
+        plan = await give_back.give_back(
             store,
             supply.counter,
             blocks,
