@@ -18,7 +18,7 @@ from statistics import median
 from benchmarks.load import Clock, Target, at_rate
 from benchmarks.measure import Row, check, distinct, interleaved, ratio, spread
 from benchmarks.processes import get, on_load_core, process, run_to_end, serving
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.sqlite.store import SQLiteStore
 
 PAGE_GOAL_MS, SCRAPE_GOAL_MS, P99_GOAL = 200.0, 50.0, 2.0

@@ -3,7 +3,7 @@
 import asyncio
 from random import Random
 
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import Counter, Grant, Position
 
 

@@ -20,8 +20,8 @@ from benchmarks.latency import Counted
 from benchmarks.load import Clock, Connection, Target, at_rate
 from benchmarks.measure import Row, check, distinct
 from benchmarks.processes import get, on_load_core, serving
-from idservice.change import Changer
-from idservice.intents import Wish
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.rules import Wish
 from idservice.stores.sqlite.store import SQLiteStore
 
 GOAL = 3.0

@@ -28,7 +28,7 @@ def init(arguments: argparse.Namespace) -> int:
     """Create the store."""
     from random import SystemRandom
 
-    from idservice.counters import new_counter
+    from idservice.catalogue.counters import new_counter
     from idservice.stores.protocol import DEFAULT_COUNTER
 
     async def work(store: "Store") -> None:
@@ -45,7 +45,7 @@ def create(arguments: argparse.Namespace) -> int:
     """Create or adopt a counter."""
     from random import SystemRandom
 
-    from idservice.counters import check_name, ensure, new_counter
+    from idservice.catalogue.counters import check_name, ensure, new_counter
     from idservice.stores.protocol import LIMIT_DEFAULT
 
     check_name(arguments.name)
@@ -121,7 +121,7 @@ def counters(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Show one counter."""
-    from idservice.counters import check_name, positions_of, shown
+    from idservice.catalogue.counters import check_name, positions_of, shown
 
     check_name(arguments.name)
     if asking.asks_service(arguments):
@@ -147,7 +147,7 @@ def _print_counter(
 ) -> None:
     import msgspec
 
-    from idservice.web.describe import described
+    from idservice.catalogue.describe import described
 
     rows = described(counter, config.RUNWAY.default, positions)
     if arguments.json:
@@ -163,7 +163,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
     from random import SystemRandom
 
     from idservice.allocation import direct
-    from idservice.counters import check_name
+    from idservice.catalogue.counters import check_name
     from idservice.stores.protocol import MOVED, SUSPENDED
     from idservice.web.ask import read_count
 
@@ -210,7 +210,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
     from idservice.bench.run import Bench, Wish
     from idservice.bench.where import Where
-    from idservice.counters import check_name
+    from idservice.catalogue.counters import check_name
 
     bench = Bench(
         Wish(

@@ -14,7 +14,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Say what is wrong with a store, what may go wrong, and what to do."""
     import time
 
-    from idservice import doctor
+    from idservice.catalogue import doctor
     from idservice.stores.findings import LEVELS
 
     found: list[Finding] = []

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from idservice import commands, errors
 
 if TYPE_CHECKING:
-    from idservice.change import Changer
-    from idservice.intents import Wish
+    from idservice.catalogue.changer import Changer
+    from idservice.catalogue.rules import Wish
     from idservice.stores.protocol import Counter, Store
 
 
 def set_next(arguments: argparse.Namespace) -> int:
     """Go on from another id."""
-    from idservice.intents import Wish
+    from idservice.catalogue.rules import Wish
 
     next = commands.number("--next", arguments.next, 0)
     wish = Wish("set", next=next, lower=arguments.allow_lower, forced=arguments.force)
@@ -24,7 +24,7 @@ def set_next(arguments: argparse.Namespace) -> int:
 
 def suspend(arguments: argparse.Namespace) -> int:
     """Hand out nothing until `resume`."""
-    from idservice.intents import Wish
+    from idservice.catalogue.rules import Wish
     from idservice.stores.protocol import SUSPENDED
 
     return _change(arguments, Wish("suspend", state=SUSPENDED))
@@ -32,7 +32,7 @@ def suspend(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     """End a suspension."""
-    from idservice.intents import Wish
+    from idservice.catalogue.rules import Wish
     from idservice.stores.protocol import ACTIVE
 
     return _change(arguments, Wish("resume", state=ACTIVE))
@@ -40,7 +40,7 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def reshard(arguments: argparse.Namespace) -> int:
     """Go on with another number of shards."""
-    from idservice.intents import Wish
+    from idservice.catalogue.rules import Wish
 
     shards = commands.number("--shards", arguments.shards, 1)
     return _change(arguments, Wish("reshard", shards=shards))
@@ -48,7 +48,7 @@ def reshard(arguments: argparse.Namespace) -> int:
 
 def delete(arguments: argparse.Namespace) -> int:
     """Delete a counter."""
-    from idservice.intents import Wish
+    from idservice.catalogue.rules import Wish
     from idservice.stores.protocol import DELETED
 
     return _change(arguments, Wish("delete", state=DELETED))
@@ -56,7 +56,7 @@ def delete(arguments: argparse.Namespace) -> int:
 
 def adopt(arguments: argparse.Namespace) -> int:
     """End an adoption: the old endpoint can count no more."""
-    from idservice.intents import Wish
+    from idservice.catalogue.rules import Wish
     from idservice.stores.protocol import FINISH
 
     if not arguments.finish:
@@ -71,9 +71,9 @@ def move(arguments: argparse.Namespace) -> int:
     """Take a counter to another store."""
     from random import SystemRandom
 
-    from idservice.counters import check_name, check_reason
-    from idservice.intents import stale_after
-    from idservice.move import Mover
+    from idservice.catalogue.counters import check_name, check_reason
+    from idservice.catalogue.mover import Mover
+    from idservice.catalogue.rules import stale_after
     from idservice.observability import logs
     from idservice.stores import open_store
 
@@ -111,8 +111,8 @@ def _address(to: str) -> str:
 
 def fence(arguments: argparse.Namespace) -> int:
     """Open new epochs above every id that may be in use."""
-    from idservice.counters import check_name
-    from idservice.intents import Wish
+    from idservice.catalogue.counters import check_name
+    from idservice.catalogue.rules import Wish
 
     if (arguments.name is None) != arguments.all:
         raise errors.Usage(why="fence takes a counter's name or --all, and one of them only")
@@ -153,7 +153,7 @@ def _given(arguments: argparse.Namespace, flag: str) -> int | None:
 
 
 def _change(arguments: argparse.Namespace, wish: "Wish") -> int:
-    from idservice.counters import check_name
+    from idservice.catalogue.counters import check_name
 
     check_name(arguments.name)
     signed = _signed(arguments, wish)
@@ -168,7 +168,7 @@ def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":
     """A wish with who wants it, and why. Raises BadConfiguration."""
     from dataclasses import replace
 
-    from idservice.counters import check_reason
+    from idservice.catalogue.counters import check_reason
 
     return replace(wish, by=commands.operator(), why=check_reason(arguments.reason))
 
@@ -176,8 +176,8 @@ def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":
 def _changer(arguments: argparse.Namespace, store: "Store") -> "Changer":
     from random import SystemRandom
 
-    from idservice.change import Changer
-    from idservice.intents import stale_after
+    from idservice.catalogue.changer import Changer
+    from idservice.catalogue.rules import stale_after
     from idservice.observability import logs
 
     logs.set_up("auto", sys.stderr)

@@ -18,8 +18,8 @@ from aiohttp.typedefs import Middleware
 from idservice import __version__, errors, listen, start
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
+from idservice.catalogue.counters import check_name
 from idservice.config import STORE_DEFAULT
-from idservice.counters import check_name
 from idservice.exits import EXIT_FAILURE
 from idservice.listener import Listener
 from idservice.newcomers import ON_THE_WAY_S

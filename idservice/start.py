@@ -10,8 +10,8 @@ from random import Random
 
 from idservice import errors
 from idservice.allocation.service import Service
+from idservice.catalogue.counters import new_counter
 from idservice.config import STORE_DEFAULT
-from idservice.counters import new_counter
 from idservice.stores.findings import Clock
 from idservice.stores.protocol import DEFAULT_COUNTER, Store
 

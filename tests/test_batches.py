@@ -13,9 +13,9 @@ from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import Limits, Supply
 from idservice.allocation.service import Service
 from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, Batches
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish
 from idservice.core.writer import Batch
-from idservice.counters import new_counter
-from idservice.intents import Wish
 from idservice.stores.dynamodb import items
 from idservice.stores.protocol import LIMIT_MAX, Counter
 from tests import engines

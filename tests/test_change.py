@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from idservice import errors, intents
-from idservice.change import TRIES, Changer
-from idservice.intents import Wish
+from idservice import errors
+from idservice.catalogue import rules
+from idservice.catalogue.changer import TRIES, Changer
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import Adopted, Counter
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
@@ -208,7 +209,7 @@ def test_who_begins_over_another_s_intent_finishes_that_first() -> None:
         await granted(data, 100)
         entry = data.entries["orders"]
         found = [data.stand(entry, 0)]
-        data.rewrite(entry, intents.begun(entry, Wish("set", next=500), found, Random(1)))
+        data.rewrite(entry, rules.begun(entry, Wish("set", next=500), found, Random(1)))
         before, after = await changer(data).change("orders", Wish("fence", ahead=1))
         assert (before.base, before.ordinal) == (500, 2)
         assert (after.base, after.ordinal) == (501, 3)

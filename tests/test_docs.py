@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from idservice import client, config, errors, probe
+from idservice.catalogue import describe
 from idservice.client import protocol
 from idservice.core.allocator import FROM_MEMORY
 from idservice.observability import status
-from idservice.web import app, connection, describe
+from idservice.web import app, connection
 from idservice.workers.totals import KILLED
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,12 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from idservice import doctor, errors, intents
+from idservice import errors
+from idservice.catalogue import doctor, rules
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.doctor import judge
+from idservice.catalogue.rules import Wish
 from idservice.core.epoch import gone_back, sealed
-from idservice.counters import new_counter
-from idservice.doctor import judge
-from idservice.intents import Wish
 from idservice.stores import open_store
 from idservice.stores.findings import Finding
 from idservice.stores.protocol import Adopted, Counter, Stand
@@ -93,7 +94,7 @@ def test_each_shard_is_looked_at() -> None:
 )
 def test_a_change_that_stands_still_is_told_with_what_finishes_it(wish: Wish, command: str) -> None:
     entry = counter()
-    begun = intents.begun(
+    begun = rules.begun(
         entry, dataclasses.replace(wish, by="ann"), [Stand(entry.epoch, 5, 5)], RANDOM
     )
     one = only(judge(begun, [Stand(entry.epoch, 5, 5)], ""))
@@ -103,7 +104,7 @@ def test_a_change_that_stands_still_is_told_with_what_finishes_it(wish: Wish, co
 
 def test_an_adoption_that_stands_still_is_told_with_what_finishes_it() -> None:
     entry = counter(adopted=Adopted("t", (("k", "S", "v"),), "a", "old"))
-    begun = intents.begun(entry, Wish("finish"), [Stand(entry.epoch, 5, 5)], RANDOM)
+    begun = rules.begun(entry, Wish("finish"), [Stand(entry.epoch, 5, 5)], RANDOM)
     one = only(judge(begun, [Stand(entry.epoch, 5, 5)], ""))
     assert one.run == "idservice adopt --finish orders"
 
@@ -111,14 +112,14 @@ def test_an_adoption_that_stands_still_is_told_with_what_finishes_it() -> None:
 def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> None:
     entry = counter()
     stand = Stand(entry.epoch, 5, 5)
-    begun = intents.begun(entry, Wish("move", to="sqlite:/a b.db"), [stand], RANDOM)
+    begun = rules.begun(entry, Wish("move", to="sqlite:/a b.db"), [stand], RANDOM)
     command = "idservice move orders --to 'sqlite:/a b.db' --store s"
     assert only(judge(begun, [stand], " --store s")).run == command
-    done = intents.done(intents.based(begun, [stand], None))
+    done = rules.done(rules.based(begun, [stand], None))
     closed = [Stand(sealed(done.epoch), 5, 5)]
     one = only(judge(done, closed, " --store s"))
     assert (one.level, one.about, one.run) == ("warning", "move", command)
-    assert judge(intents.arrived(done), closed, "") == []
+    assert judge(rules.arrived(done), closed, "") == []
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from idservice import errors, intents
-from idservice.counters import new_counter
-from idservice.intents import JUMP_MAX, Wish
+from idservice import errors
+from idservice.catalogue import rules
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import JUMP_MAX, Wish
 from idservice.stores.protocol import (
     DELETED,
     LIMIT_DEFAULT,
@@ -38,17 +39,17 @@ def stands(entry: Counter, next: int = 0, mark: int | None = None) -> list[Stand
 def carried_out(entry: Counter, wish: Wish, next: int = 0, mark: int | None = None) -> Counter:
     """The entry after a change, as the driver goes through its steps."""
     found = stands(entry, next, mark)
-    begun = intents.begun(entry, wish, found, RANDOM)
+    begun = rules.begun(entry, wish, found, RANDOM)
     if begun.intent is None:
         return begun
-    return intents.done(intents.based(begun, found, None))
+    return rules.done(rules.based(begun, found, None))
 
 
 def test_every_step_raises_the_revision_and_the_epoch_rises_with_the_last() -> None:
     entry = counter()
-    begun = intents.begun(entry, SUSPEND, stands(entry), RANDOM)
-    based = intents.based(begun, stands(entry), None)
-    done = intents.done(based)
+    begun = rules.begun(entry, SUSPEND, stands(entry), RANDOM)
+    based = rules.based(begun, stands(entry), None)
+    done = rules.done(based)
     assert [step.rev for step in (entry, begun, based, done)] == [0, 1, 2, 3]
     assert [step.ordinal for step in (entry, begun, based, done)] == [1, 1, 1, 2]
     assert done.intent is None
@@ -89,9 +90,9 @@ def test_a_position_below_its_mark_does_not_lower_the_base() -> None:
 
 def test_ids_that_were_granted_between_the_wish_and_the_seal_are_not_repeated() -> None:
     entry = counter()
-    begun = intents.begun(entry, Wish("set", next=60), stands(entry, 57), RANDOM)
-    based = intents.based(begun, stands(entry, 90), None)
-    assert intents.done(based).base == 90
+    begun = rules.begun(entry, Wish("set", next=60), stands(entry, 57), RANDOM)
+    based = rules.based(begun, stands(entry, 90), None)
+    assert rules.done(based).base == 90
 
 
 def test_a_long_jump_wants_to_be_forced() -> None:
@@ -118,14 +119,14 @@ def test_suspending_revokes_and_resuming_goes_on_exactly_where_it_ended() -> Non
 def test_what_is_so_already_changes_nothing() -> None:
     entry = counter(runway=5.0)
     for wish in (RESUME, Wish("runway", runway=5.0), Wish("limit", limit=entry.limit)):
-        assert intents.begun(entry, wish, stands(entry), RANDOM) is entry
+        assert rules.begun(entry, wish, stands(entry), RANDOM) is entry
     closed = carried_out(entry, SUSPEND)
-    assert intents.begun(closed, SUSPEND, stands(closed), RANDOM) is closed
+    assert rules.begun(closed, SUSPEND, stands(closed), RANDOM) is closed
 
 
 def test_a_runway_is_changed_without_an_epoch() -> None:
     entry = counter()
-    changed = intents.begun(entry, Wish("runway", runway=90.0), stands(entry), RANDOM)
+    changed = rules.begun(entry, Wish("runway", runway=90.0), stands(entry), RANDOM)
     assert (changed.runway, changed.intent, changed.epoch, changed.rev) == (
         90.0, None, entry.epoch, 1,
     )  # fmt: skip
@@ -173,19 +174,19 @@ def test_of_a_deleted_counter_nothing_else_can_be_changed() -> None:
     gone = carried_out(counter(), DELETE)
     for wish in (SUSPEND, RESUME, DELETE, Wish("set", next=9), Wish("runway", runway=9.0)):
         with pytest.raises(errors.UnknownCounter):
-            intents.begun(gone, wish, stands(gone), RANDOM)
+            rules.begun(gone, wish, stands(gone), RANDOM)
 
 
 def test_a_name_that_somebody_else_created_meanwhile_is_left_alone() -> None:
     entry = counter()
     wish = Wish("create", wanted=counter(start=10))
-    assert intents.begun(entry, wish, stands(entry), RANDOM) is entry
+    assert rules.begun(entry, wish, stands(entry), RANDOM) is entry
 
 
 def test_an_item_cannot_be_adopted_under_a_name_that_was_used() -> None:
     gone = carried_out(counter(), DELETE)
     with pytest.raises(errors.ChangeRefused, match="another name"):
-        intents.begun(gone, Wish("create", wanted=counter(adopted=OLD)), stands(gone), RANDOM)
+        rules.begun(gone, Wish("create", wanted=counter(adopted=OLD)), stands(gone), RANDOM)
 
 
 def test_a_fence_goes_past_a_number_or_ahead_of_what_is_known_and_revokes() -> None:
@@ -205,8 +206,8 @@ def test_a_fence_leaves_what_is_closed_closed_and_raises_where_it_will_begin() -
 def test_a_position_of_a_later_epoch_than_the_entry_s_is_passed_by() -> None:
     entry = counter()
     found = [Stand("7.other", 80, 80)]
-    begun = intents.begun(entry, Wish("fence", past=90), found, RANDOM)
-    assert intents.done(intents.based(begun, found, None)).ordinal == 8
+    begun = rules.begun(entry, Wish("fence", past=90), found, RANDOM)
+    assert rules.done(rules.based(begun, found, None)).ordinal == 8
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_a_position_of_a_later_epoch_than_the_entry_s_is_passed_by() -> None:
 def test_of_an_adopted_counter_only_what_its_old_endpoint_can_live_with(wish: Wish) -> None:
     entry = counter(adopted=OLD)
     with pytest.raises(errors.ChangeRefused, match="old endpoint"):
-        intents.begun(entry, wish, stands(entry), RANDOM)
+        rules.begun(entry, wish, stands(entry), RANDOM)
 
 
 def test_an_adopted_counter_is_fenced_without_a_base_of_its_own() -> None:
@@ -237,7 +238,7 @@ def test_an_adoption_ends_where_the_id_is_the_index(returns: str, free: int) -> 
     assert (done.adopted, done.home, done.base) == (None, entry.adopted, 0)
     assert (done.high, done.revoked, done.shards) == (free, 0, 1)
     assert done.elsewhere == entry.elsewhere
-    assert intents.begun(done, Wish("finish"), stands(done), RANDOM) is done
+    assert rules.begun(done, Wish("finish"), stands(done), RANDOM) is done
     moved_on = carried_out(done, Wish("set", next=500), next=free)
     assert (moved_on.base, moved_on.home) == (500, entry.adopted)
 
@@ -248,7 +249,7 @@ def test_only_what_was_adopted_can_be_finished_and_not_where_the_value_is_the_po
         (counter(adopted=replace(OLD, attribute="next")), "position itself needs"),
     ):
         with pytest.raises(errors.ChangeRefused, match=why):
-            intents.begun(entry, Wish("finish"), stands(entry), RANDOM)
+            rules.begun(entry, Wish("finish"), stands(entry), RANDOM)
 
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -258,11 +259,11 @@ def resharded(entry: Counter, shards: int, *nexts: int) -> Counter:
     """After a reshard that found the shards of its epoch reserved up to those indices."""
     found: list[Stand | None] = [Stand(entry.epoch, next, next) for next in nexts]
     found += [None] * (shards - len(nexts))
-    begun = intents.begun(entry, Wish("reshard", shards=shards), found, RANDOM)
+    begun = rules.begun(entry, Wish("reshard", shards=shards), found, RANDOM)
     if begun.intent is None:
         return begun
-    assert intents.to_seal(begun) == range(max(entry.shards, shards))
-    return intents.done(intents.based(begun, found[: entry.shards], None))
+    assert rules.to_seal(begun) == range(max(entry.shards, shards))
+    return rules.done(rules.based(begun, found[: entry.shards], None))
 
 
 def test_a_reshard_begins_above_the_highest_id_of_any_shard_and_uses_blocks_up() -> None:
@@ -311,11 +312,11 @@ def test_a_reshard_that_would_leave_no_ids_is_refused() -> None:
 def test_a_suspended_counter_keeps_its_shards_and_resumes_above_all_of_them() -> None:
     entry = counter(shards=3)
     found = [Stand(entry.epoch, next, next) for next in (1, 9, 4)]
-    begun = intents.begun(entry, SUSPEND, found, RANDOM)
-    closed = intents.done(intents.based(begun, found, None))
+    begun = rules.begun(entry, SUSPEND, found, RANDOM)
+    closed = rules.done(rules.based(begun, found, None))
     assert (closed.shards, closed.base, closed.high) == (3, 0, 26)
-    begun = intents.begun(closed, RESUME, found, RANDOM)
-    resumed = intents.done(intents.based(begun, found, None))
+    begun = rules.begun(closed, RESUME, found, RANDOM)
+    resumed = rules.done(rules.based(begun, found, None))
     assert (resumed.shards, resumed.base) == (3, closed.high)
 
 
@@ -345,12 +346,12 @@ def test_no_sequence_of_changes_opens_an_epoch_on_ids_that_were_granted(
         found: list[Stand | None] = [Stand(entry.epoch, next, next) for next in nexts]
         found += [None] * (wish.wished_shards - len(nexts))
         try:
-            begun = intents.begun(entry, wish, found, RANDOM)
+            begun = rules.begun(entry, wish, found, RANDOM)
         except errors.IdserviceError:
             continue
         after = begun
         if begun.intent is not None:
-            after = intents.done(intents.based(begun, found[: entry.shards], None))
+            after = rules.done(rules.based(begun, found[: entry.shards], None))
         if after.epoch != entry.epoch:
             assert after.ordinal > ordinal
             ordinal = after.ordinal

@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from idservice import errors, intents
+from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
-from idservice.change import Changer
-from idservice.counters import ensure, new_counter
-from idservice.intents import Wish
-from idservice.move import Mover
+from idservice.catalogue import rules
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import ensure, new_counter
+from idservice.catalogue.mover import Mover
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import Adopted, Counter, Move
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
@@ -203,7 +204,7 @@ def test_a_lowering_that_is_under_way_waits_for_who_has_not_heard_of_it() -> Non
         two.take()
         entry, loop = two.source.entries[NAME], asyncio.get_running_loop()
         stand = await SimStore(Random(1), two.source).stand(entry, 0)
-        lowering = intents.begun(entry, Wish("set", next=2, lower=True), [stand], Random(5))
+        lowering = rules.begun(entry, Wish("set", next=2, lower=True), [stand], Random(5))
         two.source.rewrite(entry, lowering)
         there = await two.mover().move(NAME)
         assert loop.time() >= 60.0, "an instance that cannot look goes on for so long"

@@ -11,9 +11,9 @@ from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import Limits, Supply
 from idservice.allocation.service import Service
-from idservice.intents import Wish
+from idservice.catalogue.describe import described
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import Counter, Grant
-from idservice.web.describe import described
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore, Table

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from idservice.catalogue.counters import new_counter
 from idservice.core.epoch import gone_back
-from idservice.counters import new_counter
 from tests import engines
 from tests.processes import ROOT, command
 from tests.stores import backends

@@ -14,8 +14,8 @@ from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits
 from idservice.allocation.service import LOADING_MAX, Service
+from idservice.catalogue.counters import ensure, new_counter
 from idservice.core.timeouts import BACKOFF_MAX_S
-from idservice.counters import ensure, new_counter
 from idservice.stores.protocol import Adopted, Counter, Grant
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from idservice import errors, intents
+from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S, STANDS_STILL_S
 from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, Supply
 from idservice.allocation.service import Service
-from idservice.counters import new_counter
-from idservice.intents import Wish
+from idservice.catalogue import rules
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore
@@ -176,7 +177,7 @@ def test_who_waits_while_a_counter_is_changed_is_served_by_the_new_epoch() -> No
             await supply.one()
             entry = data.entries["orders"]
             found = [data.stand(entry, 0)]
-            begun = intents.begun(entry, Wish("fence", past=99), found, Random(1))
+            begun = rules.begun(entry, Wish("fence", past=99), found, Random(1))
             data.rewrite(entry, begun)
             data.seal(entry, 0, found[0], "sealed:" + begun.intent.epoch)  # type: ignore[union-attr]
             waiting = asyncio.create_task(supply.many(50))
@@ -245,7 +246,7 @@ def test_ids_that_end_a_doubt_are_not_of_an_epoch_that_was_revoked_meanwhile() -
             assert len(data.ledger) == 1
             entry = data.entries["orders"]
             wish = Wish("set", next=0, lower=True)
-            data.rewrite(entry, intents.begun(entry, wish, [data.stand(entry, 0)], Random(1)))
+            data.rewrite(entry, rules.begun(entry, wish, [data.stand(entry, 0)], Random(1)))
             supply.see(data.entries["orders"])
             with pytest.raises(errors.WaitedTooLong):
                 await waiting
@@ -263,7 +264,7 @@ def test_a_change_that_stands_still_is_finished_by_an_instance() -> None:
             supply = await stocked(service)
             entry = data.entries["orders"]
             found = [data.stand(entry, 0)]
-            data.rewrite(entry, intents.begun(entry, Wish("set", next=500), found, Random(1)))
+            data.rewrite(entry, rules.begun(entry, Wish("set", next=500), found, Random(1)))
             await elapse(POLL_S + STANDS_STILL_S - 0.5)
             assert data.entries["orders"].intent is not None, "its operator may be at it"
             await elapse(2 * POLL_S)

@@ -11,8 +11,8 @@ import pytest
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import Limits, Supply
-from idservice.change import Changer
-from idservice.intents import Wish
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import Counter, Grant
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table

@@ -13,10 +13,10 @@ from idservice import __version__, errors
 from idservice.allocation.catalogue_watch import Watch
 from idservice.allocation.local_counter import Limits, Supply
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
+from idservice.catalogue.counters import check_name, ensure, positions_of, shown
+from idservice.catalogue.rules import Wish
+from idservice.catalogue.runner import Finisher
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
-from idservice.counters import check_name, ensure, positions_of, shown
-from idservice.finisher import Finisher
-from idservice.intents import Wish
 from idservice.observability.prometheus import PIECE, Latency, Reading, Snapshot
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import DELETED, Counter, Position, Store

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idservice import errors
+from idservice.catalogue.describe import GAPS
 from idservice.observability.prometheus import Latency, Reading, Snapshot
 from idservice.observability.readings import Standing
 from idservice.observability.status_records import (
@@ -19,7 +20,6 @@ from idservice.observability.status_records import (
 )
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.web.ask import COUNT, read_query
-from idservice.web.describe import GAPS
 
 FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 COMMAND = re.compile(r"`(idservice [^`]+)`")

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from idservice import errors
 from idservice.allocation.service import Service
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.describe import described, gaps_described
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.web.describe import described, gaps_described
 from idservice.web.guard import NO_STORE
 from idservice.web.ids import read_body
 from idservice.web.writer import Writers

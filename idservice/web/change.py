@@ -10,11 +10,11 @@ from aiohttp import web
 
 from idservice import errors
 from idservice.allocation.service import Service
-from idservice.counters import check_reason, check_runway
-from idservice.intents import Wish
+from idservice.catalogue.counters import check_reason, check_runway
+from idservice.catalogue.describe import described
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import DELETED
 from idservice.web.admin import json_answer, read_wish, whole
-from idservice.web.describe import described
 from idservice.web.writer import Writers
 
 ANSWER_AFTER_S = 4.0  # who changes ids downwards waits a minute; the answer does not

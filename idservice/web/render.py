@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from idservice.catalogue.describe import as_strings, number
 from idservice.stores.protocol import Counter
 from idservice.web.ask import Ask
-from idservice.web.describe import as_strings, number
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"

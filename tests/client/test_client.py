@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from idservice import errors
+from idservice.catalogue.counters import new_counter
 from idservice.client import BadBatch, NotOpen, Refused, WaitedTooLong
-from idservice.counters import new_counter
 from idservice.web.app import WebLimits
 from idservice.web.guard import problem
 from tests.client.conftest import Central, answer, asked, saying

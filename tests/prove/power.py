@@ -19,8 +19,8 @@ from pathlib import Path
 from random import Random
 
 from idservice import errors
-from idservice.change import Changer
-from idservice.intents import Wish
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import ACTIVE, SUSPENDED, Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.prove.disk import Disk, Event, State, read_record

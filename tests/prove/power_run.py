@@ -18,9 +18,9 @@ from random import Random
 from typing import Any
 
 from idservice.allocation import give_back
-from idservice.change import Changer
-from idservice.counters import new_counter
-from idservice.intents import Wish
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import ACTIVE, SUSPENDED, Counter, Grant
 from idservice.stores.sqlite import store as sqlite
 

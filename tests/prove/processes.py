@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from idservice.catalogue.counters import new_counter
 from idservice.core.allocator import FROM_MEMORY
-from idservice.counters import new_counter
 from idservice.stores import open_store
 from idservice.stores.protocol import Position
 from tests import engines

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from idservice import errors
 from idservice.allocation.local_counter import Limits
+from idservice.catalogue.rules import Wish
 from idservice.client.http_async import Central
 from idservice.client.protocol import Place, Reply, Unanswered
-from idservice.intents import Wish
 from idservice.stores.chained import ChainedStore
 from idservice.web.ask import read_ask
 from idservice.web.guard import problem

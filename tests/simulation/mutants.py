@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from idservice import errors, intents
+from idservice import errors
 from idservice.allocation.catalogue_watch import Watch
 from idservice.allocation.local_counter import Supply
 from idservice.allocation.refiller import Refill
 from idservice.allocation.reserver import Asked
 from idservice.allocation.wait_queue import Line
+from idservice.catalogue import rules
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
 from idservice.stores.protocol import Counter, Grant, Position, Stand
@@ -472,7 +473,7 @@ def without_what_came_before(base: int, reserved: Any, high: int) -> int:
 
 
 def revoked_by_the_last_change(
-    entry: Counter, wish: Any, found: Any, random: Any, *, begun: Any = intents.begun
+    entry: Counter, wish: Any, found: Any, random: Any, *, begun: Any = rules.begun
 ) -> Counter:
     """Forgets what was revoked before, once something else is changed."""
     after: Counter = begun(entry, wish, found, random)

@@ -6,9 +6,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from idservice import errors
-from idservice.change import Changer
-from idservice.counters import new_counter
-from idservice.intents import Wish, stale_after
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish, stale_after
 from idservice.stores.protocol import ACTIVE, DELETED, LIMIT_DEFAULT, SUSPENDED
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 
-from idservice import errors, intents
+from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
+from idservice.catalogue import rules
+from idservice.catalogue.counters import new_counter
 from idservice.core.shards import EXHAUSTED_RECHECK_S
 from idservice.core.timeouts import REFILL_MAX_S
-from idservice.counters import new_counter
 from idservice.stores.protocol import FINISH, Adopted, Counter
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
@@ -586,15 +587,15 @@ async def taken_over(world: World) -> None:
     old = asyncio.create_task(_old_endpoint(world))
     clients = asyncio.create_task(world.clients(4, 40, counts=(1, 1, 3), pause_s=0.25))
     await elapse(rng.uniform(0.0, 3.0))
-    wishes = [intents.Wish("fence", ahead=3), *[intents.Wish(FINISH)] * 3]
+    wishes = [rules.Wish("fence", ahead=3), *[rules.Wish(FINISH)] * 3]
     operators = [operate(world, changes=4, wishes=rng.sample(wishes, 4)) for _ in range(2)]
     await asyncio.gather(*operators)
-    await operate(world, changes=1, wishes=[intents.Wish(FINISH)], lasting=True)
+    await operate(world, changes=1, wishes=[rules.Wish(FINISH)], lasting=True)
     await operate(world, changes=rng.randint(0, 3))
     await clients
     await put_right(world)
     if world.table.entries[NAME].home is None:
-        await operate(world, changes=1, wishes=[intents.Wish(FINISH)], lasting=True)
+        await operate(world, changes=1, wishes=[rules.Wish(FINISH)], lasting=True)
     await world.finish()
     if not old.done() or world.table.entries[NAME].home != adopted:
         raise Violation("finish", f"the old endpoint goes on: {world.table.entries[NAME]}")
@@ -612,7 +613,7 @@ async def hurried(world: World) -> None:
     for _ in range(3):
         await world.begin()
     # Each opens an epoch exactly where the one before ended, and drops nothing.
-    wishes = [intents.Wish("limit", limit=limit + at) for at in range(1, 9)]
+    wishes = [rules.Wish("limit", limit=limit + at) for at in range(1, 9)]
     operators = [asyncio.create_task(operate(world, changes=8, wishes=wishes, pause_s=0.1))]
     await world.clients(6, 30, pause_s=0.1)
     for operator in operators:
@@ -669,16 +670,16 @@ async def cut_off(world: World) -> None:
     far.store.faults.outages = [(cut, cut + 100.0)]
     using = asyncio.gather(use(far, cut + 130.0, pause_s=3.0), use(near, cut + 130.0, pause_s=3.0))
     await elapse(rng.uniform(0.0, 5.0))
-    wishes = [intents.Wish("fence", ahead=3)]
+    wishes = [rules.Wish("fence", ahead=3)]
     if world.sharded:
-        wishes.insert(rng.randint(0, 1), intents.Wish("reshard", shards=rng.choice((1, 2, 5))))
+        wishes.insert(rng.randint(0, 1), rules.Wish("reshard", shards=rng.choice((1, 2, 5))))
     await operate(world, changes=len(wishes), wishes=wishes, lasting=True)
     await using
     if not any(op.error == "catalogue_stale" for op in world.history):
         raise Violation("stale", f"{far.name} never noticed that it heard nothing")
     far.store.faults = world.faults
     await world.finish()
-    world.check(need_max=1, revoked_within_s=intents.stale_after(30.0))
+    world.check(need_max=1, revoked_within_s=rules.stale_after(30.0))
 
 
 Scenario = Callable[[World], Awaitable[None]]

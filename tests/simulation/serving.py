@@ -7,9 +7,9 @@ from typing import Any
 
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
-from idservice.change import Changer
-from idservice.counters import new_counter
-from idservice.intents import Wish
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import Counter
 from tests.simulation.store import Faults, SimStore, Table
 

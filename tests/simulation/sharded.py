@@ -3,7 +3,7 @@
 import asyncio
 
 from idservice.allocation.local_counter import Limits
-from idservice.intents import Wish
+from idservice.catalogue.rules import Wish
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse
 from tests.simulation.operators import operate, put_right

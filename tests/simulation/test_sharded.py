@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from idservice import intents
+from idservice.catalogue import rules
 from idservice.core import epoch as epochs
 from tests.prove.histories import op
 from tests.simulation import checker, sharded
@@ -117,7 +117,7 @@ def test_a_change_leaves_what_the_epoch_before_had_until_it_is_done(left: int) -
         world.create(limit=9, shards=2)
         table, before = world.table, world.table.entries[NAME]
         stands = [table.stand(before, shard) for shard in range(2)]
-        entry = intents.begun(before, intents.Wish("reshard", shards=1), stands, Random(1))
+        entry = rules.begun(before, rules.Wish("reshard", shards=1), stands, Random(1))
         table.rewrite(before, entry)
         table.reserve(before, count=5, seen=0, room=0, shard=0)
         table.reserve(before, count=5 - left, seen=0, room=left, shard=1)
@@ -127,12 +127,12 @@ def test_a_change_leaves_what_the_epoch_before_had_until_it_is_done(left: int) -
             assert world._left(entry) == left
             table.seal(entry, shard, table.stand(entry, shard), seal)
         assert world._left(entry) == left
-        based = intents.based(entry, [table.stand(entry, shard) for shard in range(2)], None)
+        based = rules.based(entry, [table.stand(entry, shard) for shard in range(2)], None)
         table.rewrite(entry, based)
         assert world._left(based) == left
         table.open_shard(based, 0, seal, entry.intent.epoch)
         assert world._left(based) == left
-        after = intents.done(based)
+        after = rules.done(based)
         table.rewrite(based, after)
         assert world._left(based) is None, "it does not know yet"
         assert world._left(after) == (1 if left else 0), "below the highest of any shard is lost"

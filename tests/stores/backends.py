@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol, Self
 
+from idservice.catalogue.counters import new_counter
 from idservice.client.http_async import Central
 from idservice.client.protocol import place
-from idservice.counters import new_counter
 from idservice.stores.chained import ChainedStore
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import Counter, Store

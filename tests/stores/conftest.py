@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import Store
 from tests.stores import backends
 from tests.stores.backends import Backend

@@ -11,11 +11,11 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.service import Service
+from idservice.catalogue.counters import ensure, new_counter, shown
+from idservice.catalogue.rules import Wish
 from idservice.client import protocol
 from idservice.client.http_async import Central
 from idservice.client.protocol import Reply, Unanswered
-from idservice.counters import ensure, new_counter, shown
-from idservice.intents import Wish
 from idservice.stores import open_store
 from idservice.stores.chained import ChainedStore
 from idservice.stores.protocol import (

@@ -6,11 +6,12 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from idservice import errors, intents
-from idservice.change import Changer
+from idservice import errors
+from idservice.catalogue import rules
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish
 from idservice.core.epoch import gone_back, sealed
-from idservice.counters import new_counter
-from idservice.intents import Wish
 from idservice.stores.protocol import Counter, Grant, Position, Stand, Store
 from tests.stores.backends import Backend
 
@@ -331,7 +332,7 @@ async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
-    begun = intents.begun(counter, Wish("set", next=500), [await store.stand(counter, 0)], random)
+    begun = rules.begun(counter, Wish("set", next=500), [await store.stand(counter, 0)], random)
     assert await store.rewrite(counter, begun)
     changer = Changer(other, random=random, stale_s=0.0)
     done = await changer.carry_out("orders")

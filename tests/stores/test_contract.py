@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from idservice import errors
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import LIMIT_MAX, Counter, Loan, Store
 from tests.stores import conftest
 from tests.stores.backends import Backend

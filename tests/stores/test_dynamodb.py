@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from idservice import errors
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import client as dynamodb_client
 from tests.engines import REGION

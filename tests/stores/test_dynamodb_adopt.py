@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.counters import ensure, new_counter
+from idservice.catalogue.counters import ensure, new_counter
 from idservice.stores.dynamodb import DynamoStore, recognition
 from idservice.stores.dynamodb.client import Client
 from idservice.stores.protocol import Adopted, Counter, Position

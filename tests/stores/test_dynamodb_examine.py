@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from idservice import doctor, errors
-from idservice.counters import new_counter
+from idservice import errors
+from idservice.catalogue import doctor
+from idservice.catalogue.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore, description
 from idservice.stores.findings import Finding
 from idservice.stores.protocol import Adopted, Counter

@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from idservice import errors
-from idservice.change import Changer
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
-from idservice.counters import new_counter
-from idservice.intents import Wish
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import Counter
 from tests.engines import by_hand, recreate

@@ -10,11 +10,12 @@ import pytest
 from botocore.exceptions import ClientError
 from msgspec.structs import replace
 
-from idservice import errors, intents
-from idservice.change import Changer
+from idservice import errors
+from idservice.catalogue import rules
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import ensure, new_counter
+from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
-from idservice.counters import ensure, new_counter
-from idservice.intents import Wish
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb.client import Client
 from idservice.stores.protocol import Counter, Grant, Position
@@ -46,12 +47,12 @@ async def change(store: DynamoStore, kind: str, **wish: Any) -> Counter:
 
 async def sealed_for_good(store: DynamoStore, counter: Counter) -> Counter:
     """The entry with a finish under way whose base is written, and the item sealed."""
-    begun = intents.begun(counter, FINISH, [await store.stand(counter, 0)], random)
+    begun = rules.begun(counter, FINISH, [await store.stand(counter, 0)], random)
     assert begun.intent is not None
     assert await store.rewrite(counter, begun)
     found = await store.stand(counter, 0)
     await store.seal(counter, 0, found, sealed(begun.intent.epoch))
-    based = intents.based(begun, [found], None)
+    based = rules.based(begun, [found], None)
     assert await store.rewrite(begun, based)
     return based
 

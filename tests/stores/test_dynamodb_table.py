@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore, recognition
 from idservice.stores.dynamodb import client as dynamodb_client
 from idservice.stores.dynamodb import table as dynamodb_table

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.allocation import give_back
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import Counter, Grant, Position, Store
 from idservice.stores.sqlite.store import SQLiteStore

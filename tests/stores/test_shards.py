@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from idservice import errors, intents
+from idservice import errors
 from idservice.allocation import give_back
-from idservice.change import Changer
+from idservice.catalogue import rules
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.counters import new_counter, positions_of
+from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
-from idservice.counters import new_counter, positions_of
-from idservice.intents import Wish
 from idservice.stores.protocol import SHARDS_MAX, Counter, Grant, Position, Store
 from tests.stores.backends import Backend
 
@@ -193,7 +194,7 @@ async def test_a_reshard_that_stands_still_anywhere_is_finished_by_the_next_who_
     counter = await made(store, 2)
     await reserve(store, counter, 1, 9)
     found = [await store.stand(counter, shard) for shard in range(5)]
-    begun = intents.begun(counter, Wish("reshard", shards=5), found, random)
+    begun = rules.begun(counter, Wish("reshard", shards=5), found, random)
     assert begun.intent is not None
     assert await store.rewrite(counter, begun)
     for shard in (1, 3):  # and died

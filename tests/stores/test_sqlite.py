@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from idservice import errors
+from idservice.catalogue.counters import new_counter
 from idservice.core.writer import Batch
-from idservice.counters import new_counter
 from idservice.stores.sqlite.store import SQLiteStore
 
 

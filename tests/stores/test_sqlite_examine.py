@@ -10,8 +10,9 @@ from random import Random
 
 import pytest
 
-from idservice import doctor, errors
-from idservice.counters import new_counter
+from idservice import errors
+from idservice.catalogue import doctor
+from idservice.catalogue.counters import new_counter
 from idservice.stores.findings import Finding
 from idservice.stores.sqlite import examine
 from idservice.stores.sqlite.examine import kind_of_file_system

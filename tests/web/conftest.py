@@ -14,7 +14,7 @@ from aiohttp import web
 
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import Counter, Store
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web import connection, guard

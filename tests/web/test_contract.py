@@ -10,10 +10,10 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.local_counter import Limits
+from idservice.catalogue.describe import GAPS
 from idservice.stores.protocol import LIMIT_DEFAULT, Counter, Grant
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.app import WebLimits
-from idservice.web.describe import GAPS
 
 from .conftest import Serve, Serving
 from .wire import Answer, connected, request

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
-from idservice.counters import new_counter
-from idservice.intents import Wish
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.rules import Wish
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.connection import Gate
 from idservice.web.desk import Desk

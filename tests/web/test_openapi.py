@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from idservice.change import Changer
+from idservice.catalogue.changer import Changer
 from idservice.web import ids
 from idservice.web.openapi import document
 

@@ -3,9 +3,9 @@
 import json
 from random import Random
 
-from idservice.counters import new_counter
+from idservice.catalogue.counters import new_counter
+from idservice.catalogue.describe import described
 from idservice.stores.protocol import Position
-from idservice.web.describe import described
 from tests.web.conftest import Serve, Serving
 from tests.web.test_contract import JSON, assert_problem
 

@@ -8,9 +8,10 @@ from functools import partial
 from random import Random
 from typing import TypeVar
 
-from idservice import errors, intents
+from idservice import errors
+from idservice.catalogue import rules
+from idservice.catalogue.rules import Wish
 from idservice.core import epoch as epochs
-from idservice.intents import Wish
 from idservice.stores.protocol import Counter, Intent, Stand, Store
 
 log = logging.getLogger("idservice.change")
@@ -47,7 +48,7 @@ class Changer:
             before = await self.carry_out(name, past=wish.past)
             shards = range(max(before.shards, wish.wished_shards))
             found = await self._on_each(shards, partial(self._found, before, vouched=vouched))
-            after = intents.begun(before, wish, found, self._random)
+            after = rules.begun(before, wish, found, self._random)
             if after is before:
                 return before, before
             if await self._begin(before, after, wish):
@@ -129,14 +130,14 @@ class Changer:
         seal = epochs.sealed(intent.epoch)
         vouched = past is not None or (intent.kind == "fence" and not intent.ahead)
         found = await self._on_each(
-            intents.to_seal(entry), partial(self._seal, entry, seal, vouched=vouched)
+            rules.to_seal(entry), partial(self._seal, entry, seal, vouched=vouched)
         )
         self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
         if intent.base is None:
             if any(stand.epoch == intent.epoch for stand in found):
                 # Somebody is ahead of what we read, and `found` says nothing of the past.
                 raise self._unexpected(entry, 0, intent.epoch)
-            after = intents.based(entry, found[: entry.shards], past)
+            after = rules.based(entry, found[: entry.shards], past)
             if not await self._call(self._store.rewrite(entry, after)):
                 return
             assert after.intent is not None
@@ -145,7 +146,7 @@ class Changer:
             await self._outlast_the_stale(entry, intent.epoch)
         if intent.opens:
             await self._on_each(range(intent.shards), partial(self._open, entry, intent, seal))
-        after = intents.done(entry)
+        after = rules.done(entry)
         if intent.kind == "fence":
             after = await self._call(self._store.renewed(after))
         if await self._call(self._store.rewrite(entry, after)):

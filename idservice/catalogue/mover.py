@@ -6,10 +6,11 @@ from random import Random
 
 from msgspec.structs import replace
 
-from idservice import errors, intents
-from idservice.change import Changer, in_time
+from idservice import errors
+from idservice.catalogue import rules
+from idservice.catalogue.changer import Changer, in_time
+from idservice.catalogue.rules import Wish
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
-from idservice.intents import Wish
 from idservice.stores.protocol import ARRIVE, DELETED, MOVE, Counter, Move, Store
 
 log = logging.getLogger("idservice.change")
@@ -67,7 +68,7 @@ class Mover:
     async def _prepare(self, entry: Counter, wish: Wish) -> None:
         """See that it can be moved there, and have a tombstone there, which also shows that we may
         write, before anything here is closed."""
-        intents.begun(entry, wish, [], self._random)  # what is refused here is refused first
+        rules.begun(entry, wish, [], self._random)  # what is refused here is refused first
         there = await self._entry_there(entry.name)
         if there is None:
             there = await in_time(
@@ -81,7 +82,7 @@ class Mover:
         if await self._is_untouched(there):
             there = await self._clear(there, wish)
         trial = _arrival(entry, token="none yet", floor=0, state=entry.state)  # noqa: S106
-        intents.begun(there, trial, [], self._random)
+        rules.begun(there, trial, [], self._random)
 
     async def _is_untouched(self, there: Counter) -> bool:
         """Whether nobody was ever granted anything by an entry in use, as after `init`."""
@@ -132,7 +133,7 @@ class Mover:
                 entry = await self._at_source.carry_out(name)
                 if entry.move is None or entry.move.token != move.token or entry.move.arrived:
                     return
-                if await in_time(self._source, self._source.rewrite(entry, intents.arrived(entry))):
+                if await in_time(self._source, self._source.rewrite(entry, rules.arrived(entry))):
                     log.info("counter %s arrived at %s", name, move.to, extra={"action": "moved"})
                     return
         except errors.StoreError as error:

@@ -8,8 +8,8 @@ from random import Random
 
 from idservice import errors
 from idservice.allocation.local_counter import Supply
-from idservice.change import Changer
-from idservice.intents import Wish, stale_after
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.rules import Wish, stale_after
 from idservice.stores.protocol import Counter, Store
 
 log = logging.getLogger("idservice.change")

@@ -4,10 +4,10 @@ import asyncio
 from random import Random
 
 from idservice import errors
-from idservice.change import Changer
+from idservice.catalogue.changer import Changer
+from idservice.catalogue.rules import Wish, stale_after
 from idservice.client.protocol import NAME
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
-from idservice.intents import Wish, stale_after
 from idservice.stores.protocol import (
     DELETED,
     LIMIT_DEFAULT,
