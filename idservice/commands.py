@@ -165,7 +165,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
     from idservice.allocation import direct
     from idservice.catalogue.counters import check_name
     from idservice.stores.protocol import MOVED, SUSPENDED
-    from idservice.web.ask import read_count
+    from idservice.web.request import read_count
 
     most = 1_000_000
     count = read_count(arguments.count, most) or 1

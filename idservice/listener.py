@@ -19,8 +19,8 @@ from idservice.listen import BACKLOG, url
 from idservice.newcomers import refuse, turn_away
 from idservice.observability.sampled_log import Sampled
 from idservice.web.connection import Gate
-from idservice.web.desk import Desk
-from idservice.web.lane import Lanes
+from idservice.web.fast_lane.connection import Lanes
+from idservice.web.fast_lane.responses import Desk
 from idservice.workers.balance import Seat
 
 log = logging.getLogger("idservice.listener")

@@ -27,7 +27,7 @@ from idservice.observability import loop_lag
 from idservice.stores import open_store
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import Gate
-from idservice.web.desk import Desk
+from idservice.web.fast_lane.responses import Desk
 from idservice.workers.balance import Seat
 from idservice.workers.link import Link
 from idservice.workers.whole import Whole

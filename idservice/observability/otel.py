@@ -32,7 +32,7 @@ from idservice import __version__, errors
 from idservice.allocation.service import Service
 from idservice.observability import prometheus
 from idservice.observability.prometheus import Reading, Snapshot
-from idservice.web.guard import Handler
+from idservice.web.problems import Handler
 
 PROTOCOL = "http/protobuf"
 ALLOWED = {  # what of the standard is served; another value would be ignored without a word

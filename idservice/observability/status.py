@@ -19,7 +19,7 @@ from idservice.observability.status_records import (
     StoreStatus,
 )
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.web.ask import COUNT, read_query
+from idservice.web.request import COUNT, read_query
 
 FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 COMMAND = re.compile(r"`(idservice [^`]+)`")

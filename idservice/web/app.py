@@ -11,13 +11,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.observability import prometheus
-from idservice.web.admin import Admin
+from idservice.web.access import Writers
 from idservice.web.change import Changes
-from idservice.web.guard import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
+from idservice.web.counters import Admin
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
-from idservice.web.overview import Overview
-from idservice.web.writer import Writers
+from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
+from idservice.web.status_page import Overview
 from idservice.workers.whole import Whole
 
 

@@ -14,8 +14,8 @@ from idservice.catalogue.counters import check_reason, check_runway
 from idservice.catalogue.describe import described
 from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import DELETED
-from idservice.web.admin import json_answer, read_wish, whole
-from idservice.web.writer import Writers
+from idservice.web.access import Writers
+from idservice.web.counters import json_answer, read_wish, whole
 
 ANSWER_AFTER_S = 4.0  # who changes ids downwards waits a minute; the answer does not
 

@@ -11,7 +11,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from idservice import errors
 from idservice.observability.sampled_log import Sampled
-from idservice.web.guard import problem, problem_of
+from idservice.web.problems import problem, problem_of
 
 log = logging.getLogger("idservice.web")
 access_log = logging.getLogger("idservice.access")

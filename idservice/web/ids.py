@@ -9,9 +9,9 @@ from idservice import errors
 from idservice.allocation.local_counter import Supply
 from idservice.allocation.service import Service
 from idservice.observability.prometheus import count as count_one
-from idservice.web.ask import Ask, read_ask
-from idservice.web.guard import NO_STORE, Handler, uses_no_id
-from idservice.web.render import one, several
+from idservice.web.problems import NO_STORE, Handler, uses_no_id
+from idservice.web.request import Ask, read_ask
+from idservice.web.response import one, several
 
 BODY_TIMEOUT_S = 10.0
 

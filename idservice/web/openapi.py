@@ -7,7 +7,7 @@ import msgspec
 from idservice import __version__
 from idservice.client.protocol import NAME
 from idservice.observability.status import FIND, PAGE_MAX, PER_DEFAULT, PER_MAX
-from idservice.web.ask import NONCE
+from idservice.web.request import NONCE
 from idservice.web.schemas import SCHEMAS
 
 Schema = dict[str, Any]

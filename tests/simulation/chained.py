@@ -17,9 +17,9 @@ from idservice.catalogue.rules import Wish
 from idservice.client.http_async import Central
 from idservice.client.protocol import Place, Reply, Unanswered
 from idservice.stores.chained import ChainedStore
-from idservice.web.ask import read_ask
-from idservice.web.guard import problem
-from idservice.web.render import several
+from idservice.web.problems import problem
+from idservice.web.request import read_ask
+from idservice.web.response import several
 from tests.simulation import checker
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse, run

@@ -28,7 +28,7 @@ from idservice.stores.protocol import (
     Loan,
 )
 from idservice.web.app import WebLimits
-from idservice.web.guard import problem
+from idservice.web.problems import problem
 from tests.served import Served, served
 from tests.simulation.serving import table
 from tests.simulation.store import SimStore, Table

@@ -17,12 +17,12 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import Counter, Store
 from idservice.stores.sqlite.store import SQLiteStore
-from idservice.web import connection, guard
-from idservice.web import lane as lanes_module
+from idservice.web import connection, problems
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import Gate
-from idservice.web.desk import Desk
-from idservice.web.lane import Lanes
+from idservice.web.fast_lane import connection as lanes_module
+from idservice.web.fast_lane.connection import Lanes
+from idservice.web.fast_lane.responses import Desk
 
 from .wire import Answer, ask
 
@@ -88,7 +88,7 @@ def lane(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
     """Starts a service; keywords are those of `build_app`, and more."""
-    ours = (guard._crashes, connection._malformed, connection._failed, lanes_module._failed)
+    ours = (problems._crashes, connection._malformed, connection._failed, lanes_module._failed)
     for sampled in ours:
         sampled._next = 0.0  # what an earlier test logged keeps nothing back
     async with AsyncExitStack() as stack:

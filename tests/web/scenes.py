@@ -10,8 +10,8 @@ from msgspec import structs
 from idservice.errors import CounterSuspect, Exhausted, Moved, Suspended, UnknownCounter, WentBack
 from idservice.observability.prometheus import Latency, Reading, Snapshot, Tally
 from idservice.observability.readings import Standing
-from idservice.web.guard import guard
-from idservice.web.overview import Overview
+from idservice.web.problems import guard
+from idservice.web.status_page import Overview
 
 NAMES = (
     "orders", "members", "tickets", "invoices", "donations", "parcels", "bookings", "refunds",

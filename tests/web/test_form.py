@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idservice.web.form import VALUES_MAX, form_of
-from idservice.web.heads import TELLING, Heads
+from idservice.web.fast_lane.parser import TELLING, Heads
+from idservice.web.fast_lane.template import VALUES_MAX, form_of
 
 LINE = b"GET /next HTTP/1.1"
 NAMES = st.sampled_from(

@@ -18,10 +18,10 @@ from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.connection import Gate
-from idservice.web.desk import Desk
-from idservice.web.form import form_of
-from idservice.web.heads import HEAD_MAX
-from idservice.web.lane import BUFFER_MAX, FORMS_MAX, SILENT_MAX, Lane, Lanes
+from idservice.web.fast_lane.connection import BUFFER_MAX, FORMS_MAX, SILENT_MAX, Lane, Lanes
+from idservice.web.fast_lane.parser import HEAD_MAX
+from idservice.web.fast_lane.responses import Desk
+from idservice.web.fast_lane.template import form_of
 
 from .conftest import Serve, Serving
 from .test_battery import FINE, MALFORMED

@@ -12,9 +12,9 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.describe import described, gaps_described
 from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.web.guard import NO_STORE
+from idservice.web.access import Writers
 from idservice.web.ids import read_body
-from idservice.web.writer import Writers
+from idservice.web.problems import NO_STORE
 from idservice.workers.whole import Whole
 
 Body = TypeVar("Body")

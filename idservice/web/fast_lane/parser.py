@@ -6,7 +6,7 @@ callback is a dictionary's own method, so that a header costs no Python call.
 
 import httptools
 
-from idservice.web.guard import CONDITIONAL_HEADERS, PREFETCH_HEADERS
+from idservice.web.problems import CONDITIONAL_HEADERS, PREFETCH_HEADERS
 
 END = b"\r\n\r\n"
 HEAD_MAX = 4096  # bytes; aiohttp is to judge longer ones

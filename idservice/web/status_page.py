@@ -9,8 +9,8 @@ from aiohttp import web
 
 from idservice.observability.status import Wanted, status
 from idservice.observability.status_records import Status
-from idservice.web.guard import NO_STORE
 from idservice.web.page import page
+from idservice.web.problems import NO_STORE
 from idservice.workers.whole import Whole
 
 AUTHORITY = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}", re.ASCII)

@@ -23,9 +23,9 @@ from idservice import errors
 from idservice.allocation.wait_queue import Served, Waiter
 from idservice.observability.sampled_log import Sampled
 from idservice.web.connection import KEEPALIVE_S, Gate, Refused, access_log
-from idservice.web.desk import Desk, Target
-from idservice.web.form import Form, form_of
-from idservice.web.heads import END, HEAD_MAX, Heads, may_go_on
+from idservice.web.fast_lane.parser import END, HEAD_MAX, Heads, may_go_on
+from idservice.web.fast_lane.responses import Desk, Target
+from idservice.web.fast_lane.template import Form, form_of
 
 log = logging.getLogger("idservice.web")
 

@@ -13,9 +13,9 @@ from idservice import errors
 from idservice.allocation.local_counter import Supply
 from idservice.allocation.service import Service
 from idservice.observability.prometheus import count as count_one
-from idservice.web.ask import Ask, prefers_json, read_ask
-from idservice.web.guard import problem
-from idservice.web.render import TEXT, one, several
+from idservice.web.problems import problem
+from idservice.web.request import Ask, prefers_json, read_ask
+from idservice.web.response import TEXT, one, several
 
 TARGETS_MAX = 4096  # distinct request lines remembered
 ACCEPTS_MAX = 256  # and distinct Accept headers

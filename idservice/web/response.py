@@ -6,7 +6,7 @@ import msgspec
 
 from idservice.catalogue.describe import as_strings, number
 from idservice.stores.protocol import Counter
-from idservice.web.ask import Ask
+from idservice.web.request import Ask
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
