@@ -10,8 +10,8 @@ import time
 from typing import Any
 from unittest import mock
 
-from idservice import server
 from idservice.cli import main
+from idservice.server import process
 from idservice.stores.protocol import Counter, Grant
 from idservice.stores.reservation import Asked
 from idservice.stores.sqlite.store import SQLiteStore
@@ -45,5 +45,5 @@ def open_delayed(address: str, *, hold_s: float) -> Delayed:
 if __name__ == "__main__":
     # Else the kernel ends each delay up to 50 µs late. Threads get it from this one.
     ctypes.CDLL(None).prctl(SET_TIMER_SLACK, 1)
-    with mock.patch.object(server, "open_store", open_delayed):
+    with mock.patch.object(process, "open_store", open_delayed):
         sys.exit(main())

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idservice import __version__, asking, commands, config, diagnose, errors, operate
-from idservice.exits import EXIT_OK, ending
+from idservice import __version__, asking, commands, diagnose, errors, operate
+from idservice.server import settings as config
+from idservice.server.exits import EXIT_OK, ending
 
 SHOW = "Show a counter, as it stands in the store or as a running service tells it."
 TOP = "Show a running service, its counters and what is wrong with them; q quits."

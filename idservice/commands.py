@@ -9,7 +9,8 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from idservice import asking, config, errors, loop
+from idservice import asking, errors
+from idservice.server import loop, settings
 
 if TYPE_CHECKING:
     from idservice.stores.protocol import Counter, Position, Store
@@ -19,7 +20,7 @@ COMMAND_TIMEOUT_S = 20.0
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until a stop signal."""
-    from idservice import serve
+    from idservice.server import run as serve
 
     return serve.serve(arguments)
 
@@ -149,7 +150,7 @@ def _print_counter(
 
     from idservice.catalogue.describe import described
 
-    rows = described(counter, config.RUNWAY.default, positions)
+    rows = described(counter, settings.RUNWAY.default, positions)
     if arguments.json:
         print(msgspec.json.encode(rows).decode())
     elif not positions:
@@ -263,7 +264,7 @@ def with_store(
         try:
             async with (
                 asyncio.timeout(COMMAND_TIMEOUT_S if verify else None) as deadline,
-                open_store(arguments.store or config.STORE_DEFAULT) as store,
+                open_store(arguments.store or settings.STORE_DEFAULT) as store,
             ):
                 if verify:
                     await store.verify()
@@ -272,7 +273,7 @@ def with_store(
                 await work(store)
         except TimeoutError:
             raise errors.StoreUnready(
-                store=arguments.store or config.STORE_DEFAULT,
+                store=arguments.store or settings.STORE_DEFAULT,
                 why=f"no answer within {COMMAND_TIMEOUT_S:g} s; check the network and the endpoint",
             ) from None
 
@@ -299,6 +300,6 @@ def number(flag: str, value: str | None, default: int) -> int:
     if value is None:
         return default
     try:
-        return config.whole(0, LIMIT_MAX)(value)
+        return settings.whole(0, LIMIT_MAX)(value)
     except ValueError as rule:
         raise errors.Usage(why=f"{flag} is {value!r}; it must be {rule}") from None

@@ -8,8 +8,8 @@ import socket
 import time
 from collections.abc import Mapping
 
-from idservice.config import LISTEN_DEFAULT, PREFIX
 from idservice.errors import Unavailable, Usage
+from idservice.server.settings import LISTEN_DEFAULT, PREFIX
 
 POLL_S = 0.1
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  listened on, not asked at

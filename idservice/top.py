@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from idservice import config, listen, probe
+from idservice import probe
 from idservice.board import Board, Line
 from idservice.errors import IdserviceError, Usage
 from idservice.screen import Screen
+from idservice.server import address, settings
 
 ANSWER_S = 5.0
 AROUND = 8  # lines of the screen that are no counters'
@@ -22,11 +23,11 @@ WIDE = 1000  # columns, where nobody counts them
 
 def default_url(environment: Mapping[str, str]) -> str:
     """Where the control plane of this container is, as far as the environment tells."""
-    admin = environment.get(f"{config.PREFIX}ADMIN_LISTEN")
-    addresses = environment.get(f"{config.PREFIX}LISTEN", config.LISTEN_DEFAULT).split(",")
-    if admin is None and all(listen.Address.parse(one.strip()).is_local for one in addresses):
+    admin = environment.get(f"{settings.PREFIX}ADMIN_LISTEN")
+    addresses = environment.get(f"{settings.PREFIX}LISTEN", settings.LISTEN_DEFAULT).split(",")
+    if admin is None and all(address.Address.parse(one.strip()).is_local for one in addresses):
         return probe.default_url(environment)
-    return probe.default_url({f"{config.PREFIX}LISTEN": admin or listen.ADMIN_DEFAULT})
+    return probe.default_url({f"{settings.PREFIX}LISTEN": admin or address.ADMIN_DEFAULT})
 
 
 def look(url: str, *, page: int = 1, per: int = PER_MAX) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from idservice import config, errors
+from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import Limits, Supply
 from idservice.allocation.service import Service
@@ -16,6 +16,7 @@ from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
 from idservice.core.writer import Batch
+from idservice.server import settings
 from idservice.stores.dynamodb import items
 from idservice.stores.protocol import LIMIT_MAX, Counter
 from tests import engines
@@ -340,7 +341,7 @@ def test_writers_that_stand_still_are_pruned_where_there_are_many(others: int, l
 
 
 def test_a_writer_is_watched_for_longer_than_any_request_waits() -> None:
-    longest = next(setting for setting in config.SERVE if setting.flag == "--wait")
+    longest = next(setting for setting in settings.SERVE if setting.flag == "--wait")
     with pytest.raises(ValueError):
         longest.parse(str(STANDS_STILL_S - 10))
     assert Limits().wait < STANDS_STILL_S

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from idservice import cli, config, server
+from idservice import cli
 from idservice.observability import logs
+from idservice.server import process, settings
 from tests.processes import Serving, command, environment
 
 
@@ -19,7 +20,7 @@ from tests.processes import Serving, command, environment
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logs, "set_up", lambda *_, **__: None)
-    monkeypatch.setattr(server, "say_listening", serves)
+    monkeypatch.setattr(process, "say_listening", serves)
 
 
 def serves(*_: object) -> None:
@@ -135,7 +136,7 @@ def test_the_help_of_serve_names_every_setting(capsys: pytest.CaptureFixture[str
     assert ended.value.code == 0
     text = capsys.readouterr().out
     words = set(text.replace("[", " ").replace("]", " ").split())
-    for setting in config.SERVE:
+    for setting in settings.SERVE:
         assert setting.flag in words
         assert setting.variable in words
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from idservice import cli, config, errors, server
+from idservice import cli, errors
+from idservice.server import process, settings
 
 # flag: (text of the flag, its value, text of the variable, its value); text None: a switch
 SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
@@ -93,13 +94,13 @@ def settled(*arguments: str) -> argparse.Namespace:
 
 
 def test_the_tables_here_name_every_setting() -> None:
-    flags = {setting.flag for setting in config.SERVE}
+    flags = {setting.flag for setting in settings.SERVE}
     assert flags == set(SAMPLES) == set(DEFAULTS) == set(BAD)
 
 
-@pytest.mark.parametrize("setting", config.SERVE, ids=lambda setting: setting.flag)
+@pytest.mark.parametrize("setting", settings.SERVE, ids=lambda setting: setting.flag)
 def test_a_flag_beats_the_variable_which_beats_the_default(
-    setting: config.Setting, monkeypatch: pytest.MonkeyPatch
+    setting: settings.Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, value, variable_text, variable_value = SAMPLES[setting.flag]
     flag = [setting.flag] if text is None else [setting.flag, text]
@@ -107,7 +108,7 @@ def test_a_flag_beats_the_variable_which_beats_the_default(
     assert getattr(settled(*flag), setting.name) == value
     assert getattr(settled(*flag), f"{setting.name}_said") is True
     monkeypatch.setenv(setting.variable, variable_text)
-    config.check_environment({setting.variable: variable_text})
+    settings.check_environment({setting.variable: variable_text})
     assert getattr(settled(), setting.name) == variable_value
     assert getattr(settled(), f"{setting.name}_said") is False
     assert getattr(settled(*flag), setting.name) == value
@@ -116,7 +117,7 @@ def test_a_flag_beats_the_variable_which_beats_the_default(
 
 @pytest.mark.parametrize("flag", ["--listen", "--route"])
 def test_what_may_be_repeated_is_a_list(flag: str) -> None:
-    setting = next(setting for setting in config.SERVE if setting.flag == flag)
+    setting = next(setting for setting in settings.SERVE if setting.flag == flag)
     text, value, *_ = SAMPLES[flag]
     assert text
     assert getattr(settled(flag, text, flag, text), setting.name) == value * 2
@@ -137,17 +138,17 @@ def test_a_switch_is_on_by_a_word(word: str, monkeypatch: pytest.MonkeyPatch) ->
     ("setting", "value"),
     [
         pytest.param(setting, value, id=f"{setting.flag}={value[:30]}")
-        for setting in config.SERVE
+        for setting in settings.SERVE
         for value in BAD[setting.flag]
     ],
 )
 def test_a_bad_value_is_refused_with_the_value_and_the_rule(
-    setting: config.Setting,
+    setting: settings.Setting,
     value: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(server, "serve", None)  # nothing is started, should it be accepted
+    monkeypatch.setattr(process, "serve", None)  # nothing is started, should it be accepted
     sources = [setting.variable, setting.flag] if setting.value else [setting.variable]
     for source in sources:
         if source == setting.variable:
@@ -185,7 +186,7 @@ def test_a_bad_value_is_refused_with_the_value_and_the_rule(
     ],
 )
 def test_what_kubernetes_and_others_set_is_not_ours(variable: str) -> None:
-    config.check_environment({variable: "tcp://10.0.0.1:8080"})
+    settings.check_environment({variable: "tcp://10.0.0.1:8080"})
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,6 @@ def test_what_kubernetes_and_others_set_is_not_ours(variable: str) -> None:
 )
 def test_an_unknown_variable_is_refused(variable: str, meant: str) -> None:
     with pytest.raises(errors.Usage, match="is no setting") as caught:
-        config.check_environment({variable: "x"})
+        settings.check_environment({variable: "x"})
     assert variable in str(caught.value)
     assert meant in str(caught.value)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from idservice import client, config, errors, probe
+from idservice import client, errors, probe
 from idservice.catalogue import describe
 from idservice.client import protocol
 from idservice.core.allocator import FROM_MEMORY
 from idservice.observability import status
+from idservice.server import settings
+from idservice.server.workers.totals import KILLED
 from idservice.web import app, connection
-from idservice.workers.totals import KILLED
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -46,22 +47,22 @@ def test_the_readme_names_every_setting() -> None:
     text = prose()
     missing = [
         setting.flag
-        for setting in config.ALL.values()
+        for setting in settings.ALL.values()
         if not re.search(re.escape(setting.flag) + r"(?![a-z-])", text)
     ]
     assert not missing
 
 
 def test_the_readme_names_no_setting_that_is_gone() -> None:
-    known = {setting.flag for setting in config.ALL.values()}
+    known = {setting.flag for setting in settings.ALL.values()}
     table = re.findall(r"^\| `(--[a-z-]+)", README.read_text(), re.MULTILINE)
-    assert len(table) >= len(config.SERVE)
+    assert len(table) >= len(settings.SERVE)
     assert set(table) <= known
 
 
 def test_the_readme_states_the_defaults() -> None:
     rows = dict(re.findall(r"^\| `(--[a-z-]+).*?` \| ([^|]*) \|", README.read_text(), re.MULTILINE))
-    for setting in (*config.SERVE, *config.BENCH):
+    for setting in (*settings.SERVE, *settings.BENCH):
         if type(setting.default) in (int, float):
             assert float(rows[setting.flag]) == setting.default
 

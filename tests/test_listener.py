@@ -12,10 +12,10 @@ import uvloop
 from aiohttp import web
 
 from idservice import errors
-from idservice import listener as module
-from idservice.listener import Listener
+from idservice.server import listener as module
+from idservice.server.listener import Listener
+from idservice.server.workers.accept_balance import Balance, Seat
 from idservice.web.connection import Gate
-from idservice.workers.balance import Balance, Seat
 
 from .web.wire import ask
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from idservice.listen import Sockets
 from idservice.observability.prometheus import Latency, Reading, Snapshot, Tally
-from idservice.workers import channel
-from idservice.workers.balance import GONE, Balance, Seat
-from idservice.workers.link import Link, ParentSilent
-from idservice.workers.parent import HANG_S, Parent
-from idservice.workers.totals import Readiness, Report
-from idservice.workers.worker import Backoff, Worker
+from idservice.server.address import Sockets
+from idservice.server.workers import messages as channel
+from idservice.server.workers.accept_balance import GONE, Balance, Seat
+from idservice.server.workers.link import Link, ParentSilent
+from idservice.server.workers.process import Backoff, Worker
+from idservice.server.workers.supervisor import HANG_S, Parent
+from idservice.server.workers.totals import Readiness, Report
 
 TALLY = Tally({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
 READING = Reading("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
@@ -190,7 +190,7 @@ async def test_who_asks_what_is_counted_has_nobody_look_at_the_store() -> None:
 
 
 async def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("idservice.workers.link.ANSWER_S", 0.01)
+    monkeypatch.setattr("idservice.server.workers.link.ANSWER_S", 0.01)
     async with linked() as (link, worker, _):
         with pytest.raises(ParentSilent):
             await link.whole(full=True)

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from idservice.observability import prometheus
 from idservice.observability.prometheus import Latency, Reading, Silence, Snapshot, Tally
-from idservice.workers.totals import Readiness, Report, Totals
+from idservice.server.workers.totals import Readiness, Report, Totals
 
 READY = Readiness("", "")
 

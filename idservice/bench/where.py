@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from idservice import __version__
 from idservice.errors import Usage
-from idservice.listen import Address
+from idservice.server.address import Address
 
 PATH = re.compile(r"/[!-~]*", re.ASCII)
 

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.observability import prometheus
+from idservice.server.workers.pool_view import Whole
 from idservice.web.access import Writers
 from idservice.web.change import Changes
 from idservice.web.counters import Admin
@@ -18,7 +19,6 @@ from idservice.web.ids import next_handler
 from idservice.web.openapi import document
 from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
 from idservice.web.status_page import Overview
-from idservice.workers.whole import Whole
 
 
 @dataclass(frozen=True, slots=True)

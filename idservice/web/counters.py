@@ -11,11 +11,11 @@ from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.describe import described, gaps_described
+from idservice.server.workers.pool_view import Whole
 from idservice.stores.protocol import LIMIT_DEFAULT
 from idservice.web.access import Writers
 from idservice.web.ids import read_body
 from idservice.web.problems import NO_STORE
-from idservice.workers.whole import Whole
 
 Body = TypeVar("Body")
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)

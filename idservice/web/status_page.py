@@ -9,9 +9,9 @@ from aiohttp import web
 
 from idservice.observability.status import Wanted, status
 from idservice.observability.status_records import Status
+from idservice.server.workers.pool_view import Whole
 from idservice.web.page import page
 from idservice.web.problems import NO_STORE
-from idservice.workers.whole import Whole
 
 AUTHORITY = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}", re.ASCII)
 

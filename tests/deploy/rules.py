@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from idservice import __version__
-from idservice.workers.parent import STOP_S
+from idservice.server.workers.supervisor import STOP_S
 from tests.processes import ROOT
 
 from .told import misspoken, told

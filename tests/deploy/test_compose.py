@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from idservice import __version__
+from idservice.server.workers.supervisor import STOP_S
 from idservice.stores.dynamodb.address import read
-from idservice.workers.parent import STOP_S
 from tests.processes import ROOT
 
 from .conftest import DEPLOY

@@ -15,7 +15,7 @@ from botocore.exceptions import ParamValidationError
 
 from idservice import __version__
 from idservice.probe import default_url
-from idservice.workers.parent import STOP_S
+from idservice.server.workers.supervisor import STOP_S
 from tests.engines import REGION
 from tests.processes import ROOT
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from idservice import __version__, config
-from idservice.config import SERVE
+from idservice import __version__
+from idservice.server import settings
+from idservice.server.settings import SERVE
 from idservice.stores.dynamodb import address
 
 from .conftest import DEPLOY, Command, Documents, Failed, documents
@@ -227,7 +228,7 @@ def test_what_the_server_allows_the_schema_allows() -> None:
 
 
 def test_workers_have_the_bound_of_the_server() -> None:
-    assert SCHEMA["properties"]["workers"]["maximum"] == config.WORKERS_MAX
+    assert SCHEMA["properties"]["workers"]["maximum"] == settings.WORKERS_MAX
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

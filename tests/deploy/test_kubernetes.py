@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from idservice.config import LISTEN_DEFAULT
-from idservice.listen import ADMIN_DEFAULT, Address
+from idservice.server.address import ADMIN_DEFAULT, Address
+from idservice.server.settings import LISTEN_DEFAULT
 from idservice.stores.chained import ChainedStore
 
 from .conftest import DEPLOY, Command, Documents, documents

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from idservice import config
 from idservice.allocation.catalogue_watch import POLL_S
+from idservice.server import settings
 from tests.engines import REGION
 from tests.processes import ROOT, Serving, command, environment, wait_until
 
@@ -210,7 +210,7 @@ def test_figures_of_what_it_costs_follow_from_the_settings() -> None:
     size = TEXT.partition("\n## Size it\n")[2].partition("\n## ")[0]
     rows = re.findall(r"\| ([\d,]+) \| ([\d,.]+) \|$", size, re.MULTILINE)
     writes, reads, ids = (int(units.replace(",", "")) for units, _ in rows)
-    assert writes == MONTH_S / config.RUNWAY.default
+    assert writes == MONTH_S / settings.RUNWAY.default
     assert 1.0 < reads / (MONTH_S / POLL_S) < 1 / 0.85
     assert ids == 100 * MONTH_S
     costs = [float(cost.replace(",", "")) for _, cost in rows]

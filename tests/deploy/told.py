@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from idservice import cli, config, errors
-from idservice.listen import ADMIN_DEFAULT, Address
+from idservice import cli, errors
+from idservice.server import settings
+from idservice.server.address import ADMIN_DEFAULT, Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,13 @@ def told(environment: Mapping[str, str]) -> Told:
     wrong: list[str] = []
     values: dict[str, Any] = {}
     try:
-        config.check_environment(environment)
+        settings.check_environment(environment)
     except errors.Usage as error:
         wrong.append(str(error))
-    for setting in config.SERVE:
+    for setting in settings.SERVE:
         values[setting.name] = setting.default
         try:
-            values[setting.name] = config.from_environment(setting, environment)
+            values[setting.name] = settings.from_environment(setting, environment)
         except errors.Usage as error:
             wrong.append(str(error))
     return Told(values, wrong)

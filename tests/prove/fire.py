@@ -18,7 +18,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from idservice.exits import EXIT_STORE
+from idservice.server.exits import EXIT_STORE
 from tests import engines
 from tests.hammer import BROKEN, Hammer
 from tests.hop import Exchange, Hop

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from idservice.workers.totals import Report
+from idservice.server.workers.totals import Report
 
 LENGTH = 4  # bytes
 MESSAGE_MAX = 2**28  # bytes; a report of 100,000 counters takes a tenth of that

@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from idservice import listen
-from idservice.exits import EXIT_FAILURE, EXIT_OK, ending
-from idservice.server import STOP_MAX_S, say_listening
-from idservice.workers import channel
-from idservice.workers.balance import Balance, Seat
-from idservice.workers.link import Link
-from idservice.workers.signals import Signals
-from idservice.workers.totals import Report, Totals
-from idservice.workers.worker import PAUSE_MAX_S, Backoff, Worker, fork
+from idservice.server import address
+from idservice.server.exits import EXIT_FAILURE, EXIT_OK, ending
+from idservice.server.process import STOP_MAX_S, say_listening
+from idservice.server.workers import messages
+from idservice.server.workers.accept_balance import Balance, Seat
+from idservice.server.workers.link import Link
+from idservice.server.workers.process import PAUSE_MAX_S, Backoff, Worker, fork
+from idservice.server.workers.signals import Signals
+from idservice.server.workers.totals import Report, Totals
 
 log = logging.getLogger("idservice.workers")
 
@@ -60,7 +60,7 @@ class Parent:
     """
 
     def __init__(
-        self, sockets: listen.Sockets, count: int, work: Callable[[Link, bool], int]
+        self, sockets: address.Sockets, count: int, work: Callable[[Link, bool], int]
     ) -> None:
         self._sockets = sockets
         self._count = count
@@ -164,17 +164,17 @@ class Parent:
         if worker.hung_up:
             self._unregister(worker)
 
-    def _hear(self, worker: Worker, message: channel.Message) -> None:
+    def _hear(self, worker: Worker, message: messages.Message) -> None:
         match message:
-            case channel.Serving():
+            case messages.Serving():
                 worker.serving, worker.served_from = True, time.monotonic()
                 self._on_serving(worker)
-            case channel.Told(number, report):
+            case messages.Told(number, report):
                 worker.answered(number)
                 worker.serving = worker.serving and number > 0  # 0: its last one
                 if report is not None:
                     self._totals.reported(worker.number, report)
-            case channel.Collect(full, ready):
+            case messages.Collect(full, ready):
                 self._collect(worker, full=full, ready=ready)
             case _:
                 raise AssertionError(message)
@@ -210,9 +210,9 @@ class Parent:
         self._number += 1
         for worker in workers:
             worker.asked = self._number
-            self._send(worker, channel.Ask(self._number, full, ready))
+            self._send(worker, messages.Ask(self._number, full, ready))
 
-    def _send(self, worker: Worker, message: channel.Message | None = None) -> None:
+    def _send(self, worker: Worker, message: messages.Message | None = None) -> None:
         worker.send(message)
         if not worker.hung_up:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
@@ -227,7 +227,7 @@ class Parent:
             if collecting.full:
                 snapshot = self._totals.snapshot(serving, restarts=self._restarts)
             report = Report(self._totals.readiness(serving), snapshot)
-            self._send(collecting.asker, channel.Whole(report))
+            self._send(collecting.asker, messages.Whole(report))
 
     # --- watching --------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class Parent:
         self._start_at.clear()
         self._sockets.close()
         for worker in self._workers.values():
-            self._send(worker, channel.Stop())
+            self._send(worker, messages.Stop())
 
     def _kill_all(self) -> None:
         self._code = self._code or EXIT_FAILURE

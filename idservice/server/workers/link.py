@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from idservice import errors
-from idservice.workers import channel
-from idservice.workers.balance import Seat
-from idservice.workers.totals import Report
+from idservice.server.workers import messages as channel
+from idservice.server.workers.accept_balance import Seat
+from idservice.server.workers.totals import Report
 
 ANSWER_S = 2.0  # for the parent to say what all workers count; it waits half of that for them
 FAREWELL_S = 0.5  # for the last report to be sent

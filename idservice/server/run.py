@@ -2,13 +2,14 @@
 
 import argparse
 
-from idservice import config, listen, loop, server
 from idservice.allocation.local_counter import Limits
 from idservice.observability import logs
+from idservice.server import address, loop, process
+from idservice.server import settings as config
+from idservice.server.workers.link import Link
+from idservice.server.workers.supervisor import Parent
 from idservice.stores import preload
 from idservice.web.app import WebLimits
-from idservice.workers.link import Link
-from idservice.workers.parent import Parent
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -19,15 +20,15 @@ def serve(arguments: argparse.Namespace) -> int:
 
     set_up_logs()
     settings = _settings(arguments)
-    with listen.bound(arguments.listen, arguments.admin_listen) as sockets:
+    with address.bound(arguments.listen, arguments.admin_listen) as sockets:
         if arguments.workers == 1:
-            loop.run(server.serve(settings, sockets))
+            loop.run(process.serve(settings, sockets))
             return 0
 
         def work(link: Link, first: bool) -> int:
             set_up_logs(link.number)
-            mine = settings if first else server.without_creation(settings)
-            loop.run(server.serve(mine, sockets, link))
+            mine = settings if first else process.without_creation(settings)
+            loop.run(process.serve(mine, sockets, link))
             return 0
 
         preload(settings.store or config.STORE_DEFAULT)
@@ -35,8 +36,8 @@ def serve(arguments: argparse.Namespace) -> int:
         return Parent(sockets, arguments.workers, work).run()
 
 
-def _settings(arguments: argparse.Namespace) -> server.Settings:
-    return server.Settings(
+def _settings(arguments: argparse.Namespace) -> process.Settings:
+    return process.Settings(
         store=arguments.store,
         init=arguments.init,
         default_counter=arguments.default_counter,

@@ -15,22 +15,24 @@ from random import SystemRandom
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from idservice import __version__, errors, listen, start
+from idservice import __version__, errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import check_name
-from idservice.config import STORE_DEFAULT
-from idservice.exits import EXIT_FAILURE
-from idservice.listener import Listener
-from idservice.newcomers import ON_THE_WAY_S
 from idservice.observability import loop_lag
+from idservice.server import address as listen
+from idservice.server import startup
+from idservice.server.exits import EXIT_FAILURE
+from idservice.server.listener import Listener
+from idservice.server.newcomers import ON_THE_WAY_S
+from idservice.server.settings import STORE_DEFAULT
+from idservice.server.workers.accept_balance import Seat
+from idservice.server.workers.link import Link
+from idservice.server.workers.pool_view import Whole
 from idservice.stores import open_store
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import Gate
 from idservice.web.fast_lane.responses import Desk
-from idservice.workers.balance import Seat
-from idservice.workers.link import Link
-from idservice.workers.whole import Whole
 
 log = logging.getLogger("idservice.server")
 
@@ -147,7 +149,7 @@ async def _serve(
     check_name(settings.default_counter)
     routes = _routes(settings.route)
     most = _raise_descriptor_limit(settings.connections_max)
-    create = start.may_create(settings.store, init=settings.init)
+    create = startup.may_create(settings.store, init=settings.init)
     store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold)
     await stack.enter_async_context(store)
     service = Service(
@@ -158,11 +160,11 @@ async def _serve(
     )
     around = await _telemetry(settings, service, stack)
     deadline = asyncio.get_running_loop().time() + settings.store_wait
-    await start.reach(store, random, create=create, deadline=deadline)
+    await startup.reach(store, random, create=create, deadline=deadline)
     if link is None or link.number == FIRST_WORKER:
-        await start.look_over(store, time.time)
+        await startup.look_over(store, time.time)
     await stack.enter_async_context(service)
-    await start.warm(service, deadline=deadline)
+    await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
 
     whole = Whole(service, link)

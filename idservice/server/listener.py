@@ -15,13 +15,13 @@ from typing import Self
 from aiohttp import web
 
 from idservice.errors import CannotListen
-from idservice.listen import BACKLOG, url
-from idservice.newcomers import refuse, turn_away
 from idservice.observability.sampled_log import Sampled
+from idservice.server.address import BACKLOG, url
+from idservice.server.newcomers import refuse, turn_away
+from idservice.server.workers.accept_balance import Seat
 from idservice.web.connection import Gate
 from idservice.web.fast_lane.connection import Lanes
 from idservice.web.fast_lane.responses import Desk
-from idservice.workers.balance import Seat
 
 log = logging.getLogger("idservice.listener")
 

@@ -11,7 +11,7 @@ from random import Random
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
-from idservice.config import STORE_DEFAULT
+from idservice.server.settings import STORE_DEFAULT
 from idservice.stores.findings import Clock
 from idservice.stores.protocol import DEFAULT_COUNTER, Store
 

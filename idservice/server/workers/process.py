@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from idservice.exits import EXIT_FAILURE
-from idservice.workers import channel
-from idservice.workers.signals import HEARD
+from idservice.server.exits import EXIT_FAILURE
+from idservice.server.workers import messages as channel
+from idservice.server.workers.signals import HEARD
 
 READ_MAX = 2**18  # bytes at once
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 5.0  # before one that ended is started again

@@ -4,8 +4,8 @@ import asyncio
 
 from idservice.allocation.service import Service
 from idservice.observability.prometheus import Reading, Snapshot
-from idservice.workers.link import Link
-from idservice.workers.totals import Readiness, Report
+from idservice.server.workers.link import Link
+from idservice.server.workers.totals import Readiness, Report
 
 READINESS_S = 0.5  # for one worker to find out, where others wait for what it says
 
