@@ -10,7 +10,7 @@ import time
 from typing import Any
 from unittest import mock
 
-from idservice.cli import main
+from idservice.cli.main import main
 from idservice.server import process
 from idservice.stores.protocol import Counter, Grant
 from idservice.stores.reservation import Asked

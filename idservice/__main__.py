@@ -2,7 +2,7 @@
 
 import sys
 
-from idservice.cli import main
+from idservice.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from idservice import cli
+from idservice.cli import main
 from idservice.observability import logs
 from idservice.server import process, settings
 from tests.processes import Serving, command, environment
@@ -32,7 +32,7 @@ class Said:
     """How a command in this process ended, and what it printed."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        self.code = cli.main(list(arguments))
+        self.code = main.main(list(arguments))
         self.out, self.err = capsys.readouterr()
 
 
@@ -132,7 +132,7 @@ def test_a_variable_of_kubernetes_is_ignored(run: Run, monkeypatch: pytest.Monke
 
 def test_the_help_of_serve_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["serve", "--help"])
+        main.main(["serve", "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     words = set(text.replace("[", " ").replace("]", " ").split())
@@ -145,7 +145,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("serve", "init", "create", "counters", "show", "next", "health", "wait", "bench")
     for arguments in (["--help"], *([name, "--help"] for name in names)):
         with pytest.raises(SystemExit) as ended:
-            cli.main(arguments)
+            main.main(arguments)
         assert ended.value.code == 0
         text = capsys.readouterr().out
         assert arguments != ["--help"] or all(name in text for name in names)
@@ -153,7 +153,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_version_names_what_it_runs_on(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
+        main.main(["--version"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith("idservice 0.")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from idservice import cli, errors
+from idservice import errors
+from idservice.cli import main
 from idservice.server import process, settings
 
 # flag: (text of the flag, its value, text of the variable, its value); text None: a switch
@@ -88,8 +89,8 @@ BAD: dict[str, list[str]] = {
 
 def settled(*arguments: str) -> argparse.Namespace:
     """The settings of a `serve` with these arguments."""
-    parsed = cli._parser().parse_args(["serve", *arguments])
-    cli._fill_in(parsed)
+    parsed = main._parser().parse_args(["serve", *arguments])
+    main._fill_in(parsed)
     return parsed
 
 
@@ -153,10 +154,10 @@ def test_a_bad_value_is_refused_with_the_value_and_the_rule(
     for source in sources:
         if source == setting.variable:
             monkeypatch.setenv(source, value)
-            code = cli.main(["serve"])
+            code = main.main(["serve"])
             monkeypatch.delenv(source)
         else:
-            code = cli.main(["serve", f"{source}={value}"])
+            code = main.main(["serve", f"{source}={value}"])
         said = capsys.readouterr()
         assert code == 2
         assert said.out == ""

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from idservice import client, errors, probe
+from idservice import client, errors
 from idservice.catalogue import describe
+from idservice.cli import http_get
 from idservice.client import protocol
 from idservice.core.allocator import FROM_MEMORY
 from idservice.observability import status
@@ -34,7 +35,7 @@ def every_error_class(
     assert app.NotReady
     assert client.NotOpen
     assert protocol.Refused
-    assert probe.NoAnswer  # errors that live outside of errors.py are loaded
+    assert http_get.NoAnswer  # errors that live outside of errors.py are loaded
     return {kind}.union(*(every_error_class(below) for below in kind.__subclasses__()))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from idservice import probe
+from idservice.cli import http_get
 from tests import engines
 from tests.processes import Serving, command
 from tests.stores.backends import Dynamo
@@ -48,7 +48,7 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         while not self.over.is_set():
-            status, body = probe.ask(self.url, "/next", timeout=10.0, accept="text/plain")
+            status, body = http_get.ask(self.url, "/next", timeout=10.0, accept="text/plain")
             if status == 200:
                 self.got.append(int(body))
             else:

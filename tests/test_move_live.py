@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from idservice import probe
+from idservice.cli import http_get
 from tests.processes import Serving, command, environment, until
 from tests.stores.backends import Dynamo
 
@@ -33,7 +33,7 @@ class Caller(threading.Thread):
     def run(self) -> None:
         path = "/v1/counters/orders/next"
         while not self.over.is_set():
-            status, body = probe.ask(self.url, path, timeout=10.0, accept="text/plain")
+            status, body = http_get.ask(self.url, path, timeout=10.0, accept="text/plain")
             if status == 200:
                 self.got.append(int(body))
             else:
@@ -76,7 +76,7 @@ async def test_its_ids_go_on_in_the_table_above_all_that_the_file_gave(
             assert len(got) == len(set(got)), "repeated"
             assert min(callers[1].got) > max(callers[0].got + callers[2].got), "it went on below"
             status, body = await asyncio.to_thread(
-                probe.ask, url, "/v1/counters/orders/next", timeout=5.0
+                http_get.ask, url, "/v1/counters/orders/next", timeout=5.0
             )
             assert status == 423
             assert f"--store 'dynamodb:{table.address}'" in json.loads(body)["detail"]
@@ -129,10 +129,10 @@ def test_a_counter_moved_into_another_file_and_a_start_on_the_one_it_left(tmp_pa
     assert moved.returncode == 0, moved.stderr
     with Serving(tmp_path, "--store", "sqlite:a.db") as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        status, body = probe.ask(url, "/next", timeout=5.0)
+        status, body = http_get.ask(url, "/next", timeout=5.0)
         assert (status, json.loads(body)["code"]) == (423, "moved")
         assert f"sqlite:{tmp_path}/b.db" in json.loads(body)["detail"]
-        status, body = probe.ask(url, "/readyz", timeout=5.0)
+        status, body = http_get.ask(url, "/readyz", timeout=5.0)
         assert status == 503
         assert serving.process.poll() is None
     shutil.copy(tmp_path / "b.db", tmp_path / "c.db")

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from idservice import probe, top
-from idservice.board import COLUMNS, Board
+from idservice.cli import http_get, top
+from idservice.cli.board import COLUMNS, Board
 from idservice.observability import format
 from idservice.observability.status import Wanted, status
 from tests.processes import STORE, Serving, command, environment
@@ -124,8 +124,8 @@ def test_what_is_no_status_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
         ((200, "<html>"), "no status"),
         ((200, "[]"), "no status"),
     ):
-        monkeypatch.setattr(probe, "ask", lambda *_, answer=answer, **__: answer)
-        with pytest.raises((probe.NoAnswer, probe.RefusedBy), match=said):
+        monkeypatch.setattr(http_get, "ask", lambda *_, answer=answer, **__: answer)
+        with pytest.raises((http_get.NoAnswer, http_get.RefusedBy), match=said):
             top.look(URL)
 
 
@@ -243,7 +243,7 @@ async def test_a_terminal_is_itself_while_it_is_stopped() -> None:
 def test_a_running_service_is_shown_as_text_and_as_json(folder: Path) -> None:
     with Serving(folder, "--store", STORE) as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        probe.ask(url, "/next?count=3", timeout=10)
+        http_get.ask(url, "/next?count=3", timeout=10)
         said = command("top", "--url", url, "--once", folder=folder)
         assert (said.returncode, said.stderr) == (0, "")
         assert said.stdout.startswith("1 counter serves.\n")

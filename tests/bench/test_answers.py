@@ -2,7 +2,7 @@
 
 import pytest
 
-from idservice.bench.answers import Ask
+from idservice.cli.bench.answers import Ask
 
 RANGES = b'{"counter":"a","count":3,"epoch":1,"mode":"block","ranges":%s}'
 

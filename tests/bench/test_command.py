@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from idservice import cli
-from idservice.bench.where import Where
+from idservice.cli import main
+from idservice.cli.bench.where import Where
 from tests.processes import Serving, command, environment
 
 SHORT = ("--duration", "0.3", "--warmup", "0", "--connections", "4")
@@ -69,7 +69,7 @@ def fake(answer: Answer, look: Answer) -> Iterator[str]:
 
 class Said:
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        self.code = cli.main(["bench", *arguments])
+        self.code = main.main(["bench", *arguments])
         self.out, self.err = capsys.readouterr()
         assert "Traceback" not in self.err
 

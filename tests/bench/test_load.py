@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from idservice.bench.answers import Ask
-from idservice.bench.histogram import Histogram
-from idservice.bench.load import GRACE_S, Connection, Load, Plan
-from idservice.bench.tally import Tally
+from idservice.cli.bench.answers import Ask
+from idservice.cli.bench.histogram import Histogram
+from idservice.cli.bench.load import GRACE_S, Connection, Load, Plan
+from idservice.cli.bench.tally import Tally
 from tests.simulation.loop import elapse, run
 
 MS = 1_000_000

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idservice.bench import verdict
-from idservice.bench.verdict import Distinct, Intervals, Order, Scope, runs
+from idservice.cli.bench import verdict
+from idservice.cli.bench.verdict import Distinct, Intervals, Order, Scope, runs
 
 ids = st.integers(0, 120)
 blocks = st.builds(

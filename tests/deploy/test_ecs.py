@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ParamValidationError
 
 from idservice import __version__
-from idservice.probe import default_url
+from idservice.cli.http_get import default_url
 from idservice.server.workers.supervisor import STOP_S
 from tests.engines import REGION
 from tests.processes import ROOT

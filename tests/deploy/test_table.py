@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from idservice import cli
+from idservice.cli import main
 from idservice.observability import logs
 from tests import engines
 from tests.processes import Serving, until
@@ -113,7 +113,7 @@ def guarded_run(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "operating")
 
     def command(*words: str, code: int = 0) -> str:
-        ended = cli.main(list(words))
+        ended = main.main(list(words))
         said = capsys.readouterr()
         assert ended == code, said.out + said.err
         return said.out + said.err

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from idservice import cli, errors
+from idservice import errors
+from idservice.cli import main
 from idservice.server import settings
 from idservice.server.address import ADMIN_DEFAULT, Address
 
@@ -60,7 +61,7 @@ def misspoken(words: Sequence[str]) -> list[str]:
         return [f"{words} is no command of ours"]
     try:
         with contextlib.redirect_stdout(None):
-            cli._parser().parse_args(words[1:])
+            main._parser().parse_args(words[1:])
     except errors.Usage as error:
         return [str(error)]
     return []

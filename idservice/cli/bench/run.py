@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from idservice import probe
-from idservice.bench.alarm import Alarm
-from idservice.bench.answers import Ask, Ranges, read_ranges
-from idservice.bench.load import Load, Plan
-from idservice.bench.report import Report, order_promised, progress
-from idservice.bench.tally import Tally
-from idservice.bench.where import Where
+from idservice.cli import http_get
+from idservice.cli.bench.alarm import Alarm
+from idservice.cli.bench.answers import Ask, Ranges, read_ranges
+from idservice.cli.bench.load import Load, Plan
+from idservice.cli.bench.report import Report, order_promised, progress
+from idservice.cli.bench.tally import Tally
+from idservice.cli.bench.where import Where
 from idservice.errors import Usage
 
 FIRST_ANSWER_S = 20.0
@@ -48,12 +48,12 @@ class Bench:
         self._wish = wish
         self._where = where = wish.where
         ask = Ask(where.path, wish.count, wish.ranges)
-        status, body = probe.ask(where.url, ask.target, timeout=FIRST_ANSWER_S)
+        status, body = http_get.ask(where.url, ask.target, timeout=FIRST_ANSWER_S)
         if status != 200:
-            raise probe.RefusedBy(url=where.url, why=probe.detail(status, body))
+            raise http_get.RefusedBy(url=where.url, why=http_get.detail(status, body))
         first = ask.blocks(body.encode())
         if first is None:
-            raise probe.NoAnswer(
+            raise http_get.NoAnswer(
                 url=where.url, why=f"{ask.target} gives {body[:80]!r}, not what was asked for"
             )
         self._before, looked_at = _look(where, timeout=FIRST_ANSWER_S)
@@ -85,7 +85,7 @@ class Bench:
                     await load.run()
                 except OSError as error:
                     why = error.strerror or str(error) or "timed out"
-                    raise probe.NoAnswer(url=self._where.url, why=why) from None
+                    raise http_get.NoAnswer(url=self._where.url, why=why) from None
                 finally:
                     watch.cancel()
                 self._after, looked_at = _look(self._where, timeout=LAST_ANSWER_S)
@@ -120,8 +120,8 @@ def _look(where: Where, *, timeout: float) -> tuple[Ranges | None, list[range]]:
     nothing, and may have given an id all the same."""
     ask = Ask(where.path, 1, ranges=True)
     try:
-        status, text = probe.ask(where.url, ask.target, timeout=timeout)
-    except probe.NoAnswer:
+        status, text = http_get.ask(where.url, ask.target, timeout=timeout)
+    except http_get.NoAnswer:
         return None, []
     body = text.encode()
     if status != 200:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from idservice import probe
-from idservice.board import Board, Line
+from idservice.cli import http_get
+from idservice.cli.board import Board, Line
+from idservice.cli.screen import Screen
 from idservice.errors import IdserviceError, Usage
-from idservice.screen import Screen
 from idservice.server import address, settings
 
 ANSWER_S = 5.0
@@ -26,23 +26,23 @@ def default_url(environment: Mapping[str, str]) -> str:
     admin = environment.get(f"{settings.PREFIX}ADMIN_LISTEN")
     addresses = environment.get(f"{settings.PREFIX}LISTEN", settings.LISTEN_DEFAULT).split(",")
     if admin is None and all(address.Address.parse(one.strip()).is_local for one in addresses):
-        return probe.default_url(environment)
-    return probe.default_url({f"{settings.PREFIX}LISTEN": admin or address.ADMIN_DEFAULT})
+        return http_get.default_url(environment)
+    return http_get.default_url({f"{settings.PREFIX}LISTEN": admin or address.ADMIN_DEFAULT})
 
 
 def look(url: str, *, page: int = 1, per: int = PER_MAX) -> dict[str, Any]:
     """The status of a service. Raises NoAnswer, RefusedBy, Usage."""
-    code, body = probe.ask(url, f"/v1/status?page={page}&per={per}", timeout=ANSWER_S)
+    code, body = http_get.ask(url, f"/v1/status?page={page}&per={per}", timeout=ANSWER_S)
     if code == 404:
         why = "it shows no status there; name where its --admin-listen says, by --url"
-        raise probe.RefusedBy(url=url, why=f"{why}.")
+        raise http_get.RefusedBy(url=url, why=f"{why}.")
     if code != 200:
-        raise probe.RefusedBy(url=url, why=probe.detail(code, body))
+        raise http_get.RefusedBy(url=url, why=http_get.detail(code, body))
     try:
         status: dict[str, Any] = json.loads(body)
         status["counters"]
     except (ValueError, KeyError, TypeError):
-        raise probe.NoAnswer(url=url, why="what came back is no status") from None
+        raise http_get.NoAnswer(url=url, why="what came back is no status") from None
     return status
 
 

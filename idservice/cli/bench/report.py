@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from idservice.bench.answers import Ask, Ranges
-from idservice.bench.histogram import Histogram
-from idservice.bench.load import SECOND, Plan
-from idservice.bench.tally import Tally
+from idservice.cli.bench.answers import Ask, Ranges
+from idservice.cli.bench.histogram import Histogram
+from idservice.cli.bench.load import SECOND, Plan
+from idservice.cli.bench.tally import Tally
 
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 LATE_NS = 1_000_000  # what the load may be late itself, at the 99th percentile

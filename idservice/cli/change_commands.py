@@ -5,7 +5,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from idservice import commands, errors
+from idservice import errors
+from idservice.cli import store_commands
 
 if TYPE_CHECKING:
     from idservice.catalogue.changer import Changer
@@ -17,7 +18,7 @@ def set_next(arguments: argparse.Namespace) -> int:
     """Go on from another id."""
     from idservice.catalogue.rules import Wish
 
-    next = commands.number("--next", arguments.next, 0)
+    next = store_commands.number("--next", arguments.next, 0)
     wish = Wish("set", next=next, lower=arguments.allow_lower, forced=arguments.force)
     return _change(arguments, wish)
 
@@ -42,7 +43,7 @@ def reshard(arguments: argparse.Namespace) -> int:
     """Go on with another number of shards."""
     from idservice.catalogue.rules import Wish
 
-    shards = commands.number("--shards", arguments.shards, 1)
+    shards = store_commands.number("--shards", arguments.shards, 1)
     return _change(arguments, Wish("reshard", shards=shards))
 
 
@@ -86,13 +87,13 @@ def move(arguments: argparse.Namespace) -> int:
             await target.verify()
             stale_s = stale_after(arguments.runway)
             mover = Mover(store, target, to=to, random=SystemRandom(), stale_s=stale_s)
-            entry = await mover.move(name, by=commands.operator(), why=reason)
+            entry = await mover.move(name, by=store_commands.operator(), why=reason)
         if entry.move is not None:  # an earlier move, finished or told of only now
             print(f"counter {name}: moved to {to}, and on: {entry.whereabouts}")
             return
         print(f"counter {name}: moved to {to}, {_told(entry)}; serve it with --store {to!r}")
 
-    return commands.with_store(arguments, work, bounded=False)
+    return store_commands.with_store(arguments, work, bounded=False)
 
 
 def _address(to: str) -> str:
@@ -144,12 +145,12 @@ def fence(arguments: argparse.Namespace) -> int:
         await store.accept()  # last: before, a crash half-way would unlock the rest
         print(f"{store.address} is taken for the right one from now on; restart its instances")
 
-    return commands.with_store(arguments, work, verify=False)
+    return store_commands.with_store(arguments, work, verify=False)
 
 
 def _given(arguments: argparse.Namespace, flag: str) -> int | None:
     value = getattr(arguments, flag)
-    return None if value is None else commands.number(f"--{flag}", value, 0)
+    return None if value is None else store_commands.number(f"--{flag}", value, 0)
 
 
 def _change(arguments: argparse.Namespace, wish: "Wish") -> int:
@@ -161,7 +162,7 @@ def _change(arguments: argparse.Namespace, wish: "Wish") -> int:
     async def work(store: "Store") -> None:
         await _change_one(_changer(arguments, store), arguments.name, signed)
 
-    return commands.with_store(arguments, work, bounded=False)  # it may finish one that waits
+    return store_commands.with_store(arguments, work, bounded=False)  # it may finish one that waits
 
 
 def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":
@@ -170,7 +171,7 @@ def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":
 
     from idservice.catalogue.counters import check_reason
 
-    return replace(wish, by=commands.operator(), why=check_reason(arguments.reason))
+    return replace(wish, by=store_commands.operator(), why=check_reason(arguments.reason))
 
 
 def _changer(arguments: argparse.Namespace, store: "Store") -> "Changer":

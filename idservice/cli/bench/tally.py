@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass, field
 
-from idservice.bench.answers import Ask, read_id
-from idservice.bench.histogram import NS_MAX, Histogram
-from idservice.bench.verdict import Distinct, Order, Scope
+from idservice.cli.bench.answers import Ask, read_id
+from idservice.cli.bench.histogram import NS_MAX, Histogram
+from idservice.cli.bench.verdict import Distinct, Order, Scope
 
 KINDS_MAX = 20  # kinds of errors told apart
 

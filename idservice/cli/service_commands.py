@@ -5,7 +5,8 @@ import json
 import os
 from collections.abc import Mapping
 
-from idservice import errors, probe
+from idservice import errors
+from idservice.cli import http_get
 
 TIMEOUT_S = 20.0
 
@@ -42,25 +43,25 @@ def next_ids(arguments: argparse.Namespace, name: str) -> int:
 
 def health(arguments: argparse.Namespace) -> int:
     """Ask a service whether it lives."""
-    url = arguments.url or probe.default_url(os.environ)
+    url = arguments.url or http_get.default_url(os.environ)
     path = "/readyz" if arguments.ready else "/livez"
-    status, body = probe.ask(url, path, timeout=2.0)
-    print(body if status == 200 else probe.detail(status, body))
+    status, body = http_get.ask(url, path, timeout=2.0)
+    print(body if status == 200 else http_get.detail(status, body))
     return 0 if status == 200 else 1
 
 
 def wait(arguments: argparse.Namespace) -> int:
     """Wait for a service to be ready."""
-    url = arguments.url or probe.default_url(os.environ)
-    print(probe.wait_until_ready(url, timeout=arguments.timeout))
+    url = arguments.url or http_get.default_url(os.environ)
+    print(http_get.wait_until_ready(url, timeout=arguments.timeout))
     return 0
 
 
 def _asked(url: str, target: str, *, accept: str) -> str:
     """What a service answers. Raises RefusedBy, NoAnswer."""
-    status, body = probe.ask(url, target, timeout=TIMEOUT_S, accept=accept)
+    status, body = http_get.ask(url, target, timeout=TIMEOUT_S, accept=accept)
     if status != 200:
-        raise probe.RefusedBy(url=url, why=probe.detail(status, body))
+        raise http_get.RefusedBy(url=url, why=http_get.detail(status, body))
     return body
 
 

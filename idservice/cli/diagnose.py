@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from idservice import commands
+from idservice.cli import store_commands
 
 if TYPE_CHECKING:
     from idservice.stores.findings import Finding
@@ -24,7 +24,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         found.sort(key=lambda finding: -LEVELS.index(finding.level))
         _print(store.address, found, as_json=arguments.json)
 
-    commands.with_store(arguments, work, verify=False)
+    store_commands.with_store(arguments, work, verify=False)
     return 1 if any(finding.is_worse_than_advice for finding in found) else 0
 
 

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from idservice import __version__, asking, commands, diagnose, errors, operate
+from idservice import __version__, errors
+from idservice.cli import change_commands, diagnose, service_commands, store_commands
 from idservice.server import settings as config
 from idservice.server.exits import EXIT_OK, ending
 
@@ -84,18 +85,18 @@ def _parser() -> argparse.ArgumentParser:
             _add(sub, setting)
         return sub
 
-    command("serve", commands.serve, "Serve ids over HTTP.", *config.SERVE)
-    command("init", commands.init, "Create the store with its default counter.", config.STORE)
+    command("serve", store_commands.serve, "Serve ids over HTTP.", *config.SERVE)
+    command("init", store_commands.init, "Create the store with its default counter.", config.STORE)
     create = command(
-        "create", commands.create, "Create a counter, or take over an existing one.",
+        "create", store_commands.create, "Create a counter, or take over an existing one.",
         config.STORE, config.RUNWAY,
     )  # fmt: skip
     _add_create(create)
-    listing = command("counters", commands.counters, "List the counters.", config.STORE)
-    show = command("show", commands.show, SHOW, config.STORE, config.URL)
+    listing = command("counters", store_commands.counters, "List the counters.", config.STORE)
+    show = command("show", store_commands.show, SHOW, config.STORE, config.URL)
     take = command(
         "next",
-        commands.next_ids,
+        store_commands.next_ids,
         "Print the next id, or several, one per line.",
         config.STORE,
         config.URL,
@@ -109,17 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     check = command("doctor", diagnose.doctor, DOCTOR, config.STORE)
     check.add_argument("--json", action="store_true", help="print JSON")
     health = command(
-        "health", asking.health, "Exit 0 if a service runs here and answers.", config.URL
+        "health", service_commands.health, "Exit 0 if a service runs here and answers.", config.URL
     )
     health.add_argument(
         "--ready", action="store_true", help="ask whether it can serve the next id, too"
     )
     command(
-        "wait", asking.wait, "Wait until a service is ready; exit 1 if it is not in time.",
+        "wait", service_commands.wait,
+        "Wait until a service is ready; exit 1 if it is not in time.",
         config.URL, config.TIMEOUT,
     )  # fmt: skip
-    _add_top(command("top", commands.top, TOP, config.URL, config.INTERVAL))
-    _add_bench(command("bench", commands.bench, BENCH, *config.BENCH))
+    _add_top(command("top", store_commands.top, TOP, config.URL, config.INTERVAL))
+    _add_bench(command("bench", store_commands.bench, BENCH, *config.BENCH))
     return parser
 
 
@@ -151,14 +153,22 @@ def _fill_in(parsed: argparse.Namespace) -> None:
 def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that change a counter in use."""
     for name, run, text in (
-        ("set", operate.set_next, "Go on from another id."),
-        ("suspend", operate.suspend, "Hand out nothing of a counter until it is resumed."),
-        ("resume", operate.resume, "End a suspension."),
-        ("reshard", operate.reshard, "Give a counter in use another number of shards."),
-        ("delete", operate.delete, "Delete a counter; its ids are not used again."),
-        ("fence", operate.fence, "Go on above every id that may be in use, after a restore."),
-        ("move", operate.move, "Take a counter to another store; its ids go on there, above."),
-        ("adopt", operate.adopt, "End an adoption: the old endpoint can count no more."),
+        ("set", change_commands.set_next, "Go on from another id."),
+        ("suspend", change_commands.suspend, "Hand out nothing of a counter until it is resumed."),
+        ("resume", change_commands.resume, "End a suspension."),
+        ("reshard", change_commands.reshard, "Give a counter in use another number of shards."),
+        ("delete", change_commands.delete, "Delete a counter; its ids are not used again."),
+        (
+            "fence",
+            change_commands.fence,
+            "Go on above every id that may be in use, after a restore.",
+        ),
+        (
+            "move",
+            change_commands.move,
+            "Take a counter to another store; its ids go on there, above.",
+        ),
+        ("adopt", change_commands.adopt, "End an adoption: the old endpoint can count no more."),
     ):
         sub = command(name, run, text, config.STORE, config.RUNWAY)
         add = sub.add_argument

@@ -15,7 +15,7 @@ from typing import cast
 
 import httptools
 
-from idservice.bench.tally import Tally
+from idservice.cli.bench.tally import Tally
 
 SECOND = 1_000_000_000  # ns
 IDLE = -1

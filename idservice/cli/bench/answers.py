@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from idservice.bench.verdict import runs
+from idservice.cli.bench.verdict import runs
 
 COUNT_MAX = 1_000_000_000
 DIGITS_MAX = 19

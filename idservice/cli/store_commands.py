@@ -9,7 +9,8 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from idservice import asking, errors
+from idservice import errors
+from idservice.cli import service_commands
 from idservice.server import loop, settings
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def show(arguments: argparse.Namespace) -> int:
     from idservice.catalogue.counters import check_name, positions_of, shown
 
     check_name(arguments.name)
-    if asking.asks_service(arguments):
-        return asking.show(arguments)
+    if service_commands.asks_service(arguments):
+        return service_commands.show(arguments)
 
     async def work(store: "Store") -> None:
         counter = _in_use(await shown(store, arguments.name), arguments.name)
@@ -156,7 +157,7 @@ def _print_counter(
     elif not positions:
         print(counter.name)
     else:
-        asking.print_rows(rows)
+        service_commands.print_rows(rows)
 
 
 def next_ids(arguments: argparse.Namespace) -> int:
@@ -171,8 +172,8 @@ def next_ids(arguments: argparse.Namespace) -> int:
     most = 1_000_000
     count = read_count(arguments.count, most) or 1
     name = check_name(arguments.name or "default")
-    if asking.asks_service(arguments):
-        return asking.next_ids(arguments, name)
+    if service_commands.asks_service(arguments):
+        return service_commands.next_ids(arguments, name)
 
     async def work(store: "Store") -> None:
         counter = _in_use(await store.counter(name), name)
@@ -195,7 +196,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
 
 def top(arguments: argparse.Namespace) -> int:
     """Show the status of a service."""
-    from idservice import top
+    from idservice.cli import top
 
     top.run(
         arguments.url or top.default_url(os.environ),
@@ -209,9 +210,9 @@ def bench(arguments: argparse.Namespace) -> int:
     import json
     import sys
 
-    from idservice.bench.run import Bench, Wish
-    from idservice.bench.where import Where
     from idservice.catalogue.counters import check_name
+    from idservice.cli.bench.run import Bench, Wish
+    from idservice.cli.bench.where import Where
 
     bench = Bench(
         Wish(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from idservice.board import Line
+from idservice.cli.board import Line
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the other screen, no cursor; back
 STYLES = {"head": "7", "soft": "2", "bad": "1;31", "warn": "33", "calm": "2"}
