@@ -89,7 +89,7 @@ def test_the_readme_s_table_of_states_is_the_one_that_is_shown() -> None:
 
 
 def test_every_cause_of_a_gap_in_the_code_is_explained() -> None:
-    text = "".join(path.read_text() for path in (ROOT / "idservice").glob("*.py"))
+    text = "".join(path.read_text() for path in (ROOT / "idservice").rglob("*.py"))
     named = re.findall(r"""(?:cause=|_forget\(|retire\(|lost\(|_drop\(|_gap\()"([a-z_]+)\"""", text)
     assert {*named, *FROM_MEMORY, "unknown", "late", "claim", KILLED} == set(describe.GAPS)
 

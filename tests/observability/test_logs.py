@@ -66,7 +66,7 @@ def test_that_nothing_can_be_written_is_said_once_and_without_a_traceback(
 
 # --- docs/logs.md ---------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DESCRIBED = ROOT / "docs" / "logs.md"
 LEVELS = {"info": "info", "warning": "warning", "error": "error", "exception": "error"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from idservice import errors
-from tests.test_cli import Run, _here, assert_refused, run
+from tests.cli.test_main import Run, _here, assert_refused, run
 
 __all__ = ["_here", "run"]  # fixtures, used by name
 

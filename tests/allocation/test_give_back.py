@@ -14,10 +14,10 @@ from idservice.allocation.service import Service
 from idservice.catalogue.describe import described
 from idservice.catalogue.rules import Wish
 from idservice.stores.protocol import Counter, Grant
+from tests.allocation.test_local_counter import store_of
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore, Table
-from tests.test_supply import store_of
 
 
 async def takes(data: Table, count: int, faults: Faults | None = None) -> list[int]:

@@ -20,11 +20,11 @@ from idservice.stores import open_store
 from idservice.stores.findings import Finding
 from idservice.stores.protocol import Adopted, Counter, Stand
 from tests import served
+from tests.cli.test_main import Run, _here, assert_refused, run
 from tests.processes import Serving, until
 from tests.simulation.serving import elsewhere
 from tests.simulation.store import SimStore, Table
 from tests.stores.backends import Chained, Simulated
-from tests.test_cli import Run, _here, assert_refused, run
 
 __all__ = ["_here", "run"]  # fixtures, used by name
 

@@ -1,0 +1,1 @@
+"""The data plane: ids of counters in use on one instance."""

@@ -1,0 +1,1 @@
+"""The control plane: what a counter is, and how it changes."""

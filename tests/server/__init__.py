@@ -1,0 +1,1 @@
+"""Settings, listeners, start and stop, and real processes of the service."""

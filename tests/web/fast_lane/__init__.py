@@ -1,0 +1,1 @@
+"""The lane that answers requests for ids without aiohttp."""
