@@ -12,8 +12,8 @@ from unittest import mock
 
 from idservice.cli.main import main
 from idservice.server import process
-from idservice.stores.protocol import Counter, Grant
-from idservice.stores.reservation import Asked
+from idservice.stores.records import Counter, Grant
+from idservice.stores.reservation import SentReservation
 from idservice.stores.sqlite.store import SQLiteStore
 
 VARIABLE = "BENCH_STORE_DELAY_S"
@@ -29,7 +29,7 @@ class Delayed(SQLiteStore):
         self._due = time.perf_counter() + float(os.environ[VARIABLE])
         return await super().reserve(counter, **request)
 
-    def _reserve(self, asked: Asked, shard: int) -> Grant:
+    def _reserve(self, asked: SentReservation, shard: int) -> Grant:
         # In the store's own thread, as it would wait for a disk: the loop's timers are in whole
         # milliseconds and may end early, and a thread of its own would cost two more changes.
         grant = super()._reserve(asked, shard)

@@ -21,7 +21,7 @@ from idservice.allocation.local_counter import Limits
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
-from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.stores.records import LIMIT_DEFAULT
 
 SIDECARS = (10, 100, 1_000, 10_000, 100_000)
 RATES = (1, 10, 100, 1_000)

@@ -4,7 +4,7 @@ import asyncio
 from random import Random
 
 from idservice.catalogue.counters import new_counter
-from idservice.stores.protocol import Counter, Grant, Position
+from idservice.stores.records import Counter, Grant, Position
 
 
 class MemoryStore:

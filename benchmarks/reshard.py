@@ -20,7 +20,7 @@ from benchmarks.latency import Counted
 from benchmarks.load import Clock, Connection, Target, at_rate
 from benchmarks.measure import Row, check, distinct
 from benchmarks.processes import get, on_load_core, serving
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.rules import Wish
 from idservice.stores.sqlite.store import SQLiteStore
 
@@ -89,7 +89,7 @@ def _operate(file: str, size: Size) -> None:
 
     async def reshard(shards: int) -> None:
         async with SQLiteStore(file) as store:
-            changer = Changer(store, random=SystemRandom(), stale_s=60.0)
+            changer = EpochChanger(store, random=SystemRandom(), stale_s=60.0)
             await changer.change("default", Wish("reshard", shards=shards))
 
     time.sleep(size.steady_s)

@@ -19,7 +19,7 @@ from idservice.client.protocol import HOLD_S
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
-from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.stores.records import LIMIT_DEFAULT
 
 NEVER = float("inf")
 PEEKS = 500  # how often it is looked into the memory of each

@@ -12,12 +12,12 @@ from statistics import median
 
 from benchmarks.measure import Row, check, distinct, interleaved, ratio
 from benchmarks.memory import MemoryStore
-from idservice.allocation.local_counter import Supply
+from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
-from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.stores.records import LIMIT_DEFAULT
 
 GOAL = 2.5
 
@@ -91,7 +91,7 @@ def _allocator(count: int) -> float:
     return took
 
 
-def _supply(supply: Supply, count: int) -> float:
+def _supply(supply: LocalCounter, count: int) -> float:
     supply.holding.allocator = _filled(count)
     return _timed(supply.take, count)
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from benchmarks.measure import Row, check
 from benchmarks.memory import MemoryStore
 from idservice import errors
-from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.service import Service
 
 GOAL = 10.0
@@ -80,7 +80,7 @@ async def _load(delay_s: float, *, rate: int, runway_s: float, runways: int) -> 
 
 
 async def _drive(
-    supply: Supply, store: MemoryStore, seen: bytearray, *, rate: int, seconds: float
+    supply: LocalCounter, store: MemoryStore, seen: bytearray, *, rate: int, seconds: float
 ) -> Span:
     """Take ids at an even rate; what memory cannot serve waits without holding the others up."""
     loop = asyncio.get_running_loop()

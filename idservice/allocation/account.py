@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from idservice.core.allocator import Allocator
-from idservice.observability.prometheus import Reading, Tally
-from idservice.observability.readings import Standing
+from idservice.observability.readings import CounterSample, CounterState, CounterStats
 
 
 class Account:
@@ -13,10 +12,10 @@ class Account:
 
     __slots__ = ("_name", "_past", "_tally")
 
-    def __init__(self, name: str, tally: Tally) -> None:
+    def __init__(self, name: str, tally: CounterStats) -> None:
         self._name = name
         self._tally = tally
-        self._past: Reading | None = None  # of those that were replaced, where there are any
+        self._past: CounterSample | None = None  # of those that were replaced, where there are any
 
     def close(self, allocator: Allocator) -> None:
         """Keep what an allocator counted that is replaced and holds nothing any more."""
@@ -30,8 +29,8 @@ class Account:
         allocator.gaps = {}
 
     def reading(
-        self, allocator: Allocator, *, now: float, waiting: int, standing: Standing
-    ) -> Reading:
+        self, allocator: Allocator, *, now: float, waiting: int, standing: CounterState
+    ) -> CounterSample:
         """Everything since the start, `allocator` being the present one."""
         return self._with(
             allocator,
@@ -41,7 +40,7 @@ class Account:
             standing=standing,
         )
 
-    def _with(self, allocator: Allocator, **present: Any) -> Reading:
+    def _with(self, allocator: Allocator, **present: Any) -> CounterSample:
         past = self._before
         return replace(
             past,
@@ -53,8 +52,8 @@ class Account:
         )
 
     @property
-    def _before(self) -> Reading:
-        return self._past or Reading(self._name, 0, 0, 0, 0.0, 0, {}, self._tally)
+    def _before(self) -> CounterSample:
+        return self._past or CounterSample(self._name, 0, 0, 0, 0.0, 0, {}, self._tally)
 
 
 def _together(gaps: dict[str, int], more: dict[str, int]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 LINGER_MAX_S = 0.002  # uvloop makes this 1 to 2 ms
 
 
-class Linger:
+class BatchWindow:
     """Those whom the last batch served ask again at once, and who misses a batch waits for a whole
     one. So the next one is not sent (I8) before as many wait; `over` is called once it need not be
     held any longer, which is after so long at most, and no longer than the last one `took`, in

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from idservice import errors
-from idservice.allocation.local_counter import Supply
+from idservice.allocation.local_counter import LocalCounter
 from idservice.catalogue.rules import stale_after
-from idservice.observability.prometheus import Silence
+from idservice.observability.readings import CatalogueAge
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import Store
 
@@ -21,7 +21,7 @@ READS_AT_ONCE = 16
 STANDS_STILL_S = 5.0  # after which a change that somebody began is finished by an instance
 
 
-class Watch:
+class CatalogueWatcher:
     """Looks at the revision of the catalogue, and at the entries of counters in use when it moved.
 
     `finish` is told the names of counters whose change stands still.
@@ -30,7 +30,7 @@ class Watch:
     def __init__(
         self,
         store: Store,
-        supplies: Mapping[str, Supply],
+        supplies: Mapping[str, LocalCounter],
         *,
         runway_s: float,
         health: StoreHealth,
@@ -107,11 +107,11 @@ class Watch:
     # --- silence ---------------------------------------------------------------------------------
 
     @property
-    def silence(self) -> Silence | None:
+    def silence(self) -> CatalogueAge | None:
         """For how long nothing was heard; None where the store has no catalogue to hear of."""
         if self._store.hold_s is not None:
             return None
-        return Silence(self._loop.time() - self._heard_at, self._stale_s)
+        return CatalogueAge(self._loop.time() - self._heard_at, self._stale_s)
 
     @property
     def _stale_s(self) -> float:

@@ -5,7 +5,8 @@ from random import Random
 from idservice import errors
 from idservice.core.allocator import Allocator
 from idservice.core.shards import Shards
-from idservice.stores.protocol import Counter, Loan, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Loan
 
 
 async def take(store: Store, counter: Counter, count: int, *, random: Random) -> list[range]:

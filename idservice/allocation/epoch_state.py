@@ -9,12 +9,12 @@ from idservice.allocation.account import Account
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator
 from idservice.core.shards import Shards
-from idservice.observability.prometheus import Reading, Tally
-from idservice.observability.readings import Standing
-from idservice.stores.protocol import Counter, Store
+from idservice.observability.readings import CounterSample, CounterState, CounterStats
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter
 
 
-class Holding:
+class EpochState:
     """`allocator` is the present one. One that was replaced hands out nothing more, and what still
     comes to it is burnt.
 
@@ -35,7 +35,7 @@ class Holding:
         runway_s: float,
         block_max: int,
         random: Random,
-        tally: Tally,
+        tally: CounterStats,
     ) -> None:
         self.counter = counter
         self.tally = tally
@@ -126,15 +126,15 @@ class Holding:
         if allocator is not self.allocator:
             self._account.add_late(allocator)
 
-    def reading(self, *, waiting: int, trouble: errors.IdserviceError | None) -> Reading:
+    def reading(self, *, waiting: int, trouble: errors.IdserviceError | None) -> CounterSample:
         """What is counted since the start. So many wait; `trouble` is what the next one is told."""
         now = self._loop.time()
         standing = self._standing(now, trouble)
         return self._account.reading(self.allocator, now=now, waiting=waiting, standing=standing)
 
-    def _standing(self, now: float, trouble: errors.IdserviceError | None) -> Standing:
+    def _standing(self, now: float, trouble: errors.IdserviceError | None) -> CounterState:
         counter, allocator = self.counter, self.allocator
-        return Standing(
+        return CounterState(
             epoch=counter.ordinal,
             strict=counter.strict,
             shards=counter.shards,

@@ -10,7 +10,8 @@ from idservice.core import give_back as unused
 from idservice.core.allocator import Allocator
 from idservice.core.give_back import GiveBack
 from idservice.core.shards import Shard
-from idservice.stores.protocol import Counter, Grant, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Grant
 
 log = logging.getLogger("idservice.returns")
 

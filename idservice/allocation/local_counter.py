@@ -10,14 +10,15 @@ from random import Random
 
 from idservice import errors
 from idservice.allocation import position_check
-from idservice.allocation.epoch_state import Holding
-from idservice.allocation.refiller import Refill
-from idservice.allocation.reserver import Asked, Reservations
-from idservice.allocation.wait_queue import Line, Served, Waiter
+from idservice.allocation.epoch_state import EpochState
+from idservice.allocation.refiller import Refiller
+from idservice.allocation.reserver import PendingReservation, Reserver
+from idservice.allocation.wait_queue import Served, Waiter, WaitQueue
 from idservice.core.allocator import Allocator
-from idservice.observability.prometheus import Reading, Tally
+from idservice.observability.readings import CounterSample, CounterStats
 from idservice.observability.store_health import StoreHealth
-from idservice.stores.protocol import ACTIVE, DELETED, MOVED, Counter, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import ACTIVE, DELETED, MOVED, Counter
 
 log = logging.getLogger("idservice.supply")
 
@@ -34,7 +35,7 @@ class Limits:
     block_max: int = 10_000_000  # ids per reservation
 
 
-class Supply:
+class LocalCounter:
     """The ids of one counter on this instance.
 
     `spawn` starts a task that the owner ends; `random` spreads the pauses between failed tries.
@@ -53,9 +54,9 @@ class Supply:
         spawn: Callable[[Coroutine[object, object, None]], object],
         random: Random,
         keep_filled: bool = False,
-        missing: "Callable[[Supply], None]",
+        missing: "Callable[[LocalCounter], None]",
     ) -> None:
-        self.tally = Tally()
+        self.tally = CounterStats()
         # Why nothing is handed out: until the store is asked again, and until there is other news.
         self.suspect: errors.IdserviceError | None = None
         self.closed: errors.IdserviceError | None = None
@@ -66,8 +67,8 @@ class Supply:
         self._missing = missing
         self._loop = asyncio.get_running_loop()
         self._recheck_at = 0.0  # when a suspect is looked at again; infinite where that is for good
-        self._line = Line(self.tally, self._too_long)
-        self.holding = Holding(
+        self._line = WaitQueue(self.tally, self._too_long)
+        self.holding = EpochState(
             counter,
             store,
             runway_s=limits.runway,
@@ -75,10 +76,8 @@ class Supply:
             random=random,
             tally=self.tally,
         )
-        self.reservations = Reservations(
-            store, self.holding, self._line, spawn=spawn, random=random
-        )
-        self._refill = Refill(
+        self.reservations = Reserver(store, self.holding, self._line, spawn=spawn, random=random)
+        self._refill = Refiller(
             self.holding,
             self._line,
             self.reservations,
@@ -244,7 +243,7 @@ class Supply:
 
     # --- doubt -----------------------------------------------------------------------------------
 
-    async def doubt(self, error: errors.NotApplied, asked: Asked) -> str:
+    async def doubt(self, error: errors.NotApplied, asked: PendingReservation) -> str:
         """The position of a shard is not as the epoch of a request left it: the entry alone decides
         what that means. Whether it is `changed` or `suspect`."""
         if self.allocator.retired:
@@ -369,7 +368,7 @@ class Supply:
             return self.holding.exhausted(1)
         return None if self._health.up else self._refill.error
 
-    def reading(self) -> Reading:
+    def reading(self) -> CounterSample:
         """What is counted of this counter since the start."""
         return self.holding.reading(waiting=len(self._line), trouble=self.trouble)
 

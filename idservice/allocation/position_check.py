@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from idservice import errors
 from idservice.core.timeouts import REFILL_MAX_S
-from idservice.stores.protocol import Counter, Position, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Position
 
 log = logging.getLogger("idservice.doubt")
 

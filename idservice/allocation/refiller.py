@@ -9,15 +9,15 @@ from random import Random
 from typing import Protocol
 
 from idservice import errors
-from idservice.allocation.batch_window import Linger
-from idservice.allocation.epoch_state import Holding
-from idservice.allocation.reserver import Asked, Reservations
-from idservice.allocation.strict import LeftAlone
-from idservice.allocation.wait_queue import Line, Waiter
+from idservice.allocation.batch_window import BatchWindow
+from idservice.allocation.epoch_state import EpochState
+from idservice.allocation.reserver import PendingReservation, Reserver
+from idservice.allocation.strict import BatchAbandoned
+from idservice.allocation.wait_queue import Waiter, WaitQueue
 from idservice.core import timeouts
-from idservice.observability.prometheus import count
+from idservice.observability.readings import count
 from idservice.observability.store_health import StoreHealth
-from idservice.stores.protocol import Grant, Loan
+from idservice.stores.records import Grant, Loan
 
 log = logging.getLogger("idservice.refill")
 
@@ -29,7 +29,7 @@ ELSEWHERE = (errors.UnknownCounter, errors.Suspended)
 class Judge(Protocol):
     """Decides what an answer of the store says of the counter itself."""
 
-    async def doubt(self, error: errors.NotApplied, asked: Asked) -> str:
+    async def doubt(self, error: errors.NotApplied, asked: PendingReservation) -> str:
         """A position is not as the epoch of the request left it; what to count that as."""
         ...
 
@@ -42,7 +42,7 @@ class Judge(Protocol):
         ...
 
 
-class Refill:
+class Refiller:
     """Brings ids of `holding` into memory, and shares them out among those in `line`.
 
     With `keep_filled` it goes on after an outage even if nobody asks. `spawn` starts a task that
@@ -57,9 +57,9 @@ class Refill:
 
     def __init__(
         self,
-        holding: Holding,
-        line: Line,
-        reservations: Reservations,
+        holding: EpochState,
+        line: WaitQueue,
+        reservations: Reserver,
         *,
         keep_filled: bool,
         health: StoreHealth,
@@ -80,7 +80,7 @@ class Refill:
         self._running = False
         self._asking = False  # something is under way to the store
         self._closing: asyncio.Event | None = None  # set once nothing is any more
-        self._linger = Linger(self.if_due)
+        self._linger = BatchWindow(self.if_due)
         self._sent_to = 0  # arrivals by the time the last request was sent,
         self._unsure_to = 0  # and the last one whose outcome is unknown
 
@@ -126,7 +126,7 @@ class Refill:
                 async with asyncio.timeout(patience_s):
                     await self._closing.wait()
 
-    def _due(self) -> Asked | None:
+    def _due(self) -> PendingReservation | None:
         """The next request to the store, once waiters that no reservation can serve are told."""
         if self._closing is not None:
             return None
@@ -142,9 +142,13 @@ class Refill:
             first = first or waiter.count
             waiting += waiter.count
         request = allocator.due(now, waiting=waiting, first=first)
-        return Asked(request, allocator, self._holding.counter) if request is not None else None
+        return (
+            PendingReservation(request, allocator, self._holding.counter)
+            if request is not None
+            else None
+        )
 
-    async def _run(self, asked: Asked | None) -> None:
+    async def _run(self, asked: PendingReservation | None) -> None:
         failures = 0
         try:
             if asked is not None and asked.allocator.retired:  # what this brings would be burnt
@@ -174,7 +178,7 @@ class Refill:
 
     # --- one request -----------------------------------------------------------------------------
 
-    async def _reserve(self, asked: Asked, *, in_background: bool) -> bool:
+    async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
         """Carry one request out, and hand what it brings to those who wait; False: try later."""
         allocator, token = asked.allocator, asked.request.token
         arrived = self._sent_to = self._line.arrivals
@@ -226,7 +230,9 @@ class Refill:
                 self._closing.set()
         return False
 
-    async def _answer(self, asked: Asked, arrived: int, *, in_background: bool) -> Grant | Loan:
+    async def _answer(
+        self, asked: PendingReservation, arrived: int, *, in_background: bool
+    ) -> Grant | Loan:
         began = self._loop.time()
         try:
             answer = await self._reservations.ask(asked, arrived, in_background=in_background)
@@ -239,7 +245,7 @@ class Refill:
 
     # --- what it brought -------------------------------------------------------------------------
 
-    async def _taken(self, asked: Asked, answer: Grant | Loan) -> bool:
+    async def _taken(self, asked: PendingReservation, answer: Grant | Loan) -> bool:
         """Take what was granted or lent into memory; False where it comes too late."""
         request, allocator = asked.request, asked.allocator
         if isinstance(answer, Loan):
@@ -257,7 +263,7 @@ class Refill:
             raise
         return allocator.granted(request.token, answer.indices, self._loop.time())
 
-    async def _no_room(self, asked: Asked, error: errors.NoRoom, arrived: int) -> None:
+    async def _no_room(self, asked: PendingReservation, error: errors.NoRoom, arrived: int) -> None:
         """The limit leaves fewer ids than asked for. Who comes now is granted nothing, and nobody
         else would ever claim what others gave back."""
         self.error = error
@@ -267,16 +273,16 @@ class Refill:
         if await self._claim(asked, Grant(nothing, error.rev, error.returned)):
             self._share_out(arrived)
 
-    async def _claim(self, asked: Asked, grant: Grant) -> bool:
+    async def _claim(self, asked: PendingReservation, grant: Grant) -> bool:
         if not grant.returned or self._closing is not None:
             return False
         return await self._reservations.claim(asked, grant)
 
-    def _failed(self, asked: Asked, error: errors.StoreError) -> None:
+    def _failed(self, asked: PendingReservation, error: errors.StoreError) -> None:
         self.error = error
         if isinstance(error, errors.OutOfTurn):  # which it answered
             self._health.answered()
-        elif not isinstance(error, LeftAlone):  # which says nothing of the store
+        elif not isinstance(error, BatchAbandoned):  # which says nothing of the store
             self._health.failed(error)
         unknown = error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to

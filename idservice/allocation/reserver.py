@@ -8,17 +8,18 @@ from random import Random
 
 from idservice import errors
 from idservice.allocation import give_back
-from idservice.allocation.epoch_state import Holding
-from idservice.allocation.strict import Batches
-from idservice.allocation.wait_queue import Line
+from idservice.allocation.epoch_state import EpochState
+from idservice.allocation.strict import StrictReserver
+from idservice.allocation.wait_queue import WaitQueue
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator, Request
 from idservice.core.shards import Shard
-from idservice.stores.protocol import Counter, Grant, Loan, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Grant, Loan
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PendingReservation:
     """A request, the allocator that made it, and the counter as it was known then."""
 
     request: Request
@@ -31,7 +32,7 @@ class Asked:
         return self.allocator.shards[self.request.shard]
 
 
-class Reservations:
+class Reserver:
     """What is asked of `store` for `holding`, on behalf of those in `line`.
 
     `spawn` starts a task that the owner ends; `random` spreads the pauses between copies.
@@ -44,8 +45,8 @@ class Reservations:
     def __init__(
         self,
         store: Store,
-        holding: Holding,
-        line: Line,
+        holding: EpochState,
+        line: WaitQueue,
         *,
         spawn: Callable[[Coroutine[object, object, None]], object],
         random: Random,
@@ -56,9 +57,11 @@ class Reservations:
         self._spawn = spawn
         self._random = random
         self._loop = asyncio.get_running_loop()
-        self._batches: Batches | None = None
+        self._batches: StrictReserver | None = None
 
-    async def ask(self, asked: Asked, arrived: int, *, in_background: bool) -> Grant | Loan:
+    async def ask(
+        self, asked: PendingReservation, arrived: int, *, in_background: bool
+    ) -> Grant | Loan:
         """What the store says to a request, for those who had `arrived`; `in_background`, it may
         take longer than they wait. Raises as `Store.reserve`."""
         try:
@@ -68,7 +71,7 @@ class Reservations:
             # Cancelled in the middle: it may be applied all the same, now or later.
             raise self.unknown("it took too long") from None
 
-    async def _ask(self, asked: Asked, arrived: int) -> Grant | Loan:
+    async def _ask(self, asked: PendingReservation, arrived: int) -> Grant | Loan:
         """One reservation; a numbered one is sent again while those who had `arrived` wait (I8)."""
         request, allocator = asked.request, asked.allocator
         if not allocator.numbered:
@@ -100,7 +103,7 @@ class Reservations:
             return most_s
         return timeouts.waited_for(deadline - self._loop.time(), most_s=most_s)
 
-    async def claim(self, asked: Asked, grant: Grant) -> bool:
+    async def claim(self, asked: PendingReservation, grant: Grant) -> bool:
         """Bring what others gave back to its shard into memory; whether that was any."""
         claimed = await give_back.inherit(
             self._store,
@@ -116,10 +119,10 @@ class Reservations:
     # --- batches of a strict counter -------------------------------------------------------------
 
     @property
-    def batches(self) -> Batches:
+    def batches(self) -> StrictReserver:
         """The reservations of a strict counter, from the first use on."""
         if self._batches is None:
-            self._batches = Batches(
+            self._batches = StrictReserver(
                 self._store,
                 spawn=self._spawn,
                 random=self._random,

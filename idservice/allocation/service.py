@@ -10,16 +10,17 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from idservice import __version__, errors
-from idservice.allocation.catalogue_watch import Watch
-from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.catalogue_watch import CatalogueWatcher
+from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
 from idservice.catalogue.counters import check_name, ensure, positions_of, shown
 from idservice.catalogue.rules import Wish
-from idservice.catalogue.runner import Finisher
+from idservice.catalogue.runner import ChangeRunner
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
-from idservice.observability.prometheus import PIECE, Latency, Reading, Snapshot
+from idservice.observability.readings import PIECE, CounterSample, Latency, Snapshot
 from idservice.observability.store_health import StoreHealth
-from idservice.stores.protocol import DELETED, Counter, Position, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import DELETED, Counter, Position
 
 log = logging.getLogger("idservice.service")
 
@@ -48,27 +49,27 @@ class Service:
         self.declared = tuple(dict.fromkeys(declared))
         self.stopping = False
         self.stop_by = float("inf")  # loop time by which a stop is to be over
-        self.supplies: dict[str, Supply] = {}
+        self.supplies: dict[str, LocalCounter] = {}
         self.health = StoreHealth()
         self.lag = Latency()  # of the event loop
         self._began = asyncio.get_running_loop().time()
-        self._loading: dict[str, asyncio.Future[Supply]] = {}
+        self._loading: dict[str, asyncio.Future[LocalCounter]] = {}
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
-        self._finisher = Finisher(
+        self._finisher = ChangeRunner(
             store,
             self.supplies,
             runway_s=self.limits.runway,
             random=random,
             spawn=self.spawn,
         )
-        self._catalogue: Watch | None = None  # once entered
+        self._catalogue: CatalogueWatcher | None = None  # once entered
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.spawn(self._watch())
-        self._catalogue = Watch(
+        self._catalogue = CatalogueWatcher(
             self.store,
             self.supplies,
             runway_s=self.limits.runway,
@@ -106,7 +107,7 @@ class Service:
 
     # --- counters --------------------------------------------------------------------------------
 
-    async def supply(self, name: str) -> Supply:
+    async def supply(self, name: str) -> LocalCounter:
         """The supply of a counter, read from the store at its first use.
 
         Raises BadName, UnknownCounter, StoreError.
@@ -129,7 +130,7 @@ class Service:
         # Several requests share one read; none of them may cancel it for the others.
         return await asyncio.shield(loading)
 
-    async def _load(self, name: str, loading: asyncio.Future[Supply]) -> None:
+    async def _load(self, name: str, loading: asyncio.Future[LocalCounter]) -> None:
         try:
             counter = await self._read(self.store.counter(name), f"reading counter {name}")
             if counter is None or counter.wished_state == DELETED:
@@ -147,8 +148,8 @@ class Service:
         finally:
             del self._loading[name]
 
-    def _add(self, counter: Counter) -> Supply:
-        supply = self.supplies[counter.name] = Supply(
+    def _add(self, counter: Counter) -> LocalCounter:
+        supply = self.supplies[counter.name] = LocalCounter(
             counter,
             self.store,
             self.limits,
@@ -160,7 +161,7 @@ class Service:
         )
         return supply
 
-    def _forget(self, supply: Supply) -> None:
+    def _forget(self, supply: LocalCounter) -> None:
         if self.supplies.get(supply.counter.name) is supply:
             del self.supplies[supply.counter.name]
 
@@ -295,7 +296,7 @@ class Service:
         """What is counted; nothing of counters that may turn out not to be there: their names would
         stay on a metrics page, of which nothing may vanish. Requests are served in between."""
         supplies = [supply for supply in self.supplies.values() if supply.counter.ordinal]
-        readings: list[Reading] = []
+        readings: list[CounterSample] = []
         for at in range(0, len(supplies), PIECE):
             readings += [supply.reading() for supply in supplies[at : at + PIECE]]
             await asyncio.sleep(0)
@@ -315,7 +316,7 @@ class Service:
 _entered: "weakref.WeakSet[Service]" = weakref.WeakSet()
 
 
-def _retrieve(future: asyncio.Future[Supply]) -> None:
+def _retrieve(future: asyncio.Future[LocalCounter]) -> None:
     if not future.cancelled():
         future.exception()  # it may be that nobody is left to hear of it
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from idservice import errors
 from idservice.allocation import give_back
-from idservice.allocation.local_counter import Supply
+from idservice.allocation.local_counter import LocalCounter
 from idservice.core.shards import Shard
 from idservice.stores.protocol import Store
 
@@ -16,7 +16,7 @@ GIVE_BACK_MAX_S = 2.0  # for all counters together
 AT_ONCE = 16  # counters, so that the store is not flooded
 
 
-async def close_all(supplies: Collection[Supply], store: Store, *, within_s: float) -> None:
+async def close_all(supplies: Collection[LocalCounter], store: Store, *, within_s: float) -> None:
     """Stop all of them for good, and log what became of their ids.
 
     What was not given back in time is a gap. Raises nothing.
@@ -41,7 +41,7 @@ async def close_all(supplies: Collection[Supply], store: Store, *, within_s: flo
 
 
 async def _close(
-    supply: Supply, store: Store, reasons: dict[str, str], *, patience_s: float
+    supply: LocalCounter, store: Store, reasons: dict[str, str], *, patience_s: float
 ) -> None:
     name = supply.counter.name
     blocks = await supply.close(patience_s)  # first: forget them
@@ -56,7 +56,7 @@ async def _close(
     reasons[name] = why
 
 
-async def _give_back(supply: Supply, store: Store, shard: Shard, blocks: list[range]) -> str:
+async def _give_back(supply: LocalCounter, store: Store, shard: Shard, blocks: list[range]) -> str:
     """Give back what is of one shard; why some of it is a gap, empty where none is."""
     try:
         plan = await give_back.give_back(
@@ -76,7 +76,7 @@ async def _give_back(supply: Supply, store: Store, shard: Shard, blocks: list[ra
     return "the list of returned ranges is full" if plan.too_many else ""
 
 
-def _log(supply: Supply, why: str) -> None:
+def _log(supply: LocalCounter, why: str) -> None:
     reading, name = supply.reading(), supply.counter.name
     if reading.returned:
         log.info(

@@ -14,7 +14,8 @@ from typing import TypeVar
 from idservice import errors
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Writer
-from idservice.stores.protocol import Counter, Grant, Loan, Store, Writers
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Grant, Loan, Writers
 
 log = logging.getLogger("idservice.batches")
 
@@ -32,11 +33,11 @@ T = TypeVar("T")
 FINAL = (errors.OutOfTurn, errors.NoRoom, errors.EpochChanged)
 
 
-class LeftAlone(errors.OutcomeUnknown):
+class BatchAbandoned(errors.OutcomeUnknown):
     """The store {store} has not answered {action} yet, and {why}."""
 
 
-class Batches:
+class StrictReserver:
     """Reservations of one strict counter on this instance.
 
     `burnt` is told of ids that nobody is given, and by what cause, once that is known. `unique`
@@ -201,9 +202,9 @@ class Batches:
         self._unsure = self._unsure or not alone
         raise error
 
-    def _given_up(self) -> "LeftAlone":
+    def _given_up(self) -> "BatchAbandoned":
         why = "nobody waits for them any more"
-        return LeftAlone(store=self._store.address, action="reserving ids", why=why)
+        return BatchAbandoned(store=self._store.address, action="reserving ids", why=why)
 
     # --- registration ----------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from idservice.errors import IdserviceError
-from idservice.observability.prometheus import Tally
+from idservice.observability.readings import CounterStats
 
 Served = list[range] | IdserviceError
 
@@ -32,12 +32,12 @@ class Waiter:
         self.deadline = deadline  # both in loop time
 
 
-class Line:
+class WaitQueue:
     """A line of waiters. `too_long` makes the error for one whose time is over."""
 
     __slots__ = ("_loop", "_tally", "_timer", "_too_long", "_waiting", "arrivals")
 
-    def __init__(self, tally: Tally, too_long: Callable[[Waiter], IdserviceError]) -> None:
+    def __init__(self, tally: CounterStats, too_long: Callable[[Waiter], IdserviceError]) -> None:
         self.arrivals = 0  # that ever were
         self._tally = tally
         self._too_long = too_long

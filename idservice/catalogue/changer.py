@@ -12,7 +12,8 @@ from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.rules import Wish
 from idservice.core import epoch as epochs
-from idservice.stores.protocol import Counter, Intent, Stand, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Intent, ShardState
 
 log = logging.getLogger("idservice.change")
 
@@ -24,7 +25,7 @@ PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 2.0
 T = TypeVar("T")
 
 
-class Changer:
+class EpochChanger:
     """Changes counters of one store.
 
     `stale_s` is how long any instance goes on that cannot reach the store: an epoch that repeats
@@ -157,7 +158,7 @@ class Changer:
                 extra={"action": "change_done"},
             )  # fmt: skip
 
-    async def _seal(self, entry: Counter, seal: str, shard: int, *, vouched: bool) -> Stand:
+    async def _seal(self, entry: Counter, seal: str, shard: int, *, vouched: bool) -> ShardState:
         """How a shard stands once nobody is granted anything there."""
         intent = entry.intent
         assert intent is not None
@@ -195,10 +196,10 @@ class Changer:
     async def _entry(self, name: str) -> Counter | None:
         return await self._call(self._store.entry(name))
 
-    async def _found(self, entry: Counter, shard: int, *, vouched: bool) -> Stand | None:
+    async def _found(self, entry: Counter, shard: int, *, vouched: bool) -> ShardState | None:
         return await self._patiently(partial(self._stand, entry, shard, vouched=vouched))
 
-    async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> Stand | None:
+    async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> ShardState | None:
         """A shard that can be read, unless somebody vouches for what it granted, or it is yet to
         be, and granted nothing."""
         stand = await self._call(self._store.stand(entry, shard))

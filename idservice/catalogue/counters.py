@@ -4,11 +4,12 @@ import asyncio
 from random import Random
 
 from idservice import errors
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.rules import Wish, stale_after
 from idservice.client.protocol import NAME
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
-from idservice.stores.protocol import (
+from idservice.stores.protocol import Store
+from idservice.stores.records import (
     DELETED,
     LIMIT_DEFAULT,
     LIMIT_MAX,
@@ -17,7 +18,6 @@ from idservice.stores.protocol import (
     Adopted,
     Counter,
     Position,
-    Store,
 )
 
 RUNWAY_MIN_S = 1.0
@@ -146,7 +146,7 @@ async def ensure(
     if found.epoch == wanted.epoch:
         return found, True
     if found.intent is not None or found.state in (DELETED, MOVED):
-        changer = Changer(store, random=random, stale_s=stale_after(runway))
+        changer = EpochChanger(store, random=random, stale_s=stale_after(runway))
         wish = Wish("create", by=by, wanted=wanted)
         before, found = await changer.change(wanted.name, wish)
         if before.state == DELETED and found.state != DELETED:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from idservice.stores.protocol import ACTIVE, LIMIT_DEFAULT, Counter, Position
+from idservice.stores.records import ACTIVE, LIMIT_DEFAULT, Counter, Position
 
 # By cause: why ids that were reserved will never be handed out.
 GAPS = {

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from idservice import errors
 from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
 from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
-from idservice.stores.protocol import (
+from idservice.stores.protocol import Store
+from idservice.stores.records import (
     ACTIVE,
     ARRIVE,
     DEFAULT_COUNTER,
@@ -17,8 +18,7 @@ from idservice.stores.protocol import (
     MOVE,
     MOVED,
     Counter,
-    Stand,
-    Store,
+    ShardState,
 )
 
 AT_ONCE = 16
@@ -86,7 +86,7 @@ async def _judged(store: Store, entry: Counter) -> list[Finding]:
         position = await store.position(entry)
         if position is None:
             return judge(entry, [None], again)
-        return judge(entry, [Stand(position.epoch, position.next, position.mark)], again)
+        return judge(entry, [ShardState(position.epoch, position.next, position.mark)], again)
     found: list[Finding] = []
     for _ in range(LOOKS_MAX):
         stands = [await store.stand(entry, shard) for shard in range(entry.shards)]
@@ -98,7 +98,7 @@ async def _judged(store: Store, entry: Counter) -> list[Finding]:
     return found
 
 
-def judge(entry: Counter, stands: Sequence[Stand | None], again: str) -> list[Finding]:
+def judge(entry: Counter, stands: Sequence[ShardState | None], again: str) -> list[Finding]:
     """What is to be said of one counter, as its entry and its shards stand; `again` is how commands
     name the store."""
     found = []
@@ -152,7 +152,7 @@ def _moved(entry: Counter, again: str) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _shard(entry: Counter, shard: int, stand: Stand | None, again: str) -> Finding | None:
+def _shard(entry: Counter, shard: int, stand: ShardState | None, again: str) -> Finding | None:
     """What is wrong with one shard."""
     place = f"counter {entry.name}" + (f", shard {shard}" if entry.shards > 1 else "")
     past = f"idservice fence {entry.name} --past N{again}"
@@ -180,7 +180,7 @@ def _shard(entry: Counter, shard: int, stand: Stand | None, again: str) -> Findi
     return Finding(FAULT, "position", carries, f"{why}, and nobody is granted ids on it", past)
 
 
-def _limit(entry: Counter, stands: Sequence[Stand | None]) -> list[Finding]:
+def _limit(entry: Counter, stands: Sequence[ShardState | None]) -> list[Finding]:
     left = sum(
         max(0, entry.layout(shard).end - (stand.next or 0))
         for shard, stand in enumerate(stands)

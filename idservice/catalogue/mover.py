@@ -8,20 +8,21 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
-from idservice.catalogue.changer import Changer, in_time
+from idservice.catalogue.changer import EpochChanger, in_time
 from idservice.catalogue.rules import Wish
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
-from idservice.stores.protocol import ARRIVE, DELETED, MOVE, Counter, Move, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import ARRIVE, DELETED, MOVE, Counter, Move
 
 log = logging.getLogger("idservice.change")
 
 MARK_TRIES = 3
 
 
-class Mover:
+class CounterMover:
     """Moves counters from `source` to `target`, two stores that are open and are those they should
-    be. `to` is the address of the target, as it is written down, `stale_s` as for a `Changer`: a
-    change that is under way is finished first. Everything raises StoreError."""
+    be. `to` is the address of the target, as it is written down, `stale_s` as for an
+    `EpochChanger`: a change that is under way is finished first. Everything raises StoreError."""
 
     def __init__(
         self, source: Store, target: Store, *, to: str, random: Random, stale_s: float
@@ -30,8 +31,8 @@ class Mover:
         self._target = target
         self._to = to
         self._random = random
-        self._at_source = Changer(source, random=random, stale_s=stale_s)
-        self._at_target = Changer(target, random=random, stale_s=stale_s)
+        self._at_source = EpochChanger(source, random=random, stale_s=stale_s)
+        self._at_target = EpochChanger(target, random=random, stale_s=stale_s)
 
     async def move(self, name: str, *, by: str = "", why: str = "") -> Counter:
         """The counter as it is at the target once it is there; where it is already, it is left so.

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.core.epoch import base_of, epoch_name, first_free, ordinal_on
-from idservice.stores.protocol import (
+from idservice.stores.records import (
     ACTIVE,
     ARRIVE,
     DELETED,
@@ -23,7 +23,7 @@ from idservice.stores.protocol import (
     Counter,
     Intent,
     Move,
-    Stand,
+    ShardState,
 )
 
 STALE_MIN_S = 60.0
@@ -70,7 +70,9 @@ class Wish:
 # --- the first step -------------------------------------------------------------------------------
 
 
-def begun(entry: Counter, wish: Wish, found: Sequence[Stand | None], random: Random) -> Counter:
+def begun(
+    entry: Counter, wish: Wish, found: Sequence[ShardState | None], random: Random
+) -> Counter:
     """The entry with what is wished as its intent; the entry itself where it is so already.
 
     `found` is how the shards of its epoch stand, and after them those that it is to have besides.
@@ -277,7 +279,7 @@ def _check_shards(entry: Counter, wish: Wish, free: int) -> None:
         raise errors.ChangeRefused(name=entry.name, why=why)
 
 
-def stand_reserved(stand: Stand | None) -> int:
+def stand_reserved(stand: ShardState | None) -> int:
     """The first index of a shard that was surely never granted, as far as it can be read; who
     fences past a number vouches for the rest."""
     return (stand.reserved or 0) if stand is not None else 0
@@ -293,7 +295,7 @@ def to_seal(entry: Counter) -> range:
     return range(max(entry.shards, entry.intent.shards))
 
 
-def based(entry: Counter, found: Sequence[Stand | None], past: int | None) -> Counter:
+def based(entry: Counter, found: Sequence[ShardState | None], past: int | None) -> Counter:
     """The entry with the base of its intent decided; `found` is how the sealed shards stand.
 
     `past` is a number that somebody vouches for, beyond what the intent says.

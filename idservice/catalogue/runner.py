@@ -7,35 +7,36 @@ from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 
 from idservice import errors
-from idservice.allocation.local_counter import Supply
-from idservice.catalogue.changer import Changer
+from idservice.allocation.local_counter import LocalCounter
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.rules import Wish, stale_after
-from idservice.stores.protocol import Counter, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.change")
 
 Done = tuple[Counter, Counter]
 
 
-class Finisher:
+class ChangeRunner:
     """`spawn` starts a task that the owner ends, and that must not fail."""
 
     def __init__(
         self,
         store: Store,
-        supplies: Mapping[str, Supply],
+        supplies: Mapping[str, LocalCounter],
         *,
         runway_s: float,
         random: Random,
         spawn: Callable[[Coroutine[object, object, None]], object],
     ) -> None:
-        self._changer = Changer(store, random=random, stale_s=stale_after(runway_s))
+        self._changer = EpochChanger(store, random=random, stale_s=stale_after(runway_s))
         self._supplies = supplies
         self._spawn = spawn
         self._finishing: set[str] = set()
 
     async def change(self, name: str, wish: Wish) -> Done:
-        """The entry of a counter before and after a change. Raises as `Changer.change`.
+        """The entry of a counter before and after a change. Raises as `EpochChanger.change`.
 
         It goes on where the caller does not wait for it.
         """

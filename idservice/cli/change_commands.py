@@ -9,9 +9,10 @@ from idservice import errors
 from idservice.cli import store_commands
 
 if TYPE_CHECKING:
-    from idservice.catalogue.changer import Changer
+    from idservice.catalogue.changer import EpochChanger
     from idservice.catalogue.rules import Wish
-    from idservice.stores.protocol import Counter, Store
+    from idservice.stores.protocol import Store
+    from idservice.stores.records import Counter
 
 
 def set_next(arguments: argparse.Namespace) -> int:
@@ -26,7 +27,7 @@ def set_next(arguments: argparse.Namespace) -> int:
 def suspend(arguments: argparse.Namespace) -> int:
     """Hand out nothing until `resume`."""
     from idservice.catalogue.rules import Wish
-    from idservice.stores.protocol import SUSPENDED
+    from idservice.stores.records import SUSPENDED
 
     return _change(arguments, Wish("suspend", state=SUSPENDED))
 
@@ -34,7 +35,7 @@ def suspend(arguments: argparse.Namespace) -> int:
 def resume(arguments: argparse.Namespace) -> int:
     """End a suspension."""
     from idservice.catalogue.rules import Wish
-    from idservice.stores.protocol import ACTIVE
+    from idservice.stores.records import ACTIVE
 
     return _change(arguments, Wish("resume", state=ACTIVE))
 
@@ -50,7 +51,7 @@ def reshard(arguments: argparse.Namespace) -> int:
 def delete(arguments: argparse.Namespace) -> int:
     """Delete a counter."""
     from idservice.catalogue.rules import Wish
-    from idservice.stores.protocol import DELETED
+    from idservice.stores.records import DELETED
 
     return _change(arguments, Wish("delete", state=DELETED))
 
@@ -58,7 +59,7 @@ def delete(arguments: argparse.Namespace) -> int:
 def adopt(arguments: argparse.Namespace) -> int:
     """End an adoption: the old endpoint can count no more."""
     from idservice.catalogue.rules import Wish
-    from idservice.stores.protocol import FINISH
+    from idservice.stores.records import FINISH
 
     if not arguments.finish:
         raise errors.Usage(
@@ -73,7 +74,7 @@ def move(arguments: argparse.Namespace) -> int:
     from random import SystemRandom
 
     from idservice.catalogue.counters import check_name, check_reason
-    from idservice.catalogue.mover import Mover
+    from idservice.catalogue.mover import CounterMover
     from idservice.catalogue.rules import stale_after
     from idservice.observability import logs
     from idservice.stores import open_store
@@ -86,7 +87,7 @@ def move(arguments: argparse.Namespace) -> int:
         async with open_store(to) as target:
             await target.verify()
             stale_s = stale_after(arguments.runway)
-            mover = Mover(store, target, to=to, random=SystemRandom(), stale_s=stale_s)
+            mover = CounterMover(store, target, to=to, random=SystemRandom(), stale_s=stale_s)
             entry = await mover.move(name, by=store_commands.operator(), why=reason)
         if entry.move is not None:  # an earlier move, finished or told of only now
             print(f"counter {name}: moved to {to}, and on: {entry.whereabouts}")
@@ -174,18 +175,18 @@ def _signed(arguments: argparse.Namespace, wish: "Wish") -> "Wish":
     return replace(wish, by=store_commands.operator(), why=check_reason(arguments.reason))
 
 
-def _changer(arguments: argparse.Namespace, store: "Store") -> "Changer":
+def _changer(arguments: argparse.Namespace, store: "Store") -> "EpochChanger":
     from random import SystemRandom
 
-    from idservice.catalogue.changer import Changer
+    from idservice.catalogue.changer import EpochChanger
     from idservice.catalogue.rules import stale_after
     from idservice.observability import logs
 
     logs.set_up("auto", sys.stderr)
-    return Changer(store, random=SystemRandom(), stale_s=stale_after(arguments.runway))
+    return EpochChanger(store, random=SystemRandom(), stale_s=stale_after(arguments.runway))
 
 
-async def _change_one(changer: "Changer", name: str, wish: "Wish") -> None:
+async def _change_one(changer: "EpochChanger", name: str, wish: "Wish") -> None:
     before, after = await changer.change(name, wish)
     if after is before:
         print(f"counter {name}: already {after.state}{_shards(after)}, nothing was changed")
@@ -194,7 +195,7 @@ async def _change_one(changer: "Changer", name: str, wish: "Wish") -> None:
 
 
 def _told(entry: "Counter") -> str:
-    from idservice.stores.protocol import ACTIVE
+    from idservice.stores.records import ACTIVE
 
     first = f", ids from {entry.high}" if entry.state == ACTIVE else ""
     return f"{entry.state}, epoch {entry.ordinal}{_shards(entry)}{first}"

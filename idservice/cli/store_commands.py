@@ -14,7 +14,8 @@ from idservice.cli import service_commands
 from idservice.server import loop, settings
 
 if TYPE_CHECKING:
-    from idservice.stores.protocol import Counter, Position, Store
+    from idservice.stores.protocol import Store
+    from idservice.stores.records import Counter, Position
 
 COMMAND_TIMEOUT_S = 20.0
 
@@ -31,7 +32,7 @@ def init(arguments: argparse.Namespace) -> int:
     from random import SystemRandom
 
     from idservice.catalogue.counters import new_counter
-    from idservice.stores.protocol import DEFAULT_COUNTER
+    from idservice.stores.records import DEFAULT_COUNTER
 
     async def work(store: "Store") -> None:
         created = await store.init(new_counter(DEFAULT_COUNTER, SystemRandom()))
@@ -48,7 +49,7 @@ def create(arguments: argparse.Namespace) -> int:
     from random import SystemRandom
 
     from idservice.catalogue.counters import check_name, ensure, new_counter
-    from idservice.stores.protocol import LIMIT_DEFAULT
+    from idservice.stores.records import LIMIT_DEFAULT
 
     check_name(arguments.name)
     start = number("--start", arguments.start, 0)
@@ -111,7 +112,7 @@ async def _locate(arguments: argparse.Namespace, store: "Store") -> tuple[Any, i
 
 def counters(arguments: argparse.Namespace) -> int:
     """List the counters."""
-    from idservice.stores.protocol import DELETED
+    from idservice.stores.records import DELETED
 
     async def work(store: "Store") -> None:
         for counter in await store.counters():
@@ -137,7 +138,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def _in_use(counter: "Counter | None", name: str) -> "Counter":
-    from idservice.stores.protocol import DELETED
+    from idservice.stores.records import DELETED
 
     if counter is None or counter.wished_state == DELETED:
         raise errors.UnknownCounter(name=name)
@@ -166,7 +167,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
 
     from idservice.allocation import direct
     from idservice.catalogue.counters import check_name
-    from idservice.stores.protocol import MOVED, SUSPENDED
+    from idservice.stores.records import MOVED, SUSPENDED
     from idservice.web.request import read_count
 
     most = 1_000_000
@@ -212,11 +213,13 @@ def bench(arguments: argparse.Namespace) -> int:
 
     from idservice.catalogue.counters import check_name
     from idservice.cli.bench.run import Bench, Wish
-    from idservice.cli.bench.where import Where
+    from idservice.cli.bench.where import BenchTarget
 
     bench = Bench(
         Wish(
-            where=Where.parse(arguments.where, arguments.counter and check_name(arguments.counter)),
+            where=BenchTarget.parse(
+                arguments.where, arguments.counter and check_name(arguments.counter)
+            ),
             count=arguments.count,
             ranges=arguments.ranges,
             connections=arguments.connections,
@@ -296,7 +299,7 @@ def operator() -> str:
 
 def number(flag: str, value: str | None, default: int) -> int:
     """The number that a flag was given, within what a counter can have. Raises Usage."""
-    from idservice.stores.protocol import LIMIT_MAX
+    from idservice.stores.records import LIMIT_MAX
 
     if value is None:
         return default

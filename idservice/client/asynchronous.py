@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Self
 
 from idservice import errors
-from idservice.client.buffer import ENTERED, NotOpen, Stock, checked, clients, next_step
-from idservice.client.http_async import Central
-from idservice.client.protocol import HOLD_S, Reply, Unanswered
+from idservice.client.buffer import ENTERED, ClientBuffer, NotOpen, checked, clients, next_step
+from idservice.client.http_async import AsyncTransport
+from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Request
 
 TIMEOUT_S = 2.0
@@ -41,9 +41,9 @@ class AsyncClient:
         timeout: float = TIMEOUT_S,
         hold: float = HOLD_S,
     ) -> None:
-        self._stock = Stock(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
+        self._stock = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._allocator = self._stock.allocator
-        self._central = Central(self._stock.place)
+        self._central = AsyncTransport(self._stock.place)
         self._entered = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._refilling: asyncio.Task[None] | None = None
@@ -151,7 +151,7 @@ class AsyncClient:
     async def _borrow(self, count: int, deadline: float) -> list[int]:
         """Ids by exchanges of our own."""
         steps = self._stock.borrow(count, deadline)
-        answer: Reply | Unanswered | None = None
+        answer: Reply | NoUsableAnswer | None = None
         try:
             while True:
                 self._stock.check_open()
@@ -165,13 +165,13 @@ class AsyncClient:
             ids: list[int] = end.value
             return ids
 
-    async def _sent(self, target: str, timeout: float) -> Reply | Unanswered:
+    async def _sent(self, target: str, timeout: float) -> Reply | NoUsableAnswer:
         try:
             async with asyncio.timeout(timeout):
                 return await self._central.ask("POST", target)
         except TimeoutError:
-            return Unanswered(url=self._central.url, why="it took too long")
-        except Unanswered as error:
+            return NoUsableAnswer(url=self._central.url, why="it took too long")
+        except NoUsableAnswer as error:
             return error
 
     # --- refills ---------------------------------------------------------------------------------

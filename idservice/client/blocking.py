@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from idservice import errors
-from idservice.client.buffer import ENTERED, NotOpen, Stock, checked, clients, next_step
-from idservice.client.http_sync import Wires
-from idservice.client.protocol import HOLD_S, Reply, Unanswered
+from idservice.client.buffer import ENTERED, ClientBuffer, NotOpen, checked, clients, next_step
+from idservice.client.http_sync import ConnectionPool
+from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Allocator, Request
 
 TIMEOUT_S = 2.0
@@ -35,7 +35,7 @@ class Client:
         timeout: float = TIMEOUT_S,
         hold: float = HOLD_S,
     ) -> None:
-        self._stock = Stock(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
+        self._stock = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._entered = False
         self._renew_locks()
         self._start_anew()
@@ -50,7 +50,7 @@ class Client:
     def _start_anew(self) -> None:
         self._stock.forget()
         self._allocator = self._stock.allocator
-        self._wires = Wires(self._stock.place)
+        self._wires = ConnectionPool(self._stock.place)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -151,7 +151,7 @@ class Client:
     def _borrow(self, count: int, deadline: float) -> list[int]:
         """Ids by exchanges of our own."""
         steps = self._stock.borrow(count, deadline)
-        answer: Reply | Unanswered | None = None
+        answer: Reply | NoUsableAnswer | None = None
         try:
             while True:
                 with self._lock:
@@ -166,10 +166,10 @@ class Client:
             ids: list[int] = end.value
             return ids
 
-    def _sent(self, target: str, timeout: float) -> Reply | Unanswered:
+    def _sent(self, target: str, timeout: float) -> Reply | NoUsableAnswer:
         try:
             return self._wires.post(target, timeout=timeout)
-        except Unanswered as error:
+        except NoUsableAnswer as error:
             return error
 
     # --- refills ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from idservice import errors
 from idservice.client import protocol
-from idservice.client.protocol import RANGES_MAX, Answer, Refused, Reply, Unanswered
+from idservice.client.protocol import RANGES_MAX, Answer, NoUsableAnswer, Refused, Reply
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
@@ -41,7 +41,7 @@ class NotOpen(errors.IdserviceError):
 
 ENTERED = "is entered already; enter it once, for all who ask it, or make another"
 
-Failure = Refused | Unanswered
+Failure = Refused | NoUsableAnswer
 Step = str | float  # what is to be done next: send a target and bring the reply, or wait seconds
 
 
@@ -52,7 +52,7 @@ def checked(count: object) -> int:
     return count
 
 
-class Stock:
+class ClientBuffer:
     """The ids of `counter` from the service at `url`. Raises Usage, BadName.
 
     `timeout` is for one call, `hold` for how long ids are kept; `clock` tells seconds.
@@ -145,7 +145,7 @@ class Stock:
                 for block in answer.blocks:
                     ids += block
                 failures = 0
-            except (Refused, Unanswered) as error:
+            except (Refused, NoUsableAnswer) as error:
                 if error.outcome == errors.UNKNOWN:
                     outcome = errors.UNKNOWN
                 if self._asks_for_less(error, part):
@@ -193,13 +193,13 @@ class Stock:
     ) -> None:  # fmt: skip
         """What a refill brought that was sent at `since`, or how it failed."""
         try:
-            if isinstance(reply, Refused | Unanswered):
+            if isinstance(reply, Refused | NoUsableAnswer):
                 raise reply
             answer = self._believed(reply, request.count, nonce)
             allocator.lent(request.token, answer.blocks, self.clock(), since=since)
             allocator.settle()  # it may have turned out to be strict
             self._failures, self._retry_at, self.error = 0, 0.0, None
-        except (Refused, Unanswered) as error:
+        except (Refused, NoUsableAnswer) as error:
             self._failures += 1
             self._retry_at = self.clock() + self.pause(self._failures)
             self.error = error
@@ -258,9 +258,9 @@ def _one_row() -> Shards:
     return Shards(Layout(base=0, limit=protocol.ID_MAX))
 
 
-def next_step(steps: Steps, answer: Reply | Unanswered | None) -> Step:
+def next_step(steps: Steps, answer: Reply | NoUsableAnswer | None) -> Step:
     """What to do next after `answer`, which is what the last step brought."""
-    return steps.throw(answer) if isinstance(answer, Unanswered) else steps.send(answer)
+    return steps.throw(answer) if isinstance(answer, NoUsableAnswer) else steps.send(answer)
 
 
 clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`

@@ -6,15 +6,15 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from idservice.client.protocol import ANSWER_MAX, Place, Reply, Unanswered
+from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply, ServiceAddress
 
 CHUNK = 65_536
 
 
-class Central:
+class AsyncTransport:
     """Connections to a service; enter it to use it."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ServiceAddress) -> None:
         self.url = place.url
         self._place = place
         scheme = "https" if place.tls else "http"
@@ -58,10 +58,10 @@ class Central:
                 async for chunk in response.content.iter_chunked(CHUNK):
                     answer += chunk
                     if len(answer) > ANSWER_MAX:
-                        raise Unanswered(url=self.url, why="its answer is too long")
+                        raise NoUsableAnswer(url=self.url, why="its answer is too long")
                 return Reply(response.status, response.headers.get("Content-Type", ""), answer)
         except (aiohttp.ClientError, OSError) as error:
             why = str(error) or type(error).__name__
             if isinstance(error, aiohttp.ClientConnectorError):  # its words are not for people
                 why = f"cannot connect: {error.strerror or error.os_error}"
-            raise Unanswered(url=self.url, why=why) from None
+            raise NoUsableAnswer(url=self.url, why=why) from None

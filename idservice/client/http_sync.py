@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import suppress
 
-from idservice.client.protocol import ANSWER_MAX, Place, Reply, Unanswered
+from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply, ServiceAddress
 
 IDLE_MAX_S = 15.0  # then a connection is not used again: the other end may be about to close it
 KEPT_MAX = 8  # connections
@@ -18,7 +18,7 @@ HEADERS = {"Accept": "application/json", "User-Agent": "idservice", "Content-Len
 class _Unix(http.client.HTTPConnection):
     """To a Unix socket."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ServiceAddress) -> None:
         super().__init__("localhost")
         self._path = place.path
 
@@ -28,10 +28,10 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-class Wires:
+class ConnectionPool:
     """Connections to one service; each carries one request at a time, and no request twice."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: ServiceAddress) -> None:
         self._place = place
         self._lock = threading.Lock()
         self._kept: list[tuple[float, http.client.HTTPConnection]] = []
@@ -52,17 +52,17 @@ class Wires:
             while chunk := response.read1(65_536):
                 body += chunk
                 if len(body) > ANSWER_MAX:
-                    raise Unanswered(url=self._place.url, why="its answer is too long")
+                    raise NoUsableAnswer(url=self._place.url, why="its answer is too long")
                 _patience(connection, deadline)
             # `read1` does not tell an answer that was cut off from one that is over.
             if response.length:
-                raise Unanswered(url=self._place.url, why="its answer was cut off")
+                raise NoUsableAnswer(url=self._place.url, why="its answer was cut off")
             whole = not response.will_close
             response.close()  # of which `read1` leaves the end to us; the connection stays
             return Reply(response.status, response.getheader("Content-Type", ""), body)
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
-            raise Unanswered(url=self._place.url, why=why) from None
+            raise NoUsableAnswer(url=self._place.url, why=why) from None
         finally:
             self._give_back(connection, whole)
 

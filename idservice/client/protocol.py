@@ -27,7 +27,7 @@ DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
-class Unanswered(errors.Unavailable):
+class NoUsableAnswer(errors.Unavailable):
     """{url} gave no readable answer, so that ids may be used up: {why}."""
 
     code = "no_answer"
@@ -55,7 +55,7 @@ class Refused(errors.IdserviceError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServiceAddress:
     """Where a service listens: a host and a port, or the path of a Unix socket."""
 
     url: str  # as it was named
@@ -71,11 +71,11 @@ class Place:
         return host if self.path else f"{host}:{self.port}"
 
 
-def place(url: str) -> Place:
+def place(url: str) -> ServiceAddress:
     """Read http://HOST[:PORT], https://HOST[:PORT] or unix:PATH. Raises Usage."""
     kind, _, path = url.partition(":")
     if kind == "unix" and path:
-        return Place(url, path=path)
+        return ServiceAddress(url, path=path)
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -92,7 +92,7 @@ def place(url: str) -> Place:
             " https://HOST:PORT or unix:PATH"
         ) from None
     tls = parts.scheme == "https"
-    return Place(url.rstrip("/"), host=host, port=port or (443 if tls else 80), tls=tls)
+    return ServiceAddress(url.rstrip("/"), host=host, port=port or (443 if tls else 80), tls=tls)
 
 
 # --- a request, and its answer --------------------------------------------------------------------
@@ -146,7 +146,7 @@ def read_answer(reply: Reply, *, url: str, name: str, count: int, nonce: str) ->
         )
     except (KeyError, TypeError, ValueError) as error:
         why = str(error) if type(error) is ValueError else "it is not as it should be"
-        raise Unanswered(url=url, why=why) from None
+        raise NoUsableAnswer(url=url, why=why) from None
 
 
 def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
         refused = _refused(body, reply.status, url)
         if refused is not None:
             raise refused
-    raise Unanswered(url=url, why=f"it answered {reply.status}, and not as this service does")
+    raise NoUsableAnswer(url=url, why=f"it answered {reply.status}, and not as this service does")
 
 
 def _refused(body: dict[str, Any], status: int, url: str) -> Refused | None:
@@ -213,7 +213,9 @@ def is_newer(answer: Answer, *, url: str, ordinal: int, strict: bool) -> bool:
     Raises Unanswered for one of an older epoch: its ids may be anybody's by now.
     """
     if answer.ordinal < ordinal:
-        raise Unanswered(url=url, why=f"epoch {answer.ordinal} is over, {ordinal} is the present")
+        raise NoUsableAnswer(
+            url=url, why=f"epoch {answer.ordinal} is over, {ordinal} is the present"
+        )
     if answer.ordinal == ordinal and answer.strict != strict:
-        raise Unanswered(url=url, why=f"it contradicts an earlier answer of epoch {ordinal}")
+        raise NoUsableAnswer(url=url, why=f"it contradicts an earlier answer of epoch {ordinal}")
     return answer.ordinal > ordinal

@@ -30,8 +30,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from idservice import __version__, errors
 from idservice.allocation.service import Service
-from idservice.observability import prometheus
-from idservice.observability.prometheus import Reading, Snapshot
+from idservice.observability.readings import CounterSample, Snapshot, capped
 from idservice.web.problems import Handler
 
 PROTOCOL = "http/protobuf"
@@ -167,17 +166,17 @@ class _Counted:
             return None
 
     @property
-    def readings(self) -> list[Reading]:
+    def readings(self) -> list[CounterSample]:
         """Of counters, those beyond the most as one."""
         snapshot = self.snapshot
-        return prometheus.capped(snapshot.readings, self._counters_max) if snapshot else []
+        return capped(snapshot.readings, self._counters_max) if snapshot else []
 
 
 def _observe(meters: MeterProvider, counted: _Counted) -> None:
     meter = meters.get_meter("idservice", __version__)
 
     def of_each(
-        value: Callable[[Reading], float | None],
+        value: Callable[[CounterSample], float | None],
     ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             for one in counted.readings:
@@ -187,7 +186,7 @@ def _observe(meters: MeterProvider, counted: _Counted) -> None:
         return [observe]
 
     def by(
-        label: str, values: Callable[[Reading], dict[str, int]]
+        label: str, values: Callable[[CounterSample], dict[str, int]]
     ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             for one in counted.readings:
@@ -212,5 +211,5 @@ def _observe(meters: MeterProvider, counted: _Counted) -> None:
     gauge("idservice.store.up", [store_up], "1")
 
 
-def _finite_runway_s(reading: Reading) -> float | None:
+def _finite_runway_s(reading: CounterSample) -> float | None:
     return reading.runway_s if reading.rate and isfinite(reading.runway_s) else None

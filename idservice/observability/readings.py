@@ -1,6 +1,10 @@
 """How a counter stands, on one instance or on several workers together: all of it from memory."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from math import inf
 
 import msgspec
 
@@ -8,7 +12,7 @@ SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
 CLOSED = ("suspended", "moved", "unknown_counter")
 
 
-class Standing(msgspec.Struct, frozen=True):
+class CounterState(msgspec.Struct, frozen=True):
     """A counter as an instance has it in use. Numbers are ids, `runway` is in seconds.
 
     `code` and `why` are the error that whoever asks now is told; empty where ids are handed out.
@@ -48,7 +52,7 @@ class Standing(msgspec.Struct, frozen=True):
         return (self.highest + 1) / (self.limit + 1)
 
 
-def together(standings: Sequence[Standing]) -> Standing | None:
+def together(standings: Sequence[CounterState]) -> CounterState | None:
     """How a counter stands that several workers have in use: each has a stock of its own, and sees
     all of the counter. The trouble of one is the trouble of whoever is connected to it."""
     if not standings:
@@ -56,7 +60,7 @@ def together(standings: Sequence[Standing]) -> Standing | None:
     newest = max(standings, key=lambda one: one.epoch)
     worst = next((one for one in standings if one.code), newest)
     current = [one for one in standings if one.epoch == newest.epoch]
-    return Standing(
+    return CounterState(
         epoch=newest.epoch,
         strict=newest.strict,
         shards=newest.shards,
@@ -73,7 +77,7 @@ def together(standings: Sequence[Standing]) -> Standing | None:
     )
 
 
-def worst(standings: Sequence[Standing]) -> Standing | None:
+def worst(standings: Sequence[CounterState]) -> CounterState | None:
     """Several counters as one that looks as bad as each: suspect if one is, as near to its limit
     as the nearest."""
     if not standings:
@@ -86,3 +90,167 @@ def worst(standings: Sequence[Standing]) -> Standing | None:
         limit=nearest.limit,
         highest=nearest.limit if nearest.code == "exhausted" else nearest.highest,
     )
+
+
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+PIECE = 50  # counters looked at, or written about, at once: well below a millisecond
+
+
+REST = "_rest"  # label of the counters beyond the cap; no counter can be called so
+
+
+@dataclass(slots=True)
+class Latency:
+    """A histogram of seconds. There is one for each counter: it is as long as its last bucket that
+    counted anything."""
+
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        bucket = bisect_left(LATENCY_BUCKETS_S, seconds)
+        while len(self.counts) <= bucket:
+            self.counts.append(0)
+        self.counts[bucket] += 1
+        self.total += seconds
+
+    def at_most(self, share: float) -> float | None:
+        """Seconds within which that share (0 .. 1) of all ended, as far as the buckets tell: it is
+        the upper end of one, infinite in the last. None where nothing was counted."""
+        rank = share * sum(self.counts)
+        if not rank:
+            return None
+        running = 0
+        for bound, counted in zip((*LATENCY_BUCKETS_S, inf), self.counts, strict=False):
+            running += counted
+            if running >= rank:
+                return bound
+        raise AssertionError(share)
+
+    @classmethod
+    def sum(cls, parts: Iterable["Latency"]) -> "Latency":
+        """Several as one."""
+        counts: list[int] = []
+        total = 0.0
+        for part in parts:
+            counts = [a + b for a, b in zip_longest(counts, part.counts, fillvalue=0)]
+            total += part.total
+        return cls(counts, total)
+
+
+@dataclass(slots=True)
+class CounterStats:
+    """What is counted for one counter, besides what its allocator knows itself."""
+
+    reservations: dict[str, int] = field(default_factory=dict)  # by result
+    refusals: dict[str, int] = field(default_factory=dict)  # by error code
+    waits: int = 0
+    wait_seconds: float = 0.0
+    claimed: int = 0  # ids that others gave back, and that were taken over
+    latency: Latency = field(default_factory=Latency)  # of its reservations
+    moves: dict[str, int] = field(default_factory=dict)  # from shard to shard, by cause
+
+
+@dataclass(frozen=True, slots=True)
+class CounterSample:
+    """One counter at the moment of a scrape."""
+
+    counter: str
+    issued: int
+    reserved: int
+    held: int
+    rate: float  # ids per second of late; 0 for a strict counter
+    waiting: int
+    gaps: dict[str, int]
+    tally: CounterStats
+    returned: int = 0  # ids that went back to the store at the stop
+    standing: CounterState | None = None  # None where nobody who lives has it in use
+
+    @property
+    def runway_s(self) -> float:
+        """How long what is held lasts at that rate; infinite where nothing is to be held."""
+        if not self.held:
+            return float("inf") if self.standing is not None and self.standing.closed else 0.0
+        return self.held / self.rate if self.rate else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueAge:
+    """For how long the catalogue was not heard of, and how long is too long, both in seconds."""
+
+    seconds: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at the moment of a scrape."""
+
+    readings: list[CounterSample]
+    store_up: bool
+    latency: Latency
+    version: str
+    lag: Latency = field(default_factory=Latency)  # of the event loop; see `pulse`
+    workers: int = 1  # that serve
+    restarts: int = 0  # of workers that ended by themselves
+    store_error: str = ""  # why it is not up
+    uptime_s: float = 0.0
+    silence: CatalogueAge | None = None  # of the catalogue; None where the store has none
+    draining: bool = False  # it was told to stop, and still answers
+
+
+def count(counts: dict[str, int], key: str) -> None:
+    """Add one under `key`."""
+    counts[key] = counts.get(key, 0) + 1
+
+
+def capped(readings: list[CounterSample], most: int) -> list[CounterSample]:
+    """The first `most` readings, and all others summed up as one.
+
+    In the order in which the counters came into use: one that moved between its own label and the
+    sum would look like a burst or a restart.
+    """
+    kept, rest = readings[:most], readings[most:]
+    if not rest:
+        return kept
+    # What they hold together serves none of them longer: the shortest runway stands for all.
+    shortest = min(reading.runway_s for reading in rest)
+    total = summed(REST, rest)
+    rate = total.held / shortest if shortest else inf
+    standings = [one.standing for one in rest if one.standing is not None]
+    return [*kept, replace(total, rate=rate, standing=worst(standings))]
+
+
+def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
+    """Several readings as one of `counter`."""
+    gaps: dict[str, int] = {}
+    tally = CounterStats()
+    for reading in readings:
+        _add(gaps, reading.gaps)
+        _add(tally.reservations, reading.tally.reservations)
+        _add(tally.refusals, reading.tally.refusals)
+        tally.waits += reading.tally.waits
+        tally.wait_seconds += reading.tally.wait_seconds
+        tally.claimed += reading.tally.claimed
+        _add(tally.moves, reading.tally.moves)
+    tally.latency = Latency.sum(reading.tally.latency for reading in readings)
+    return CounterSample(
+        counter=counter,
+        issued=sum(reading.issued for reading in readings),
+        reserved=sum(reading.reserved for reading in readings),
+        held=sum(reading.held for reading in readings),
+        rate=sum(reading.rate for reading in readings),
+        waiting=sum(reading.waiting for reading in readings),
+        gaps=gaps,
+        tally=tally,
+        returned=sum(reading.returned for reading in readings),
+        standing=together([one.standing for one in readings if one.standing is not None]),
+    )
+
+
+def _add(into: dict[str, int], counts: dict[str, int]) -> None:
+    for key, value in counts.items():
+        into[key] = into.get(key, 0) + value

@@ -7,7 +7,7 @@ from typing import Any
 INTERVAL_S = 1.0
 
 
-class Sampled:
+class RateLimitedLog:
     """Passes one record per second on to a logger, and says how many it kept back."""
 
     def __init__(self, log: logging.Logger) -> None:

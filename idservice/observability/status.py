@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from idservice import errors
 from idservice.catalogue.describe import GAPS
-from idservice.observability.prometheus import Latency, Reading, Snapshot
-from idservice.observability.readings import Standing
+from idservice.observability.readings import CounterSample, CounterState, Latency, Snapshot
 from idservice.observability.status_records import (
     CounterStatus,
     Level,
@@ -18,7 +17,7 @@ from idservice.observability.status_records import (
     Status,
     StoreStatus,
 )
-from idservice.stores.protocol import LIMIT_DEFAULT
+from idservice.stores.records import LIMIT_DEFAULT
 from idservice.web.request import COUNT, read_query
 
 FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
@@ -156,7 +155,7 @@ def _counters(number: int) -> str:
     return "1 counter" if number == 1 else f"{number:,} counters"
 
 
-def _state(reading: Reading) -> State:
+def _state(reading: CounterSample) -> State:
     standing = reading.standing
     if standing is None:
         return "unused"  # by any worker that lives
@@ -165,7 +164,7 @@ def _state(reading: Reading) -> State:
     return "short" if state == "active" and overdue else state
 
 
-def _runway_s(reading: Reading) -> float:
+def _runway_s(reading: CounterSample) -> float:
     """Infinite where nobody takes any, and where nothing is to be held."""
     standing = reading.standing
     if standing is None or standing.strict or not reading.rate:
@@ -173,8 +172,8 @@ def _runway_s(reading: Reading) -> float:
     return reading.runway_s
 
 
-def _counter(reading: Reading, state: State, *, store: str, authority: str) -> CounterStatus:
-    standing = reading.standing or Standing(0, False, 1, None, 0.0, 0, 0, None, 0.0)
+def _counter(reading: CounterSample, state: State, *, store: str, authority: str) -> CounterStatus:
+    standing = reading.standing or CounterState(0, False, 1, None, 0.0, 0, 0, None, 0.0)
     used, seconds = _end(standing)
     limit = standing.limit
     return CounterStatus(
@@ -204,7 +203,7 @@ def _counter(reading: Reading, state: State, *, store: str, authority: str) -> C
     )
 
 
-def _end(standing: Standing) -> tuple[float | None, float | None]:
+def _end(standing: CounterState) -> tuple[float | None, float | None]:
     """How much of the limit is used, and in how many seconds the rest is, at the present pace."""
     used = standing.limit_used
     if standing.code == "exhausted":
@@ -226,13 +225,13 @@ def _finite(seconds: float) -> float | None:
     return round(seconds, 4) if math.isfinite(seconds) else None
 
 
-def _why(reading: Reading, state: str) -> str:
+def _why(reading: CounterSample, state: str) -> str:
     if state != "short":
         return ""
     return "What is in memory lasts less than half as long as it is to."
 
 
-def _command(name: str, state: str, standing: Standing, store: str, authority: str) -> str:
+def _command(name: str, state: str, standing: CounterState, store: str, authority: str) -> str:
     """What an operator runs; N is theirs to choose. Lent ids are put right where they come from."""
     at = f"--store {shlex.quote(store)}"
     if standing.lent and state in ("suspect", "exhausted", "suspended"):

@@ -15,13 +15,13 @@ from typing import Self
 from aiohttp import web
 
 from idservice.errors import CannotListen
-from idservice.observability.sampled_log import Sampled
+from idservice.observability.sampled_log import RateLimitedLog
 from idservice.server.address import BACKLOG, url
 from idservice.server.newcomers import refuse, turn_away
-from idservice.server.workers.accept_balance import Seat
-from idservice.web.connection import Gate
-from idservice.web.fast_lane.connection import Lanes
-from idservice.web.fast_lane.responses import Desk
+from idservice.server.workers.accept_balance import AcceptSlot
+from idservice.web.connection import ConnectionLimit
+from idservice.web.fast_lane.connection import FastConnections
+from idservice.web.fast_lane.responses import Responder
 
 log = logging.getLogger("idservice.listener")
 
@@ -29,7 +29,7 @@ COURTESY_S = 0.002  # for a worker with fewer connections to accept one,
 COURTESIES_MAX = 50  # unless it did not, so many times in a row: it hangs, or has no time;
 COURTESY_AGAIN_S = 1.0  # then nobody waits for it for a while
 SHORT_S = 1.0  # before the next try where the system is short of descriptors or memory
-_failed = Sampled(log)
+_failed = RateLimitedLog(log)
 
 
 class Listener:
@@ -43,9 +43,9 @@ class Listener:
         self,
         runner: web.AppRunner,
         bound: socket.socket,
-        gate: Gate,
-        desk: Desk | None,
-        seat: Seat,
+        gate: ConnectionLimit,
+        desk: Responder | None,
+        seat: AcceptSlot,
     ) -> None:
         self.gate = gate
         self._runner = runner
@@ -56,9 +56,9 @@ class Listener:
         self._timer: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[object]] = set()
         self._loop = asyncio.get_running_loop()
-        self._lanes: Lanes | None = None
+        self._lanes: FastConnections | None = None
         if desk is not None:
-            self._lanes = Lanes(desk, gate, lambda: gate.connection(self._http))
+            self._lanes = FastConnections(desk, gate, lambda: gate.connection(self._http))
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()

@@ -26,13 +26,13 @@ from idservice.server.exits import EXIT_FAILURE
 from idservice.server.listener import Listener
 from idservice.server.newcomers import ON_THE_WAY_S
 from idservice.server.settings import STORE_DEFAULT
-from idservice.server.workers.accept_balance import Seat
-from idservice.server.workers.link import Link
-from idservice.server.workers.pool_view import Whole
+from idservice.server.workers.accept_balance import AcceptSlot
+from idservice.server.workers.link import SupervisorLink
+from idservice.server.workers.pool_view import PoolView
 from idservice.stores import open_store
 from idservice.web.app import WebLimits, build_app
-from idservice.web.connection import Gate
-from idservice.web.fast_lane.responses import Desk
+from idservice.web.connection import ConnectionLimit
+from idservice.web.fast_lane.responses import Responder
 
 log = logging.getLogger("idservice.server")
 
@@ -106,7 +106,9 @@ class Life:
                 loop.remove_signal_handler(number)
 
 
-async def serve(settings: Settings, sockets: listen.Sockets, link: Link | None = None) -> None:
+async def serve(
+    settings: Settings, sockets: listen.Sockets, link: SupervisorLink | None = None
+) -> None:
     """Serve until a stop signal; as a worker, also until the parent says so over the `link`.
 
     Raises IdserviceError where it cannot begin.
@@ -142,7 +144,7 @@ async def _serve(
     settings: Settings,
     sockets: listen.Sockets,
     life: Life,
-    link: Link | None,
+    link: SupervisorLink | None,
     stack: AsyncExitStack,
 ) -> None:
     random = SystemRandom()
@@ -167,9 +169,9 @@ async def _serve(
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
 
-    whole = Whole(service, link)
-    seat = link.seat if link is not None else Seat()
-    gate = Gate(most, seat.tell)
+    whole = PoolView(service, link)
+    seat = link.seat if link is not None else AcceptSlot()
+    gate = ConnectionLimit(most, seat.tell)
     seat.take()
     listeners = [
         await stack.enter_async_context(Listener(runner, bound, gate, desk, seat))
@@ -214,11 +216,11 @@ def _applications(
     settings: Settings,
     sockets: listen.Sockets,
     life: Life,
-    whole: Whole,
+    whole: PoolView,
     service: Service,
     routes: dict[str, str],
     around: Sequence[Middleware],
-) -> Iterator[tuple[socket.socket, web.AppRunner, Desk | None]]:
+) -> Iterator[tuple[socket.socket, web.AppRunner, Responder | None]]:
     """What is served on each socket; ids also through the fast lane."""
     for address, bound in sockets.data + sockets.admin:
         is_data = (address, bound) in sockets.data
@@ -237,7 +239,7 @@ def _applications(
         )
         desk = None
         if is_data and not around:  # the fast lane has no place for anything in between
-            desk = Desk(
+            desk = Responder(
                 service,
                 paths={"/next": settings.default_counter, **routes},
                 batch_max=settings.web.batch_max,
@@ -280,7 +282,9 @@ def say_listening(sockets: listen.Sockets) -> None:
 # --- the end --------------------------------------------------------------------------------------
 
 
-async def _drain(life: Life, listeners: list[Listener], gate: Gate, seconds: float) -> None:
+async def _drain(
+    life: Life, listeners: list[Listener], gate: ConnectionLimit, seconds: float
+) -> None:
     """Let every client learn that it must go elsewhere, then finish what is in flight.
 
     Answers say `Connection: close` for a while before connections are closed: a client whose idle

@@ -6,8 +6,8 @@ from idservice.allocation.local_counter import Limits
 from idservice.observability import logs
 from idservice.server import address, loop, process
 from idservice.server import settings as config
-from idservice.server.workers.link import Link
-from idservice.server.workers.supervisor import Parent
+from idservice.server.workers.link import SupervisorLink
+from idservice.server.workers.supervisor import Supervisor
 from idservice.stores import preload
 from idservice.web.app import WebLimits
 
@@ -25,7 +25,7 @@ def serve(arguments: argparse.Namespace) -> int:
             loop.run(process.serve(settings, sockets))
             return 0
 
-        def work(link: Link, first: bool) -> int:
+        def work(link: SupervisorLink, first: bool) -> int:
             set_up_logs(link.number)
             mine = settings if first else process.without_creation(settings)
             loop.run(process.serve(mine, sockets, link))
@@ -33,7 +33,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
         preload(settings.store or config.STORE_DEFAULT)
         loop.factory()  # imports uvloop, for the workers to share its memory too
-        return Parent(sockets, arguments.workers, work).run()
+        return Supervisor(sockets, arguments.workers, work).run()
 
 
 def _settings(arguments: argparse.Namespace) -> process.Settings:

@@ -13,7 +13,8 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.server.settings import STORE_DEFAULT
 from idservice.stores.findings import Clock
-from idservice.stores.protocol import DEFAULT_COUNTER, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import DEFAULT_COUNTER
 
 log = logging.getLogger("idservice.start")
 

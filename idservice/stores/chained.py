@@ -10,23 +10,23 @@ import msgspec
 
 from idservice import errors
 from idservice.client import protocol
-from idservice.client.http_async import Central
-from idservice.client.protocol import Answer, Refused, Unanswered
+from idservice.client.http_async import AsyncTransport
+from idservice.client.protocol import Answer, NoUsableAnswer, Refused
 from idservice.core.epoch import gone_back
 from idservice.core.writer import Batch
 from idservice.stores import chained_examine
 from idservice.stores.findings import Clock, Finding
-from idservice.stores.protocol import (
+from idservice.stores.records import (
     ACTIVE,
     LIMIT_DEFAULT,
     LIMIT_MAX,
     Counter,
     Loan,
     Position,
-    Stand,
+    ShardState,
     Writers,
 )
-from idservice.stores.shown import Listed, Shown, told_epoch, untold
+from idservice.stores.shown import Listed, RemoteCounter, told_epoch, untold
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class ChainedStore:
 
     def __init__(
         self,
-        central: Central,
+        central: AsyncTransport,
         *,
         hold_s: float = protocol.HOLD_S,
         nonce: Callable[[], str] = lambda: secrets.token_hex(16),
@@ -58,7 +58,7 @@ class ChainedStore:
     @classmethod
     def from_address(cls, address: str, *, hold_s: float) -> Self:
         """The store at an address as --store has it. Raises Usage."""
-        return cls(Central(protocol.place(address)), hold_s=hold_s)
+        return cls(AsyncTransport(protocol.place(address)), hold_s=hold_s)
 
     async def __aenter__(self) -> Self:
         await self._central.__aenter__()
@@ -83,8 +83,10 @@ class ChainedStore:
         try:
             async with asyncio.timeout(VERIFY_MAX_S):
                 reply = await self._central.ask("GET", "/livez")
-        except (Unanswered, TimeoutError) as error:
-            reason = error.why if isinstance(error, Unanswered) else f"within {VERIFY_MAX_S:g} s"
+        except (NoUsableAnswer, TimeoutError) as error:
+            reason = (
+                error.why if isinstance(error, NoUsableAnswer) else f"within {VERIFY_MAX_S:g} s"
+            )
             why = f"no service answers there ({reason})"
             raise errors.StoreUnready(store=self.address, why=why, waiting_helps=True) from None
         if (reply.status, reply.body) != (200, b"live"):
@@ -119,8 +121,8 @@ class ChainedStore:
             try:
                 answer = await self._exchange(counter.name, part)
                 if self._begins_epoch(counter.name, answer) and blocks:
-                    raise Unanswered(url=self.address, why="an epoch began between two parts")
-            except Unanswered as error:
+                    raise NoUsableAnswer(url=self.address, why="an epoch began between two parts")
+            except NoUsableAnswer as error:
                 raise self._unknown(_reserving(counter, count), error.why) from None
             except Refused as error:
                 if error.code == "bad_count" and part > 1:  # its --range-max is lower
@@ -249,14 +251,16 @@ class ChainedStore:
         try:
             reply = await self._central.ask("PUT", path, msgspec.json.encode(wish))
             body = protocol.read_object(reply, url=self.address)
-        except Unanswered as error:
+        except NoUsableAnswer as error:
             raise self._unknown(action, error.why) from None
         except Refused as error:
             if error.code == "counter_differs":
                 difference = error.why.partition("configuration: ")[2].rstrip(".") or error.why
                 raise errors.CounterDiffers(name=counter.name, difference=difference) from None
             raise self._refusal(error, action) from None
-        return counter if reply.status == 201 else self._converted(body, Shown, action).entry()
+        return (
+            counter if reply.status == 201 else self._converted(body, RemoteCounter, action).entry()
+        )
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         """As the service shows it. Raises NotShown, NotApplied."""
@@ -266,10 +270,10 @@ class ChainedStore:
         epoch, next = told_epoch(shown.epoch), int(shown.next)
         return Position(next, next, 0, gone_back(epoch) if shown.state == "suspect" else epoch)
 
-    async def _shown(self, name: str) -> Shown | None:
+    async def _shown(self, name: str) -> RemoteCounter | None:
         action = f"reading counter {name}"
         body = await self._show(f"/v1/counters/{name}", action)
-        return None if body is None else self._converted(body, Shown, action)
+        return None if body is None else self._converted(body, RemoteCounter, action)
 
     async def _show(self, path: str, action: str) -> dict[str, object] | None:
         try:
@@ -278,7 +282,7 @@ class ChainedStore:
             if error.code == "unknown_counter":
                 return None
             raise self._refusal(error, action) from None
-        except Unanswered as error:
+        except NoUsableAnswer as error:
             raise self._not_applied(action, error.why) from None
 
     def _converted(self, body: object, kind: type[T], action: str) -> T:
@@ -306,10 +310,10 @@ class ChainedStore:
     async def renewed(self, counter: Counter) -> Counter:
         raise self._elsewhere()
 
-    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
         raise self._elsewhere()
 
-    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+    async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         raise self._elsewhere()
 
     async def open_shard(

@@ -2,20 +2,20 @@
 
 import asyncio
 
-from idservice.client.http_async import Central
-from idservice.client.protocol import Unanswered
+from idservice.client.http_async import AsyncTransport
+from idservice.client.protocol import NoUsableAnswer
 from idservice.stores.findings import FAULT, Finding, fine
 
 ANSWER_MAX_S = 5.0
 
 
-async def examine(central: Central) -> list[Finding]:
+async def examine(central: AsyncTransport) -> list[Finding]:
     """What the service says of itself; the rest is looked at where its store is."""
     try:
         async with asyncio.timeout(ANSWER_MAX_S):
             reply = await central.ask("GET", "/readyz")
-    except (Unanswered, TimeoutError) as error:
-        why = error.why if isinstance(error, Unanswered) else f"within {ANSWER_MAX_S:g} s"
+    except (NoUsableAnswer, TimeoutError) as error:
+        why = error.why if isinstance(error, NoUsableAnswer) else f"within {ANSWER_MAX_S:g} s"
         found = f"no service answers there ({why})"
         return [Finding(FAULT, "reach", found, "ids that are held expire within seconds")]
     if reply.status == 200:

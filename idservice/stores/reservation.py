@@ -9,11 +9,11 @@ from typing import NoReturn
 
 from idservice import errors
 from idservice.core.writer import Batch, Record
-from idservice.stores.protocol import Counter, Grant, Position
+from idservice.stores.records import Counter, Grant, Position
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SentReservation:
     """A reservation as it was sent to `store`."""
 
     store: str

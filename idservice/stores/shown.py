@@ -3,10 +3,10 @@
 import msgspec
 
 from idservice.core.epoch import epoch_name
-from idservice.stores.protocol import ACTIVE, LIMIT_MAX, MOVED, SUSPENDED, Counter
+from idservice.stores.records import ACTIVE, LIMIT_MAX, MOVED, SUSPENDED, Counter
 
 
-class Shown(msgspec.Struct, frozen=True):
+class RemoteCounter(msgspec.Struct, frozen=True):
     """A counter as a service shows it, as far as it matters here."""
 
     counter: str
@@ -34,7 +34,7 @@ class Shown(msgspec.Struct, frozen=True):
 class Listed(msgspec.Struct, frozen=True):
     """All counters of a service."""
 
-    counters: list[Shown]
+    counters: list[RemoteCounter]
 
 
 def told_epoch(ordinal: int) -> str:

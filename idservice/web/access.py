@@ -13,7 +13,7 @@ FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 
 @dataclass(frozen=True, slots=True)
-class Writers:
+class WriteAccess:
     """`writable` where the listener may change counters, `unix` where it is a Unix socket."""
 
     writable: bool

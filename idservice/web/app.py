@@ -11,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.observability import prometheus
-from idservice.server.workers.pool_view import Whole
-from idservice.web.access import Writers
+from idservice.server.workers.pool_view import PoolView
+from idservice.web.access import WriteAccess
 from idservice.web.change import Changes
 from idservice.web.counters import Admin
 from idservice.web.ids import next_handler
@@ -47,7 +47,7 @@ def build_app(
     writable: bool,
     unix: bool = False,
     data: bool = True,
-    whole: Whole | None = None,
+    whole: PoolView | None = None,
     around: Sequence[Middleware] = (),
 ) -> web.Application:
     """The application of one listener.
@@ -56,7 +56,7 @@ def build_app(
     change them. `routes` maps further paths to counters. `whole` is the service with all its
     workers, where there are others; `around` sees each request first.
     """
-    whole = whole or Whole(service)
+    whole = whole or PoolView(service)
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
     async def finish(request: web.Request, response: web.StreamResponse) -> None:
@@ -81,7 +81,7 @@ def build_app(
             serve(path, GET=ids(name), POST=ids(name))
         serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
     if control:
-        writers = Writers(writable, unix)
+        writers = WriteAccess(writable, unix)
         for path, handlers in _control(service, whole, writers, limits).items():
             if path not in routes or not data:  # an old path of somebody's goes before
                 serve(path, **handlers)
@@ -92,7 +92,7 @@ def build_app(
 
 
 def _control(
-    service: Service, whole: Whole, writers: Writers, limits: WebLimits
+    service: Service, whole: PoolView, writers: WriteAccess, limits: WebLimits
 ) -> dict[str, dict[str, Handler]]:
     """The control plane: by path, the handlers of its methods."""
     admin, changes = Admin(service, whole, writers), Changes(service, writers)
@@ -116,7 +116,7 @@ async def _livez(request: web.Request) -> web.Response:
     return web.Response(text="live", headers=NO_STORE)
 
 
-def _readyz(whole: Whole, draining: Callable[[], bool]) -> Handler:
+def _readyz(whole: PoolView, draining: Callable[[], bool]) -> Handler:
     async def readyz(request: web.Request) -> web.Response:
         if draining():
             raise NotReady(why="it is stopping")
@@ -129,7 +129,7 @@ def _readyz(whole: Whole, draining: Callable[[], bool]) -> Handler:
     return readyz
 
 
-def _metrics(whole: Whole, counters_max: int) -> Handler:
+def _metrics(whole: PoolView, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
         snapshot = await whole.snapshot()
         parts = []

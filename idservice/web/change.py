@@ -13,8 +13,8 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import check_reason, check_runway
 from idservice.catalogue.describe import described
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import DELETED
-from idservice.web.access import Writers
+from idservice.stores.records import DELETED
+from idservice.web.access import WriteAccess
 from idservice.web.counters import json_answer, read_wish, whole
 
 ANSWER_AFTER_S = 4.0  # who changes ids downwards waits a minute; the answer does not
@@ -50,7 +50,7 @@ class SetTo(msgspec.Struct, forbid_unknown_fields=True):
 class Changes:
     """Handlers over a service."""
 
-    def __init__(self, service: Service, writers: Writers) -> None:
+    def __init__(self, service: Service, writers: WriteAccess) -> None:
         self._service = service
         self._writers = writers
 

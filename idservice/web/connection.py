@@ -10,13 +10,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from idservice import errors
-from idservice.observability.sampled_log import Sampled
+from idservice.observability.sampled_log import RateLimitedLog
 from idservice.web.problems import problem, problem_of
 
 log = logging.getLogger("idservice.web")
 access_log = logging.getLogger("idservice.access")
-_malformed = Sampled(log)
-_failed = Sampled(log)
+_malformed = RateLimitedLog(log)
+_failed = RateLimitedLog(log)
 
 KEEPALIVE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
 LINGERING_S = 2.0  # for the rest of a body nobody reads
@@ -49,7 +49,7 @@ class Connection(RequestHandler):
 
     __slots__ = ("_gate",)
 
-    def __init__(self, gate: "Gate", *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, gate: "ConnectionLimit", *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._gate = gate
 
@@ -115,7 +115,7 @@ class Connection(RequestHandler):
         _failed.error(*args, **kw, extra={"action": "connection_bug"})
 
 
-class Gate:
+class ConnectionLimit:
     """The connections that are open, of how many that may be, over all listeners: those that
     aiohttp serves and those in the fast lane. `tell` is told how many, at each change."""
 
@@ -179,7 +179,7 @@ class Refused(asyncio.Protocol):
     Only whether the process lives is answered even so: a full house is no reason to restart it.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: ConnectionLimit) -> None:
         self._gate = gate
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -11,9 +11,9 @@ from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.describe import described, gaps_described
-from idservice.server.workers.pool_view import Whole
-from idservice.stores.protocol import LIMIT_DEFAULT
-from idservice.web.access import Writers
+from idservice.server.workers.pool_view import PoolView
+from idservice.stores.records import LIMIT_DEFAULT
+from idservice.web.access import WriteAccess
 from idservice.web.ids import read_body
 from idservice.web.problems import NO_STORE
 
@@ -35,7 +35,7 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
 class Admin:
     """Handlers over a service and the `whole` it is part of."""
 
-    def __init__(self, service: Service, whole: Whole, writers: Writers) -> None:
+    def __init__(self, service: Service, whole: PoolView, writers: WriteAccess) -> None:
         self._service = service
         self._whole = whole
         self._writers = writers

@@ -6,9 +6,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from idservice import errors
-from idservice.allocation.local_counter import Supply
+from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
-from idservice.observability.prometheus import count as count_one
+from idservice.observability.readings import count as count_one
 from idservice.web.problems import NO_STORE, Handler, uses_no_id
 from idservice.web.request import Ask, read_ask
 from idservice.web.response import one, several
@@ -57,8 +57,8 @@ async def read_body(request: web.Request) -> bytes:
         raise errors.MalformedRequest(why="its body is broken or broken off") from None
 
 
-async def answer(supply: Supply, ask: Ask) -> web.Response:
-    """The ids that were asked for. Raises as `Supply.one`."""
+async def answer(supply: LocalCounter, ask: Ask) -> web.Response:
+    """The ids that were asked for. Raises as `LocalCounter.one`."""
     if ask.count is None and ask.form != "ranges":
         id = supply.take()
         if id is None:

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from idservice import errors
-from idservice.observability.sampled_log import Sampled
+from idservice.observability.sampled_log import RateLimitedLog
 
 log = logging.getLogger("idservice.web")
 
@@ -28,7 +28,7 @@ CONDITIONAL_HEADERS = (
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_crashes = Sampled(log)
+_crashes = RateLimitedLog(log)
 
 
 def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from idservice.catalogue.describe import as_strings, number
-from idservice.stores.protocol import Counter
+from idservice.stores.records import Counter
 from idservice.web.request import Ask
 
 TEXT = "text/plain; charset=utf-8"

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from idservice.observability.status import Wanted, status
 from idservice.observability.status_records import Status
-from idservice.server.workers.pool_view import Whole
+from idservice.server.workers.pool_view import PoolView
 from idservice.web.page import page
 from idservice.web.problems import NO_STORE
 
@@ -20,7 +20,7 @@ class Overview:
     """Handlers over the `whole` service, whose store is at an address; `clock` tells the time in
     seconds since 1970."""
 
-    def __init__(self, whole: Whole, store: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, whole: PoolView, store: str, clock: Callable[[], float] = time.time) -> None:
         self._whole = whole
         self._store = store
         self._clock = clock

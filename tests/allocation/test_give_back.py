@@ -9,11 +9,11 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
-from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.service import Service
 from idservice.catalogue.describe import described
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import Counter, Grant
+from idservice.stores.records import Counter, Grant
 from tests.allocation.test_local_counter import store_of
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, elsewhere, serving, table
@@ -141,7 +141,7 @@ def test_with_the_store_away_a_stop_is_short_and_all_is_a_gap(
     assert "9 ids in memory become a gap" in caplog.text
 
 
-async def stopped_while_it_asks(data: Table) -> Supply:
+async def stopped_while_it_asks(data: Table) -> LocalCounter:
     """A counter whose first request was under way at the stop of its service."""
     async with serving(data, answers_after(0.5)) as service:
         supply = await service.supply("orders")

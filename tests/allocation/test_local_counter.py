@@ -12,12 +12,12 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.batch_window import LINGER_MAX_S
-from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, Supply
-from idservice.allocation.refiller import Refill
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, LocalCounter
+from idservice.allocation.refiller import Refiller
 from idservice.allocation.service import Service
 from idservice.allocation.strict import CALL_MAX_S, WRITERS_MAX
 from idservice.core.timeouts import BACKOFF_FIRST_S, BACKOFF_MAX_S
-from idservice.stores.protocol import Counter, Grant
+from idservice.stores.records import Counter, Grant
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore
@@ -38,7 +38,7 @@ def gone(faults: Faults) -> None:
     faults.outages = [(now(), FOREVER)]
 
 
-async def use(supply: Supply, *, rate: float, seconds: float) -> list[int]:
+async def use(supply: LocalCounter, *, rate: float, seconds: float) -> list[int]:
     """Ask for ids at a steady rate, one at a time; raises as `one`."""
     until = now() + seconds
     ids = []
@@ -48,14 +48,14 @@ async def use(supply: Supply, *, rate: float, seconds: float) -> list[int]:
     return ids
 
 
-async def outcome(supply: Supply, count: int = 1) -> list[int] | errors.IdserviceError:
+async def outcome(supply: LocalCounter, count: int = 1) -> list[int] | errors.IdserviceError:
     try:
         return [id for block in await supply.many(count) for id in block]
     except errors.IdserviceError as error:
         return error
 
 
-async def registered(supply: Supply) -> None:
+async def registered(supply: LocalCounter) -> None:
     """A strict counter's writer registers at its first use; here before."""
     supply.reservations.batches._begin(supply.counter)
     assert await supply.reservations.batches._register(supply.counter, lambda: True)
@@ -163,7 +163,7 @@ def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tr
     run(main())
 
 
-class Leaves(Refill):
+class Leaves(Refiller):
     """Ends the client in the same instant in which its ids are shared out."""
 
     client: "asyncio.Task[list[range]]"
@@ -367,7 +367,7 @@ def test_who_came_while_the_first_ids_were_fetched_is_not_forgotten() -> None:
             faults.throttled = 0.0
             assert await waiter == 0
 
-    async def _loaded(service: Service, faults: Faults) -> Supply:
+    async def _loaded(service: Service, faults: Faults) -> LocalCounter:
         faults.throttled, before = 0.0, faults.throttled
         supply = await service.supply("orders")
         faults.throttled = before
@@ -571,7 +571,7 @@ def test_a_strict_batch_is_not_given_to_who_came_after_it_was_sent() -> None:
 def test_strict_clients_that_ask_again_at_once_are_all_in_every_batch(
     store_s: float, back_after_s: float
 ) -> None:
-    async def client(supply: Supply, random: Random, ids: list[int]) -> None:
+    async def client(supply: LocalCounter, random: Random, ids: list[int]) -> None:
         for _ in range(10):
             ids.append(await supply.one())
             await elapse(random.uniform(0.0, back_after_s))
@@ -842,7 +842,7 @@ def test_a_forked_child_hands_out_nothing(held: bool) -> None:
     run(main())
 
 
-def child_says(supply: Supply) -> bytes:
+def child_says(supply: LocalCounter) -> bytes:
     """What a child gets: at once, as a batch, by standing in line, and so when time has passed."""
     said: list[object] = [supply.take(), supply.take_many(1)]
     for later in (0.0, 3600.0):
@@ -881,7 +881,7 @@ def test_what_is_counted_adds_up_over_a_life() -> None:
         left = end.reserved - end.issued
         assert left == end.returned + end.gaps.get("stop", 0) >= reading.held
 
-    async def _supply(service: Service) -> Supply:
+    async def _supply(service: Service) -> LocalCounter:
         while True:
             try:
                 return await service.supply("orders")

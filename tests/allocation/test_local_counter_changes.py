@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S, STANDS_STILL_S
-from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, Supply
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, LocalCounter
 from idservice.allocation.service import Service
 from idservice.catalogue import rules
 from idservice.catalogue.counters import new_counter
@@ -22,7 +22,7 @@ SUSPEND, RESUME = Wish("suspend", state="suspended"), Wish("resume", state="acti
 LATER = Limits(runway=30.0, wait=2.0)
 
 
-async def stocked(service: Service) -> Supply:
+async def stocked(service: Service) -> LocalCounter:
     """A counter of which ids are in memory: 0 and 1 are handed out."""
     supply = await service.supply("orders")
     assert [await supply.one(), await supply.one()] == [0, 1]
@@ -30,7 +30,7 @@ async def stocked(service: Service) -> Supply:
     return supply
 
 
-def balanced(supply: Supply) -> bool:
+def balanced(supply: LocalCounter) -> bool:
     reading = supply.reading()
     in_memory = {name: ids for name, ids in reading.gaps.items() if name not in ("unknown", "late")}
     return reading.reserved == reading.issued + reading.held + sum(in_memory.values())

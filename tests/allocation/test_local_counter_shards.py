@@ -10,10 +10,10 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
-from idservice.allocation.local_counter import Limits, Supply
-from idservice.catalogue.changer import Changer
+from idservice.allocation.local_counter import Limits, LocalCounter
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import Counter, Grant
+from idservice.stores.records import Counter, Grant
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import SimStore, Table, throttled
@@ -30,13 +30,13 @@ class Hot(SimStore):
         return await super().reserve(counter, shard=shard, **rest)
 
 
-def at(supply: Supply) -> int:
+def at(supply: LocalCounter) -> int:
     """The shard that it is at."""
     return supply.allocator.shards.present.layout.shard
 
 
 async def reshard(data: Table, shards: int) -> Counter:
-    changer = Changer(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
+    changer = EpochChanger(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
     _, after = await changer.change("orders", Wish("reshard", shards=shards))
     return after
 

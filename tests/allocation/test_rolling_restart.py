@@ -10,7 +10,7 @@ import pytest
 
 from idservice.core.epoch import Layout
 from idservice.stores import open_store
-from idservice.stores.protocol import Position
+from idservice.stores.records import Position
 from tests import engines
 from tests.hammer import Hammer
 from tests.processes import Serving, command, environment

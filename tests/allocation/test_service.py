@@ -16,7 +16,7 @@ from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits
 from idservice.allocation.service import LOADING_MAX, Service
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.core.timeouts import BACKOFF_MAX_S
-from idservice.stores.protocol import Adopted, Counter, Grant
+from idservice.stores.records import Adopted, Counter, Grant
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore

@@ -10,15 +10,15 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
-from idservice.allocation.local_counter import Limits, Supply
+from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.service import Service
-from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, Batches
+from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, StrictReserver
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
 from idservice.core.writer import Batch
 from idservice.server import settings
 from idservice.stores.dynamodb import items
-from idservice.stores.protocol import LIMIT_MAX, Counter
+from idservice.stores.records import LIMIT_MAX, Counter
 from tests import engines
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import elsewhere, serving, table
@@ -47,7 +47,7 @@ class Scripted(SimStore):
 @asynccontextmanager
 async def strict(
     data: Table | None = None, *, limits: Limits | None = None, seed: int = 1
-) -> AsyncIterator[tuple[Supply, Scripted, Service]]:
+) -> AsyncIterator[tuple[LocalCounter, Scripted, Service]]:
     """A strict counter that a service has registered on, with ids 0 and on to give."""
     data = data or table(strict=True)
     async with serving(data, limits=limits, seed=seed, store=Scripted) as service:
@@ -58,14 +58,14 @@ async def strict(
         yield supply, handle, service
 
 
-async def said(supply: Supply, count: int = 1) -> list[int] | str:
+async def said(supply: LocalCounter, count: int = 1) -> list[int] | str:
     try:
         return [id for block in await supply.many(count) for id in block]
     except errors.IdserviceError as error:
         return error.code
 
 
-def gaps(supply: Supply) -> dict[str, int]:
+def gaps(supply: LocalCounter) -> dict[str, int]:
     return supply.reading().gaps
 
 
@@ -477,7 +477,7 @@ async def test_a_full_item_stays_below_one_write_unit(moto_url: str) -> None:
         counter = await store.create(
             new_counter("n" * 64, Random(1), start=LIMIT_MAX - 999, limit=LIMIT_MAX, strict=True)
         )
-        taker = Batches(store, spawn=print, random=Random(1), burnt=print)
+        taker = StrictReserver(store, spawn=print, random=Random(1), burnt=print)
         for _ in range(WRITERS_MAX):
             name = taker._unique()
             found = await store.writers(counter)

@@ -9,9 +9,9 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue import rules
-from idservice.catalogue.changer import TRIES, Changer
+from idservice.catalogue.changer import TRIES, EpochChanger
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import Adopted, Counter
+from idservice.stores.records import Adopted, Counter
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
 from tests.simulation.store import Faults, SimStore, Table
@@ -19,8 +19,8 @@ from tests.simulation.store import Faults, SimStore, Table
 SUSPEND = Wish("suspend", state="suspended")
 
 
-def changer(data: Table, faults: Faults | None = None, *, stale_s: float = 60.0) -> Changer:
-    return Changer(SimStore(Random(1), data, faults), random=Random(2), stale_s=stale_s)
+def changer(data: Table, faults: Faults | None = None, *, stale_s: float = 60.0) -> EpochChanger:
+    return EpochChanger(SimStore(Random(1), data, faults), random=Random(2), stale_s=stale_s)
 
 
 async def granted(data: Table, count: int) -> None:
@@ -101,7 +101,7 @@ def test_a_change_is_made_once_whatever_the_network_loses_and_repeats(seed: int)
         faults = Faults(lost_before=0.1, lost_after=0.2, late_answer=0.1, repeated=0.5)
         store = SimStore(Random(seed), data, faults)
         try:
-            _, after = await Changer(store, random=Random(seed), stale_s=60.0).change(
+            _, after = await EpochChanger(store, random=Random(seed), stale_s=60.0).change(
                 "orders", Wish("set", next=500)
             )
         except errors.OutcomeUnknown:
@@ -148,7 +148,7 @@ def test_whatever_an_operator_got_done_before_the_store_went_away_is_finished_la
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        dying = Changer(kind(Random(1), data, left=left), random=Random(2), stale_s=0.0)
+        dying = EpochChanger(kind(Random(1), data, left=left), random=Random(2), stale_s=0.0)
         outcome = ""
         try:
             await dying.change("orders", Wish("set", next=500))

@@ -18,7 +18,7 @@ from idservice.catalogue.rules import Wish
 from idservice.core.epoch import gone_back, sealed
 from idservice.stores import open_store
 from idservice.stores.findings import Finding
-from idservice.stores.protocol import Adopted, Counter, Stand
+from idservice.stores.records import Adopted, Counter, ShardState
 from tests import served
 from tests.cli.test_main import Run, _here, assert_refused, run
 from tests.processes import Serving, until
@@ -42,29 +42,29 @@ def only(found: list[Finding]) -> Finding:
 
 def test_a_counter_in_order_is_not_mentioned() -> None:
     entry = counter()
-    assert judge(entry, [Stand(entry.epoch, 5, 5)], "") == []
-    assert judge(entry, [Stand(entry.epoch, 9, 5)], "") == [], "an old endpoint may be ahead"
+    assert judge(entry, [ShardState(entry.epoch, 5, 5)], "") == []
+    assert judge(entry, [ShardState(entry.epoch, 9, 5)], "") == [], "an old endpoint may be ahead"
     for state in ("suspended", "deleted"):
         closed = replace(entry, state=state)
-        assert judge(closed, [Stand(sealed(entry.epoch), 5, 5)], "") == []
+        assert judge(closed, [ShardState(sealed(entry.epoch), 5, 5)], "") == []
 
 
 @pytest.mark.parametrize(
     ("stand", "part", "command"),
     [
         (None, "no position", "--past N"),
-        (Stand("1.x", None, 5), "no number", "--past N"),
-        (Stand("1.x", 5, None), "no number", "--past N"),
-        (Stand("1.x", 4, 5), "stands at 4, below its mark 5", "--ahead N"),
-        (Stand(gone_back("1.x"), 4, 5), "went back", "--ahead N"),
-        (Stand("1.another", 5, 5), "carries the epoch '1.another'", "--past N"),
-        (Stand("7.later", 5, 5), "carries the epoch '7.later'", "--past N"),
-        (Stand(sealed("2.x"), 5, 5), "sealed:2.x", "--past N"),
-        (Stand(None, 5, 5), "carries the epoch None", "--past N"),
+        (ShardState("1.x", None, 5), "no number", "--past N"),
+        (ShardState("1.x", 5, None), "no number", "--past N"),
+        (ShardState("1.x", 4, 5), "stands at 4, below its mark 5", "--ahead N"),
+        (ShardState(gone_back("1.x"), 4, 5), "went back", "--ahead N"),
+        (ShardState("1.another", 5, 5), "carries the epoch '1.another'", "--past N"),
+        (ShardState("7.later", 5, 5), "carries the epoch '7.later'", "--past N"),
+        (ShardState(sealed("2.x"), 5, 5), "sealed:2.x", "--past N"),
+        (ShardState(None, 5, 5), "carries the epoch None", "--past N"),
     ],
 )
 def test_a_position_that_is_not_as_its_entry_has_it_is_a_fault(
-    stand: Stand | None, part: str, command: str
+    stand: ShardState | None, part: str, command: str
 ) -> None:
     entry = replace(counter(), epoch="1.x")
     one = only(judge(entry, [stand], " --store s"))
@@ -77,7 +77,7 @@ def test_a_position_that_is_not_as_its_entry_has_it_is_a_fault(
 
 def test_each_shard_is_looked_at() -> None:
     entry = replace(counter(), shards=3, epoch="1.x")
-    found = judge(entry, [Stand("1.x", 5, 5), None, Stand("1.x", 4, 5)], "")
+    found = judge(entry, [ShardState("1.x", 5, 5), None, ShardState("1.x", 4, 5)], "")
     assert ["shard 1" in found[0].found, "shard 2" in found[1].found] == [True, True]
 
 
@@ -95,28 +95,28 @@ def test_each_shard_is_looked_at() -> None:
 def test_a_change_that_stands_still_is_told_with_what_finishes_it(wish: Wish, command: str) -> None:
     entry = counter()
     begun = rules.begun(
-        entry, dataclasses.replace(wish, by="ann"), [Stand(entry.epoch, 5, 5)], RANDOM
+        entry, dataclasses.replace(wish, by="ann"), [ShardState(entry.epoch, 5, 5)], RANDOM
     )
-    one = only(judge(begun, [Stand(entry.epoch, 5, 5)], ""))
+    one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], ""))
     assert (one.level, one.about, one.run) == ("warning", "change", f"idservice {command}")
     assert "by ann" in one.found
 
 
 def test_an_adoption_that_stands_still_is_told_with_what_finishes_it() -> None:
     entry = counter(adopted=Adopted("t", (("k", "S", "v"),), "a", "old"))
-    begun = rules.begun(entry, Wish("finish"), [Stand(entry.epoch, 5, 5)], RANDOM)
-    one = only(judge(begun, [Stand(entry.epoch, 5, 5)], ""))
+    begun = rules.begun(entry, Wish("finish"), [ShardState(entry.epoch, 5, 5)], RANDOM)
+    one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], ""))
     assert one.run == "idservice adopt --finish orders"
 
 
 def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> None:
     entry = counter()
-    stand = Stand(entry.epoch, 5, 5)
+    stand = ShardState(entry.epoch, 5, 5)
     begun = rules.begun(entry, Wish("move", to="sqlite:/a b.db"), [stand], RANDOM)
     command = "idservice move orders --to 'sqlite:/a b.db' --store s"
     assert only(judge(begun, [stand], " --store s")).run == command
     done = rules.done(rules.based(begun, [stand], None))
-    closed = [Stand(sealed(done.epoch), 5, 5)]
+    closed = [ShardState(sealed(done.epoch), 5, 5)]
     one = only(judge(done, closed, " --store s"))
     assert (one.level, one.about, one.run) == ("warning", "move", command)
     assert judge(rules.arrived(done), closed, "") == []
@@ -127,7 +127,7 @@ def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> Non
 )
 def test_a_limit_that_is_nearly_reached_is_told(next: int, part: str) -> None:
     entry = counter(limit=99)
-    found = judge(entry, [Stand(entry.epoch, next, next)], "")
+    found = judge(entry, [ShardState(entry.epoch, next, next)], "")
     assert bool(found) == bool(part)
     if found:
         assert (found[0].level, found[0].about) == ("warning", "limit")
@@ -170,7 +170,7 @@ async def test_a_counter_that_is_changed_meanwhile_is_no_fault() -> None:
 class Unread(SimStore):
     """A store that lists its counters and then reads nothing more."""
 
-    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
         raise errors.NotApplied(store="sim:", action="reading", why="throttled")
 
 

@@ -13,11 +13,11 @@ from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue import rules
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import ensure, new_counter
-from idservice.catalogue.mover import Mover
+from idservice.catalogue.mover import CounterMover
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import Adopted, Counter, Move
+from idservice.stores.records import Adopted, Counter, Move
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
 from tests.simulation.store import Faults, SimStore, Table
@@ -59,9 +59,9 @@ class Two:
         self.source, self.target = table(NAME, **configuration), table("default")
         self.got: list[int] = []
 
-    def mover(self, kind: type[SimStore] = SimStore, faults: Faults | None = None) -> Mover:
+    def mover(self, kind: type[SimStore] = SimStore, faults: Faults | None = None) -> CounterMover:
         source, target = (kind(Random(1), data, faults) for data in (self.source, self.target))
-        return Mover(source, target, to=TO, random=Random(2), stale_s=60.0)
+        return CounterMover(source, target, to=TO, random=Random(2), stale_s=60.0)
 
     def grant(self, data: Table) -> bool:
         """Take three ids, as any instance could that has read the entry as it is."""
@@ -84,7 +84,7 @@ class Two:
 
 
 async def steps(store: SimStore, *, wish: Wish) -> Counter:
-    _, after = await Changer(store, random=Random(3), stale_s=0.0).change(NAME, wish)
+    _, after = await EpochChanger(store, random=Random(3), stale_s=0.0).change(NAME, wish)
     return after
 
 
@@ -135,7 +135,7 @@ async def test_a_suspended_counter_does_not_take_over_the_shards_of_a_tombstone(
     two.target.create(new_counter(NAME, Random(8), shards=there))
     two.target.reserve(two.target.entries[NAME], count=1, seen=0, room=9, shard=0)
     await steps(SimStore(Random(1), two.target), wish=Wish("delete", state="deleted"))
-    _, suspended = await Changer(source, random=Random(4), stale_s=0.0).change(
+    _, suspended = await EpochChanger(source, random=Random(4), stale_s=0.0).change(
         NAME, Wish("suspend", state="suspended")
     )
     with pytest.raises(errors.ChangeRefused, match=rf"had {there} there\. Resume it first"):
@@ -190,7 +190,7 @@ async def test_there_and_back_again_and_there() -> None:
         two.take()
         await two.mover().move(NAME)
         assert two.take() == [False, True]
-        back = Mover(SimStore(Random(1), two.target), SimStore(Random(1), two.source),
+        back = CounterMover(SimStore(Random(1), two.target), SimStore(Random(1), two.source),
                      to="sqlite:/here.db", random=Random(4), stale_s=60.0)  # fmt: skip
         await back.move(NAME)
         assert two.take() == [True, False]
@@ -407,7 +407,7 @@ async def test_an_untouched_name_that_is_used_just_then_is_refused_too() -> None
     two.target.create(new_counter(NAME, Random(8)))
     source, target = SimStore(Random(1), two.source), Begins(Random(1), two.target)
     with pytest.raises(errors.ChangeRefused, match="handed out ids up to 9 just now"):
-        await Mover(source, target, to=TO, random=Random(2), stale_s=60.0).move(NAME)
+        await CounterMover(source, target, to=TO, random=Random(2), stale_s=60.0).move(NAME)
     assert two.take() == [True, False], "here it is as it was"
     there = await two.mover().move(NAME)
     assert there.base == 10
@@ -526,7 +526,7 @@ async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
             return await super().entry(name)
 
     source, target = Lost(Random(1), two.source), SimStore(Random(1), two.target)
-    there = await Mover(source, target, to=TO, random=Random(2), stale_s=60.0).move(NAME)
+    there = await CounterMover(source, target, to=TO, random=Random(2), stale_s=60.0).move(NAME)
     assert there.state == "active"
     assert "could not be told" in caplog.text
     left = two.source.entries[NAME].move
@@ -539,7 +539,7 @@ async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
 async def test_an_arrival_that_was_not_noted_is_none_again_when_the_counter_has_moved_on() -> None:
     two, far = Two(), table("default")
 
-    class Forgets(Mover):
+    class Forgets(CounterMover):
         async def _note_arrival(self, name: str, move: Move) -> None:
             """It died just before."""
 
@@ -547,9 +547,11 @@ async def test_an_arrival_that_was_not_noted_is_none_again_when_the_counter_has_
         return [SimStore(Random(1), each) for each in data]
 
     await Forgets(*stores(two.source, two.target), to=TO, random=Random(2), stale_s=60.0).move(NAME)
-    onward = Mover(*stores(two.target, far), to="sqlite:/far.db", random=Random(3), stale_s=60.0)
+    onward = CounterMover(
+        *stores(two.target, far), to="sqlite:/far.db", random=Random(3), stale_s=60.0
+    )
     await onward.move(NAME)
-    await Mover(*stores(far, two.target), to=TO, random=Random(4), stale_s=60.0).move(NAME)
+    await CounterMover(*stores(far, two.target), to=TO, random=Random(4), stale_s=60.0).move(NAME)
     await onward.move(NAME)
     there = await two.mover().move(NAME)
     assert there.state == "moved"

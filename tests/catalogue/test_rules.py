@@ -11,7 +11,7 @@ from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import JUMP_MAX, Wish
-from idservice.stores.protocol import (
+from idservice.stores.records import (
     DELETED,
     LIMIT_DEFAULT,
     LIMIT_MAX,
@@ -19,7 +19,7 @@ from idservice.stores.protocol import (
     SUSPENDED,
     Adopted,
     Counter,
-    Stand,
+    ShardState,
 )
 
 RANDOM = Random(1)
@@ -32,8 +32,8 @@ def counter(**settings: object) -> Counter:
     return new_counter("orders", RANDOM, **settings)  # type: ignore[arg-type]
 
 
-def stands(entry: Counter, next: int = 0, mark: int | None = None) -> list[Stand]:
-    return [Stand(entry.epoch, next, next if mark is None else mark)]
+def stands(entry: Counter, next: int = 0, mark: int | None = None) -> list[ShardState]:
+    return [ShardState(entry.epoch, next, next if mark is None else mark)]
 
 
 def carried_out(entry: Counter, wish: Wish, next: int = 0, mark: int | None = None) -> Counter:
@@ -205,7 +205,7 @@ def test_a_fence_leaves_what_is_closed_closed_and_raises_where_it_will_begin() -
 
 def test_a_position_of_a_later_epoch_than_the_entry_s_is_passed_by() -> None:
     entry = counter()
-    found = [Stand("7.other", 80, 80)]
+    found = [ShardState("7.other", 80, 80)]
     begun = rules.begun(entry, Wish("fence", past=90), found, RANDOM)
     assert rules.done(rules.based(begun, found, None)).ordinal == 8
 
@@ -257,7 +257,7 @@ def test_only_what_was_adopted_can_be_finished_and_not_where_the_value_is_the_po
 
 def resharded(entry: Counter, shards: int, *nexts: int) -> Counter:
     """After a reshard that found the shards of its epoch reserved up to those indices."""
-    found: list[Stand | None] = [Stand(entry.epoch, next, next) for next in nexts]
+    found: list[ShardState | None] = [ShardState(entry.epoch, next, next) for next in nexts]
     found += [None] * (shards - len(nexts))
     begun = rules.begun(entry, Wish("reshard", shards=shards), found, RANDOM)
     if begun.intent is None:
@@ -311,7 +311,7 @@ def test_a_reshard_that_would_leave_no_ids_is_refused() -> None:
 
 def test_a_suspended_counter_keeps_its_shards_and_resumes_above_all_of_them() -> None:
     entry = counter(shards=3)
-    found = [Stand(entry.epoch, next, next) for next in (1, 9, 4)]
+    found = [ShardState(entry.epoch, next, next) for next in (1, 9, 4)]
     begun = rules.begun(entry, SUSPEND, found, RANDOM)
     closed = rules.done(rules.based(begun, found, None))
     assert (closed.shards, closed.base, closed.high) == (3, 0, 26)
@@ -343,7 +343,7 @@ def test_no_sequence_of_changes_opens_an_epoch_on_ids_that_were_granted(
             shard %= entry.shards
             nexts[shard] += granted
             free = max(free, entry.layout(shard).id(nexts[shard] - 1) + 1)
-        found: list[Stand | None] = [Stand(entry.epoch, next, next) for next in nexts]
+        found: list[ShardState | None] = [ShardState(entry.epoch, next, next) for next in nexts]
         found += [None] * (wish.wished_shards - len(nexts))
         try:
             begun = rules.begun(entry, wish, found, RANDOM)

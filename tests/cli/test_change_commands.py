@@ -54,7 +54,7 @@ def test_a_counter_that_is_being_changed_hands_out_nothing_and_is_not_to_be_fenc
         raise errors.Stopped()
 
     with monkeypatch.context() as patch:
-        patch.setattr("idservice.catalogue.changer.Changer._outlast_the_stale", interrupted)
+        patch.setattr("idservice.catalogue.changer.EpochChanger._outlast_the_stale", interrupted)
         assert run("set", "orders", "--next", "5", "--allow-lower").code == 1
     said = run("next", "orders")
     assert_refused(said, 1, "'orders'", "set is begun")

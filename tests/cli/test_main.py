@@ -379,7 +379,7 @@ def test_gaps_are_explained_where_a_service_is_asked(
 ) -> None:
     gaps = {"late": {"ids": 7, "why": "it came late"}, "stop": {"ids": 3, "why": "at the stop"}}
     told = json.dumps({"counter": "orders", "next": 40, "gaps": gaps})
-    monkeypatch.setattr("idservice.probe.ask", lambda *_, **__: (200, told))
+    monkeypatch.setattr("idservice.cli.http_get.ask", lambda *_, **__: (200, told))
     lines = run("show", "orders", "--url", "http://127.0.0.1:1").out.splitlines()
     assert lines[:2] == ["counter:   orders", "next:      40"]
     assert lines[2:] == [
@@ -401,7 +401,7 @@ def test_what_runs_every_few_seconds_loads_no_http_library(name: str, tmp_path: 
     )  # fmt: skip
     assert ended.returncode == 1
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
-    assert "idservice.probe" in loaded
+    assert "idservice.cli.http_get" in loaded
     heavy = {
         "aiohttp", "asyncio", "msgspec", "uvloop", "aioboto3", "botocore", "prometheus_client",
         "sqlite3", "http.client", "urllib.request", "ssl", "difflib",

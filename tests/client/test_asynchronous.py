@@ -6,7 +6,7 @@ import os
 import pytest
 
 from idservice.client import AsyncClient, NotOpen
-from idservice.client.protocol import Reply, Unanswered
+from idservice.client.protocol import NoUsableAnswer, Reply
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.loop import VirtualLoop, elapse, run
@@ -96,7 +96,7 @@ def test_who_comes_in_the_pause_after_a_refill_that_failed_is_served() -> None:
 
             async def fails(method: str, target: str, body: bytes = b"") -> Reply:
                 await elapse(0.01)
-                raise Unanswered(url="http://c:1", why="connection reset")
+                raise NoUsableAnswer(url="http://c:1", why="connection reset")
 
             client._central.ask = fails  # type: ignore[method-assign]
             leaves = asyncio.create_task(client.next_id())

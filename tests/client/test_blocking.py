@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from idservice.client import Client, NotOpen, WaitedTooLong
-from idservice.client.http_sync import Wires
+from idservice.client.http_sync import ConnectionPool
 from tests.client.conftest import Central, saying
 from tests.served import Served
 from tests.simulation.store import Table
@@ -213,13 +213,13 @@ async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_used_ag
     monkeypatch.setattr("idservice.client.http_sync.IDLE_MAX_S", idle_s)
     central = Central(mode="strict")
     used: list[Any] = []
-    keep = Wires._give_back
+    keep = ConnectionPool._give_back
 
-    def gives_back(self: Wires, connection: Any, whole: bool) -> None:
+    def gives_back(self: ConnectionPool, connection: Any, whole: bool) -> None:
         used.append((connection, connection.sock))
         keep(self, connection, whole)
 
-    monkeypatch.setattr(Wires, "_give_back", gives_back)
+    monkeypatch.setattr(ConnectionPool, "_give_back", gives_back)
     async with saying(central) as url:
         with Client(url, "orders") as client:
             ids = [await asyncio.to_thread(client.next_id) for _ in range(3)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from idservice.client.buffer import PAUSE_FIRST_S, Stock
-from idservice.client.protocol import Reply, Unanswered, json
+from idservice.client.buffer import PAUSE_FIRST_S, ClientBuffer
+from idservice.client.protocol import NoUsableAnswer, Reply, json
 from idservice.core.allocator import Allocator
 from tests.client.conftest import asked
 
@@ -25,9 +25,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def stock(clock: Clock) -> Stock:
+def stock(clock: Clock) -> ClientBuffer:
     """One that has learnt that its counter is no strict one."""
-    stock = Stock("http://c:1", "orders", timeout=2.0, hold=10.0, clock=clock)
+    stock = ClientBuffer("http://c:1", "orders", timeout=2.0, hold=10.0, clock=clock)
     assert borrowed(stock, 1) == [0]
     return stock
 
@@ -41,7 +41,7 @@ def reply(target: str, *, first: int, epoch: int = 1, mode: str = "block") -> Re
     return Reply(200, "application/json", json.dumps(body).encode())
 
 
-def borrowed(stock: Stock, count: int, first: int = 0, **rest: Any) -> list[int]:
+def borrowed(stock: ClientBuffer, count: int, first: int = 0, **rest: Any) -> list[int]:
     steps = stock.borrow(count, 1e9)
     target = steps.send(None)
     try:
@@ -52,7 +52,7 @@ def borrowed(stock: Stock, count: int, first: int = 0, **rest: Any) -> list[int]
 
 
 def refill(
-    stock: Stock, first: int, *, waiting: int = 1, since: float | None = None, **rest: Any
+    stock: ClientBuffer, first: int, *, waiting: int = 1, since: float | None = None, **rest: Any
 ) -> int:
     due = stock.due(waiting)
     assert due is not None
@@ -62,7 +62,7 @@ def refill(
     return request.count
 
 
-def test_ids_expire_so_long_after_they_were_asked_for(stock: Stock, clock: Clock) -> None:
+def test_ids_expire_so_long_after_they_were_asked_for(stock: ClientBuffer, clock: Clock) -> None:
     clock.now = 101.0
     count = refill(stock, 100, waiting=9, since=100.5)
     assert stock.take_many(2) == [100, 101]
@@ -77,7 +77,7 @@ def test_ids_expire_so_long_after_they_were_asked_for(stock: Stock, clock: Clock
     assert stock.expires_in() is None
 
 
-def test_each_refill_expires_by_itself(stock: Stock, clock: Clock) -> None:
+def test_each_refill_expires_by_itself(stock: ClientBuffer, clock: Clock) -> None:
     clock.now = 101.0
     refill(stock, 100, waiting=9)
     held = stock.allocator.held
@@ -93,7 +93,7 @@ def test_each_refill_expires_by_itself(stock: Stock, clock: Clock) -> None:
     assert stock.allocator.held == 0
 
 
-def test_nothing_is_borrowed_for_nobody(stock: Stock, clock: Clock) -> None:
+def test_nothing_is_borrowed_for_nobody(stock: ClientBuffer, clock: Clock) -> None:
     assert stock.due(0) is None
     refill(stock, 100, waiting=9)
     clock.now += 60.0
@@ -101,7 +101,7 @@ def test_nothing_is_borrowed_for_nobody(stock: Stock, clock: Clock) -> None:
     assert stock.due_in(0) is None
 
 
-def test_a_rare_caller_holds_no_more_than_it_needs(stock: Stock, clock: Clock) -> None:
+def test_a_rare_caller_holds_no_more_than_it_needs(stock: ClientBuffer, clock: Clock) -> None:
     for first in range(100, 200, 10):
         clock.now += 60.0
         assert refill(stock, first) == 1
@@ -109,7 +109,9 @@ def test_a_rare_caller_holds_no_more_than_it_needs(stock: Stock, clock: Clock) -
     assert not stock.allocator.gaps
 
 
-def test_what_is_held_is_about_what_is_used_while_it_may_be(stock: Stock, clock: Clock) -> None:
+def test_what_is_held_is_about_what_is_used_while_it_may_be(
+    stock: ClientBuffer, clock: Clock
+) -> None:
     first = 1000
     for tick in range(4000):  # 100 ids a second
         clock.now += 0.01
@@ -126,25 +128,27 @@ def test_what_is_held_is_about_what_is_used_while_it_may_be(stock: Stock, clock:
     assert stock.allocator.gaps.get("expired", 0) == 0
 
 
-def test_a_newer_epoch_drops_what_is_held_and_an_older_one_is_not_believed(stock: Stock) -> None:
+def test_a_newer_epoch_drops_what_is_held_and_an_older_one_is_not_believed(
+    stock: ClientBuffer,
+) -> None:
     count = refill(stock, 100, waiting=9)
     assert borrowed(stock, 2, first=900, epoch=2) == [900, 901]
     assert stock.allocator.held == 0
     assert stock.allocator.gaps == {"epoch": count}
     refill(stock, 300, epoch=1)
     assert stock.allocator.held == 0
-    assert isinstance(stock.error, Unanswered)
+    assert isinstance(stock.error, NoUsableAnswer)
     assert "epoch 1 is over" in str(stock.error)
 
 
-def test_a_refill_that_turns_out_to_be_strict_is_burnt(stock: Stock) -> None:
+def test_a_refill_that_turns_out_to_be_strict_is_burnt(stock: ClientBuffer) -> None:
     count = refill(stock, 100, waiting=9, epoch=2, mode="strict")
     assert not stock.takes_ahead
     assert stock.allocator.held == 0
     assert stock.allocator.gaps == {"abandoned": count}
 
 
-def test_an_answer_to_an_earlier_request_is_burnt(stock: Stock) -> None:
+def test_an_answer_to_an_earlier_request_is_burnt(stock: ClientBuffer) -> None:
     due = stock.due(1)
     assert due is not None
     request, nonce, target = due
@@ -156,11 +160,11 @@ def test_an_answer_to_an_earlier_request_is_burnt(stock: Stock) -> None:
     assert stock.allocator.gaps == {"late": request.count}
 
 
-def test_failed_refills_pause_longer_and_ask_for_less(stock: Stock, clock: Clock) -> None:
+def test_failed_refills_pause_longer_and_ask_for_less(stock: ClientBuffer, clock: Clock) -> None:
     due = stock.due(9)
     assert due is not None
     first = due[0].count
-    stock.refilled(stock.allocator, due[0], due[1], Unanswered(url="u", why="reset"), clock.now)
+    stock.refilled(stock.allocator, due[0], due[1], NoUsableAnswer(url="u", why="reset"), clock.now)
     assert stock.due(9) is None
     pause = stock.due_in(9)
     assert pause is not None
@@ -172,7 +176,7 @@ def test_failed_refills_pause_longer_and_ask_for_less(stock: Stock, clock: Clock
 
 
 def test_an_id_that_another_thread_takes_at_any_moment_is_nobody_else_s(
-    stock: Stock, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    stock: ClientBuffer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever the allocator looks how much is left, somebody takes an id right after."""
     looked = Allocator._left_in_segment
@@ -191,7 +195,7 @@ def test_an_id_that_another_thread_takes_at_any_moment_is_nobody_else_s(
         if due is not None:
             request, nonce, target = due
             lost = rng.random() < 0.2
-            answer = Unanswered(url="u", why="reset") if lost else reply(target, first=first)
+            answer = NoUsableAnswer(url="u", why="reset") if lost else reply(target, first=first)
             stock.refilled(stock.allocator, request, nonce, answer, clock.now)
             first += request.count
         ids += stock.take_many(rng.choice((1, 3, 8)))

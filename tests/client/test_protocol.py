@@ -7,7 +7,7 @@ import pytest
 
 from idservice import errors
 from idservice.client import protocol
-from idservice.client.protocol import Answer, Refused, Reply, Unanswered
+from idservice.client.protocol import Answer, NoUsableAnswer, Refused, Reply
 
 URL = "http://central:8080"
 GOOD: dict[str, Any] = {
@@ -104,7 +104,7 @@ def test_ranges_of_several_shards_interleave() -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_exactly_the_answer_is_unknown(body: object) -> None:
-    with pytest.raises(Unanswered) as refused:
+    with pytest.raises(NoUsableAnswer) as refused:
         read(body)
     assert refused.value.outcome == errors.UNKNOWN
     assert refused.value.retryable
@@ -140,7 +140,7 @@ def test_a_problem_of_the_service_says_what_it_said() -> None:
 def test_a_refusal_that_is_not_the_service_s_own_is_unknown(
     body: object, status: int, kind: str
 ) -> None:
-    with pytest.raises(Unanswered) as refused:
+    with pytest.raises(NoUsableAnswer) as refused:
         read(body, status=status, kind=kind)
     assert refused.value.outcome == errors.UNKNOWN
 
@@ -153,7 +153,7 @@ def test_an_older_epoch_and_a_contradiction_are_not_believed() -> None:
     assert newer(2, strict=True)
     assert not newer(3)
     for known in ((4, False), (3, True)):
-        with pytest.raises(Unanswered):
+        with pytest.raises(NoUsableAnswer):
             newer(*known)
 
 

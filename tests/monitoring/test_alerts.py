@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from idservice.observability import prometheus
-from idservice.observability.prometheus import Latency, Silence, Snapshot
+from idservice.observability.readings import CatalogueAge, Latency, Snapshot
 from tests.test_docs import every_error_class
 from tests.web.scenes import in_trouble, reading
 
@@ -23,7 +23,7 @@ METRIC = re.compile(r"\bidservice_\w+")
 
 def page() -> str:
     """What is scraped of a service in every kind of trouble."""
-    snapshot = Snapshot(in_trouble(), False, Latency(), "1", silence=Silence(1.0, 60.0))
+    snapshot = Snapshot(in_trouble(), False, Latency(), "1", silence=CatalogueAge(1.0, 60.0))
     return b"".join(prometheus.pieces(snapshot, counters_max=100)).decode()
 
 

@@ -10,12 +10,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from idservice.observability import prometheus
-from idservice.observability.prometheus import PIECE, Latency, Snapshot, Tally
+from idservice.observability.readings import PIECE, CounterStats, Latency, Snapshot
 from tests.web.scenes import closed, in_trouble, many
 
 
 def snapshot() -> Snapshot:
-    tally = Tally({"granted": 2, "late": 1}, {"exhausted": 10**7}, waits=3, wait_seconds=1e-7)
+    tally = CounterStats(
+        {"granted": 2, "late": 1}, {"exhausted": 10**7}, waits=3, wait_seconds=1e-7
+    )
     readings = [replace(one, tally=tally) for one in in_trouble()]
     known = {one.counter for one in readings}
     others = [one for one in many(3 * PIECE, 1.0) if one.counter not in known]

@@ -19,9 +19,9 @@ from pathlib import Path
 from random import Random
 
 from idservice import errors
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import ACTIVE, SUSPENDED, Counter
+from idservice.stores.records import ACTIVE, SUSPENDED, Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.prove.disk import Disk, Event, State, read_record
 from tests.prove.power_run import DATABASE, NAMES, TOLD
@@ -208,7 +208,7 @@ async def _put_right(store: SQLiteStore, entry: Counter) -> Counter:
     """Finish what a change had begun, and leave the counter active."""
     if entry.intent is None and entry.state == ACTIVE:
         return entry
-    changer = Changer(store, random=Random(1), stale_s=0.0)
+    changer = EpochChanger(store, random=Random(1), stale_s=0.0)
     entry = await changer.carry_out(entry.name)
     if entry.state == SUSPENDED:
         _, entry = await changer.change(entry.name, Wish("resume", state=ACTIVE))

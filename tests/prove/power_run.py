@@ -18,10 +18,10 @@ from random import Random
 from typing import Any
 
 from idservice.allocation import give_back
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import ACTIVE, SUSPENDED, Counter, Grant
+from idservice.stores.records import ACTIVE, SUSPENDED, Counter, Grant
 from idservice.stores.sqlite import store as sqlite
 
 DATABASE, TOLD = "ids.db", "told"  # files in the folder
@@ -95,7 +95,7 @@ class Program:
         )  # fmt: skip
 
     async def change(self, store: sqlite.SQLiteStore, name: str) -> None:
-        changer = Changer(store, random=self.rng, stale_s=0.0)
+        changer = EpochChanger(store, random=self.rng, stale_s=0.0)
         for wish in self.rng.choice(
             (
                 [Wish("set", next=self.rng.randint(2000, 3000))],

@@ -14,7 +14,7 @@ from pathlib import Path
 from idservice.catalogue.counters import new_counter
 from idservice.core.allocator import FROM_MEMORY
 from idservice.stores import open_store
-from idservice.stores.protocol import Position
+from idservice.stores.records import Position
 from tests import engines
 from tests.processes import Serving
 from tests.prove.account import HANDED_OUT, KILLED, WAITING, Account, account

@@ -14,15 +14,14 @@ from aiohttp import web
 from idservice import errors
 from idservice.server import listener as module
 from idservice.server.listener import Listener
-from idservice.server.workers.accept_balance import Balance, Seat
-from idservice.web.connection import Gate
-
-from .web.wire import ask
+from idservice.server.workers.accept_balance import AcceptBalance, AcceptSlot
+from idservice.web.connection import ConnectionLimit
+from tests.web.wire import ask
 
 
 @asynccontextmanager
 async def listening(
-    seat: Seat | None = None, bound: socket.socket | None = None
+    seat: AcceptSlot | None = None, bound: socket.socket | None = None
 ) -> AsyncIterator[tuple[Listener, int]]:
     """A listener that tells whether its side of a connection sends without delay, and its port."""
 
@@ -38,14 +37,16 @@ async def listening(
     with bound:
         port = bound.getsockname()[1]
         runner = web.AppRunner(app, shutdown_timeout=0.1)
-        async with Listener(runner, bound, Gate(100), None, seat or Seat()) as listener:
+        async with Listener(
+            runner, bound, ConnectionLimit(100), None, seat or AcceptSlot()
+        ) as listener:
             yield listener, port
 
 
-def courteous_seat() -> Seat:
+def courteous_seat() -> AcceptSlot:
     """Of one who has more connections than another."""
-    balance = Balance(2)
-    seats = [Seat(balance, number) for number in range(2)]
+    balance = AcceptBalance(2)
+    seats = [AcceptSlot(balance, number) for number in range(2)]
     for seat in seats:
         seat.take()
     seats[0].tell(1)
@@ -199,10 +200,10 @@ async def test_at_the_end_of_all_nobody_joins_a_queue_that_is_about_to_be_droppe
             except (TimeoutError, ConnectionRefusedError):
                 pass
 
-    balance = Balance(2)
-    seat = Seat(balance, 0)
+    balance = AcceptBalance(2)
+    seat = AcceptSlot(balance, 0)
     if others:
-        Seat(balance, 1).take()
+        AcceptSlot(balance, 1).take()
     bound = socket.socket(family)
     bound.bind(("127.0.0.1", 0) if kind == "tcp" else str(folder / "socket"))
     address = bound.getsockname()

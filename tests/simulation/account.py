@@ -13,10 +13,10 @@ from typing import Any
 from unittest import mock
 
 from idservice import errors
-from idservice.allocation.strict import Batches
+from idservice.allocation.strict import StrictReserver
 from idservice.core.allocator import Request
-from idservice.stores import protocol
-from idservice.stores.protocol import Counter
+from idservice.stores import records
+from idservice.stores.records import Counter
 from tests.simulation.checker import Operation, Violation, answered
 from tests.simulation.store import Grant, SimStore
 
@@ -25,7 +25,7 @@ SOON_S = 1e-6  # who leaves at the same instant has left by then
 
 @dataclass(slots=True)
 class Ask:
-    """One call of `Batches.reserve`: the copies it sent are `sent[since:until]` of its store."""
+    """One call of `StrictReserver.reserve`: its copies are `sent[since:until]` of its store."""
 
     since: int
     until: int = 0
@@ -37,10 +37,10 @@ class Ask:
 @contextmanager
 def watched() -> Iterator[None]:
     """While this lasts, `store.asks` of each handle keeps what was asked over it."""
-    real = Batches.reserve
+    real = StrictReserver.reserve
 
     async def reserve(
-        self: Batches, counter: Counter, request: Request, *, wanted: Callable[[], bool]
+        self: StrictReserver, counter: Counter, request: Request, *, wanted: Callable[[], bool]
     ) -> Any:
         store: Any = self._store
         ask = Ask(len(store.sent))
@@ -51,7 +51,7 @@ def watched() -> Iterator[None]:
 
         try:
             got = await real(self, counter, request, wanted=wanted)
-            ask.got = got.indices if isinstance(got, protocol.Grant) else None
+            ask.got = got.indices if isinstance(got, records.Grant) else None
             return got
         except BaseException as error:
             ask.error = error
@@ -60,7 +60,7 @@ def watched() -> Iterator[None]:
         finally:
             ask.until = len(store.sent)
 
-    with mock.patch.object(Batches, "reserve", reserve):
+    with mock.patch.object(StrictReserver, "reserve", reserve):
         yield
 
 

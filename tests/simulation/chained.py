@@ -14,8 +14,8 @@ from typing import Any, Self
 from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.catalogue.rules import Wish
-from idservice.client.http_async import Central
-from idservice.client.protocol import Place, Reply, Unanswered
+from idservice.client.http_async import AsyncTransport
+from idservice.client.protocol import NoUsableAnswer, Reply, ServiceAddress
 from idservice.stores.chained import ChainedStore
 from idservice.web.problems import problem
 from idservice.web.request import read_ask
@@ -41,11 +41,11 @@ class Heard:
     blocks: list[range]
 
 
-class Hop(Central):
+class Hop(AsyncTransport):
     """One sidecar's way to the centrals of a world."""
 
     def __init__(self, world: "Chain", random: Random, sidecar: str) -> None:
-        super().__init__(Place(URL, host="central", port=8080))
+        super().__init__(ServiceAddress(URL, host="central", port=8080))
         self._world, self._rng, self._sidecar = world, random, sidecar
 
     async def __aenter__(self) -> Self:
@@ -92,7 +92,7 @@ class Hop(Central):
                 world.send(arrive(going + rng.uniform(0.0, 10.0), True))
         if fate in ("lost_before", "lost_after"):
             await asyncio.sleep(going + coming if rng.random() < 0.5 else HANG_S)
-            raise Unanswered(url=URL, why="connection reset")
+            raise NoUsableAnswer(url=URL, why="connection reset")
         reply = await answer
         if reply.status == 200:
             world.heard.append(heard(self._sidecar, sent_at, loop.time(), reply))

@@ -11,7 +11,7 @@ from idservice.client.protocol import Answer, Reply
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
 from idservice.stores.chained import ChainedStore
-from idservice.stores.protocol import Loan
+from idservice.stores.records import Loan
 from tests.simulation.mutants import Mutant
 
 
@@ -70,7 +70,7 @@ class CountsFromTheAnswer(ChainedStore):
 
 
 ALLOCATOR = "idservice.core.allocator.Allocator"
-EXCHANGE = "idservice.exchange"
+EXCHANGE = "idservice.client.protocol"
 CHAINED_MUTANTS = [
     Mutant(keeps_for_ever, f"{ALLOCATOR}.expire", "chained", "expired"),
     Mutant(keeps_older_epochs, f"{ALLOCATOR}.renew", "chained", "epoch"),

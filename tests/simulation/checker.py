@@ -11,7 +11,7 @@ from itertools import accumulate, groupby, pairwise, permutations
 
 from idservice.core.allocator import FROM_MEMORY
 from idservice.core.epoch import ordinal_on
-from idservice.observability.prometheus import Reading
+from idservice.observability.readings import CounterSample
 from tests.simulation.store import GaveBack, Grant, Sent
 
 PAUSE_MIN_S = 0.025  # between a failed try and the next one of the same counter
@@ -284,7 +284,7 @@ def check_revoked(
 
 def check_gaps(
     history: Iterable[Operation], ledger: Iterable[Grant], *, instance: str, store: object,
-    reading: Reading, one_try: bool = True,
+    reading: CounterSample, one_try: bool = True,
 ) -> None:  # fmt: skip
     """Of one instance that did not crash: every id it was granted is issued, in memory, or a gap
     counted by cause; what was burnt unheard is counted as unknown, at least."""
@@ -324,7 +324,7 @@ def check_gaps(
 
 
 def check_accounted(
-    history: Iterable[Operation], ledger: Iterable[Grant], readings: Iterable[Reading],
+    history: Iterable[Operation], ledger: Iterable[Grant], readings: Iterable[CounterSample],
     *, start: int, reached: int, returned: Iterable[range], exact: bool,
 ) -> None:  # fmt: skip
     """Every id that was passed is handed out, waits to be claimed, or is a gap that somebody

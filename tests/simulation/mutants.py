@@ -11,15 +11,15 @@ from typing import Any
 import msgspec
 
 from idservice import errors
-from idservice.allocation.catalogue_watch import Watch
-from idservice.allocation.local_counter import Supply
-from idservice.allocation.refiller import Refill
-from idservice.allocation.reserver import Asked
-from idservice.allocation.wait_queue import Line
+from idservice.allocation.catalogue_watch import CatalogueWatcher
+from idservice.allocation.local_counter import LocalCounter
+from idservice.allocation.refiller import Refiller
+from idservice.allocation.reserver import PendingReservation
+from idservice.allocation.wait_queue import WaitQueue
 from idservice.catalogue import rules
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
-from idservice.stores.protocol import Counter, Grant, Position, Stand
+from idservice.stores.records import Counter, Grant, Position, ShardState
 from tests.simulation.loop import elapse
 from tests.simulation.scenarios import Parts
 from tests.simulation.store import Barred, SimStore, Table
@@ -264,7 +264,7 @@ class DropsUncounted(Allocator):
 # --- the shell ------------------------------------------------------------------------------------
 
 
-class AwaitsInTake(Supply):
+class AwaitsInTake(LocalCounter):
     """Lets others run between reading the cursor and moving it."""
 
     async def one(self) -> int:
@@ -276,10 +276,10 @@ class AwaitsInTake(Supply):
         return remaining[0]
 
 
-class HandsOutEarly(Refill):
+class HandsOutEarly(Refiller):
     """Hands out what it expects to get, before the store has said so."""
 
-    async def _reserve(self, asked: Asked, *, in_background: bool) -> bool:
+    async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
         request = asked.request
         expected = max(request.seen, asked.counter.start)
         asked.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
@@ -288,21 +288,21 @@ class HandsOutEarly(Refill):
         return True
 
 
-class SharesWithLaterOnes(Refill):
+class SharesWithLaterOnes(Refiller):
     """Gives a strict batch to whoever waits when it comes."""
 
     def _share_out(self, arrived: int) -> None:
         super()._share_out(self._line.arrivals)
 
 
-class NeverPauses(Refill):
+class NeverPauses(Refiller):
     """Tries again at once."""
 
     def _pause(self, failures: int) -> float:
         return 0.0
 
 
-class HandsOutMeanwhile(Supply):
+class HandsOutMeanwhile(LocalCounter):
     """Gives back what it goes on handing out until that is done."""
 
     async def close(self, patience_s: float) -> list[range]:
@@ -310,36 +310,36 @@ class HandsOutMeanwhile(Supply):
         return self.allocator.unused
 
 
-class ClaimsAtAnyTime(Refill):
+class ClaimsAtAnyTime(Refiller):
     """Claims also when it has handed out newer ids already."""
 
-    async def _claim(self, asked: Asked, grant: Grant) -> bool:
+    async def _claim(self, asked: PendingReservation, grant: Grant) -> bool:
         asked.shard.begun = False
         return await super()._claim(asked, grant)
 
 
-class LetsThemWait(Line):
+class LetsThemWait(WaitQueue):
     """Notices late that a wait is over."""
 
     def _expire(self) -> None:
         self._loop.call_later(1.0, super()._expire)
 
 
-class GivesUp(Refill):
+class GivesUp(Refiller):
     """Never asks again after a failure."""
 
-    async def _run(self, asked: Asked | None) -> None:
+    async def _run(self, asked: PendingReservation | None) -> None:
         if asked is not None and await self._reserve(asked, in_background=False):
             self._running = False
 
 
-class HearsLateAnswers(Refill):
+class HearsLateAnswers(Refiller):
     """Does not hang up on a call that takes too long; its answer is passed on when it comes.
 
     Not a fault: the allocator drops it, by its token (I12).
     """
 
-    async def _reserve(self, asked: Asked, *, in_background: bool) -> bool:
+    async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
         real = self._reservations._store
         self._reservations._store = _Patient(real, self, asked)  # type: ignore[assignment]
         try:
@@ -349,7 +349,7 @@ class HearsLateAnswers(Refill):
 
 
 class _Patient:
-    def __init__(self, store: Any, refill: Refill, asked: Asked) -> None:
+    def __init__(self, store: Any, refill: Refiller, asked: PendingReservation) -> None:
         self.address = store.address
         self.claim = store.claim
         self._store, self._refill, self._asked = store, refill, asked
@@ -382,14 +382,14 @@ class SealsBeside(Table):
         super().__init__()
         self.seals: dict[tuple[str, int], str] = {}
 
-    def stand(self, counter: Counter, shard: int) -> Stand | None:
+    def stand(self, counter: Counter, shard: int) -> ShardState | None:
         found = super().stand(counter, shard)
         seal = self.seals.get((counter.name, shard))
         return (
             found if found is None or seal is None else msgspec.structs.replace(found, epoch=seal)
         )
 
-    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+    def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         if found is not None and self.stand(counter, shard) == found:
             self.seals[counter.name, shard] = seal
 
@@ -411,7 +411,7 @@ class OpensWhateverIsThere(Table):
 class SealsWhateverIsThere(Table):
     """Seals a shard without a look at its epoch: a late copy closes it, and nobody knows why."""
 
-    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+    def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         super().seal(counter, shard, self.stand(counter, shard), seal)
 
 
@@ -462,7 +462,7 @@ def one_seal_for_all(epoch: str) -> str:
     return "sealed:0.constant"
 
 
-def from_the_position_alone(stand: Stand | None) -> int:
+def from_the_position_alone(stand: ShardState | None) -> int:
     """Where a shard ended, without a look at its mark."""
     return (stand.next or 0) if stand is not None else 0
 
@@ -482,7 +482,7 @@ def revoked_by_the_last_change(
     )
 
 
-class NeverRevokes(Supply):
+class NeverRevokes(LocalCounter):
     """Uses up what is in memory, whatever the change was."""
 
     def see(self, entry: Counter) -> None:
@@ -491,7 +491,7 @@ class NeverRevokes(Supply):
         super().see(entry)
 
 
-class RemembersTheLaterRevision(Watch):
+class RemembersTheLaterRevision(CatalogueWatcher):
     """Takes the revision that it finds after it read the entries for the one they are of."""
 
     async def _read_entries(self) -> None:
@@ -505,14 +505,14 @@ class RemembersTheLaterRevision(Watch):
         return found
 
 
-class NeverStale(Watch):
+class NeverStale(CatalogueWatcher):
     """Goes on for ever without hearing of the catalogue."""
 
     def _go_stale(self) -> None:
         pass
 
 
-class BelievesLateLooks(Watch):
+class BelievesLateLooks(CatalogueWatcher):
     """Takes an answer for as fresh as it is late: its age counts from when it came."""
 
     async def _look(self) -> bool:
@@ -524,7 +524,7 @@ class BelievesLateLooks(Watch):
         return found
 
 
-class LeavesItStanding(Watch):
+class LeavesItStanding(CatalogueWatcher):
     """Waits for the operator to come back."""
 
     def _find_standing(self) -> None:
@@ -561,10 +561,11 @@ class Mutant:
 
 
 ALLOCATOR = "idservice.allocation.epoch_state.Allocator"
-SUPPLY = "idservice.allocation.service.Supply"
-REFILL = "idservice.allocation.local_counter.Refill"
-LINE = "idservice.allocation.local_counter.Line"
-WATCH = "idservice.allocation.service.Watch"
+SUPPLY = "idservice.allocation.service.LocalCounter"
+REFILL = "idservice.allocation.local_counter.Refiller"
+LINE = "idservice.allocation.local_counter.WaitQueue"
+WATCH = "idservice.allocation.service.CatalogueWatcher"
+STANDS = "idservice.catalogue.rules.stand_reserved"
 MUTANTS = [
     Mutant(InfersFromARead, "store", "block", "unique"),
     Mutant(ReusesTheRange, "store", "block", "unique"),
@@ -580,7 +581,7 @@ MUTANTS = [
     Mutant(GivesBackWithoutTheValue, "table", "rolling", "unique"),
     Mutant(GivesBackTwice, "store", "rolling", "unique"),
     Mutant(GivesBackUntilItWorks, "store", "rolling", "unique"),
-    Mutant(claims_what_it_read, "idservice.returns.claim", "rolling", "unique"),
+    Mutant(claims_what_it_read, "idservice.allocation.give_back.claim", "rolling", "unique"),
     Mutant(HandsOutMeanwhile, SUPPLY, "rolling", "unique"),
     Mutant(GivesBackItsRun, "store", "rolling", "unique"),
     Mutant(ClaimsAtAnyTime, REFILL, "rolling", "order"),
@@ -602,9 +603,9 @@ MUTANTS = [
     Mutant(TakesOverWhatItRead, "table", "taken_over", "unique"),
     Mutant(LeavesTheOldValue, "table", "taken_over", "unique"),
     Mutant(one_seal_for_all, "idservice.core.epoch.sealed", "hurried", "unique"),
-    Mutant(from_the_position_alone, "idservice.intents.stand_reserved", "operated", "unique"),
-    Mutant(without_what_came_before, "idservice.intents.first_free", "operated", "unique"),
-    Mutant(revoked_by_the_last_change, "idservice.intents.begun", "prompt", "revoked"),
+    Mutant(from_the_position_alone, STANDS, "operated", "unique"),
+    Mutant(without_what_came_before, "idservice.catalogue.rules.first_free", "operated", "unique"),
+    Mutant(revoked_by_the_last_change, "idservice.catalogue.rules.begun", "prompt", "revoked"),
     Mutant(NeverRevokes, SUPPLY, "prompt", "revoked"),
     Mutant(RemembersTheLaterRevision, WATCH, "prompt", "revoked"),
     Mutant(LeavesItStanding, WATCH, "operated", "standing"),

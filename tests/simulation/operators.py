@@ -6,10 +6,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from idservice import errors
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish, stale_after
-from idservice.stores.protocol import ACTIVE, DELETED, LIMIT_DEFAULT, SUSPENDED
+from idservice.stores.records import ACTIVE, DELETED, LIMIT_DEFAULT, SUSPENDED
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse
 
@@ -41,11 +41,11 @@ async def operate(
         await elapse(rng.uniform(0.0, pause_s))
 
 
-def changer(world: "World") -> Changer:
+def changer(world: "World") -> EpochChanger:
     """A command, with a connection of its own."""
     store = world.parts.store(Random(world.rng.getrandbits(64)), world.table, world.faults)
     stale_s = stale_after(world.limits.runway)
-    return Changer(store, random=Random(world.rng.getrandbits(64)), stale_s=stale_s)
+    return EpochChanger(store, random=Random(world.rng.getrandbits(64)), stale_s=stale_s)
 
 
 def a_wish(world: "World") -> Wish:

@@ -16,7 +16,7 @@ from idservice.catalogue import rules
 from idservice.catalogue.counters import new_counter
 from idservice.core.shards import EXHAUSTED_RECHECK_S
 from idservice.core.timeouts import REFILL_MAX_S
-from idservice.stores.protocol import FINISH, Adopted, Counter
+from idservice.stores.records import FINISH, Adopted, Counter
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run

@@ -7,10 +7,10 @@ from typing import Any
 
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
-from idservice.stores.protocol import Counter
+from idservice.stores.records import Counter
 from tests.simulation.store import Faults, SimStore, Table
 
 
@@ -47,6 +47,6 @@ async def serving(
 
 async def elsewhere(data: Table, wish: Wish, name: str = "orders") -> Counter:
     """Changed by somebody else, through a store without faults."""
-    changer = Changer(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
+    changer = EpochChanger(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
     _, after = await changer.change(name, wish)
     return after

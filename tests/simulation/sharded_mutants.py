@@ -3,10 +3,10 @@
 from typing import Any
 
 from idservice import errors
-from idservice.allocation.epoch_state import Holding
+from idservice.allocation.epoch_state import EpochState
 from idservice.core import epoch
 from idservice.core.shards import Shards
-from idservice.stores.protocol import Counter, Position
+from idservice.stores.records import Counter, Position
 from tests.simulation import sharded  # noqa: F401  its scenarios join the others
 from tests.simulation.mutants import (
     Mutant,
@@ -99,31 +99,32 @@ class TakesAChangeForTheEnd(Table):
             ) from error
 
 
-class DropsWhatIsOver(Holding):
+class DropsWhatIsOver(EpochState):
     """Drops the ids of an epoch that is merely over."""
 
     def begin_epoch(self, *, keep: bool) -> None:
         super().begin_epoch(keep=False)
 
 
-SHARDS, FREE = "idservice.allocation.epoch_state.Shards", "idservice.intents.first_free"
+SHARDS, FREE = "idservice.allocation.epoch_state.Shards", "idservice.catalogue.rules.first_free"
+STANDS = "idservice.catalogue.rules.stand_reserved"
 SHARDED_MUTANTS = [
     Mutant(based_on_all_but_the_last, FREE, "resharded", "unique"),
     Mutant(based_on_the_first, FREE, "resharded", "unique"),
     Mutant(based_without_the_shard, FREE, "rushed", "unique"),
     Mutant(based_on_indices, FREE, "resharded", "unique"),
-    Mutant(seals_the_new, "idservice.intents.to_seal", "rushed", "unique"),
-    Mutant(seals_the_old, "idservice.intents.to_seal", "resharded", "standing"),
+    Mutant(seals_the_new, "idservice.catalogue.rules.to_seal", "rushed", "unique"),
+    Mutant(seals_the_old, "idservice.catalogue.rules.to_seal", "resharded", "standing"),
     Mutant(OpensWhateverIsThere, "table", "rushed", "unique"),
     Mutant(SealsBeside, "table", "rushed", "unique"),
     Mutant(SealsWhateverIsThere, "table", "rushed", "false alarm"),
     Mutant(one_seal_for_all, "idservice.core.epoch.sealed", "rushed", "unique"),
     Mutant(WithoutEpoch, "table", "resharded", "unique"),
-    Mutant(from_the_position_alone, "idservice.intents.stand_reserved", "resharded", "unique"),
+    Mutant(from_the_position_alone, STANDS, "resharded", "unique"),
     Mutant(GivesBackToTheFirst, "store", "relayed", "unique"),
     Mutant(ClaimsFromTheFirst, "store", "relayed", "unique"),
     Mutant(TakesAChangeForTheEnd, "table", "relayed", "exhausted"),
     Mutant(OneRoomForAll, SHARDS, "wandering", "exhausted"),
     Mutant(NeverGoesOn, SHARDS, "wandering", "resumes"),
-    Mutant(DropsWhatIsOver, "idservice.allocation.local_counter.Holding", "online", "available"),
+    Mutant(DropsWhatIsOver, "idservice.allocation.local_counter.EpochState", "online", "available"),
 ]

@@ -18,10 +18,10 @@ import msgspec
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch, Record
-from idservice.stores import protocol
+from idservice.stores import records
 from idservice.stores.findings import Clock, Finding
-from idservice.stores.protocol import Counter, Position, Stand, Writers
-from idservice.stores.reservation import Asked
+from idservice.stores.records import Counter, Position, ShardState, Writers
+from idservice.stores.reservation import SentReservation
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours
@@ -139,7 +139,7 @@ class Table:
     ) -> range:
         assert count > 0
         assert 0 <= seen <= room
-        asked = Asked(ADDRESS, counter, count, seen, room, batch)
+        asked = SentReservation(ADDRESS, counter, count, seen, room, batch)
         record = self.record(counter, batch)
         found = self.positions.get((counter.name, shard))
         if found is None or found.epoch != counter.epoch:
@@ -259,14 +259,14 @@ class Table:
     def move_revision(self, before: Counter, after: Counter) -> None:
         self.revision += 1
 
-    def stand(self, counter: Counter, shard: int) -> Stand | None:
+    def stand(self, counter: Counter, shard: int) -> ShardState | None:
         found = self.positions.get((counter.name, shard))
         if found is None:
             return None
         whole = (value if isinstance(value, int) else None for value in (found.next, found.mark))
-        return Stand(found.epoch, *whole)
+        return ShardState(found.epoch, *whole)
 
-    def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+    def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         here = self.positions.get((counter.name, shard))
         if here is None and found is None:
             self.positions[counter.name, shard] = Position(0, 0, 0, seal)
@@ -441,10 +441,10 @@ class SimStore:
     async def renewed(self, counter: Counter) -> Counter:
         return counter
 
-    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
         return await self._call("read", lambda _: self.data.stand(counter, shard))
 
-    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+    async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         await self._call("seal", lambda _: self.data.seal(counter, shard, found, seal))
 
     async def open_shard(
@@ -478,7 +478,7 @@ class SimStore:
         room: int,
         shard: int = 0,
         batch: Batch | None = None,
-    ) -> protocol.Grant:
+    ) -> records.Grant:
         loop, nonce = asyncio.get_running_loop(), batch.nonce if batch else ""
         sent = Sent(counter.name, count, loop.time(), nonce=nonce)
         self.sent.append(sent)
@@ -488,7 +488,7 @@ class SimStore:
 
         refused, applied = False, []
 
-        def apply(copy: bool) -> tuple[protocol.Grant, Grant | None]:
+        def apply(copy: bool) -> tuple[records.Grant, Grant | None]:
             nonlocal refused
             here = self.data.positions.get((counter.name, shard))
             try:
@@ -497,7 +497,7 @@ class SimStore:
                 refused = True
                 raise
             written = self.data.positions[counter.name, shard]
-            answer = protocol.Grant(indices, written.rev, written.returned)
+            answer = records.Grant(indices, written.rev, written.returned)
             if here == written:  # as an earlier copy was told
                 before = self.data.granted(nonce)
                 if before is not None:

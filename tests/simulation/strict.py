@@ -133,7 +133,7 @@ async def _prunes(world: World) -> None:
                 asyncio.get_running_loop().call_later(late_s, table.prune, counter, name, seq)
 
 
-def _batches(instance: Instance) -> strict.Batches | None:
+def _batches(instance: Instance) -> strict.StrictReserver | None:
     supply = instance.service.supplies.get(NAME)
     return supply.reservations.batches if supply is not None else None
 

@@ -5,16 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 from idservice import errors
-from idservice.allocation.strict import Batches
+from idservice.allocation.strict import StrictReserver
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Record, Writer
-from idservice.stores.protocol import Counter, Grant, Writers
-from idservice.stores.reservation import Asked
+from idservice.stores.records import Counter, Grant, Writers
+from idservice.stores.reservation import SentReservation
 from tests.simulation.mutants import Mutant, WithoutEpoch
 from tests.simulation.store import Table
 
-BATCHES, MEANT = "idservice.allocation.reserver.Batches", "idservice.stores.reservation.Asked.meant"
-meant = Asked.meant
+BATCHES, MEANT = (
+    "idservice.allocation.reserver.StrictReserver",
+    "idservice.stores.reservation.SentReservation.meant",
+)
+meant = SentReservation.meant
 
 
 def got_without_nonce(self: Batch, record: Record | None) -> range | None:
@@ -24,13 +27,13 @@ def got_without_nonce(self: Batch, record: Record | None) -> range | None:
     return range(record.top - self.count, record.top)
 
 
-def meant_from_next(self: Asked, found: Any, record: Record | None) -> Grant:
+def meant_from_next(self: SentReservation, found: Any, record: Record | None) -> Grant:
     """Computes what an earlier copy got from where the position is now."""
     got = meant(self, found, record)
     return replace(got, indices=range(found.next - len(got.indices), found.next))
 
 
-def meant_in_any_epoch(self: Asked, found: Any, record: Record | None) -> Grant:
+def meant_in_any_epoch(self: SentReservation, found: Any, record: Record | None) -> Grant:
     """Tells what an earlier copy got, without a look at the epoch."""
     got = self.batch.got(record) if self.batch is not None else None
     return Grant(got, found.rev) if got is not None else meant(self, found, record)
@@ -58,7 +61,7 @@ class PrunesAnyway(Table):
         super().prune(counter, name, found.seqs.get(name, seq) if found else seq)
 
 
-class PrunesAtSight(Batches):
+class PrunesAtSight(StrictReserver):
     """Prunes whoever it finds, without having watched that they stand still."""
 
     async def _prune(self, counter: Counter, before: Writers) -> None:
@@ -72,7 +75,7 @@ class PrunesAtSight(Batches):
             self._watching = self._full = False
 
 
-class SendsAnew(Batches):
+class SendsAnew(StrictReserver):
     """Takes another nonce for each copy."""
 
     async def _call(self, counter: Counter, request: Request, batch: Batch | None) -> Any:
@@ -81,14 +84,14 @@ class SendsAnew(Batches):
         return await super()._call(counter, request, batch)
 
 
-class SendsOnce(Batches):
+class SendsOnce(StrictReserver):
     """Does not send a batch again."""
 
     async def _repeat(self, call: Any, wanted: Callable[[], bool]) -> Any:
         return await super()._repeat(call, lambda: False)
 
 
-class NumbersItsNonces(Batches):
+class NumbersItsNonces(StrictReserver):
     """Makes nonces that a copy of the process makes too."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -109,7 +112,7 @@ class TakesOpenForApplied(Writer):
         return Burnt(known=batch.count)
 
 
-class CountsNoneAsChanged(Batches):
+class CountsNoneAsChanged(StrictReserver):
     """Does not count what was granted before a change and not told."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:

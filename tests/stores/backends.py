@@ -8,11 +8,12 @@ from random import Random
 from typing import Any, Protocol, Self
 
 from idservice.catalogue.counters import new_counter
-from idservice.client.http_async import Central
+from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import place
 from idservice.stores.chained import ChainedStore
 from idservice.stores.dynamodb import DynamoStore
-from idservice.stores.protocol import Counter, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from tests import engines, served
 from tests.simulation.store import SimStore, Table
@@ -139,7 +140,7 @@ class _Served(ChainedStore):
 
     async def __aenter__(self) -> Self:
         made = await self._stack.enter_async_context(served.served(self._store))
-        super().__init__(Central(place(made.url)))
+        super().__init__(AsyncTransport(place(made.url)))
         return await super().__aenter__()
 
     async def __aexit__(self, *what: Any) -> None:

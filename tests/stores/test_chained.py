@@ -14,11 +14,11 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import ensure, new_counter, shown
 from idservice.catalogue.rules import Wish
 from idservice.client import protocol
-from idservice.client.http_async import Central
-from idservice.client.protocol import Reply, Unanswered
+from idservice.client.http_async import AsyncTransport
+from idservice.client.protocol import NoUsableAnswer, Reply
 from idservice.stores import open_store
 from idservice.stores.chained import ChainedStore
-from idservice.stores.protocol import (
+from idservice.stores.records import (
     ACTIVE,
     LIMIT_DEFAULT,
     LIMIT_MAX,
@@ -36,7 +36,7 @@ from tests.simulation.store import SimStore, Table
 random = Random(1)
 
 
-class Said(Central):
+class Said(AsyncTransport):
     """A service that answers what it is told to."""
 
     def __init__(self, *replies: Reply | Exception | dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ async def test_a_part_that_fails_makes_the_whole_unknown() -> None:
 @pytest.mark.parametrize(
     ("reply", "expected", "outcome"),
     [
-        (Unanswered(url="u", why="reset"), errors.OutcomeUnknown, errors.UNKNOWN),
+        (NoUsableAnswer(url="u", why="reset"), errors.OutcomeUnknown, errors.UNKNOWN),
         (Reply(302, "text/html", b""), errors.OutcomeUnknown, errors.UNKNOWN),
         (Reply(503, "text/html", b"<h1>"), errors.OutcomeUnknown, errors.UNKNOWN),
         ({"nonce": "another"}, errors.OutcomeUnknown, errors.UNKNOWN),
@@ -146,7 +146,7 @@ async def test_a_part_that_fails_makes_the_whole_unknown() -> None:
 async def test_each_way_an_exchange_can_end(
     reply: Any, expected: type[errors.IdserviceError], outcome: str
 ) -> None:
-    if isinstance(reply, errors.IdserviceError) and not isinstance(reply, Unanswered):
+    if isinstance(reply, errors.IdserviceError) and not isinstance(reply, NoUsableAnswer):
         reply = refusal(reply)
     with pytest.raises(expected) as refused:
         await lend(ChainedStore(Said(reply)))
@@ -373,7 +373,7 @@ async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
 
 
 def dynamo_item() -> Any:
-    from idservice.stores.protocol import Adopted
+    from idservice.stores.records import Adopted
 
     return Adopted("t", (("k", "S", "v"),), "value", "old")
 

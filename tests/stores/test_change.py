@@ -8,11 +8,12 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
 from idservice.core.epoch import gone_back, sealed
-from idservice.stores.protocol import Counter, Grant, Position, Stand, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Grant, Position, ShardState
 from tests.stores.backends import Backend
 
 random = Random()
@@ -101,7 +102,7 @@ async def test_a_counter_that_is_created_closed_is_granted_to_nobody(
 ) -> None:
     """Its entry may say soon that it is on its way to be in use; the position does not yet."""
     closed = await store.create(replace(new_counter("orders", random), state="deleted"))
-    assert await other.stand(closed, 0) == Stand(sealed(closed.epoch), 0, 0)
+    assert await other.stand(closed, 0) == ShardState(sealed(closed.epoch), 0, 0)
     with pytest.raises(errors.EpochChanged):
         await reserve(other, closed, 1)
     opened = await change(store, "create", wanted=new_counter("orders", random, start=7))
@@ -117,7 +118,7 @@ async def test_a_sealed_shard_grants_nothing_and_keeps_where_it_stood(
     counter = await made(store)
     await reserve(store, counter, 10)
     found = await store.stand(counter, 0)
-    assert found == Stand(counter.epoch, 10, 10)
+    assert found == ShardState(counter.epoch, 10, 10)
     await store.seal(counter, 0, found, sealed(NEXT))
     for handle in (store, other):
         with pytest.raises(errors.EpochChanged):
@@ -133,10 +134,10 @@ async def test_a_seal_replaces_exactly_the_epoch_that_was_read(
         backend.push(counter, epoch=there)
         before = await position_of(store, counter)
         for wrong in ("1.another", sealed(NEXT), None):
-            stand = None if wrong is None else Stand(wrong, 0, 0)
+            stand = None if wrong is None else ShardState(wrong, 0, 0)
             await store.seal(counter, 0, stand, sealed(NEXT))
             assert await position_of(store, counter) == before
-        await store.seal(counter, 0, Stand(there, 0, 0), sealed(NEXT))
+        await store.seal(counter, 0, ShardState(there, 0, 0), sealed(NEXT))
         assert (await position_of(store, counter)).epoch == sealed(NEXT)
 
 
@@ -180,20 +181,20 @@ async def test_a_missing_shard_is_created_closed_and_only_while_it_is_missing(
 ) -> None:
     counter = replace(await made(store), shards=2)
     assert await store.stand(counter, 1) is None
-    await store.seal(counter, 1, Stand(counter.epoch, 0, 0), sealed(NEXT))
+    await store.seal(counter, 1, ShardState(counter.epoch, 0, 0), sealed(NEXT))
     assert await store.stand(counter, 1) is None
     await store.seal(counter, 1, None, sealed(NEXT))
-    assert await store.stand(counter, 1) == Stand(sealed(NEXT), 0, 0)
+    assert await store.stand(counter, 1) == ShardState(sealed(NEXT), 0, 0)
     with pytest.raises(errors.EpochChanged):
         await store.reserve(counter, count=1, seen=0, room=100, shard=1)
     await other.seal(counter, 1, None, sealed(LATER))
-    assert await store.stand(counter, 1) == Stand(sealed(NEXT), 0, 0)
+    assert await store.stand(counter, 1) == ShardState(sealed(NEXT), 0, 0)
     await store.open_shard(counter, 1, sealed(NEXT), NEXT, value=0)
     opened = replace(counter, epoch=NEXT)
     answer = await store.reserve(opened, count=3, seen=0, room=100, shard=1)
     assert isinstance(answer, Grant)
     assert answer.indices == range(3)
-    assert await store.stand(counter, 0) == Stand(counter.epoch, 0, 0)
+    assert await store.stand(counter, 0) == ShardState(counter.epoch, 0, 0)
 
 
 async def test_a_shard_opens_at_zero_and_only_from_the_seal_of_this_change(
@@ -221,7 +222,7 @@ async def test_a_late_copy_of_an_opening_does_not_reset_the_position(
     assert (await position_of(store, counter)).next == 7
     await store.seal(counter, 0, await store.stand(counter, 0), sealed(LATER))
     await other.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
-    assert await store.stand(counter, 0) == Stand(sealed(LATER), 7, 7)
+    assert await store.stand(counter, 0) == ShardState(sealed(LATER), 7, 7)
 
 
 async def test_opening_a_missing_shard_does_not_create_it(backend: Backend, store: Store) -> None:
@@ -235,7 +236,7 @@ async def test_opening_a_missing_shard_does_not_create_it(backend: Backend, stor
 
 
 async def change(store: Store, kind: str, **wish: object) -> Counter:
-    changer = Changer(store, random=random, stale_s=0.0)
+    changer = EpochChanger(store, random=random, stale_s=0.0)
     _, after = await changer.change("orders", Wish(kind, **wish))  # type: ignore[arg-type]
     return after
 
@@ -334,7 +335,7 @@ async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
     await reserve(store, counter, 10)
     begun = rules.begun(counter, Wish("set", next=500), [await store.stand(counter, 0)], random)
     assert await store.rewrite(counter, begun)
-    changer = Changer(other, random=random, stale_s=0.0)
+    changer = EpochChanger(other, random=random, stale_s=0.0)
     done = await changer.carry_out("orders")
     assert done.base == 500
     assert await store.entry("orders") == done

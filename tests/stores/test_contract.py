@@ -10,7 +10,8 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue.counters import new_counter
-from idservice.stores.protocol import LIMIT_MAX, Counter, Loan, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import LIMIT_MAX, Counter, Loan
 from tests.stores import conftest
 from tests.stores.backends import Backend
 

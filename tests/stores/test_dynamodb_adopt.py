@@ -13,7 +13,7 @@ from idservice import errors
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.stores.dynamodb import DynamoStore, recognition
 from idservice.stores.dynamodb.client import Client
-from idservice.stores.protocol import Adopted, Counter, Position
+from idservice.stores.records import Adopted, Counter, Position
 from tests.engines import attribute, by_hand
 from tests.stores import answers, backends
 from tests.stores.backends import Dynamo

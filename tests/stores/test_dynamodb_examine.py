@@ -14,7 +14,7 @@ from idservice.catalogue import doctor
 from idservice.catalogue.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore, description
 from idservice.stores.findings import Finding
-from idservice.stores.protocol import Adopted, Counter
+from idservice.stores.records import Adopted, Counter
 from tests.engines import REGION, by_hand, recreate
 from tests.stores import answers, backends
 from tests.stores.answers import Answer, error, serving, success

@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from idservice import errors
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
-from idservice.stores.protocol import Counter
+from idservice.stores.records import Counter
 from tests.engines import by_hand, recreate
 from tests.stores.backends import Dynamo
 from tests.stores.test_dynamodb_adopt import (
@@ -29,7 +29,9 @@ __all__ = ["backend", "client", "legacy", "store"]  # fixtures, used by name
 
 
 async def change(store: DynamoStore, name: str, kind: str, **wish: Any) -> Counter:
-    _, after = await Changer(store, random=random, stale_s=0.0).change(name, Wish(kind, **wish))
+    _, after = await EpochChanger(store, random=random, stale_s=0.0).change(
+        name, Wish(kind, **wish)
+    )
     return after
 
 

@@ -12,13 +12,13 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb.client import Client
-from idservice.stores.protocol import Counter, Grant, Position
+from idservice.stores.records import Counter, Grant, Position
 from tests.engines import by_hand
 from tests.stores.backends import Dynamo
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy, backend, client, ids_of, legacy, wanted
@@ -36,8 +36,8 @@ async def store(backend: Dynamo) -> AsyncIterator[DynamoStore]:
         yield store
 
 
-def changer(store: DynamoStore) -> Changer:
-    return Changer(store, random=random, stale_s=0.0)
+def changer(store: DynamoStore) -> EpochChanger:
+    return EpochChanger(store, random=random, stale_s=0.0)
 
 
 async def change(store: DynamoStore, kind: str, **wish: Any) -> Counter:

@@ -13,7 +13,8 @@ from idservice import errors
 from idservice.allocation import give_back
 from idservice.catalogue.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore
-from idservice.stores.protocol import Counter, Grant, Position, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Grant, Position
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.engines import by_hand
 from tests.stores import backends

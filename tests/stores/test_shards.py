@@ -10,11 +10,12 @@ import pytest
 from idservice import errors
 from idservice.allocation import give_back
 from idservice.catalogue import rules
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter, positions_of
 from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
-from idservice.stores.protocol import SHARDS_MAX, Counter, Grant, Position, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import SHARDS_MAX, Counter, Grant, Position
 from tests.stores.backends import Backend
 
 random = Random()
@@ -38,7 +39,7 @@ async def ids(store: Store, counter: Counter, shard: int, count: int) -> range:
 
 
 async def reshard(store: Store, shards: int) -> Counter:
-    changer = Changer(store, random=random, stale_s=0.0)
+    changer = EpochChanger(store, random=random, stale_s=0.0)
     _, after = await changer.change("orders", Wish("reshard", shards=shards))
     return after
 
@@ -199,7 +200,7 @@ async def test_a_reshard_that_stands_still_anywhere_is_finished_by_the_next_who_
     assert await store.rewrite(counter, begun)
     for shard in (1, 3):  # and died
         await store.seal(begun, shard, found[shard], sealed(begun.intent.epoch))
-    done = await Changer(other, random=random, stale_s=0.0).carry_out("orders")
+    done = await EpochChanger(other, random=random, stale_s=0.0).carry_out("orders")
     assert (done.shards, done.epoch) == (5, begun.intent.epoch)
     assert {each.epoch for each in await positions_of(other, done)} == {done.epoch}
 
@@ -216,7 +217,7 @@ async def test_a_leftover_shard_of_a_later_epoch_than_the_entry_s_is_passed_by(
 async def test_a_deleted_name_comes_again_with_another_number_of_shards(store: Store) -> None:
     counter = await made(store, 3)
     highest = max(await ids(store, counter, 2, 9))
-    changer = Changer(store, random=random, stale_s=0.0)
+    changer = EpochChanger(store, random=random, stale_s=0.0)
     await changer.change("orders", Wish("delete", state="deleted"))
     wanted = new_counter("orders", random, shards=4)
     _, again = await changer.change("orders", Wish("create", wanted=wanted))

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.core.writer import Batch, Record
-from idservice.stores.protocol import Counter, Grant, Store, Writers
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter, Grant, Writers
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.stores import test_contract
 from tests.stores.backends import Backend

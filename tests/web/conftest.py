@@ -15,14 +15,15 @@ from aiohttp import web
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
-from idservice.stores.protocol import Counter, Store
+from idservice.stores.protocol import Store
+from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web import connection, problems
 from idservice.web.app import WebLimits, build_app
-from idservice.web.connection import Gate
+from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane import connection as lanes_module
-from idservice.web.fast_lane.connection import Lanes
-from idservice.web.fast_lane.responses import Desk
+from idservice.web.fast_lane.connection import FastConnections
+from idservice.web.fast_lane.responses import Responder
 
 from .wire import Answer, ask
 
@@ -34,9 +35,9 @@ class Serving:
     service: Service
     store: Store
     app: web.Application
-    gate: Gate
+    gate: ConnectionLimit
     port: int
-    lanes: Lanes | None = None
+    lanes: FastConnections | None = None
     draining: bool = False
 
     def drain(self) -> None:
@@ -110,7 +111,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             await store.init(new_counter("default", random.Random(1)))
             service = Service(store, limits, random=random.Random(2), declared=["default"])
             await stack.enter_async_context(service)
-            gate = Gate(connections_max)
+            gate = ConnectionLimit(connections_max)
             serving: Serving
             app = build_app(
                 service,
@@ -129,13 +130,13 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             assert http is not None
             lanes = None
             if lane and data:
-                desk = Desk(
+                desk = Responder(
                     service,
                     paths={"/next": "default", **(routes or {})},
                     batch_max=(web_limits or WebLimits()).batch_max,
                     range_max=(web_limits or WebLimits()).range_max,
                 )
-                lanes = Lanes(desk, gate, lambda: gate.connection(http))
+                lanes = FastConnections(desk, gate, lambda: gate.connection(http))
                 stack.callback(lanes.close)
             server = await asyncio.get_running_loop().create_server(
                 lanes.protocol if lanes is not None else lambda: gate.protocol(http),

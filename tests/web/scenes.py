@@ -8,8 +8,13 @@ from aiohttp import web
 from msgspec import structs
 
 from idservice.errors import CounterSuspect, Exhausted, Moved, Suspended, UnknownCounter, WentBack
-from idservice.observability.prometheus import Latency, Reading, Snapshot, Tally
-from idservice.observability.readings import Standing
+from idservice.observability.readings import (
+    CounterSample,
+    CounterState,
+    CounterStats,
+    Latency,
+    Snapshot,
+)
 from idservice.web.problems import guard
 from idservice.web.status_page import Overview
 
@@ -17,7 +22,7 @@ NAMES = (
     "orders", "members", "tickets", "invoices", "donations", "parcels", "bookings", "refunds",
     "sessions", "votes",
 )  # fmt: skip
-STANDING = Standing(
+STANDING = CounterState(
     epoch=1, strict=False, shards=1, limit=2**53 - 1, runway=30.0, stock=3000, low=1500,
     highest=4_812_003, pace=50.0,
 )  # fmt: skip
@@ -26,20 +31,22 @@ WENT_BACK = WentBack(
 )
 
 
-def reading(name: str, *, rate: float = 50.0, seconds: float = 45.0, **standing: object) -> Reading:
+def reading(
+    name: str, *, rate: float = 50.0, seconds: float = 45.0, **standing: object
+) -> CounterSample:
     """A counter in order, but for what is said otherwise."""
     low, held = max(5, int(rate * 30)), int(rate * seconds)
     shown = structs.replace(STANDING, low=low, stock=2 * low, highest=4_812_003, pace=rate)
-    tally = Tally(latency=Latency([], 0.3))
+    tally = CounterStats(latency=Latency([], 0.3))
     for took in (0.0008, 0.002, 0.003, 0.004, 0.004, 0.02):
         tally.latency.observe(took)
-    return Reading(
+    return CounterSample(
         name, 4_000_000, 4_000_000 + held, held, rate, 0, {}, tally,
         standing=structs.replace(shown, **standing),
     )  # fmt: skip
 
 
-def in_trouble() -> list[Reading]:
+def in_trouble() -> list[CounterSample]:
     """One of each."""
     suspect = CounterSuspect(name="invoices", why=str(WENT_BACK))
     suspended = Suspended(name="refunds")
@@ -57,7 +64,7 @@ def in_trouble() -> list[Reading]:
     ]
 
 
-def closed() -> list[Reading]:
+def closed() -> list[CounterSample]:
     """One in order, one that was deleted and one that was moved: both were busy."""
     deleted, moved = UnknownCounter(name="members"), Moved(name="tickets", why="it was moved")
     return [
@@ -67,7 +74,7 @@ def closed() -> list[Reading]:
     ]
 
 
-def many(count: int, at: float) -> list[Reading]:
+def many(count: int, at: float) -> list[CounterSample]:
     """Counters in order, as busy as they are at a time."""
     made = []
     for number in range(count):
@@ -84,7 +91,7 @@ def many(count: int, at: float) -> list[Reading]:
 class Scene:
     """What is shown; `readings` are asked for at a time of the scene's own clock."""
 
-    readings: Callable[[float], list[Reading]]
+    readings: Callable[[float], list[CounterSample]]
     now: float = 1_764_000_000.0
     step: float = 0.0  # by which the clock moves with each look
     store_error: str = ""
@@ -106,7 +113,7 @@ class Scene:
         )  # fmt: skip
 
 
-SCENES: dict[str, Callable[[float], list[Reading]]] = {
+SCENES: dict[str, Callable[[float], list[CounterSample]]] = {
     "nothing": lambda _: [],
     "one": lambda at: [replace(one, counter="default") for one in many(1, at)],
     "forty": lambda at: many(40, at),

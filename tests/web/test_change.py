@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from idservice.allocation.local_counter import Limits
-from idservice.stores.protocol import Counter
+from idservice.stores.records import Counter
 
 from .conftest import Serve, Serving
 from .test_contract import assert_problem

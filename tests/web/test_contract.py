@@ -11,7 +11,7 @@ import pytest
 from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.catalogue.describe import GAPS
-from idservice.stores.protocol import LIMIT_DEFAULT, Counter, Grant
+from idservice.stores.records import LIMIT_DEFAULT, Counter, Grant
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.app import WebLimits
 

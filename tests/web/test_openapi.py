@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from idservice.catalogue.changer import Changer
+from idservice.catalogue.changer import EpochChanger
 from idservice.web import ids
 from idservice.web.openapi import document
 
@@ -74,7 +74,7 @@ async def test_a_fuzzer_that_reads_the_document_finds_no_contradiction(
     async def at_once(*_: object) -> None:
         """Else ids go down only after a minute, or two runways."""
 
-    monkeypatch.setattr(Changer, "_outlast_the_stale", at_once)
+    monkeypatch.setattr(EpochChanger, "_outlast_the_stale", at_once)
     code, output = await fuzz(serving, accept, tmp_path)
     assert code == 0, output
     assert "Stateful (in" in output, "it follows the links"

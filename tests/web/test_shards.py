@@ -5,7 +5,7 @@ from random import Random
 
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.describe import described
-from idservice.stores.protocol import Position
+from idservice.stores.records import Position
 from tests.web.conftest import Serve, Serving
 from tests.web.test_contract import JSON, assert_problem
 

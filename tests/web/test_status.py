@@ -13,7 +13,7 @@ import pytest
 from idservice import errors
 from idservice.core.pace import LEAST_S
 from idservice.observability import status, status_records
-from idservice.observability.prometheus import LATENCY_BUCKETS_S, Latency
+from idservice.observability.readings import LATENCY_BUCKETS_S, Latency
 from idservice.server.workers.totals import Report, Totals
 from idservice.web import page
 

@@ -15,7 +15,7 @@ from idservice.cli.bench.answers import Ask, Ranges, read_ranges
 from idservice.cli.bench.load import Load, Plan
 from idservice.cli.bench.report import Report, order_promised, progress
 from idservice.cli.bench.tally import Tally
-from idservice.cli.bench.where import Where
+from idservice.cli.bench.where import BenchTarget
 from idservice.errors import Usage
 
 FIRST_ANSWER_S = 20.0
@@ -27,7 +27,7 @@ DESCRIPTORS_SPARE = 64
 class Wish:
     """What the command line asks for; `rate` in requests/s, None for a closed loop."""
 
-    where: Where
+    where: BenchTarget
     count: int | None
     ranges: bool
     connections: int
@@ -115,7 +115,7 @@ class Bench:
             say(progress(now - began, tally, rate, tally.latency.since(latency)))
 
 
-def _look(where: Where, *, timeout: float) -> tuple[Ranges | None, list[range]]:
+def _look(where: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[range]]:
     """What a service says of a counter with one id, and that id; a server of another kind says
     nothing, and may have given an id all the same."""
     ask = Ask(where.path, 1, ranges=True)

@@ -13,7 +13,7 @@ PATH = re.compile(r"/[!-~]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class BenchTarget:
     """A service and a path on it."""
 
     url: str  # without the path
@@ -21,7 +21,7 @@ class Where:
     path: str
 
     @classmethod
-    def parse(cls, url: str, counter: str | None) -> "Where":
+    def parse(cls, url: str, counter: str | None) -> "BenchTarget":
         """Read http://HOST:PORT[/PATH] or unix:PATH. Raises Usage."""
         path = ""
         if url.startswith("unix:"):

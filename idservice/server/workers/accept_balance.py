@@ -11,7 +11,7 @@ GONE = 2**64 - 1  # in place of a count: a worker that accepts nothing
 WORD = 8  # bytes of a count; aligned, so it is read and written whole
 
 
-class Balance:
+class AcceptBalance:
     """The counts of `workers` workers. Made before they are forked, and shared by them."""
 
     def __init__(self, workers: int) -> None:
@@ -24,11 +24,11 @@ class Balance:
         self.counts[number] = GONE
 
 
-class Seat:
+class AcceptSlot:
     """One worker's part in a balance; who serves alone has a balance of its own."""
 
-    def __init__(self, balance: Balance | None = None, number: int = 0) -> None:
-        self._balance = balance or Balance(1)
+    def __init__(self, balance: AcceptBalance | None = None, number: int = 0) -> None:
+        self._balance = balance or AcceptBalance(1)
         self._number = number
         self._taken = False
 

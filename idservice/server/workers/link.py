@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from idservice import errors
 from idservice.server.workers import messages as channel
-from idservice.server.workers.accept_balance import Seat
+from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.totals import Report
 
 ANSWER_S = 2.0  # for the parent to say what all workers count; it waits half of that for them
@@ -21,11 +21,11 @@ class ParentSilent(errors.Unavailable):
     code = "parent_silent"
 
 
-class Link:
+class SupervisorLink:
     """The tie of worker `number` to its parent, over `connection`; `seat` is its part in the
     balance of connections."""
 
-    def __init__(self, number: int, connection: socket.socket, seat: Seat) -> None:
+    def __init__(self, number: int, connection: socket.socket, seat: AcceptSlot) -> None:
         self.number = number
         self.seat = seat
         self._connection = connection

@@ -3,18 +3,18 @@
 import asyncio
 
 from idservice.allocation.service import Service
-from idservice.observability.prometheus import Reading, Snapshot
-from idservice.server.workers.link import Link
+from idservice.observability.readings import CounterSample, Snapshot
+from idservice.server.workers.link import SupervisorLink
 from idservice.server.workers.totals import Readiness, Report
 
 READINESS_S = 0.5  # for one worker to find out, where others wait for what it says
 
 
-class Whole:
+class PoolView:
     """Metrics and readiness of all workers, asked through the `link`; of this process alone, where
     there is none."""
 
-    def __init__(self, service: Service, link: Link | None = None) -> None:
+    def __init__(self, service: Service, link: SupervisorLink | None = None) -> None:
         self._service = service
         self._link = link
 
@@ -34,7 +34,7 @@ class Whole:
         assert readiness is not None
         return readiness
 
-    async def reading(self, counter: str) -> Reading | None:
+    async def reading(self, counter: str) -> CounterSample | None:
         """One counter, where it is in use. Raises ParentSilent."""
         if self._link is None:
             supply = self._service.supplies.get(counter)

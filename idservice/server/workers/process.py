@@ -34,7 +34,7 @@ class Backoff:
         return pause_s
 
 
-class Worker:
+class WorkerProcess:
     """A process with the number `number`, at the other end of `connection`."""
 
     def __init__(self, number: int, pid: int, connection: socket.socket) -> None:
@@ -97,7 +97,7 @@ class Worker:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def fork(number: int, live: Callable[[socket.socket], int]) -> Worker:
+def fork(number: int, live: Callable[[socket.socket], int]) -> WorkerProcess:
     """A new process in which `live` runs, with its end of the channel; its result is the exit code.
 
     The process that forks has neither threads nor an event loop. Raises OSError.
@@ -121,7 +121,7 @@ def fork(number: int, live: Callable[[socket.socket], int]) -> Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
     theirs.close()
     ours.setblocking(False)
-    return Worker(number, pid, ours)
+    return WorkerProcess(number, pid, ours)
 
 
 def _live(live: Callable[[socket.socket], int], connection: socket.socket) -> NoReturn:

@@ -20,9 +20,9 @@ from idservice.server import address
 from idservice.server.exits import EXIT_FAILURE, EXIT_OK, ending
 from idservice.server.process import STOP_MAX_S, say_listening
 from idservice.server.workers import messages
-from idservice.server.workers.accept_balance import Balance, Seat
-from idservice.server.workers.link import Link
-from idservice.server.workers.process import PAUSE_MAX_S, Backoff, Worker, fork
+from idservice.server.workers.accept_balance import AcceptBalance, AcceptSlot
+from idservice.server.workers.link import SupervisorLink
+from idservice.server.workers.process import PAUSE_MAX_S, Backoff, WorkerProcess, fork
 from idservice.server.workers.signals import Signals
 from idservice.server.workers.totals import Report, Totals
 
@@ -40,7 +40,13 @@ class Collecting:
     """A worker asked how all are: answered once all `missing` reported, or when it is `due`."""
 
     def __init__(
-        self, asker: Worker, number: int, missing: list[Worker], due: float, *, full: bool
+        self,
+        asker: WorkerProcess,
+        number: int,
+        missing: list[WorkerProcess],
+        due: float,
+        *,
+        full: bool,
     ) -> None:
         self.asker = asker
         self.number = number
@@ -53,22 +59,22 @@ class Collecting:
         return now >= self.due or all(worker.told >= self.number for worker in self.missing)
 
 
-class Parent:
+class Supervisor:
     """Keeps `count` workers alive, each of which does `work` to its end: serve on `sockets`.
 
     `work` is given the worker's link, and whether it is the first of all; it returns an exit code.
     """
 
     def __init__(
-        self, sockets: address.Sockets, count: int, work: Callable[[Link, bool], int]
+        self, sockets: address.Sockets, count: int, work: Callable[[SupervisorLink, bool], int]
     ) -> None:
         self._sockets = sockets
         self._count = count
         self._work = work
-        self._balance = Balance(count)
+        self._balance = AcceptBalance(count)
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
-        self._workers: dict[int, Worker] = {}  # that live, by their number
+        self._workers: dict[int, WorkerProcess] = {}  # that live, by their number
         self._backoffs = [Backoff() for _ in range(count)]
         self._start_at: dict[int, float] = {}  # workers to be started, and when
         self._begun = False  # whether one has served
@@ -133,7 +139,7 @@ class Parent:
             worker.connection.close()
         self._selector.close()
         self._signals.close()
-        link = Link(number, connection, Seat(self._balance, number))
+        link = SupervisorLink(number, connection, AcceptSlot(self._balance, number))
         return ending(lambda: self._work(link, not self._begun))
 
     # --- messages --------------------------------------------------------------------------------
@@ -152,7 +158,7 @@ class Parent:
             if mask & selectors.EVENT_WRITE:
                 self._send(key.data)
 
-    def _receive(self, worker: Worker) -> None:
+    def _receive(self, worker: WorkerProcess) -> None:
         try:
             for message in worker.receive():
                 self._hear(worker, message)
@@ -164,7 +170,7 @@ class Parent:
         if worker.hung_up:
             self._unregister(worker)
 
-    def _hear(self, worker: Worker, message: messages.Message) -> None:
+    def _hear(self, worker: WorkerProcess, message: messages.Message) -> None:
         match message:
             case messages.Serving():
                 worker.serving, worker.served_from = True, time.monotonic()
@@ -179,7 +185,7 @@ class Parent:
             case _:
                 raise AssertionError(message)
 
-    def _on_serving(self, worker: Worker) -> None:
+    def _on_serving(self, worker: WorkerProcess) -> None:
         log.info(
             "worker %d (process %d) serves",
             worker.number,
@@ -196,23 +202,23 @@ class Parent:
         if len(self._workers) == self._count:
             self._complete |= all(one.serving for one in self._workers.values())
 
-    def _collect(self, asker: Worker, *, full: bool, ready: bool = True) -> None:
+    def _collect(self, asker: WorkerProcess, *, full: bool, ready: bool = True) -> None:
         serving = self._serving()
         self._ask(serving, full=full, ready=ready)
         missing = [one for one in serving if one.silent_s < COLLECT_S]  # others are silent already
         due = time.monotonic() + COLLECT_S
         self._collecting.append(Collecting(asker, self._number, missing, due, full=full))
 
-    def _serving(self) -> list[Worker]:
+    def _serving(self) -> list[WorkerProcess]:
         return [worker for worker in self._workers.values() if worker.serving]
 
-    def _ask(self, workers: list[Worker], *, full: bool, ready: bool = True) -> None:
+    def _ask(self, workers: list[WorkerProcess], *, full: bool, ready: bool = True) -> None:
         self._number += 1
         for worker in workers:
             worker.asked = self._number
             self._send(worker, messages.Ask(self._number, full, ready))
 
-    def _send(self, worker: Worker, message: messages.Message | None = None) -> None:
+    def _send(self, worker: WorkerProcess, message: messages.Message | None = None) -> None:
         worker.send(message)
         if not worker.hung_up:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
@@ -267,7 +273,7 @@ class Parent:
             for worker in [one for one in self._workers.values() if one.pid == pid]:
                 self._ended(worker, os.waitstatus_to_exitcode(status))
 
-    def _ended(self, worker: Worker, code: int) -> None:
+    def _ended(self, worker: WorkerProcess, code: int) -> None:
         self._receive(worker)  # its last words
         self._unregister(worker)
         worker.connection.close()
@@ -286,7 +292,7 @@ class Parent:
         else:
             self._restart_later(worker, code)
 
-    def _restart_later(self, worker: Worker, code: int) -> None:
+    def _restart_later(self, worker: WorkerProcess, code: int) -> None:
         now = time.monotonic()
         pause = self._backoffs[worker.number].after(worker.served_for(now))
         log.warning(
@@ -300,7 +306,7 @@ class Parent:
         self._restarts += 1
         self._start_at[worker.number] = now + pause
 
-    def _unregister(self, worker: Worker) -> None:
+    def _unregister(self, worker: WorkerProcess) -> None:
         with suppress(KeyError, ValueError):
             self._selector.unregister(worker.connection)
         worker.hung_up = True

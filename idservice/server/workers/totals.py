@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from idservice import __version__
-from idservice.observability.prometheus import Latency, Reading, Snapshot, summed
+from idservice.observability.readings import CounterSample, Latency, Snapshot, summed
 
 KILLED = "killed"  # cause of a gap: held in memory by a worker that ended without a word
 
@@ -36,7 +36,7 @@ class Totals:
     def __init__(self) -> None:
         self._readiness: dict[int, Readiness] = {}
         self._snapshots: dict[int, Snapshot] = {}
-        self._past: dict[str, Reading] = {}
+        self._past: dict[str, CounterSample] = {}
         self._past_latency = Latency()
         self._past_lag = Latency()
         self._names: dict[str, None] = {}  # in the order of their first use
@@ -82,7 +82,7 @@ class Totals:
 
     def snapshot(self, serving: Sequence[int], *, restarts: int) -> Snapshot:
         """What all workers counted, and those that ended."""
-        of: dict[str, list[Reading]] = {name: [] for name in self._names}
+        of: dict[str, list[CounterSample]] = {name: [] for name in self._names}
         for reading in self._past.values():
             of[reading.counter].append(reading)
         for snapshot in self._snapshots.values():
@@ -109,7 +109,7 @@ class Totals:
         )
 
 
-def _without_memory(reading: Reading) -> Reading:
+def _without_memory(reading: CounterSample) -> CounterSample:
     """Of a worker that ended: what it held will never be handed out by anybody."""
     gaps = dict(reading.gaps)
     if reading.held:

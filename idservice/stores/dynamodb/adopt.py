@@ -16,7 +16,7 @@ from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Item, Place
-from idservice.stores.protocol import Adopted, Counter
+from idservice.stores.records import Adopted, Counter
 
 OURS = ("epoch", "mark", "next", "returned", "rev")  # and `items.is_of_an_epoch`
 TAKE_OVER_TRIES = 3

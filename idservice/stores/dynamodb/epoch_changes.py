@@ -7,7 +7,7 @@ import msgspec
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Item, Place
-from idservice.stores.protocol import Counter, Stand
+from idservice.stores.records import Counter, ShardState
 
 # What an old endpoint's attribute holds once it is off: to add to a text is an error.
 BARRED = {"S": "finished: idservice counts in the attribute 'next'"}
@@ -37,9 +37,9 @@ def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, An
     }  # fmt: skip
 
 
-def stand_in(item: Answer, place: Place) -> Stand:
+def stand_in(item: Answer, place: Place) -> ShardState:
     """A shard as it stands in its item."""
-    return Stand(
+    return ShardState(
         items.string(item.get("epoch")),
         items.number(item.get(place.value)),
         items.number(item.get("mark")),

@@ -13,7 +13,7 @@ from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused
 from idservice.stores.findings import ADVICE, FAULT, OK, WARNING, Clock, Finding, fine
-from idservice.stores.protocol import VALUE, Adopted, Counter
+from idservice.stores.records import VALUE, Adopted, Counter
 
 SKEW_WARNED_S = 30.0
 SKEW_MAX_S = 300.0  # beyond it AWS believes no signature

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from idservice.core.writer import Record
-from idservice.stores.protocol import VALUE, Counter, Position, Writers
+from idservice.stores.records import VALUE, Counter, Position, Writers
 
 KEY = "pk"
 ENTRY = "entry:"

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
 
 
-class Recognition:
+class TableIdentity:
     """Of one table. After something was not found in it, or after a silence in which nobody would
     have noticed, it is to be recognised again before anything is asked of it."""
 

@@ -7,11 +7,11 @@ from idservice.core.writer import Batch
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.protocol import Grant
-from idservice.stores.reservation import Asked
+from idservice.stores.records import Grant
+from idservice.stores.reservation import SentReservation
 
 
-def request(asked: Asked, place: Place) -> dict[str, Any]:
+def request(asked: SentReservation, place: Place) -> dict[str, Any]:
     """The parameters of its only UpdateItem."""
     # No ADD and no if_not_exists: they would start a deleted counter from 0 (I10).
     update = "SET #n = #n + :count, #m = #n + :count, #r = #r + :one"
@@ -50,7 +50,7 @@ def _names(batch: Batch) -> dict[str, str]:
     return {"#w": items.WRITER + batch.writer, "#s": "seq", "#t": "top", "#o": "nonce"}
 
 
-def granted(asked: Asked, place: Place, written: Answer) -> Grant:
+def granted(asked: SentReservation, place: Place, written: Answer) -> Grant:
     """The indices that an answer's attributes grant: all of it well-formed, or none (I2).
 
     What others gave back is read where it can be; it grants nothing.
@@ -82,8 +82,8 @@ def granted(asked: Asked, place: Place, written: Answer) -> Grant:
     return Grant(range(stop - asked.count, stop), rev, returned)
 
 
-def refused(asked: Asked, place: Place, item: Answer | None) -> Grant:
-    """What its failed condition means, read from the item; as `Asked.meant`."""
+def refused(asked: SentReservation, place: Place, item: Answer | None) -> Grant:
+    """What its failed condition means, read from the item; as `SentReservation.meant`."""
     if not item:
         return asked.meant(None, None)
     record = None if asked.batch is None else items.record_in(item, asked.batch.writer)

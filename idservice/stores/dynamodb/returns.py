@@ -5,7 +5,7 @@ from typing import Any
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.protocol import Position
+from idservice.stores.records import Position
 
 
 def given_back(

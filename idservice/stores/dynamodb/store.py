@@ -18,11 +18,11 @@ from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.dynamodb.recognition import Recognition
+from idservice.stores.dynamodb.recognition import TableIdentity
 from idservice.stores.dynamodb.table import Table
 from idservice.stores.findings import Clock, Finding
-from idservice.stores.protocol import Adopted, Counter, Grant, Position, Stand, Writers
-from idservice.stores.reservation import Asked
+from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
+from idservice.stores.reservation import SentReservation
 
 
 class DynamoStore:
@@ -36,9 +36,9 @@ class DynamoStore:
         self._name = table
         self._client = Client(self.address, table, region, endpoint)
         self._table = Table(self._client)
-        self._own = Recognition()
+        self._own = TableIdentity()
         # Of the tables that adopted items are in, by the identity that the entry names.
-        self._others: dict[tuple[str, str], Recognition] = {}
+        self._others: dict[tuple[str, str], TableIdentity] = {}
 
     @classmethod
     def from_address(cls, address: str) -> Self:
@@ -215,14 +215,14 @@ class DynamoStore:
             raise
         return True
 
-    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
         return epoch_changes.stand_in(item, items.place_in(item, place, counter))
 
-    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+    async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
         if found is not None:
             write = epoch_changes.epoch_replaced(place, found.epoch, seal)
@@ -276,7 +276,7 @@ class DynamoStore:
         assert seen <= room  # DynamoDB refuses such a condition as malformed
         assert batch is None or (batch.count, shard) == (count, 0)
         place = items.place_of(counter, shard, self._name)
-        asked = Asked(self.address, counter, count, seen, room, batch)
+        asked = SentReservation(self.address, counter, count, seen, room, batch)
         table = await self._sure_of(counter, shard, asked.action)
         try:
             answer = await self._client.call(
@@ -372,7 +372,7 @@ class DynamoStore:
             why = error.fields["why"]
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
 
-    async def _sure_of(self, counter: Counter, shard: int, action: str) -> Recognition:
+    async def _sure_of(self, counter: Counter, shard: int, action: str) -> TableIdentity:
         """The same, and of the table that a shard is in. Changes do without that: to accept another
         table is one."""
         await self._sure(action)
@@ -381,11 +381,11 @@ class DynamoStore:
             await table.sure(partial(self._recognise, counter))
         return table
 
-    def _recognition(self, counter: Counter, shard: int = 0) -> Recognition:
+    def _recognition(self, counter: Counter, shard: int = 0) -> TableIdentity:
         item = counter.elsewhere
         if item is None or shard or item.table == self._name or item.table_id is None:
             return self._own
-        return self._others.setdefault((item.table, item.table_id), Recognition())
+        return self._others.setdefault((item.table, item.table_id), TableIdentity())
 
     def _note(self, refused: Refused, name: str) -> None:
         """Doubt the table of this name where it was not found, and no other."""

@@ -9,7 +9,7 @@ from idservice import errors
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
-from idservice.stores.protocol import Counter
+from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.store")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.protocol import Counter
+from idservice.stores.records import Counter
 
 
 def registered(place: Place, counter: Counter, name: str, registrations: int) -> dict[str, Any]:

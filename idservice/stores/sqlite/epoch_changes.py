@@ -5,7 +5,7 @@ import sqlite3
 
 import msgspec
 
-from idservice.stores.protocol import Counter, Stand
+from idservice.stores.records import Counter, ShardState
 from idservice.stores.sqlite import give_back as returns
 from idservice.stores.sqlite import writers
 
@@ -37,17 +37,17 @@ def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bo
     return True
 
 
-def stand(database: sqlite3.Connection, counter: Counter, shard: int) -> Stand | None:
+def stand(database: sqlite3.Connection, counter: Counter, shard: int) -> ShardState | None:
     """As `Store.stand`."""
     row = database.execute(
         "SELECT epoch, next, mark FROM position WHERE counter = ? AND shard = ?",
         (counter.name, shard),
     ).fetchone()
-    return Stand(*row) if row else None
+    return ShardState(*row) if row else None
 
 
 def seal(
-    database: sqlite3.Connection, counter: Counter, shard: int, found: Stand | None, seal: str
+    database: sqlite3.Connection, counter: Counter, shard: int, found: ShardState | None, seal: str
 ) -> None:
     """As `Store.seal`."""
     if found is None:

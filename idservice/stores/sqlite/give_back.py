@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable
 
-from idservice.stores.protocol import Counter, Position
+from idservice.stores.records import Counter, Position
 
 # A table of its own: versions that know nothing of it go on writing positions beside it.
 TABLE = """

@@ -25,8 +25,8 @@ from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, Clock, Finding
-from idservice.stores.protocol import Counter, Grant, Position, Stand, Writers
-from idservice.stores.reservation import Asked
+from idservice.stores.records import Counter, Grant, Position, ShardState, Writers
+from idservice.stores.reservation import SentReservation
 from idservice.stores.sqlite import epoch_changes as change
 from idservice.stores.sqlite import examine as sqlite_examine
 from idservice.stores.sqlite import give_back as returns
@@ -130,11 +130,11 @@ class SQLiteStore:
     async def renewed(self, counter: Counter) -> Counter:
         return counter
 
-    async def stand(self, counter: Counter, shard: int) -> Stand | None:
+    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
         action = f"reading counter {counter.name}"
         return await self._run(self._reading, action, change.stand, counter, shard)
 
-    async def seal(self, counter: Counter, shard: int, found: Stand | None, seal: str) -> None:
+    async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         await self._change(change.seal, counter, shard, found, seal)
 
     async def open_shard(
@@ -170,7 +170,7 @@ class SQLiteStore:
         assert count > 0
         assert seen <= room
         assert batch is None or (batch.count, shard) == (count, 0)
-        asked = Asked(self.address, counter, count, seen, room, batch)
+        asked = SentReservation(self.address, counter, count, seen, room, batch)
         return await self._run(self._reserve, asked, shard)
 
     async def writers(self, counter: Counter) -> Writers | None:
@@ -420,7 +420,7 @@ class SQLiteStore:
                 (counter.name, shard, first, first, counter.carried),
             )
 
-    def _reserve(self, asked: Asked, shard: int) -> Grant:
+    def _reserve(self, asked: SentReservation, shard: int) -> Grant:
         counter, batch = asked.counter, asked.batch
 
         def write(database: sqlite3.Connection) -> Grant:

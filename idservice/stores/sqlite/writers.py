@@ -4,7 +4,7 @@ caller's transactions. Their tables come with the first registration: older file
 import sqlite3
 
 from idservice.core.writer import Batch, Record
-from idservice.stores.protocol import Counter, Writers
+from idservice.stores.records import Counter, Writers
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS registrations (

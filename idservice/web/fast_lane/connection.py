@@ -21,11 +21,11 @@ from typing import cast
 
 from idservice import errors
 from idservice.allocation.wait_queue import Served, Waiter
-from idservice.observability.sampled_log import Sampled
-from idservice.web.connection import KEEPALIVE_S, Gate, Refused, access_log
-from idservice.web.fast_lane.parser import END, HEAD_MAX, Heads, may_go_on
-from idservice.web.fast_lane.responses import Desk, Target
-from idservice.web.fast_lane.template import Form, form_of
+from idservice.observability.sampled_log import RateLimitedLog
+from idservice.web.connection import KEEPALIVE_S, ConnectionLimit, Refused, access_log
+from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser, may_go_on
+from idservice.web.fast_lane.responses import Responder, Target
+from idservice.web.fast_lane.template import RequestTemplate, form_of
 
 log = logging.getLogger("idservice.web")
 
@@ -33,34 +33,36 @@ BUFFER_MAX = 65_536  # bytes kept while a request waits for ids or a client does
 SWEEP_S = 5.0
 SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
 FORMS_MAX = 16  # forms tried on a connection without one that fits a later request
-_failed = Sampled(log)
+_failed = RateLimitedLog(log)
 
 
-class Lanes:
+class FastConnections:
     """The lanes of one listener; `hand_over` makes the protocol that takes a connection on."""
 
-    def __init__(self, desk: Desk, gate: Gate, hand_over: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, desk: Responder, gate: ConnectionLimit, hand_over: Callable[[], asyncio.Protocol]
+    ) -> None:
         self.desk = desk
         self.gate = gate
-        self.heads = Heads()
+        self.heads = RequestParser()
         self.hand_over = hand_over
-        self._open: set[Lane] = set()
+        self._open: set[FastConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def protocol(self) -> asyncio.Protocol:
         """What serves the next connection: no lane where requests are to be logged."""
         if self.gate.full:
             return Refused(self.gate)
-        return self.hand_over() if access_log.isEnabledFor(logging.INFO) else Lane(self)
+        return self.hand_over() if access_log.isEnabledFor(logging.INFO) else FastConnection(self)
 
-    def opened(self, lane: "Lane") -> None:
+    def opened(self, lane: "FastConnection") -> None:
         """A connection began."""
         self.gate.opened(lane, lane.is_busy)
         self._open.add(lane)
         if self._timer is None:
             self._sweep_later()
 
-    def closed(self, lane: "Lane") -> None:
+    def closed(self, lane: "FastConnection") -> None:
         """A connection ended, or was handed over."""
         self.gate.closed(lane)
         self._open.discard(lane)
@@ -85,7 +87,7 @@ class Lanes:
             self._sweep_later()
 
 
-class Lane(asyncio.Protocol):
+class FastConnection(asyncio.Protocol):
     """One connection, until it is handed over."""
 
     __slots__ = (
@@ -93,7 +95,7 @@ class Lane(asyncio.Protocol):
         "_lanes", "_paused", "_queued", "_silent", "_stopped", "_target", "_transport", "_waiting",
     )  # fmt: skip
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: FastConnections) -> None:
         self._lanes = lanes
         self._desk = lanes.desk
         self._heads = lanes.heads
@@ -102,9 +104,12 @@ class Lane(asyncio.Protocol):
         # The last request, what it asked for, and what the next may differ in. None where nothing
         # is known, and wherever the next bytes are not the beginning of a request to be answered.
         self._head: bytes | None = None
-        self._form: Form | None = None
+        self._form: RequestTemplate | None = None
         self._target: Target
-        self._known: tuple[bytes | None, Form | None] = (None, None)  # the same, while stopped
+        self._known: tuple[bytes | None, RequestTemplate | None] = (
+            None,
+            None,
+        )  # the same, while stopped
         self._forms_left = FORMS_MAX
         self._queued = False  # whether the transport got something that may not be sent yet
         self._buffer = b""  # an unfinished request, or what came while one waits

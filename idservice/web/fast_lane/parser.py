@@ -35,7 +35,7 @@ TELLING = frozenset(
 Shape = tuple[bytes, bytes]  # how a head spells Accept and Connection; b"" where it has none
 
 
-class Heads:
+class RequestParser:
     """Reads heads; `headers` and `line` are those of the head read last."""
 
     def __init__(self) -> None:

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from time import time
 
 from idservice import errors
-from idservice.allocation.local_counter import Supply
+from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
-from idservice.observability.prometheus import count as count_one
+from idservice.observability.readings import count as count_one
 from idservice.web.problems import problem
 from idservice.web.request import Ask, prefers_json, read_ask
 from idservice.web.response import TEXT, one, several
@@ -28,7 +28,7 @@ class Target:
 
     __slots__ = ("ask", "count", "holding", "plain", "single", "supply")
 
-    def __init__(self, supply: Supply, ask: Ask) -> None:
+    def __init__(self, supply: LocalCounter, ask: Ask) -> None:
         self.supply = supply
         self.holding = supply.holding
         self.ask = ask
@@ -37,7 +37,7 @@ class Target:
         self.plain = self.single and ask.form == "text"
 
 
-class Desk:
+class Responder:
     """`paths` maps paths to counters; `clock` tells the time of day."""
 
     def __init__(

@@ -14,7 +14,7 @@ VALUES_MAX = 4  # values that vary
 _is_visible = re.compile(rb"[ -~]*").fullmatch  # no control bytes, and nothing beyond ASCII
 
 
-class Form:
+class RequestTemplate:
     """The bytes of a plain request, but for stretches of fixed length in values nobody reads."""
 
     __slots__ = ("_first", "_size", "_stretches")
@@ -38,7 +38,7 @@ class Form:
         return True
 
 
-def form_of(one: bytes, other: bytes) -> Form | None:
+def form_of(one: bytes, other: bytes) -> RequestTemplate | None:
     """The form that two plain heads have in common; None where they differ in more than that.
 
     Two of one form ask for the same: they have one request line, and one value of each header that
@@ -59,4 +59,4 @@ def form_of(one: bytes, other: bytes) -> Form | None:
                 return None
             stretches.append((at + value, at + len(line)))
         at += len(line) + 2
-    return Form(one, stretches) if 0 < len(stretches) <= VALUES_MAX else None
+    return RequestTemplate(one, stretches) if 0 < len(stretches) <= VALUES_MAX else None

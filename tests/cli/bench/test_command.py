@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from idservice.cli import main
-from idservice.cli.bench.where import Where
+from idservice.cli.bench.where import BenchTarget
 from tests.processes import Serving, command, environment
 
 SHORT = ("--duration", "0.3", "--warmup", "0", "--connections", "4")
@@ -252,7 +252,7 @@ def test_bad_usage_is_one_line(
 def test_a_url_names_a_service_and_a_path(
     url: str, counter: str | None, path: str, host: str
 ) -> None:
-    where = Where.parse(url, counter)
+    where = BenchTarget.parse(url, counter)
     assert where.path == path
     lines = where.request(path).decode().split("\r\n")
     assert lines[:2] == [f"GET {path} HTTP/1.1", f"Host: {host}"]

@@ -14,17 +14,17 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from idservice.observability.prometheus import Latency, Reading, Snapshot, Tally
+from idservice.observability.readings import CounterSample, CounterStats, Latency, Snapshot
 from idservice.server.address import Sockets
 from idservice.server.workers import messages as channel
-from idservice.server.workers.accept_balance import GONE, Balance, Seat
-from idservice.server.workers.link import Link, ParentSilent
-from idservice.server.workers.process import Backoff, Worker
-from idservice.server.workers.supervisor import HANG_S, Parent
+from idservice.server.workers.accept_balance import GONE, AcceptBalance, AcceptSlot
+from idservice.server.workers.link import ParentSilent, SupervisorLink
+from idservice.server.workers.process import Backoff, WorkerProcess
+from idservice.server.workers.supervisor import HANG_S, Supervisor
 from idservice.server.workers.totals import Readiness, Report
 
-TALLY = Tally({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
-READING = Reading("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
+TALLY = CounterStats({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
+READING = CounterSample("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
 REPORT = Report(Readiness("why", ""), Snapshot([READING], True, Latency(), "1.0"))
 NOBODY = 2**30  # no process has that id
 
@@ -47,8 +47,8 @@ def test_the_pause_before_a_restart_doubles_up_to_a_limit_and_begins_anew_after_
 
 
 def test_who_has_more_connections_lets_others_first() -> None:
-    balance = Balance(3)
-    seats = [Seat(balance, number) for number in range(3)]
+    balance = AcceptBalance(3)
+    seats = [AcceptSlot(balance, number) for number in range(3)]
     assert not any(seat.lets_others_first() for seat in seats), "none accepts yet: whoever is first"
     for seat, count in zip(seats, (2, 1, 1), strict=True):
         seat.take()
@@ -62,7 +62,7 @@ def test_who_has_more_connections_lets_others_first() -> None:
 
 
 def test_who_serves_alone_lets_nobody_first() -> None:
-    seat = Seat()
+    seat = AcceptSlot()
     assert not seat.lets_others_first()
     seat.take()
     seat.tell(100)
@@ -104,19 +104,19 @@ def test_a_message_beyond_all_bounds_or_of_no_known_kind_is_not_kept() -> None:
 
 
 @asynccontextmanager
-async def linked() -> AsyncIterator[tuple[Link, Worker, asyncio.Event]]:
+async def linked() -> AsyncIterator[tuple[SupervisorLink, WorkerProcess, asyncio.Event]]:
     """A link, what its parent sees, and whether the worker was told to end."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     ended = asyncio.Event()
-    link = Link(0, theirs, Seat())
-    worker = Worker(0, 0, ours)
+    link = SupervisorLink(0, theirs, AcceptSlot())
+    worker = WorkerProcess(0, 0, ours)
     with ours:
         async with link.held(ended.set):
             yield link, worker, ended
 
 
-async def heard(worker: Worker) -> list[channel.Message]:
+async def heard(worker: WorkerProcess) -> list[channel.Message]:
     async with asyncio.timeout(5):
         while not (messages := worker.receive()):
             await asyncio.sleep(0)
@@ -144,7 +144,7 @@ async def test_the_last_word_of_a_worker_is_what_it_counted() -> None:
         link.serving(reporting)
         await heard(worker)
         kept = worker.connection.dup()
-    last = Worker(0, 0, kept)
+    last = WorkerProcess(0, 0, kept)
     with kept:
         await asyncio.sleep(0)
         assert last.receive() == [channel.Told(0, REPORT)]
@@ -212,7 +212,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later(
 
     monkeypatch.setattr("os.fork", no_fork)
     monkeypatch.setattr("threading.active_count", lambda: 1)  # whatever other tests left running
-    parent = Parent(Sockets([], []), 2, lambda link, first: 0)
+    parent = Supervisor(Sockets([], []), 2, lambda link, first: 0)
     with pytest.raises(BlockingIOError):
         parent._fork(0)  # the first start fails
     parent._begun = True
@@ -233,12 +233,12 @@ def idle() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def watching(process: subprocess.Popen[bytes]) -> tuple[Parent, Worker, socket.socket]:
+def watching(process: subprocess.Popen[bytes]) -> tuple[Supervisor, WorkerProcess, socket.socket]:
     """A parent with that process as its one worker, which owes it a report."""
-    parent = Parent(Sockets([], []), 1, lambda link, first: 0)
+    parent = Supervisor(Sockets([], []), 1, lambda link, first: 0)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    worker = parent._workers[0] = Worker(0, process.pid, ours)
+    worker = parent._workers[0] = WorkerProcess(0, process.pid, ours)
     parent._selector.register(ours, 3, worker)
     parent._watch(0.0, 0.0)
     assert worker.asked > worker.told
@@ -293,14 +293,14 @@ def test_a_worker_that_speaks_nonsense_is_killed(
 
 
 def test_who_asks_for_all_does_not_wait_for_one_that_ended() -> None:
-    parent = Parent(Sockets([], []), 2, lambda link, first: 0)
+    parent = Supervisor(Sockets([], []), 2, lambda link, first: 0)
     theirs = []
     for number in range(2):
         ours, other = socket.socketpair()
         ours.setblocking(False)
         other.setblocking(False)
         theirs.append(other)
-        worker = parent._workers[number] = Worker(number, NOBODY, ours)
+        worker = parent._workers[number] = WorkerProcess(number, NOBODY, ours)
         worker.serving = True
         parent._selector.register(ours, selectors.EVENT_READ, worker)
     parent._complete = True  # it outlives the death of a worker

@@ -6,28 +6,35 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from idservice.observability import prometheus
-from idservice.observability.prometheus import Latency, Reading, Silence, Snapshot, Tally
+from idservice.observability.readings import (
+    CatalogueAge,
+    CounterSample,
+    CounterStats,
+    Latency,
+    Snapshot,
+    capped,
+)
 from idservice.server.workers.totals import Readiness, Report, Totals
 
 READY = Readiness("", "")
 
 
-def reading(counter: str = "a", **values: object) -> Reading:
-    return replace(Reading(counter, 0, 0, 0, 0.0, 0, {}, Tally()), **values)
+def reading(counter: str = "a", **values: object) -> CounterSample:
+    return replace(CounterSample(counter, 0, 0, 0, 0.0, 0, {}, CounterStats()), **values)
 
 
-def report(*readings: Reading, readiness: Readiness = READY, store_up: bool = True) -> Report:
+def report(*readings: CounterSample, readiness: Readiness = READY, store_up: bool = True) -> Report:
     return Report(readiness, Snapshot(list(readings), store_up, Latency(), "x"))
 
 
-def of(totals: Totals, counter: str = "a") -> Reading:
+def of(totals: Totals, counter: str = "a") -> CounterSample:
     [found] = [one for one in totals.snapshot([], restarts=0).readings if one.counter == counter]
     return found
 
 
 def test_counts_are_summed_per_counter() -> None:
     totals = Totals()
-    tally = Tally(
+    tally = CounterStats(
         {"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5, moves={"throttled": 4}
     )
     totals.reported(0, report(reading(issued=3, reserved=10, held=7, waiting=1, tally=tally)))
@@ -35,7 +42,7 @@ def test_counts_are_summed_per_counter() -> None:
     totals.reported(2, report(reading(tally=tally, gaps={"late": 2})))
     assert of(totals) == reading(
         issued=7, reserved=19, held=12, waiting=1, gaps={"late": 2},
-        tally=Tally({"granted": 4}, {"bad_count": 2}, waits=6, wait_seconds=1.0,
+        tally=CounterStats({"granted": 4}, {"bad_count": 2}, waits=6, wait_seconds=1.0,
                     moves={"throttled": 8}),
     )  # fmt: skip
     assert of(totals, "b").issued == 1
@@ -87,9 +94,9 @@ def test_the_runway_of_all_is_what_they_hold_over_what_they_use() -> None:
 
 def test_the_runway_of_the_counters_beyond_the_cap_is_the_shortest_of_them() -> None:
     rows = [reading("a"), reading("b", held=100, rate=10.0), reading("c", held=50, rate=50.0)]
-    assert prometheus.capped(rows, 1)[1].runway_s == 1.0
-    assert prometheus.capped([*rows, reading("d", held=0, rate=1.0)], 1)[1].runway_s == 0.0
-    assert prometheus.capped([reading("a"), reading("b", held=1)], 1)[1].runway_s == float("inf")
+    assert capped(rows, 1)[1].runway_s == 1.0
+    assert capped([*rows, reading("d", held=0, rate=1.0)], 1)[1].runway_s == 0.0
+    assert capped([reading("a"), reading("b", held=1)], 1)[1].runway_s == float("inf")
 
 
 def test_one_worker_that_is_not_ready_makes_all_not_ready() -> None:
@@ -137,7 +144,7 @@ def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_c
 ):
     rng = random.Random(7)
     totals = Totals()
-    workers: dict[int, list[Reading]] = {}
+    workers: dict[int, list[CounterSample]] = {}
     latencies: dict[int, Latency] = {}
     restarts = 0
     before = counted(totals.snapshot([], restarts=0))
@@ -171,10 +178,10 @@ def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_c
 def test_the_worker_that_heard_least_of_the_catalogue_is_shown_and_one_that_stops() -> None:
     totals = Totals()
     for worker, (seconds, most) in enumerate([(1.0, 60.0), (50.0, 60.0), (90.0, 900.0)]):
-        heard = Snapshot([], True, Latency(), "x", silence=Silence(seconds, most))
+        heard = Snapshot([], True, Latency(), "x", silence=CatalogueAge(seconds, most))
         totals.reported(worker, Report(READY, heard))
     seen = totals.snapshot([0, 1, 2], restarts=0)
-    assert (seen.silence, seen.draining) == (Silence(50.0, 60.0), False)
+    assert (seen.silence, seen.draining) == (CatalogueAge(50.0, 60.0), False)
     totals.reported(2, Report(READY, Snapshot([], True, Latency(), "x", draining=True)))
     assert totals.snapshot([0, 1], restarts=0).draining
     totals = Totals()

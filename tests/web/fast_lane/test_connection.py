@@ -17,15 +17,21 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
 from idservice.stores.sqlite.store import SQLiteStore
-from idservice.web.connection import Gate
-from idservice.web.fast_lane.connection import BUFFER_MAX, FORMS_MAX, SILENT_MAX, Lane, Lanes
+from idservice.web.connection import ConnectionLimit
+from idservice.web.fast_lane.connection import (
+    BUFFER_MAX,
+    FORMS_MAX,
+    SILENT_MAX,
+    FastConnection,
+    FastConnections,
+)
 from idservice.web.fast_lane.parser import HEAD_MAX
-from idservice.web.fast_lane.responses import Desk
+from idservice.web.fast_lane.responses import Responder
 from idservice.web.fast_lane.template import form_of
+from tests.web.conftest import Serve, Serving
+from tests.web.wire import connected, request
 
-from .conftest import Serve, Serving
 from .test_battery import FINE, MALFORMED
-from .wire import connected, request
 
 HOST = b"Host: 127.0.0.1\r\n"
 NEXT = request()
@@ -393,25 +399,25 @@ class Hand:
     def __init__(self, serving: Serving) -> None:
         assert serving.lanes is not None
         self.serving = serving
-        self.gate = Gate(100)
+        self.gate = ConnectionLimit(100)
         self.now = 1_700_000_000.25
         self.takers: list[Taker] = []
         self.transports: list[Transport] = []
-        desk = Desk(
+        desk = Responder(
             serving.service,
             paths={"/next": "default"},
             batch_max=10_000,
             range_max=1_000_000,
             clock=lambda: self.now,
         )
-        self.lanes = Lanes(desk, self.gate, self.taker)
+        self.lanes = FastConnections(desk, self.gate, self.taker)
 
     def taker(self) -> Taker:
         self.takers.append(Taker())
         return self.takers[-1]
 
-    def lane(self) -> tuple[Lane, Transport]:
-        lane, transport = Lane(self.lanes), Transport()
+    def lane(self) -> tuple[FastConnection, Transport]:
+        lane, transport = FastConnection(self.lanes), Transport()
         self.transports.append(transport)
         lane.connection_made(transport)
         transport.lane = lane
@@ -602,7 +608,7 @@ async def test_forms_are_learnt_for_as_long_as_they_fit_now_and_then(
 ) -> None:
     learnt: list[bytes] = []
     monkeypatch.setattr(
-        "idservice.web.lane.form_of",
+        "idservice.web.fast_lane.connection.form_of",
         lambda one, other: (learnt.append(other), form_of(one, other))[1],
     )
     lane, _ = hand.lane()

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idservice.web.fast_lane.parser import TELLING, Heads
+from idservice.web.fast_lane.parser import TELLING, RequestParser
 from idservice.web.fast_lane.template import VALUES_MAX, form_of
 
 LINE = b"GET /next HTTP/1.1"
@@ -40,7 +40,7 @@ def test_what_fits_is_judged_by_the_parser_as_the_two_it_was_learnt_from(
         vary = data.draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)))
         values = [data.draw(VALUE) if v else s for v, s in zip(vary, same, strict=True)]
         heads.append(head(names, values))
-    judged = [Heads().plain(one) for one in heads]
+    judged = [RequestParser().plain(one) for one in heads]
     if judged[0] is None or judged[1] is None:
         return  # the lane learns from plain requests alone
     form = form_of(heads[0], heads[1])

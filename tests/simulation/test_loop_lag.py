@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from idservice.observability.loop_lag import BEAT_S, watch
-from idservice.observability.prometheus import LATENCY_BUCKETS_S, Latency, Snapshot, pieces
+from idservice.observability.prometheus import pieces
+from idservice.observability.readings import LATENCY_BUCKETS_S, Latency, Snapshot
 
 from .loop import VirtualLoop, run
 

@@ -1,0 +1,240 @@
+"""TODO."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from idservice.client.protocol import ID_MAX, NUMBER_MAX
+from idservice.core.epoch import Layout, ordinal_of, sealed
+
+LIMIT_DEFAULT = NUMBER_MAX
+
+
+LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
+
+
+# A counter is created in one transaction, which on DynamoDB holds 100 writes: its entry, the
+# catalogue's revision and its shards. So many shards take more writes than a table does by default.
+SHARDS_MAX = 64
+
+
+DEFAULT_COUNTER = "default"
+
+
+VALUE = "next"  # what the first index that nobody reserved is called, wherever it is written
+
+
+FINISH = "finish"  # the kind of a change that ends an adoption
+
+
+MOVE, ARRIVE = "move", "arrive"  # the two changes that take a counter from one store to another
+
+
+# States of a counter.
+ACTIVE, SUSPENDED, DELETED, MOVED = "active", "suspended", "deleted", "moved"
+
+
+class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an existing counter's value lives, and what its old endpoint answers."""
+
+    table: str
+    key: tuple[tuple[str, str, str], ...]  # (attribute, DynamoDB type "S" or "N", value) each
+    attribute: str
+    returns: str  # "old": the value before the increment is the id; "new": the value after it
+    table_id: str | None = None  # the table's identity when it was adopted, where it has one
+
+    def __str__(self) -> str:
+        key = ",".join(f"{attribute}={value}" for attribute, _, value in self.key)
+        table = f"{self.table} (id {self.table_id})" if self.table_id else self.table
+        return f"{self.attribute} of {key} in table {table}, answered {self.returns}"
+
+
+class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a counter goes: the address of a store, and the state it has there.
+
+    `token` is what the counter there names as its origin; `arrived` is whether it is known to be
+    there, so that nothing is left to do.
+    """
+
+    to: str
+    token: str
+    state: str
+    arrived: bool = False
+
+
+class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A change under way: the epoch it opens, and what the counter is to be once it is done.
+
+    The epoch begins at `floor` or above, and at least `ahead` beyond every id ever granted; with
+    `lower` exactly at `floor`. `base` says where, once that is decided, which is once. `by` and
+    `why` are the operator's name and reason. `move` is where the counter goes, `origin` the token
+    of the move that brings it.
+    """
+
+    epoch: str
+    kind: str
+    state: str
+    start: int
+    limit: int
+    shards: int = 1
+    strict: bool = False
+    runway: float | None = None
+    floor: int = 0
+    ahead: int = 0
+    lower: bool = False
+    base: int | None = None
+    by: str = ""
+    why: str = ""
+    move: Move | None = None
+    origin: str = ""
+
+    @property
+    def finishes(self) -> bool:
+        """Whether it ends an adoption: the old endpoint can count no more afterwards."""
+        return self.kind == FINISH
+
+    @property
+    def opens(self) -> bool:
+        """Whether anybody is granted ids afterwards."""
+        return self.state == ACTIVE
+
+
+class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A counter's catalogue entry: what it is, and its current epoch.
+
+    `start` is the first id, `limit` the highest; both 0 .. LIMIT_MAX. `runway` is in seconds, None
+    for what the serving instance is set to. `base` and `shards` are those of the current epoch, or,
+    while the counter is not active, of the last one that was open. `rev` rises with every write of
+    the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
+    before the current epoch. `home` is what it was adopted from, once its old endpoint is off: the
+    position of its first shard stays there. `move` is where it went, `origins` the tokens of all
+    moves that ever brought it here.
+    """
+
+    name: str
+    epoch: str
+    start: int = 0
+    limit: int = LIMIT_DEFAULT
+    base: int = 0
+    shards: int = 1
+    strict: bool = False
+    runway: float | None = None
+    state: str = ACTIVE
+    adopted: Adopted | None = None
+    rev: int = 0
+    revoked: int = 0
+    high: int = 0
+    intent: Intent | None = None
+    home: Adopted | None = None
+    move: Move | None = None
+    origins: tuple[str, ...] = ()
+
+    @property
+    def wished_state(self) -> str:
+        """The state it has, or is on its way to."""
+        return self.state if self.intent is None else self.intent.state
+
+    @property
+    def carried(self) -> str:
+        """What its positions are created with: its epoch where it is in use, else a seal."""
+        return self.epoch if self.state == ACTIVE else sealed(self.epoch)
+
+    @property
+    def whereabouts(self) -> str:
+        """Where it was moved, for who asks for it here, and what to do."""
+        move = self.move if self.intent is None else self.intent.move
+        assert move is not None
+        if move.arrived:
+            return f"it was moved to {move.to}; serve it with --store {move.to!r}"
+        return (
+            f"it is being moved to {move.to}; until `idservice move {self.name} --to {move.to!r}`"
+            " finishes that, nobody hands out its ids"
+        )
+
+    @property
+    def ordinal(self) -> int:
+        """The ordinal of the current epoch."""
+        return ordinal_of(self.epoch)
+
+    @property
+    def elsewhere(self) -> Adopted | None:
+        """The item that holds the position of its first shard, where that is none of ours."""
+        return self.adopted or self.home
+
+    def layout(self, shard: int = 0) -> Layout:
+        """How this epoch's indices become ids."""
+        return Layout(base=self.base, limit=self.limit, shard=shard, shards=self.shards)
+
+    def difference(self, other: "Counter", *, runway: float) -> str:
+        """What `other` is configured to otherwise, in words; empty where nothing.
+
+        `runway` stands in for the one that a counter leaves open.
+        """
+        found = []
+        for field in ("start", "limit", "strict", "shards", "runway", "adopted"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if field == "runway":
+                mine, theirs = mine or runway, theirs or runway
+            if field == "start" and self.adopted:
+                continue  # read from the adopted item, which moves on
+            if field == "adopted":
+                mine, theirs = mine or "no item", theirs or "no item"
+            if mine != theirs:
+                found.append(f"{field} is {mine}, not {theirs}")
+        return "; ".join(found)
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A shard as it stands in the store: `next` is the first index that nobody reserved.
+
+    `returned` are ranges of indices below it that were given back, and nobody has claimed yet.
+    """
+
+    next: int
+    mark: int
+    rev: int
+    epoch: str
+    returned: tuple[range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Indices that are the caller's, and `rev` and `returned` of the position after that write; of
+    a strict batch that was granted before, as they are by now."""
+
+    indices: range
+    rev: int
+    returned: tuple[range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Who is registered on a strict counter's position: how often anybody ever was in this epoch,
+    and the number of the last batch of each who still is, by name."""
+
+    registrations: int
+    seqs: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Ids that another service has reserved, and lends: they expire, and come in no order."""
+
+    counter: Counter  # as the answer has it: epoch and mode
+    blocks: tuple[range, ...]
+    since: float  # loop time at which they were asked for
+
+
+class ShardState(msgspec.Struct, frozen=True):
+    """A shard as a change finds it, whatever somebody made of it: None is what cannot be read."""
+
+    epoch: str | None
+    next: int | None
+    mark: int | None
+
+    @property
+    def reserved(self) -> int | None:
+        """The first index that was surely never granted."""
+        if self.next is None or self.mark is None:
+            return None
+        return max(self.next, self.mark)
