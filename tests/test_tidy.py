@@ -11,11 +11,10 @@ PACKAGE = ROOT / "idservice"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 PURE = {"dataclasses", "enum", "typing", "collections", "collections.abc", "math"}
-LINES_MAX = 350
+LINES_MAX = 400
 FUNCTION_MAX = 60
 # A guide, not a gate: what is longer is listed with the reason.
 LONGER = {
-    "errors.py": "one tree, a class for every error",
     "core/allocator.py": "one state machine; its parts share every field",
     "stores/protocol.py": "one interface, and the records it takes and gives",
     "stores/sqlite/store.py": "one engine behind one protocol",

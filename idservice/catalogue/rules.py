@@ -126,12 +126,8 @@ def begun(
             shards=new.shards, strict=new.strict, runway=new.runway,
         )  # fmt: skip
     revokes = wish.kind in REVOKING or intent.lower or limit < entry.limit
-    return replace(
-        entry,
-        intent=intent,
-        revoked=entry.ordinal if revokes else entry.revoked,
-        rev=entry.rev + 1,
-    )
+    revoked = entry.ordinal if revokes else entry.revoked
+    return replace(entry, intent=intent, revoked=revoked, rev=entry.rev + 1)
 
 
 def _floor(wish: Wish) -> int:
