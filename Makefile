@@ -16,7 +16,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test prove check bench pictures lock sbom dist engines deployers image
+.PHONY: help run test prove check bench pictures docs lock sbom dist engines deployers image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -46,6 +46,13 @@ bench: $(VENV)/.dev ## the benchmarks
 pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the benchmarks; the page's by Chromium
 	@$(BIN)/python -m benchmarks.picture $(ARGS)
 	@$(BIN)/python -m tests.web.picture
+
+# From a copy in which they lie as in the repository, so that the links between them hold on the site, too.
+docs: $(VENV)/.dev ## the pages in docs/reference that follow from the code, and a site of all pages, in site/
+	@$(BIN)/python -m tests.docs.generate
+	@rm -rf .site && mkdir -p .site/deploy
+	@cp -r README.md CHANGELOG.md LICENSE docs .site && cp deploy/README.md .site/deploy
+	@$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock"

@@ -1,0 +1,83 @@
+"""The page about the architecture names files, functions and rooms that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "idservice"
+PAGE = ROOT / "docs" / "explanation" / "architecture.md"
+
+pytestmark = pytest.mark.skipif(
+    not PAGE.exists(), reason="an installation without the pages beside it"
+)
+
+QUESTIONS = """
+change when ids are given back
+decide 410
+size a block
+apply a new epoch to blocks in memory
+add a setting
+add a route
+add a store
+add a gap cause
+add a metric
+add a check of doctor
+add a kind of change
+read a failed condition
+""".strip().splitlines()
+
+
+def names(path: Path) -> set[str]:
+    """Return the names that a module defines, those of a class's members as `Class.member`."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+            for member in node.body:
+                found |= {f"{node.name}.{name}" for name in defined(member)}
+        found |= defined(node)
+    return found
+
+
+def defined(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    if isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def answers() -> dict[str, list[tuple[str, str]]]:
+    """Return the files and names that answer each question."""
+    section = PAGE.read_text().partition("## Where do I")[2].partition("\n## ")[0]
+    items = re.split(r"(?m)^\* ", section)[1:]
+    split = [item.partition(":") for item in items]
+    return {
+        question.strip("*"): re.findall(r"`([\w/]+\.py)`\s+·\s+`([\w.]+)`", answer)
+        for question, _, answer in split
+    }
+
+
+def test_the_twelve_questions_have_an_answer() -> None:
+    assert [each for each in QUESTIONS if not answers().get(each)] == []
+
+
+@pytest.mark.parametrize("question", answers() if PAGE.exists() else [])
+def test_an_answer_names_a_file_and_a_function(question: str) -> None:
+    missing = [
+        (file, name)
+        for file, name in answers()[question]
+        if not (PACKAGE / file).exists() or name not in names(PACKAGE / file)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", [PAGE, *PAGE.parent.glob("*.md")], ids=lambda page: page.name)
+def test_every_path_in_the_explanations_exists(page: Path) -> None:
+    named = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)`", page.read_text()))
+    places = (ROOT, PACKAGE, ROOT / "tests", ROOT / "benchmarks", ROOT / "docs")
+    assert not [name for name in named if not any((place / name).exists() for place in places)]
