@@ -1,4 +1,4 @@
-"""Each alert has a test of its own, a line in the run-book, and metrics that there are."""
+"""Each alert has its own test, a section in the run-book, and metrics that exist."""
 
 import re
 import subprocess
@@ -10,14 +10,15 @@ import yaml
 
 from idservice.observability import prometheus
 from idservice.observability.readings import CatalogueAge, Latency, Snapshot
-from tests.test_docs import every_error_class
+from tests.docs.generate import every_error_class
+from tests.docs.test_pages import anchors
 from tests.web.scenes import in_trouble, reading
 
 from .prometheus import FOLDER, tool
 
 RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
-ROW = re.compile(r"^\| `(Idservice\w+)` \| (\w+) \|", re.MULTILINE)
-RUNBOOK = dict(ROW.findall((FOLDER.parent / "README.md").read_text()))
+SECTION = re.compile(r"^### (Idservice\w+)\n\nSeverity: (\w+)\.$", re.MULTILINE)
+RUNBOOK = dict(SECTION.findall((FOLDER.parent / "README.md").read_text()))
 METRIC = re.compile(r"\bidservice_\w+")
 
 
@@ -52,10 +53,11 @@ def test_every_alert_has_a_test_in_which_it_fires() -> None:
     assert fired == {rule["alert"] for rule in RULES}
 
 
-def test_the_run_book_has_a_line_for_each_alert_and_no_other() -> None:
+def test_the_run_book_has_a_section_for_each_alert_and_no_other() -> None:
     assert {rule["alert"]: rule["labels"]["severity"] for rule in RULES} == RUNBOOK
     for rule in RULES:
-        assert (FOLDER.parent.parent / rule["annotations"]["runbook"]).is_file()
+        page, _, anchor = rule["annotations"]["runbook"].partition("#")
+        assert anchor in anchors(FOLDER.parent.parent / page)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
