@@ -306,7 +306,10 @@ class WentBack(NotApplied):
 
     def __init__(self, *, epoch: str, **fields: object) -> None:
         super().__init__(**fields)
-        self.epoch, self.applied = epoch, False  # what closing is conditioned on; `Asked.meant`
+        self.epoch, self.applied = (
+            epoch,
+            False,
+        )  # what closing is conditioned on; `interpret_failure`
 
 
 class Withheld(NotApplied):

@@ -1,17 +1,23 @@
-"""What a look at a store finds: what it is, why it matters, and what to do."""
+"""What an examination of a store finds: each finding says what, why it matters, and what to do."""
 
 from collections.abc import Callable
 
 import msgspec
 
+from idservice import errors
+
 OK, ADVICE, WARNING, FAULT = LEVELS = ("ok", "advice", "warning", "fault")
+
+IDENTITY = "identity"  # what a finding is about: is the store the one that was initialised?
 
 Clock = Callable[[], float]  # seconds since 1970, as the machine's own clock has it
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`level` is one of LEVELS: `advice` may be left alone, a `warning` bites some day, a `fault`
-    already does, or makes ids repeat. `about` is a stable word, `run` a command or empty.
+    """A fact about a store, at one of LEVELS.
+
+    `advice` may be left alone, a `warning` bites some day, a `fault` already does or makes ids
+    repeat. `about` is a stable word, `run` a command or empty.
     """
 
     level: str
@@ -22,10 +28,27 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def is_worse_than_advice(self) -> bool:
-        """Whether somebody should act on it."""
+        """Return True if an operator should act on it."""
         return LEVELS.index(self.level) > LEVELS.index(ADVICE)
 
 
 def fine(about: str, found: str) -> Finding:
-    """That something is as it should be."""
+    """Return the finding that something is as it should be."""
     return Finding(OK, about, found)
+
+
+def schema_read(written: str, read: int) -> Finding:
+    """Compare the schema that a store was written with and the one that this version reads."""
+    if written == str(read):
+        return fine("schema", written)
+    found = f"it has schema {written} and this version reads {read}"
+    return Finding(FAULT, "schema", found, "use the version that wrote it, or a newer one")
+
+
+def refusal(fault: Finding, store: str, *, waiting_helps: bool = False) -> errors.StoreUnready:
+    """Return the error of a start that a fault forbids: `serve` and `doctor` say the same."""
+    why = "; ".join(filter(None, (fault.found, fault.why)))
+    if fault.run:
+        why += f": `{fault.run}`"
+    kind = errors.StoreReplaced if fault.about == IDENTITY else errors.StoreUnready
+    return kind(store=store, why=why, waiting_helps=waiting_helps)

@@ -28,7 +28,7 @@ class SentReservation:
         """What it does, for messages."""
         return f"reserving {self.count} ids of counter {self.counter.name}"
 
-    def meant(self, found: Position | None, record: Record | None) -> Grant:
+    def interpret_failure(self, found: Position | None, record: Record | None) -> Grant:
         """What an earlier copy of the same batch was granted; raises otherwise.
 
         As `Store.reserve`, and OutcomeUnknown where the condition holds and yet failed.
@@ -36,7 +36,7 @@ class SentReservation:
         if found is None:
             raise errors.PositionMissing(store=self.store, name=self.counter.name)
         if found.epoch != self.counter.epoch:
-            self.meant_epoch(found.epoch, record)
+            self.raise_other_epoch(found.epoch, record)
         got = self.batch.got(record) if self.batch is not None else None
         above = max(found.mark, self.seen, got.stop if got is not None else 0)
         if found.next < above:
@@ -69,7 +69,7 @@ class SentReservation:
             )
         raise self.unknown("it refused a condition that holds")
 
-    def meant_epoch(self, found: str, record: Record | None) -> NoReturn:
+    def raise_other_epoch(self, found: str, record: Record | None) -> NoReturn:
         """The epoch is another; raises what that means."""
         burnt = self.batch is not None and self.batch.got(record) is not None
         kind = errors.BatchBurnt if burnt else errors.EpochChanged

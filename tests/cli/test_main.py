@@ -214,7 +214,7 @@ def test_a_store_that_another_process_keeps_locked_is_not_said_to_lack_permissio
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("init")
-    monkeypatch.setattr("idservice.stores.sqlite.store.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("idservice.stores.sqlite.connection.BUSY_TIMEOUT_S", 0.01)
     with closing(sqlite3.connect("idservice.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         said = run("next")

@@ -143,11 +143,11 @@ class Table:
         record = self.record(counter, batch)
         found = self.positions.get((counter.name, shard))
         if found is None or found.epoch != counter.epoch:
-            return asked.meant(found, record).indices
+            return asked.interpret_failure(found, record).indices
         found = self.position(counter, shard)
         assert found is not None
         if not (max(found.mark, seen) <= found.next <= room and self.follows(batch, record)):
-            return asked.meant(found, record).indices
+            return asked.interpret_failure(found, record).indices
         if batch is not None:
             mine = Record(batch.seq, found.next + count, batch.nonce)
             self.records.setdefault(counter.name, {})[batch.writer] = mine

@@ -15,9 +15,9 @@ from tests.simulation.store import Table
 
 BATCHES, MEANT = (
     "idservice.allocation.reserver.StrictReserver",
-    "idservice.stores.reservation.SentReservation.meant",
+    "idservice.stores.reservation.SentReservation.interpret_failure",
 )
-meant = SentReservation.meant
+interpret_failure = SentReservation.interpret_failure
 
 
 def got_without_nonce(self: Batch, record: Record | None) -> range | None:
@@ -27,16 +27,16 @@ def got_without_nonce(self: Batch, record: Record | None) -> range | None:
     return range(record.top - self.count, record.top)
 
 
-def meant_from_next(self: SentReservation, found: Any, record: Record | None) -> Grant:
+def interpret_from_next(self: SentReservation, found: Any, record: Record | None) -> Grant:
     """Computes what an earlier copy got from where the position is now."""
-    got = meant(self, found, record)
+    got = interpret_failure(self, found, record)
     return replace(got, indices=range(found.next - len(got.indices), found.next))
 
 
-def meant_in_any_epoch(self: SentReservation, found: Any, record: Record | None) -> Grant:
+def interpret_in_any_epoch(self: SentReservation, found: Any, record: Record | None) -> Grant:
     """Tells what an earlier copy got, without a look at the epoch."""
     got = self.batch.got(record) if self.batch is not None else None
-    return Grant(got, found.rev) if got is not None else meant(self, found, record)
+    return Grant(got, found.rev) if got is not None else interpret_failure(self, found, record)
 
 
 class OrNotThere(Table):
@@ -133,7 +133,7 @@ WRITER, GOT = "idservice.allocation.strict.Writer", "idservice.core.writer.Batch
 STRICT_MUTANTS = [
     Mutant(got_without_nonce, GOT, "crowded", "unique"),
     Mutant(got_without_nonce, GOT, "lossy", "unique"),
-    Mutant(meant_from_next, MEANT, "lossy", "unique"),
+    Mutant(interpret_from_next, MEANT, "lossy", "unique"),
     Mutant(OrNotThere, "table", "crowded", "lost reply"),
     Mutant(WithoutNumber, "table", "lossy", "lost reply"),
     Mutant(PrunesAnyway, "table", "crowded", "lost reply"),
@@ -143,11 +143,11 @@ STRICT_MUTANTS = [
     Mutant(NumbersItsNonces, BATCHES, "crowded", "unique"),
     Mutant(TakesOpenForApplied, WRITER, "lossy", "gaps"),
     Mutant(ForgetsOpen, WRITER, "lossy", "gaps"),
-    Mutant(meant_in_any_epoch, MEANT, "changed", "closed"),
+    Mutant(interpret_in_any_epoch, MEANT, "changed", "closed"),
     Mutant(WithoutEpoch, "table", "changed", "unique"),
     Mutant(CountsNoneAsChanged, BATCHES, "changed", "gaps"),
     Mutant(got_without_nonce, GOT, "changed", "unique"),
-    Mutant(meant_from_next, MEANT, "changed", "unique"),
+    Mutant(interpret_from_next, MEANT, "changed", "unique"),
     Mutant(WithoutNumber, "table", "changed", "lost reply"),
     Mutant(PrunesAtSight, BATCHES, "changed", "lost reply"),
 ]

@@ -44,7 +44,7 @@ async def test_no_other_file_gets_the_inode_of_one_in_use_even_after_a_failure(
         assert counter is not None
         before = path.read_bytes()
         await store.reserve(counter, count=100, seen=0, room=1000)
-        await store._run(store._disconnect)  # as any error does
+        await store._connection.run(store._connection.disconnect)  # as any error does
         inode = path.stat().st_ino
         for _ in range(20):
             path.unlink()

@@ -52,7 +52,7 @@ async def test_a_store_in_order_has_nothing_worse_than_advice(path: Path) -> Non
     assert worse(found) == []
     assert {finding.about for finding in found} == {
         "permissions", "links", "journal", "space", "file_system", "pragmas", "quick_check",
-        "identity", "counters",
+        "schema", "identity", "counters",
     }  # fmt: skip
     assert path.read_bytes() == before
 
@@ -80,7 +80,7 @@ async def test_a_file_that_is_no_store_and_one_that_is_no_database(tmp_path: Pat
         database.execute("CREATE TABLE other (x)")
     database.close()
     found = await looked_at(path)
-    assert "no idservice store" in about(found, "identity").found
+    assert "not an idservice store" in about(found, "schema").found
     path.write_bytes(b"anything else" * 1000)
     assert "not a database" in about(await looked_at(path), "file").found
 
@@ -94,7 +94,7 @@ async def test_a_copy_is_found(path: Path) -> None:
 
 async def test_another_schema_is_found(path: Path) -> None:
     _write(path, "UPDATE identity SET schema = 7")
-    assert "schema 7" in about(await looked_at(path), "identity").found
+    assert "schema 7" in about(await looked_at(path), "schema").found
 
 
 async def test_a_second_link_is_found(path: Path) -> None:
@@ -154,7 +154,7 @@ async def test_a_file_set_to_a_write_ahead_log_is_told_and_left_so(path: Path) -
 
 async def test_an_identity_that_was_emptied_is_told_without_a_traceback(path: Path) -> None:
     _write(path, "DELETE FROM identity")
-    assert about(await looked_at(path), "identity").level == "fault"
+    assert about(await looked_at(path), "schema").level == "fault"
     async with SQLiteStore(str(path)) as store:
         with pytest.raises(errors.StoreUnready, match="`identity` is empty"):
             await store.verify()
@@ -163,7 +163,7 @@ async def test_an_identity_that_was_emptied_is_told_without_a_traceback(path: Pa
 async def test_other_pragmas_are_a_fault(path: Path) -> None:
     database = sqlite3.connect(path)
     inode = path.stat().st_ino
-    found = list(examine.look_inside(database, path, inode, 1, thorough=False))
+    found = list(examine.check_inside(database, path, inode, 1, thorough=False))
     database.close()
     one = about(found, "pragmas")
     assert (one.level, "'synchronous': 2" in one.found) == ("fault", True)

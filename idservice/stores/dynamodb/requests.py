@@ -83,17 +83,17 @@ def granted(asked: SentReservation, place: Place, written: Answer) -> Grant:
 
 
 def refused(asked: SentReservation, place: Place, item: Answer | None) -> Grant:
-    """What its failed condition means, read from the item; as `SentReservation.meant`."""
+    """Interpret a failed condition, from the item as it was then."""
     if not item:
-        return asked.meant(None, None)
+        return asked.interpret_failure(None, None)
     record = None if asked.batch is None else items.record_in(item, asked.batch.writer)
     epoch = items.string(item.get("epoch"))
     if epoch is not None and epoch != asked.counter.epoch:
-        asked.meant_epoch(epoch, record)
+        asked.raise_other_epoch(epoch, record)
     try:
         found = items.position_in(item, place)
     except ValueError as error:
         raise errors.PositionIllFormed(
             store=asked.store, name=asked.counter.name, why=error
         ) from None
-    return asked.meant(found, record)
+    return asked.interpret_failure(found, record)

@@ -6,8 +6,7 @@ import sqlite3
 import msgspec
 
 from idservice.stores.records import Counter, ShardState
-from idservice.stores.sqlite import give_back as returns
-from idservice.stores.sqlite import writers
+from idservice.stores.sqlite import give_back, writers
 
 
 def revision(database: sqlite3.Connection) -> int:
@@ -73,5 +72,5 @@ def open_shard(
         (epoch, counter.name, shard, seal),
     )
     if done.rowcount:
-        returns.emptied(database, counter, shard)
+        give_back.emptied(database, counter, shard)
         writers.forget_all(database, counter)

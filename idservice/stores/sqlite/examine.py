@@ -9,7 +9,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from idservice.stores.findings import ADVICE, FAULT, WARNING, Finding, fine
+from idservice.stores.findings import (
+    ADVICE,
+    FAULT,
+    IDENTITY,
+    WARNING,
+    Finding,
+    fine,
+    schema_read,
+)
+from idservice.stores.sqlite.connection import is_busy
 
 MOUNTS = Path("/proc/self/mountinfo")
 SPACE_WARNED, SPACE_MIN = 64 * 1024**2, 1024**2  # bytes
@@ -27,17 +36,33 @@ OF_THE_MOMENT = {
 OF_THE_CONTAINER = "overlay"
 
 
-def look_at_place(path: Path) -> list[Finding]:
-    """The file as it lies there, before anybody opens it."""
+def check_place(path: Path) -> Iterator[Finding]:
+    """Yield what `serve` refuses of the file as it lies there, before it is opened."""
     if not path.exists() or path.stat().st_size == 0:
-        return [
-            Finding(
-                FAULT, "file", f"{path} is missing or empty",
-                "where the volume was lost, restore it: a new file begins at 0 and repeats ids",
-                f"idservice init --store {_address(path)}",
-            )
-        ]  # fmt: skip
-    return [*_permissions(path), *_links(path), *_journal(path), *_disk(path)]
+        yield Finding(
+            FAULT, "file", f"{path} is missing or empty",
+            "where the volume was lost, restore it: a new file starts from 0 and repeats ids; where"
+            " there never was one, create it",
+            f"idservice init --store {_address(path)}",
+        )  # fmt: skip
+        return
+    links = path.stat().st_nlink
+    if links == 1:
+        yield fine("links", "one")
+        return
+    yield Finding(
+        FAULT, "links", f"the file has {links} links",
+        "each name has a journal of its own, so that a crash spoils the file; see the names",
+        shlex.join(["find", str(path.parent), "-samefile", str(path)]),
+    )  # fmt: skip
+
+
+def look_at_place(path: Path) -> list[Finding]:
+    """Return all there is to say of the file as it lies there, before it is opened."""
+    found = list(check_place(path))
+    if any(finding.about == "file" for finding in found):
+        return found
+    return [*found, *_permissions(path), *_journal(path), *_disk(path)]
 
 
 def look_at_header(path: Path) -> list[Finding]:
@@ -84,18 +109,6 @@ def _permissions(path: Path) -> Iterator[Finding]:
         )  # fmt: skip
     if not (unwritable or open_to_others):
         yield fine(about, "file and folder can be written by this user, and not by everybody")
-
-
-def _links(path: Path) -> Iterator[Finding]:
-    links = path.stat().st_nlink
-    if links == 1:
-        yield fine("links", "one")
-        return
-    yield Finding(
-        FAULT, "links", f"the file has {links} links",
-        "each name has a journal of its own, so that a crash spoils the file; it is refused",
-        shlex.join(["find", str(path.parent), "-samefile", str(path)]),
-    )  # fmt: skip
 
 
 def _journal(path: Path) -> Iterator[Finding]:
@@ -164,11 +177,13 @@ def kind_of_file_system(path: Path, mounts: str) -> str:
     return kind
 
 
-def look_inside(
+def check_inside(
     database: sqlite3.Connection, path: Path, inode: int, schema: int, *, thorough: bool
 ) -> Iterator[Finding]:
-    """What SQLite says, by a connection as reservations use it; `inode` is the file's now, `schema`
-    what this version reads. Raises sqlite3.Error."""
+    """Yield what SQLite says, by a connection as reservations use it. `serve` refuses a fault.
+
+    `inode` is the file's now, `schema` the one that this version reads. Raises sqlite3.Error.
+    """
     pragmas = {
         name: database.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("journal_mode", "synchronous")
@@ -191,28 +206,46 @@ def look_inside(
             )  # fmt: skip
             return
         yield fine("quick_check", "ok")
-    yield _identity(database, path, inode, schema)
+    yield from _identity(database, path, inode, schema)
+    if thorough:
+        yield from _writing(database)
 
 
-def _identity(database: sqlite3.Connection, path: Path, inode: int, schema: int) -> Finding:
-    about = "identity"
+def _identity(
+    database: sqlite3.Connection, path: Path, inode: int, schema: int
+) -> Iterator[Finding]:
     if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'identity'").fetchone():
-        return Finding(
-            FAULT, about, "the file is no idservice store (it has no table `identity`)",
-            "name another file", "",
+        yield Finding(
+            FAULT, "schema", "the file is not an idservice store (it has no table `identity`)",
+            "name another file, or one that does not exist yet with --init",
         )  # fmt: skip
+        return
     row = database.execute("SELECT inode, schema FROM identity").fetchone()
     if row is None:
-        why = "somebody emptied it; restore the file, then go on above every id that may be in use"
-        return Finding(FAULT, about, "its table `identity` is empty", why)
+        why = "restore the file, then go on above every id that may be in use"
+        yield Finding(FAULT, "schema", "its table `identity` is empty", why)
+        return
     recorded, written = row
-    if written != schema:
-        why = "use the version that wrote it, or a newer one"
-        return Finding(FAULT, about, f"schema {written}, and this version reads {schema}", why)
-    if recorded not in (0, inode):
-        return Finding(
-            FAULT, about, "the file is a copy, or was restored from a backup",
-            "its positions may be behind ids that are in use; put it back, or go on above them",
+    yield schema_read(str(written), schema)
+    if recorded not in (0, inode):  # 0 was set by hand, to accept the file
+        yield Finding(
+            FAULT, IDENTITY, "the file is a copy or was restored from a backup",
+            "its positions may be behind ids that are in use; put the original file back, or go on"
+            " above every id that may be in use",
             f"idservice fence --all --past N --store {_address(path)}",
         )  # fmt: skip
-    return fine(about, "the file is the one that was initialised")
+    else:
+        yield fine(IDENTITY, "the file is the one that was initialised")
+
+
+def _writing(database: sqlite3.Connection) -> Iterator[Finding]:
+    """Try a write that is rolled back: file and folder must take it."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("UPDATE identity SET schema = schema")
+        database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        if is_busy(error):
+            raise
+        why = "check the permissions of the file and of its folder, and the disk"
+        yield Finding(FAULT, "permissions", f"a write is refused: {error}", why)

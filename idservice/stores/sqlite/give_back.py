@@ -32,7 +32,6 @@ def listed(database: sqlite3.Connection, counter: Counter, shard: int) -> tuple[
 
 def give_back(
     database: sqlite3.Connection,
-    *,
     counter: Counter,
     shard: int,
     found: Position,
@@ -56,7 +55,7 @@ def give_back(
 
 
 def claim(
-    database: sqlite3.Connection, *, counter: Counter, shard: int, rev: int
+    database: sqlite3.Connection, counter: Counter, shard: int, rev: int
 ) -> tuple[range, ...]:
     """As `Store.claim`."""
     done = database.execute(

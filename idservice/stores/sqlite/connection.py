@@ -1,0 +1,214 @@
+"""The connection to an SQLite file: its only thread, its pragmas, and how each failure is read.
+
+The rollback journal with `synchronous=EXTRA` is used, and read back: reservations are rare, and a
+write-ahead log with less loses acknowledged blocks at a power cut.
+"""
+
+import asyncio
+import os
+import shlex
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from idservice import errors
+
+BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's
+INODE_MASK = 2**63 - 1  # what an INTEGER column holds
+PUT_BACK = "stop all instances, put the original back, and start again"
+
+T = TypeVar("T")
+FileId = tuple[int, int]  # device and inode
+NOT_OPENED: FileId = (0, 0)
+
+
+class Connection:
+    """The writer thread of the store at `address`, and the connection that only it uses.
+
+    All methods but `open`, `run`, `read`, `write` and `close` belong on that thread.
+    """
+
+    def __init__(self, path: Path, address: str) -> None:
+        self.path = path
+        self.address = address
+        self.file_id = NOT_OPENED
+        self._thread: ThreadPoolExecutor | None = None
+        self._database: sqlite3.Connection | None = None
+        self._pin = -1
+
+    def open(self) -> None:
+        """Start the thread. The file is opened by the first operation."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+
+    async def close(self) -> None:
+        """Close the file and end the thread."""
+        if self._thread is not None:
+            await self.run(self.disconnect)
+            self._thread.shutdown()
+            self._thread = None
+        if self._pin >= 0:
+            os.close(self._pin)
+            self._pin = -1
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function on the thread."""
+        assert self._thread is not None, "the store was not entered"
+        loop = asyncio.get_running_loop()
+        # A call that is cancelled while it waits for the thread is never begun.
+        return await loop.run_in_executor(self._thread, function, *arguments)
+
+    async def read(self, action: str, function: Callable[..., T], *arguments: object) -> T:
+        """Call `function(database, *arguments)`, which only reads. Raises NotApplied."""
+        return await self.run(self._read, action, function, arguments)
+
+    async def write(self, action: str, function: Callable[..., T], *arguments: object) -> T:
+        """Call `function(database, *arguments)` in a transaction of its own, durable on return.
+
+        Raises NotApplied, OutcomeUnknown, and what the function raises: then nothing was applied.
+        """
+        return await self.run(self._write, action, function, arguments)
+
+    # --- connecting ------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Return True if the file is open."""
+        return self._database is not None
+
+    def connect(self, *, create: bool = False) -> sqlite3.Connection:
+        """Return the connection, made anew after a failure. Raises sqlite3.Error, OSError."""
+        if self._database is not None:
+            return self._database
+        mode = "rwc" if create else "rw"
+        database = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,  # transactions begin where we say so
+            timeout=BUSY_TIMEOUT_S,
+            check_same_thread=False,  # one thread at a time: the executor's only one
+        )
+        try:
+            for pragma, value, wanted in (
+                ("journal_mode", "DELETE", "delete"),
+                ("synchronous", "EXTRA", 3),
+            ):
+                database.execute(f"PRAGMA {pragma}={value}")
+                (found,) = database.execute(f"PRAGMA {pragma}").fetchone()
+                if found != wanted:
+                    raise sqlite3.OperationalError(f"{pragma} stays {found}, {value} is needed")
+            self.file_id = _file_at(self.path)
+            self._keep_inode()
+        except BaseException:
+            database.close()
+            raise
+        self._database = database
+        return database
+
+    def _keep_inode(self) -> None:
+        """Hold on to the file's inode, so that no other file gets its number while we run.
+
+        By a descriptor that cannot read: to close one that can would drop SQLite's locks.
+        """
+        if self._pin < 0 and hasattr(os, "O_PATH"):
+            self._pin = os.open(self.path, os.O_PATH)
+
+    def disconnect(self) -> None:
+        """Close the file, which rolls back; the next operation opens it again."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    @property
+    def inode(self) -> int:
+        """Return the file's inode, as the identity records it; 0 before the file was opened."""
+        return self.file_id[1]
+
+    @property
+    def is_replaced(self) -> bool:
+        """Return True if another file has the path of the one that was opened. Raises OSError."""
+        return self.file_id not in (NOT_OPENED, _file_at(self.path))
+
+    def _checked(self) -> sqlite3.Connection:
+        """Return the connection if the path still leads to the file that is open.
+
+        A deleted or replaced file goes on working for the processes that have it open, while every
+        new process counts on the other one: the same ids twice.
+        """
+        before = self.file_id
+        database = self.connect()
+        if _file_at(self.path) != self.file_id or before not in (NOT_OPENED, self.file_id):
+            self.file_id = before
+            self.disconnect()
+            why = f"the file was replaced while in use; {PUT_BACK}"
+            raise errors.NotApplied(store=self.address, action="every request", why=why)
+        return database
+
+    # --- what a failure means --------------------------------------------------------------------
+
+    def _read(self, action: str, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+        try:
+            return function(self._checked(), *arguments)
+        except msgspec.DecodeError as error:
+            why = f"this version cannot read an entry: {error}; was a newer one used?"
+            raise errors.NotApplied(store=self.address, action=action, why=why) from error
+        except (sqlite3.Error, OSError) as error:
+            self.disconnect()
+            raise errors.NotApplied(store=self.address, action=action, why=error) from error
+
+    def _write(self, action: str, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+        try:
+            database = self._checked()
+            database.execute("BEGIN IMMEDIATE")
+            result = function(database, *arguments)
+        except errors.IdserviceError:
+            self._roll_back()
+            raise
+        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+            self.disconnect()  # not applied: nothing was committed, and closing rolls back
+            raise errors.NotApplied(store=self.address, action=action, why=error) from error
+        except BaseException:  # a bug of ours must not leave the file locked for others
+            self.disconnect()
+            raise
+        try:
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if database.in_transaction and self._roll_back():  # e.g. busy: it never began to commit
+                raise errors.NotApplied(store=self.address, action=action, why=error) from error
+            self.disconnect()
+            raise errors.OutcomeUnknown(store=self.address, action=action, why=error) from error
+        return result
+
+    def _roll_back(self) -> bool:
+        try:
+            if self._database is not None and self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            return True
+        except sqlite3.Error:
+            self.disconnect()
+            return False
+
+    def unready(self, error: Exception) -> errors.StoreUnready:
+        """Return the error of a start that failed so, with the file closed."""
+        self.disconnect()
+        busy = is_busy(error)
+        check = "check the path, its permissions (the folder must be writable too), and the disk"
+        if busy:
+            check = f"another process keeps it so; see which: fuser {shlex.quote(str(self.path))}"
+        return errors.StoreUnready(store=self.address, why=f"{error}; {check}", waiting_helps=busy)
+
+
+def is_busy(error: Exception) -> bool:
+    """Return True if another process's lock is the only obstacle."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _file_at(path: Path) -> FileId:
+    """Return device and inode of the only link to a file. Raises OSError if it has none or two."""
+    status = os.stat(path)
+    if status.st_nlink != 1:
+        raise OSError(f"{path} has {status.st_nlink} links; a store's file must have one")
+    return status.st_dev, status.st_ino & INODE_MASK
