@@ -14,7 +14,6 @@ KNOWN: dict[str, dict[str, str]] = {
     "too_long": {
         "idservice/core/allocator.py": "to be cut in two",
         "idservice/stores/dynamodb/store.py": "to be cut in two",
-        "idservice/stores/sqlite/store.py": "to be cut in two",
     },
     "homonyms": {
         "idservice/allocation/position_check.py": "to be renamed",
@@ -104,7 +103,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/stores/dynamodb/examine.py": "to be reworded",
         "idservice/stores/dynamodb/items.py": "to be reworded",
         "idservice/stores/dynamodb/recognition.py": "to be reworded",
-        "idservice/stores/dynamodb/requests.py": "to be reworded",
         "idservice/stores/dynamodb/table.py": "to be reworded",
         "idservice/stores/dynamodb/writers.py": "to be reworded",
         "idservice/stores/findings.py": "to be reworded",
