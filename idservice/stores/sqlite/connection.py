@@ -26,7 +26,7 @@ FileId = tuple[int, int]  # device and inode
 NOT_OPENED: FileId = (0, 0)
 
 
-class Connection:
+class FileConnection:
     """The writer thread of the store at `address`, and the connection that only it uses.
 
     All methods but `open`, `run`, `read`, `write` and `close` belong on that thread.

@@ -20,7 +20,7 @@ from idservice.stores.findings import FAULT, IDENTITY, Clock, Finding, refusal
 from idservice.stores.records import Counter, Grant, Position, ShardState, Writers
 from idservice.stores.reservation import SentReservation
 from idservice.stores.sqlite import epoch_changes, examine, give_back, writers
-from idservice.stores.sqlite.connection import PUT_BACK, Connection
+from idservice.stores.sqlite.connection import PUT_BACK, FileConnection
 
 SCHEMA = 1
 TABLES = """
@@ -54,7 +54,7 @@ class SQLiteStore:
         self.path = Path(path)
         self.hold_s: float | None = None
         self.address = f"sqlite:{path}"
-        self._connection = Connection(self.path, self.address)
+        self._connection = FileConnection(self.path, self.address)
 
     async def __aenter__(self) -> Self:
         self._connection.open()
