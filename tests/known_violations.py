@@ -2,9 +2,6 @@
 
 KNOWN: dict[str, dict[str, str]] = {
     "upward": {
-        "idservice/allocation/catalogue_watch.py": "a cut of the plan that is still to be made",
-        "idservice/allocation/service.py": "a cut of the plan that is still to be made",
-        "idservice/catalogue/runner.py": "a cut of the plan that is still to be made",
         "idservice/observability/otel.py": "a cut of the plan that is still to be made",
         "idservice/observability/status.py": "a cut of the plan that is still to be made",
         "idservice/web/app.py": "a cut of the plan that is still to be made",

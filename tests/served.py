@@ -9,6 +9,8 @@ from aiohttp import web
 
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
+from idservice.server.instance import build_instance
 from idservice.stores.protocol import Store
 from idservice.web.app import WebLimits, build_app
 
@@ -18,6 +20,7 @@ class Served:
     """A service, where it answers, and the targets it was asked for."""
 
     service: Service
+    catalogue: Catalogue
     url: str
     asked: list[str] = field(default_factory=list)
 
@@ -33,9 +36,11 @@ async def served(
     web_limits: WebLimits | None = None,
 ) -> AsyncIterator[Served]:
     """A service over an entered store; with `path` on a Unix socket."""
-    async with Service(store, limits, random=random.Random(1), declared=declared) as service:
+    service, catalogue = build_instance(store, limits, random=random.Random(1), declared=declared)
+    async with service:
         app = build_app(
             service,
+            catalogue,
             default_counter="default",
             routes={},
             limits=web_limits or WebLimits(),
@@ -44,7 +49,7 @@ async def served(
             writable=True,
             unix=bool(path),
         )
-        made = Served(service, "")
+        made = Served(service, catalogue, "")
 
         @web.middleware
         async def listen(request: web.Request, handler: object) -> web.StreamResponse:

@@ -8,7 +8,7 @@ from random import Random
 
 from idservice import errors
 from idservice.allocation.local_counter import LocalCounter
-from idservice.catalogue.rules import stale_after
+from idservice.core.timeouts import stale_after
 from idservice.observability.readings import CatalogueAge
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import Store

@@ -4,27 +4,22 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from idservice import __version__, errors
 from idservice.allocation.catalogue_watch import CatalogueWatcher
 from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
-from idservice.catalogue.counters import check_name, ensure, positions_of, shown
-from idservice.catalogue.rules import Wish
-from idservice.catalogue.runner import ChangeRunner
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.observability.readings import PIECE, CounterSample, Latency, Snapshot
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import Store
-from idservice.stores.records import DELETED, Counter, Position
+from idservice.stores.records import DELETED, Counter, check_name
 
 log = logging.getLogger("idservice.service")
-
-T = TypeVar("T")
 
 LOADING_MAX = 256  # counters being read from the store at once
 
@@ -32,7 +27,8 @@ LOADING_MAX = 256  # counters being read from the store at once
 class Service:
     """Ids of many counters over one store. Enter it, and it may be asked; leave it to stop.
 
-    `declared` counters are filled at the start and decide whether the service is ready.
+    `declared` counters are filled at the start and decide whether the service is ready. `finish`
+    is called with the name of a counter in use whose change has stood still for too long.
     """
 
     def __init__(
@@ -42,6 +38,7 @@ class Service:
         *,
         random: Random,
         declared: Sequence[str] = (),
+        finish: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.store = store
         self.limits = limits or Limits()
@@ -57,13 +54,7 @@ class Service:
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
-        self._finisher = ChangeRunner(
-            store,
-            self.supplies,
-            runway_s=self.limits.runway,
-            random=random,
-            spawn=self.spawn,
-        )
+        self._finish = finish
         self._catalogue: CatalogueWatcher | None = None  # once entered
 
     async def __aenter__(self) -> Self:
@@ -75,7 +66,7 @@ class Service:
             runway_s=self.limits.runway,
             health=self.health,
             random=self.random,
-            finish=self._finisher.finish,
+            finish=self._finish,
         )
         self.spawn(self._catalogue.run())
         _entered.add(self)
@@ -105,6 +96,13 @@ class Service:
         task.add_done_callback(self._tasks.pop)
         return task
 
+    def check_open(self) -> None:
+        """Raise Stopped or StoreReplaced if the service has ended."""
+        if self.stopping:
+            raise errors.Stopped()
+        if self._replaced is not None:
+            raise self._replaced.with_traceback(None)
+
     # --- counters --------------------------------------------------------------------------------
 
     async def supply(self, name: str) -> LocalCounter:
@@ -116,10 +114,7 @@ class Service:
         if known is not None:
             return known
         check_name(name)
-        if self.stopping:
-            raise errors.Stopped()
-        if self._replaced is not None:
-            raise self._replaced.with_traceback(None)
+        self.check_open()
         loading = self._loading.get(name)
         if loading is None:
             if len(self._loading) >= LOADING_MAX:
@@ -132,13 +127,15 @@ class Service:
 
     async def _load(self, name: str, loading: asyncio.Future[LocalCounter]) -> None:
         try:
-            counter = await self._read(self.store.counter(name), f"reading counter {name}")
+            counter = await self.health.read(
+                self.store.counter(name),
+                f"reading counter {name}",
+                self.store.address,
+                self.limits.wait,
+            )
             if counter is None or counter.wished_state == DELETED:
                 raise errors.UnknownCounter(name=name)
-            if self.stopping:
-                raise errors.Stopped()
-            if self._replaced is not None:  # found out in the meantime
-                raise self._replaced.with_traceback(None)
+            self.check_open()  # it may have ended in the meantime
             loading.set_result(self._add(counter))
         except asyncio.CancelledError:
             loading.set_exception(errors.Stopped())
@@ -161,76 +158,15 @@ class Service:
         )
         return supply
 
+    def apply_entry(self, entry: Counter) -> None:
+        """Apply an entry that this instance wrote to its counter, if that is in use."""
+        supply = self.supplies.get(entry.name)
+        if supply is not None:
+            supply.see(entry)
+
     def _forget(self, supply: LocalCounter) -> None:
         if self.supplies.get(supply.counter.name) is supply:
             del self.supplies[supply.counter.name]
-
-    async def _read(self, call: Coroutine[object, object, T], action: str) -> T:
-        """A call that changes nothing, with a deadline. Raises NotApplied, StoreUnready."""
-        try:
-            async with asyncio.timeout(self.limits.wait):
-                result = await call
-        except TimeoutError:
-            slow = errors.NotApplied(
-                store=self.store.address, action=action, why="it took too long"
-            )
-            self.health.failed(slow)
-            raise slow from None
-        except (errors.PositionIllFormed, errors.NotShown):
-            self.health.answered()
-            raise
-        except errors.StoreError as error:
-            self.health.failed(error)
-            raise
-        self.health.answered()
-        return result
-
-    # --- what people ask -------------------------------------------------------------------------
-
-    async def counters(self) -> list[Counter]:
-        """Every counter in the store, by name. Raises StoreError."""
-        entries = await self._read(self.store.counters(), "reading the counters")
-        return [counter for counter in entries if counter.state != DELETED]
-
-    async def counter(self, name: str) -> tuple[Counter, list[Position]]:
-        """A counter and the positions of its shards, as they stand in the store.
-
-        Raises BadName, UnknownCounter, StoreError.
-        """
-        check_name(name)
-        counter = await self._read(shown(self.store, name), f"reading counter {name}")
-        if counter is None or counter.state == DELETED:
-            raise errors.UnknownCounter(name=name)
-        positions = await self._read(positions_of(self.store, counter), f"reading counter {name}")
-        return counter, positions
-
-    async def create(self, wanted: Counter, *, by: str = "") -> tuple[Counter, bool]:
-        """The counter as it stands, and whether it was created now. Raises as `counters.ensure`,
-        and OutcomeUnknown where the store is too slow."""
-        try:
-            async with asyncio.timeout(REFILL_MAX_S):
-                counter, created = await ensure(
-                    self.store, wanted, runway=self.limits.runway, random=self.random, by=by
-                )
-        except TimeoutError:
-            raise errors.OutcomeUnknown(
-                store=self.store.address,
-                action=f"creating counter {wanted.name}",
-                why="it took too long; the same request may be sent again",
-            ) from None
-        if counter.name in self.supplies:  # it was deleted
-            self.supplies[counter.name].see(counter)
-        return counter, created
-
-    async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
-        """The entry of a counter before and after a change. Raises as `Changer.change`, BadName,
-        StoreReplaced, Stopped."""
-        check_name(name)
-        if self.stopping:
-            raise errors.Stopped()
-        if self._replaced is not None:
-            raise self._replaced.with_traceback(None)
-        return await self._finisher.change(name, wish)
 
     # --- life ------------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from random import Random
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.rules import Wish, stale_after
-from idservice.client.protocol import NAME
+from idservice.catalogue.rules import Wish
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
+from idservice.core.timeouts import stale_after
 from idservice.stores.protocol import Store
 from idservice.stores.records import (
     DELETED,
@@ -18,18 +18,12 @@ from idservice.stores.records import (
     Adopted,
     Counter,
     Position,
+    check_name,
 )
 
 RUNWAY_MIN_S = 1.0
 RUNWAY_MAX_S = 86_400.0
 REASON_MAX = 200
-
-
-def check_name(name: str) -> str:
-    """The name itself. Raises BadName."""
-    if not NAME.fullmatch(name):
-        raise errors.BadName(value=name[:80])
-    return name
 
 
 def check_runway(runway: float | None) -> None:

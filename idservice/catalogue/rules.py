@@ -26,7 +26,6 @@ from idservice.stores.records import (
     ShardState,
 )
 
-STALE_MIN_S = 60.0
 REVOKING = ("suspend", "delete", "fence", MOVE, ARRIVE)  # blocks in memory are dropped
 JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
 NONE_ABOVE = "ids up to {} may be in use, and its limit {} leaves none above"
@@ -338,11 +337,3 @@ def arrived(entry: Counter) -> Counter:
     """The entry of a counter that was moved, once it is known to be where it went."""
     assert entry.move is not None
     return replace(entry, move=replace(entry.move, arrived=True), rev=entry.rev + 1)
-
-
-def stale_after(runway: float) -> float:
-    """Seconds without a look at the catalogue after which an instance stops handing out.
-
-    `runway` is the longest of its counters.
-    """
-    return max(STALE_MIN_S, 2 * runway)

@@ -3,13 +3,13 @@ began and left standing."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from random import Random
 
 from idservice import errors
-from idservice.allocation.local_counter import LocalCounter
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.rules import Wish, stale_after
+from idservice.catalogue.rules import Wish
+from idservice.core.timeouts import stale_after
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter
 
@@ -19,19 +19,23 @@ Done = tuple[Counter, Counter]
 
 
 class ChangeRunner:
-    """`spawn` starts a task that the owner ends, and that must not fail."""
+    """Carries changes out in tasks of their own.
+
+    `spawn` starts a task that the owner ends, and that must not fail. `on_change` takes each entry
+    that was written.
+    """
 
     def __init__(
         self,
         store: Store,
-        supplies: Mapping[str, LocalCounter],
         *,
         runway_s: float,
         random: Random,
         spawn: Callable[[Coroutine[object, object, None]], object],
+        on_change: Callable[[Counter], None],
     ) -> None:
         self._changer = EpochChanger(store, random=random, stale_s=stale_after(runway_s))
-        self._supplies = supplies
+        self._on_change = on_change
         self._spawn = spawn
         self._finishing: set[str] = set()
 
@@ -48,7 +52,7 @@ class ChangeRunner:
     async def _change(self, name: str, wish: Wish, changing: asyncio.Future[Done]) -> None:
         try:
             before, after = await self._changer.change(name, wish)
-            self._see(after)
+            self._on_change(after)
             changing.set_result((before, after))
         except asyncio.CancelledError:
             changing.set_exception(errors.Stopped())
@@ -69,18 +73,13 @@ class ChangeRunner:
             extra={"action": "change_finished"},
         )
         try:
-            self._see(await self._changer.carry_out(name))
+            self._on_change(await self._changer.carry_out(name))
         except errors.IdserviceError as error:
             log.error("%s", error, extra={"action": "change_stuck"})
         except Exception:  # a bug of ours or of a library
             log.exception("finishing a change failed", extra={"action": "change_bug"})
         finally:
             self._finishing.discard(name)
-
-    def _see(self, entry: Counter) -> None:
-        supply = self._supplies.get(entry.name)
-        if supply is not None:
-            supply.see(entry)
 
 
 def _retrieve(changing: asyncio.Future[Done]) -> None:

@@ -73,11 +73,12 @@ def move(arguments: argparse.Namespace) -> int:
     """Take a counter to another store."""
     from random import SystemRandom
 
-    from idservice.catalogue.counters import check_name, check_reason
+    from idservice.catalogue.counters import check_reason
     from idservice.catalogue.mover import CounterMover
-    from idservice.catalogue.rules import stale_after
+    from idservice.core.timeouts import stale_after
     from idservice.observability import logs
     from idservice.stores import open_store
+    from idservice.stores.records import check_name
 
     name, reason = check_name(arguments.name), check_reason(arguments.reason)
     to = _address(arguments.to)
@@ -113,8 +114,8 @@ def _address(to: str) -> str:
 
 def fence(arguments: argparse.Namespace) -> int:
     """Open new epochs above every id that may be in use."""
-    from idservice.catalogue.counters import check_name
     from idservice.catalogue.rules import Wish
+    from idservice.stores.records import check_name
 
     if (arguments.name is None) != arguments.all:
         raise errors.Usage(why="fence takes a counter's name or --all, and one of them only")
@@ -155,7 +156,7 @@ def _given(arguments: argparse.Namespace, flag: str) -> int | None:
 
 
 def _change(arguments: argparse.Namespace, wish: "Wish") -> int:
-    from idservice.catalogue.counters import check_name
+    from idservice.stores.records import check_name
 
     check_name(arguments.name)
     signed = _signed(arguments, wish)
@@ -179,7 +180,7 @@ def _changer(arguments: argparse.Namespace, store: "Store") -> "EpochChanger":
     from random import SystemRandom
 
     from idservice.catalogue.changer import EpochChanger
-    from idservice.catalogue.rules import stale_after
+    from idservice.core.timeouts import stale_after
     from idservice.observability import logs
 
     logs.set_up("auto", sys.stderr)

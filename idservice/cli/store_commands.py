@@ -48,8 +48,8 @@ def create(arguments: argparse.Namespace) -> int:
     """Create or adopt a counter."""
     from random import SystemRandom
 
-    from idservice.catalogue.counters import check_name, ensure, new_counter
-    from idservice.stores.records import LIMIT_DEFAULT
+    from idservice.catalogue.counters import ensure, new_counter
+    from idservice.stores.records import LIMIT_DEFAULT, check_name
 
     check_name(arguments.name)
     start = number("--start", arguments.start, 0)
@@ -124,7 +124,8 @@ def counters(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """Show one counter."""
-    from idservice.catalogue.counters import check_name, positions_of, shown
+    from idservice.catalogue.counters import positions_of, shown
+    from idservice.stores.records import check_name
 
     check_name(arguments.name)
     if service_commands.asks_service(arguments):
@@ -166,8 +167,7 @@ def next_ids(arguments: argparse.Namespace) -> int:
     from random import SystemRandom
 
     from idservice.allocation import direct
-    from idservice.catalogue.counters import check_name
-    from idservice.stores.records import MOVED, SUSPENDED
+    from idservice.stores.records import MOVED, SUSPENDED, check_name
     from idservice.web.request import read_count
 
     most = 1_000_000
@@ -211,9 +211,9 @@ def bench(arguments: argparse.Namespace) -> int:
     import json
     import sys
 
-    from idservice.catalogue.counters import check_name
     from idservice.cli.bench.run import Bench, Wish
     from idservice.cli.bench.where import BenchTarget
+    from idservice.stores.records import check_name
 
     bench = Bench(
         Wish(

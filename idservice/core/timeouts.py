@@ -5,6 +5,7 @@ BACKOFF_MAX_S = 2.0
 REFILL_MAX_S = 5.0  # what a refill in the background may take at most,
 REFILL_MIN_S = 2.0  # and at least: a quarter of a short runway is too short for a slow store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
+STALE_MIN_S = 60.0
 
 
 def lasts(*, held: int, rate: float) -> float:
@@ -29,3 +30,11 @@ def pause(failures: int, *, lasts_s: float, spread: float) -> float:
     longest = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
     longest = min(longest, max(BACKOFF_FIRST_S, lasts_s / 4))
     return longest * (0.5 + 0.5 * spread)
+
+
+def stale_after(runway: float) -> float:
+    """Return the seconds without a read of the catalogue after which an instance stops serving.
+
+    `runway` is the longest of its counters.
+    """
+    return max(STALE_MIN_S, 2 * runway)

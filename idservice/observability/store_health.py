@@ -2,10 +2,15 @@
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import TypeVar
 
+from idservice import errors
 from idservice.observability.readings import Latency
 
 log = logging.getLogger("idservice.health")
+
+T = TypeVar("T")
 
 
 class StoreHealth:
@@ -34,3 +39,26 @@ class StoreHealth:
             log.warning("%s", error, extra={"action": "store_down"})
         self.last_error = error
         self.down.set()
+
+    async def read(
+        self, call: Coroutine[object, object, T], action: str, store: str, within_s: float
+    ) -> T:
+        """Return the answer to a call that changes nothing, and note if the store answered.
+
+        Raises StoreError; NotApplied where the call takes longer than `within_s`.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                result = await call
+        except TimeoutError:
+            slow = errors.NotApplied(store=store, action=action, why="it took too long")
+            self.failed(slow)
+            raise slow from None
+        except (errors.PositionIllFormed, errors.NotShown):
+            self.answered()
+            raise
+        except errors.StoreError as error:
+            self.failed(error)
+            raise
+        self.answered()
+        return result

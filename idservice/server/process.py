@@ -18,11 +18,12 @@ from aiohttp.typedefs import Middleware
 from idservice import __version__, errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
-from idservice.catalogue.counters import check_name
+from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import loop_lag
 from idservice.server import address as listen
 from idservice.server import startup
 from idservice.server.exits import EXIT_FAILURE
+from idservice.server.instance import build_instance
 from idservice.server.listener import Listener
 from idservice.server.newcomers import ON_THE_WAY_S
 from idservice.server.settings import STORE_DEFAULT
@@ -30,6 +31,7 @@ from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.link import SupervisorLink
 from idservice.server.workers.pool_view import PoolView
 from idservice.stores import open_store
+from idservice.stores.records import check_name
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.responses import Responder
@@ -154,7 +156,7 @@ async def _serve(
     create = startup.may_create(settings.store, init=settings.init)
     store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold)
     await stack.enter_async_context(store)
-    service = Service(
+    service, catalogue = build_instance(
         store,
         settings.limits,
         random=random,
@@ -176,7 +178,7 @@ async def _serve(
     listeners = [
         await stack.enter_async_context(Listener(runner, bound, gate, desk, seat))
         for bound, runner, desk in _applications(
-            settings, sockets, life, whole, service, routes, around
+            settings, sockets, life, whole, service, catalogue, routes, around
         )
     ]
     log.info(
@@ -218,6 +220,7 @@ def _applications(
     life: Life,
     whole: PoolView,
     service: Service,
+    catalogue: Catalogue,
     routes: dict[str, str],
     around: Sequence[Middleware],
 ) -> Iterator[tuple[socket.socket, web.AppRunner, Responder | None]]:
@@ -226,6 +229,7 @@ def _applications(
         is_data = (address, bound) in sockets.data
         app = build_app(
             service,
+            catalogue,
             default_counter=settings.default_counter,
             routes=routes,
             limits=settings.web,

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from idservice.client.protocol import ID_MAX, NUMBER_MAX
+from idservice import errors
+from idservice.client.protocol import ID_MAX, NAME, NUMBER_MAX
 from idservice.core.epoch import Layout, ordinal_of, sealed
 
 LIMIT_DEFAULT = NUMBER_MAX
@@ -238,3 +239,10 @@ class ShardState(msgspec.Struct, frozen=True):
         if self.next is None or self.mark is None:
             return None
         return max(self.next, self.mark)
+
+
+def check_name(name: str) -> str:
+    """Return the name itself. Raises BadName."""
+    if not NAME.fullmatch(name):
+        raise errors.BadName(value=name[:80])
+    return name

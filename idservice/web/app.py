@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from idservice import errors
 from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
 from idservice.server.workers.pool_view import PoolView
 from idservice.web.access import WriteAccess
@@ -38,6 +39,7 @@ class NotReady(errors.Unavailable):
 
 def build_app(
     service: Service,
+    catalogue: Catalogue,
     *,
     default_counter: str,
     routes: dict[str, str],
@@ -82,7 +84,7 @@ def build_app(
         serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
     if control:
         writers = WriteAccess(writable, unix)
-        for path, handlers in _control(service, whole, writers, limits).items():
+        for path, handlers in _control(catalogue, whole, writers, limits).items():
             if path not in routes or not data:  # an old path of somebody's goes before
                 serve(path, **handlers)
     serve("/livez", GET=_livez)
@@ -92,11 +94,11 @@ def build_app(
 
 
 def _control(
-    service: Service, whole: PoolView, writers: WriteAccess, limits: WebLimits
+    catalogue: Catalogue, whole: PoolView, writers: WriteAccess, limits: WebLimits
 ) -> dict[str, dict[str, Handler]]:
     """The control plane: by path, the handlers of its methods."""
-    admin, changes = Admin(service, whole, writers), Changes(service, writers)
-    overview = Overview(whole, service.store.address)
+    admin, changes = Admin(catalogue, whole, writers), Changes(catalogue, writers)
+    overview = Overview(whole, catalogue.store.address)
     return {
         "/": {"GET": overview.page},
         "/v1/status": {"GET": overview.json},

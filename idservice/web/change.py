@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from idservice import errors
-from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import check_reason, check_runway
 from idservice.catalogue.describe import described
 from idservice.catalogue.rules import Wish
@@ -48,10 +48,10 @@ class SetTo(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Changes:
-    """Handlers over a service."""
+    """Handlers over a catalogue."""
 
-    def __init__(self, service: Service, writers: WriteAccess) -> None:
-        self._service = service
+    def __init__(self, catalogue: Catalogue, writers: WriteAccess) -> None:
+        self._catalogue = catalogue
         self._writers = writers
 
     async def patch(self, request: web.Request) -> web.Response:
@@ -83,25 +83,25 @@ class Changes:
         return await read_wish(request, kind)
 
     async def _change(self, request: web.Request, wish: Wish, reason: str) -> web.Response:
-        name, service = request.match_info["name"], self._service
+        name, catalogue = request.match_info["name"], self._catalogue
         wish = replace(wish, by=self._writers.name(request), why=check_reason(reason))
         try:
             async with asyncio.timeout(ANSWER_AFTER_S):
-                _, entry = await service.change(name, wish)
+                _, entry = await catalogue.change(name, wish)
         except TimeoutError:
             return await self._goes_on(name)
-        return json_answer(described(entry, service.limits.runway))
+        return json_answer(described(entry, catalogue.runway_s))
 
     async def _goes_on(self, name: str) -> web.Response:
         """How a counter stands while its change is carried out. Raises OutcomeUnknown: what is
         wrong with this look says nothing of the change."""
         try:
-            entry, positions = await self._service.counter(name)
+            entry, positions = await self._catalogue.counter(name)
         except errors.IdserviceError as error:
             raise errors.OutcomeUnknown(
-                store=self._service.store.address,
+                store=self._catalogue.store.address,
                 action=f"changing counter {name}",
                 why=f"it took too long and goes on; see what the counter is now ({error})",
             ) from error
-        body = described(entry, self._service.limits.runway, positions)
+        body = described(entry, self._catalogue.runway_s, positions)
         return json_answer(body, status=HTTPStatus.ACCEPTED)

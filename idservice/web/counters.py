@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from idservice import errors
-from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.describe import described, gaps_described
 from idservice.server.workers.pool_view import PoolView
@@ -33,21 +33,21 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Admin:
-    """Handlers over a service and the `whole` it is part of."""
+    """Handlers over a catalogue, and the `whole` service that it is part of."""
 
-    def __init__(self, service: Service, whole: PoolView, writers: WriteAccess) -> None:
-        self._service = service
+    def __init__(self, catalogue: Catalogue, whole: PoolView, writers: WriteAccess) -> None:
+        self._catalogue = catalogue
         self._whole = whole
         self._writers = writers
 
     async def list(self, request: web.Request) -> web.Response:
         """Every counter and its configuration."""
-        counters = await self._service.counters()
+        counters = await self._catalogue.counters()
         return json_answer({"counters": [described(counter, self._runway) for counter in counters]})
 
     async def show(self, request: web.Request) -> web.Response:
         """One counter: also where it stands in the store, and what is held in memory."""
-        counter, positions = await self._service.counter(request.match_info["name"])
+        counter, positions = await self._catalogue.counter(request.match_info["name"])
         body = described(counter, self._runway, positions)
         reading = await self._whole.reading(counter.name)
         seconds = reading.runway_s if reading is not None else 0.0
@@ -62,20 +62,20 @@ class Admin:
         wish = await read_wish(request, Wish)
         wanted = new_counter(
             request.match_info["name"],
-            self._service.random,
+            self._catalogue.random,
             start=whole("start", wish.start),
             limit=LIMIT_DEFAULT if wish.limit is None else whole("limit", wish.limit),
             strict=wish.strict,
             shards=whole("shards", wish.shards),
             runway=wish.runway,
         )
-        counter, created = await self._service.create(wanted, by=self._writers.name(request))
+        counter, created = await self._catalogue.create(wanted, by=self._writers.name(request))
         status = 201 if created else 200
         return json_answer(described(counter, self._runway), status=status)
 
     @property
     def _runway(self) -> float:
-        return self._service.limits.runway
+        return self._catalogue.runway_s
 
 
 def whole(field: str, value: float | str) -> int:

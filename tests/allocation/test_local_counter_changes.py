@@ -15,7 +15,7 @@ from idservice.catalogue import rules
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
 from tests.simulation.loop import elapse, run
-from tests.simulation.serving import answers_after, elsewhere, serving, table
+from tests.simulation.serving import answers_after, controlled, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore
 
 SUSPEND, RESUME = Wish("suspend", state="suspended"), Wish("resume", state="active")
@@ -152,7 +152,7 @@ def test_a_counter_that_is_suspended_when_its_use_begins_is_refused_and_comes_al
 def test_a_deleted_counter_is_unknown_to_who_uses_it_and_to_who_comes_new() -> None:
     async def main() -> None:
         data = table()
-        async with serving(data) as used, serving(data, seed=2) as fresh:
+        async with serving(data) as used, controlled(data, seed=2) as (fresh, catalogue):
             supply = await stocked(used)
             await elsewhere(data, Wish("delete", state="deleted"))
             await elapse(3.0)
@@ -160,7 +160,7 @@ def test_a_deleted_counter_is_unknown_to_who_uses_it_and_to_who_comes_new() -> N
                 await supply.one()
             with pytest.raises(errors.UnknownCounter):
                 await fresh.supply("orders")
-            await fresh.create(new_counter("orders", Random(9)))
+            await catalogue.create(new_counter("orders", Random(9)))
             await elapse(3.0)
             both = [await supply.one(), await (await fresh.supply("orders")).one()]
             assert min(both) >= 10

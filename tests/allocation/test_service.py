@@ -7,16 +7,15 @@ import tracemalloc
 from random import Random
 from typing import Any
 
-import msgspec
 import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits
 from idservice.allocation.service import LOADING_MAX, Service
-from idservice.catalogue.counters import ensure, new_counter
+from idservice.catalogue.counters import new_counter
 from idservice.core.timeouts import BACKOFF_MAX_S
-from idservice.stores.records import Adopted, Counter, Grant
+from idservice.stores.records import Grant
 from tests.simulation.loop import VirtualLoop, elapse, run
 from tests.simulation.serving import answers_after, serving, table
 from tests.simulation.store import Faults, SimStore
@@ -51,8 +50,6 @@ def test_a_counter_that_is_not_there_is_never_created_by_asking_for_it() -> None
             for _ in range(3):
                 with pytest.raises(errors.UnknownCounter, match="idservice create tickets"):
                     await service.supply("tickets")
-            with pytest.raises(errors.UnknownCounter):
-                await service.counter("tickets")
             assert set(data.entries) == {"orders"}
             assert set(data.positions) == {("orders", 0)}
             assert set(service.supplies) == set()
@@ -114,57 +111,6 @@ def test_only_so_many_counters_are_read_at_once() -> None:
             assert sum(isinstance(one, errors.TooManyWaiting) for one in done) == 1
 
     run(main())
-
-
-def test_looking_at_counters_consumes_nothing() -> None:
-    async def main() -> None:
-        data = table("orders", "tickets", start=5)
-        async with serving(data) as service:
-            assert [one.name for one in await service.counters()] == ["orders", "tickets"]
-            for _ in range(3):
-                counter, positions = await service.counter("tickets")
-                assert (counter.start, [each.next for each in positions]) == (5, [5])
-            assert data.ledger == []
-            await service.snapshot()
-            del data.positions["tickets", 0]
-            with pytest.raises(errors.PositionMissing):
-                await service.counter("tickets")
-
-    run(main())
-
-
-def test_a_counter_is_created_once_though_the_answer_was_lost() -> None:
-    async def main() -> None:
-        data = table()
-        faults = Faults(lost_after=1.0)
-        wanted = new_counter("tickets", Random(5), start=9)
-        async with serving(data, faults) as service:
-            with pytest.raises(errors.OutcomeUnknown):
-                await service.create(wanted)
-            faults.heal()
-            assert await service.create(wanted) == (wanted, True)
-            again = new_counter("tickets", Random(6), start=9)
-            assert await service.create(again) == (wanted, False)
-            other = new_counter("tickets", Random(7), start=10)
-            with pytest.raises(errors.CounterDiffers, match="start is 9, not 10"):
-                await service.create(other)
-
-    run(main())
-
-
-def test_which_adopted_item_differs_is_told_in_words() -> None:
-    old = Adopted("gifts", (("context", "S", "c"), ("id", "N", "7")), "value", "old")
-    one = new_counter("orders", Random(1), adopted=old)
-    other = new_counter("orders", Random(1), adopted=msgspec.structs.replace(old, returns="new"))
-    assert one.difference(other, runway=30.0) == (
-        "adopted is value of context=c,id=7 in table gifts, answered old,"
-        " not value of context=c,id=7 in table gifts, answered new"
-    )
-    assert (
-        new_counter("orders", Random(1))
-        .difference(one, runway=30.0)
-        .startswith("adopted is no item, not value of ")
-    )
 
 
 # --- cost -----------------------------------------------------------------------------------------
@@ -401,16 +347,3 @@ def test_the_snapshot_counts_every_counter_in_use() -> None:
             assert sum(snapshot.latency.counts) == len(store_of(service).sent)
 
     run(main())
-
-
-async def test_a_repeated_create_that_is_refused_says_nothing_of_the_first() -> None:
-    class LosesThenRefuses:
-        calls = 0
-
-        async def create(self, counter: Counter) -> Counter:
-            self.calls += 1
-            kind = errors.OutcomeUnknown if self.calls == 1 else errors.NotApplied
-            raise kind(store="sim:", action="creating", why="fault")
-
-    with pytest.raises(errors.OutcomeUnknown):
-        await ensure(LosesThenRefuses(), new_counter("a", Random(1)), runway=30.0, random=Random(1))  # type: ignore[arg-type]

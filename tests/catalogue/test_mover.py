@@ -17,6 +17,7 @@ from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.catalogue.mover import CounterMover
 from idservice.catalogue.rules import Wish
+from idservice.server.instance import build_instance
 from idservice.stores.records import Adopted, Counter, Move
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
@@ -345,11 +346,11 @@ def test_services_on_both_stores_hand_out_no_id_twice(seed: int) -> None:
                 await elapse(rng.uniform(0.0, 0.2))
 
         limits = Limits(runway=rng.choice((1.0, 30.0)), block_max=rng.choice((3, 100)))
-        async with (
-            Service(SimStore(Random(5), two.source, faults), limits, random=rng) as here,
-            Service(SimStore(Random(6), two.source, faults), limits, random=rng) as too,
-            Service(SimStore(Random(7), two.target, faults), limits, random=rng) as there,
-        ):
+        (here, _), (too, _), (there, _) = (
+            build_instance(SimStore(Random(seed), table, faults), limits, random=rng)
+            for seed, table in ((5, two.source), (6, two.source), (7, two.target))
+        )
+        async with here, too, there:
             clients = [asyncio.create_task(ask(each)) for each in (here, too, there)]
             await elapse(2.0)
             await asyncio.gather(operate(two, faults, rng), operate(two, faults, rng))

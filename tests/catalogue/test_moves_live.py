@@ -1,6 +1,5 @@
 """A counter is moved from a file to a table while it is served, asked for, and lent."""
 
-import asyncio
 import json
 import os
 import shutil
@@ -41,6 +40,12 @@ class Caller(threading.Thread):
                 self.over.wait(0.01)
 
 
+def refusal(url: str) -> str:
+    status, body = http_get.ask(url, "/v1/counters/orders/next", timeout=5.0)
+    assert status == 423
+    return str(json.loads(body)["detail"])
+
+
 async def test_its_ids_go_on_in_the_table_above_all_that_the_file_gave(
     dynoxide_url: str, tmp_path: Path
 ) -> None:
@@ -75,11 +80,8 @@ async def test_its_ids_go_on_in_the_table_above_all_that_the_file_gave(
             got = [id for caller in callers for id in caller.got]
             assert len(got) == len(set(got)), "repeated"
             assert min(callers[1].got) > max(callers[0].got + callers[2].got), "it went on below"
-            status, body = await asyncio.to_thread(
-                http_get.ask, url, "/v1/counters/orders/next", timeout=5.0
-            )
-            assert status == 423
-            assert f"--store 'dynamodb:{table.address}'" in json.loads(body)["detail"]
+            there_now = f"--store 'dynamodb:{table.address}'"
+            await until(lambda: there_now in refusal(url), 30.0)
     shown = json.loads(run("show", "orders", "--json", *there))
     assert (shown["start"], shown["runway"], shown["state"]) == (100, 9.0, "active")
     assert json.loads(run("show", "orders", "--json", *here))["state"] == "moved"

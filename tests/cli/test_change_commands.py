@@ -41,7 +41,7 @@ def test_set_refuses_to_repeat_ids_or_to_skip_a_million(run: Run) -> None:
 def test_set_goes_down_when_the_longest_silence_is_over(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.catalogue.rules.STALE_MIN_S", 0.0)
+    monkeypatch.setattr("idservice.core.timeouts.STALE_MIN_S", 0.0)
     said = run("set", "orders", "--next", "5", "--allow-lower", "--runway", "1")
     assert (said.code, said.out) == (0, "counter orders: active, epoch 2, ids from 5\n")
     assert run("next", "orders").out == "5\n"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish, stale_after
+from idservice.catalogue.rules import Wish
+from idservice.core.timeouts import stale_after
 from idservice.stores.records import ACTIVE, DELETED, LIMIT_DEFAULT, SUSPENDED
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse

@@ -16,6 +16,7 @@ from idservice.catalogue import rules
 from idservice.catalogue.counters import new_counter
 from idservice.core.shards import EXHAUSTED_RECHECK_S
 from idservice.core.timeouts import REFILL_MAX_S
+from idservice.server.instance import build_instance
 from idservice.stores.records import FINISH, Adopted, Counter
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
@@ -116,7 +117,8 @@ class World:
         return instance
 
     async def _live(self, instance: Instance) -> None:
-        service = Service(instance.store, self.limits, random=Random(self.rng.getrandbits(64)))
+        random = Random(self.rng.getrandbits(64))
+        service, _ = build_instance(instance.store, self.limits, random=random)
         async with service:
             instance.service = service
             instance.up.set()

@@ -7,9 +7,11 @@ from typing import Any
 
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
+from idservice.server.instance import build_instance
 from idservice.stores.records import Counter
 from tests.simulation.store import Faults, SimStore, Table
 
@@ -30,7 +32,7 @@ def answers_after(seconds: float) -> Faults:
 
 
 @asynccontextmanager
-async def serving(
+async def controlled(
     data: Table,
     faults: Faults | None = None,
     *,
@@ -38,10 +40,18 @@ async def serving(
     declared: Sequence[str] = (),
     seed: int = 1,
     store: type[SimStore] = SimStore,
-) -> AsyncIterator[Service]:
-    """An entered service. `service.store` is its own handle."""
+) -> AsyncIterator[tuple[Service, Catalogue]]:
+    """An entered service and its catalogue. `service.store` is their own handle."""
     handle = store(Random(seed), data, faults)
-    async with Service(handle, limits, random=Random(seed), declared=declared) as service:
+    service, catalogue = build_instance(handle, limits, random=Random(seed), declared=declared)
+    async with service:
+        yield service, catalogue
+
+
+@asynccontextmanager
+async def serving(data: Table, faults: Faults | None = None, **how: Any) -> AsyncIterator[Service]:
+    """The service of `controlled` alone."""
+    async with controlled(data, faults, **how) as (service, _):
         yield service
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,13 +12,16 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import ensure, new_counter, shown
 from idservice.catalogue.rules import Wish
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NoUsableAnswer, Reply
+from idservice.server.instance import build_instance
 from idservice.stores import open_store
 from idservice.stores.chained import ChainedStore
+from idservice.stores.protocol import Store
 from idservice.stores.records import (
     ACTIVE,
     LIMIT_DEFAULT,
@@ -34,6 +38,16 @@ from tests.simulation.serving import table
 from tests.simulation.store import SimStore, Table
 
 random = Random(1)
+
+
+@asynccontextmanager
+async def sidecar_of(
+    store: Store, *, declared: Sequence[str] = ()
+) -> AsyncIterator[tuple[Service, Catalogue]]:
+    """An instance over a service as its store."""
+    service, catalogue = build_instance(store, random=random, declared=declared)
+    async with service:
+        yield service, catalogue
 
 
 class Said(AsyncTransport):
@@ -181,7 +195,7 @@ def test_the_addresses_of_services_are_those_of_a_chained_store() -> None:
 async def test_the_data_plane_is_enough(central: Served) -> None:
     async with (
         open_store(central.url) as store,
-        Service(store, random=random, declared=["default"]) as sidecar,
+        sidecar_of(store, declared=["default"]) as (sidecar, catalogue),
     ):
         await store.verify()
         await sidecar.warm()
@@ -193,20 +207,20 @@ async def test_the_data_plane_is_enough(central: Served) -> None:
         with pytest.raises(errors.NotShown, match="admin-listen"):
             await store.counters()
         with pytest.raises(errors.NotShown, match="admin-listen"):
-            await sidecar.counter("orders")
+            await catalogue.counter("orders")
         with pytest.raises(errors.NotShown, match="admin-listen"):
-            await sidecar.create(new_counter("tickets", random))
+            await catalogue.create(new_counter("tickets", random))
 
 
 async def test_starting_and_showing_use_no_id(central: Served) -> None:
     async with open_store(central.url) as store:
-        async with Service(store, random=random, declared=["orders"]) as sidecar:
+        async with sidecar_of(store, declared=["orders"]) as (sidecar, catalogue):
             await sidecar.warm()
-            for ask in (sidecar.counter("orders"), sidecar.counters()):
+            for ask in (catalogue.counter("orders"), catalogue.counters()):
                 with pytest.raises(errors.NotShown):
                     await ask
             assert sidecar.health.up, "it answered, and will not say anything else"
-        async with Service(store, random=random) as sidecar:
+        async with sidecar_of(store) as (sidecar, catalogue):
             assert await (await sidecar.supply("orders")).one() == 0
 
 
@@ -276,18 +290,18 @@ async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_hel
     central: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
-    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+    async with open_store(central.url) as store, sidecar_of(store) as (sidecar, catalogue):
         supply = await sidecar.supply("orders")
         first = await supply.one()
-        await central.service.change("orders", Wish("suspend", state=SUSPENDED))
+        await central.catalogue.change("orders", Wish("suspend", state=SUSPENDED))
         with pytest.raises(errors.Suspended):
             for _ in range(1000):
                 await supply.one()
-        await central.service.change("orders", Wish("resume", state=ACTIVE))
+        await central.catalogue.change("orders", Wish("resume", state=ACTIVE))
         assert await supply.one() > first
         assert supply.counter.ordinal == 3
         with pytest.raises(errors.ChangedElsewhere, match="changed where it runs"):
-            await sidecar.change("orders", Wish("suspend", state=SUSPENDED))
+            await catalogue.change("orders", Wish("suspend", state=SUSPENDED))
 
 
 async def test_a_strict_counter_is_never_taken_ahead(central: Served, data: Table) -> None:
@@ -318,7 +332,7 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
     async with (
         served(SimStore(Random(1), data)) as central,
         open_store(central.url) as store,
-        Service(store, random=random) as sidecar,
+        sidecar_of(store) as (_, catalogue),
     ):
         _, created = await ensure(
             store,
@@ -336,7 +350,7 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
         assert not created
         with pytest.raises(errors.CounterDiffers, match="start is 5, not 6"):
             await ensure(store, new_counter("big", random, start=6), runway=30.0, random=random)
-        counter, (position,) = await sidecar.counter("big")
+        counter, (position,) = await catalogue.counter("big")
         assert (counter.limit, counter.strict, position.next) == (2**60, True, 5)
         assert [c.name for c in await store.counters()] == ["big", "default", "orders"]
         assert await store.counter("none") is None
@@ -353,23 +367,23 @@ async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
     async with (
         served(SimStore(Random(1), data)) as central,
         open_store(central.url) as store,
-        Service(store, random=random) as sidecar,
+        sidecar_of(store) as (sidecar, catalogue),
     ):
         wish = Wish("suspend", state=SUSPENDED)
         if state == MOVED:
             wish = Wish("move", to="sqlite:/there.db")
-        await central.service.change("orders", wish)
-        counter, _ = await sidecar.counter("orders")
+        await central.catalogue.change("orders", wish)
+        counter, _ = await catalogue.counter("orders")
         assert counter.state == state
-        assert [one.state for one in await sidecar.counters()] == [ACTIVE, state]
+        assert [one.state for one in await catalogue.counters()] == [ACTIVE, state]
         assert (await shown(store, "orders")) == counter
         supply = await sidecar.supply("orders")
         with pytest.raises(errors.Suspended):  # as it is told there, at each request
             await supply.one()
         if state == SUSPENDED:
-            await central.service.change("orders", Wish("resume", state=ACTIVE))
+            await central.catalogue.change("orders", Wish("resume", state=ACTIVE))
             supply.look_again()
-            assert (await sidecar.counter("orders"))[0].state == ACTIVE
+            assert (await catalogue.counter("orders"))[0].state == ACTIVE
 
 
 def dynamo_item() -> Any:

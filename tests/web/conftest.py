@@ -14,7 +14,9 @@ from aiohttp import web
 
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
+from idservice.server.instance import build_instance
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
@@ -33,6 +35,7 @@ class Serving:
     """A service and where it answers."""
 
     service: Service
+    catalogue: Catalogue
     store: Store
     app: web.Application
     gate: ConnectionLimit
@@ -109,12 +112,15 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             store = store or SQLiteStore(str(tmp_path / "ids.db"))
             await stack.enter_async_context(store)
             await store.init(new_counter("default", random.Random(1)))
-            service = Service(store, limits, random=random.Random(2), declared=["default"])
+            service, catalogue = build_instance(
+                store, limits, random=random.Random(2), declared=["default"]
+            )
             await stack.enter_async_context(service)
             gate = ConnectionLimit(connections_max)
             serving: Serving
             app = build_app(
                 service,
+                catalogue,
                 default_counter="default",
                 routes=routes or {},
                 limits=web_limits or WebLimits(),
@@ -144,7 +150,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             )  # fmt: skip
             stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
-            serving = Serving(service, store, app, gate, port, lanes)
+            serving = Serving(service, catalogue, store, app, gate, port, lanes)
             return serving
 
         yield start

@@ -29,9 +29,8 @@ from idservice.web.fast_lane.parser import HEAD_MAX
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.fast_lane.template import form_of
 from tests.web.conftest import Serve, Serving
+from tests.web.test_battery import FINE, MALFORMED
 from tests.web.wire import connected, request
-
-from .test_battery import FINE, MALFORMED
 
 HOST = b"Host: 127.0.0.1\r\n"
 NEXT = request()
@@ -953,9 +952,9 @@ async def test_a_counter_that_is_closed_is_refused_alike_and_comes_back_alike(pa
     ):
         for serving in (pair.fast, pair.slow):
             if wish.wanted is None:
-                await serving.service.change("c", wish)
+                await serving.catalogue.change("c", wish)
             else:
-                await serving.service.create(wish.wanted)
+                await serving.catalogue.create(wish.wanted)
                 await serving.service.supplies["c"].fill()
         answers = await pair.alike(*asked, *asked)
         assert answers.count(b"HTTP/1.1 " + status) >= 2 * len(lines), answers
