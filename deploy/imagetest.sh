@@ -86,7 +86,7 @@ print("[global]")
 print("\n".join(f"{key} = {value}" for key, value in found.items() if key in carried))
 ' > "$work/pip.conf"
 
-# The commands of docker, for this build and for who follows the README here (tests/deploy/test_walk.py).
+# The commands of docker, for this build and for the test that follows the tutorial (tests/guides/test_start.py).
 mkdir -p "$work/bin"
 cat > "$work/bin/docker" <<END
 #!/bin/sh

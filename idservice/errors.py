@@ -256,7 +256,7 @@ class PositionMissing(NotApplied):
 class EpochChanged(NotApplied):
     """The position of counter {name!r} in {store} carries the epoch {found!r}, not {epoch!r}; where
     that begins with gone-back, it was moved back: `idservice fence {name} --past N` or `--ahead N`
-    goes on above every id in use, see 'A restored store' in the README."""
+    goes on above every id in use, see docs/how-to/recover.md."""
 
     @property
     def gone_back(self) -> bool:
@@ -300,7 +300,7 @@ class PositionIllFormed(NotApplied):
 
 class WentBack(NotApplied):
     """The position of counter {name!r} in {store} was moved back to {position}, below {above};
-    `idservice fence {name} --ahead N` goes on above that, see 'A restored store' in the README."""
+    `idservice fence {name} --ahead N` goes on above that, see docs/how-to/recover.md."""
 
     retryable = False
 

@@ -148,7 +148,7 @@ class CounterMover:
     async def _there(self, name: str) -> Counter:
         there = await self._entry_there(name)
         if there is None:
-            why = f"it was moved to {self._to}, and is there no more; see 'A restored store'"
+            why = f"it was moved to {self._to}, and is there no more; see docs/how-to/recover.md"
             raise errors.ChangeRefused(name=name, why=why)
         return there
 

@@ -12,6 +12,7 @@ import boto3
 import pytest
 
 from tests.engines import REGION
+from tests.guides import pages
 from tests.processes import environment
 
 from .cluster import Cluster, cluster
@@ -19,17 +20,16 @@ from .conftest import DEPLOY, deployer
 
 pytestmark = [pytest.mark.process, pytest.mark.needs_deployers]
 
-TEXT = (DEPLOY / "README.md").read_text()
+PAGE = DEPLOY / "README.md"
+TEXT = PAGE.read_text()
 MINE = ("Kubernetes", "Helm", "ECS")
 
 Follow = Callable[[str], tuple[str, Cluster]]
 
 
 def blocks(heading: str) -> list[str]:
-    """The commands under a heading."""
-    section = re.split(r"^## ", TEXT, flags=re.MULTILINE)
-    (found,) = [part for part in section if part.startswith(f"{heading}\n")]
-    return re.findall(r"^```sh\n(.*?)^```", found, re.MULTILINE | re.DOTALL)
+    """Return the commands under a heading."""
+    return [each.text for each in pages.blocks(PAGE, heading) if each.kind == "sh"]
 
 
 def network(url: str) -> dict[str, str]:

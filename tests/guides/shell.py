@@ -21,7 +21,7 @@ NETWORK = ("unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--n
 MACHINE = (*NETWORK, "--pid", "--fork", "--kill-child", "--mount-proc")
 LISTEN = "127.0.0.1:8080"
 # The last process of a page that listened at an address is stopped before the next one starts, as
-# a reader presses Ctrl-C: with its group, because `make` has the service below it.
+# Ctrl-C does it: with its group, because `make` has the service below it. `set -m` makes the group.
 BEGIN = r"""
 set -euo pipefail
 ip link set lo up
@@ -29,10 +29,12 @@ declare -A listening
 service() {
   local address=$1 before=${listening[$1]:-}
   if [ -n "$before" ]; then
-    kill -TERM -- "-$before"
+    kill -INT -- "-$before"
     wait "$before" || true
   fi
-  setsid bash -c "$2" &
+  set -m
+  bash -c "$2" &
+  set +m
   listening[$address]=$!
   until curl --silent --fail --output /dev/null "http://$address/readyz"; do
     kill -0 "${listening[$address]}"

@@ -149,7 +149,8 @@ END
 
 
 def test_benchmark(follow: Follow) -> None:
-    said = follow("benchmark")
+    quickly = "export IDSERVICE_DURATION=0.5 IDSERVICE_WARMUP=0.1"
+    said = follow("benchmark", before=quickly)
     assert said.count("all distinct") == 2
     assert '"ids_per_s"' in said, "the report as JSON"
 

@@ -95,7 +95,7 @@ def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
             action=action,
             why=f"its table {adopted.table!r} was recreated or restored since it was adopted, so"
             " its position may be behind ids that are in use. Go on above them: idservice fence"
-            f" {counter.name} --past N, see 'A restored store' in the README",
+            f" {counter.name} --past N, see docs/how-to/recover.md",
         )
 
 

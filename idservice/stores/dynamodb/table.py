@@ -62,8 +62,8 @@ class Table:
                 store=self.client.store,
                 why=f"table {self.name!r} in region {self.client.region} was recreated or restored"
                 f" since (it has id {found}, not {recorded}), so its positions may be behind ids"
-                " that are in use. Go on above them: idservice fence --all, see 'A restored store'"
-                " in the README",
+                " that are in use. Go on above them: idservice fence --all, see"
+                " docs/how-to/recover.md",
             )
 
     async def accept(self) -> None:

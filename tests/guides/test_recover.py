@@ -1,7 +1,8 @@
-"""The README's way out of a restored store, followed command by command."""
+"""The page about a restored store, followed command by command, on stores that were restored."""
 
 import asyncio
 import re
+import shlex
 import shutil
 import sqlite3
 from pathlib import Path
@@ -16,21 +17,19 @@ from tests import engines
 from tests.processes import ROOT, command
 from tests.stores import backends
 
-STEPS = (ROOT / "README.md").read_text().partition("### A restored store")[2].partition("\n## ")[0]
+from .pages import blocks
+
+PAGE = ROOT / "docs" / "how-to" / "recover.md"
+FENCES, TAKE = [each.commands for each in blocks(PAGE)]
 
 pytestmark = pytest.mark.process
 
 
-def fences(*more: str, **places: str) -> list[tuple[str, ...]]:
-    """The commands of the run-book, with names and numbers in their places."""
-    found = re.findall(r"^idservice (fence .*?)(?: +#.*)?$", STEPS, re.MULTILINE)
-    assert len(found) == 3
-    filled = []
-    for line in found:
-        for place, value in places.items():
-            line = re.sub(rf"\b{place}\b", value, line)
-        filled.append((*(word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)), *more))
-    return filled
+def filled(lines: list[str], *more: str, **places: str) -> list[list[str]]:
+    """Return the words of commands of the page, with names and numbers in their places."""
+    for place, value in places.items():
+        lines = [re.sub(rf"\b{place}\b", value, line) for line in lines]
+    return [[*shlex.split(line, comments=True)[1:], *more] for line in lines]
 
 
 def test_a_copied_file_is_fenced_as_a_whole(tmp_path: Path) -> None:
@@ -41,7 +40,8 @@ def test_a_copied_file_is_fenced_as_a_whole(tmp_path: Path) -> None:
     refused = command("next", *copied, folder=tmp_path)
     assert refused.returncode == 3
     assert "fence --all" in refused.stderr
-    one, every, _ = fences(*copied, NAME="orders", N="499")
+    one, every, _ = filled(FENCES, *copied, NAME="orders", N="499")
+    [take] = filled(TAKE, *copied, NAME="orders")
     alone = command(*one, folder=tmp_path)
     assert alone.returncode == 2
     assert "fence --all" in alone.stderr
@@ -50,7 +50,7 @@ def test_a_copied_file_is_fenced_as_a_whole(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "counter orders: active, epoch 2, ids from 500" in done.stdout
     assert command("next", *copied, folder=tmp_path).stdout == "500\n"
-    assert command("next", "orders", *copied, folder=tmp_path).stdout == "500\n"
+    assert command(*take, folder=tmp_path).stdout == "500\n"
     again = command(*every, folder=tmp_path)
     assert again.returncode == 0, "it may be repeated"
 
@@ -66,7 +66,7 @@ def test_a_position_that_went_back_is_fenced_alone(tmp_path: Path) -> None:
     refused = command("next", folder=tmp_path)
     assert refused.returncode == 1
     assert "fence default" in refused.stderr
-    _, _, ahead = fences(NAME="default", N="1000")
+    _, _, ahead = filled(FENCES, NAME="default", N="1000")
     done = command(*ahead, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert command("next", folder=tmp_path).stdout == "1100\n"
@@ -104,7 +104,7 @@ def test_a_recreated_table_is_fenced_as_a_whole(dynoxide_url: str, tmp_path: Pat
     store = ("--store", f"dynamodb:{backend.address}")
     with engines.by_hand(backend.url) as client:
         recreated(client, backend, tmp_path, *store)
-        _, every, _ = fences(*store, N="499")
+        _, every, _ = filled(FENCES, *store, N="499")
         done = command(*every, folder=tmp_path)
         assert done.returncode == 0, done.stderr
         assert command("next", *store, folder=tmp_path).stdout == "500\n"
