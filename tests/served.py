@@ -11,6 +11,7 @@ from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.server.instance import build_instance
+from idservice.server.workers.pool_view import PoolView
 from idservice.stores.protocol import Store
 from idservice.web.app import WebLimits, build_app
 
@@ -41,6 +42,7 @@ async def served(
         app = build_app(
             service,
             catalogue,
+            PoolView(service),
             default_counter="default",
             routes={},
             limits=web_limits or WebLimits(),

@@ -10,13 +10,13 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress
 from math import isfinite
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 from opentelemetry import propagate
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -29,9 +29,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from idservice import __version__, errors
-from idservice.allocation.service import Service
 from idservice.observability.readings import CounterSample, Snapshot, capped
-from idservice.web.problems import Handler
 
 PROTOCOL = "http/protobuf"
 ALLOWED = {  # what of the standard is served; another value would be ignored without a word
@@ -48,9 +46,13 @@ FRESH_S = 0.2  # all instruments of one collection share a snapshot
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
+Read = Callable[[], Coroutine[object, object, Snapshot]]
+
 
 @asynccontextmanager
-async def exported(service: Service, *, counters_max: int) -> AsyncIterator[Middleware]:
+async def exported(
+    read: Read, stop_by: Callable[[], float], *, counters_max: int
+) -> AsyncIterator[Middleware]:
     """While entered, what is counted is sent on and so is a span for each request that passes the
     middleware. At most `counters_max` counters are told apart. Raises Usage.
 
@@ -71,13 +73,13 @@ async def exported(service: Service, *, counters_max: int) -> AsyncIterator[Midd
     if os.environ.get("OTEL_METRICS_EXPORTER") != "none":
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
     meters = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-    _observe(meters, _Counted(service, counters_max))
+    _observe(meters, _Counted(read, counters_max))
     try:
         yield _middleware(tracers, meters)
     finally:
         # Threads of their own, which nobody waits for: the loop's would hold up its end.
         done = [_in_thread(end) for end in (tracers.shutdown, meters.shutdown)]
-        left = service.stop_by - asyncio.get_running_loop().time()
+        left = stop_by() - asyncio.get_running_loop().time()
         await asyncio.wait(done, timeout=max(FLUSH_MIN_S, min(FLUSH_MAX_S, left)))
 
 
@@ -137,8 +139,8 @@ def _middleware(tracers: TracerProvider, meters: MeterProvider) -> Middleware:
 class _Counted:
     """What is counted, for a thread that is not the loop's: all is read on the loop."""
 
-    def __init__(self, service: Service, counters_max: int) -> None:
-        self._service = service
+    def __init__(self, read: Read, counters_max: int) -> None:
+        self._read = read
         self._counters_max = counters_max
         self._loop = asyncio.get_running_loop()
         self._at = float("-inf")
@@ -153,7 +155,7 @@ class _Counted:
         return self._snapshot
 
     def _asked(self) -> Snapshot | None:
-        asked = self._service.snapshot()
+        asked = self._read()
         try:
             future = asyncio.run_coroutine_threadsafe(asked, self._loop)
         except RuntimeError:  # it is closed

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from idservice import errors
 from idservice.catalogue.describe import GAPS
 from idservice.observability.readings import CounterSample, CounterState, Latency, Snapshot
 from idservice.observability.status_records import (
@@ -18,12 +17,9 @@ from idservice.observability.status_records import (
     StoreStatus,
 )
 from idservice.stores.records import LIMIT_DEFAULT
-from idservice.web.request import COUNT, read_query
 
-FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 COMMAND = re.compile(r"`(idservice [^`]+)`")
-PER_DEFAULT, PER_MAX = 50, 1000
-PAGE_MAX = 1_000_000
+PER_DEFAULT = 50
 SHORT = 0.5  # of the time for which ids are to last: less is left when no refill has come
 # What a counter's error is called, in the order in which they matter; an error of another code is
 # the store's, and nothing is left in memory.
@@ -56,35 +52,16 @@ RANKS = {state: rank for rank, state in enumerate(LEVELS)}
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which counters are shown: those whose name contains `find`, page by page from 1."""
+class StatusQuery:
+    """Selects the counters that are shown: names that contain `find`, page by page from 1."""
 
     page: int = 1
     per: int = PER_DEFAULT
     find: str = ""
 
-    @classmethod
-    def read(cls, query: str) -> "Wanted":
-        """Read a query. Raises BadPage, RepeatedKey, MalformedRequest."""
-        pairs = read_query(query)
-        find = pairs.get("find", "")
-        if not FIND.fullmatch(find):
-            rule = "up to 64 letters, digits, '.', '_' or '-'"
-            raise errors.BadPage(key="find", value=find[:80], rule=rule)
-        numbers = {}
-        for key, most in (("page", PAGE_MAX), ("per", PER_MAX)):
-            value = pairs.get(key)
-            if value is None:
-                continue
-            if not COUNT.fullmatch(value) or int(value) > most:
-                rule = f"a whole number from 1 to {most}"
-                raise errors.BadPage(key=key, value=value[:80], rule=rule)
-            numbers[key] = int(value)
-        return cls(find=find, **numbers)
-
 
 def status(
-    snapshot: Snapshot, wanted: Wanted, *, store: str, time: float, authority: str
+    snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float, authority: str
 ) -> Status:
     """What is in memory, worded; nothing is asked for it. `time` is in seconds since 1970,
     `authority` where a command may reach this service."""

@@ -211,7 +211,11 @@ async def _telemetry(
         why = f"--otel needs what is not installed ({error}): pip install 'idservice[otel]'"
         raise errors.Usage(why=why) from None
     most = settings.web.metrics_counters
-    return [await stack.enter_async_context(telemetry.exported(service, counters_max=most))]
+    return [
+        await stack.enter_async_context(
+            telemetry.exported(service.snapshot, lambda: service.stop_by, counters_max=most)
+        )
+    ]
 
 
 def _applications(
@@ -230,6 +234,7 @@ def _applications(
         app = build_app(
             service,
             catalogue,
+            whole,
             default_counter=settings.default_counter,
             routes=routes,
             limits=settings.web,
@@ -238,7 +243,6 @@ def _applications(
             writable=address.is_local,
             unix=bool(address.path),
             data=is_data,
-            whole=whole,
             around=around,
         )
         desk = None

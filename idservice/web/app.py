@@ -12,7 +12,7 @@ from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
-from idservice.server.workers.pool_view import PoolView
+from idservice.observability.view import ServiceView
 from idservice.web.access import WriteAccess
 from idservice.web.change import Changes
 from idservice.web.counters import Admin
@@ -40,6 +40,7 @@ class NotReady(errors.Unavailable):
 def build_app(
     service: Service,
     catalogue: Catalogue,
+    view: ServiceView,
     *,
     default_counter: str,
     routes: dict[str, str],
@@ -49,16 +50,14 @@ def build_app(
     writable: bool,
     unix: bool = False,
     data: bool = True,
-    whole: PoolView | None = None,
     around: Sequence[Middleware] = (),
 ) -> web.Application:
     """The application of one listener.
 
     `data` adds the routes that hand out ids, `control` those on counters; `writable` those that
-    change them. `routes` maps further paths to counters. `whole` is the service with all its
-    workers, where there are others; `around` sees each request first.
+    change them. `routes` maps further paths to counters. `view` is the service with all its
+    workers; `around` sees each request first.
     """
-    whole = whole or PoolView(service)
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
     async def finish(request: web.Request, response: web.StreamResponse) -> None:
@@ -84,21 +83,21 @@ def build_app(
         serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
     if control:
         writers = WriteAccess(writable, unix)
-        for path, handlers in _control(catalogue, whole, writers, limits).items():
+        for path, handlers in _control(catalogue, view, writers, limits).items():
             if path not in routes or not data:  # an old path of somebody's goes before
                 serve(path, **handlers)
     serve("/livez", GET=_livez)
-    serve("/readyz", GET=_readyz(whole, draining))
+    serve("/readyz", GET=_readyz(view, draining))
     serve("/openapi.json", GET=_openapi(limits))
     return app
 
 
 def _control(
-    catalogue: Catalogue, whole: PoolView, writers: WriteAccess, limits: WebLimits
+    catalogue: Catalogue, view: ServiceView, writers: WriteAccess, limits: WebLimits
 ) -> dict[str, dict[str, Handler]]:
     """The control plane: by path, the handlers of its methods."""
-    admin, changes = Admin(catalogue, whole, writers), Changes(catalogue, writers)
-    overview = Overview(whole, catalogue.store.address)
+    admin, changes = Admin(catalogue, view, writers), Changes(catalogue, writers)
+    overview = Overview(view, catalogue.store.address)
     return {
         "/": {"GET": overview.page},
         "/v1/status": {"GET": overview.json},
@@ -110,7 +109,7 @@ def _control(
             "DELETE": changes.delete,
         },
         "/v1/counters/{name}/set": {"POST": changes.set},
-        "/metrics": {"GET": _metrics(whole, limits.metrics_counters)},
+        "/metrics": {"GET": _metrics(view, limits.metrics_counters)},
     }
 
 
@@ -118,11 +117,11 @@ async def _livez(request: web.Request) -> web.Response:
     return web.Response(text="live", headers=NO_STORE)
 
 
-def _readyz(whole: PoolView, draining: Callable[[], bool]) -> Handler:
+def _readyz(view: ServiceView, draining: Callable[[], bool]) -> Handler:
     async def readyz(request: web.Request) -> web.Response:
         if draining():
             raise NotReady(why="it is stopping")
-        readiness = await whole.readiness()
+        readiness = await view.readiness()
         if readiness.not_ready:
             raise NotReady(why=readiness.not_ready.rstrip("."))
         degraded = f"; degraded: {readiness.degraded}" if readiness.degraded else ""
@@ -131,9 +130,9 @@ def _readyz(whole: PoolView, draining: Callable[[], bool]) -> Handler:
     return readyz
 
 
-def _metrics(whole: PoolView, counters_max: int) -> Handler:
+def _metrics(view: ServiceView, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
-        snapshot = await whole.snapshot()
+        snapshot = await view.snapshot()
         parts = []
         for part in prometheus.pieces(snapshot, counters_max=counters_max):
             parts.append(part)

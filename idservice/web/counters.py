@@ -11,7 +11,7 @@ from idservice import errors
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.describe import described, gaps_described
-from idservice.server.workers.pool_view import PoolView
+from idservice.observability.view import ServiceView
 from idservice.stores.records import LIMIT_DEFAULT
 from idservice.web.access import WriteAccess
 from idservice.web.ids import read_body
@@ -33,11 +33,11 @@ class Wish(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Admin:
-    """Handlers over a catalogue, and the `whole` service that it is part of."""
+    """Handlers over a catalogue, and the `view` service that it is part of."""
 
-    def __init__(self, catalogue: Catalogue, whole: PoolView, writers: WriteAccess) -> None:
+    def __init__(self, catalogue: Catalogue, view: ServiceView, writers: WriteAccess) -> None:
         self._catalogue = catalogue
-        self._whole = whole
+        self._view = view
         self._writers = writers
 
     async def list(self, request: web.Request) -> web.Response:
@@ -49,7 +49,7 @@ class Admin:
         """One counter: also where it stands in the store, and what is held in memory."""
         counter, positions = await self._catalogue.counter(request.match_info["name"])
         body = described(counter, self._runway, positions)
-        reading = await self._whole.reading(counter.name)
+        reading = await self._view.reading(counter.name)
         seconds = reading.runway_s if reading is not None else 0.0
         body["ids_in_memory"] = reading.held if reading is not None else 0
         body["gaps"] = gaps_described(reading.gaps if reading is not None else {})

@@ -6,9 +6,10 @@ import msgspec
 
 from idservice import __version__
 from idservice.client.protocol import NAME
-from idservice.observability.status import FIND, PAGE_MAX, PER_DEFAULT, PER_MAX
+from idservice.observability.status import PER_DEFAULT
 from idservice.web.request import NONCE
 from idservice.web.schemas import SCHEMAS
+from idservice.web.status_page import FIND, PAGE_MAX, PER_MAX
 
 Schema = dict[str, Any]
 

@@ -22,7 +22,7 @@ import pytest
 from idservice.cli import http_get, top
 from idservice.cli.board import COLUMNS, Board
 from idservice.observability import format
-from idservice.observability.status import Wanted, status
+from idservice.observability.status import StatusQuery, status
 from tests.processes import STORE, Serving, command, environment
 from tests.web.scenes import SCENES, Scene, shown
 
@@ -33,7 +33,11 @@ async def told(name: str, at: float = 0.0, **more: Any) -> dict[str, Any]:
     scene = Scene(SCENES[name], **more)
     scene.now += at
     said = status(
-        await scene.snapshot(), Wanted(), store=STORE, time=scene.now, authority="127.0.0.1:8080"
+        await scene.snapshot(),
+        StatusQuery(),
+        store=STORE,
+        time=scene.now,
+        authority="127.0.0.1:8080",
     )
     body: dict[str, Any] = msgspec.to_builtins(said)
     return body

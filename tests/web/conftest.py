@@ -17,6 +17,7 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.server.instance import build_instance
+from idservice.server.workers.pool_view import PoolView
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
@@ -121,6 +122,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             app = build_app(
                 service,
                 catalogue,
+                PoolView(service),
                 default_counter="default",
                 routes=routes or {},
                 limits=web_limits or WebLimits(),

@@ -16,6 +16,7 @@ from idservice.observability import status, status_records
 from idservice.observability.readings import LATENCY_BUCKETS_S, Latency
 from idservice.server.workers.totals import Report, Totals
 from idservice.web import page
+from idservice.web.status_page import read_status_query
 
 from . import scenes
 from .conftest import Serve, Serving
@@ -27,7 +28,7 @@ FILE_MAX = 30_000  # bytes
 
 async def told(name: str, query: str = "", **more: Any) -> status.Status:
     snapshot = await Scene(SCENES[name], **more).snapshot()
-    wanted = status.Wanted.read(query)
+    wanted = read_status_query(query)
     return status.status(snapshot, wanted, store=STORE, time=1.0, authority="127.0.0.1:8080")
 
 
@@ -182,7 +183,7 @@ async def test_what_several_workers_hold_is_shown_as_one() -> None:
     totals = Totals()
     for number, part in enumerate(parts):
         totals.reported(number, Report(None, part))
-    wanted = status.Wanted(per=1000)
+    wanted = status.StatusQuery(per=1000)
 
     def together() -> dict[str, status.CounterStatus]:
         snapshot = totals.snapshot([0, 1], restarts=0)

@@ -4,8 +4,9 @@ import asyncio
 
 from idservice.allocation.service import Service
 from idservice.observability.readings import CounterSample, Snapshot
+from idservice.observability.view import Readiness
 from idservice.server.workers.link import SupervisorLink
-from idservice.server.workers.totals import Readiness, Report
+from idservice.server.workers.totals import Report
 
 READINESS_S = 0.5  # for one worker to find out, where others wait for what it says
 

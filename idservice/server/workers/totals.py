@@ -9,16 +9,9 @@ from dataclasses import dataclass, replace
 
 from idservice import __version__
 from idservice.observability.readings import CounterSample, Latency, Snapshot, summed
+from idservice.observability.view import Readiness
 
 KILLED = "killed"  # cause of a gap: held in memory by a worker that ended without a word
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """Why the next id cannot be served, and what is wrong though it can; empty: nothing."""
-
-    not_ready: str
-    degraded: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ import msgspec
 import pytest
 
 from idservice.observability.readings import CounterSample, CounterStats, Latency, Snapshot
+from idservice.observability.view import Readiness
 from idservice.server.address import Sockets
 from idservice.server.workers import messages as channel
 from idservice.server.workers.accept_balance import GONE, AcceptBalance, AcceptSlot
 from idservice.server.workers.link import ParentSilent, SupervisorLink
 from idservice.server.workers.process import Backoff, WorkerProcess
 from idservice.server.workers.supervisor import HANG_S, Supervisor
-from idservice.server.workers.totals import Readiness, Report
+from idservice.server.workers.totals import Report
 
 TALLY = CounterStats({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
 READING = CounterSample("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)

@@ -14,7 +14,8 @@ from idservice.observability.readings import (
     Snapshot,
     capped,
 )
-from idservice.server.workers.totals import Readiness, Report, Totals
+from idservice.observability.view import Readiness
+from idservice.server.workers.totals import Report, Totals
 
 READY = Readiness("", "")
 
