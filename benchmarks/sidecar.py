@@ -104,7 +104,7 @@ class Sidecar:
     def granted(self, request: Request, asked_at: float, ids: range, now: float) -> None:
         """What it brought, first for those who wait."""
         if self._borrows:
-            fits = self.allocator.lent(request.token, [ids], now, since=asked_at)
+            fits = self.allocator.borrowed(request.token, [ids], now, since=asked_at)
         else:
             fits = self.allocator.granted(request.token, ids, now)
         check(fits, "a grant was refused")

@@ -46,7 +46,7 @@ async def _run(count: int, rounds: int) -> list[Row]:
     ns = {name: median(figures) / count * 1e9 for name, figures in net.items()}
     return [
         Row(
-            "take: Allocator.take / next() on a range iterator",
+            "take: IdBuffer.cursor / next() on a range iterator",
             ratio(net["allocator"], net["next"]),
             "×",
             GOAL,
@@ -85,7 +85,7 @@ def _allocator(count: int) -> float:
     holder = _Holder(_filled(count))
     began = time.process_time()
     for _ in repeat(None, count):
-        id = holder.allocator.take()  # as Supply.take reaches it
+        id = next(holder.buffer.cursor, None)  # as Supply.take reaches it
     took = time.process_time() - began
     check(id == count - 1, f"the last id is {id}")
     return took
@@ -93,6 +93,7 @@ def _allocator(count: int) -> float:
 
 def _supply(supply: LocalCounter, count: int) -> float:
     supply.holding.allocator = _filled(count)
+    supply.holding.buffer = supply.holding.allocator.buffer
     return _timed(supply.take, count)
 
 
@@ -106,10 +107,10 @@ def _timed(take: Callable[[], int | None], count: int) -> float:
 
 
 class _Holder:
-    """Holds an allocator as a supply does."""
+    """Holds a buffer as a counter's state does."""
 
     def __init__(self, allocator: Allocator) -> None:
-        self.allocator = allocator
+        self.buffer = allocator.buffer
 
 
 def _filled(count: int) -> Allocator:

@@ -5,7 +5,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/observability/status.py": "a cut of the plan that is still to be made",
     },
     "too_long": {
-        "idservice/core/allocator.py": "to be cut in two",
         "idservice/stores/dynamodb/store.py": "to be cut in two",
     },
     "homonyms": {
@@ -25,8 +24,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/web/request.py": "to be renamed",
     },
     "questions": {
-        "idservice/allocation/account.py": "to be reworded",
-        "idservice/allocation/batch_window.py": "to be reworded",
         "idservice/allocation/catalogue_watch.py": "to be reworded",
         "idservice/allocation/epoch_state.py": "to be reworded",
         "idservice/allocation/local_counter.py": "to be reworded",
@@ -55,14 +52,8 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/cli/top.py": "to be reworded",
         "idservice/client/buffer.py": "to be reworded",
         "idservice/client/protocol.py": "to be reworded",
-        "idservice/core/allocator.py": "to be reworded",
         "idservice/core/epoch.py": "to be reworded",
-        "idservice/core/give_back.py": "to be reworded",
-        "idservice/core/pace.py": "to be reworded",
-        "idservice/core/ranges.py": "to be reworded",
         "idservice/core/shards.py": "to be reworded",
-        "idservice/core/sizing.py": "to be reworded",
-        "idservice/core/timeouts.py": "to be reworded",
         "idservice/core/writer.py": "to be reworded",
         "idservice/errors.py": "to be reworded",
         "idservice/observability/format.py": "to be reworded",

@@ -32,7 +32,7 @@ ANYWHERE = {"", "errors"}  # the package itself, with its version, and the error
 ENTRIES_MAX, FLOORS_MAX = 15, 8
 LINES_MAX, FUNCTION_MAX = 400, 60
 TEST_NAME_MAX = 80
-PURE = {"dataclasses", "enum", "typing", "collections", "collections.abc", "math"}
+PURE = {"dataclasses", "enum", "typing", "collections", "collections.abc", "math", "re"}
 QUESTION = re.compile(r"(who|whoever|what|whatever|whose|whether|those|how)\b", re.IGNORECASE)
 
 Found = dict[str, list[str]]  # by file: what is wrong in it

@@ -26,7 +26,7 @@ async def take(store: Store, counter: Counter, count: int, *, random: Random) ->
     refused = 0
     while allocator.held < count:
         missing = count - allocator.held
-        if allocator.room(0.0) < missing:
+        if allocator.shards.room(0.0) < missing:
             raise errors.Exhausted(name=counter.name, count=count, limit=counter.limit)
         request = allocator.due(0.0, waiting=missing, first=missing)
         assert request is not None

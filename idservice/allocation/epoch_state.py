@@ -2,12 +2,14 @@
 its epochs one after the other."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 from idservice import errors
-from idservice.allocation.account import Account
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator
+from idservice.core.gap_causes import GapCause
 from idservice.core.shards import Shards
 from idservice.observability.readings import CounterSample, CounterState, CounterStats
 from idservice.stores.protocol import Store
@@ -23,8 +25,8 @@ class EpochState:
     """
 
     __slots__ = (
-        "_account", "_block_max", "_epoch", "_expiry", "_loop", "_random", "_runway_s", "_store",
-        "allocator", "counter", "tally",
+        "_block_max", "_epoch", "_expiry", "_loop", "_past", "_random", "_runway_s", "_store",
+        "allocator", "buffer", "counter", "tally",
     )  # fmt: skip
 
     def __init__(
@@ -44,9 +46,10 @@ class EpochState:
         self._block_max = block_max
         self._random = random
         self._loop = asyncio.get_running_loop()
-        self._account = Account(counter.name, tally)
+        self._past: CounterSample | None = None  # of the allocators that were replaced
         self._expiry: asyncio.TimerHandle | None = None
         self.allocator = self._new_allocator(self._new_shards())
+        self.buffer = self.allocator.buffer  # so that taking an id reads one attribute less
 
     @property
     def runway_s(self) -> float:
@@ -67,13 +70,13 @@ class EpochState:
 
     def begin_epoch(self, *, keep: bool) -> None:
         """Serve the epoch of the counter as it is known now; with `keep` after what is held."""
-        self._succeed(self._new_allocator(self._new_shards()), "revoked", keep=keep)
+        self._replace_by(self._new_allocator(self._new_shards()), GapCause.REVOKED, keep=keep)
 
-    def begin_anew(self, cause: str) -> None:
+    def reset(self, cause: GapCause) -> None:
         """With nothing in memory, and with the memory of where its own last reservation ended."""
         known = self._epoch == self.counter.epoch
         shards = self.allocator.shards if known else self._new_shards()
-        self._succeed(self._new_allocator(shards), cause, keep=False)
+        self._replace_by(self._new_allocator(shards), cause, keep=False)
 
     def renew(self, counter: Counter) -> None:
         """Go on in a newer epoch of ids on loan, of which a loan tells."""
@@ -108,11 +111,13 @@ class EpochState:
             hold_s=self._store.hold_s,
         )
 
-    def _succeed(self, after: Allocator, cause: str, *, keep: bool) -> None:
-        before, self.allocator = self.allocator, after
-        after.succeed(before, keep=keep)
+    def _replace_by(self, after: Allocator, cause: GapCause, *, keep: bool) -> None:
+        before = self.allocator
+        self.allocator, self.buffer = after, after.buffer
+        after.take_over_from(before, keep=keep)
         before.retire(cause)
-        self._account.close(before)
+        self._past = self._with(before)
+        before.gaps = {}  # later ones are counted by `add_late`
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -124,13 +129,35 @@ class EpochState:
     def add_late(self, allocator: Allocator) -> None:
         """Count what came to an allocator that was replaced since it asked."""
         if allocator is not self.allocator:
-            self._account.add_late(allocator)
+            past = self._before
+            self._past = replace(past, gaps=_together(past.gaps, allocator.gaps))
+            allocator.gaps = {}
 
     def reading(self, *, waiting: int, trouble: errors.IdserviceError | None) -> CounterSample:
         """What is counted since the start. So many wait; `trouble` is what the next one is told."""
-        now = self._loop.time()
-        standing = self._standing(now, trouble)
-        return self._account.reading(self.allocator, now=now, waiting=waiting, standing=standing)
+        now, allocator = self._loop.time(), self.allocator
+        return self._with(
+            allocator,
+            held=allocator.held,
+            rate=allocator.present_rate(now),
+            waiting=waiting,
+            standing=self._standing(now, trouble),
+        )
+
+    def _with(self, allocator: Allocator, **present: Any) -> CounterSample:
+        past = self._before
+        return replace(
+            past,
+            **present,
+            issued=past.issued + allocator.issued_ids,
+            reserved=past.reserved + allocator.granted_ids,
+            gaps=_together(past.gaps, allocator.gaps),
+            returned=past.returned + allocator.returned_ids,
+        )
+
+    @property
+    def _before(self) -> CounterSample:
+        return self._past or CounterSample(self.counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
 
     def _standing(self, now: float, trouble: errors.IdserviceError | None) -> CounterState:
         counter, allocator = self.counter, self.allocator
@@ -149,3 +176,7 @@ class EpochState:
             code=trouble.code if trouble is not None else "",
             why=str(trouble) if trouble is not None else "",
         )
+
+
+def _together(gaps: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {cause: gaps.get(cause, 0) + more.get(cause, 0) for cause in {**gaps, **more}}

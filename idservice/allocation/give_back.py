@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterable
 
 from idservice import errors
-from idservice.core import give_back as unused
 from idservice.core.allocator import Allocator
-from idservice.core.give_back import GiveBack
+from idservice.core.gap_causes import GapCause
+from idservice.core.give_back import GiveBack, planned
+from idservice.core.ranges import merged_below
 from idservice.core.shards import Shard
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter, Grant
@@ -40,7 +41,7 @@ async def give_back(
         raise errors.WentBack(**about, position=found.next, above=above, epoch=found.epoch)
     own = (found.rev, found.next) == (rev, end)
     try:
-        plan = unused.give_back(pieces, next=found.next, returned=found.returned, own=own)
+        plan = planned(pieces, next=found.next, returned=found.returned, own=own)
     except ValueError as error:
         raise errors.PositionIllFormed(**about, why=error) from error
     if plan.count and not await store.give_back(
@@ -60,14 +61,14 @@ async def claim(store: Store, counter: Counter, grant: Grant, *, shard: int = 0)
     about = {"store": store.address, "action": f"claiming ids of counter {counter.name}"}
     below = grant.indices.start
     try:
-        unused.claimable(grant.returned, below=below)
+        merged_below(grant.returned, below)
     except ValueError as error:
         raise errors.NotApplied(
             **about, why=f"what was returned is not believed: {error}"
         ) from error
     taken = await store.claim(counter, grant.rev, shard)
     try:
-        ranges = unused.claimable(taken, below=below)
+        ranges = merged_below(taken, below)
     except ValueError as error:
         raise errors.OutcomeUnknown(**about, why=f"its answer is not believed: {error}") from error
     return [counter.layout(shard).ids(indices) for indices in ranges]
@@ -105,10 +106,10 @@ async def inherit(
     except Exception:  # a bug of ours or of a library: nothing is known
         log.exception("a claim failed", extra={"action": "claim_bug"})
     finally:
-        allocator.lost("claim", lost)
+        allocator.record_lost(GapCause.CLAIM, lost)
     count = sum(map(len, claimed))
     if allocator.retired:  # in the meantime
-        allocator.lost("late", count)
+        allocator.record_lost(GapCause.LATE, count)
         return 0
     if claimed:
         shard.begun = True

@@ -15,6 +15,7 @@ from idservice.allocation.refiller import Refiller
 from idservice.allocation.reserver import PendingReservation, Reserver
 from idservice.allocation.wait_queue import Served, Waiter, WaitQueue
 from idservice.core.allocator import Allocator
+from idservice.core.gap_causes import GapCause
 from idservice.observability.readings import CounterSample, CounterStats
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import Store
@@ -88,7 +89,7 @@ class LocalCounter:
             judge=self,
         )
         if counter.wished_state != ACTIVE:
-            self._close(self._why_closed(), cause="revoked")
+            self._close(self._why_closed(), cause=GapCause.REVOKED)
 
     @property
     def counter(self) -> Counter:
@@ -115,7 +116,7 @@ class LocalCounter:
 
     def take(self) -> int | None:
         """The next id, where one is in memory."""
-        id = next(self.holding.allocator.cursor, None)
+        id = next(self.holding.buffer.cursor, None)
         if id is None and not self.counter.strict:
             self.allocator.advance()
             id = self.allocator.take()
@@ -137,7 +138,7 @@ class LocalCounter:
             return await future
         except asyncio.CancelledError:
             if not self._line.leave(waiter, self._loop.time()) and _has_result(future):
-                self.allocator.wasted(count)  # served, but gone
+                self.allocator.record_wasted(count)  # served, but gone
             raise
 
     def queue(
@@ -173,7 +174,7 @@ class LocalCounter:
         if len(self._line) >= self._limits.waiters_max:
             raise errors.TooManyWaiting(name=self.counter.name, count=len(self._line))
         allocator = self.holding.allocator
-        room = allocator.room(now)
+        room = allocator.shards.room(now)
         if count > room and count > room + allocator.held:
             raise self.holding.exhausted(count)
 
@@ -203,7 +204,7 @@ class LocalCounter:
         opened, revoked = entry.ordinal > known.ordinal, entry.revoked >= known.ordinal
         self.holding.counter = entry
         if entry.wished_state != ACTIVE:
-            self._close(self._why_closed(), cause="revoked")
+            self._close(self._why_closed(), cause=GapCause.REVOKED)
         elif isinstance(self.closed, errors.CatalogueStale):
             pass  # whoever found that out says when it ends
         elif opened or revoked or self.closed is not None:
@@ -214,7 +215,7 @@ class LocalCounter:
                 self.reservations.end_batches()
                 self._refill.if_due()
         else:
-            self.allocator.keep_for(self.holding.runway_s)
+            self.allocator.set_runway(self.holding.runway_s)
 
     def _why_closed(self) -> errors.IdserviceError:
         if self.counter.wished_state == DELETED:
@@ -223,7 +224,7 @@ class LocalCounter:
             return errors.Moved(name=self.counter.name, why=self.counter.whereabouts)
         return errors.Suspended(name=self.counter.name)
 
-    def _close(self, error: errors.IdserviceError, *, cause: str) -> None:
+    def _close(self, error: errors.IdserviceError, *, cause: GapCause) -> None:
         """Hand out nothing until there is other news, and answer everybody with `error`."""
         self.closed = error
         self._drop(error, cause)
@@ -231,14 +232,14 @@ class LocalCounter:
     def go_stale(self, error: errors.CatalogueStale) -> None:
         """The catalogue was not heard of for too long: ids in memory may be revoked by now."""
         if self.closed is None and not self._over:
-            self._close(error, cause="stale")
+            self._close(error, cause=GapCause.STALE)
 
     def go_on(self) -> None:
         """The catalogue was heard of again."""
         if isinstance(self.closed, errors.CatalogueStale):
             self.closed = None
             if self.suspect is None:
-                self.holding.begin_anew("stale")
+                self.holding.reset(GapCause.STALE)
                 self._refill.if_due()
 
     # --- doubt -----------------------------------------------------------------------------------
@@ -269,7 +270,9 @@ class LocalCounter:
         if self.allocator.retired:
             return  # stopped in the meantime, and for good
         log.error("%s", error, extra={"action": "counter_suspect"})
-        self.stop(errors.CounterSuspect(name=self.counter.name, why=str(error)), cause="went_back")
+        self.stop(
+            errors.CounterSuspect(name=self.counter.name, why=str(error)), cause=GapCause.WENT_BACK
+        )
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
     def turned_down(self, error: errors.IdserviceError) -> None:
@@ -281,7 +284,7 @@ class LocalCounter:
         self._health.answered()
         if self.allocator.retired:
             return  # stopped in the meantime, and for good
-        self.stop(error, cause="revoked")
+        self.stop(error, cause=GapCause.REVOKED)
         if isinstance(error, errors.UnknownCounter) and not self.counter.ordinal:
             self._missing(self)  # and over: were it to come back, nobody would count or stop it
         else:
@@ -297,7 +300,7 @@ class LocalCounter:
         if self.closed is not None:
             return
         if self.allocator.retired:
-            self.holding.begin_anew("went_back")
+            self.holding.reset(GapCause.WENT_BACK)
         if self.counter.strict:
             self._spawn(self._inspect())  # it reserves nothing until somebody waits
         self._refill.if_due()
@@ -316,13 +319,13 @@ class LocalCounter:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def stop(self, error: errors.IdserviceError, *, cause: str) -> None:
+    def stop(self, error: errors.IdserviceError, *, cause: GapCause) -> None:
         """Drop the ids in memory and answer everybody with `error`, for good."""
         self.suspect = self._refill.error = error
         self._recheck_at = float("inf")
         self._drop(error, cause)
 
-    def _drop(self, error: errors.IdserviceError, cause: str) -> None:
+    def _drop(self, error: errors.IdserviceError, cause: GapCause) -> None:
         for waiter in self._line:
             self._refill.refuse(waiter, type(error)(**error.fields))
         self.reservations.end_batches()
@@ -344,8 +347,8 @@ class LocalCounter:
         lasting = not self.holding.lent and not self.counter.strict
         if lasting:
             await self._refill.wait_closed(patience_s)
-        unused = self.allocator.unused
-        self.stop(errors.Stopped(), cause="stop")
+        unused = self.allocator.buffer.blocks
+        self.stop(errors.Stopped(), cause=GapCause.STOP)
         return unused if lasting else []
 
     def forget_in_child(self) -> None:
@@ -353,7 +356,7 @@ class LocalCounter:
         self.suspect = errors.Stopped()
         self._recheck_at = float("inf")
         self.reservations.end_batches()
-        self.allocator.retire("fork")
+        self.allocator.retire(GapCause.FORK)
 
     # --- what is known ---------------------------------------------------------------------------
 
@@ -364,7 +367,7 @@ class LocalCounter:
             return why
         if self.allocator.held:
             return None
-        if self.allocator.used_up:
+        if self.allocator.shards.used_up:
             return self.holding.exhausted(1)
         return None if self._health.up else self._refill.error
 

@@ -9,11 +9,10 @@ from random import Random
 from typing import Protocol
 
 from idservice import errors
-from idservice.allocation.batch_window import BatchWindow
 from idservice.allocation.epoch_state import EpochState
 from idservice.allocation.reserver import PendingReservation, Reserver
 from idservice.allocation.strict import BatchAbandoned
-from idservice.allocation.wait_queue import Waiter, WaitQueue
+from idservice.allocation.wait_queue import BatchWindow, Waiter, WaitQueue
 from idservice.core import timeouts
 from idservice.observability.readings import count
 from idservice.observability.store_health import StoreHealth
@@ -50,8 +49,21 @@ class Refiller:
     """
 
     __slots__ = (
-        "_asking", "_closing", "_health", "_holding", "_judge", "_keep_filled", "_line", "_linger",
-        "_loop", "_random", "_reservations", "_running", "_sent_to", "_spawn", "_unsure_to",
+        "_asking",
+        "_closing",
+        "_health",
+        "_holding",
+        "_judge",
+        "_keep_filled",
+        "_line",
+        "_loop",
+        "_random",
+        "_reservations",
+        "_running",
+        "_sent_to",
+        "_spawn",
+        "_unsure_to",
+        "_window",
         "error",
     )  # fmt: skip
 
@@ -80,7 +92,7 @@ class Refiller:
         self._running = False
         self._asking = False  # something is under way to the store
         self._closing: asyncio.Event | None = None  # set once nothing is any more
-        self._linger = BatchWindow(self.if_due)
+        self._window = BatchWindow(self.if_due)
         self._sent_to = 0  # arrivals by the time the last request was sent,
         self._unsure_to = 0  # and the last one whose outcome is unknown
 
@@ -88,7 +100,7 @@ class Refiller:
 
     def if_due(self) -> None:
         """Begin a refill where one is needed and none runs. Cheap to call at any time."""
-        if self._running or self._linger.holds(len(self._line)):
+        if self._running or self._window.is_open(len(self._line)):
             return
         asked = self._due()
         if asked is not None:
@@ -131,7 +143,7 @@ class Refiller:
         if self._closing is not None:
             return None
         now, allocator = self._loop.time(), self._holding.allocator
-        room = allocator.held + allocator.room(now)
+        room = allocator.held + allocator.shards.room(now)
         waiting = first = 0
         for waiter in self._line:
             if waiter.count > room:
@@ -162,7 +174,7 @@ class Refiller:
                     await asyncio.sleep(self._pause(failures))
                     if failures >= TRIES_MIN and self._idle_since(used):
                         break  # the next request, or half of the rest used, begins another
-                asked = None if self._linger.holds(len(self._line)) else self._due()
+                asked = None if self._window.is_open(len(self._line)) else self._due()
         finally:
             self._running = False
 
@@ -237,7 +249,7 @@ class Refiller:
         try:
             answer = await self._reservations.ask(asked, arrived, in_background=in_background)
         finally:  # before anybody is answered, which takes time too
-            took = self._linger.took = self._loop.time() - began
+            took = self._window.took = self._loop.time() - began
             self._health.latency.observe(took)
             self._holding.tally.latency.observe(took)
         self._health.answered()
@@ -253,7 +265,7 @@ class Refiller:
             if newer and not allocator.retired:
                 self._holding.renew(answer.counter)
             now = self._loop.time()
-            return allocator.lent(request.token, answer.blocks, now, since=answer.since)
+            return allocator.borrowed(request.token, answer.blocks, now, since=answer.since)
         asked.shard.rev = answer.rev
         try:
             if await self._claim(asked, answer):
@@ -305,7 +317,7 @@ class Refiller:
                 self._line.leave(waiter, now)
                 served.append((waiter, blocks))
         if strict:
-            self._linger.expect(len(waiting))
+            self._window.expect(len(waiting))
         allocator.settle()
         for waiter, blocks in served:  # who is answered may ask again at once
             waiter.answer(blocks)

@@ -126,7 +126,7 @@ class Reserver:
                 self._store,
                 spawn=self._spawn,
                 random=self._random,
-                burnt=lambda count, cause: self._holding.allocator.burnt(count, cause),
+                burnt=lambda count, cause: self._holding.allocator.record_burnt(count, cause),
             )
         return self._batches
 

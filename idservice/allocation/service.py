@@ -13,6 +13,7 @@ from idservice import __version__, errors
 from idservice.allocation.catalogue_watch import CatalogueWatcher
 from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
+from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.observability.readings import PIECE, CounterSample, Latency, Snapshot
 from idservice.observability.store_health import StoreHealth
@@ -226,7 +227,7 @@ class Service:
             log.error("%s", error, extra={"action": "store_replaced"})
         self._replaced = error
         for supply in self.supplies.values():
-            supply.stop(error, cause="went_back")
+            supply.stop(error, cause=GapCause.WENT_BACK)
 
     async def snapshot(self) -> Snapshot:
         """What is counted; nothing of counters that may turn out not to be there: their names would

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from idservice import errors
 from idservice.allocation import give_back
 from idservice.allocation.local_counter import LocalCounter
+from idservice.core.gap_causes import GapCause
 from idservice.core.shards import Shard
 from idservice.stores.protocol import Store
 
@@ -36,7 +37,7 @@ async def close_all(supplies: Collection[LocalCounter], store: Store, *, within_
         pass
     finally:
         for supply in supplies:
-            supply.stop(errors.Stopped(), cause="stop")
+            supply.stop(errors.Stopped(), cause=GapCause.STOP)
             _log(supply, reasons.get(supply.counter.name, "there was no time left"))
 
 

@@ -12,7 +12,9 @@ from random import Random
 from typing import TypeVar
 
 from idservice import errors
+from idservice.core import backoff
 from idservice.core.allocator import Request
+from idservice.core.gap_causes import GapCause
 from idservice.core.writer import Batch, Burnt, Writer
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter, Grant, Loan, Writers
@@ -50,7 +52,7 @@ class StrictReserver:
         *,
         spawn: Callable[[Coroutine[object, object, None]], object],
         random: Random,
-        burnt: Callable[[int, str], None],
+        burnt: Callable[[int, GapCause], None],
         unique: Callable[[], str] = lambda: secrets.token_urlsafe(9),
     ) -> None:
         self._store = store
@@ -111,9 +113,9 @@ class StrictReserver:
 
     def _count(self, burnt: Burnt) -> None:
         if burnt.known:
-            self._burnt(burnt.known, "abandoned")
+            self._burnt(burnt.known, GapCause.ABANDONED)
         if burnt.unknown:
-            self._burnt(burnt.unknown, "unknown")
+            self._burnt(burnt.unknown, GapCause.UNKNOWN)
 
     # --- one batch -------------------------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class StrictReserver:
             grant = await self._repeat(lambda: self._call(counter, request, batch), wanted)
         except errors.BatchBurnt:
             self._writer.applied(batch)
-            self._burnt(batch.count, "epoch")
+            self._burnt(batch.count, GapCause.EPOCH)
             raise
         except BaseException as error:
             if not self._never_applied(error):
@@ -152,7 +154,7 @@ class StrictReserver:
                 return await self._call(counter, request, None)
         except BaseException as error:
             if not isinstance(error, errors.StoreError) or error.outcome == errors.UNKNOWN:
-                self._burnt(request.count, "unknown")
+                self._burnt(request.count, GapCause.UNKNOWN)
             raise
 
     async def _call(self, counter: Counter, request: Request, batch: Batch | None) -> Grant | Loan:
@@ -167,7 +169,7 @@ class StrictReserver:
         loop = asyncio.get_running_loop()
         began = due = loop.time()
         silence_s = min(max(SILENCE_MIN_S, 3 * self._took), SILENCE_MAX_S)
-        pause_s = PAUSE_FIRST_S
+        failures = 0
         copies: dict[asyncio.Task[T], float] = {}  # that may be answered yet, and when sent
         self._unsure = False
         try:
@@ -184,8 +186,8 @@ class StrictReserver:
                         self._took = loop.time() - sent_at
                         return copy.result()
                     self._judge(error, alone=not copies)
-                    due = min(due, loop.time() + pause_s * (0.5 + 0.5 * self._random.random()))
-                    pause_s = min(2 * pause_s, PAUSE_MAX_S)
+                    failures += 1
+                    due = min(due, loop.time() + self._pause(failures))
         finally:
             for copy in copies:
                 copy.cancel()
@@ -201,6 +203,10 @@ class StrictReserver:
                 return  # that copy was refused; what became of the others is not known
         self._unsure = self._unsure or not alone
         raise error
+
+    def _pause(self, failures: int) -> float:
+        spread = self._random.random()
+        return backoff.pause(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
     def _given_up(self) -> "BatchAbandoned":
         why = "nobody waits for them any more"

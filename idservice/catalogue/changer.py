@@ -11,6 +11,7 @@ from typing import TypeVar
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.rules import Wish
+from idservice.core import backoff
 from idservice.core import epoch as epochs
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter, Intent, ShardState
@@ -20,7 +21,7 @@ log = logging.getLogger("idservice.change")
 CALL_MAX_S = 5.0  # what one call of the store may take
 AT_ONCE = 16  # shards
 TRIES = 8  # failures in a row before it is left to others
-PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 2.0
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 2.0
 
 T = TypeVar("T")
 
@@ -261,8 +262,9 @@ class EpochChanger:
             attempt += 1
 
     async def _pause(self, attempt: int) -> None:
-        longest = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0**attempt)
-        await asyncio.sleep(longest * (0.5 + 0.5 * self._random.random()))
+        spread = self._random.random()
+        pause_s = backoff.pause(attempt, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
+        await asyncio.sleep(pause_s)
 
 
 async def in_time(store: Store, call: Coroutine[object, object, T]) -> T:

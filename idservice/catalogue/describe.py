@@ -2,24 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from idservice.core.gap_causes import GapCause
 from idservice.stores.records import ACTIVE, LIMIT_DEFAULT, Counter, Position
-
-# By cause: why ids that were reserved will never be handed out.
-GAPS = {
-    "unknown": "a reservation got no answer that could be read; it may have been made",
-    "late": "the answer to a reservation came when nobody could use it any more",
-    "claim": "taking over what others gave back got no answer that could be read",
-    "abandoned": "who waited had left, or a strict batch was not used up",
-    "stop": "at the stop somebody else wrote first, the store was silent, or they were lent",
-    "full": "at the stop the list of returned ranges was full",
-    "killed": "in memory, when last heard of, of a worker that ended without a word",
-    "fork": "the process was forked, and the ids are its parent's",
-    "went_back": "the counter turned suspect, and what was in memory could not be trusted",
-    "epoch": "another epoch began",
-    "revoked": "an operator suspended, deleted, moved, lowered or fenced the counter",
-    "stale": "the store did not tell for too long whether the counter was changed",
-    "expired": "the ids were lent by another service, and not used in time",
-}
 
 
 def described(
@@ -84,7 +68,4 @@ def as_strings(counter: Counter) -> bool:
 
 def gaps_described(gaps: Mapping[str, int]) -> dict[str, object]:
     """How many ids became gaps since the start, by cause, and what each cause is."""
-    return {
-        cause: {"ids": ids, "why": GAPS.get(cause, "not described")}
-        for cause, ids in sorted(gaps.items())
-    }
+    return {cause: {"ids": ids, "why": GapCause(cause).text} for cause, ids in sorted(gaps.items())}

@@ -10,6 +10,7 @@ from idservice.client.buffer import ENTERED, ClientBuffer, NotOpen, checked, cli
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Request
+from idservice.core.gap_causes import GapCause
 
 TIMEOUT_S = 2.0
 
@@ -23,10 +24,10 @@ class AsyncClient:
 
     __slots__ = (
         "__weakref__",
-        "_allocator",
         "_central",
         "_entered",
         "_expiry",
+        "_ids",
         "_loop",
         "_refilling",
         "_stock",
@@ -42,7 +43,7 @@ class AsyncClient:
         hold: float = HOLD_S,
     ) -> None:
         self._stock = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
-        self._allocator = self._stock.allocator
+        self._ids = self._stock.allocator.buffer
         self._central = AsyncTransport(self._stock.place)
         self._entered = False
         self._waiters: set[asyncio.Future[None]] = set()
@@ -74,7 +75,7 @@ class AsyncClient:
         """Drop the ids in memory, for good; who waits is told so. May be called again."""
         clients.discard(self)
         self._stock.not_open = "is closed"
-        self._stock.allocator.retire("stop")
+        self._stock.allocator.retire(GapCause.STOP)
         self._wake()
         if self._expiry is not None:
             self._expiry.cancel()
@@ -88,7 +89,7 @@ class AsyncClient:
 
     async def next_id(self) -> int:
         """An id. Raises Refused, WaitedTooLong, NotOpen."""
-        for id in self._allocator.cursor:  # the cheapest `next` there is
+        for id in self._ids.cursor:  # the cheapest `next` there is
             return id
         return await self._next()
 
@@ -221,7 +222,7 @@ class AsyncClient:
 
     def _forget(self) -> None:
         self._stock.forget()
-        self._allocator = self._stock.allocator
+        self._ids = self._stock.allocator.buffer
 
     def forget_in_child(self) -> None:
         """After a fork: ids and connections are the parent's."""

@@ -11,6 +11,7 @@ from idservice.client.buffer import ENTERED, ClientBuffer, NotOpen, checked, cli
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Allocator, Request
+from idservice.core.gap_causes import GapCause
 
 TIMEOUT_S = 2.0
 
@@ -23,7 +24,7 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_allocator", "_entered", "_filled", "_lock", "_stock", "_thread",
+        "__weakref__", "_entered", "_filled", "_ids", "_lock", "_stock", "_thread",
         "_waiting", "_wanted", "_wires",
     )  # fmt: skip
 
@@ -49,7 +50,7 @@ class Client:
 
     def _start_anew(self) -> None:
         self._stock.forget()
-        self._allocator = self._stock.allocator
+        self._ids = self._stock.allocator.buffer
         self._wires = ConnectionPool(self._stock.place)
         self._thread: threading.Thread | None = None
 
@@ -76,7 +77,7 @@ class Client:
         """Drop the ids in memory, for good; who waits is told so. May be called again."""
         with self._lock:
             self._stock.not_open = "is closed"
-            self._stock.allocator.retire("stop")
+            self._stock.allocator.retire(GapCause.STOP)
             self._wanted.notify_all()
             self._filled.notify_all()
             thread, self._thread = self._thread, None
@@ -89,7 +90,7 @@ class Client:
 
     def next_id(self) -> int:
         """An id. Raises Refused, WaitedTooLong, NotOpen."""
-        for id in self._allocator.cursor:  # the cheapest `next` there is
+        for id in self._ids.cursor:  # the cheapest `next` there is
             return id
         return self._next()
 
@@ -97,7 +98,7 @@ class Client:
         """Ids without end."""
         while True:
             # Not `yield from`: it would hold on to a cursor whose ids have expired meanwhile.
-            for id in self._allocator.cursor:
+            for id in self._ids.cursor:
                 yield id
                 break
             else:

@@ -14,6 +14,7 @@ from typing import Any
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.protocol import RANGES_MAX, Answer, NoUsableAnswer, Refused, Reply
+from idservice.core import backoff, limits
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
@@ -62,7 +63,7 @@ class ClientBuffer:
         self, url: str, counter: str, *, timeout: float, hold: float, clock: Callable[[], float]
     ) -> None:
         self.place = protocol.place(url)
-        if not protocol.NAME.fullmatch(counter):
+        if not limits.NAME.fullmatch(counter):
             raise errors.BadName(value=counter[:80])
         for what, value, least, most in (
             ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),
@@ -117,7 +118,7 @@ class ClientBuffer:
             while len(ids) < count:
                 self.allocator.advance()
                 before = len(ids)
-                ids += islice(self.allocator.cursor, count - before)
+                ids += islice(self.allocator.buffer.cursor, count - before)
                 if len(ids) == before:
                     break
         return ids
@@ -196,7 +197,7 @@ class ClientBuffer:
             if isinstance(reply, Refused | NoUsableAnswer):
                 raise reply
             answer = self._believed(reply, request.count, nonce)
-            allocator.lent(request.token, answer.blocks, self.clock(), since=since)
+            allocator.borrowed(request.token, answer.blocks, self.clock(), since=since)
             allocator.settle()  # it may have turned out to be strict
             self._failures, self._retry_at, self.error = 0, 0.0, None
         except (Refused, NoUsableAnswer) as error:
@@ -234,8 +235,8 @@ class ClientBuffer:
 
     def pause(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row."""
-        longest = min(PAUSE_MAX_S, PAUSE_FIRST_S * 2.0 ** min(failures - 1, 10))
-        return longest * (0.5 + 0.5 * self._random.random())
+        spread = self._random.random()
+        return backoff.pause(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
     def gave_up(self, error: Failure | None, outcome: str) -> errors.WaitedTooLong:
         """What a call ends with when its time is over."""
@@ -255,7 +256,7 @@ Steps = Generator[Step, Reply | None, list[int]]
 
 def _one_row() -> Shards:
     """As seen from here there is one row of ids, whatever the shards."""
-    return Shards(Layout(base=0, limit=protocol.ID_MAX))
+    return Shards(Layout(base=0, limit=limits.ID_MAX))
 
 
 def next_step(steps: Steps, answer: Reply | NoUsableAnswer | None) -> Step:

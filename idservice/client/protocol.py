@@ -14,15 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from idservice import errors
+from idservice.core.limits import ID_MAX, NUMBER_MAX
 
 RANGES_MAX = 1_000_000  # ids in one exchange: what a service gives by default (--range-max)
 ANSWER_MAX = 1_048_576  # bytes
 HOLD_S = 10.0  # for how long ids are kept after they were asked for
-ID_MAX = 2**63 - 2
-NUMBER_MAX = (
-    2**53 - 1
-)  # the highest integer JavaScript keeps; ids of counters that go beyond are strings
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)  # of a counter
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 

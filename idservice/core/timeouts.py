@@ -1,40 +1,42 @@
-"""How long a call to the store may take, and how long after a failed one the next is sent."""
+"""Time limits of calls to the store, and the pause after a failed one; all in seconds."""
+
+from idservice.core import backoff
 
 BACKOFF_FIRST_S = 0.05  # the pause after a failed refill, doubled with each further failure
 BACKOFF_MAX_S = 2.0
-REFILL_MAX_S = 5.0  # what a refill in the background may take at most,
-REFILL_MIN_S = 2.0  # and at least: a quarter of a short runway is too short for a slow store
+REFILL_MAX_S = 5.0  # a refill in the background may take this long at most,
+REFILL_MIN_S = 2.0  # and at least this: a quarter of a short runway is too short for a slow store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
 STALE_MIN_S = 60.0
 
 
 def lasts(*, held: int, rate: float) -> float:
-    """Seconds until memory is empty, at the rate last measured, for several tries before it is;
-    infinite where it is empty already, and there is nothing to hurry for."""
+    """Return the seconds until memory is empty at the rate last measured.
+
+    Infinite if it is empty already: then nothing is gained by hurrying.
+    """
     return held / rate if held and rate else float("inf")
 
 
 def in_background(*, lasts_s: float, runway_s: float) -> float:
-    """Seconds that a call may take for which nobody waits."""
+    """Return how long a call may take if no request waits for it."""
     return min(max(min(runway_s, lasts_s) / 4, REFILL_MIN_S), REFILL_MAX_S)
 
 
 def waited_for(left_s: float, *, most_s: float = float("inf")) -> float:
-    """Seconds that a call may take for which somebody waits, for `left_s` at most."""
+    """Return how long a call may take if a request waits for it, which does so for `left_s`."""
     return max(ATTEMPT_MIN_S, min(most_s, left_s))
 
 
 def pause(failures: int, *, lasts_s: float, spread: float) -> float:
-    """Seconds from one failed try to the next, after so many of them; `spread` is random, 0 .. 1,
-    so that not all instances come at once."""
-    longest = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
-    longest = min(longest, max(BACKOFF_FIRST_S, lasts_s / 4))
-    return longest * (0.5 + 0.5 * spread)
+    """Return the pause after failed refills in a row; several tries fit in while memory lasts."""
+    max_s = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, lasts_s / 4))
+    return backoff.pause(failures, first_s=BACKOFF_FIRST_S, max_s=max_s, spread=spread)
 
 
-def stale_after(runway: float) -> float:
-    """Return the seconds without a read of the catalogue after which an instance stops serving.
+def stale_after(runway_s: float) -> float:
+    """Return how long an instance hands out ids without hearing of the catalogue.
 
-    `runway` is the longest of its counters.
+    `runway_s` is the longest of its counters.
     """
-    return max(STALE_MIN_S, 2 * runway)
+    return max(STALE_MIN_S, 2 * runway_s)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from idservice.catalogue.describe import GAPS
+from idservice.core.gap_causes import GapCause
 from idservice.observability.readings import CounterSample, CounterState, Latency, Snapshot
 from idservice.observability.status_records import (
     CounterStatus,
@@ -103,7 +103,7 @@ def status(
         counters=[
             _counter(one, states[one.counter], store=store, authority=authority) for one in shown
         ],
-        gap_causes={cause: GAPS.get(cause, "not described") for cause in causes},
+        gap_causes={cause: GapCause(cause).text for cause in causes},
     )
 
 

@@ -11,6 +11,7 @@ from random import Random
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
+from idservice.core import backoff
 from idservice.server.settings import STORE_DEFAULT
 from idservice.stores.findings import Clock
 from idservice.stores.protocol import Store
@@ -30,8 +31,10 @@ def may_create(store: str | None, *, init: bool) -> bool:
 async def reach(store: Store, random: Random, *, create: bool, deadline: float) -> None:
     """See that the store can be used. Raises StoreUnready after `deadline`, a loop time."""
     loop = asyncio.get_running_loop()
-    pause = RETRY_FIRST_S
+    failures = 0
     while True:
+        failures += 1
+        pause = backoff.pause(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
         try:
             if create and await store.init(new_counter(DEFAULT_COUNTER, random)):
                 log.warning(
@@ -43,9 +46,8 @@ async def reach(store: Store, random: Random, *, create: bool, deadline: float) 
         except errors.StoreUnready as error:
             if not error.waiting_helps or loop.time() + pause > deadline:
                 raise
-            _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
+            _say_waiting(error, deadline - loop.time(), first=failures == 1)
         await asyncio.sleep(pause)
-        pause = min(2 * pause, RETRY_MAX_S)
 
 
 async def look_over(store: Store, clock: Clock) -> None:
@@ -70,17 +72,18 @@ async def look_over(store: Store, clock: Clock) -> None:
 async def warm(service: Service, *, deadline: float) -> None:
     """Reserve the first ids, which shows that the store lets us. Raises StoreUnready."""
     loop = asyncio.get_running_loop()
-    pause = RETRY_FIRST_S
+    failures = 0
     while True:
+        failures += 1
+        pause = backoff.pause(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
         try:
             return await service.warm()
         except errors.StoreError as error:
             if not error.retryable or loop.time() + pause > deadline:
                 why = str(error).rstrip(".")
                 raise errors.StoreUnready(store=service.store.address, why=why) from error
-            _say_waiting(error, deadline - loop.time(), first=pause == RETRY_FIRST_S)
+            _say_waiting(error, deadline - loop.time(), first=failures == 1)
         await asyncio.sleep(pause)
-        pause = min(2 * pause, RETRY_MAX_S)
 
 
 def _say_waiting(error: errors.StoreError, seconds: float, *, first: bool) -> None:

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import msgspec
 
 from idservice import errors
-from idservice.client.protocol import ID_MAX, NAME, NUMBER_MAX
 from idservice.core.epoch import Layout, ordinal_of, sealed
+from idservice.core.limits import ID_MAX, NAME, NUMBER_MAX
 
 LIMIT_DEFAULT = NUMBER_MAX
-
-
-LIMIT_MAX = ID_MAX  # the position behind the highest id must still fit SQLite's integers
+LIMIT_MAX = ID_MAX
 
 
 # A counter is created in one transaction, which on DynamoDB holds 100 writes: its entry, the

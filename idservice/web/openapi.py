@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from idservice import __version__
-from idservice.client.protocol import NAME
+from idservice.core.limits import NAME
 from idservice.observability.status import PER_DEFAULT
 from idservice.web.request import NONCE
 from idservice.web.schemas import SCHEMAS

@@ -311,7 +311,9 @@ def test_what_continues_a_block_of_the_epoch_before_goes_back_without_it(
             ids += [await supply.one() for _ in range(5)]
             await elapse(1)
             assert supply.counter.base == 10
-            assert any(10 in block[1:] for block in supply.allocator.unused), "one block of both"
+            assert any(10 in block[1:] for block in supply.allocator.buffer.blocks), (
+                "one block of both"
+            )
         assert ids == list(range(7))
         assert supply.reading().gaps == {"stop": 3}, "7 to 9"
         assert data.positions["orders", 0].next == 0

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.allocation.batch_window import LINGER_MAX_S
 from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, LocalCounter
 from idservice.allocation.refiller import Refiller
 from idservice.allocation.service import Service
 from idservice.allocation.strict import CALL_MAX_S, WRITERS_MAX
+from idservice.allocation.wait_queue import WINDOW_MAX_S
+from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from idservice.stores.records import Counter, Grant
 from tests.simulation.loop import elapse, run
@@ -607,7 +608,7 @@ def test_a_strict_request_that_expects_no_other_is_sent_at_once() -> None:
     run(main())
 
 
-@pytest.mark.parametrize(("store_s", "held_s"), [(0.2, LINGER_MAX_S), (0.0005, 0.0005)])
+@pytest.mark.parametrize(("store_s", "held_s"), [(0.2, WINDOW_MAX_S), (0.0005, 0.0005)])
 def test_a_strict_batch_is_held_for_who_does_not_come_back_no_longer_than_a_write_takes(
     store_s: float, held_s: float
 ) -> None:
@@ -629,9 +630,9 @@ def test_who_joins_a_strict_batch_while_it_is_held_is_in_it_and_who_comes_later_
             supply = await service.supply("orders")
             await asyncio.gather(*(supply.one() for _ in range(5)))
             first = asyncio.create_task(supply.one())
-            await elapse(LINGER_MAX_S / 2)
+            await elapse(WINDOW_MAX_S / 2)
             joined = asyncio.create_task(supply.one())
-            await elapse(LINGER_MAX_S)
+            await elapse(WINDOW_MAX_S)
             late = asyncio.create_task(supply.one())
             assert [await first, await joined, await late] == [5, 6, 7]
             assert [sent.count for sent in store_of(service).sent][-2:] == [2, 1]
@@ -646,8 +647,8 @@ def test_a_strict_batch_that_is_held_ends_with_the_service() -> None:
             await asyncio.gather(*(supply.one() for _ in range(5)))
             sent = len(store_of(service).sent)
             held = asyncio.create_task(outcome(supply))
-            await elapse(LINGER_MAX_S / 2)
-            supply.stop(errors.Stopped(), cause="stop")
+            await elapse(WINDOW_MAX_S / 2)
+            supply.stop(errors.Stopped(), cause=GapCause.STOP)
             await elapse(1.0)
             assert isinstance(held.result(), errors.Stopped)
             assert held.result().outcome == errors.NOT_APPLIED
@@ -915,7 +916,9 @@ def test_a_stop_is_for_good_whatever_is_answered_afterwards() -> None:
     async def main() -> None:
         async with serving(table()) as service:
             supply = await service.supply("orders")
-            supply.stop(errors.StoreReplaced(store="sim:", why="restored"), cause="went_back")
+            supply.stop(
+                errors.StoreReplaced(store="sim:", why="restored"), cause=GapCause.WENT_BACK
+            )
             supply._distrust(errors.PositionIllFormed(store="sim:", name="orders", why="4.5"))
             await elapse(2 * SUSPECT_RECHECK_S)
             with pytest.raises(errors.StoreReplaced):
@@ -930,7 +933,7 @@ def test_a_strict_request_told_of_the_stop_says_what_may_have_become_of_its_batc
             supply = await service.supply("orders")
             client = asyncio.create_task(supply.one())
             await elapse(0.5)
-            supply.stop(errors.Stopped(), cause="stop")
+            supply.stop(errors.Stopped(), cause=GapCause.STOP)
             with pytest.raises(errors.Stopped) as caught:
                 await client
             assert caught.value.outcome == errors.UNKNOWN

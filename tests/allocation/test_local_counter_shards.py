@@ -277,7 +277,7 @@ def test_a_clean_stop_gives_back_to_every_shard_it_holds_ids_of() -> None:
             for _ in range(5):  # reservations, of which the next shard will have fewer
                 await supply.many(supply.allocator.held + 30)
             service.store.shards = {at(supply)}  # type: ignore[attr-defined]
-            while len({ids.start % 3 for ids in supply.allocator.unused}) < 2:
+            while len({ids.start % 3 for ids in supply.allocator.buffer.blocks}) < 2:
                 await supply.one()
                 await elapse(0.01)
             reading = supply.reading()

@@ -8,7 +8,7 @@ import pytest
 
 from idservice.client.buffer import PAUSE_FIRST_S, ClientBuffer
 from idservice.client.protocol import NoUsableAnswer, Reply, json
-from idservice.core.allocator import Allocator
+from idservice.core.id_buffer import IdBuffer
 from tests.client.conftest import asked
 
 
@@ -178,16 +178,16 @@ def test_failed_refills_pause_longer_and_ask_for_less(stock: ClientBuffer, clock
 def test_an_id_that_another_thread_takes_at_any_moment_is_nobody_else_s(
     stock: ClientBuffer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever the allocator looks how much is left, somebody takes an id right after."""
-    looked = Allocator._left_in_segment
+    """Whenever the buffer looks how much is left, somebody takes an id right after."""
+    looked = IdBuffer._left_in_segment
     stolen: list[int] = []
 
-    def look(allocator: Allocator) -> int:
-        left = looked(allocator)
-        stolen.extend(islice(allocator.cursor, 1))
+    def look(buffer: IdBuffer) -> int:
+        left = looked(buffer)
+        stolen.extend(islice(buffer.cursor, 1))
         return left
 
-    monkeypatch.setattr(Allocator, "_left_in_segment", look)
+    monkeypatch.setattr(IdBuffer, "_left_in_segment", look)
     rng, first, ids = Random(1), 1000, []
     for _ in range(2000):
         clock.now += rng.choice((0.0, 0.01, 0.1, 4.0))

@@ -8,6 +8,7 @@ import pytest
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.protocol import Answer, NoUsableAnswer, Refused, Reply
+from idservice.core import limits
 
 URL = "http://central:8080"
 GOOD: dict[str, Any] = {
@@ -54,7 +55,7 @@ def test_an_answer_is_read_as_it_is() -> None:
 def test_ids_as_strings_are_numbers_again() -> None:
     answer = read(one(first="9223372036854775802"))
     assert answer.as_text
-    assert answer.blocks[0][-1] == protocol.ID_MAX
+    assert answer.blocks[0][-1] == limits.ID_MAX
 
 
 def test_ranges_of_several_shards_interleave() -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idservice.core.allocator import FROM_MEMORY, Allocator, Request
+from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
+from idservice.core.gap_causes import FROM_MEMORY, GapCause
 from idservice.core.shards import EXHAUSTED_RECHECK_S, Shards
 
 LAYOUT = Layout(base=0, limit=2**53 - 1)
@@ -77,7 +78,7 @@ class Driven:
     def due(self, number: int) -> None:
         waiting = number if number % 3 else 0
         first = min(waiting, 1 + number % 5)
-        before, room = self.allocator.held, self.allocator.room(self.now)
+        before, room = self.allocator.held, self.allocator.shards.room(self.now)
         request = self.allocator.due(self.now, waiting=waiting, first=first)
         if self.outstanding is not None or self.retired:
             assert request is None
@@ -105,7 +106,9 @@ class Driven:
             self.allocator.no_room(request.token, self.position, self.now)
             self.outstanding = None
             if not self.retired:
-                assert self.allocator.room(self.now) == max(0, self.layout.end - self.position)
+                assert self.allocator.shards.room(self.now) == max(
+                    0, self.layout.end - self.position
+                )
             return
         indices = range(self.position, self.position + request.count)
         self.position = indices.stop
@@ -166,7 +169,7 @@ class Driven:
 
     def retire(self, number: int) -> None:
         if number == 7:  # rarely, as nothing happens after it
-            dropped = self.allocator.retire("epoch")
+            dropped = self.allocator.retire(GapCause.EPOCH)
             assert dropped == len(self.memory)
             self.drop()
             self.retired = True
@@ -239,7 +242,7 @@ def test_a_limit_is_reached_exactly_and_not_passed(
                 issued.append(id)
     first = layout.base + layout.shard
     assert issued == [*range(first, layout.limit + 1, layout.shards)]
-    assert allocator.room(0.0) == 0
+    assert allocator.shards.room(0.0) == 0
     assert layout.id(position) > layout.limit
     assert take(allocator) is None
 
@@ -379,11 +382,11 @@ def test_no_room_is_believed_for_a_second_and_then_asked_again() -> None:
     request = allocator.due(0.0)
     assert request is not None
     allocator.no_room(request.token, 97, 0.0)
-    assert allocator.room(0.0) == 3
+    assert allocator.shards.room(0.0) == 3
     request = allocator.due(0.0)
     assert request == Request(token=2, count=3, seen=0, room=97)
     allocator.no_room(request.token, 100, 0.0)
-    assert allocator.room(0.5) == 0
+    assert allocator.shards.room(0.5) == 0
     assert allocator.due(0.5, waiting=5, first=5) is None
     assert allocator.due(EXHAUSTED_RECHECK_S, waiting=5, first=5) is not None
 
@@ -429,7 +432,7 @@ def test_a_retired_allocator_hands_out_nothing_and_burns_what_still_comes() -> N
     request = allocator.due(0.0, waiting=5, first=5)
     assert request is not None
     held = allocator.held
-    assert allocator.retire("went_back") == held
+    assert allocator.retire(GapCause.WENT_BACK) == held
     assert take(allocator) is None
     assert allocator.take_batch(1) is None
     assert not allocator.granted(request.token, range(50, 50 + request.count), 0.0)
@@ -442,7 +445,7 @@ def test_ids_of_a_client_that_left_are_a_gap() -> None:
     allocator = new()
     grant(allocator, allocator.due(0.0))
     assert allocator.take_batch(4)
-    allocator.wasted(4)
+    allocator.record_wasted(4)
     assert allocator.issued_ids == 0
     assert allocator.gaps == {"abandoned": 4}
 

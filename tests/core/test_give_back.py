@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idservice.core.epoch import Layout
-from idservice.core.give_back import RETURNED_MAX, claimable, give_back, merged
+from idservice.core.give_back import RETURNED_MAX, planned
+from idservice.core.ranges import merged, merged_below
 
 USED, MINE, RETURNED, OTHER = range(4)  # what an index of a shard is
 
@@ -25,7 +26,7 @@ def test_every_index_is_where_it_was_or_given_back_and_nobody_has_it_twice(
     unused, before = stretches(owners, MINE), stretches(owners, RETURNED)
     if len(before) > RETURNED_MAX:
         return
-    plan = give_back(unused, next=len(owners), returned=before, own=own)
+    plan = planned(unused, next=len(owners), returned=before, own=own)
     listed = {index for each in plan.returned for index in each}
     back = {*range(plan.next, len(owners))}
     mine = {index for each in unused for index in each}
@@ -45,29 +46,29 @@ def test_every_index_is_where_it_was_or_given_back_and_nobody_has_it_twice(
 
 
 def test_what_was_used_does_not_go_back_with_the_rest_of_its_block() -> None:
-    plan = give_back([range(13, 20)], next=20, returned=(), own=True)
+    plan = planned([range(13, 20)], next=20, returned=(), own=True)
     assert (plan.next, plan.returned, plan.count) == (13, (), 7)
 
 
 def test_blocks_that_follow_each_other_go_back_as_one_stretch() -> None:
-    plan = give_back([range(5, 10), range(10, 30)], next=30, returned=(), own=True)
+    plan = planned([range(5, 10), range(10, 30)], next=30, returned=(), own=True)
     assert (plan.next, plan.count) == (5, 25)
 
 
 def test_what_is_below_somebody_else_s_block_is_for_others_to_claim() -> None:
-    plan = give_back([range(5, 10), range(20, 30)], next=30, returned=(), own=True)
+    plan = planned([range(5, 10), range(20, 30)], next=30, returned=(), own=True)
     assert (plan.next, plan.returned, plan.count) == (20, (range(5, 10),), 15)
 
 
 def test_once_others_wrote_nothing_ends_at_next_any_more_even_if_it_seems_so() -> None:
-    plan = give_back([range(5, 10)], next=10, returned=(), own=False)
+    plan = planned([range(5, 10)], next=10, returned=(), own=False)
     assert (plan.next, plan.returned, plan.count) == (10, (range(5, 10),), 5)
 
 
 def test_a_full_list_takes_the_longest_pieces_and_the_rest_is_counted() -> None:
     before = [range(10 * at, 10 * at + 1) for at in range(RETURNED_MAX - 1)]
     unused = [range(102, 104), range(106, 116), range(118, 119)]
-    plan = give_back(unused, next=200, returned=before, own=True)
+    plan = planned(unused, next=200, returned=before, own=True)
     assert plan.returned == (*before, range(106, 116))
     assert (plan.count, plan.too_many) == (10, 3)
 
@@ -79,18 +80,18 @@ def test_a_list_that_has_some_of_ours_already_is_not_believed() -> None:
         ([range(3), range(2, 4)], 9),
     ):
         with pytest.raises(ValueError, match=r"share|below"):
-            give_back([range(7, 9)], next=next, returned=returned, own=True)
+            planned([range(7, 9)], next=next, returned=returned, own=True)
     with pytest.raises(ValueError, match="below"):
-        give_back([range(7, 12)], next=10, returned=(), own=False)
+        planned([range(7, 12)], next=10, returned=(), own=False)
 
 
 def test_ranges_are_claimed_in_rising_order_and_only_from_below() -> None:
-    assert claimable([range(20, 25), range(3, 5), range(5, 9)], below=25) == [
+    assert merged_below([range(20, 25), range(3, 5), range(5, 9)], 25) == [
         range(3, 9),
         range(20, 25),
     ]
     with pytest.raises(ValueError, match="below"):
-        claimable([range(3, 5)], below=4)
+        merged_below([range(3, 5)], 4)
 
 
 @given(

@@ -1,6 +1,6 @@
 """How fast a counter moves on, as one instance sees it."""
 
-from idservice.core.pace import LEAST_S, SPAN_S, Pace
+from idservice.core.sizing import PACE_MIN_S, PACE_SPAN_S, Pace
 
 
 def test_nothing_is_said_of_a_pace_before_there_is_time_to_measure_it() -> None:
@@ -9,7 +9,7 @@ def test_nothing_is_said_of_a_pace_before_there_is_time_to_measure_it() -> None:
     assert pace.per_second(1000.0) == 0
     pace.saw(99, 1000.0)
     assert pace.highest == 99
-    assert pace.per_second(1000.0 + LEAST_S / 2) == 0
+    assert pace.per_second(1000.0 + PACE_MIN_S / 2) == 0
 
 
 def test_what_others_took_in_between_counts() -> None:
@@ -35,7 +35,7 @@ def test_a_pace_of_long_ago_is_forgotten() -> None:
         pace.saw(id, now)
         id, now = id + 60_000, now + 60.0
     assert round(pace.per_second(now)) == 990
-    while now < 100 * 60.0 + 3 * SPAN_S:  # then one
+    while now < 100 * 60.0 + 3 * PACE_SPAN_S:  # then one
         pace.saw(id, now)
         id, now = id + 60, now + 60.0
     assert 0.9 < pace.per_second(now) < 1.1

@@ -108,17 +108,17 @@ def test_exhausted_is_said_only_once_every_shard_was_looked_at() -> None:
     allocator = new(Shards(*layouts(3, limit=29)))
     now = 0.0
     for shard in range(3):
-        assert allocator.room(now)
-        assert not allocator.used_up
+        assert allocator.shards.room(now)
+        assert not allocator.shards.used_up
         request = asked(allocator, now=now)
         assert request.shard == shard
         now += 0.9 * EXHAUSTED_RECHECK_S  # slower than one answer alone is believed
         allocator.no_room(request.token, 10, now)
-    assert allocator.room(now) == 0
-    assert allocator.used_up
+    assert allocator.shards.room(now) == 0
+    assert allocator.shards.used_up
     assert allocator.due(now, waiting=1, first=1) is None
     now += EXHAUSTED_RECHECK_S
-    assert allocator.room(now) == 30
+    assert allocator.shards.room(now) == 30
     assert asked(allocator, now=now).count > 0
 
 
@@ -150,12 +150,14 @@ class Wandering:
     def step(self) -> bool:
         """One request for ids to one of them; False once nobody has or expects any."""
         self.now += 0.001
-        busy = [at for at, one in enumerate(self.instances) if one.held or one.room(self.now)]
+        busy = [
+            at for at, one in enumerate(self.instances) if one.held or one.shards.room(self.now)
+        ]
         if not busy:
             return False
         at = self.rng.choice(busy)
         allocator = self.instances[at]
-        count = min(self.rng.randint(1, 8), allocator.held + allocator.room(self.now))
+        count = min(self.rng.randint(1, 8), allocator.held + allocator.shards.room(self.now))
         blocks = allocator.take_batch(count)
         if blocks is None:
             request = allocator.due(self.now, waiting=count, first=count)
@@ -199,7 +201,7 @@ def test_instances_that_wander_use_up_every_id_once_and_rise_within_each_shard(
 def test_a_batch_of_all_there_is_is_put_together_from_every_shard(shards: int) -> None:
     limit = 41
     allocator = new(Shards(*layouts(shards, limit=limit)))
-    assert allocator.room(0.0) == limit + 1
+    assert allocator.shards.room(0.0) == limit + 1
     while allocator.held <= limit:
         request = allocator.due(0.0, waiting=limit + 1, first=limit + 1)
         assert request is not None

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import idservice
 from idservice import errors
-from idservice.catalogue import describe
 from idservice.cli import main as cli
+from idservice.core.gap_causes import GapCause
 from idservice.observability import prometheus, readings
 from idservice.server import settings as config
 from idservice.web import connection
@@ -209,8 +209,8 @@ def gap_causes() -> Iterator[str]:
         " a worker (`killed`).",
     )
     yield ""
-    for cause, text in describe.GAPS.items():
-        yield from _item(f"`{cause}`: {text}")
+    for cause in GapCause:
+        yield from _item(f"`{cause}`: {cause.text}")
 
 
 def every_metric() -> Iterator[str]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from idservice.catalogue.counters import new_counter
-from idservice.core.allocator import FROM_MEMORY
+from idservice.core.gap_causes import FROM_MEMORY
 from idservice.stores import open_store
 from idservice.stores.records import Position
 from tests import engines

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby, pairwise, permutations
 
-from idservice.core.allocator import FROM_MEMORY
 from idservice.core.epoch import ordinal_on
+from idservice.core.gap_causes import FROM_MEMORY
 from idservice.observability.readings import CounterSample
 from tests.simulation.store import GaveBack, Grant, Sent
 

@@ -19,6 +19,7 @@ from idservice.allocation.wait_queue import WaitQueue
 from idservice.catalogue import rules
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
+from idservice.core.gap_causes import GapCause
 from idservice.stores.records import Counter, Grant, Position, ShardState
 from tests.simulation.loop import elapse
 from tests.simulation.scenarios import Parts
@@ -257,7 +258,7 @@ class ForgetsUnknownGaps(Allocator):
 class DropsUncounted(Allocator):
     """Forgets to count ids whose client has left."""
 
-    def wasted(self, count: int) -> None:
+    def record_wasted(self, count: int) -> None:
         pass
 
 
@@ -268,11 +269,11 @@ class AwaitsInTake(LocalCounter):
     """Lets others run between reading the cursor and moving it."""
 
     async def one(self) -> int:
-        remaining = self.allocator._remaining_segment()
+        remaining = self.allocator.buffer._remaining()
         if not remaining:
             return await super().one()
         await asyncio.sleep(0)
-        self.allocator._point_at(remaining[1:])
+        self.allocator.buffer._point_at(remaining[1:])
         return remaining[0]
 
 
@@ -306,8 +307,8 @@ class HandsOutMeanwhile(LocalCounter):
     """Gives back what it goes on handing out until that is done."""
 
     async def close(self, patience_s: float) -> list[range]:
-        self.allocator._gap("stop", self.allocator.held)  # counted as by the real one
-        return self.allocator.unused
+        self.allocator._gap(GapCause.STOP, self.allocator.held)  # counted as by the real one
+        return self.allocator.buffer.blocks
 
 
 class ClaimsAtAnyTime(Refiller):

@@ -10,7 +10,7 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.local_counter import Limits
-from idservice.catalogue.describe import GAPS
+from idservice.core.gap_causes import GapCause
 from idservice.stores.records import LIMIT_DEFAULT, Counter, Grant
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.app import WebLimits
@@ -629,7 +629,7 @@ async def test_ids_of_a_lost_answer_are_never_handed_out(serve: Serve, away: Awa
     assert int(answer.body) >= stands.next > 0
     shown = await serving.ask("/v1/counters/default")
     (cause,) = shown.json["gaps"].items()
-    assert cause == ("unknown", {"ids": cause[1]["ids"], "why": GAPS["unknown"]})
+    assert cause == ("unknown", {"ids": cause[1]["ids"], "why": GapCause.UNKNOWN.text})
     assert cause[1]["ids"] >= stands.next
 
 

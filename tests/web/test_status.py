@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from idservice import errors
-from idservice.core.pace import LEAST_S
+from idservice.core.sizing import PACE_MIN_S
 from idservice.observability import status, status_records
 from idservice.observability.readings import LATENCY_BUCKETS_S, Latency
 from idservice.server.workers.totals import Report, Totals
@@ -158,10 +158,10 @@ async def test_a_limit_runs_out_at_the_pace_of_all_instances(
     await serving.ask("/v1/counters/orders/next")
     pace = serving.service.supplies["orders"].allocator.pace
     monkeypatch.setattr(pace, "highest", 49_999)
-    monkeypatch.setattr(pace, "_from_at", pace._from_at - 1000 * LEAST_S)
+    monkeypatch.setattr(pace, "_from_at", pace._from_at - 1000 * PACE_MIN_S)
     counter = (await shown(serving, "?find=orders"))["counters"][0]
     assert counter["limit_used"] == 0.5
-    rate = (49_999 - pace._from_id) / (1000 * LEAST_S)
+    rate = (49_999 - pace._from_id) / (1000 * PACE_MIN_S)
     assert counter["runs_out_seconds"] == pytest.approx(50_000 / rate, rel=0.01)
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from idservice import __version__
+from idservice.core.gap_causes import GapCause
 from idservice.observability.readings import CounterSample, Latency, Snapshot, summed
 from idservice.observability.view import Readiness
-
-KILLED = "killed"  # cause of a gap: held in memory by a worker that ended without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,5 +105,5 @@ def _without_memory(reading: CounterSample) -> CounterSample:
     """Of a worker that ended: what it held will never be handed out by anybody."""
     gaps = dict(reading.gaps)
     if reading.held:
-        gaps[KILLED] = gaps.get(KILLED, 0) + reading.held
+        gaps[GapCause.KILLED] = gaps.get(GapCause.KILLED, 0) + reading.held
     return replace(reading, held=0, waiting=0, rate=0.0, gaps=gaps, standing=None)

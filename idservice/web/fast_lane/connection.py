@@ -170,7 +170,7 @@ class FastConnection(asyncio.Protocol):
         if data == self._head or (self._form is not None and self._fits(data)):
             target = self._target
             if target.plain:
-                for id in target.holding.allocator.cursor:  # the cheapest `next` there is
+                for id in target.holding.buffer.cursor:  # the cheapest `next` there is
                     body = b"%d" % id
                     desk = self._desk
                     self._write((desk.plain_heads.get(len(body)) or desk.plain_head(body)) + body)

@@ -16,6 +16,7 @@ from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.rules import Wish
+from idservice.core.gap_causes import GapCause
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.connection import (
@@ -862,7 +863,7 @@ async def test_who_goes_away_as_it_is_refused_is_told_nothing(serve: Serve) -> N
     lanes = Hand(serving)
     lane, transport = lanes.lane()
     lane.data_received(NEXT)
-    serving.service.supplies["default"].stop(errors.Stopped(), cause="stop")
+    serving.service.supplies["default"].stop(errors.Stopped(), cause=GapCause.STOP)
     lane.connection_lost(None)
     await turns()
     assert transport.written == b""
@@ -875,7 +876,7 @@ async def test_a_counter_that_went_missing_is_looked_up_anew(hand: Hand) -> None
     lane.data_received(NEXT)
     other.data_received(NEXT)
     supply = hand.serving.service.supplies.pop("default")
-    supply.stop(errors.UnknownCounter(name="default"), cause="epoch")
+    supply.stop(errors.UnknownCounter(name="default"), cause=GapCause.EPOCH)
     lane.data_received(NEXT)
     assert transport.written.count(b"404 Not Found") == 1
     assert b'"code":"unknown_counter"' in transport.written
