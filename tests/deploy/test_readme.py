@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.engines import REGION
 from tests.guides import pages
+from tests.guides.shell import Shell
 from tests.processes import environment
 
 from .cluster import Cluster, cluster
@@ -58,13 +58,7 @@ def follow(moto_url: str, tmp_path: Path) -> Iterator[Follow]:
         def run(heading: str) -> tuple[str, Cluster]:
             said = ""
             for block in [*blocks(heading), blocks("Roll it")[MINE.index(heading)]]:
-                done = subprocess.run(
-                    ["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env=variables,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
-                    check=False,
-                )  # fmt: skip
-                assert done.returncode == 0, f"{block}\n{done.stdout}"
-                said += done.stdout
+                said += Shell(tmp_path, variables).run(block)
             return said, state
 
         yield run

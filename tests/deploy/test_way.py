@@ -3,7 +3,6 @@ what was there before, and what is to be done later."""
 
 import os
 import re
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -18,6 +17,7 @@ import pytest
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.server import settings
 from tests.engines import REGION
+from tests.guides.shell import Shell
 from tests.processes import ROOT, Serving, command, environment, wait_until
 
 from .gateway import Gateway, serving
@@ -66,13 +66,7 @@ class Follower:
         self.address = f"127.0.0.1:{service.port}"
 
     def run(self, text: str) -> str:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text], cwd=self.folder,
-            env=environment(self.variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{text}\n{done.stdout}"
-        return done.stdout
+        return Shell(self.folder, environment(self.variables)).run(text)
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ LISTEN = "127.0.0.1:8080"
 # The last process of a page that listened at an address is stopped before the next one starts, as
 # Ctrl-C does it: with its group, because `make` has the service below it. `set -m` makes the group.
 BEGIN = r"""
-set -euo pipefail
 ip link set lo up
 declare -A listening
 service() {
@@ -85,7 +84,7 @@ class Shell:
             if each.file_name:
                 (self.folder / within / each.file_name).write_text(each.text)
         with tempfile.TemporaryDirectory() as printed:
-            script = [BEGIN if apart else "set -euo pipefail", before]
+            script = [BEGIN, before]
             script += [_script(each, Path(printed)) for each in blocks]
             said = self.run("\n".join([*script, after]), within=within, apart=apart)
             for block in blocks:
@@ -97,11 +96,11 @@ class Shell:
         return said
 
     def run(self, script: str, *, within: str = ".", apart: Sequence[str] = ()) -> str:
-        """Run a script of bash to its end, which must be a good one. Return all it said."""
+        """Run a script of bash, in which every command must end well. Return all it said."""
         with subprocess.Popen(
-            [*apart, "bash", "-c", script], cwd=self.folder / within, env=self.variables,
-            start_new_session=True, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*apart, "bash", "-euo", "pipefail", "-c", script],
+            cwd=self.folder / within, env=self.variables, start_new_session=True, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         ) as shell:  # fmt: skip
             try:
                 said, _ = shell.communicate(timeout=ENOUGH_S)

@@ -57,7 +57,7 @@ def newcomer(tmp_path: Path) -> Iterator[Shell]:
 
 
 def test_from_a_clone_to_two_instances(newcomer: Shell) -> None:
-    newcomer.run(f"set -e\n{CLONE.text}make .venv/.run")
+    newcomer.run(f"{CLONE.text}make .venv/.run")
     newcomer.follow(LAPTOP, within=HERE)
     if missing := engines.why_no_dynoxide():
         skipped_but_not_in_ci(missing)
@@ -116,8 +116,8 @@ def head() -> str:
 def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Shell) -> None:
     image = "docker images --quiet --no-trunc idservice:latest"
     assert newcomer.run(image) == ""
-    assert last_line(newcomer.run(f"set -e\n{CLONE.text}git rev-parse HEAD")) == head()
-    built = last_line(newcomer.run(f"set -e\n{BUILD.text}{image}", within=HERE))
+    assert last_line(newcomer.run(f"{CLONE.text}git rev-parse HEAD")) == head()
+    built = last_line(newcomer.run(f"{BUILD.text}{image}", within=HERE))
     asked = f"$ docker inspect --format 'sha256:{{{{.Image}}}}' ids\n{built}\n"
     which = Block(Path(__file__), 0, "", "console", asked, "")
     run, *rest = CONTAINER
@@ -129,7 +129,7 @@ def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Shell) -> None:
 def test_an_image_out_of_old_layers_is_labelled_with_the_commit(newcomer: Shell) -> None:
     label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
     labelled = f"docker image inspect --format '{label}' idservice:dev"
-    said = newcomer.run(f"set -e\n{CLONE.text}make image\n{labelled}")
+    said = newcomer.run(f"{CLONE.text}make image\n{labelled}")
     assert last_line(said) == head()
 
 
