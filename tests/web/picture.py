@@ -1,4 +1,4 @@
-"""Takes the pictures of the status page that the README shows: `python -m tests.web.picture`."""
+"""Take the pictures of the status page for docs/how-to: `python -m tests.web.picture`."""
 
 import asyncio
 import tempfile

@@ -143,7 +143,7 @@ async def test_no_answer_of_any_kind_is_kept_by_a_cache(front: Front, serving: S
 
 
 async def test_a_cache_that_was_told_to_ignore_the_header_repeats_ids(front: Front) -> None:
-    """What no answer can prevent, and the README names: it shows that this cache does cache."""
+    """Shows that this cache does cache: no answer can prevent this, and the guarantees name it."""
     path = await front("proxy_cache_valid 200 10s; proxy_ignore_headers Cache-Control;")
     ids = [(await through(path))[2] for _ in range(5)]
     assert len(set(ids)) == 1
