@@ -1,18 +1,22 @@
-"""Asking a running service from the command line, with nothing but the standard library.
+"""GET requests of the command line to a running service, by the standard library alone.
 
-`health` and `wait` run every few seconds in containers: importing an HTTP client would cost ten
-times what they do.
+`health` and `wait` run every few seconds in containers: the import of an HTTP client would cost ten
+times the request.
 """
 
+import json
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 from idservice.errors import Unavailable, Usage
-from idservice.server.settings import LISTEN_DEFAULT, PREFIX
+from idservice.server.address import Address
+from idservice.server.settings import LISTEN, from_environment
 
 POLL_S = 0.1
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  listened on, not asked at
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  an address to listen on
 
 
 class NoAnswer(Unavailable):
@@ -28,23 +32,25 @@ class RefusedBy(Unavailable):
 
 
 def default_url(environment: Mapping[str, str]) -> str:
-    """Where the service of this container listens, as far as the environment tells."""
-    address = environment.get(PREFIX + "LISTEN", LISTEN_DEFAULT).partition(",")[0].strip()
-    if address.startswith("unix:"):
-        return address
-    host, colon, port = address.rpartition(":")
-    return f"http://{ANY_ADDRESS.get(host, host)}{colon}{port}"
+    """Return the URL of the service of this container, by its environment. Raises Usage."""
+    return reachable_url(from_environment(LISTEN, environment)[0])
+
+
+def reachable_url(address: Address) -> str:
+    """Return the URL at which a service that listens on `address` is reached from this machine."""
+    return replace(address, host=ANY_ADDRESS.get(address.host, address.host)).url
 
 
 def ask(url: str, target: str, *, timeout: float, accept: str = "*/*") -> tuple[int, str]:
-    """GET `target` at http://HOST:PORT or unix:PATH; the status and the body.
+    """GET `target` at http://HOST:PORT or unix:PATH; return the status and the body.
 
-    Raises NoAnswer, Usage. `timeout` in seconds holds for the whole call.
+    `timeout` in seconds holds for the whole call. Raises NoAnswer, Usage.
     """
     deadline = time.monotonic() + timeout
+    address = _address(url)
     try:
-        with _connect(url, timeout) as connection:
-            host = "localhost" if url.startswith("unix:") else url.partition("://")[2].rstrip("/")
+        with _connect(address, timeout) as connection:
+            host = "localhost" if address.path else str(address)
             connection.sendall(
                 f"GET {target} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n"
                 "User-Agent: idservice\r\nConnection: close\r\n\r\n".encode()
@@ -52,18 +58,18 @@ def ask(url: str, target: str, *, timeout: float, accept: str = "*/*") -> tuple[
             answer = b""
             while chunk := _receive(connection, deadline):
                 answer += chunk
-    except (OSError, UnicodeError) as error:  # the latter of a host's name
+    except (OSError, UnicodeError) as error:  # the latter for the name of a host
         why = getattr(error, "strerror", None) or str(error) or "timed out"
         raise NoAnswer(url=url, why=why) from None
     head, _, body = answer.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        raise NoAnswer(url=url, why="what came back is not HTTP")
+        raise NoAnswer(url=url, why="the answer is not HTTP")
     return int(words[1]), body.decode("utf-8", "replace")
 
 
 def wait_until_ready(url: str, *, timeout: float) -> str:
-    """Ask /readyz until it says yes; what it said. Raises NoAnswer after `timeout` seconds."""
+    """Ask /readyz until it is ready; return its answer. Raises NoAnswer after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -79,36 +85,32 @@ def wait_until_ready(url: str, *, timeout: float) -> str:
 
 
 def detail(status: int, body: str) -> str:
-    """An answer that refuses, in words."""
-    import json
-
+    """Return an answer that refuses as one line."""
     try:
         return f"{status}: {json.loads(body)['detail']}"
     except (ValueError, KeyError, TypeError):
         return f"{status}: {body[:200]}"
 
 
-def _connect(url: str, timeout: float) -> socket.socket:
-    if url.startswith("unix:"):
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout)
-        try:
-            connection.connect(url.removeprefix("unix:"))
-        except OSError:
-            connection.close()
-            raise
-        return connection
-    scheme, separator, authority = url.partition("://")
-    host, colon, port = authority.rstrip("/").rpartition(":")
-    if (
-        scheme != "http"
-        or not separator
-        or not colon
-        or not port.isdigit()
-        or "/" in authority[:-1]
-    ):
-        raise Usage(why=f"--url is {url!r}; it must be http://HOST:PORT or unix:PATH")
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)
+def _address(url: str) -> Address:
+    """Read http://HOST:PORT or unix:PATH. Raises Usage."""
+    if url.startswith(("http://", "unix:")):
+        with suppress(ValueError):
+            return Address.parse(url.removeprefix("http://").removesuffix("/"))
+    raise Usage(why=f"--url is {url!r}; it must be http://HOST:PORT or unix:PATH")
+
+
+def _connect(address: Address, timeout: float) -> socket.socket:
+    if not address.path:
+        return socket.create_connection((address.host, address.port), timeout=timeout)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(address.path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:

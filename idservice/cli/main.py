@@ -1,49 +1,194 @@
-"""The command line: what can be said."""
+"""The command line: the table of commands, and the parser made of it.
+
+The module of a command is imported once the arguments are parsed: `health` and `wait` run every few
+seconds and must not load an HTTP server.
+"""
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from idservice import __version__, errors
-from idservice.cli import change_commands, diagnose, service_commands, store_commands
+from idservice.server import loop
 from idservice.server import settings as config
 from idservice.server.exits import EXIT_OK, ending
 
-SHOW = "Show a counter, as it stands in the store or as a running service tells it."
-TOP = "Show a running service, its counters and what is wrong with them; q quits."
+SHARDS = (
+    "positions that are reserved from side by side, 1 (the default) to 64: more than one is for a"
+    " table whose item is too hot, and ids then rise only within each"
+)
+SHOW = "Show a counter, as it is in the store or as a running service reports it."
+TOP = "Show a running service and its counters; problems first. Ctrl-C ends it."
 BENCH = (
-    "Measure a running service, and check that every id it gives is distinct. It takes ids for"
-    " real: nobody else will get them. Exit 1 on a repeated id, on a broken order, on an answer"
-    " that cannot be read, and where nothing was answered; errors are counted and no failure."
+    "Measure a running service, and check that every id it gives is distinct. The ids are real and"
+    " are not given to anybody else. Exit 1 on a repeated id, on a broken order, on an answer that"
+    " cannot be read, and if no request was answered with ids; errors are counted and do not fail"
+    " the run."
+)
+DOCTOR = (
+    "Examine a store and its counters, and say of each finding what it is, why it matters and what"
+    " to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than advice."
 )
 
-SHARDS = (
-    "positions that are reserved from side by side, 1 (the default) to 64: more than one is for"
-)
-SHARDS += " a table's item that is too hot, and ids then rise only within each"
-DOCTOR = (
-    "Look over a store and its counters, and say of each thing found what it is, why it matters"
-    " and what to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than"
-    " advice."
-)
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command; `run` is `module:function`, which returns an exit code or a coroutine."""
+
+    run: str
+    text: str
+    settings: tuple[config.Setting, ...] = ()
+    arguments: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+def _add(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, options
+
+
+NAME = _add("name", metavar="NAME", help="the counter")
+JSON = _add("--json", action="store_true", help="print JSON")
+REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log")
+CHANGE = (config.STORE, config.RUNWAY)
+
+COMMANDS = {
+    "serve": Command("idservice.server.run:serve", "Serve ids over HTTP.", config.SERVE),
+    "init": Command(
+        "idservice.cli.store_commands:init", "Create the store with its default counter.",
+        (config.STORE,),
+    ),
+    "create": Command(
+        "idservice.cli.store_commands:create", "Create a counter, or take over an existing one.",
+        CHANGE,
+        (
+            _add("name", metavar="NAME", help="the name of the counter"),
+            _add("--start", metavar="N", help="the first id (default 0)"),
+            _add("--limit", metavar="N", help="the highest id (default 2^53 - 1)"),
+            _add("--strict", action="store_true",
+                 help="one order over all instances; a write per batch"),
+            _add("--shards", metavar="N", default="1", help=SHARDS),
+            _add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table"),
+            _add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item"),
+            _add("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
+            _add("--adopt-returns", choices=("old", "new"),
+                 help="the value that its endpoint answers: before the increment, or after it"),
+        ),
+    ),
+    "counters": Command(
+        "idservice.cli.store_commands:counters", "List the counters.", (config.STORE,), (JSON,)
+    ),
+    "show": Command(
+        "idservice.cli.store_commands:show", SHOW, (config.STORE, config.URL), (NAME, JSON)
+    ),
+    "next": Command(
+        "idservice.cli.store_commands:next_ids", "Print the next id, or several, one per line.",
+        (config.STORE, config.URL),
+        (
+            _add("--count", metavar="N", help="number of ids (default: one)"),
+            _add("name", nargs="?", metavar="NAME", help="the counter (default: default)"),
+        ),
+    ),
+    "set": Command(
+        "idservice.cli.change_commands:set_next", "Go on from another id.", CHANGE,
+        (
+            NAME,
+            _add("--next", metavar="N", required=True, help="the id to go on from"),
+            _add("--allow-lower", action="store_true", help="even below ids in use: repeats them"),
+            _add("--force", action="store_true", help="even over more than a million ids"),
+            REASON,
+        ),
+    ),
+    "suspend": Command(
+        "idservice.cli.change_commands:suspend",
+        "Hand out no ids of a counter until it is resumed.", CHANGE, (NAME, REASON),
+    ),
+    "resume": Command(
+        "idservice.cli.change_commands:resume", "End a suspension.", CHANGE, (NAME, REASON)
+    ),
+    "reshard": Command(
+        "idservice.cli.change_commands:reshard", "Give a counter in use another number of shards.",
+        CHANGE, (NAME, _add("--shards", metavar="N", required=True, help=SHARDS), REASON),
+    ),
+    "delete": Command(
+        "idservice.cli.change_commands:delete", "Delete a counter; its ids are not used again.",
+        CHANGE, (NAME, REASON),
+    ),
+    "fence": Command(
+        "idservice.cli.change_commands:fence",
+        "Go on above every id that may be in use, after a restore.", CHANGE,
+        (
+            _add("name", metavar="NAME", nargs="?", help="the counter"),
+            _add("--all", action="store_true", help="every counter, and the store's identity"),
+            _add("--past", metavar="N", help="the highest id that may be in use"),
+            _add("--ahead", metavar="N", help="distance beyond the highest id known to the store"),
+            REASON,
+        ),
+    ),
+    "move": Command(
+        "idservice.cli.change_commands:move",
+        "Move a counter to another store; its ids go on there, above.", CHANGE,
+        (
+            NAME,
+            _add("--to", metavar="URL", required=True,
+                 help="the store it goes to, which is initialised"),
+            REASON,
+        ),
+    ),
+    "adopt": Command(
+        "idservice.cli.change_commands:adopt", "End an adoption: the old endpoint stops counting.",
+        CHANGE,
+        (
+            NAME,
+            _add("--finish", action="store_true", help="switch the old endpoint off, for good"),
+            REASON,
+        ),
+    ),
+    "doctor": Command(
+        "idservice.cli.store_commands:doctor", DOCTOR, (config.STORE,), (JSON,)
+    ),
+    "health": Command(
+        "idservice.cli.service_commands:health", "Exit 0 if a service runs here and answers.",
+        (config.URL,),
+        (_add("--ready", action="store_true",
+              help="also ask whether it can serve the next id"),),
+    ),
+    "wait": Command(
+        "idservice.cli.service_commands:wait",
+        "Wait until a service is ready; exit 1 if it is not in time.", (config.URL, config.TIMEOUT),
+    ),
+    "top": Command(
+        "idservice.cli.top:top", TOP, (config.URL, config.INTERVAL),
+        (
+            _add("--once", action="store_true", help="print it once and exit"),
+            _add("--json", action="store_true", help="print JSON, a line for each look"),
+        ),
+    ),
+    "bench": Command(
+        "idservice.cli.bench.run:bench", BENCH, config.BENCH,
+        (_add("where", metavar="URL", help="http://HOST:PORT[/PATH] or unix:PATH"), JSON),
+    ),
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     return ending(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     config.check_environment(os.environ)
     parsed = _parser().parse_args(arguments)
-    _fill_in(parsed)
-    code: int = parsed.run(parsed)
-    return code
+    command = COMMANDS[parsed.command]
+    _fill_in(parsed, command.settings)
+    module, _, function = command.run.partition(":")
+    result = getattr(importlib.import_module(module), function)(parsed)
+    return result if isinstance(result, int) else loop.run(result)
 
 
-# --- what can be said -----------------------------------------------------------------------------
+# --- the parser -----------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,10 +201,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown in flags:
             meant = f"; this command does not take {unknown}, or not before its name"
         elif unknown.startswith("-"):
-            import difflib  # only where something is wrong: it is slow to load
-
-            near = difflib.get_close_matches(unknown, flags, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
+            meant = config.did_you_mean(unknown, flags)
         raise errors.Usage(why=f"{message}{meant}; see `{self.prog} --help`")
 
 
@@ -74,60 +216,24 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-
-    def command(
-        name: str, run: Callable[[argparse.Namespace], int], text: str, *settings: config.Setting
-    ) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(run=run, settings=settings)
-        for setting in settings:
-            _add(sub, setting)
-        return sub
-
-    command("serve", store_commands.serve, "Serve ids over HTTP.", *config.SERVE)
-    command("init", store_commands.init, "Create the store with its default counter.", config.STORE)
-    create = command(
-        "create", store_commands.create, "Create a counter, or take over an existing one.",
-        config.STORE, config.RUNWAY,
-    )  # fmt: skip
-    _add_create(create)
-    listing = command("counters", store_commands.counters, "List the counters.", config.STORE)
-    show = command("show", store_commands.show, SHOW, config.STORE, config.URL)
-    take = command(
-        "next",
-        store_commands.next_ids,
-        "Print the next id, or several, one per line.",
-        config.STORE,
-        config.URL,
+    subparsers = parser.add_subparsers(
+        metavar="COMMAND", dest="command", required=True, parser_class=_Parser
     )
-    take.add_argument("--count", metavar="N", help="how many (default: one)")
-    take.add_argument("name", nargs="?", metavar="NAME", help="the counter (default: default)")
-    show.add_argument("name", metavar="NAME", help="the counter")
-    for sub in (listing, show):
-        sub.add_argument("--json", action="store_true", help="print JSON")
-    _add_changes(command)
-    check = command("doctor", diagnose.doctor, DOCTOR, config.STORE)
-    check.add_argument("--json", action="store_true", help="print JSON")
-    health = command(
-        "health", service_commands.health, "Exit 0 if a service runs here and answers.", config.URL
-    )
-    health.add_argument(
-        "--ready", action="store_true", help="ask whether it can serve the next id, too"
-    )
-    command(
-        "wait", service_commands.wait,
-        "Wait until a service is ready; exit 1 if it is not in time.",
-        config.URL, config.TIMEOUT,
-    )  # fmt: skip
-    _add_top(command("top", store_commands.top, TOP, config.URL, config.INTERVAL))
-    _add_bench(command("bench", store_commands.bench, BENCH, *config.BENCH))
+    for name, command in COMMANDS.items():
+        sub = subparsers.add_parser(
+            name, help=command.text, description=command.text, allow_abbrev=False
+        )
+        for setting in command.settings:
+            _add_setting(sub, setting)
+        for argument, options in command.arguments:
+            sub.add_argument(argument, **options)
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, setting: config.Setting) -> None:
-    """A flag of a setting; the variable and the default are filled in after parsing."""
-    text = f"{setting.help} [{setting.variable}]".replace("%", "%%")
+def _add_setting(parser: argparse.ArgumentParser, setting: config.Setting) -> None:
+    """Add the flag of a setting; the variable and the default are filled in after parsing."""
+    default = f" (default {setting.shown_default})" if setting.shown_default else ""
+    text = f"{setting.help}{default} [{setting.variable}]".replace("%", "%%")
     if not setting.value:
         parser.add_argument(setting.flag, action="store_true", default=None, help=text)
     else:
@@ -135,87 +241,19 @@ def _add(parser: argparse.ArgumentParser, setting: config.Setting) -> None:
         parser.add_argument(setting.flag, action=action, metavar=setting.value, help=text)
 
 
-def _fill_in(parsed: argparse.Namespace) -> None:
-    """Flag, else variable, else default. Raises Usage."""
-    for setting in parsed.settings:
+def _fill_in(parsed: argparse.Namespace, settings: Sequence[config.Setting]) -> None:
+    """Set each setting to its flag, else its variable, else its default. Raises Usage."""
+    for setting in settings:
         given = getattr(parsed, setting.name)
         if given is None:
             value = config.from_environment(setting, os.environ)
         elif setting.many:
-            value = [config.parsed(setting, part, setting.flag) for part in given]
+            value = tuple(config.parsed(setting, part, setting.flag) for part in given)
         else:
             value = given if given is True else config.parsed(setting, given, setting.flag)
         setattr(parsed, setting.name, value)
-        # Whether it was said at all matters where a default gives way to the counter's own.
+        # A default gives way to a value of the counter; a flag does not.
         setattr(parsed, f"{setting.name}_said", given is not None)
-
-
-def _add_changes(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """The commands that change a counter in use."""
-    for name, run, text in (
-        ("set", change_commands.set_next, "Go on from another id."),
-        ("suspend", change_commands.suspend, "Hand out nothing of a counter until it is resumed."),
-        ("resume", change_commands.resume, "End a suspension."),
-        ("reshard", change_commands.reshard, "Give a counter in use another number of shards."),
-        ("delete", change_commands.delete, "Delete a counter; its ids are not used again."),
-        (
-            "fence",
-            change_commands.fence,
-            "Go on above every id that may be in use, after a restore.",
-        ),
-        (
-            "move",
-            change_commands.move,
-            "Take a counter to another store; its ids go on there, above.",
-        ),
-        ("adopt", change_commands.adopt, "End an adoption: the old endpoint can count no more."),
-    ):
-        sub = command(name, run, text, config.STORE, config.RUNWAY)
-        add = sub.add_argument
-        if name == "fence":
-            add("name", metavar="NAME", nargs="?", help="the counter")
-            add("--all", action="store_true", help="every counter, and the store's identity")
-            add("--past", metavar="N", help="the highest id that may be in use")
-            add("--ahead", metavar="N", help="how far beyond what the store knows of")
-        else:
-            add("name", metavar="NAME", help="the counter")
-        if name == "move":
-            add("--to", metavar="URL", required=True, help="the store it goes to, initialised")
-        if name == "adopt":
-            add("--finish", action="store_true", help="switch the old endpoint off, for good")
-        if name == "set":
-            add("--next", metavar="N", required=True, help="the id to go on from")
-            add("--allow-lower", action="store_true", help="even below ids in use: repeats them")
-            add("--force", action="store_true", help="even over more than a million ids")
-        if name == "reshard":
-            add("--shards", metavar="N", required=True, help=SHARDS)
-        add("--reason", metavar="TEXT", default="", help="why, for the log")
-
-
-def _add_create(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("name", metavar="NAME", help="what the counter is called")
-    add("--start", metavar="N", help="the first id (default 0)")
-    add("--limit", metavar="N", help="the highest id (default 2^53 - 1)")
-    add("--strict", action="store_true", help="one order over all instances; a write per batch")
-    add("--shards", metavar="N", default="1", help=SHARDS)
-    add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table")
-    add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item")
-    add("--adopt-attribute", metavar="A", help="the attribute that holds its value")
-    add(
-        "--adopt-returns", choices=("old", "new"),
-        help="whether its endpoint answers the value before the increment or after it",
-    )  # fmt: skip
-
-
-def _add_top(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--once", action="store_true", help="print it once and exit")
-    parser.add_argument("--json", action="store_true", help="print JSON, a line for each look")
-
-
-def _add_bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("where", metavar="URL", help="http://HOST:PORT[/PATH] or unix:PATH")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 class _Version(argparse.Action):

@@ -1,4 +1,4 @@
-"""Commands that ask a running service. What runs every few seconds loads no HTTP library."""
+"""Commands that ask a running service; they load no HTTP library."""
 
 import argparse
 import json
@@ -12,14 +12,14 @@ TIMEOUT_S = 20.0
 
 
 def asks_service(arguments: argparse.Namespace) -> bool:
-    """Whether a running service is asked, and not a store. Raises Usage."""
+    """Return True if a running service is asked, and not a store. Raises Usage."""
     if arguments.url_said and arguments.store_said:
-        raise errors.Usage(why="--url and --store cannot both be asked; name one")
+        raise errors.Usage(why="--url cannot be combined with --store; name one of them")
     return arguments.url is not None and not arguments.store_said
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Show a counter as a service tells it: also what it holds in memory, and lost."""
+    """Show a counter as a service reports it, with its ids in memory and its gaps."""
     body = _asked(arguments.url, f"/v1/counters/{arguments.name}", accept="application/json")
     if arguments.json:
         print(body)
@@ -34,7 +34,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def next_ids(arguments: argparse.Namespace, name: str) -> int:
-    """Take ids of a counter; of the service's default one where none is named."""
+    """Take ids of a counter; of the default counter of the service if none is named."""
     target = f"/v1/counters/{name}/next" if arguments.name else "/next"
     target += f"?count={arguments.count or 1}"
     print(_asked(arguments.url, target, accept="text/plain"), end="")
@@ -42,7 +42,7 @@ def next_ids(arguments: argparse.Namespace, name: str) -> int:
 
 
 def health(arguments: argparse.Namespace) -> int:
-    """Ask a service whether it lives."""
+    """Ask a service if it is alive, or ready."""
     url = arguments.url or http_get.default_url(os.environ)
     path = "/readyz" if arguments.ready else "/livez"
     status, body = http_get.ask(url, path, timeout=2.0)
@@ -51,14 +51,14 @@ def health(arguments: argparse.Namespace) -> int:
 
 
 def wait(arguments: argparse.Namespace) -> int:
-    """Wait for a service to be ready."""
+    """Wait until a service is ready."""
     url = arguments.url or http_get.default_url(os.environ)
     print(http_get.wait_until_ready(url, timeout=arguments.timeout))
     return 0
 
 
 def _asked(url: str, target: str, *, accept: str) -> str:
-    """What a service answers. Raises RefusedBy, NoAnswer."""
+    """Return the answer of a service. Raises RefusedBy, NoAnswer."""
     status, body = http_get.ask(url, target, timeout=TIMEOUT_S, accept=accept)
     if status != 200:
         raise http_get.RefusedBy(url=url, why=http_get.detail(status, body))
@@ -66,6 +66,6 @@ def _asked(url: str, target: str, *, accept: str) -> str:
 
 
 def print_rows(rows: Mapping[str, object]) -> None:
-    """One line for each, as `show` prints a counter."""
+    """Print a line for each row, as `show` does."""
     for key, value in rows.items():
         print(f"{key + ':':10} {value}")

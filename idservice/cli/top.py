@@ -1,6 +1,8 @@
 """The status in the terminal: the figures of the page, again and again, until it is told to end."""
 
+import argparse
 import json
+import os
 import shutil
 import sys
 import time
@@ -12,7 +14,7 @@ from idservice.cli import http_get
 from idservice.cli.board import Board, Line
 from idservice.cli.screen import Screen
 from idservice.errors import IdserviceError, Usage
-from idservice.server import address, settings
+from idservice.server import settings
 
 ANSWER_S = 5.0
 AROUND = 8  # lines of the screen that are no counters'
@@ -22,12 +24,21 @@ WIDE = 1000  # columns, where nobody counts them
 
 
 def default_url(environment: Mapping[str, str]) -> str:
-    """Where the control plane of this container is, as far as the environment tells."""
-    admin = environment.get(f"{settings.PREFIX}ADMIN_LISTEN")
-    addresses = environment.get(f"{settings.PREFIX}LISTEN", settings.LISTEN_DEFAULT).split(",")
-    if admin is None and all(address.Address.parse(one.strip()).is_local for one in addresses):
+    """Return the URL of the control plane of this container, by its environment. Raises Usage."""
+    admin = settings.from_environment(settings.ADMIN_LISTEN, environment)
+    listen = settings.from_environment(settings.LISTEN, environment)
+    if admin is None and all(address.is_local for address in listen):
         return http_get.default_url(environment)
-    return http_get.default_url({f"{settings.PREFIX}LISTEN": admin or address.ADMIN_DEFAULT})
+    return http_get.reachable_url(admin or settings.ADMIN_DEFAULT)
+
+
+def top(arguments: argparse.Namespace) -> int:
+    """Show the status of a service."""
+    run(
+        arguments.url or default_url(os.environ),
+        once=arguments.once, as_json=arguments.json, every_s=arguments.interval,
+    )  # fmt: skip
+    return 0
 
 
 def look(url: str, *, page: int = 1, per: int = PER_MAX) -> dict[str, Any]:

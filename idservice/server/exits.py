@@ -1,4 +1,4 @@
-"""How a process ends: the exit code of each way, and the one line it says."""
+"""Turns the end of a process into an exit code and, after an error, one line."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_STORE = 0, 1, 2, 3
 
 
 def ending(run: Callable[[], int]) -> int:
-    """The exit code of `run`; an error of ours is said in a line, without a traceback."""
+    """Run to the end and return the exit code; print an expected error without a traceback."""
     _open_standard_streams()
     try:
         result = run()
@@ -29,20 +29,22 @@ def ending(run: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
-    except OSError as error:  # what is printed cannot be written
+    except OSError as error:  # the output cannot be written
         print(f"idservice: {error.strerror or error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
 
 
 def _open_standard_streams() -> None:
-    """Put the null device where a standard stream is closed: else a socket gets its number, and
-    the loop aborts the process when that is closed."""
+    """Put the null device in place of each closed standard stream.
+
+    Else a socket would get its number, and the loop aborts the process when that one is closed.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
 

@@ -1,14 +1,25 @@
-"""A bound socket that is being served: where connections begin, and how it lets them go.
+"""Serves one bound socket: accepts its connections, and closes it without hurting a client.
 
-Connections are accepted one by one, each time the socket is readable: the loop's own server takes
-all there are in one go, and where several workers share the socket, the first to look would take a
-whole burst.
+Connections are accepted one by one, each time the socket is readable. The loop's own server takes
+all that wait at once: where several workers share the socket, the first would take a whole burst.
+
+A client must not see its connection reset at a stop. The kernel completes a connection before it is
+accepted, and the client believes in its end even sooner. Closing the socket resets all of these. To
+shorten the queue or to drop every packet does not help: the client's side is complete already. Only
+a client whose *first* packet (SYN) is ignored is unharmed: it sends that again a second later, and
+is refused. So a packet filter drops first packets shortly before the socket is closed.
+Measured with 16 stock clients that open a connection per request, 5 ms away: in 5 stops 51 requests
+were reset without the filter, none with it.
 """
 
 import asyncio
+import ctypes
 import logging
 import socket
+import struct
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +27,7 @@ from aiohttp import web
 
 from idservice.errors import CannotListen
 from idservice.observability.sampled_log import RateLimitedLog
-from idservice.server.address import BACKLOG, url
-from idservice.server.newcomers import refuse, turn_away
+from idservice.server.sockets import BACKLOG, bound_address
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.connection import FastConnections
@@ -26,47 +36,59 @@ from idservice.web.fast_lane.responses import Responder
 log = logging.getLogger("idservice.listener")
 
 COURTESY_S = 0.002  # for a worker with fewer connections to accept one,
-COURTESIES_MAX = 50  # unless it did not, so many times in a row: it hangs, or has no time;
-COURTESY_AGAIN_S = 1.0  # then nobody waits for it for a while
-SHORT_S = 1.0  # before the next try where the system is short of descriptors or memory
+COURTESIES_MAX = 50  # unless it let this many pass in a row: it hangs, or has no time;
+COURTESY_AGAIN_S = 1.0  # then this worker accepts at once for a while
+SHORT_S = 1.0  # before the next try if the system is short of descriptors or memory
 _failed = RateLimitedLog(log)
+
+SO_ATTACH_FILTER = 26  # of Linux; Python does not name it
+# A classic BPF program over a TCP header: drop packets with SYN and without ACK, pass the rest.
+_DROP_FIRST_PACKETS = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # load the byte of flags
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK of it
+        (0x15, 0, 1, 0x02),  # if only SYN is set:
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # else pass the whole packet
+    )
+)
 
 
 class Listener:
-    """Serves `bound` while it is entered; through the fast lane, where there is a `desk` for it.
-    Raises CannotListen.
+    """Serves `bound` while entered, through the fast lane if it has a `responder`.
 
-    `seat` tells whether another process should have the next connection.
+    `slot` tells if another worker should get the next connection. Raises CannotListen.
     """
 
     def __init__(
         self,
         runner: web.AppRunner,
         bound: socket.socket,
-        gate: ConnectionLimit,
-        desk: Responder | None,
-        seat: AcceptSlot,
+        limit: ConnectionLimit,
+        responder: Responder | None,
+        slot: AcceptSlot,
     ) -> None:
-        self.gate = gate
+        self.limit = limit
         self._runner = runner
         self._bound = bound
-        self._seat = seat
+        self._slot = slot
         self._courtesies = 0  # in a row, in vain
         self._courteous_from = 0.0  # loop time
         self._timer: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[object]] = set()
         self._loop = asyncio.get_running_loop()
         self._lanes: FastConnections | None = None
-        if desk is not None:
-            self._lanes = FastConnections(desk, gate, lambda: gate.connection(self._http))
+        if responder is not None:
+            self._lanes = FastConnections(responder, limit, lambda: limit.connection(self._http))
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         self._bound.setblocking(False)
         try:
             self._bound.listen(BACKLOG)
-        except OSError as error:  # it was free when it was bound, and another was quicker
-            raise CannotListen(address=url(self._bound), why=error.strerror) from error
+        except OSError as error:  # it was free when it was bound; another process was quicker
+            raise CannotListen(address=bound_address(self._bound), why=error.strerror) from error
         self._loop.add_reader(self._bound, self._readable)
         return self
 
@@ -85,22 +107,22 @@ class Listener:
         return self._runner.server
 
     def protocol(self) -> asyncio.Protocol:
-        """What serves the next connection."""
+        """Return the protocol that serves the next connection."""
         if self._lanes is not None:
             return self._lanes.protocol()
-        return self.gate.protocol(self._http)
+        return self.limit.protocol(self._http)
 
     # --- connections in --------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """Somebody has connected, as every process that shares the socket is told."""
-        if self._seat.lets_others_first() and self._loop.time() >= self._courteous_from:
+        """Accept a connection, or let another worker do so; all of them are told of it."""
+        if self._slot.lets_others_first() and self._loop.time() >= self._courteous_from:
             self._pause(COURTESY_S, self._insist)
         else:
             self._accept()
 
     def _insist(self) -> None:
-        """The other one had its time."""
+        """Accept the connection if the other worker has not done so in its time."""
         self._loop.add_reader(self._bound, self._readable)
         if not self._accept():
             self._courtesies = 0
@@ -111,13 +133,13 @@ class Listener:
             self._courteous_from = self._loop.time() + COURTESY_AGAIN_S
 
     def _accept(self) -> bool:
-        """Take one connection, where there is one that no other process took."""
+        """Accept one connection; return False if none waits."""
         try:
             connection, _ = self._bound.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return False
         except OSError as error:
-            # Out of descriptors, mostly. It stays readable, so to try at once again would spin.
+            # Mostly out of descriptors. The socket stays readable: an immediate retry would spin.
             _failed.error(
                 "cannot accept a connection: %s; trying again in %g s",
                 error.strerror,
@@ -136,10 +158,10 @@ class Listener:
         try:
             await self._loop.connect_accepted_socket(self.protocol, connection)
         except OSError:
-            connection.close()  # it is gone again
+            connection.close()  # the client is gone
 
     def _pause(self, seconds: float = 0.0, then: Callable[[], None] | None = None) -> None:
-        """Accept nothing for some time, or for good."""
+        """Accept nothing until `then` is called, or for good."""
         if self._bound.fileno() >= 0:
             self._loop.remove_reader(self._bound)
         if self._timer is not None:
@@ -152,33 +174,45 @@ class Listener:
     # --- the end ---------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """From now on each answer of the lane says that the connection will be closed."""
+        """Say in each answer from now on that the connection will be closed."""
         if self._lanes is not None:
             self._lanes.desk.drain()
 
     def turn_away(self) -> None:
-        """Let nobody begin to connect any more, unless other processes go on with this socket."""
-        if self._seat.all_left:
-            turn_away(self._bound)
+        """Ignore new clients, unless another process goes on with this socket.
+
+        Connections on their way in still arrive. On other systems than Linux nothing changes.
+        """
+        if self._slot.all_left and sys.platform == "linux" and self._is_tcp:
+            program = ctypes.create_string_buffer(_DROP_FIRST_PACKETS, len(_DROP_FIRST_PACKETS))
+            count = len(_DROP_FIRST_PACKETS) // struct.calcsize("HBBI")
+            option = struct.pack("HP", count, ctypes.addressof(program))
+            with suppress(OSError):
+                self._bound.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, option)
 
     async def stop_accepting(self) -> None:
-        """Close the socket without dropping who has connected but was not accepted yet.
+        """Close the socket, and serve every client that has connected.
 
-        Of several processes that share it, the last one to close it leaves nobody behind; provided
-        that newcomers were turned away `newcomers.ON_THE_WAY_S` before.
+        This holds for the last process that closes it, if it turned new clients away for a round
+        trip before (`shutdown.ROUND_TRIP_S`).
         """
         self._pause()
-        if self._seat.all_left:
-            refuse(self._bound)
+        if self._slot.all_left and not self._is_tcp:
+            with suppress(OSError):
+                self._bound.shutdown(socket.SHUT_RD)  # a Unix socket refuses from here on
         while self._accept():
             pass
-        self._pause()  # also where that failed
+        self._pause()  # also after a failure
         self._bound.close()
         if self._opening:
             await asyncio.wait(self._opening)
 
+    @property
+    def _is_tcp(self) -> bool:
+        return self._bound.family != socket.AF_UNIX
+
     async def close(self) -> None:
-        """Close what is open."""
+        """Close all connections."""
         if self._lanes is not None:
             self._lanes.close()
         await self._runner.cleanup()

@@ -1,6 +1,6 @@
-"""The start of a service: reach the store, create it where that was asked for, reserve first ids.
+"""The start of a service: reach the store, create it if asked to, and reserve the first ids.
 
-Waits where that can help, for as long as it may.
+Each step is tried again until its deadline if waiting can help.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not 
 
 
 def may_create(store: str | None, *, init: bool) -> bool:
-    """Whether a missing store is created: where told so, and for a newcomer who named none."""
+    """Return True if a missing store may be created: if asked for, or if no store was named."""
     return init or (store is None and not Path(STORE_DEFAULT.partition(":")[2]).exists())
 
 
 async def reach(store: Store, random: Random, *, create: bool, deadline: float) -> None:
-    """See that the store can be used. Raises StoreUnready after `deadline`, a loop time."""
+    """Check that the store can be used. Raises StoreUnready after `deadline`, a loop time."""
     loop = asyncio.get_running_loop()
     failures = 0
     while True:
@@ -50,18 +50,20 @@ async def reach(store: Store, random: Random, *, create: bool, deadline: float) 
         await asyncio.sleep(pause)
 
 
-async def look_over(store: Store, clock: Clock) -> None:
-    """Log what is quickly seen to be wrong with the store; that it cannot be seen is no fault."""
+async def log_findings(store: Store, clock: Clock) -> None:
+    """Log the faults of the store that a quick look shows."""
     try:
         async with asyncio.timeout(LOOK_MAX_S):
             found = await store.examine(clock, thorough=False)
-    except Exception:  # it is not needed for serving
-        log.info("the store could not be looked over", extra={"action": "store_not_examined"})
+    except Exception:  # a store can be served from without it
+        log.info(
+            "the store was not examined: it did not answer", extra={"action": "store_not_examined"}
+        )
         return
     for finding in found:
         if finding.is_worse_than_advice and finding.about != "reach":
             log.warning(
-                "%s: %s: %s (idservice doctor tells more)",
+                "%s: %s: %s (more: idservice doctor)",
                 finding.about,
                 finding.found,
                 finding.why,
@@ -70,7 +72,7 @@ async def look_over(store: Store, clock: Clock) -> None:
 
 
 async def warm(service: Service, *, deadline: float) -> None:
-    """Reserve the first ids, which shows that the store lets us. Raises StoreUnready."""
+    """Reserve the first ids, which shows that the store allows it. Raises StoreUnready."""
     loop = asyncio.get_running_loop()
     failures = 0
     while True:

@@ -12,7 +12,8 @@ import pytest
 
 from idservice.cli import main
 from idservice.observability import logs
-from idservice.server import process, settings
+from idservice.server import settings
+from idservice.server.sockets import Sockets
 from tests.processes import Serving, command, environment
 
 
@@ -20,7 +21,7 @@ from tests.processes import Serving, command, environment
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logs, "set_up", lambda *_, **__: None)
-    monkeypatch.setattr(process, "say_listening", serves)
+    monkeypatch.setattr(Sockets, "log_addresses", serves)
 
 
 def serves(*_: object) -> None:

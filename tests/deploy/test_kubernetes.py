@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from idservice.server.address import ADMIN_DEFAULT, Address
-from idservice.server.settings import LISTEN_DEFAULT
+from idservice.server.settings import ADMIN_DEFAULT, LISTEN_DEFAULT
 from idservice.stores.chained import ChainedStore
 
 from .conftest import DEPLOY, Command, Documents, documents
@@ -72,7 +71,7 @@ def test_the_default_ports_are_those_of_the_settings(rendered: Rendered) -> None
     (deployment,) = of_kind(rendered("base"), "Deployment")
     (container,) = ours(deployment["spec"]["template"]["spec"])
     listens = told(environment(container)).listens
-    defaults = [Address.parse(text).port for text in (LISTEN_DEFAULT, ADMIN_DEFAULT)]
+    defaults = [LISTEN_DEFAULT.port, ADMIN_DEFAULT.port]
     assert [address.port for address in listens] == defaults
 
 

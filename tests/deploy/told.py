@@ -8,7 +8,7 @@ from typing import Any
 from idservice import errors
 from idservice.cli import main
 from idservice.server import settings
-from idservice.server.address import ADMIN_DEFAULT, Address
+from idservice.server.address import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,11 @@ class Told:
     @property
     def listens(self) -> list[Address]:
         """Every address that is listened on, that of metrics and counters included."""
-        data = [Address.parse(text) for text in self.values["listen"]]
+        data = self.values["listen"]
         admin = self.values["admin_listen"]
         if admin is None and not all(address.is_local for address in data):
-            admin = ADMIN_DEFAULT
-        return [*data, *([Address.parse(admin)] if admin else [])]
+            admin = settings.ADMIN_DEFAULT
+        return [*data, *([admin] if admin else [])]
 
     @property
     def ports(self) -> set[int]:

@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 
 from idservice.errors import CannotListen
-from idservice.server import address
+from idservice.server.address import Address
+from idservice.server.sockets import bound
+
+
+def parsed(*texts: str) -> list[Address]:
+    return [Address.parse(text) for text in texts]
 
 
 def test_a_unix_socket_goes_when_it_is_let_go(tmp_path: Path) -> None:
     path = tmp_path / "ids.sock"
-    with address.bound([f"unix:{path}", "127.0.0.1:0"], None) as sockets:
+    with bound(parsed(f"unix:{path}", "127.0.0.1:0"), None) as sockets:
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert len(sockets.data) == 2
         assert sockets.control_on_data
@@ -24,7 +29,7 @@ def test_a_unix_socket_goes_when_it_is_let_go(tmp_path: Path) -> None:
 def test_the_socket_of_a_successor_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "ids.sock"
     with socket.socket(socket.AF_UNIX) as successor:
-        with address.bound([f"unix:{path}"], None) as sockets:
+        with bound(parsed(f"unix:{path}"), None) as sockets:
             sockets.close()  # drained: from here on it looks as if nobody used it
             path.unlink()
             successor.bind(str(path))
@@ -37,7 +42,7 @@ def test_what_was_bound_is_let_go_where_a_later_one_fails(tmp_path: Path) -> Non
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         with (
             pytest.raises(CannotListen, match="Address already in use"),
-            address.bound([f"unix:{path}", taken], None),
+            bound(parsed(f"unix:{path}", taken), None),
         ):
             pass
     assert not path.exists()
@@ -54,6 +59,6 @@ def test_what_was_bound_is_let_go_where_a_later_one_fails(tmp_path: Path) -> Non
 def test_control_is_on_an_address_of_its_own_where_ids_are_reachable_from_outside(
     data: list[str], admin: str | None, expected: int
 ) -> None:
-    with address.bound(data, admin) as sockets:
+    with bound(parsed(*data), admin and Address.parse(admin)) as sockets:
         assert len(sockets.admin) == expected
         assert sockets.control_on_data is ("0.0.0.0:0" not in data)

@@ -49,7 +49,7 @@ def courteous_seat() -> AcceptSlot:
     seats = [AcceptSlot(balance, number) for number in range(2)]
     for seat in seats:
         seat.take()
-    seats[0].tell(1)
+    seats[0].set_count(1)
     return seats[0]
 
 

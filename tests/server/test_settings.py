@@ -9,15 +9,21 @@ import pytest
 from idservice import errors
 from idservice.cli import main
 from idservice.server import process, settings
+from idservice.server.address import Address
 
 # flag: (text of the flag, its value, text of the variable, its value); text None: a switch
 SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
     "--store": ("sqlite:a.db", "sqlite:a.db", "dynamodb:t", "dynamodb:t"),
     "--init": (None, True, "0", False),
-    "--listen": ("[::1]:1", ["[::1]:1"], "unix:/a, 127.0.0.1:2", ["unix:/a", "127.0.0.1:2"]),
-    "--admin-listen": ("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:2"),
+    "--listen": (
+        "[::1]:1", (Address("::1", 1),),
+        "unix:/a, 127.0.0.1:2", (Address("", 0, "/a"), Address("127.0.0.1", 2)),
+    ),
+    "--admin-listen": (
+        "127.0.0.1:1", Address("127.0.0.1", 1), "127.0.0.1:2", Address("127.0.0.1", 2)
+    ),
     "--default-counter": ("a", "a", "b", "b"),
-    "--route": ("/a=b", [("/a", "b")], "/c=d,/e/f=g", [("/c", "d"), ("/e/f", "g")]),
+    "--route": ("/a=b", (("/a", "b"),), "/c=d,/e/f=g", (("/c", "d"), ("/e/f", "g"))),
     "--runway": ("1", 1.0, "86400", 86_400.0),
     "--store-wait": ("0", 0.0, "0.25", 0.25),
     "--wait": ("0.05", 0.05, "60", 60.0),
@@ -33,14 +39,14 @@ SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
     "--log": ("json", "json", "text", "text"),
     "--access-log": (None, True, "no", False),
     "--otel": (None, True, "no", False),
-}
+}  # fmt: skip
 DEFAULTS = {
     "--store": None,
     "--init": False,
-    "--listen": ["127.0.0.1:8080"],
+    "--listen": (Address("127.0.0.1", 8080),),
     "--admin-listen": None,
     "--default-counter": "default",
-    "--route": [],
+    "--route": (),
     "--runway": 30.0,
     "--store-wait": 30.0,
     "--wait": 2.0,
@@ -62,8 +68,8 @@ SECONDS = ["", "-1", "+1", ".5", "1.", "1_0", " 1", "1s", "٣", "1e1", "inf", "n
 BAD: dict[str, list[str]] = {
     "--store": [""],
     "--init": ["", "maybe", "2"],
-    "--listen": [""],
-    "--admin-listen": [""],
+    "--listen": ["", "a", "127.0.0.1", "127.0.0.1:65536", "127.0.0.1:x", "::1:1", "unix:"],
+    "--admin-listen": ["", ":1"],
     "--default-counter": [""],
     "--route": [
         "", "a", "/a", "/a=", "=b", "a=b", "/a b=c", "/a?b=c", "/{x}=c", "/é=c",
@@ -90,7 +96,7 @@ BAD: dict[str, list[str]] = {
 def settled(*arguments: str) -> argparse.Namespace:
     """The settings of a `serve` with these arguments."""
     parsed = main._parser().parse_args(["serve", *arguments])
-    main._fill_in(parsed)
+    main._fill_in(parsed, settings.SERVE)
     return parsed
 
 
@@ -117,16 +123,11 @@ def test_a_flag_beats_the_variable_which_beats_the_default(
 
 
 @pytest.mark.parametrize("flag", ["--listen", "--route"])
-def test_what_may_be_repeated_is_a_list(flag: str) -> None:
+def test_a_repeated_flag_has_all_its_values(flag: str) -> None:
     setting = next(setting for setting in settings.SERVE if setting.flag == flag)
     text, value, *_ = SAMPLES[flag]
     assert text
     assert getattr(settled(flag, text, flag, text), setting.name) == value * 2
-
-
-def test_a_default_that_is_a_list_is_not_shared() -> None:
-    settled().listen.append("x")
-    assert settled().listen == ["127.0.0.1:8080"]
 
 
 @pytest.mark.parametrize("word", ["1", "true", "YES", "True"])
@@ -161,7 +162,8 @@ def test_a_bad_value_is_refused_with_the_value_and_the_rule(
         said = capsys.readouterr()
         assert code == 2
         assert said.out == ""
-        assert said.err.startswith(f"idservice: {source} is {value!r}; it must be ")
+        rule = f"{source} is {value!r}; it must be " if value else f"{source} is empty."
+        assert said.err.startswith(f"idservice: {rule}")
         assert said.err.count("\n") == 1
         assert len(said.err) < 250
 
@@ -205,7 +207,7 @@ def test_what_kubernetes_and_others_set_is_not_ours(variable: str) -> None:
     ],
 )
 def test_an_unknown_variable_is_refused(variable: str, meant: str) -> None:
-    with pytest.raises(errors.Usage, match="is no setting") as caught:
+    with pytest.raises(errors.Usage, match="is not a setting") as caught:
         settings.check_environment({variable: "x"})
     assert variable in str(caught.value)
     assert meant in str(caught.value)

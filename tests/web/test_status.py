@@ -14,7 +14,7 @@ from idservice import errors
 from idservice.core.sizing import PACE_MIN_S
 from idservice.observability import status, status_records
 from idservice.observability.readings import LATENCY_BUCKETS_S, Latency
-from idservice.server.workers.totals import Report, Totals
+from idservice.server.workers.totals import Totals, WorkerStatus
 from idservice.web import page
 from idservice.web.status_page import read_status_query
 
@@ -182,7 +182,7 @@ async def test_what_several_workers_hold_is_shown_as_one() -> None:
     parts = [await Scene(SCENES["trouble"]).snapshot(), await Scene(SCENES["forty"]).snapshot()]
     totals = Totals()
     for number, part in enumerate(parts):
-        totals.reported(number, Report(None, part))
+        totals.reported(number, WorkerStatus(None, part))
     wanted = status.StatusQuery(per=1000)
 
     def together() -> dict[str, status.CounterStatus]:

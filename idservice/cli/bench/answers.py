@@ -58,7 +58,7 @@ def read_id(body: bytes) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class BenchRequest:
     """What each request asks for; `step` is how far apart the ids of a batch are expected."""
 
     path: str

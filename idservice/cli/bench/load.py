@@ -36,7 +36,7 @@ class Plan:
     duration_s: float
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One keep-alive connection with at most one request under way."""
 
     __slots__ = (
@@ -135,7 +135,7 @@ class Load:
         plan: Plan,
         tally: Tally,
         *,
-        connect: Callable[[Callable[[], Connection]], Awaitable[object]],
+        connect: Callable[[Callable[[], LoadConnection]], Awaitable[object]],
         wake: Callable[[int, Callable[[], None]], None],
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
@@ -144,8 +144,8 @@ class Load:
         self._connect = connect
         self._wake = wake
         self._clock = clock
-        self._open: set[Connection] = set()
-        self._free: deque[Connection] = deque()  # in turns: no server closes one for being idle
+        self._open: set[LoadConnection] = set()
+        self._free: deque[LoadConnection] = deque()  # in turns: no server closes one for being idle
         self._under_way = 0
         self._untried = plan.connections
         self._tried = asyncio.Event()
@@ -250,7 +250,7 @@ class Load:
         if self._due < self._numbered:
             self._wake(max(1, self._intended(self._due) - self._clock()), self._tick)
 
-    def free(self, connection: Connection) -> None:
+    def free(self, connection: LoadConnection) -> None:
         """A connection can send the next request."""
         if self._sent < self._due:
             self._send(connection, self._intended(self._sent))
@@ -260,13 +260,13 @@ class Load:
         else:
             self._free.append(connection)
 
-    def _send(self, connection: Connection, intended: int) -> None:
+    def _send(self, connection: LoadConnection, intended: int) -> None:
         self._under_way += 1
         connection.send(intended)
 
     # --- what comes back -------------------------------------------------------------------------
 
-    def answered(self, connection: Connection, status: int, body: bytes) -> None:
+    def answered(self, connection: LoadConnection, status: int, body: bytes) -> None:
         """A whole answer."""
         intended = connection.intended
         if intended == IDLE:
@@ -283,17 +283,17 @@ class Load:
 
     # --- connections -----------------------------------------------------------------------------
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: LoadConnection) -> None:
         """A connection stands."""
         self._open.add(connection)
         self.free(connection)
 
-    def leaves(self, connection: Connection) -> None:
+    def leaves(self, connection: LoadConnection) -> None:
         """A connection can send nothing more."""
         if connection in self._free:
             self._free.remove(connection)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: LoadConnection) -> None:
         """A connection ended. What was asked for on it may have used up ids: those are gaps."""
         self.leaves(connection)
         self._open.discard(connection)
@@ -317,7 +317,7 @@ class Load:
         """One connection until its end; whether anything was answered on it."""
         try:
             async with self._gate, asyncio.timeout(CONNECT_S):
-                connection = Connection(self)
+                connection = LoadConnection(self)
                 await self._connect(lambda: connection)
         except OSError as error:
             self._refused = error

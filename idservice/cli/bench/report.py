@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from idservice.cli.bench.answers import Ask, Ranges
+from idservice.cli.bench.answers import BenchRequest, Ranges
 from idservice.cli.bench.histogram import Histogram
 from idservice.cli.bench.load import SECOND, Plan
 from idservice.cli.bench.tally import Tally
@@ -27,13 +27,13 @@ def order_promised(told: Ranges | None, *, unordered: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """`before` and `after` are what the service said of itself then; None: nothing, or it was
     gone."""
 
     url: str
     plan: Plan
-    ask: Ask
+    ask: BenchRequest
     tally: Tally
     order: str
     before: Ranges | None

@@ -1,40 +1,56 @@
-"""One run of `bench`: a look at the counter, the load on it, another look, and the report."""
+"""The command `bench`: a look at the counter, the load on it, another look, and the report."""
 
+import argparse
 import asyncio
 import gc
+import json
 import resource
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from idservice.cli import http_get
 from idservice.cli.bench.alarm import Alarm
-from idservice.cli.bench.answers import Ask, Ranges, read_ranges
+from idservice.cli.bench.answers import BenchRequest, Ranges, read_ranges
 from idservice.cli.bench.load import Load, Plan
-from idservice.cli.bench.report import Report, order_promised, progress
+from idservice.cli.bench.report import BenchReport, order_promised, progress
 from idservice.cli.bench.tally import Tally
 from idservice.cli.bench.where import BenchTarget
 from idservice.errors import Usage
+from idservice.server.settings import BenchSettings, taken
+from idservice.stores.records import check_name
 
 FIRST_ANSWER_S = 20.0
 LAST_ANSWER_S = 2.0
 DESCRIPTORS_SPARE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the command line asks for; `rate` in requests/s, None for a closed loop."""
+def bench(arguments: argparse.Namespace) -> Coroutine[object, object, int]:
+    """Put load on a service, and check every id it gives."""
+    settings = taken(BenchSettings, arguments)
+    counter = settings.counter and check_name(settings.counter)
+    return _bench(Bench(BenchTarget.parse(arguments.where, counter), settings), arguments.json)
 
-    where: BenchTarget
-    count: int | None
-    ranges: bool
-    connections: int
-    rate: int | None
-    warmup_s: float
-    duration_s: float
-    unordered: bool
+
+async def _bench(bench: "Bench", as_json: bool) -> int:
+    print(f"idservice: {bench.notice}", file=sys.stderr)
+    terminal = sys.stderr.isatty()
+
+    def say(line: str) -> None:
+        start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
+
+    await bench.run(say, every_s=1.0 if terminal else 2.0)
+    if terminal:
+        say("")
+    report = bench.report()
+    print(json.dumps(report.as_json()) if as_json else report.lines())
+    for fault in report.faults():
+        print(f"idservice: {fault}", file=sys.stderr)
+    return 1 if report.faults() else 0
 
 
 class Bench:
@@ -43,11 +59,11 @@ class Bench:
     So what is refused is refused at once. Raises probe.NoAnswer, probe.RefusedBy, Usage.
     """
 
-    def __init__(self, wish: Wish) -> None:
-        _make_room(wish.connections)
-        self._wish = wish
-        self._where = where = wish.where
-        ask = Ask(where.path, wish.count, wish.ranges)
+    def __init__(self, where: BenchTarget, settings: BenchSettings) -> None:
+        _make_room(settings.connections)
+        self._settings = settings
+        self._where = where
+        ask = BenchRequest(where.path, settings.count, settings.ranges)
         status, body = http_get.ask(where.url, ask.target, timeout=FIRST_ANSWER_S)
         if status != 200:
             raise http_get.RefusedBy(url=where.url, why=http_get.detail(status, body))
@@ -66,7 +82,11 @@ class Bench:
         self._tally.took(first)
         self._tally.took(looked_at)
         self._plan = Plan(
-            where.request(ask.target), wish.connections, wish.rate, wish.warmup_s, wish.duration_s
+            where.request(ask.target),
+            settings.connections,
+            settings.rate,
+            settings.warmup,
+            settings.duration,
         )
 
     @property
@@ -92,14 +112,14 @@ class Bench:
                 self._tally.took(looked_at)
                 self._tally.distinct.settle()
 
-    def report(self) -> Report:
+    def report(self) -> BenchReport:
         """What came of it."""
-        return Report(
+        return BenchReport(
             url=self._where.url,
             plan=self._plan,
             ask=self._tally.ask,
             tally=self._tally,
-            order=order_promised(self._before, unordered=self._wish.unordered),
+            order=order_promised(self._before, unordered=self._settings.unordered),
             before=self._before,
             after=self._after,
         )
@@ -118,7 +138,7 @@ class Bench:
 def _look(where: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[range]]:
     """What a service says of a counter with one id, and that id; a server of another kind says
     nothing, and may have given an id all the same."""
-    ask = Ask(where.path, 1, ranges=True)
+    ask = BenchRequest(where.path, 1, ranges=True)
     try:
         status, text = http_get.ask(where.url, ask.target, timeout=timeout)
     except http_get.NoAnswer:
@@ -129,7 +149,7 @@ def _look(where: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[ra
     blocks = ask.blocks(body)
     if blocks is not None:
         return read_ranges(body), blocks
-    return None, Ask(where.path).blocks(body) or []
+    return None, BenchRequest(where.path).blocks(body) or []
 
 
 def _make_room(connections: int) -> None:

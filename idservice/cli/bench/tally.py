@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
-from idservice.cli.bench.answers import Ask, read_id
+from idservice.cli.bench.answers import BenchRequest, read_id
 from idservice.cli.bench.histogram import NS_MAX, Histogram
 from idservice.cli.bench.verdict import Distinct, Order, Scope
 
@@ -18,7 +18,7 @@ class Tally:
     to be sent from `begin` on.
     """
 
-    ask: Ask
+    ask: BenchRequest
     one_order: bool = False  # over all connections, as of a strict counter; else on each
     begin: int = NS_MAX
     end: int = NS_MAX  # the rest was answered after nothing more was sent

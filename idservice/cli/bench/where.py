@@ -1,4 +1,4 @@
-"""Where a service is and what is asked there: how the command line names it, and the bytes sent."""
+"""The target of a benchmark: a service and a path on it, and the bytes of a request."""
 
 import asyncio
 import re
@@ -16,7 +16,6 @@ PATH = re.compile(r"/[!-~]*", re.ASCII)
 class BenchTarget:
     """A service and a path on it."""
 
-    url: str  # without the path
     address: Address
     path: str
 
@@ -32,7 +31,9 @@ class BenchTarget:
         else:
             raise Usage(why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH")
         if path and counter is not None:
-            raise Usage(why=f"--counter is {counter!r} and URL names the path {path!r}; name one")
+            raise Usage(
+                why=f"--counter is {counter!r} and URL names the path {path!r}; name only one"
+            )
         if path and (not PATH.fullmatch(path) or "?" in path or "#" in path):
             raise Usage(
                 why=f"the path of URL is {path!r}; it must be plain ASCII without a query:"
@@ -40,15 +41,20 @@ class BenchTarget:
             )
         try:
             address = Address.parse(authority)
-        except Usage:
+        except ValueError:
             raise Usage(
                 why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH"
             ) from None
         default = f"/v1/counters/{counter}/next" if counter is not None else "/next"
-        return cls(authority if address.path else f"http://{authority}", address, path or default)
+        return cls(address, path or default)
+
+    @property
+    def url(self) -> str:
+        """The URL of the service, without the path."""
+        return self.address.url
 
     def request(self, target: str) -> bytes:
-        """The bytes of one request."""
+        """Return the bytes of one request."""
         host = "localhost" if self.address.path else str(self.address)
         return (
             f"GET {target} HTTP/1.1\r\nHost: {host}\r\n"

@@ -1,1 +1,19 @@
-"""Several processes on one port, and one answer for all of them where one is asked."""
+"""Several worker processes on the same sockets, kept alive by a supervisor.
+
+Theory of operation
+===================
+The `supervisor` forks the workers and shares the bound sockets with them. Worker 0 starts first;
+once it serves, the store can be used and the others start. `supervisor.TRANSITIONS` has the states
+of a worker: DOWN, STARTING, SERVING, LEAVING, KILLED.
+
+A socket pair joins the supervisor (`process.WorkerProcess`) to each worker (`link.SupervisorLink`).
+Over it go `messages`. The supervisor asks for a report every five seconds, and kills a worker that
+owes one for 30 seconds. A worker asked for metrics or readiness has only its own figures: it sends
+a CollectRequest, the supervisor collects a report of each worker, and `totals` adds them up.
+`pool_view` hides this from the web layer.
+
+All workers accept from the same sockets. `accept_balance` is shared memory with the connection
+count of each, so that connections spread evenly. `signals` lets the supervisor, which has no event
+loop, wait for signals as for messages. A worker that ends early is started again after a pause;
+its figures stay in the totals, and the ids it held in memory are counted as a gap.
+"""

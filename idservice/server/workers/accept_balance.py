@@ -1,18 +1,18 @@
-"""How many connections each worker has, in memory that all of them see, so that they spread evenly.
+"""Spreads connections evenly over the workers, by counts in memory that they share.
 
-Several processes accept from one socket, and the kernel prefers the one that began to wait last: on
-a quiet machine one of two workers would have nearly every connection, and one of two cores would
-idle. So who has more connections than another lets the other go first.
+All workers accept from one socket, and the kernel prefers the one that began to wait last. On a
+quiet machine one of two workers would get nearly every connection, and one of two cores would idle.
+So a worker with more connections than another lets that one accept first.
 """
 
 import mmap
 
-GONE = 2**64 - 1  # in place of a count: a worker that accepts nothing
+GONE = 2**64 - 1  # in place of a count: this worker accepts nothing
 WORD = 8  # bytes of a count; aligned, so it is read and written whole
 
 
 class AcceptBalance:
-    """The counts of `workers` workers. Made before they are forked, and shared by them."""
+    """The connection counts of `workers` workers; made before they are forked."""
 
     def __init__(self, workers: int) -> None:
         self.counts = memoryview(mmap.mmap(-1, WORD * workers)).cast("Q")
@@ -20,12 +20,12 @@ class AcceptBalance:
             self.gone(number)
 
     def gone(self, number: int) -> None:
-        """A worker accepts none."""
+        """Note that a worker accepts nothing any more."""
         self.counts[number] = GONE
 
 
 class AcceptSlot:
-    """One worker's part in a balance; who serves alone has a balance of its own."""
+    """One worker's count in a balance; a process that serves alone has its own balance."""
 
     def __init__(self, balance: AcceptBalance | None = None, number: int = 0) -> None:
         self._balance = balance or AcceptBalance(1)
@@ -33,26 +33,26 @@ class AcceptSlot:
         self._taken = False
 
     def take(self) -> None:
-        """From now on this worker accepts connections."""
+        """Begin to accept connections."""
         self._taken = True
-        self.tell(0)
+        self.set_count(0)
 
     def leave(self) -> None:
-        """It accepts those only that nobody else takes."""
+        """Accept only what every other worker leaves from now on."""
         self._taken = False
         self._balance.gone(self._number)
 
-    def tell(self, count: int) -> None:
-        """It has that many."""
+    def set_count(self, count: int) -> None:
+        """Publish the number of connections that this worker has."""
         if self._taken:
             self._balance.counts[self._number] = count
 
     @property
     def all_left(self) -> bool:
-        """Whether no worker wants further connections."""
+        """True if no worker wants further connections."""
         return min(self._balance.counts) == GONE
 
     def lets_others_first(self) -> bool:
-        """Whether another worker has fewer connections."""
+        """Return True if another worker has fewer connections."""
         counts = self._balance.counts
         return counts[self._number] > min(counts)

@@ -1,4 +1,4 @@
-"""A worker's end of the channel to its parent: what it is told, what it reports, what it asks."""
+"""A worker's end of the channel to its supervisor."""
 
 import asyncio
 import socket
@@ -6,40 +6,39 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from idservice import errors
-from idservice.server.workers import messages as channel
+from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import AcceptSlot
-from idservice.server.workers.totals import Report
+from idservice.server.workers.totals import WorkerStatus
 
-ANSWER_S = 2.0  # for the parent to say what all workers count; it waits half of that for them
+ANSWER_S = 2.0  # for the supervisor to answer; it waits half of that for the workers
 FAREWELL_S = 0.5  # for the last report to be sent
 READ_MAX = 65_536  # bytes at once
 
 
 class ParentSilent(errors.Unavailable):
-    """What the other workers count is not known: the parent process gives no answer."""
+    """The figures of the other workers are not known: the supervisor does not answer."""
 
     code = "parent_silent"
 
 
 class SupervisorLink:
-    """The tie of worker `number` to its parent, over `connection`; `seat` is its part in the
-    balance of connections."""
+    """Connects worker `number` to its supervisor, and gives it its `slot` for new connections."""
 
-    def __init__(self, number: int, connection: socket.socket, seat: AcceptSlot) -> None:
+    def __init__(self, number: int, connection: socket.socket, slot: AcceptSlot) -> None:
         self.number = number
-        self.seat = seat
+        self.slot = slot
         self._connection = connection
         self._writer: asyncio.StreamWriter | None = None
-        self._report: Callable[[bool, bool], Awaitable[Report]] | None = None
-        self._asked: asyncio.Future[Report] | None = None  # of the parent: what do all count?
-        self._later: asyncio.Future[Report] | None = None  # to be asked once that is answered,
-        self._later_full = self._later_ready = False  # and what about
+        self._report: Callable[[bool, bool], Awaitable[WorkerStatus]] | None = None
+        self._asked: asyncio.Future[WorkerStatus] | None = None  # the request under way
+        self._later: asyncio.Future[WorkerStatus] | None = None  # the one to send after it,
+        self._later_full = self._later_ready = False  # and its content
 
     @asynccontextmanager
     async def held(self, end: Callable[[], None]) -> AsyncIterator[None]:
-        """Listen to the parent meanwhile; `end` is called when it says so, or is gone.
+        """Listen to the supervisor; call `end` when it asks for a stop, or is gone.
 
-        At the end the last report is sent, so that nothing that was counted is lost.
+        On exit the last report is sent, so that nothing that was counted is lost.
         """
         reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
         try:
@@ -53,17 +52,16 @@ class SupervisorLink:
         finally:
             self._writer.close()
 
-    def serving(self, report: Callable[[bool, bool], Awaitable[Report]]) -> None:
-        """Say that connections are accepted; from now on there is something to `report`, given
-        whether in full, and whether with readiness."""
+    def serving(self, report: Callable[[bool, bool], Awaitable[WorkerStatus]]) -> None:
+        """Say that this worker accepts connections; `report(full, ready)` gives its status."""
         self._report = report
-        self._send(channel.Serving())
+        self._send(messages.Serving())
 
-    async def whole(self, *, full: bool) -> Report:
-        """What all workers count or, not in full, whether they are ready. Raises ParentSilent.
+    async def pool_status(self, *, full: bool) -> WorkerStatus:
+        """Return the figures of all workers if `full`, else their readiness. Raises ParentSilent.
 
-        Several who ask share one question, but none that was asked before they came: its answer may
-        lack what they know of.
+        Callers share one request. A request already under way is not shared: its answer may lack
+        what a later caller knows of.
         """
         if self._later is None:
             self._later = asyncio.get_running_loop().create_future()
@@ -79,13 +77,13 @@ class SupervisorLink:
             raise ParentSilent() from None
 
     def _collect(self) -> None:
-        self._send(channel.Collect(self._later_full, self._later_ready))
+        self._send(messages.CollectRequest(self._later_full, self._later_ready))
         self._asked, self._later = self._later, None
         self._later_full = self._later_ready = False
 
-    def _answered(self, report: Report) -> None:
+    def _answered(self, status: WorkerStatus) -> None:
         assert self._asked is not None
-        self._asked.set_result(report)
+        self._asked.set_result(status)
         self._asked = None
         if self._later is not None:
             self._collect()
@@ -93,42 +91,42 @@ class SupervisorLink:
     # --- the channel -----------------------------------------------------------------------------
 
     async def _listen(
-        self, reader: asyncio.StreamReader, group: asyncio.TaskGroup, end: Callable[[], None]
+        self, stream: asyncio.StreamReader, group: asyncio.TaskGroup, end: Callable[[], None]
     ) -> None:
-        messages = channel.Reader()
-        while data := await self._read(reader):
-            for message in messages.messages(data):
+        reader = messages.MessageReader()
+        while data := await self._read(stream):
+            for message in reader.messages(data):
                 match message:
-                    case channel.Stop():
+                    case messages.Stop():
                         end()
-                    case channel.Ask(number, full, ready):
-                        group.create_task(self._tell(number, full, ready))
-                    case channel.Whole(report):
-                        self._answered(report)
+                    case messages.ReportRequest(number, full, ready):
+                        group.create_task(self._send_report(number, full, ready))
+                    case messages.PoolStatus(status):
+                        self._answered(status)
                     case _:
                         raise AssertionError(message)
-        end()  # the parent is gone: nobody is left to stop this process
+        end()  # the supervisor is gone: nothing else would stop this process
 
-    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+    async def _read(self, stream: asyncio.StreamReader) -> bytes:
         try:
-            return await reader.read(READ_MAX)
+            return await stream.read(READ_MAX)
         except ConnectionError:
             return b""
 
-    async def _tell(self, number: int, full: bool, ready: bool) -> None:
-        report = await self._report(full, ready) if self._report is not None else None
-        self._send(channel.Told(number, report))
+    async def _send_report(self, number: int, full: bool, ready: bool) -> None:
+        status = await self._report(full, ready) if self._report is not None else None
+        self._send(messages.Report(number, status))
 
     async def _farewell(self) -> None:
         if self._writer is None or self._report is None or self._writer.is_closing():
             return
-        self._send(channel.Told(0, await self._report(True, True)))
+        self._send(messages.Report(0, await self._report(True, True)))
         try:
             async with asyncio.timeout(FAREWELL_S):
                 await self._writer.drain()
         except (ConnectionError, TimeoutError):
-            pass  # the parent is gone, or has no time for it
+            pass  # the supervisor is gone, or too busy
 
-    def _send(self, message: channel.Message) -> None:
+    def _send(self, message: messages.Message) -> None:
         assert self._writer is not None
-        self._writer.write(channel.written(message))
+        self._writer.write(messages.encoded(message))

@@ -1,77 +1,85 @@
-"""What the parent and a worker say to each other, and how it is written on the socket between them.
+"""The messages between supervisor and worker, and their form on the socket.
 
-A message is its length in four bytes and a tagged msgpack object. (Not JSON: it knows no infinity.)
+A message is its length in four bytes and a tagged msgpack object. (Not JSON: it lacks infinity.)
 """
 
 from typing import TypeAlias
 
 import msgspec
 
-from idservice.server.workers.totals import Report
+from idservice.server.workers.totals import WorkerStatus
 
 LENGTH = 4  # bytes
 MESSAGE_MAX = 2**28  # bytes; a report of 100,000 counters takes a tenth of that
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
-    """Parent: drain and end."""
+    """Supervisor: drain and end."""
 
 
-class Ask(msgspec.Struct, tag=True, frozen=True):
-    """Parent: report, under this number, in `full` with all that is counted, and unless `ready` is
-    False whether the next id can be served. Whoever does not for long, hangs."""
+class ReportRequest(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor: send a report under this number.
+
+    `full` asks for everything counted, `ready` for a verdict on the next id. A worker that owes a
+    report for long is taken for hung.
+    """
 
     number: int
     full: bool
     ready: bool = True
 
 
-class Told(msgspec.Struct, tag=True, frozen=True):
-    """Worker: how it is, under the number of the request; nothing while it starts."""
+class Report(msgspec.Struct, tag=True, frozen=True):
+    """Worker: its status, under the number of the request; None before it serves.
+
+    Number 0 is its last report, which it sends unasked.
+    """
 
     number: int
-    report: Report | None
+    status: WorkerStatus | None
 
 
 class Serving(msgspec.Struct, tag=True, frozen=True):
     """Worker: it accepts connections."""
 
 
-class Collect(msgspec.Struct, tag=True, frozen=True):
-    """Worker: how are all, and in `full`, what do they count? One outstanding. Without `ready` it
-    is asked for what is in memory only: to be sure of the former may take a look at the store."""
+class CollectRequest(msgspec.Struct, tag=True, frozen=True):
+    """Worker: send the status of the pool; one such request is outstanding at a time.
+
+    Without `ready`, workers answer from memory; a verdict on the next id may read the store.
+    """
 
     full: bool
     ready: bool = True
 
 
-class Whole(msgspec.Struct, tag=True, frozen=True):
-    """Parent: the answer to that."""
+class PoolStatus(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor: the status of all workers, in answer to a CollectRequest."""
 
-    report: Report
+    status: WorkerStatus
 
 
-Message: TypeAlias = Stop | Ask | Told | Serving | Collect | Whole
+Message: TypeAlias = Stop | ReportRequest | Report | Serving | CollectRequest | PoolStatus
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 
-def written(message: Message) -> bytes:
-    """A message as it goes over the socket."""
+def encoded(message: Message) -> bytes:
+    """Return a message as bytes for the socket."""
     body = _encode(message)
     assert len(body) <= MESSAGE_MAX
     return len(body).to_bytes(LENGTH, "big") + body
 
 
-class Reader:
-    """Makes messages of what is received, however it is cut into pieces."""
+class MessageReader:
+    """Assembles messages from received bytes, however these are cut into pieces."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def messages(self, data: bytes) -> list[Message]:
-        """The messages that are whole now."""
+        """Return the messages that `data` completes."""
         self._rest += data
         found: list[Message] = []
         while len(self._rest) >= LENGTH:

@@ -1,5 +1,7 @@
-"""The signals a parent of workers lives by, as bytes on a socket: its loop waits for them as for
-messages, and nothing happens inside of a handler."""
+"""Turns signals into bytes on a socket, so that the supervisor waits for them as for messages.
+
+The handlers themselves do nothing.
+"""
 
 import signal
 import socket
@@ -10,8 +12,7 @@ HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 class Signals:
-    """While it is entered, `wakeup` is readable when a signal came: asked to stop, or a child
-    ended."""
+    """Makes `wakeup` readable when a stop is asked for or a child has ended, while entered."""
 
     wakeup: socket.socket
     _written: socket.socket
@@ -37,10 +38,10 @@ class Signals:
         self.close()
 
     def stops(self) -> int:
-        """How many of those that came since ask to stop."""
+        """Read the signals that came, and return the number of those that ask for a stop."""
         return sum(number != signal.SIGCHLD for number in self.wakeup.recv(4096))
 
     def close(self) -> None:
-        """Let go of the sockets, also in a forked child, whose signals are its own."""
+        """Close the sockets, also in a forked child, which has its own signals."""
         self.wakeup.close()
         self._written.close()

@@ -1,9 +1,9 @@
-"""Several processes on one port: a parent that serves nobody, and keeps its workers alive.
+"""Keeps several worker processes alive that serve on the same sockets.
 
-The parent binds every socket once, and forks the workers, which share them: what has connected to
-one that is killed, and was not accepted yet, is accepted by another. (With a socket for each, by
-SO_REUSEPORT, it would be lost.) The parent has neither threads nor an event loop, so that it may be
-forked at any time; it waits for signals and for messages, and for nothing else.
+The supervisor binds every socket once and forks the workers, which share them. A connection that
+waits when its worker is killed is accepted by another one. (With a socket for each worker, by
+SO_REUSEPORT, it would be lost.) The supervisor serves nothing and has neither threads nor an event
+loop, so it can be forked at any time. It waits for signals and messages, and for nothing else.
 """
 
 import gc
@@ -15,29 +15,68 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 
-from idservice.server import address
 from idservice.server.exits import EXIT_FAILURE, EXIT_OK, ending
-from idservice.server.process import STOP_MAX_S, say_listening
+from idservice.server.shutdown import STOP_MAX_S
+from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import AcceptBalance, AcceptSlot
 from idservice.server.workers.link import SupervisorLink
-from idservice.server.workers.process import PAUSE_MAX_S, Backoff, WorkerProcess, fork
+from idservice.server.workers.process import PAUSE_MAX_S, RestartPause, WorkerProcess, fork
 from idservice.server.workers.signals import Signals
-from idservice.server.workers.totals import Report, Totals
+from idservice.server.workers.totals import Totals, WorkerStatus
 
 log = logging.getLogger("idservice.workers")
 
-ASK_S = 5.0  # how often each worker is asked to report;
-FULL_S = 0.001  # in full no oftener than this for each counter, since that takes time
-COLLECT_S = 0.7  # for all to report when one asks; who is slower is counted as at its last report
-HANG_S = 30.0  # without an answer: it is killed, which costs ids in memory and nothing else
+ASK_S = 5.0  # between two requests to report;
+FULL_S = 0.001  # between two full reports, per counter, since these take time
+COLLECT_S = 0.7  # for all workers to report; a slower one counts as in its last report
+HANG_S = 30.0  # without an answer; the worker is killed, which costs its ids in memory
 TICK_S = 1.0
 STOP_S = STOP_MAX_S + 0.6  # for all workers to end
 
 
+class WorkerState(Enum):
+    """The state of one worker, which outlives its process."""
+
+    DOWN = "no process runs; one is started when it is due"
+    STARTING = "its process opens the store"
+    SERVING = "it accepts connections and reports"
+    LEAVING = "it has sent its last report"
+    KILLED = "it was sent SIGKILL"
+
+
+class WorkerEvent(Enum):
+    """An event that changes the state of a worker."""
+
+    FORKED = "a process was started"
+    SERVES = "it said that it accepts connections"
+    LAST_REPORT = "it sent its last report"
+    KILL = "it hangs, sent garbage, or a stop takes too long"
+    ENDED = "its process ended"
+
+
+TRANSITIONS = {
+    (WorkerState.DOWN, WorkerEvent.FORKED): WorkerState.STARTING,
+    (WorkerState.STARTING, WorkerEvent.SERVES): WorkerState.SERVING,
+    (WorkerState.STARTING, WorkerEvent.KILL): WorkerState.KILLED,
+    (WorkerState.STARTING, WorkerEvent.ENDED): WorkerState.DOWN,
+    (WorkerState.SERVING, WorkerEvent.LAST_REPORT): WorkerState.LEAVING,
+    (WorkerState.SERVING, WorkerEvent.KILL): WorkerState.KILLED,
+    (WorkerState.SERVING, WorkerEvent.ENDED): WorkerState.DOWN,
+    (WorkerState.LEAVING, WorkerEvent.KILL): WorkerState.KILLED,
+    (WorkerState.LEAVING, WorkerEvent.ENDED): WorkerState.DOWN,
+    # Messages that were under way before the kill are still read.
+    (WorkerState.KILLED, WorkerEvent.SERVES): WorkerState.KILLED,
+    (WorkerState.KILLED, WorkerEvent.LAST_REPORT): WorkerState.KILLED,
+    (WorkerState.KILLED, WorkerEvent.KILL): WorkerState.KILLED,
+    (WorkerState.KILLED, WorkerEvent.ENDED): WorkerState.DOWN,
+}
+
+
 class Collecting:
-    """A worker asked how all are: answered once all `missing` reported, or when it is `due`."""
+    """A pending answer to one worker, sent once all `missing` reported, or when it is `due`."""
 
     def __init__(
         self,
@@ -55,18 +94,18 @@ class Collecting:
         self.full = full
 
     def over(self, now: float) -> bool:
-        """Whether there is nothing to wait for."""
+        """Return True if there is nothing left to wait for."""
         return now >= self.due or all(worker.told >= self.number for worker in self.missing)
 
 
 class Supervisor:
-    """Keeps `count` workers alive, each of which does `work` to its end: serve on `sockets`.
+    """Runs `count` workers, each of which does `work` to its end: serve on `sockets`.
 
-    `work` is given the worker's link, and whether it is the first of all; it returns an exit code.
+    `work` gets the worker's link and True for the first worker of all; it returns an exit code.
     """
 
     def __init__(
-        self, sockets: address.Sockets, count: int, work: Callable[[SupervisorLink, bool], int]
+        self, sockets: Sockets, count: int, work: Callable[[SupervisorLink, bool], int]
     ) -> None:
         self._sockets = sockets
         self._count = count
@@ -74,11 +113,12 @@ class Supervisor:
         self._balance = AcceptBalance(count)
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
-        self._workers: dict[int, WorkerProcess] = {}  # that live, by their number
-        self._backoffs = [Backoff() for _ in range(count)]
+        self._states = [WorkerState.DOWN] * count
+        self._workers: dict[int, WorkerProcess] = {}  # processes that live, by number
+        self._pauses = [RestartPause() for _ in range(count)]
         self._start_at: dict[int, float] = {}  # workers to be started, and when
-        self._begun = False  # whether one has served
-        self._complete = False  # whether all have
+        self._begun = False  # true once one worker has served
+        self._complete = False  # true once all have
         self._stopping = False
         self._give_up_at = float("inf")
         self._totals = Totals()
@@ -89,7 +129,7 @@ class Supervisor:
         self._code = EXIT_OK
 
     def run(self) -> int:
-        """Until a stop signal, or until a worker cannot even start; the exit code."""
+        """Run until a stop signal, or until no worker can start; return the exit code."""
         gc.collect()
         gc.freeze()  # a collection in a worker would write to, and so copy, the memory they share
         with self._selector, self._signals:
@@ -106,7 +146,11 @@ class Supervisor:
         log.info("all workers ended", extra={"action": "workers_stopped"})
         return self._code
 
-    # --- beginnings ------------------------------------------------------------------------------
+    def _on(self, number: int, event: WorkerEvent) -> None:
+        """Change the state of a worker; an event that its state does not allow is a bug."""
+        self._states[number] = TRANSITIONS[self._states[number], event]
+
+    # --- starts ----------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -122,19 +166,24 @@ class Supervisor:
             if not self._begun:
                 raise
             log.error(
-                "worker %d cannot be started: %s",
+                "worker %d cannot be started: %s; trying again in %g s",
                 number,
                 error.strerror,
+                PAUSE_MAX_S,
                 extra={"action": "worker_not_started"},
             )
             self._start_at[number] = time.monotonic() + PAUSE_MAX_S
             return
-        self._workers[number] = worker
+        self._add(worker)
+
+    def _add(self, worker: WorkerProcess) -> None:
+        self._on(worker.number, WorkerEvent.FORKED)
+        self._workers[worker.number] = worker
         self._selector.register(worker.connection, selectors.EVENT_READ, worker)
 
     def _live(self, number: int, connection: socket.socket) -> int:
-        """The life of a worker, in its own process; its exit code."""
-        # An end of another's channel kept open here would hide from it that the parent died.
+        """Run a worker in its own process; return its exit code."""
+        # A copy of another worker's channel would hide from that one that the supervisor died.
         for worker in self._workers.values():
             worker.connection.close()
         self._selector.close()
@@ -145,7 +194,7 @@ class Supervisor:
     # --- messages --------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Until there is something to do, or it is time to look."""
+        """Wait for a message or a signal, or until something is due."""
         now = time.monotonic()
         dues = [self._give_up_at, *self._start_at.values(), *(one.due for one in self._collecting)]
         for key, mask in self._selector.select(max(0.0, min([now + TICK_S, *dues]) - now)):
@@ -161,26 +210,30 @@ class Supervisor:
     def _receive(self, worker: WorkerProcess) -> None:
         try:
             for message in worker.receive():
-                self._hear(worker, message)
+                self._on_message(worker, message)
         except Exception:  # a bug of ours: it costs that worker, not all
             log.exception(
-                "worker %d speaks nonsense", worker.number, extra={"action": "worker_bug"}
+                "worker %d sent a message that cannot be read; it is killed",
+                worker.number,
+                extra={"action": "worker_bug"},
             )
-            worker.kill()
+            self._kill(worker)
         if worker.hung_up:
             self._unregister(worker)
 
-    def _hear(self, worker: WorkerProcess, message: messages.Message) -> None:
+    def _on_message(self, worker: WorkerProcess, message: messages.Message) -> None:
         match message:
             case messages.Serving():
-                worker.serving, worker.served_from = True, time.monotonic()
+                self._on(worker.number, WorkerEvent.SERVES)
+                worker.served_from = time.monotonic()
                 self._on_serving(worker)
-            case messages.Told(number, report):
+            case messages.Report(number, status):
                 worker.answered(number)
-                worker.serving = worker.serving and number > 0  # 0: its last one
-                if report is not None:
-                    self._totals.reported(worker.number, report)
-            case messages.Collect(full, ready):
+                if number == 0:
+                    self._on(worker.number, WorkerEvent.LAST_REPORT)
+                if status is not None:
+                    self._totals.reported(worker.number, status)
+            case messages.CollectRequest(full, ready):
                 self._collect(worker, full=full, ready=ready)
             case _:
                 raise AssertionError(message)
@@ -193,30 +246,33 @@ class Supervisor:
             extra={"action": "worker_started"},
         )
         self._ask([worker], full=True)
-        if not self._begun:  # the store can be used: now the others
+        if not self._begun:  # the store can be used: start the others
             self._begun = True
-            say_listening(self._sockets)
+            self._sockets.log_addresses()
             if not self._stopping:
                 now = time.monotonic()
                 self._start_at.update(dict.fromkeys(range(1, self._count), now))
-        if len(self._workers) == self._count:
-            self._complete |= all(one.serving for one in self._workers.values())
+        self._complete |= all(state is WorkerState.SERVING for state in self._states)
 
     def _collect(self, asker: WorkerProcess, *, full: bool, ready: bool = True) -> None:
         serving = self._serving()
         self._ask(serving, full=full, ready=ready)
-        missing = [one for one in serving if one.silent_s < COLLECT_S]  # others are silent already
+        missing = [one for one in serving if one.silent_s < COLLECT_S]  # not the silent ones
         due = time.monotonic() + COLLECT_S
         self._collecting.append(Collecting(asker, self._number, missing, due, full=full))
 
     def _serving(self) -> list[WorkerProcess]:
-        return [worker for worker in self._workers.values() if worker.serving]
+        return [
+            worker
+            for number, worker in self._workers.items()
+            if self._states[number] is WorkerState.SERVING
+        ]
 
     def _ask(self, workers: list[WorkerProcess], *, full: bool, ready: bool = True) -> None:
         self._number += 1
         for worker in workers:
             worker.asked = self._number
-            self._send(worker, messages.Ask(self._number, full, ready))
+            self._send(worker, messages.ReportRequest(self._number, full, ready))
 
     def _send(self, worker: WorkerProcess, message: messages.Message | None = None) -> None:
         worker.send(message)
@@ -225,20 +281,20 @@ class Supervisor:
             self._selector.modify(worker.connection, events, worker)
 
     def _answer(self, now: float) -> None:
-        """Tell those who asked what all count, where it is known or time."""
+        """Send the status of the pool to each worker that asked, once it is complete or due."""
         for collecting in [one for one in self._collecting if one.over(now)]:
             self._collecting.remove(collecting)
             serving = [worker.number for worker in self._serving()]
             snapshot = None
             if collecting.full:
                 snapshot = self._totals.snapshot(serving, restarts=self._restarts)
-            report = Report(self._totals.readiness(serving), snapshot)
-            self._send(collecting.asker, messages.Whole(report))
+            status = WorkerStatus(self._totals.readiness(serving), snapshot)
+            self._send(collecting.asker, messages.PoolStatus(status))
 
     # --- watching --------------------------------------------------------------------------------
 
     def _watch(self, now: float, elapsed: float) -> None:
-        """Ask all to report, and kill who hangs."""
+        """Ask all workers to report, and kill those that hang."""
         if now >= self._ask_at:
             self._ask_at = now + ASK_S
             prompt = [one for one in self._workers.values() if one.told >= one.asked]
@@ -247,22 +303,27 @@ class Supervisor:
                 self._full_at = now + max(ASK_S, FULL_S * self._totals.counters)
             self._ask(prompt, full=full)
         for worker in self._workers.values():
-            # Time in which this process did not run either, be it stopped or starved, is none.
-            if worker.silent_for(min(elapsed, 2 * TICK_S)) >= HANG_S:
+            # Time in which this process did not run either, stopped or starved, does not count.
+            silent_s = worker.silent_for(min(elapsed, 2 * TICK_S))
+            if silent_s >= HANG_S and self._states[worker.number] is not WorkerState.KILLED:
                 log.error(
-                    "worker %d (process %d) hangs: no answer for %.0f s",
+                    "worker %d (process %d) hangs: no answer for %.0f s; it is killed",
                     worker.number,
                     worker.pid,
-                    worker.silent_s,
+                    silent_s,
                     extra={"action": "worker_hung"},
                 )
-                worker.kill()
+                self._kill(worker)
         if now >= self._give_up_at:
             self._give_up_at = float("inf")
             self._kill_all()
 
+    def _kill(self, worker: WorkerProcess) -> None:
+        self._on(worker.number, WorkerEvent.KILL)
+        worker.kill()
+
     def _reap(self) -> None:
-        """Take note of processes that ended; as the first process of a container also of others."""
+        """Note which processes ended; the first process of a container also reaps others."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -274,10 +335,11 @@ class Supervisor:
                 self._ended(worker, os.waitstatus_to_exitcode(status))
 
     def _ended(self, worker: WorkerProcess, code: int) -> None:
-        self._receive(worker)  # its last words
+        self._receive(worker)  # its last messages
         self._unregister(worker)
         worker.connection.close()
         del self._workers[worker.number]
+        self._on(worker.number, WorkerEvent.ENDED)
         self._balance.gone(worker.number)
         self._totals.ended(worker.number)
         self._collecting = [one for one in self._collecting if one.asker is not worker]
@@ -294,7 +356,7 @@ class Supervisor:
 
     def _restart_later(self, worker: WorkerProcess, code: int) -> None:
         now = time.monotonic()
-        pause = self._backoffs[worker.number].after(worker.served_for(now))
+        pause = self._pauses[worker.number].after(worker.served_for(now))
         log.warning(
             "worker %d (process %d) ended with %s; another starts in %.1f s",
             worker.number,
@@ -315,7 +377,7 @@ class Supervisor:
 
     def _on_signal(self) -> None:
         if self._stopping:
-            self._kill_all()  # asked twice: at once
+            self._kill_all()  # a second signal ends everything at once
         else:
             self._stop()
 
@@ -332,4 +394,4 @@ class Supervisor:
     def _kill_all(self) -> None:
         self._code = self._code or EXIT_FAILURE
         for worker in self._workers.values():
-            worker.kill()
+            self._kill(worker)

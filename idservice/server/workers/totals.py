@@ -1,7 +1,7 @@
-"""What several workers counted, as one: the sum of their last reports, and of those that ended.
+"""Adds up the reports of all workers, including those that have ended.
 
-A counter on the metrics page must never fall: Prometheus takes that for a restart, and counts what
-is left of it a second time. So what a worker counted stays in the sum when the worker is gone.
+A counter on the metrics page must never fall: Prometheus takes that for a restart, and counts the
+rest a second time. So the figures of a worker stay in the sum when the worker is gone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,16 +14,18 @@ from idservice.observability.view import Readiness
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """One worker at one moment, or all of them; without what nobody asked for: a snapshot takes
-    longer with every counter in use, readiness may take a look at the store."""
+class WorkerStatus:
+    """The status of one worker, or of all; None for a part that was not asked for.
+
+    A snapshot takes longer with every counter in use; readiness may need a read of the store.
+    """
 
     readiness: Readiness | None
     snapshot: Snapshot | None
 
 
 class Totals:
-    """The last report of each worker that lives, by its number, and the sum of all that ended."""
+    """The last status of each live worker, and the sum of all that have ended."""
 
     def __init__(self) -> None:
         self._readiness: dict[int, Readiness] = {}
@@ -35,21 +37,20 @@ class Totals:
 
     @property
     def counters(self) -> int:
-        """How many are in use, or were."""
+        """The number of counters that are or were in use."""
         return len(self._names)
 
-    def reported(self, worker: int, report: Report) -> None:
-        """A worker says how it is, and what it counted since it began."""
-        if report.readiness is not None:
-            self._readiness[worker] = report.readiness
-        if report.snapshot is not None:
-            self._snapshots[worker] = report.snapshot
-            for reading in report.snapshot.readings:
+    def reported(self, worker: int, status: WorkerStatus) -> None:
+        """Take the status of a worker, whose figures count from its start."""
+        if status.readiness is not None:
+            self._readiness[worker] = status.readiness
+        if status.snapshot is not None:
+            self._snapshots[worker] = status.snapshot
+            for reading in status.snapshot.readings:
                 self._names[reading.counter] = None
 
     def ended(self, worker: int) -> None:
-        """A worker is gone, and with it what it held at its last report: after a clean stop that is
-        nothing, and counted as a gap already."""
+        """Count the ids that an ended worker held as a gap; after a clean stop it held none."""
         self._readiness.pop(worker, None)
         snapshot = self._snapshots.pop(worker, None)
         if snapshot is None:
@@ -63,7 +64,7 @@ class Totals:
         self._past_lag = Latency.sum([self._past_lag, snapshot.lag])
 
     def readiness(self, serving: Iterable[int]) -> Readiness:
-        """Whether the next id can be served, whoever of those is asked for it."""
+        """Return why the next id cannot be served by one of the serving workers."""
         parts = [self._readiness[worker] for worker in serving if worker in self._readiness]
         if not parts:
             return Readiness(not_ready="no worker serves", degraded="")
@@ -73,7 +74,7 @@ class Totals:
         )
 
     def snapshot(self, serving: Sequence[int], *, restarts: int) -> Snapshot:
-        """What all workers counted, and those that ended."""
+        """Return the sum of all workers, including those that ended."""
         of: dict[str, list[CounterSample]] = {name: [] for name in self._names}
         for reading in self._past.values():
             of[reading.counter].append(reading)
@@ -102,7 +103,7 @@ class Totals:
 
 
 def _without_memory(reading: CounterSample) -> CounterSample:
-    """Of a worker that ended: what it held will never be handed out by anybody."""
+    """Return the figures of a worker that ended, with its ids in memory as a gap."""
     gaps = dict(reading.gaps)
     if reading.held:
         gaps[GapCause.KILLED] = gaps.get(GapCause.KILLED, 0) + reading.held

@@ -2,7 +2,7 @@
 
 import pytest
 
-from idservice.cli.bench.answers import Ask
+from idservice.cli.bench.answers import BenchRequest
 
 RANGES = b'{"counter":"a","count":3,"epoch":1,"mode":"block","ranges":%s}'
 
@@ -14,22 +14,32 @@ def ranges(inner: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("ask", "body", "blocks"),
     [
-        (Ask("/n"), b"42", [range(42, 43)]),
-        (Ask("/n"), b"9223372036854775806", [range(2**63 - 2, 2**63 - 1)]),
-        (Ask("/n", 3), b"1\n2\n3\n", [range(1, 4)]),
-        (Ask("/n", 3), b"1\n2\n7\n", [range(1, 3), range(7, 8)]),
-        (Ask("/n", 3), b"3\n2\n2\n", [range(3, 4), range(2, 3), range(2, 3)]),
-        (Ask("/n", 3, step=8), b"1\n9\n17\n", [range(1, 25, 8)]),
-        (Ask("/n", 3, True), ranges(b'[{"first":5,"step":8,"count":3}]'), [range(5, 29, 8)]),
+        (BenchRequest("/n"), b"42", [range(42, 43)]),
+        (BenchRequest("/n"), b"9223372036854775806", [range(2**63 - 2, 2**63 - 1)]),
+        (BenchRequest("/n", 3), b"1\n2\n3\n", [range(1, 4)]),
+        (BenchRequest("/n", 3), b"1\n2\n7\n", [range(1, 3), range(7, 8)]),
+        (BenchRequest("/n", 3), b"3\n2\n2\n", [range(3, 4), range(2, 3), range(2, 3)]),
+        (BenchRequest("/n", 3, step=8), b"1\n9\n17\n", [range(1, 25, 8)]),
         (
-            Ask("/n", 3, True),
+            BenchRequest("/n", 3, True),
+            ranges(b'[{"first":5,"step":8,"count":3}]'),
+            [range(5, 29, 8)],
+        ),
+        (
+            BenchRequest("/n", 3, True),
             ranges(b'[{"first":"5","step":1,"count":1},{"first":"9","step":1,"count":2}]'),
             [range(5, 6), range(9, 11)],
         ),
-        (Ask("/n", ranges=True), ranges(b'[{"first":5,"step":1,"count":1}]'), [range(5, 6)]),
+        (
+            BenchRequest("/n", ranges=True),
+            ranges(b'[{"first":5,"step":1,"count":1}]'),
+            [range(5, 6)],
+        ),
     ],
 )  # fmt: skip
-def test_ids_are_read_in_the_order_given(ask: Ask, body: bytes, blocks: list[range]) -> None:
+def test_ids_are_read_in_the_order_given(
+    ask: BenchRequest, body: bytes, blocks: list[range]
+) -> None:
     assert ask.blocks(body) == blocks
 
 
@@ -38,7 +48,7 @@ def test_ids_are_read_in_the_order_given(ask: Ask, body: bytes, blocks: list[ran
     [b"", b"\n", b"1\n", b" 1", b"-1", b"+1", b"1_0", b"x", "٣".encode(), b"9" * 5000, b"{}"],
 )
 def test_what_is_no_single_id_is_nothing(body: bytes) -> None:
-    assert Ask("/n").blocks(body) is None
+    assert BenchRequest("/n").blocks(body) is None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +58,7 @@ def test_what_is_no_single_id_is_nothing(body: bytes) -> None:
      b"1\nx\n3\n", b'1\n"2"\n3\n', b"1\n2],[3\n", b"1\n" + b"9" * 5000 + b"\n3\n"],
 )  # fmt: skip
 def test_what_is_no_batch_of_that_size_is_nothing(body: bytes) -> None:
-    assert Ask("/n", 3).blocks(body) is None
+    assert BenchRequest("/n", 3).blocks(body) is None
 
 
 @pytest.mark.parametrize(
@@ -59,12 +69,12 @@ def test_what_is_no_batch_of_that_size_is_nothing(body: bytes) -> None:
      b'[{"first":1,"step":1,"count":99999999999999999999}]'],
 )  # fmt: skip
 def test_what_are_no_ranges_of_that_size_is_nothing(inner: bytes) -> None:
-    assert Ask("/n", 3, True).blocks(ranges(inner)) is None
-    assert Ask("/n", 3, True).blocks(b"12") is None
+    assert BenchRequest("/n", 3, True).blocks(ranges(inner)) is None
+    assert BenchRequest("/n", 3, True).blocks(b"12") is None
 
 
 def test_a_target_names_what_is_asked_for() -> None:
-    assert Ask("/next").target == "/next"
-    assert Ask("/next", 5).target == "/next?count=5"
-    assert Ask("/next", 5, True).target == "/next?format=ranges&count=5"
-    assert Ask("/next", ranges=True).target == "/next?format=ranges&count=1"
+    assert BenchRequest("/next").target == "/next"
+    assert BenchRequest("/next", 5).target == "/next?count=5"
+    assert BenchRequest("/next", 5, True).target == "/next?format=ranges&count=5"
+    assert BenchRequest("/next", ranges=True).target == "/next?format=ranges&count=1"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from idservice.cli.bench.answers import Ask
+from idservice.cli.bench.answers import BenchRequest
 from idservice.cli.bench.histogram import Histogram
-from idservice.cli.bench.load import GRACE_S, Connection, Load, Plan
+from idservice.cli.bench.load import GRACE_S, Load, LoadConnection, Plan
 from idservice.cli.bench.tally import Tally
 from tests.simulation.loop import elapse, run
 
@@ -33,7 +33,7 @@ class Server:
     sent_at: list[float] = field(default_factory=list)
     transports: list["Transport"] = field(default_factory=list)
 
-    async def connect(self, protocol: Callable[[], Connection]) -> object:
+    async def connect(self, protocol: Callable[[], LoadConnection]) -> object:
         if self.refuses():
             raise ConnectionRefusedError(111, "Connection refused")
         transport = Transport(self, protocol())
@@ -52,7 +52,7 @@ class Server:
 
 
 class Transport(asyncio.Transport):
-    def __init__(self, server: Server, protocol: Connection) -> None:
+    def __init__(self, server: Server, protocol: LoadConnection) -> None:
         super().__init__()
         self.server = server
         self.protocol = protocol
@@ -83,7 +83,7 @@ def driven(
     connections: int = 10,
     duration_s: float = 10.0,
     warmup_s: float = 0.0,
-    ask: Ask = Ask("/next"),  # noqa: B008  frozen
+    ask: BenchRequest = BenchRequest("/next"),  # noqa: B008  frozen
     overslept_s: Callable[[float], float] = lambda now: 0.0,
     stops_at: tuple[float, ...] = (),
 ) -> Tally:
@@ -188,7 +188,7 @@ def test_stopped_before_it_began_it_sends_nothing() -> None:
     server = Server()
     connect = server.connect
 
-    async def slowly(protocol: Callable[[], Connection]) -> object:
+    async def slowly(protocol: Callable[[], LoadConnection]) -> object:
         await elapse(5.0)
         return await connect(protocol)
 
@@ -252,7 +252,7 @@ def test_a_server_that_is_gone_for_a_while_is_asked_again() -> None:
     breaks: list[asyncio.Task[None]] = []
     connect = server.connect
 
-    async def connect_and_plan(protocol: Callable[[], Connection]) -> object:
+    async def connect_and_plan(protocol: Callable[[], LoadConnection]) -> object:
         if not breaks:
             breaks.append(asyncio.create_task(outage()))
         return await connect(protocol)
@@ -325,14 +325,14 @@ def test_an_answer_in_pieces_is_one_answer() -> None:
     )
     connect = server.connect
 
-    async def connect_in_pieces(protocol: Callable[[], Connection]) -> object:
+    async def connect_in_pieces(protocol: Callable[[], LoadConnection]) -> object:
         transport = await connect(protocol)
         assert isinstance(transport, Transport)
         transport.__class__ = InPieces
         return transport
 
     server.connect = connect_in_pieces  # type: ignore[method-assign]
-    tally = driven(server, rate=100, duration_s=1.0, ask=Ask("/next", 2))
+    tally = driven(server, rate=100, duration_s=1.0, ask=BenchRequest("/next", 2))
     assert (tally.distinct.seen, tally.errors) == (200, {})
 
 
@@ -344,7 +344,7 @@ def test_an_answer_that_nobody_asked_for_is_an_error_and_ends_its_connection() -
     assert at_once.reconnects >= 9
 
     class Chatty(Server):
-        async def connect(self, protocol: Callable[[], Connection]) -> object:
+        async def connect(self, protocol: Callable[[], LoadConnection]) -> object:
             transport = await super().connect(protocol)
             assert isinstance(transport, Transport)
             full = http(503, b'{"code":"too_many_connections"}', more="Connection: close\r\n")

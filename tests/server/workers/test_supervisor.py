@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import selectors
 import signal
 import socket
 import subprocess
@@ -16,17 +15,17 @@ import pytest
 
 from idservice.observability.readings import CounterSample, CounterStats, Latency, Snapshot
 from idservice.observability.view import Readiness
-from idservice.server.address import Sockets
-from idservice.server.workers import messages as channel
+from idservice.server.sockets import Sockets
+from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import GONE, AcceptBalance, AcceptSlot
 from idservice.server.workers.link import ParentSilent, SupervisorLink
-from idservice.server.workers.process import Backoff, WorkerProcess
-from idservice.server.workers.supervisor import HANG_S, Supervisor
-from idservice.server.workers.totals import Report
+from idservice.server.workers.process import RestartPause, WorkerProcess
+from idservice.server.workers.supervisor import HANG_S, Supervisor, WorkerEvent
+from idservice.server.workers.totals import WorkerStatus
 
 TALLY = CounterStats({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
 READING = CounterSample("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
-REPORT = Report(Readiness("why", ""), Snapshot([READING], True, Latency(), "1.0"))
+REPORT = WorkerStatus(Readiness("why", ""), Snapshot([READING], True, Latency(), "1.0"))
 NOBODY = 2**30  # no process has that id
 
 # --- starting again -------------------------------------------------------------------------------
@@ -35,7 +34,7 @@ NOBODY = 2**30  # no process has that id
 def test_the_pause_before_a_restart_doubles_up_to_a_limit_and_begins_anew_after_a_good_life() -> (
     None
 ):
-    backoff = Backoff()
+    backoff = RestartPause()
     assert [backoff.after(lived_s) for lived_s in (0.0, 1.0, 9.9)] == [0.1, 0.2, 0.4]
     assert backoff.after(10.0) == 0.1
     pauses = [backoff.after(0.0) for _ in range(20)]
@@ -53,10 +52,10 @@ def test_who_has_more_connections_lets_others_first() -> None:
     assert not any(seat.lets_others_first() for seat in seats), "none accepts yet: whoever is first"
     for seat, count in zip(seats, (2, 1, 1), strict=True):
         seat.take()
-        seat.tell(count)
+        seat.set_count(count)
     assert [seat.lets_others_first() for seat in seats] == [True, False, False]
     seats[1].leave()
-    seats[1].tell(0)  # a connection that ends while it drains
+    seats[1].set_count(0)  # a connection that ends while it drains
     assert balance.counts[1] == GONE
     balance.gone(2)
     assert [seat.lets_others_first() for seat in seats] == [False, True, True]
@@ -66,7 +65,7 @@ def test_who_serves_alone_lets_nobody_first() -> None:
     seat = AcceptSlot()
     assert not seat.lets_others_first()
     seat.take()
-    seat.tell(100)
+    seat.set_count(100)
     assert not seat.lets_others_first()
 
 
@@ -75,17 +74,17 @@ def test_who_serves_alone_lets_nobody_first() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_messages_arrive_however_they_are_cut(size: int) -> None:
-    sent: list[channel.Message] = [
-        channel.Serving(),
-        channel.Ask(7, True),
-        channel.Told(7, REPORT),
-        channel.Told(8, None),
-        channel.Collect(False),
-        channel.Whole(REPORT),
-        channel.Stop(),
+    sent: list[messages.Message] = [
+        messages.Serving(),
+        messages.ReportRequest(7, True),
+        messages.Report(7, REPORT),
+        messages.Report(8, None),
+        messages.CollectRequest(False),
+        messages.PoolStatus(REPORT),
+        messages.Stop(),
     ]
-    data = b"".join(map(channel.written, sent))
-    reader = channel.Reader()
+    data = b"".join(map(messages.encoded, sent))
+    reader = messages.MessageReader()
     got = [
         message
         for start in range(0, len(data), size)
@@ -96,9 +95,9 @@ def test_messages_arrive_however_they_are_cut(size: int) -> None:
 
 def test_a_message_beyond_all_bounds_or_of_no_known_kind_is_not_kept() -> None:
     with pytest.raises(AssertionError):
-        channel.Reader().messages(b"\xff\xff\xff\xff")
+        messages.MessageReader().messages(b"\xff\xff\xff\xff")
     with pytest.raises(msgspec.DecodeError):
-        channel.Reader().messages(b"\0\0\0\1\xc0")
+        messages.MessageReader().messages(b"\0\0\0\1\xc0")
 
 
 # --- a worker's end -------------------------------------------------------------------------------
@@ -117,26 +116,26 @@ async def linked() -> AsyncIterator[tuple[SupervisorLink, WorkerProcess, asyncio
             yield link, worker, ended
 
 
-async def heard(worker: WorkerProcess) -> list[channel.Message]:
+async def heard(worker: WorkerProcess) -> list[messages.Message]:
     async with asyncio.timeout(5):
-        while not (messages := worker.receive()):
+        while not (heard := worker.receive()):
             await asyncio.sleep(0)
-    return messages
+    return heard
 
 
-async def reporting(full: bool, ready: bool) -> Report:
+async def reporting(full: bool, ready: bool) -> WorkerStatus:
     said = replace(REPORT, readiness=REPORT.readiness if ready else None)
     return said if full else replace(said, snapshot=None)
 
 
 async def test_a_worker_reports_when_asked_and_has_nothing_to_say_while_it_starts() -> None:
     async with linked() as (link, worker, ended):
-        worker.send(channel.Ask(1, True))
-        assert await heard(worker) == [channel.Told(1, None)]
+        worker.send(messages.ReportRequest(1, True))
+        assert await heard(worker) == [messages.Report(1, None)]
         link.serving(reporting)
-        assert await heard(worker) == [channel.Serving()]
-        worker.send(channel.Ask(2, False))
-        assert await heard(worker) == [channel.Told(2, replace(REPORT, snapshot=None))]
+        assert await heard(worker) == [messages.Serving()]
+        worker.send(messages.ReportRequest(2, False))
+        assert await heard(worker) == [messages.Report(2, replace(REPORT, snapshot=None))]
         assert not ended.is_set()
 
 
@@ -148,7 +147,7 @@ async def test_the_last_word_of_a_worker_is_what_it_counted() -> None:
     last = WorkerProcess(0, 0, kept)
     with kept:
         await asyncio.sleep(0)
-        assert last.receive() == [channel.Told(0, REPORT)]
+        assert last.receive() == [messages.Report(0, REPORT)]
         assert last.hung_up
 
 
@@ -156,7 +155,7 @@ async def test_the_last_word_of_a_worker_is_what_it_counted() -> None:
 async def test_a_worker_ends_when_told_and_when_its_parent_is_gone(how: str) -> None:
     async with linked() as (_, worker, ended):
         if how == "told":
-            worker.send(channel.Stop())
+            worker.send(messages.Stop())
         else:
             worker.connection.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(5):
@@ -165,15 +164,15 @@ async def test_a_worker_ends_when_told_and_when_its_parent_is_gone(how: str) -> 
 
 async def test_who_asks_shares_a_question_but_none_from_before() -> None:
     async with linked() as (link, worker, _):
-        first = asyncio.create_task(link.whole(full=False))
-        assert await heard(worker) == [channel.Collect(False)]
-        later = [asyncio.create_task(link.whole(full=full)) for full in (False, True, False)]
+        first = asyncio.create_task(link.pool_status(full=False))
+        assert await heard(worker) == [messages.CollectRequest(False)]
+        later = [asyncio.create_task(link.pool_status(full=full)) for full in (False, True, False)]
         await asyncio.sleep(0)
         early, late = replace(REPORT, snapshot=None), REPORT
-        worker.send(channel.Whole(early))
+        worker.send(messages.PoolStatus(early))
         assert await first == early
-        assert await heard(worker) == [channel.Collect(True)]
-        worker.send(channel.Whole(late))
+        assert await heard(worker) == [messages.CollectRequest(True)]
+        worker.send(messages.PoolStatus(late))
         assert [await one for one in later] == [late] * 3
 
 
@@ -182,11 +181,11 @@ async def test_who_asks_what_is_counted_has_nobody_look_at_the_store() -> None:
     async with linked() as (link, worker, _):
         link.serving(reporting)
         await heard(worker)
-        page = asyncio.create_task(link.whole(full=True))
-        assert await heard(worker) == [channel.Collect(True, False)]
-        worker.send(channel.Ask(1, True, False))
-        assert await heard(worker) == [channel.Told(1, replace(REPORT, readiness=None))]
-        worker.send(channel.Whole(REPORT))
+        page = asyncio.create_task(link.pool_status(full=True))
+        assert await heard(worker) == [messages.CollectRequest(True, False)]
+        worker.send(messages.ReportRequest(1, True, False))
+        assert await heard(worker) == [messages.Report(1, replace(REPORT, readiness=None))]
+        worker.send(messages.PoolStatus(REPORT))
         assert await page == REPORT
 
 
@@ -194,11 +193,11 @@ async def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.Mon
     monkeypatch.setattr("idservice.server.workers.link.ANSWER_S", 0.01)
     async with linked() as (link, worker, _):
         with pytest.raises(ParentSilent):
-            await link.whole(full=True)
-        answer = asyncio.create_task(link.whole(full=True))
+            await link.pool_status(full=True)
+        answer = asyncio.create_task(link.pool_status(full=True))
         await heard(worker)
-        worker.send(channel.Whole(REPORT))  # late, and of the question before
-        worker.send(channel.Whole(REPORT))
+        worker.send(messages.PoolStatus(REPORT))  # late, and of the question before
+        worker.send(messages.PoolStatus(REPORT))
         assert await answer == REPORT
 
 
@@ -239,8 +238,8 @@ def watching(process: subprocess.Popen[bytes]) -> tuple[Supervisor, WorkerProces
     parent = Supervisor(Sockets([], []), 1, lambda link, first: 0)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    worker = parent._workers[0] = WorkerProcess(0, process.pid, ours)
-    parent._selector.register(ours, 3, worker)
+    worker = WorkerProcess(0, process.pid, ours)
+    parent._add(worker)
     parent._watch(0.0, 0.0)
     assert worker.asked > worker.told
     return parent, worker, theirs
@@ -272,7 +271,7 @@ def test_a_worker_that_answers_late_but_answers_is_left_alone(
     with worker.connection, theirs:
         for second in range(100):
             parent._ask([worker], full=True)  # so that it always owes the newest
-            theirs.sendall(channel.written(channel.Told(worker.asked - 1, None)))
+            theirs.sendall(messages.encoded(messages.Report(worker.asked - 1, None)))
             parent._receive(worker)
             parent._watch(second, 1.0)
             assert worker.silent_s == 1.0
@@ -287,7 +286,7 @@ def test_a_worker_that_speaks_nonsense_is_killed(
         theirs.sendall(b"\xff\xff\xff\xff")
         parent._receive(worker)
         assert idle.wait(10) == -signal.SIGKILL
-        assert "speaks nonsense" in caplog.text
+        assert "cannot be read" in caplog.text
 
 
 # --- answers of all ------------------------------------------------------------------------------
@@ -301,19 +300,18 @@ def test_who_asks_for_all_does_not_wait_for_one_that_ended() -> None:
         ours.setblocking(False)
         other.setblocking(False)
         theirs.append(other)
-        worker = parent._workers[number] = WorkerProcess(number, NOBODY, ours)
-        worker.serving = True
-        parent._selector.register(ours, selectors.EVENT_READ, worker)
+        parent._add(WorkerProcess(number, NOBODY, ours))
+        parent._on(number, WorkerEvent.SERVES)
     parent._complete = True  # it outlives the death of a worker
     asker, ends = parent._workers.values()
     with parent._selector, asker.connection, theirs[0], theirs[1]:
         parent._collect(asker, full=False)
-        parent._hear(asker, channel.Told(asker.asked, replace(REPORT, snapshot=None)))
+        parent._on_message(asker, messages.Report(asker.asked, replace(REPORT, snapshot=None)))
         parent._answer(0.0)
-        heard = channel.Reader().messages(theirs[0].recv(2**16))
-        assert heard == [channel.Ask(asker.asked, False)], "the other is waited for"
+        heard = messages.MessageReader().messages(theirs[0].recv(2**16))
+        assert heard == [messages.ReportRequest(asker.asked, False)], "the other is waited for"
         parent._ended(ends, -signal.SIGKILL)
         parent._answer(0.0)  # long before it is due
-        assert channel.Reader().messages(theirs[0].recv(2**16)) == [
-            channel.Whole(replace(REPORT, snapshot=None))
+        assert messages.MessageReader().messages(theirs[0].recv(2**16)) == [
+            messages.PoolStatus(replace(REPORT, snapshot=None))
         ]

@@ -15,7 +15,7 @@ from idservice.observability.readings import (
     capped,
 )
 from idservice.observability.view import Readiness
-from idservice.server.workers.totals import Report, Totals
+from idservice.server.workers.totals import Totals, WorkerStatus
 
 READY = Readiness("", "")
 
@@ -24,8 +24,10 @@ def reading(counter: str = "a", **values: object) -> CounterSample:
     return replace(CounterSample(counter, 0, 0, 0, 0.0, 0, {}, CounterStats()), **values)
 
 
-def report(*readings: CounterSample, readiness: Readiness = READY, store_up: bool = True) -> Report:
-    return Report(readiness, Snapshot(list(readings), store_up, Latency(), "x"))
+def report(
+    *readings: CounterSample, readiness: Readiness = READY, store_up: bool = True
+) -> WorkerStatus:
+    return WorkerStatus(readiness, Snapshot(list(readings), store_up, Latency(), "x"))
 
 
 def of(totals: Totals, counter: str = "a") -> CounterSample:
@@ -54,7 +56,7 @@ def test_a_newer_report_takes_the_place_of_the_one_before() -> None:
     totals.reported(0, report(reading(issued=3)))
     totals.reported(0, report(reading(issued=5)))
     assert of(totals).issued == 5
-    totals.reported(0, Report(Readiness("why", ""), None))  # asked for readiness alone
+    totals.reported(0, WorkerStatus(Readiness("why", ""), None))  # asked for readiness alone
     assert of(totals).issued == 5
     assert totals.readiness([0]).not_ready == "why"
 
@@ -170,7 +172,9 @@ def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_c
         )  # fmt: skip
         latency.observe(rng.random() * 10)
         seen = Latency(list(latency.counts), latency.total)
-        totals.reported(worker, Report(READY, Snapshot(list(readings), True, seen, "x", lag=seen)))
+        totals.reported(
+            worker, WorkerStatus(READY, Snapshot(list(readings), True, seen, "x", lag=seen))
+        )
         after = counted(totals.snapshot(list(workers), restarts=restarts))
         assert [key for key, value in before.items() if after.get(key, -1) < value] == []
         before = after
@@ -180,10 +184,10 @@ def test_the_worker_that_heard_least_of_the_catalogue_is_shown_and_one_that_stop
     totals = Totals()
     for worker, (seconds, most) in enumerate([(1.0, 60.0), (50.0, 60.0), (90.0, 900.0)]):
         heard = Snapshot([], True, Latency(), "x", silence=CatalogueAge(seconds, most))
-        totals.reported(worker, Report(READY, heard))
+        totals.reported(worker, WorkerStatus(READY, heard))
     seen = totals.snapshot([0, 1, 2], restarts=0)
     assert (seen.silence, seen.draining) == (CatalogueAge(50.0, 60.0), False)
-    totals.reported(2, Report(READY, Snapshot([], True, Latency(), "x", draining=True)))
+    totals.reported(2, WorkerStatus(READY, Snapshot([], True, Latency(), "x", draining=True)))
     assert totals.snapshot([0, 1], restarts=0).draining
     totals = Totals()
     totals.reported(0, report())

@@ -1,0 +1,88 @@
+"""The stop of a serving process: its signals, its time limits, and the drain.
+
+A stop signal begins the stop; a second one ends the process at once. While it drains, answers say
+`Connection: close` before connections are closed: a client whose idle connection is closed just as
+it sends a request sees the request fail.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from idservice.server.exits import EXIT_FAILURE
+from idservice.server.listener import Listener
+from idservice.web.connection import ConnectionLimit
+
+log = logging.getLogger("idservice.server")
+
+STOP_MAX_S = 9.0  # for the whole stop: containers are killed 10 s after they were asked to
+GIVE_BACK_KEPT_S = 0.5  # of that, for returning unused ids
+ROUND_TRIP_S = 0.2  # for connections on their way in to arrive
+FINISH_MAX_S = 6.0  # for requests in flight, once the listeners are closed
+LAST_CALL_S = 0.5  # for a client that connected just before that to send a request
+ABANDON_S = 0.5  # for cancelled handlers to end
+
+
+@dataclass(slots=True)
+class StopSwitch:
+    """Begins the stop of the process, on a signal or on request."""
+
+    main: asyncio.Task[object]
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    signalled: bool = False
+    started: bool = False
+    draining: bool = False
+
+    def stop(self) -> None:
+        """Begin the stop; a start that is still under way is cancelled."""
+        if not self.asked.is_set():
+            self.asked.set()
+            if not self.started:
+                self.main.cancel()
+
+    @contextmanager
+    def signals(self, *numbers: signal.Signals) -> Iterator[None]:
+        """Listen for stop signals."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if self.signalled:
+                os._exit(EXIT_FAILURE)  # a second signal ends the process at once
+            self.signalled = True
+            self.stop()
+
+        for number in numbers:
+            loop.add_signal_handler(number, on_signal)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+async def drain(
+    switch: StopSwitch, listeners: list[Listener], limit: ConnectionLimit, seconds: float
+) -> None:
+    """Answer as not ready for `seconds`, stop accepting, then finish the requests in flight."""
+    log.info("stopping", extra={"action": "stopping"})
+    switch.draining = True
+    for listener in listeners:
+        listener.drain()
+    await asyncio.sleep(seconds)
+    for listener in listeners:
+        listener.turn_away()
+    await asyncio.sleep(ROUND_TRIP_S)
+    for listener in listeners:
+        await listener.stop_accepting()
+    # aiohttp's own shutdown reads no further: neither the rest of a body nor the first request of a
+    # connection. So it comes once nothing is left to read.
+    most = min(FINISH_MAX_S, STOP_MAX_S - GIVE_BACK_KEPT_S - ROUND_TRIP_S - seconds)
+    await limit.emptied(last_call=min(LAST_CALL_S, most), most=most)
+    async with asyncio.TaskGroup() as group:
+        for listener in listeners:
+            group.create_task(listener.close())
+    log.info("stopped", extra={"action": "stopped"})

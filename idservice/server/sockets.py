@@ -1,0 +1,141 @@
+"""The bound sockets of a service: opened, logged, and closed."""
+
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+from idservice.errors import CannotListen
+from idservice.server.address import Address
+from idservice.server.settings import ADMIN_DEFAULT
+
+log = logging.getLogger("idservice.server")
+
+BACKLOG = 1024
+UNIX_MODE = 0o660
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The bound sockets of a service: `data` serves ids, `admin` serves metrics and counters."""
+
+    data: list[tuple[Address, socket.socket]]
+    admin: list[tuple[Address, socket.socket]]
+
+    @property
+    def control_on_data(self) -> bool:
+        """True if the data sockets may serve metrics and counters, too."""
+        return all(address.is_local for address, _ in self.data)
+
+    def close(self) -> None:
+        """Close them in this process; other processes that share them go on."""
+        for _, bound in self.data + self.admin:
+            bound.close()
+
+    def log_addresses(self) -> None:
+        """Log the addresses at which requests are answered."""
+        for _, bound in self.data:
+            log.info("ids: %s/next", bound_address(bound).url, extra={"action": "listening"})
+        for _, bound in self.admin:
+            address = bound_address(bound).url
+            log.info("metrics and counters: %s", address, extra={"action": "listening_admin"})
+
+
+@contextmanager
+def bound(data: Sequence[Address], admin: Address | None) -> Iterator[Sockets]:
+    """Bind all addresses; on exit, close them and remove the files of Unix sockets.
+
+    Without `admin`, its default is used if a data address can be reached from outside.
+    Raises CannotListen.
+    """
+    with ExitStack() as stack:
+
+        def add(address: Address) -> tuple[Address, socket.socket]:
+            one = bind(address)
+            stack.callback(one.close)
+            if address.path:
+                stack.callback(_remove, address.path, _identity(address.path))
+            return address, one
+
+        sockets = Sockets([add(address) for address in data], [])
+        if admin is not None or not sockets.control_on_data:
+            sockets.admin.append(add(admin or ADMIN_DEFAULT))
+        yield sockets
+
+
+def bind(address: Address) -> socket.socket:
+    """Return a bound socket that does not listen yet: clients are refused, not kept waiting.
+
+    Raises CannotListen.
+    """
+    try:
+        if address.path:
+            return _bind_unix(address.path)
+        return _bind_tcp(address.host, address.port)
+    except (OSError, UnicodeError) as error:  # the latter for the name of a host
+        why = getattr(error, "strerror", None) or error
+        raise CannotListen(address=address, why=why) from error
+
+
+def bound_address(bound: socket.socket) -> Address:
+    """Return the address of a bound socket, with the port that the system chose."""
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX:
+        return Address("", 0, name)
+    return Address(name[0], name[1])
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(path: str) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        bound.bind(path)
+        os.chmod(path, UNIX_MODE)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    """Return device, inode and change time: another file of this name differs in one of them."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _remove(path: str, identity: tuple[int, ...]) -> None:
+    """Remove the file of our socket, unless another instance has put its own socket there."""
+    with suppress(FileNotFoundError):
+        if _identity(path) == identity:
+            os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a process that is gone; `bind` fails on anything else in the way."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
