@@ -1,26 +1,72 @@
-"""The status in the terminal: the figures of the page, again and again, until it is told to end."""
+"""The command `top`: the status of a service in the terminal, again and again.
+
+Problems come first, each with the command that mends it; then the service, then its counters.
+On a terminal the screen is drawn anew at each look. Elsewhere the same facts are plain text.
+"""
 
 import argparse
 import json
 import os
-import shutil
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
 from idservice.cli import http_get
-from idservice.cli.board import Board, Line
-from idservice.cli.screen import Screen
 from idservice.errors import IdserviceError, Usage
+from idservice.observability import format
 from idservice.server import settings
 
 ANSWER_S = 5.0
-AROUND = 8  # lines of the screen that are no counters'
-PER_MAX = 1000
-AWAY = "Asking again. "
-WIDE = 1000  # columns, where nobody counts them
+AROUND = 8  # lines of the screen that are not counters
+PER_MAX = 1000  # counters on a page
+WIDE = 1000  # columns of plain text
+LINE_S = 120.0  # the time that the line of runways spans
+RATE_S = 3.0  # the time over which ids a second are counted
+SPARK_CELLS, BAR_CELLS = 12, 10
+STYLES = {"bad": "bold red", "warn": "yellow", "calm": "dim"}  # by level of a status
+COLUMNS = {
+    "name": "COUNTER",
+    "state": "STATE",
+    "epoch": "EPOCH",
+    "mode": "MODE",
+    "bar": "MEMORY",
+    "memory": "IDS",
+    "rate": "IDS/S",
+    "runway": "RUNWAY",
+    "line": "TWO MINUTES",
+    "reserve": "RESERVE P50 / P99",
+    "used": "LIMIT",
+    "ends": "ENDS",
+    "gaps": "GAPS",
+}
+# The columns that are left out if there is no room, in this order.
+LEFT_OUT = ("mode", "epoch", "line", "reserve", "bar", "gaps", "ends", "memory", "used", "rate")
+LEFT_ALIGNED = ("name", "state", "mode", "bar", "line", "gaps")
+
+
+def top(arguments: argparse.Namespace) -> int:
+    """Show the status of a service, once or until told to end. Raises Usage, and once as `look`."""
+    url = arguments.url or default_url(os.environ)
+    if arguments.once:
+        _print(look(url), Trails(), as_json=arguments.json)
+        return 0
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the terminal is put in order
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        if arguments.json or not sys.stdout.isatty():
+            _follow(url, as_json=arguments.json, every_s=arguments.interval)
+        else:
+            _watch(url, every_s=arguments.interval)
+    return 0
 
 
 def default_url(environment: Mapping[str, str]) -> str:
@@ -32,48 +78,27 @@ def default_url(environment: Mapping[str, str]) -> str:
     return http_get.reachable_url(admin or settings.ADMIN_DEFAULT)
 
 
-def top(arguments: argparse.Namespace) -> int:
-    """Show the status of a service."""
-    run(
-        arguments.url or default_url(os.environ),
-        once=arguments.once, as_json=arguments.json, every_s=arguments.interval,
-    )  # fmt: skip
-    return 0
-
-
-def look(url: str, *, page: int = 1, per: int = PER_MAX) -> dict[str, Any]:
-    """The status of a service. Raises NoAnswer, RefusedBy, Usage."""
-    code, body = http_get.ask(url, f"/v1/status?page={page}&per={per}", timeout=ANSWER_S)
+def look(url: str, *, per: int = PER_MAX) -> dict[str, Any]:
+    """Return the status of a service. Raises NoAnswer, RefusedBy, Usage."""
+    code, body = http_get.ask(url, f"/v1/status?page=1&per={per}", timeout=ANSWER_S)
     if code == 404:
-        why = "it shows no status there; name where its --admin-listen says, by --url"
-        raise http_get.RefusedBy(url=url, why=f"{why}.")
+        why = "it shows no status there; give the address of its --admin-listen as --url."
+        raise http_get.RefusedBy(url=url, why=why)
     if code != 200:
         raise http_get.RefusedBy(url=url, why=http_get.detail(code, body))
     try:
         status: dict[str, Any] = json.loads(body)
         status["counters"]
     except (ValueError, KeyError, TypeError):
-        raise http_get.NoAnswer(url=url, why="what came back is no status") from None
+        raise http_get.NoAnswer(url=url, why="the answer is not a status") from None
     return status
 
 
-def run(url: str, *, once: bool, as_json: bool, every_s: float) -> None:
-    """Show the status once, or until told to end; drawn on a terminal, else printed. Raises Usage,
-    and once as `look`."""
-    if once:
-        _print(look(url), Board(), as_json=as_json)
-    elif as_json or not sys.stdout.isatty():
-        with suppress(KeyboardInterrupt):
-            _follow(url, as_json=as_json, every_s=every_s)
-    else:
-        _watch(url, every_s=every_s)
-
-
 def _follow(url: str, *, as_json: bool, every_s: float) -> None:
-    board = Board()
+    trails = Trails()
     while True:
         try:
-            _print(look(url), board, as_json=as_json)
+            _print(look(url), trails, as_json=as_json)
         except Usage:
             raise
         except IdserviceError as error:
@@ -82,42 +107,161 @@ def _follow(url: str, *, as_json: bool, every_s: float) -> None:
 
 
 def _watch(url: str, *, every_s: float) -> None:
-    board, page, lines, due = Board(), 1, [], 0.0
-    with Screen() as screen:
+    console, trails = Console(highlight=False), Trails()
+    shown: RenderableType = ""
+    with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            width, height = screen.size
-            if time.monotonic() >= due:
-                due = time.monotonic() + every_s
-                try:
-                    status = look(url, page=page, per=max(1, height - AROUND))
-                    page = status["page"]
-                    lines = board.lines(status, width)
-                except Usage:
-                    raise
-                except IdserviceError as error:
-                    lines = [Line(f"{AWAY}{error}", "bad"), *_old(lines)]
-            screen.draw(_fitted(lines, height))
-            key = screen.wait(max(0.0, due - time.monotonic()))
-            if key is None:
-                return
-            if key in ("n", "p"):
-                page, due = max(1, page + (1 if key == "n" else -1)), 0.0
+            try:
+                status = look(url, per=min(PER_MAX, max(1, console.height - AROUND)))
+                shown = Board(status, trails)
+                live.update(shown, refresh=True)
+            except Usage:
+                raise
+            except IdserviceError as error:
+                away = Text(f"Asking again. {error}", "bold red")
+                live.update(Group(away, shown), refresh=True)
+            time.sleep(every_s)
 
 
-def _old(lines: list[Line]) -> list[Line]:
-    """What was last known, without what was said since."""
-    return [line for line in lines if not line.text.startswith(AWAY)]
-
-
-def _fitted(lines: list[Line], height: int) -> list[Line]:
-    """As many as there is room for, and what can be done."""
-    return [*lines[: height - 1], Line("q quits, n and p turn pages", "soft")]
-
-
-def _print(status: dict[str, Any], board: Board, *, as_json: bool) -> None:
+def _print(status: dict[str, Any], trails: "Trails", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(status), flush=True)
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
-    text = "\n".join(line.text for line in board.lines(status, width))
-    print(f"{text}\n", flush=True)
+    width = None if sys.stdout.isatty() else WIDE
+    console = Console(highlight=False, width=width, file=sys.stdout)
+    with console.capture() as text:
+        console.print(Board(status, trails))
+    print("\n".join(line.rstrip() for line in text.get().splitlines()), end="\n\n", flush=True)
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+class Board:
+    """A status, drawn for the width of a console."""
+
+    def __init__(self, status: Mapping[str, Any], trails: "Trails") -> None:
+        self._status = status
+        now = status["time"]
+        rate = trails.follow("", now, status["issued"], None)  # the name of no counter
+        self._rate = status["ids_per_second"] if rate is None else rate
+        self._rows = [trails.row(counter, now) for counter in status["counters"]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        status = self._status
+        yield Text(status["verdict"], STYLES.get(status["level"], "bold"))
+        if status["store"]["error"]:
+            yield Text(status["store"]["error"], STYLES["bad"])
+        for counter in status["counters"]:
+            yield from _advice(counter)
+        yield from _head(status, self._rate)
+        if status["pages"] > 1:
+            shown = f"{len(self._rows):,} of {status['found']:,} counters, problems first"
+            yield Text(shown, "dim")
+        yield ""
+        yield self._table(console, options) if self._rows else Text("no counter is in use", "dim")
+
+    def _table(self, console: Console, options: ConsoleOptions) -> Table:
+        """Return the table of counters, without the columns that have no room."""
+        columns = dict(COLUMNS)
+        for key in (*LEFT_OUT, None):
+            table = Table(box=None, padding=(0, 2, 0, 0), header_style="reverse", pad_edge=False)
+            for name, title in columns.items():
+                table.add_column(
+                    title,
+                    justify="left" if name in LEFT_ALIGNED else "right",
+                    no_wrap=True,
+                    overflow="crop",
+                )
+            for counter, row in zip(self._status["counters"], self._rows, strict=True):
+                cells = (Text(row[name]) for name in columns)
+                table.add_row(*cells, style=STYLES.get(counter["level"]))
+            wanted = console.measure(table, options=options.update(width=WIDE)).maximum
+            if key is None or wanted <= options.max_width:
+                break
+            del columns[key]
+        return table
+
+
+def _advice(counter: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield what is wrong with a counter, and the command to run, in one piece."""
+    if counter["why"]:
+        style = STYLES.get(counter["level"], "")
+        yield Text.assemble((counter["counter"], style), f": {counter['why']}")
+    if counter["command"]:
+        yield Text(f"  $ {counter['command']}", overflow="fold")
+
+
+def _head(status: Mapping[str, Any], rate: float) -> Iterator[Text]:
+    store, lag = status["store"], status["loop_lag"]
+    shortest = format.NONE
+    if status["shortest"]:
+        shortest = f"{format.span(status['shortest_runway_seconds'])}, {status['shortest']}"
+    service = (
+        f"idservice {status['version']}",
+        format.workers(status),
+        f"up for {format.span(status['uptime_seconds'])}",
+        f"{store['address']} {'answers' if store['up'] else 'does not answer'}",
+    )
+    ids = (
+        f"shortest runway {shortest}",
+        f"ids/s {format.rate(rate)}",
+        f"in memory {format.whole(status['ids_in_memory'])}",
+        f"waiting {format.whole(status['waiting'])}",
+    )
+    times = (
+        f"reservations p50 / p99 {format.reserve(status['reserve'])}",
+        f"event loop late, p99 {format.at_most(lag['p99']) if lag else format.NONE}",
+    )
+    for facts, style in ((service, "dim"), (ids, ""), (times, "")):
+        yield Text("   ".join(facts), style, no_wrap=True, overflow="ellipsis")
+
+
+def bar(held: int, stock: int) -> str:
+    """Return a bar of the ids in memory, full after a refill."""
+    full = round(BAR_CELLS * held / stock) if stock else 0
+    return "█" * full + "·" * (BAR_CELLS - full)
+
+
+class Trails:
+    """The recent past of each counter, for the line of runways and for ids a second."""
+
+    def __init__(self) -> None:
+        self._trails: dict[str, deque[tuple[float, int, float | None]]] = {}
+
+    def row(self, counter: Mapping[str, Any], now: float) -> dict[str, str]:
+        """Return the cells of a counter, and remember its figures."""
+        strict = counter["mode"] == "strict"
+        runway = None if strict else counter["runway_seconds"]
+        if not strict and not counter["ids_in_memory"]:
+            runway = 0.0
+        rate = self.follow(counter["counter"], now, counter["issued"], runway)
+        row = format.row(counter, now)
+        if rate is not None:
+            row["rate"] = format.rate(rate)
+        row["name"] = counter["counter"]
+        row["bar"] = "" if strict else bar(counter["ids_in_memory"], counter["stock"])
+        full = 2 * (counter["runway"] or 1.0)
+        row["line"] = format.spark(self._spark(counter["counter"], now), full)
+        return row
+
+    def follow(self, name: str, now: float, issued: int, runway: float | None) -> float | None:
+        """Remember figures; return the recent ids a second, or None if not known yet."""
+        trail = self._trails.setdefault(name, deque())
+        if trail and (issued < trail[-1][1] or now < trail[-1][0]):
+            trail.clear()  # another service, or a new start
+        trail.append((now, issued, runway))
+        while trail[0][0] < now - LINE_S:
+            trail.popleft()
+        at, before, _ = next((one for one in reversed(trail) if one[0] <= now - RATE_S), trail[0])
+        return (issued - before) / (now - at) if at < now else None
+
+    def _spark(self, name: str, now: float) -> list[float | None]:
+        """Return the lowest runway in each part of the time."""
+        cells: list[float | None] = [None] * SPARK_CELLS
+        for at, _, runway in self._trails[name]:
+            cell = min(SPARK_CELLS - 1, int((at - now + LINE_S) / LINE_S * SPARK_CELLS))
+            known = cells[cell]
+            if runway is not None and (known is None or runway < known):
+                cells[cell] = runway
+        return cells

@@ -75,10 +75,9 @@ def _setting(setting: config.Setting) -> Iterator[str]:
     yield from ("", f"* Variable: `{setting.variable}`")
     if not setting.value:
         yield "* Default: off"
-    elif setting.default not in (None, []):
-        default = setting.default
-        shown = ",".join(default) if isinstance(default, list) else default
-        yield f"* Default: `{shown:g}`" if isinstance(shown, float) else f"* Default: `{shown}`"
+    elif setting.shown_default:
+        plain = setting.default is None and " " in setting.shown_default
+        yield f"* Default: {setting.shown_default if plain else f'`{setting.shown_default}`'}"
     if setting.many:
         yield "* May be repeated"
 
