@@ -57,7 +57,7 @@ def test_a_counter_that_is_being_changed_hands_out_nothing_and_is_not_to_be_fenc
         patch.setattr("idservice.catalogue.changer.EpochChanger._outlast_the_stale", interrupted)
         assert run("set", "orders", "--next", "5", "--allow-lower").code == 1
     said = run("next", "orders")
-    assert_refused(said, 1, "'orders'", "set is begun")
+    assert_refused(said, 1, "'orders'", "(set) is under way")
     assert "fence" not in said.err
 
 
