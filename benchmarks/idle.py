@@ -112,11 +112,15 @@ def _engine() -> tuple[str, list[str]] | None:
 async def _per_counter(counters: int) -> Row:
     service = Service(MemoryStore(), random=Random(1))
     async with service:
-        await (await service.supply("first")).one()  # what is made once is not a counter's
+        first = await service.local_counter("first")
+        await first.next_id()  # what is made once is not a counter's
         tasks = len(asyncio.all_tasks())
         tracemalloc.start()
         try:
-            ids = [await (await service.supply(f"counter-{n}")).one() for n in range(counters)]
+            ids = [
+                await (await service.local_counter(f"counter-{n}")).next_id()
+                for n in range(counters)
+            ]
             while len(asyncio.all_tasks()) > tasks:
                 await asyncio.sleep(0)  # loads and refills end
             gc.collect()

@@ -30,7 +30,7 @@ def run(quick: bool) -> list[Row]:
 async def _run(count: int, rounds: int) -> list[Row]:
     service = Service(MemoryStore(), random=Random(1))
     async with service:
-        supply = await service.supply("default")
+        supply = await service.local_counter("default")
         candidates = {
             "empty": lambda: _empty(count),
             "next": lambda: _next(count),
@@ -92,8 +92,8 @@ def _allocator(count: int) -> float:
 
 
 def _supply(supply: LocalCounter, count: int) -> float:
-    supply.holding.allocator = _filled(count)
-    supply.holding.buffer = supply.holding.allocator.buffer
+    supply.epoch_state.allocator = _filled(count)
+    supply.epoch_state.buffer = supply.epoch_state.allocator.buffer
     return _timed(supply.take, count)
 
 

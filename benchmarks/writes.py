@@ -67,7 +67,7 @@ async def _load(delay_s: float, *, rate: int, runway_s: float, runways: int) -> 
     service = Service(store, Limits(runway=runway_s), random=Random(1), declared=["default"])
     async with service:
         await service.warm()
-        supply = await service.supply("default")
+        supply = await service.local_counter("default")
         seen = bytearray(rate * (runways + 3 * RAMP_RUNWAYS) * int(runway_s))
         ramp = await _drive(supply, store, seen, rate=rate, seconds=RAMP_RUNWAYS * runway_s)
         steady = await _drive(supply, store, seen, rate=rate, seconds=runways * runway_s)
@@ -91,7 +91,7 @@ async def _drive(
         for _ in range(each):
             id = supply.take()
             if id is None:
-                waiting.add(asyncio.create_task(supply.one()))
+                waiting.add(asyncio.create_task(supply.next_id()))
             else:
                 check(not seen[id], f"id {id} came twice")
                 seen[id] = 1

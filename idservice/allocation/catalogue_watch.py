@@ -100,7 +100,7 @@ class CatalogueWatcher:
             for name in names:
                 entry, supply = await self._store.entry(name), self._supplies.get(name)
                 if entry is not None and supply is not None:
-                    supply.see(entry)
+                    supply.apply_entry(entry)
 
         await asyncio.gather(*(read_some() for _ in range(READS_AT_ONCE)))
 

@@ -133,15 +133,15 @@ class EpochState:
             self._past = replace(past, gaps=_together(past.gaps, allocator.gaps))
             allocator.gaps = {}
 
-    def reading(self, *, waiting: int, trouble: errors.IdserviceError | None) -> CounterSample:
-        """What is counted since the start. So many wait; `trouble` is what the next one is told."""
+    def reading(self, *, waiting: int, reason: errors.IdserviceError | None) -> CounterSample:
+        """Return all counts since the start. `reason` is the error that a request would get now."""
         now, allocator = self._loop.time(), self.allocator
         return self._with(
             allocator,
             held=allocator.held,
             rate=allocator.present_rate(now),
             waiting=waiting,
-            standing=self._standing(now, trouble),
+            standing=self._standing(now, reason),
         )
 
     def _with(self, allocator: Allocator, **present: Any) -> CounterSample:
@@ -159,7 +159,7 @@ class EpochState:
     def _before(self) -> CounterSample:
         return self._past or CounterSample(self.counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
 
-    def _standing(self, now: float, trouble: errors.IdserviceError | None) -> CounterState:
+    def _standing(self, now: float, reason: errors.IdserviceError | None) -> CounterState:
         counter, allocator = self.counter, self.allocator
         return CounterState(
             epoch=counter.ordinal,
@@ -173,8 +173,8 @@ class EpochState:
             pace=allocator.pace.per_second(now),
             lent=self.lent,
             change=counter.intent.kind if counter.intent is not None else "",
-            code=trouble.code if trouble is not None else "",
-            why=str(trouble) if trouble is not None else "",
+            code=reason.code if reason is not None else "",
+            why=str(reason) if reason is not None else "",
         )
 
 

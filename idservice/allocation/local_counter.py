@@ -68,8 +68,8 @@ class LocalCounter:
         self._missing = missing
         self._loop = asyncio.get_running_loop()
         self._recheck_at = 0.0  # when a suspect is looked at again; infinite where that is for good
-        self._line = WaitQueue(self.tally, self._too_long)
-        self.holding = EpochState(
+        self._queue = WaitQueue(self.tally, self._too_long)
+        self.epoch_state = EpochState(
             counter,
             store,
             runway_s=limits.runway,
@@ -77,11 +77,11 @@ class LocalCounter:
             random=random,
             tally=self.tally,
         )
-        self.reservations = Reserver(store, self.holding, self._line, spawn=spawn, random=random)
+        self.reserver = Reserver(store, self.epoch_state, self._queue, spawn=spawn, random=random)
         self._refill = Refiller(
-            self.holding,
-            self._line,
-            self.reservations,
+            self.epoch_state,
+            self._queue,
+            self.reserver,
             keep_filled=keep_filled,
             health=health,
             spawn=spawn,
@@ -94,89 +94,89 @@ class LocalCounter:
     @property
     def counter(self) -> Counter:
         """The counter as it is known."""
-        return self.holding.counter
+        return self.epoch_state.counter
 
     @property
     def allocator(self) -> Allocator:
         """Its ids in memory."""
-        return self.holding.allocator
+        return self.epoch_state.allocator
 
     # --- ids out ---------------------------------------------------------------------------------
 
-    async def one(self) -> int:
+    async def next_id(self) -> int:
         """The next id. Raises Exhausted, Suspended, UnknownCounter, TooManyWaiting, WaitedTooLong,
         CounterSuspect, CatalogueStale, Stopped."""
         id = self.take()
         return id if id is not None else (await self.wait(1))[0].start
 
-    async def many(self, count: int) -> list[range]:
-        """`count` ids as blocks, all or an error; raises as `one`. 0 < count <= block_max."""
+    async def next_batch(self, count: int) -> list[range]:
+        """`count` ids as blocks, all or an error; raises as `next_id`. 0 < count <= block_max."""
         blocks = self.take_many(count)
         return blocks if blocks is not None else await self.wait(count)
 
     def take(self) -> int | None:
         """The next id, where one is in memory."""
-        id = next(self.holding.buffer.cursor, None)
+        id = next(self.epoch_state.buffer.cursor, None)
         if id is None and not self.counter.strict:
             self.allocator.advance()
             id = self.allocator.take()
-            self._refill.if_due()
+            self._refill.start_if_needed()
         return id
 
     def take_many(self, count: int) -> list[range] | None:
         """`count` ids as blocks, where that many are in memory."""
-        blocks = self.holding.allocator.take_batch(count)
+        blocks = self.epoch_state.allocator.take_batch(count)
         if blocks is not None:
-            self._refill.if_due()
+            self._refill.start_if_needed()
         return blocks
 
     async def wait(self, count: int) -> list[range]:
-        """Stand in line for `count` ids; raises as `one`."""
+        """Stand in line for `count` ids; raises as `next_id`."""
         future: asyncio.Future[list[range]] = self._loop.create_future()
-        waiter = self.queue(count, partial(_settle, future), gone=future.done)
+        waiter = self.enqueue(count, partial(_settle, future), gone=future.done)
         try:
             return await future
         except asyncio.CancelledError:
-            if not self._line.leave(waiter, self._loop.time()) and _has_result(future):
+            if not self._queue.leave(waiter, self._loop.time()) and _has_result(future):
                 self.allocator.record_wasted(count)  # served, but gone
             raise
 
-    def queue(
+    def enqueue(
         self,
         count: int,
         answer: Callable[[Served], None],
         *,
         gone: Callable[[], bool] | None = None,
     ) -> Waiter:
-        """Stand in line for `count` ids; `answer` is called later with them, or with what `one`
-        raises. Raises the same where it is clear at once.
+        """Stand in line for `count` ids; `answer` is called later with them, or with what
+        `next_id` raises. Raises the same where it is clear at once.
 
         First come, first served among those whom memory cannot serve at once.
         """
         now = self._loop.time()
         self._admit(count, now)
         patience_s = self._limits.wait
-        waiter = self._line.join(count, answer, now=now, patience_s=patience_s, gone=gone)
-        self._refill.if_due()
+        waiter = self._queue.join(count, answer, now=now, patience_s=patience_s, gone=gone)
+        self._refill.start_if_needed()
         return waiter
 
-    def leave(self, waiter: Waiter) -> None:
+    def cancel(self, waiter: Waiter) -> None:
         """Stand in line no longer."""
-        self._line.leave(waiter, self._loop.time())
+        self._queue.leave(waiter, self._loop.time())
 
     def _admit(self, count: int, now: float) -> None:
         if self.suspect is not None:
             if now < self._recheck_at:
                 raise self.suspect.with_traceback(None)  # told to many: do not gather their frames
-            self.look_again()
+            self.recheck()
         if self.closed is not None:
             raise self.closed.with_traceback(None)
-        if len(self._line) >= self._limits.waiters_max:
-            raise errors.TooManyWaiting(name=self.counter.name, count=len(self._line))
-        allocator = self.holding.allocator
+        if len(self._queue) >= self._limits.waiters_max:
+            raise errors.TooManyWaiting(name=self.counter.name, count=len(self._queue))
+        allocator = self.epoch_state.allocator
         room = allocator.shards.room(now)
         if count > room and count > room + allocator.held:
-            raise self.holding.exhausted(count)
+            raise self.epoch_state.exhausted(count)
 
     def _too_long(self, waiter: Waiter) -> errors.IdserviceError:
         why = str(self._refill.error).rstrip(".")
@@ -193,7 +193,7 @@ class LocalCounter:
 
     # --- change ----------------------------------------------------------------------------------
 
-    def see(self, entry: Counter) -> None:
+    def apply_entry(self, entry: Counter) -> None:
         """What the catalogue says of the counter; what is older than what is known is ignored.
 
         Ids of a revoked epoch are dropped, those of one that is merely over are used up (I6).
@@ -202,7 +202,7 @@ class LocalCounter:
         if self._over or entry.rev <= known.rev or entry.ordinal < known.ordinal:
             return
         opened, revoked = entry.ordinal > known.ordinal, entry.revoked >= known.ordinal
-        self.holding.counter = entry
+        self.epoch_state.counter = entry
         if entry.wished_state != ACTIVE:
             self._close(self._why_closed(), cause=GapCause.REVOKED)
         elif isinstance(self.closed, errors.CatalogueStale):
@@ -211,11 +211,11 @@ class LocalCounter:
             self.closed = None
             self.suspect = None if opened else self.suspect
             if self.suspect is None or not self.allocator.retired:  # it may be granted ids just now
-                self.holding.begin_epoch(keep=not revoked)
-                self.reservations.end_batches()
-                self._refill.if_due()
+                self.epoch_state.begin_epoch(keep=not revoked)
+                self.reserver.end_batches()
+                self._refill.start_if_needed()
         else:
-            self.allocator.set_runway(self.holding.runway_s)
+            self.allocator.set_runway(self.epoch_state.runway_s)
 
     def _why_closed(self) -> errors.IdserviceError:
         if self.counter.wished_state == DELETED:
@@ -239,29 +239,29 @@ class LocalCounter:
         if isinstance(self.closed, errors.CatalogueStale):
             self.closed = None
             if self.suspect is None:
-                self.holding.reset(GapCause.STALE)
-                self._refill.if_due()
+                self.epoch_state.reset(GapCause.STALE)
+                self._refill.start_if_needed()
 
     # --- doubt -----------------------------------------------------------------------------------
 
-    async def doubt(self, error: errors.NotApplied, asked: PendingReservation) -> str:
+    async def on_mismatch(self, error: errors.NotApplied, asked: PendingReservation) -> str:
         """The position of a shard is not as the epoch of a request left it: the entry alone decides
         what that means. Whether it is `changed` or `suspect`."""
         if self.allocator.retired:
             return "changed"  # a request overtaken by our own give-back finds it lower than we left
         told = await position_check.ask(self._store, asked.counter, error, asked.request.shard)
         if told.entry is not None:
-            self.see(told.entry)
+            self.apply_entry(told.entry)
         if self.allocator.retired or self.counter.epoch != asked.counter.epoch:
             return "changed"  # or stopped in the meantime
         if told.changing and isinstance(error, errors.EpochChanged) and not error.gone_back:
             why = "it is being changed, or the store does not tell whether it was"
-            self._refill.error = errors.NotApplied(**self.reservations.about, why=why)
+            self._refill.error = errors.NotApplied(**self.reserver.about, why=why)
             return "changed"
         self._distrust(error)
         return "suspect"
 
-    def trust(self) -> None:
+    def clear_suspicion(self) -> None:
         """The store gave ids: a doubt is over."""
         self.suspect = None
 
@@ -275,7 +275,7 @@ class LocalCounter:
         )
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
-    def turned_down(self, error: errors.IdserviceError) -> None:
+    def on_refusal(self, error: errors.IdserviceError) -> None:
         """The store gives no ids of the counter; hand out nothing until it is looked at again."""
         if isinstance(error, errors.StoreError):
             self._distrust(error)
@@ -290,7 +290,7 @@ class LocalCounter:
         else:
             self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Ask the store once more about a counter that was refused, where it is time to, as one who
         remembers its own last reservation. A grant ends the doubt."""
         now = self._loop.time()
@@ -300,10 +300,10 @@ class LocalCounter:
         if self.closed is not None:
             return
         if self.allocator.retired:
-            self.holding.reset(GapCause.WENT_BACK)
+            self.epoch_state.reset(GapCause.WENT_BACK)
         if self.counter.strict:
             self._spawn(self._inspect())  # it reserves nothing until somebody waits
-        self._refill.if_due()
+        self._refill.start_if_needed()
 
     async def _inspect(self) -> None:
         """End the doubt about a strict counter that looks as it should again."""
@@ -313,7 +313,7 @@ class LocalCounter:
             return
         entry, found = told
         if entry.ordinal > self.counter.ordinal:
-            self.see(entry)
+            self.apply_entry(entry)
         elif found.next >= max(found.mark, allocator.shards.present.seen):
             self.suspect = None
 
@@ -326,9 +326,9 @@ class LocalCounter:
         self._drop(error, cause)
 
     def _drop(self, error: errors.IdserviceError, cause: GapCause) -> None:
-        for waiter in self._line:
+        for waiter in self._queue:
             self._refill.refuse(waiter, type(error)(**error.fields))
-        self.reservations.end_batches()
+        self.reserver.end_batches()
         self.allocator.retire(cause)
 
     @property
@@ -342,9 +342,9 @@ class LocalCounter:
         First, nothing more is asked for, and what is under way may end: it would be a gap.
         """
         self._refill.close()
-        for waiter in self._line:
+        for waiter in self._queue:
             self._refill.refuse(waiter, errors.Stopped())
-        lasting = not self.holding.lent and not self.counter.strict
+        lasting = not self.epoch_state.lent and not self.counter.strict
         if lasting:
             await self._refill.wait_closed(patience_s)
         unused = self.allocator.buffer.blocks
@@ -355,25 +355,25 @@ class LocalCounter:
         """After a fork: the ids belong to the parent."""
         self.suspect = errors.Stopped()
         self._recheck_at = float("inf")
-        self.reservations.end_batches()
+        self.reserver.end_batches()
         self.allocator.retire(GapCause.FORK)
 
     # --- what is known ---------------------------------------------------------------------------
 
     @property
-    def trouble(self) -> errors.IdserviceError | None:
+    def unavailable_reason(self) -> errors.IdserviceError | None:
         """Why the next id cannot be served now; None where it can."""
         if (why := self.suspect or self.closed) is not None:
             return why
         if self.allocator.held:
             return None
         if self.allocator.shards.used_up:
-            return self.holding.exhausted(1)
+            return self.epoch_state.exhausted(1)
         return None if self._health.up else self._refill.error
 
     def reading(self) -> CounterSample:
         """What is counted of this counter since the start."""
-        return self.holding.reading(waiting=len(self._line), trouble=self.trouble)
+        return self.epoch_state.reading(waiting=len(self._queue), reason=self.unavailable_reason)
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:

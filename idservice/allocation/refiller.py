@@ -28,21 +28,21 @@ ELSEWHERE = (errors.UnknownCounter, errors.Suspended)
 class Judge(Protocol):
     """Decides what an answer of the store says of the counter itself."""
 
-    async def doubt(self, error: errors.NotApplied, asked: PendingReservation) -> str:
+    async def on_mismatch(self, error: errors.NotApplied, asked: PendingReservation) -> str:
         """A position is not as the epoch of the request left it; what to count that as."""
         ...
 
-    def turned_down(self, error: errors.IdserviceError) -> None:
+    def on_refusal(self, error: errors.IdserviceError) -> None:
         """No ids are given."""
         ...
 
-    def trust(self) -> None:
+    def clear_suspicion(self) -> None:
         """Ids are given."""
         ...
 
 
 class Refiller:
-    """Brings ids of `holding` into memory, and shares them out among those in `line`.
+    """Brings ids of `epoch_state` into memory, and shares them out among those in `line`.
 
     With `keep_filled` it goes on after an outage even if nobody asks. `spawn` starts a task that
     the owner ends; `random` spreads the pauses between failed tries.
@@ -51,14 +51,14 @@ class Refiller:
     __slots__ = (
         "_asking",
         "_closing",
+        "_epoch_state",
         "_health",
-        "_holding",
         "_judge",
         "_keep_filled",
-        "_line",
         "_loop",
+        "_queue",
         "_random",
-        "_reservations",
+        "_reserver",
         "_running",
         "_sent_to",
         "_spawn",
@@ -69,9 +69,9 @@ class Refiller:
 
     def __init__(
         self,
-        holding: EpochState,
-        line: WaitQueue,
-        reservations: Reserver,
+        epoch_state: EpochState,
+        queue: WaitQueue,
+        reserver: Reserver,
         *,
         keep_filled: bool,
         health: StoreHealth,
@@ -79,10 +79,10 @@ class Refiller:
         random: Random,
         judge: Judge,
     ) -> None:
-        self.error = reservations.not_yet  # why the last request brought nothing
-        self._holding = holding
-        self._line = line
-        self._reservations = reservations
+        self.error = reserver.not_yet  # why the last request brought nothing
+        self._epoch_state = epoch_state
+        self._queue = queue
+        self._reserver = reserver
         self._keep_filled = keep_filled
         self._health = health
         self._spawn = spawn
@@ -92,15 +92,15 @@ class Refiller:
         self._running = False
         self._asking = False  # something is under way to the store
         self._closing: asyncio.Event | None = None  # set once nothing is any more
-        self._window = BatchWindow(self.if_due)
+        self._window = BatchWindow(self.start_if_needed)
         self._sent_to = 0  # arrivals by the time the last request was sent,
         self._unsure_to = 0  # and the last one whose outcome is unknown
 
     # --- when ------------------------------------------------------------------------------------
 
-    def if_due(self) -> None:
+    def start_if_needed(self) -> None:
         """Begin a refill where one is needed and none runs. Cheap to call at any time."""
-        if self._running or self._window.is_open(len(self._line)):
+        if self._running or self._window.is_open(len(self._queue)):
             return
         asked = self._due()
         if asked is not None:
@@ -114,18 +114,18 @@ class Refiller:
             return
         self._running = True
         try:
-            for _ in range(self._holding.counter.shards + 1):
+            for _ in range(self._epoch_state.counter.shards + 1):
                 asked = self._due()
                 if asked is None:
                     return
                 if not await self._reserve(asked, in_background=True):
                     raise self.error
-                if self._holding.allocator.held:
+                if self._epoch_state.allocator.held:
                     return
         finally:
             self._running = False
-            if len(self._line):  # who came in the meantime, and is not served yet
-                self.if_due()
+            if len(self._queue):  # who came in the meantime, and is not served yet
+                self.start_if_needed()
 
     def close(self) -> None:
         """Ask for nothing more, and claim nothing."""
@@ -142,12 +142,12 @@ class Refiller:
         """The next request to the store, once waiters that no reservation can serve are told."""
         if self._closing is not None:
             return None
-        now, allocator = self._loop.time(), self._holding.allocator
+        now, allocator = self._loop.time(), self._epoch_state.allocator
         room = allocator.held + allocator.shards.room(now)
         waiting = first = 0
-        for waiter in self._line:
+        for waiter in self._queue:
             if waiter.count > room:
-                self.refuse(waiter, self._holding.exhausted(waiter.count))
+                self.refuse(waiter, self._epoch_state.exhausted(waiter.count))
                 continue
             if waiting + waiter.count > room:
                 break  # the rest is looked at again after this one
@@ -155,7 +155,7 @@ class Refiller:
             waiting += waiter.count
         request = allocator.due(now, waiting=waiting, first=first)
         return (
-            PendingReservation(request, allocator, self._holding.counter)
+            PendingReservation(request, allocator, self._epoch_state.counter)
             if request is not None
             else None
         )
@@ -166,7 +166,7 @@ class Refiller:
             if asked is not None and asked.allocator.retired:  # what this brings would be burnt
                 asked = self._due()
             while asked is not None:
-                used = self._holding.allocator.issued_ids
+                used = self._epoch_state.allocator.issued_ids
                 if await self._reserve(asked, in_background=failures > 0):
                     failures = 0
                 else:
@@ -174,17 +174,17 @@ class Refiller:
                     await asyncio.sleep(self._pause(failures))
                     if failures >= TRIES_MIN and self._idle_since(used):
                         break  # the next request, or half of the rest used, begins another
-                asked = None if self._window.is_open(len(self._line)) else self._due()
+                asked = None if self._window.is_open(len(self._queue)) else self._due()
         finally:
             self._running = False
 
     def _pause(self, failures: int) -> float:
-        lasts_s = self._holding.lasts_s
+        lasts_s = self._epoch_state.lasts_s
         return timeouts.pause(failures, lasts_s=lasts_s, spread=self._random.random())
 
     def _idle_since(self, used: int) -> bool:
-        allocator = self._holding.allocator
-        if len(self._line) or allocator.issued_ids != used:
+        allocator = self._epoch_state.allocator
+        if len(self._queue) or allocator.issued_ids != used:
             return False
         return bool(allocator.held) or not self._keep_filled
 
@@ -193,21 +193,21 @@ class Refiller:
     async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
         """Carry one request out, and hand what it brings to those who wait; False: try later."""
         allocator, token = asked.allocator, asked.request.token
-        arrived = self._sent_to = self._line.arrivals
+        arrived = self._sent_to = self._queue.arrivals
         began = self._loop.time()
         result = "unknown"
         self._asking = True
         try:
             counter = asked.counter
             if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
-                about = self._reservations.about
+                about = self._reserver.about
                 raise errors.EpochChanged(**about, name=counter.name, found="", epoch="")
             answer = await self._answer(asked, arrived, in_background=in_background)
             if await self._taken(asked, answer):
                 result = "granted"
-                self._judge.trust()
+                self._judge.clear_suspicion()
                 self._share_out(arrived)
-                self._holding.expire_from(began)
+                self._epoch_state.expire_from(began)
                 return True
             result = "late"  # of an epoch that is over: burnt
         except errors.OutcomeUnknown as error:
@@ -218,12 +218,12 @@ class Refiller:
             return True  # which tells at once what to ask for instead, and on which shard
         except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
             allocator.refused(token, unknown=False)
-            result = await self._judge.doubt(error, asked)
+            result = await self._judge.on_mismatch(error, asked)
         except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
             result = "suspect"
             allocator.refused(token, unknown=error.outcome == errors.UNKNOWN)
-            if allocator is self._holding.allocator:
-                self._judge.turned_down(error)
+            if allocator is self._epoch_state.allocator:
+                self._judge.on_refusal(error)
         except errors.NotApplied as error:
             result = "throttled" if error.throttled else "not_applied"
             self._failed(asked, error)
@@ -233,10 +233,10 @@ class Refiller:
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
             why = f"an internal fault ({type(error).__name__})"
-            self._failed(asked, self._reservations.unknown(why))
+            self._failed(asked, self._reserver.unknown(why))
         finally:
-            count(self._holding.tally.reservations, result)
-            self._holding.add_late(allocator)
+            count(self._epoch_state.tally.reservations, result)
+            self._epoch_state.add_late(allocator)
             self._asking = False
             if self._closing is not None:
                 self._closing.set()
@@ -247,11 +247,11 @@ class Refiller:
     ) -> Grant | Loan:
         began = self._loop.time()
         try:
-            answer = await self._reservations.ask(asked, arrived, in_background=in_background)
+            answer = await self._reserver.ask(asked, arrived, in_background=in_background)
         finally:  # before anybody is answered, which takes time too
             took = self._window.took = self._loop.time() - began
             self._health.latency.observe(took)
-            self._holding.tally.latency.observe(took)
+            self._epoch_state.tally.latency.observe(took)
         self._health.answered()
         return answer
 
@@ -261,9 +261,9 @@ class Refiller:
         """Take what was granted or lent into memory; False where it comes too late."""
         request, allocator = asked.request, asked.allocator
         if isinstance(answer, Loan):
-            newer = answer.counter.ordinal > self._holding.counter.ordinal
+            newer = answer.counter.ordinal > self._epoch_state.counter.ordinal
             if newer and not allocator.retired:
-                self._holding.renew(answer.counter)
+                self._epoch_state.renew(answer.counter)
             now = self._loop.time()
             return allocator.borrowed(request.token, answer.blocks, now, since=answer.since)
         asked.shard.rev = answer.rev
@@ -288,7 +288,7 @@ class Refiller:
     async def _claim(self, asked: PendingReservation, grant: Grant) -> bool:
         if not grant.returned or self._closing is not None:
             return False
-        return await self._reservations.claim(asked, grant)
+        return await self._reserver.claim(asked, grant)
 
     def _failed(self, asked: PendingReservation, error: errors.StoreError) -> None:
         self.error = error
@@ -306,15 +306,15 @@ class Refiller:
     def _share_out(self, arrived: int) -> None:
         """Serve who waits, in the order of arrival; a strict batch serves only those who waited
         when it was sent, which are the ones that had `arrived` (I8)."""
-        now, allocator = self._loop.time(), self._holding.allocator
-        strict = self._holding.counter.strict
-        waiting = list(self._line)
+        now, allocator = self._loop.time(), self._epoch_state.allocator
+        strict = self._epoch_state.counter.strict
+        waiting = list(self._queue)
         served = []
         for waiter in waiting:
             late = strict and waiter.number >= arrived
             blocks = None if late else allocator.take_batch(waiter.count)
             if blocks is not None:
-                self._line.leave(waiter, now)
+                self._queue.leave(waiter, now)
                 served.append((waiter, blocks))
         if strict:
             self._window.expect(len(waiting))
@@ -326,12 +326,12 @@ class Refiller:
 
     def refuse(self, waiter: Waiter, error: errors.IdserviceError) -> None:
         """Answer one who waits with an error, and with what is known of its batch."""
-        self._line.refuse(waiter, self.unsure(waiter, error))
+        self._queue.refuse(waiter, self.unsure(waiter, error))
 
     def unsure(self, waiter: Waiter, error: errors.IdserviceError) -> errors.IdserviceError:
         """An error for one who waits, with what is known of the batch it was to be served from."""
-        waits = self._holding.allocator.waits_for_store
+        waits = self._epoch_state.allocator.waits_for_store
         sent = self._sent_to if waits else self._unsure_to
-        if self._holding.counter.strict and waiter.number < sent:
+        if self._epoch_state.counter.strict and waiter.number < sent:
             error.outcome = errors.UNKNOWN  # a batch with its id may have been applied
         return error

@@ -33,27 +33,33 @@ class PendingReservation:
 
 
 class Reserver:
-    """What is asked of `store` for `holding`, on behalf of those in `line`.
+    """What is asked of `store` for `epoch_state`, on behalf of those in `line`.
 
     `spawn` starts a task that the owner ends; `random` spreads the pauses between copies.
     """
 
     __slots__ = (
-        "_batches", "_holding", "_line", "_loop", "_random", "_spawn", "_store",
+        "_batches",
+        "_epoch_state",
+        "_loop",
+        "_queue",
+        "_random",
+        "_spawn",
+        "_store",
     )  # fmt: skip
 
     def __init__(
         self,
         store: Store,
-        holding: EpochState,
-        line: WaitQueue,
+        epoch_state: EpochState,
+        queue: WaitQueue,
         *,
         spawn: Callable[[Coroutine[object, object, None]], object],
         random: Random,
     ) -> None:
         self._store = store
-        self._holding = holding
-        self._line = line
+        self._epoch_state = epoch_state
+        self._queue = queue
         self._spawn = spawn
         self._random = random
         self._loop = asyncio.get_running_loop()
@@ -84,7 +90,7 @@ class Reserver:
             )
 
         def wanted() -> bool:
-            there = any(waiter.number < arrived for waiter in self._line)
+            there = any(waiter.number < arrived for waiter in self._queue)
             return there and not allocator.retired
 
         return await self.batches.reserve(asked.counter, request, wanted=wanted)
@@ -92,12 +98,12 @@ class Reserver:
     def _patience(self, in_background: bool) -> float:
         """Seconds a store call may take: no longer than the request that waits for it, unless that
         was tried and is too short for this store."""
-        holding = self._holding
-        most_s = timeouts.in_background(lasts_s=holding.lasts_s, runway_s=holding.runway_s)
-        deadline = self._line.deadline
+        state = self._epoch_state
+        most_s = timeouts.in_background(lasts_s=state.lasts_s, runway_s=state.runway_s)
+        deadline = self._queue.deadline
         if deadline is None:
             return most_s
-        if holding.allocator.numbered:  # later ones are given nothing of this batch
+        if state.allocator.numbered:  # later ones are given nothing of this batch
             return timeouts.waited_for(deadline - self._loop.time())
         if in_background:
             return most_s
@@ -113,7 +119,7 @@ class Reserver:
             asked.shard,
             patience_s=self._patience(in_background=False),
         )
-        self._holding.tally.claimed += claimed
+        self._epoch_state.tally.claimed += claimed
         return claimed > 0
 
     # --- batches of a strict counter -------------------------------------------------------------
@@ -126,7 +132,7 @@ class Reserver:
                 self._store,
                 spawn=self._spawn,
                 random=self._random,
-                burnt=lambda count, cause: self._holding.allocator.record_burnt(count, cause),
+                burnt=lambda count, cause: self._epoch_state.allocator.record_burnt(count, cause),
             )
         return self._batches
 
@@ -140,7 +146,7 @@ class Reserver:
     @property
     def about(self) -> dict[str, str]:
         """What an error of a reservation says of it."""
-        action = f"reserving ids of counter {self._holding.counter.name}"
+        action = f"reserving ids of counter {self._epoch_state.counter.name}"
         return {"store": self._store.address, "action": action}
 
     @property

@@ -47,7 +47,7 @@ class Service:
         self.declared = tuple(dict.fromkeys(declared))
         self.stopping = False
         self.stop_by = float("inf")  # loop time by which a stop is to be over
-        self.supplies: dict[str, LocalCounter] = {}
+        self.local_counters: dict[str, LocalCounter] = {}
         self.health = StoreHealth()
         self.lag = Latency()  # of the event loop
         self._began = asyncio.get_running_loop().time()
@@ -63,7 +63,7 @@ class Service:
         self.spawn(self._watch())
         self._catalogue = CatalogueWatcher(
             self.store,
-            self.supplies,
+            self.local_counters,
             runway_s=self.limits.runway,
             health=self.health,
             random=self.random,
@@ -84,7 +84,7 @@ class Service:
         left = self.stop_by - asyncio.get_running_loop().time()
         within_s = max(0.0, min(left, GIVE_BACK_MAX_S))
         try:
-            await close_all(self.supplies.values(), self.store, within_s=within_s)
+            await close_all(self.local_counters.values(), self.store, within_s=within_s)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -106,12 +106,12 @@ class Service:
 
     # --- counters --------------------------------------------------------------------------------
 
-    async def supply(self, name: str) -> LocalCounter:
+    async def local_counter(self, name: str) -> LocalCounter:
         """The supply of a counter, read from the store at its first use.
 
         Raises BadName, UnknownCounter, StoreError.
         """
-        known = self.supplies.get(name)
+        known = self.local_counters.get(name)
         if known is not None:
             return known
         check_name(name)
@@ -147,7 +147,7 @@ class Service:
             del self._loading[name]
 
     def _add(self, counter: Counter) -> LocalCounter:
-        supply = self.supplies[counter.name] = LocalCounter(
+        supply = self.local_counters[counter.name] = LocalCounter(
             counter,
             self.store,
             self.limits,
@@ -161,13 +161,13 @@ class Service:
 
     def apply_entry(self, entry: Counter) -> None:
         """Apply an entry that this instance wrote to its counter, if that is in use."""
-        supply = self.supplies.get(entry.name)
+        supply = self.local_counters.get(entry.name)
         if supply is not None:
-            supply.see(entry)
+            supply.apply_entry(entry)
 
     def _forget(self, supply: LocalCounter) -> None:
-        if self.supplies.get(supply.counter.name) is supply:
-            del self.supplies[supply.counter.name]
+        if self.local_counters.get(supply.counter.name) is supply:
+            del self.local_counters[supply.counter.name]
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Service:
         """
         for name in self.declared:
             try:
-                supply = await self.supply(name)
+                supply = await self.local_counter(name)
                 if supply.suspect is None:
                     await supply.fill()
             except errors.CounterSuspect:
@@ -195,9 +195,9 @@ class Service:
             return str(self._replaced)
         for name in self.declared:
             try:
-                supply = await self.supply(name)
-                supply.look_again()  # who is not ready is not asked for ids, and would never know
-                why = str(supply.trouble or "")
+                supply = await self.local_counter(name)
+                supply.recheck()  # who is not ready is not asked for ids, and would never know
+                why = str(supply.unavailable_reason or "")
             except errors.IdserviceError as error:
                 why = str(error)
             if why:
@@ -226,13 +226,13 @@ class Service:
         if self._replaced is None:
             log.error("%s", error, extra={"action": "store_replaced"})
         self._replaced = error
-        for supply in self.supplies.values():
+        for supply in self.local_counters.values():
             supply.stop(error, cause=GapCause.WENT_BACK)
 
     async def snapshot(self) -> Snapshot:
         """What is counted; nothing of counters that may turn out not to be there: their names would
         stay on a metrics page, of which nothing may vanish. Requests are served in between."""
-        supplies = [supply for supply in self.supplies.values() if supply.counter.ordinal]
+        supplies = [supply for supply in self.local_counters.values() if supply.counter.ordinal]
         readings: list[CounterSample] = []
         for at in range(0, len(supplies), PIECE):
             readings += [supply.reading() for supply in supplies[at : at + PIECE]]
@@ -261,7 +261,7 @@ def _retrieve(future: asyncio.Future[LocalCounter]) -> None:
 def _forget_in_child() -> None:
     for service in _entered:
         service.stopping = True
-        for supply in service.supplies.values():
+        for supply in service.local_counters.values():
             supply.forget_in_child()
 
 

@@ -29,7 +29,7 @@ def next_handler(service: Service, name: str | None, *, batch_max: int, range_ma
         )
         await pass_over_body(request)
         counter = name or request.match_info["name"]
-        supply = service.supplies.get(counter) or await service.supply(counter)
+        supply = service.local_counters.get(counter) or await service.local_counter(counter)
         try:
             return await answer(supply, ask)
         except errors.IdserviceError as error:
@@ -65,5 +65,5 @@ async def answer(supply: LocalCounter, ask: Ask) -> web.Response:
             id = (await supply.wait(1))[0].start
         content_type, body = one(supply.counter, ask, id)
     else:
-        content_type, body = several(supply.counter, ask, await supply.many(ask.count or 1))
+        content_type, body = several(supply.counter, ask, await supply.next_batch(ask.count or 1))
     return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})

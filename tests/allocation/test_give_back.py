@@ -23,8 +23,8 @@ from tests.simulation.store import Faults, SimStore, Table
 async def takes(data: Table, count: int, faults: Faults | None = None) -> list[int]:
     """One life: the ids it handed out."""
     async with serving(data, faults) as service:
-        supply = await service.supply("orders")
-        return [await supply.one() for _ in range(count)]
+        supply = await service.local_counter("orders")
+        return [await supply.next_id() for _ in range(count)]
 
 
 def test_stopped_and_started_over_and_over_one_instance_loses_nothing() -> None:
@@ -41,19 +41,19 @@ def test_of_instances_that_ran_together_all_that_is_left_is_claimed_and_handed_o
     async def main() -> None:
         data = table()
         async with serving(data, seed=1) as one, serving(data, seed=2) as two:
-            mine = [await (await one.supply("orders")).one() for _ in range(3)]
-            others = [await (await two.supply("orders")).one() for _ in range(3)]
+            mine = [await (await one.local_counter("orders")).next_id() for _ in range(3)]
+            others = [await (await two.local_counter("orders")).next_id() for _ in range(3)]
         # `two` stopped first, `one` then found that somebody had written after its reservation.
         assert (mine, others) == ([0, 1, 2], [10, 11, 12])
         position = data.positions["orders", 0]
         assert (position.next, position.returned) == (13, (range(3, 10),))
         assert described(data.entries["orders"], 30.0, [position])["returned"] == 7
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            assert [await supply.one() for _ in range(9)] == [3, 4, 5, 6, 7, 8, 9, 13, 14]
+            supply = await service.local_counter("orders")
+            assert [await supply.next_id() for _ in range(9)] == [3, 4, 5, 6, 7, 8, 9, 13, 14]
             assert supply.tally.claimed == 7
             assert supply.reading().issued == 9
-            assert await supply.one() == 15
+            assert await supply.next_id() == 15
         assert data.positions["orders", 0].returned == ()
         assert data.positions["orders", 0].next == 16
 
@@ -64,7 +64,7 @@ def test_a_start_costs_neither_read_nor_write_where_nothing_was_given_back() -> 
     async def main() -> None:
         data = table()
         async with serving(data) as service:
-            await (await service.supply("orders")).one()
+            await (await service.local_counter("orders")).next_id()
             assert store_of(service).calls == 2, "the entry, and a reservation"
 
     run(main())
@@ -76,7 +76,7 @@ def test_a_stop_without_anything_left_and_one_of_a_strict_counter_ask_nothing_of
     async def main() -> None:
         for data in (table(strict=True), table(limit=9)):
             async with serving(data) as service:
-                assert len(await (await service.supply("orders")).many(10)) == 1
+                assert len(await (await service.local_counter("orders")).next_batch(10)) == 1
                 calls = store_of(service).calls
             assert store_of(service).calls == calls
 
@@ -93,10 +93,10 @@ def test_of_two_that_stop_at_once_the_second_counts_and_logs_its_gap(
                     for n in range(2)]  # fmt: skip
         for service in services:
             await service.__aenter__()
-            await (await service.supply("orders")).one()
+            await (await service.local_counter("orders")).next_id()
         await elapse(1.0)
         await asyncio.gather(*(service.__aexit__(None, None, None) for service in services))
-        readings = [service.supplies["orders"].reading() for service in services]
+        readings = [service.local_counters["orders"].reading() for service in services]
         assert sorted(reading.returned for reading in readings) == [0, 9]
         assert [r.gaps for r in sorted(readings, key=lambda r: r.returned)] == [{"stop": 9}, {}]
         words = {record.action: record.getMessage() for record in caplog.records}  # type: ignore[attr-defined]
@@ -114,10 +114,10 @@ def test_a_full_list_takes_no_more_and_that_is_a_cause_of_its_own() -> None:
         full = tuple(range(10 * n, 10 * n + 1) for n in range(8))
         async with serving(data, seed=1) as one, serving(data, seed=2) as two:
             for service in (one, two):
-                await (await service.supply("orders")).one()
+                await (await service.local_counter("orders")).next_id()
             data.set_by_hand("orders", returned=full)
-        assert two.supplies["orders"].reading().gaps == {}, "the end of the position has room"
-        assert one.supplies["orders"].reading().gaps == {"full": 9}
+        assert two.local_counters["orders"].reading().gaps == {}, "the end of the position has room"
+        assert one.local_counters["orders"].reading().gaps == {"full": 9}
         assert data.positions["orders", 0].returned == full
 
     run(main())
@@ -130,11 +130,11 @@ def test_with_the_store_away_a_stop_is_short_and_all_is_a_gap(
         data, faults = table(), answers_after(0.01)
         caplog.set_level(logging.INFO)
         async with serving(data, faults) as service:
-            await (await service.supply("orders")).one()
+            await (await service.local_counter("orders")).next_id()
             faults.outages = [(0.0, float("inf"))]
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began <= 2.0
-        assert service.supplies["orders"].reading().gaps == {"stop": 9}
+        assert service.local_counters["orders"].reading().gaps == {"stop": 9}
         assert data.positions["orders", 0].next == 10
 
     run(main())
@@ -144,8 +144,8 @@ def test_with_the_store_away_a_stop_is_short_and_all_is_a_gap(
 async def stopped_while_it_asks(data: Table) -> LocalCounter:
     """A counter whose first request was under way at the stop of its service."""
     async with serving(data, answers_after(0.5)) as service:
-        supply = await service.supply("orders")
-        waiting = asyncio.create_task(supply.one())
+        supply = await service.local_counter("orders")
+        waiting = asyncio.create_task(supply.next_id())
         await elapse(0.1)
         assert supply.allocator.waits_for_store
     with pytest.raises(errors.Stopped):
@@ -194,11 +194,11 @@ def test_a_reservation_that_our_own_give_back_overtakes_raises_no_alarm() -> Non
     async def main() -> None:
         data = table("orders", "tickets")
         async with serving(data, answers_after(0.02), store=Slow) as service:
-            await (await service.supply("tickets")).one()
-            supply = await service.supply("orders")
-            await supply.one()
+            await (await service.local_counter("tickets")).next_id()
+            supply = await service.local_counter("orders")
+            await supply.next_id()
             store_of(service).slow = True  # type: ignore[attr-defined]
-            await supply.many(6)
+            await supply.next_batch(6)
             assert supply.allocator.waits_for_store
             await elapse(0.1)  # or it would never be sent
         await elapse(10.0)
@@ -214,15 +214,15 @@ def test_at_the_limit_a_start_is_granted_nothing_and_claims_what_was_given_back(
     async def main() -> None:
         data = table(limit=19)
         async with serving(data, seed=1) as one, serving(data, seed=2) as two:
-            await (await one.supply("orders")).one()
-            assert await (await two.supply("orders")).many(10) == [range(10, 20)]
+            await (await one.local_counter("orders")).next_id()
+            assert await (await two.local_counter("orders")).next_batch(10) == [range(10, 20)]
         assert data.positions["orders", 0].returned == (range(1, 10),)
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            assert await supply.one() == 1
-            assert await supply.many(8) == [range(2, 10)]
+            supply = await service.local_counter("orders")
+            assert await supply.next_id() == 1
+            assert await supply.next_batch(8) == [range(2, 10)]
             with pytest.raises(errors.Exhausted):
-                await supply.one()
+                await supply.next_id()
 
     run(main())
 
@@ -232,12 +232,12 @@ def test_at_the_limit_who_had_newer_ids_leaves_older_ones_to_the_next_start() ->
         data = table(limit=19)
         async with serving(data, seed=2) as two:
             async with serving(data, seed=1) as one:
-                await (await one.supply("orders")).one()
-                supply = await two.supply("orders")
-                assert await supply.many(10) == [range(10, 20)]
+                await (await one.local_counter("orders")).next_id()
+                supply = await two.local_counter("orders")
+                assert await supply.next_batch(10) == [range(10, 20)]
             assert data.positions["orders", 0].returned == (range(1, 10),)
             with pytest.raises(errors.Exhausted):
-                await supply.one()
+                await supply.next_id()
         assert await takes(data, 9) == [*range(1, 10)]
 
     run(main())
@@ -255,8 +255,8 @@ def test_a_claim_without_an_answer_is_a_gap_and_ids_come_all_the_same() -> None:
                 raise errors.OutcomeUnknown(store=self.address, action="claiming", why="lost")
 
         async with serving(data, store=Lost, limits=Limits()) as service:
-            supply = await service.supply("orders")
-            assert await supply.one() == 100
+            supply = await service.local_counter("orders")
+            assert await supply.next_id() == 100
             assert supply.reading().gaps == {"claim": 20}
 
     run(main())
@@ -266,10 +266,10 @@ def test_who_has_handed_out_newer_ids_claims_no_older_ones() -> None:
     async def main() -> None:
         data = table()
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            assert await supply.one() == 0
+            supply = await service.local_counter("orders")
+            assert await supply.next_id() == 0
             data.set_by_hand("orders", next=100, returned=(range(40, 60),))
-            ids = [await supply.one() for _ in range(30)]
+            ids = [await supply.next_id() for _ in range(30)]
             assert ids == sorted(ids)
             assert not set(ids) & set(range(40, 60))
             assert data.positions["orders", 0].returned == (range(40, 60),)
@@ -288,9 +288,9 @@ def test_a_fault_in_a_claim_that_nobody_foresaw_is_a_gap_and_does_not_end_the_se
             data.move(data.entries["orders"], 0, 0, 100)
             data.set_by_hand("orders", returned=(range(40, 60),))
             async with serving(data, store=Broken) as service:
-                supply = await service.supply("orders")
+                supply = await service.local_counter("orders")
                 with contextlib.suppress(errors.Exhausted):
-                    assert [await supply.one()] == ids
+                    assert [await supply.next_id()] == ids
                 await elapse(5.0)
                 assert supply.reading().gaps["claim"] >= 20
 
@@ -304,11 +304,11 @@ def test_what_continues_a_block_of_the_epoch_before_goes_back_without_it(
         caplog.set_level(logging.INFO)
         data = table(limit=1000)
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            ids = [await supply.one() for _ in range(2)]
+            supply = await service.local_counter("orders")
+            ids = [await supply.next_id() for _ in range(2)]
             await elsewhere(data, Wish("limit", limit=2000))  # goes on right above
             await elapse(POLL_S + 0.1)
-            ids += [await supply.one() for _ in range(5)]
+            ids += [await supply.next_id() for _ in range(5)]
             await elapse(1)
             assert supply.counter.base == 10
             assert any(10 in block[1:] for block in supply.allocator.buffer.blocks), (

@@ -44,22 +44,22 @@ async def use(supply: LocalCounter, *, rate: float, seconds: float) -> list[int]
     until = now() + seconds
     ids = []
     while now() < until:
-        ids.append(await supply.one())
+        ids.append(await supply.next_id())
         await elapse(1 / rate)
     return ids
 
 
 async def outcome(supply: LocalCounter, count: int = 1) -> list[int] | errors.IdserviceError:
     try:
-        return [id for block in await supply.many(count) for id in block]
+        return [id for block in await supply.next_batch(count) for id in block]
     except errors.IdserviceError as error:
         return error
 
 
 async def registered(supply: LocalCounter) -> None:
     """A strict counter's writer registers at its first use; here before."""
-    supply.reservations.batches._begin(supply.counter)
-    assert await supply.reservations.batches._register(supply.counter, lambda: True)
+    supply.reserver.batches._begin(supply.counter)
+    assert await supply.reserver.batches._register(supply.counter, lambda: True)
 
 
 # --- the line -------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_who_waits_is_served_in_the_order_of_arrival(strict: bool) -> None:
     async def main() -> None:
         counts = [Random(2).choice((1, 1, 5, 30)) for _ in range(40)]
         async with serving(table(strict=strict), answers_after(0.9)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             if strict:
                 await registered(supply)
             async with asyncio.TaskGroup() as group:
@@ -89,8 +89,8 @@ def test_who_waits_is_served_in_the_order_of_arrival(strict: bool) -> None:
 def test_a_thousand_requests_at_once_share_one_refill_at_a_time() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(0.5)) as service:
-            supply = await service.supply("orders")
-            answers = await asyncio.gather(*(supply.one() for _ in range(1000)))
+            supply = await service.local_counter("orders")
+            answers = await asyncio.gather(*(supply.next_id() for _ in range(1000)))
             assert sorted(answers) == [*range(1000)]
             sent = store_of(service).sent
             assert len(sent) <= 3
@@ -103,13 +103,13 @@ def test_no_more_wait_than_the_bound() -> None:
     async def main() -> None:
         limits = Limits(waiters_max=5)
         async with serving(table(), answers_after(1.0), limits=limits) as service:
-            supply = await service.supply("orders")
-            waiting = [asyncio.create_task(supply.one()) for _ in range(5)]
+            supply = await service.local_counter("orders")
+            waiting = [asyncio.create_task(supply.next_id()) for _ in range(5)]
             await elapse(0.1)
             with pytest.raises(errors.TooManyWaiting, match="5 requests already wait"):
-                await supply.one()
+                await supply.next_id()
             assert sorted(await asyncio.gather(*waiting)) == [0, 1, 2, 3, 4]
-            await supply.one()
+            await supply.next_id()
 
     run(main())
 
@@ -118,11 +118,11 @@ def test_nobody_waits_longer_than_the_bound() -> None:
     async def main() -> None:
         faults = Faults()
         async with serving(table(), faults, limits=Limits(wait=2.0)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             gone(faults)
             began = now()
             with pytest.raises(errors.WaitedTooLong) as caught:
-                await supply.one()
+                await supply.next_id()
             assert now() - began == pytest.approx(2.0)
             assert caught.value.outcome == errors.NOT_APPLIED
             assert caught.value.retryable
@@ -135,10 +135,10 @@ def test_a_strict_request_that_gave_up_while_its_batch_was_under_way_says_unknow
     async def main() -> None:
         faults = answers_after(0.1)
         async with serving(table(strict=True), faults, limits=Limits(wait=2.0)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             faults.late_answer = 1.0
             with pytest.raises(errors.WaitedTooLong) as caught:
-                await supply.one()
+                await supply.next_id()
             assert caught.value.outcome == errors.UNKNOWN
 
     run(main())
@@ -152,12 +152,12 @@ def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tr
         for number in range(WRITERS_MAX):  # no place to register, and so no batch to send again
             assert data.register(data.entries["orders"], f"w{number}", number)
         async with serving(data, faults, limits=limits) as service:
-            supply = await service.supply("orders")
-            supply.reservations.batches._begin(supply.counter)
-            assert not await supply.reservations.batches._register(supply.counter, lambda: True)
+            supply = await service.local_counter("orders")
+            supply.reserver.batches._begin(supply.counter)
+            assert not await supply.reserver.batches._register(supply.counter, lambda: True)
             faults.lost_after = 1.0
             with pytest.raises(errors.WaitedTooLong) as caught:
-                await supply.one()
+                await supply.next_id()
             assert not supply.allocator.waits_for_store
             assert caught.value.outcome == errors.UNKNOWN
 
@@ -178,16 +178,16 @@ class Leaves(Refiller):
 def test_ids_of_a_client_that_left_as_they_came_are_counted_as_a_gap() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(1.0)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             supply._refill.__class__ = Leaves
-            Leaves.client = asyncio.create_task(supply.many(7))
+            Leaves.client = asyncio.create_task(supply.next_batch(7))
             with pytest.raises(asyncio.CancelledError):
                 await Leaves.client
             reading = supply.reading()
             assert reading.gaps == {"abandoned": 7}
             assert reading.issued == 0
             assert reading.waiting == 0
-            assert await supply.one() == 7
+            assert await supply.next_id() == 7
 
     run(main())
 
@@ -195,8 +195,8 @@ def test_ids_of_a_client_that_left_as_they_came_are_counted_as_a_gap() -> None:
 def test_a_client_that_leaves_early_takes_nobodys_place() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(1.0)) as service:
-            supply = await service.supply("orders")
-            first, second = (asyncio.create_task(supply.one()) for _ in range(2))
+            supply = await service.local_counter("orders")
+            first, second = (asyncio.create_task(supply.next_id()) for _ in range(2))
             await elapse(0.1)
             first.cancel()
             assert await second == 0
@@ -212,7 +212,7 @@ def test_in_steady_use_nobody_waits_though_the_store_takes_a_second() -> None:
     async def main() -> None:
         limits = Limits(runway=30.0)
         async with serving(table(), answers_after(1.0), limits=limits) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             await use(supply, rate=50, seconds=60.0)
             waits, sent = supply.tally.waits, len(store_of(service).sent)
             ids = await use(supply, rate=50, seconds=120.0)
@@ -228,7 +228,7 @@ def test_with_the_store_gone_ids_last_for_the_runway_then_503_then_it_resumes_by
         faults = Faults()
         limits = Limits(runway=20.0, wait=2.0)
         async with serving(table(), faults, limits=limits) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             await use(supply, rate=20, seconds=120.0)
             gone(faults)
             await use(supply, rate=20, seconds=19.0)  # raises if it cannot
@@ -259,7 +259,7 @@ def test_an_outage_that_ends_shortly_before_memory_is_empty_is_felt_by_nobody(se
     async def main() -> None:
         faults = Faults()
         async with serving(table(), faults, limits=Limits(runway=20.0), seed=seed) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             await use(supply, rate=20, seconds=100.0 + 3 * seed)
             lasts = supply.allocator.held / 20
             waits = supply.tally.waits
@@ -274,7 +274,7 @@ def test_tries_during_an_outage_are_few_spread_and_cost_no_runway_each() -> None
     async def main() -> None:
         faults = Faults()
         async with serving(table(), faults, limits=Limits(runway=20.0)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             await use(supply, rate=20, seconds=120.0)
             gone(faults)
             before = len(store_of(service).sent)
@@ -302,7 +302,7 @@ def test_after_one_lost_answer_a_slowly_used_counter_is_refilled_at_once() -> No
     async def main() -> None:
         faults = Faults()
         async with serving(table(), faults, limits=Limits(runway=20.0)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             await use(supply, rate=5, seconds=120.0)
             sent = store_of(service).sent
             faults.lost_after, before = 1.0, len(sent)
@@ -319,7 +319,7 @@ def test_an_idle_counter_does_not_go_on_trying_in_an_outage() -> None:
     async def main() -> None:
         faults = Faults()
         async with serving(table(), faults) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             gone(faults)
             await outcome(supply)
             await elapse(90.0)
@@ -334,7 +334,7 @@ def test_a_declared_counter_is_filled_again_after_an_outage_though_nobody_asks()
     async def main() -> None:
         faults = Faults()
         async with serving(table(), faults, declared=["orders"]) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             gone(faults)
             await outcome(supply)
             await elapse(60.0)
@@ -349,10 +349,10 @@ def test_who_came_while_the_first_ids_were_fetched_is_not_forgotten() -> None:
     async def main() -> None:
         faults = answers_after(0.5)
         async with serving(table(), faults, declared=["orders"]) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             filling = asyncio.create_task(supply.fill())
             await elapse(0.1)
-            waiting = [asyncio.create_task(supply.one()) for _ in range(50)]
+            waiting = [asyncio.create_task(supply.next_id()) for _ in range(50)]
             await filling
             assert sorted(await asyncio.gather(*waiting)) == [*range(50)]
 
@@ -362,7 +362,7 @@ def test_who_came_while_the_first_ids_were_fetched_is_not_forgotten() -> None:
             supply = await _loaded(service, faults)
             filling = asyncio.create_task(supply.fill())
             await elapse(0.1)
-            waiter = asyncio.create_task(supply.one())
+            waiter = asyncio.create_task(supply.next_id())
             with pytest.raises(errors.NotApplied):
                 await filling
             faults.throttled = 0.0
@@ -370,7 +370,7 @@ def test_who_came_while_the_first_ids_were_fetched_is_not_forgotten() -> None:
 
     async def _loaded(service: Service, faults: Faults) -> LocalCounter:
         faults.throttled, before = 0.0, faults.throttled
-        supply = await service.supply("orders")
+        supply = await service.local_counter("orders")
         faults.throttled = before
         return supply
 
@@ -393,7 +393,7 @@ def test_a_request_that_the_store_refused_in_its_own_words_costs_no_ids() -> Non
         faults = Faults(throttled=0.5)
         data = table()
         async with serving(data) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             store_of(service).faults = faults
             for _ in range(60):
                 await outcome(supply, 500)
@@ -419,8 +419,8 @@ def test_an_answer_that_does_not_fit_the_request_is_burnt_and_asked_for_again() 
 
     async def main() -> None:
         async with serving(table(), store=Wrong) as service:
-            supply = await service.supply("orders")
-            first = await supply.one()
+            supply = await service.local_counter("orders")
+            first = await supply.next_id()
             assert first == store_of(service).data.ledger[1].ids[0]
             assert supply.reading().gaps == {"unknown": store_of(service).sent[0].count}
 
@@ -445,14 +445,14 @@ def test_a_fault_of_the_store_that_nobody_foresaw_ends_one_try_and_not_the_servi
     async def main() -> None:
         data = table("orders", "others")
         async with serving(data, store=Broken) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             store_of(service).broken = 2  # type: ignore[attr-defined]
-            assert await supply.one() == 0
+            assert await supply.next_id() == 0
             assert supply.reading().gaps["unknown"] > 0
-            await supply.many(5)
+            await supply.next_batch(5)
             data.set_by_hand("orders", next=0)
             assert isinstance(await outcome(supply, 1000), errors.CounterSuspect)
-            assert await (await service.supply("others")).one() == 0
+            assert await (await service.local_counter("others")).next_id() == 0
 
     run(main())
 
@@ -463,9 +463,9 @@ def test_a_fault_of_the_store_that_nobody_foresaw_ends_one_try_and_not_the_servi
 def test_a_batch_larger_than_memory_is_served_whole_and_in_one_block() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(0.1)) as service:
-            supply = await service.supply("orders")
-            await supply.one()
-            assert await supply.many(5000) == [range(1, 5001)]
+            supply = await service.local_counter("orders")
+            await supply.next_id()
+            assert await supply.next_batch(5000) == [range(1, 5001)]
 
     run(main())
 
@@ -473,16 +473,16 @@ def test_a_batch_larger_than_memory_is_served_whole_and_in_one_block() -> None:
 def test_the_last_ids_are_handed_out_and_then_it_is_exhausted() -> None:
     async def main() -> None:
         async with serving(table(start=5, limit=40), answers_after(0.1)) as service:
-            supply = await service.supply("orders")
-            ids = [await supply.one() for _ in range(30)]
+            supply = await service.local_counter("orders")
+            ids = [await supply.next_id() for _ in range(30)]
             refused = await outcome(supply, 7)
             assert isinstance(refused, errors.Exhausted)
             assert (refused.status, refused.retryable) == (410, False)
-            ids += [id for block in await supply.many(4) for id in block]
-            ids += [await supply.one() for _ in range(2)]
+            ids += [id for block in await supply.next_batch(4) for id in block]
+            ids += [await supply.next_id() for _ in range(2)]
             assert ids == [*range(5, 41)]
             with pytest.raises(errors.Exhausted, match="limit 40"):
-                await supply.one()
+                await supply.next_id()
             sent = len(store_of(service).sent)
             for _ in range(100):
                 assert isinstance(await outcome(supply), errors.Exhausted)
@@ -498,7 +498,7 @@ def test_the_last_ids_go_to_whoever_comes_first_and_nobody_waits_in_vain() -> No
             serving(data, answers_after(0.2)) as one,
             serving(data, answers_after(0.2)) as two,
         ):
-            supplies = [await one.supply("orders"), await two.supply("orders")]
+            supplies = [await one.local_counter("orders"), await two.local_counter("orders")]
             began = now()
             answers = await asyncio.gather(
                 *(outcome(supplies[number % 2], 1 + number % 7) for number in range(60))
@@ -522,12 +522,12 @@ def test_room_made_by_somebody_else_is_found_within_a_second() -> None:
     async def main() -> None:
         data = table(limit=9)
         async with serving(data) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             data.set_by_hand("orders", next=10, mark=10)
             assert isinstance(await outcome(supply), errors.Exhausted)
             data.set_by_hand("orders", next=8, mark=8)
             await elapse(1.1)
-            assert await supply.one() == 8
+            assert await supply.next_id() == 8
 
     run(main())
 
@@ -538,10 +538,10 @@ def test_room_made_by_somebody_else_is_found_within_a_second() -> None:
 def test_strict_requests_that_wait_together_share_one_exact_reservation() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(0.2)) as service:
-            supply = await service.supply("orders")
-            first = asyncio.create_task(supply.one())
+            supply = await service.local_counter("orders")
+            first = asyncio.create_task(supply.next_id())
             await elapse(0.05)
-            others = [asyncio.create_task(supply.one()) for _ in range(20)]
+            others = [asyncio.create_task(supply.next_id()) for _ in range(20)]
             assert await first == 0
             assert sorted(await asyncio.gather(*others)) == [*range(1, 21)]
             assert [sent.count for sent in store_of(service).sent] == [1, 20]
@@ -554,14 +554,14 @@ def test_strict_requests_that_wait_together_share_one_exact_reservation() -> Non
 def test_a_strict_batch_is_not_given_to_who_came_after_it_was_sent() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(0.2)) as service:
-            supply = await service.supply("orders")
-            first = asyncio.create_task(supply.one())
+            supply = await service.local_counter("orders")
+            first = asyncio.create_task(supply.next_id())
             await elapse(0.05)
-            early = [asyncio.create_task(supply.one()) for _ in range(3)]
+            early = [asyncio.create_task(supply.next_id()) for _ in range(3)]
             assert await first == 0
             await elapse(0.05)  # the batch of three is under way
             early[1].cancel()
-            later = asyncio.create_task(supply.one())
+            later = asyncio.create_task(supply.next_id())
             assert await later == 4
             assert supply.reading().gaps == {"abandoned": 1}
 
@@ -574,12 +574,12 @@ def test_strict_clients_that_ask_again_at_once_are_all_in_every_batch(
 ) -> None:
     async def client(supply: LocalCounter, random: Random, ids: list[int]) -> None:
         for _ in range(10):
-            ids.append(await supply.one())
+            ids.append(await supply.next_id())
             await elapse(random.uniform(0.0, back_after_s))
 
     async def main() -> None:
         async with serving(table(strict=True), answers_after(store_s)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             ids: list[int] = []
             random = Random(3)
             await asyncio.gather(*(client(supply, random, ids) for _ in range(64)))
@@ -598,11 +598,11 @@ def test_strict_clients_that_ask_again_at_once_are_all_in_every_batch(
 def test_a_strict_request_that_expects_no_other_is_sent_at_once() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(0.2)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             await registered(supply)
             for _ in range(3):
                 began = now()
-                await supply.one()
+                await supply.next_id()
                 assert now() - began == pytest.approx(0.2)
 
     run(main())
@@ -614,11 +614,11 @@ def test_a_strict_batch_is_held_for_who_does_not_come_back_no_longer_than_a_writ
 ) -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(store_s)) as service:
-            supply = await service.supply("orders")
-            await asyncio.gather(*(supply.one() for _ in range(5)))
+            supply = await service.local_counter("orders")
+            await asyncio.gather(*(supply.next_id() for _ in range(5)))
             for expected_s in (held_s + store_s, store_s):  # held once, and not again
                 began = now()
-                await supply.one()
+                await supply.next_id()
                 assert now() - began == pytest.approx(expected_s)
 
     run(main())
@@ -627,13 +627,13 @@ def test_a_strict_batch_is_held_for_who_does_not_come_back_no_longer_than_a_writ
 def test_who_joins_a_strict_batch_while_it_is_held_is_in_it_and_who_comes_later_is_not() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(0.2)) as service:
-            supply = await service.supply("orders")
-            await asyncio.gather(*(supply.one() for _ in range(5)))
-            first = asyncio.create_task(supply.one())
+            supply = await service.local_counter("orders")
+            await asyncio.gather(*(supply.next_id() for _ in range(5)))
+            first = asyncio.create_task(supply.next_id())
             await elapse(WINDOW_MAX_S / 2)
-            joined = asyncio.create_task(supply.one())
+            joined = asyncio.create_task(supply.next_id())
             await elapse(WINDOW_MAX_S)
-            late = asyncio.create_task(supply.one())
+            late = asyncio.create_task(supply.next_id())
             assert [await first, await joined, await late] == [5, 6, 7]
             assert [sent.count for sent in store_of(service).sent][-2:] == [2, 1]
 
@@ -643,8 +643,8 @@ def test_who_joins_a_strict_batch_while_it_is_held_is_in_it_and_who_comes_later_
 def test_a_strict_batch_that_is_held_ends_with_the_service() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(0.2)) as service:
-            supply = await service.supply("orders")
-            await asyncio.gather(*(supply.one() for _ in range(5)))
+            supply = await service.local_counter("orders")
+            await asyncio.gather(*(supply.next_id() for _ in range(5)))
             sent = len(store_of(service).sent)
             held = asyncio.create_task(outcome(supply))
             await elapse(WINDOW_MAX_S / 2)
@@ -664,11 +664,13 @@ def test_a_position_moved_back_is_refused_by_warm_fresh_and_other_instances() ->
     async def main() -> None:
         data = table()
         async with serving(data) as warm, serving(data, seed=2) as other:
-            ids = [await (await service.supply("orders")).one() for service in (warm, other)]
+            ids = [
+                await (await service.local_counter("orders")).next_id() for service in (warm, other)
+            ]
             data.set_by_hand("orders", next=3)
             async with serving(data, seed=3) as fresh:
                 for service in (fresh, warm, other):
-                    supply = await service.supply("orders")
+                    supply = await service.local_counter("orders")
                     answer = await outcome(supply, 1000)
                     assert isinstance(answer, errors.CounterSuspect), service
                     assert (answer.status, answer.retryable) == (503, False)
@@ -683,8 +685,8 @@ def test_a_suspect_counter_is_looked_at_again_and_resumes_when_it_was_repaired()
     async def main() -> None:
         data = table()
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            await supply.one()
+            supply = await service.local_counter("orders")
+            await supply.next_id()
             data.set_by_hand("orders", next=3)
             assert isinstance(await outcome(supply, 1000), errors.CounterSuspect)
             sent = len(store_of(service).sent)
@@ -696,7 +698,7 @@ def test_a_suspect_counter_is_looked_at_again_and_resumes_when_it_was_repaired()
             highest = max(grant.ids.stop for grant in data.ledger)
             data.repair("orders", "b")
             await elapse(SUSPECT_RECHECK_S)
-            assert await supply.one() == highest
+            assert await supply.next_id() == highest
             assert supply.counter.ordinal == 2
             reading = supply.reading()
             gaps = sum(reading.gaps.values())
@@ -709,8 +711,8 @@ def test_who_was_stopped_while_in_doubt_hands_out_nothing_of_a_newer_epoch() -> 
     async def main() -> None:
         data = table()
         async with serving(data, answers_after(1.0)) as service:
-            supply = await service.supply("orders")
-            await supply.one()
+            supply = await service.local_counter("orders")
+            await supply.next_id()
             data.repair("orders", "b")
             asking = asyncio.create_task(outcome(supply, 1000))
             await elapse(1.5)  # refused by now, and the entry is being read
@@ -736,8 +738,8 @@ def test_a_second_look_remembers_where_the_own_last_reservation_ended() -> None:
     async def main() -> None:
         data = table()
         async with serving(data, store=CannotClose) as service:
-            supply = await service.supply("orders")
-            await supply.one()
+            supply = await service.local_counter("orders")
+            await supply.next_id()
             data.set_by_hand("orders", next=0, mark=0)
             for _ in range(4):
                 assert isinstance(await outcome(supply, 1000), errors.CounterSuspect)
@@ -751,7 +753,7 @@ def test_a_missing_position_is_an_error_and_never_a_start_from_zero() -> None:
     async def main() -> None:
         data = table()
         async with serving(data) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             del data.positions["orders", 0]
             answer = await outcome(supply)
             assert isinstance(answer, errors.CounterSuspect)
@@ -765,13 +767,13 @@ def test_a_grant_ends_the_doubt_about_a_position_that_is_back() -> None:
     async def main() -> None:
         data = table()
         async with serving(data) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             kept = data.positions.pop(("orders", 0))
             assert isinstance(await outcome(supply), errors.CounterSuspect)
             data.positions["orders", 0] = kept
             await elapse(SUSPECT_RECHECK_S)
-            assert await supply.one() == 0
-            assert supply.trouble is None
+            assert await supply.next_id() == 0
+            assert supply.unavailable_reason is None
             assert supply.counter.ordinal == 1
 
     run(main())
@@ -789,7 +791,7 @@ def test_a_position_that_became_ill_formed_is_suspect_and_what_the_write_took_is
 
     async def main() -> None:
         async with serving(table(), store=IllFormed) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             assert isinstance(await outcome(supply), errors.CounterSuspect)
             assert supply.reading().gaps == {"unknown": store_of(service).sent[0].count}
 
@@ -802,7 +804,7 @@ def test_refusing_for_hours_costs_no_memory() -> None:
     async def main() -> None:
         data = table()
         async with serving(data) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             del data.positions["orders", 0]
             for _ in range(30):
                 await outcome(supply)
@@ -823,8 +825,8 @@ def frames(trace: TracebackType | None) -> int:
 def test_a_forked_child_hands_out_nothing(held: bool) -> None:
     async def main() -> None:
         async with serving(table(), limits=Limits(runway=2.0)) as service:
-            supply = await service.supply("orders")
-            before = await supply.one()
+            supply = await service.local_counter("orders")
+            before = await supply.next_id()
             while not held and supply.allocator.held:
                 supply.take_many(1)
             mine, childs = os.pipe()
@@ -837,7 +839,7 @@ def test_a_forked_child_hands_out_nothing(held: bool) -> None:
             with os.fdopen(mine, "rb") as pipe:
                 assert pipe.read() == b"None None Stopped Stopped 0"
             os.waitpid(child, 0)
-            after = await supply.one()
+            after = await supply.next_id()
             assert after > before
 
     run(main())
@@ -885,7 +887,7 @@ def test_what_is_counted_adds_up_over_a_life() -> None:
     async def _supply(service: Service) -> LocalCounter:
         while True:
             try:
-                return await service.supply("orders")
+                return await service.local_counter("orders")
             except errors.StoreError:
                 await elapse(0.1)
 
@@ -899,13 +901,13 @@ def test_a_counter_near_its_limit_does_not_keep_a_service_from_starting(left: in
         data.set_by_hand("orders", next=14 - left, mark=14 - left)
         async with serving(data, declared=["orders"]) as service:
             await service.warm()
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             assert supply.allocator.held == left
             assert bool(await service.not_ready()) == (left == 0)
             for expected in range(14 - left, 14):
-                assert await supply.one() == expected
+                assert await supply.next_id() == expected
             with pytest.raises(errors.Exhausted):
-                await supply.one()
+                await supply.next_id()
             await elapse(5.0)
             assert await service.not_ready() != "", "it is used up, whoever asks and when"
 
@@ -915,14 +917,14 @@ def test_a_counter_near_its_limit_does_not_keep_a_service_from_starting(left: in
 def test_a_stop_is_for_good_whatever_is_answered_afterwards() -> None:
     async def main() -> None:
         async with serving(table()) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             supply.stop(
                 errors.StoreReplaced(store="sim:", why="restored"), cause=GapCause.WENT_BACK
             )
             supply._distrust(errors.PositionIllFormed(store="sim:", name="orders", why="4.5"))
             await elapse(2 * SUSPECT_RECHECK_S)
             with pytest.raises(errors.StoreReplaced):
-                await supply.one()
+                await supply.next_id()
 
     run(main())
 
@@ -930,8 +932,8 @@ def test_a_stop_is_for_good_whatever_is_answered_afterwards() -> None:
 def test_a_strict_request_told_of_the_stop_says_what_may_have_become_of_its_batch() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(1.0)) as service:
-            supply = await service.supply("orders")
-            client = asyncio.create_task(supply.one())
+            supply = await service.local_counter("orders")
+            client = asyncio.create_task(supply.next_id())
             await elapse(0.5)
             supply.stop(errors.Stopped(), cause=GapCause.STOP)
             with pytest.raises(errors.Stopped) as caught:

@@ -24,8 +24,8 @@ LATER = Limits(runway=30.0, wait=2.0)
 
 async def stocked(service: Service) -> LocalCounter:
     """A counter of which ids are in memory: 0 and 1 are handed out."""
-    supply = await service.supply("orders")
-    assert [await supply.one(), await supply.one()] == [0, 1]
+    supply = await service.local_counter("orders")
+    assert [await supply.next_id(), await supply.next_id()] == [0, 1]
     assert supply.allocator.held
     return supply
 
@@ -45,7 +45,7 @@ def test_ids_of_an_epoch_that_is_merely_over_are_used_up_first() -> None:
             await elsewhere(data, Wish("set", next=5000))
             await elapse(POLL_S + 0.1)
             assert supply.counter.ordinal == 2
-            got = [await supply.one() for _ in range(held + 5)]
+            got = [await supply.next_id() for _ in range(held + 5)]
             assert got[:held] == list(range(2, held + 2))
             assert got[held:] == list(range(5000, 5005))
             assert not supply.reading().gaps
@@ -71,7 +71,7 @@ def test_ids_of_a_revoked_epoch_are_dropped_within_three_seconds_and_counted(wis
             if wish is SUSPEND:
                 await elsewhere(data, RESUME)
                 await elapse(3.0)
-            assert await supply.one() >= held + 2
+            assert await supply.next_id() >= held + 2
             assert balanced(supply)
 
     run(main())
@@ -87,7 +87,7 @@ def test_a_fence_that_was_followed_by_another_change_still_revokes() -> None:
             await elsewhere(data, Wish("set", next=900))
             await elapse(3.0)
             assert supply.reading().gaps == {"revoked": held}
-            assert await supply.one() == 900
+            assert await supply.next_id() == 900
 
     run(main())
 
@@ -101,12 +101,12 @@ def test_older_news_changes_nothing() -> None:
             data.on_entry = entries.append
             for wish in (SUSPEND, RESUME, Wish("set", next=700), SUSPEND):
                 await elsewhere(data, wish)
-            supply.see(entries[-1])
+            supply.apply_entry(entries[-1])
             closed = supply.closed
             assert isinstance(closed, errors.Suspended)
             for entry in reversed(entries):
-                supply.see(entry)
-                supply.see(replace(entry, rev=99, epoch="1.restored"))
+                supply.apply_entry(entry)
+                supply.apply_entry(replace(entry, rev=99, epoch="1.restored"))
                 assert supply.counter is entries[-1]
                 assert supply.closed is closed
 
@@ -123,12 +123,12 @@ def test_a_suspended_counter_refuses_at_once_and_asks_the_store_nothing() -> Non
             sent = len(service.store.sent)  # type: ignore[attr-defined]
             for _ in range(20):
                 with pytest.raises(errors.Suspended):
-                    await supply.one()
+                    await supply.next_id()
                 with pytest.raises(errors.Suspended):
-                    await supply.many(50)
+                    await supply.next_batch(50)
             await elapse(30.0)
             assert len(service.store.sent) == sent  # type: ignore[attr-defined]
-            assert "suspended" in str(supply.trouble)
+            assert "suspended" in str(supply.unavailable_reason)
 
     run(main())
 
@@ -139,12 +139,12 @@ def test_a_counter_that_is_suspended_when_its_use_begins_is_refused_and_comes_al
         await elsewhere(data, SUSPEND)
         async with serving(data, declared=["orders"]) as service:
             await service.warm()
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             with pytest.raises(errors.Suspended):
-                await supply.one()
+                await supply.next_id()
             await elsewhere(data, RESUME)
             await elapse(3.0)
-            assert await supply.one() == 0
+            assert await supply.next_id() == 0
 
     run(main())
 
@@ -157,12 +157,12 @@ def test_a_deleted_counter_is_unknown_to_who_uses_it_and_to_who_comes_new() -> N
             await elsewhere(data, Wish("delete", state="deleted"))
             await elapse(3.0)
             with pytest.raises(errors.UnknownCounter):
-                await supply.one()
+                await supply.next_id()
             with pytest.raises(errors.UnknownCounter):
-                await fresh.supply("orders")
+                await fresh.local_counter("orders")
             await catalogue.create(new_counter("orders", Random(9)))
             await elapse(3.0)
-            both = [await supply.one(), await (await fresh.supply("orders")).one()]
+            both = [await supply.next_id(), await (await fresh.local_counter("orders")).next_id()]
             assert min(both) >= 10
             assert len(set(both)) == 2
 
@@ -173,14 +173,14 @@ def test_who_waits_while_a_counter_is_changed_is_served_by_the_new_epoch() -> No
     async def main() -> None:
         data = table()
         async with serving(data, answers_after(0.2), limits=LATER) as service:
-            supply = await service.supply("orders")
-            await supply.one()
+            supply = await service.local_counter("orders")
+            await supply.next_id()
             entry = data.entries["orders"]
             found = [data.stand(entry, 0)]
             begun = rules.begun(entry, Wish("fence", past=99), found, Random(1))
             data.rewrite(entry, begun)
             data.seal(entry, 0, found[0], "sealed:" + begun.intent.epoch)  # type: ignore[union-attr]
-            waiting = asyncio.create_task(supply.many(50))
+            waiting = asyncio.create_task(supply.next_batch(50))
             await elapse(0.5)
             await elsewhere(data, Wish("fence", past=99))
             blocks = await waiting
@@ -194,11 +194,11 @@ def test_a_grant_that_comes_when_its_epoch_is_over_is_burnt() -> None:
     async def main() -> None:
         data = table()
         async with serving(data, answers_after(0.5), limits=LATER) as service:
-            supply = await service.supply("orders")
-            waiting = asyncio.create_task(supply.one())
+            supply = await service.local_counter("orders")
+            waiting = asyncio.create_task(supply.next_id())
             await elapse(0.3)  # granted by now, and on its way back
             assert data.ledger
-            supply.see(await elsewhere(data, Wish("fence", ahead=0)))
+            supply.apply_entry(await elsewhere(data, Wish("fence", ahead=0)))
             granted = data.ledger[0].ids
             assert await waiting >= granted.stop
             assert supply.reading().gaps["late"] == len(granted)
@@ -216,11 +216,11 @@ def test_a_request_that_was_made_but_not_sent_when_its_epoch_was_over_is_never_s
             sent = len(data.ledger)
             while supply.allocator.waits_for_store is False:
                 supply.take()
-            supply.see(entry)  # in the same turn of the loop, before anything is sent
+            supply.apply_entry(entry)  # in the same turn of the loop, before anything is sent
             await elapse(1.0)
             assert supply.suspect is None, "the next epoch begins below where this one ended"
             assert data.positions["orders", 0].epoch == entry.epoch
-            assert await supply.one() >= 100
+            assert await supply.next_id() >= 100
             assert [grant.epoch for grant in data.ledger[sent:]] == [entry.epoch]
             assert supply.tally.reservations == {"granted": 2}, "it was sent"
             assert "late" not in supply.reading().gaps
@@ -234,20 +234,20 @@ def test_ids_that_end_a_doubt_are_not_of_an_epoch_that_was_revoked_meanwhile() -
     async def main() -> None:
         data, faults = table(), Faults(latency_s=(0.0, 0.0))
         async with serving(data, faults) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             kept = data.positions.pop(("orders", 0))
             with pytest.raises(errors.CounterSuspect):
-                await supply.one()
+                await supply.next_id()
             data.positions["orders", 0] = kept
             await elapse(SUSPECT_RECHECK_S)
             faults.latency_s = (1.0, 1.0)
-            waiting = asyncio.create_task(supply.one())
+            waiting = asyncio.create_task(supply.next_id())
             await elapse(0.7)  # granted by now, and not heard of yet
             assert len(data.ledger) == 1
             entry = data.entries["orders"]
             wish = Wish("set", next=0, lower=True)
             data.rewrite(entry, rules.begun(entry, wish, [data.stand(entry, 0)], Random(1)))
-            supply.see(data.entries["orders"])
+            supply.apply_entry(data.entries["orders"])
             with pytest.raises(errors.WaitedTooLong):
                 await waiting
             assert supply.take() is None
@@ -280,9 +280,9 @@ def test_without_the_catalogue_nothing_is_handed_out_after_a_minute_and_again_wi
     async def main() -> None:
         data, faults = table(), Faults()
         async with serving(data, faults, limits=LATER) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             for _ in range(200):
-                await supply.one()
+                await supply.next_id()
                 await elapse(0.2)
             began = asyncio.get_running_loop().time()
             faults.outages = [(began, float("inf"))]
@@ -293,12 +293,12 @@ def test_without_the_catalogue_nothing_is_handed_out_after_a_minute_and_again_wi
                 await elapse(2.5)
             assert began + 30.0 < last <= began + 60.0, last - began
             with pytest.raises(errors.CatalogueStale):
-                await supply.one()
+                await supply.next_id()
             told = [r for r in caplog.records if getattr(r, "action", "") == "catalogue_stale"]
             assert len(told) == 1
             faults.outages = []
             await elapse(10.0)
-            assert await supply.one() >= 0
+            assert await supply.next_id() >= 0
             assert supply.reading().gaps["stale"] > 0
             assert balanced(supply)
 
@@ -312,8 +312,8 @@ def test_the_longest_runway_decides_how_long_it_goes_on_without_the_catalogue(
     async def main() -> None:
         data, faults = table(runway=runway), Faults()
         async with serving(data, faults, limits=Limits(runway=1.0)) as service:
-            supply = await service.supply("orders")
-            await supply.one()
+            supply = await service.local_counter("orders")
+            await supply.next_id()
             await elapse(10.0)
             faults.outages = [(0.0, float("inf"))]
             await elapse(least - POLL_S - 0.5)

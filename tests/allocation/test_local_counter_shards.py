@@ -55,9 +55,9 @@ def test_an_instance_stays_with_one_shard_and_instances_begin_on_different_ones(
         begun = set()
         for seed in range(12):
             async with serving(data, seed=seed) as service:
-                supply = await service.supply("orders")
-                first = await supply.one()
-                ids = [await supply.one() for _ in range(200)]
+                supply = await service.local_counter("orders")
+                first = await supply.next_id()
+                ids = [await supply.next_id() for _ in range(200)]
                 assert {id % 8 for id in ids} == {first % 8}
                 assert [first, *ids] == sorted({first, *ids})
                 assert supply.tally.moves == {}
@@ -71,11 +71,11 @@ def test_an_instance_that_is_throttled_goes_on_elsewhere_and_that_is_counted() -
     async def main() -> None:
         data = table(shards=4)
         async with serving(data, store=Hot) as service:
-            supply = await service.supply("orders")
-            await supply.one()
+            supply = await service.local_counter("orders")
+            await supply.next_id()
             home = at(supply)
             service.store.shards = {home}  # type: ignore[attr-defined]
-            ids = [await supply.one() for _ in range(500)]
+            ids = [await supply.next_id() for _ in range(500)]
             assert at(supply) != home
             assert supply.tally.moves == {"throttled": 1}
             assert supply.tally.reservations["throttled"] == 1
@@ -96,15 +96,15 @@ def test_instances_that_are_turned_away_from_one_shard_spread_over_the_others() 
         first, second = set(), set()
         for seed in range(60):
             async with serving(data, seed=seed, store=Hot) as service:
-                supply = await service.supply("orders")
+                supply = await service.local_counter("orders")
                 if at(supply) != 0:
                     continue
                 service.store.shards = {0}  # type: ignore[attr-defined]
-                await supply.one()
+                await supply.next_id()
                 first.add(at(supply))
                 service.store.shards = {0, at(supply)}  # type: ignore[attr-defined]
                 for _ in range(50):
-                    await supply.one()
+                    await supply.next_id()
                 second.add(at(supply))
         assert len(first) >= 3
         assert len(second) >= 3
@@ -117,14 +117,14 @@ def test_a_counter_that_is_throttled_everywhere_is_tried_with_pauses_and_served_
         data = table(shards=3)
         async with serving(data, store=Hot) as service:
             service.store.shards = {0, 1, 2}  # type: ignore[attr-defined]
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             with pytest.raises(errors.WaitedTooLong):
-                await supply.one()
+                await supply.next_id()
             tries = supply.tally.reservations["throttled"]
             assert 4 <= tries <= 9
             assert supply.tally.moves == {"throttled": tries}
             service.store.shards = set()  # type: ignore[attr-defined]
-            assert await supply.one() in range(3)
+            assert await supply.next_id() in range(3)
 
     run(main())
 
@@ -139,18 +139,18 @@ def test_exhausted_is_said_once_every_shard_is_and_every_id_was_handed_out(secon
     async def main() -> None:
         data = table(shards=8, start=5, limit=104)
         async with serving(data, answers_after(seconds)) as service:
-            supply = await service.supply("orders")
-            ids = [await supply.one() for _ in range(100)]
+            supply = await service.local_counter("orders")
+            ids = [await supply.next_id() for _ in range(100)]
             assert sorted(ids) == list(range(5, 105))
             loop = asyncio.get_running_loop()
             began = loop.time()
             with pytest.raises(errors.Exhausted):
-                await supply.one()
+                await supply.next_id()
             assert loop.time() - began < 0.001, "its own reservations have told it"
             assert supply.tally.moves == {"exhausted": 7}
             assert service.health.up
-            assert "410" not in str(supply.trouble)
-            assert supply.trouble
+            assert "410" not in str(supply.unavailable_reason)
+            assert supply.unavailable_reason
 
     run(main())
 
@@ -159,15 +159,15 @@ def test_a_new_instance_looks_at_every_shard_before_it_says_exhausted() -> None:
     async def main() -> None:
         data = table(shards=8, limit=99)
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            assert sum(map(len, await supply.many(100))) == 100
+            supply = await service.local_counter("orders")
+            assert sum(map(len, await supply.next_batch(100))) == 100
         async with serving(data, answers_after(0.15)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             with pytest.raises(errors.Exhausted):
-                await supply.one()
+                await supply.next_id()
             assert supply.tally.reservations == {"no_room": 8}
             with pytest.raises(errors.Exhausted):
-                await supply.one()
+                await supply.next_id()
             assert supply.tally.reservations == {"no_room": 8}, "it was told a moment ago"
         assert all(grant.ids[-1] <= 99 for grant in data.ledger)
 
@@ -178,15 +178,15 @@ def test_a_batch_larger_than_any_shard_has_left_is_put_together_or_refused_whole
     async def main() -> None:
         data = table(shards=4, limit=39)
         async with serving(data) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             with pytest.raises(errors.Exhausted):
-                await supply.many(41)
+                await supply.next_batch(41)
             assert data.ledger == []
-            blocks = await supply.many(40)
+            blocks = await supply.next_batch(40)
             assert sorted(id for block in blocks for id in block) == list(range(40))
             assert [block.step for block in blocks] == [4] * 4
             with pytest.raises(errors.Exhausted):
-                await supply.many(1)
+                await supply.next_batch(1)
 
     run(main())
 
@@ -198,7 +198,7 @@ def test_a_start_with_all_but_the_last_shard_used_up_is_a_start_with_ids() -> No
         for shard in range(5):
             async with serving(data, declared=("orders",)) as service:
                 await service.warm()
-                assert service.supplies["orders"].allocator.held
+                assert service.local_counters["orders"].allocator.held
                 assert await service.not_ready() == ""
             end = counter.layout(shard).end
             data.positions["orders", shard] = data.positions["orders", shard].__class__(
@@ -218,17 +218,17 @@ def test_a_reshard_drops_nothing_and_the_next_ids_are_above() -> None:
     async def main() -> None:
         data = table()
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            assert [await supply.one(), await supply.one()] == [0, 1]
+            supply = await service.local_counter("orders")
+            assert [await supply.next_id(), await supply.next_id()] == [0, 1]
             held = supply.allocator.held
             for shards in (8, 2, 1):
                 after = await reshard(data, shards)
                 await elapse(POLL_S + 0.1)
                 assert supply.counter == after
                 held = supply.allocator.held
-                below = [await supply.one() for _ in range(held)]
+                below = [await supply.next_id() for _ in range(held)]
                 assert all(id < after.base for id in below)
-                above = [await supply.one() for _ in range(20)]
+                above = [await supply.next_id() for _ in range(20)]
                 assert all(id >= after.base for id in above)
                 assert above == sorted(above)
                 assert {b - a for a, b in pairwise(above)} == {shards}
@@ -241,14 +241,14 @@ def test_nobody_waits_for_a_reshard_as_long_as_ids_last() -> None:
     async def main() -> None:
         data = table()
         async with serving(data, answers_after(0.05), limits=Limits(runway=5.0)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             loop = asyncio.get_running_loop()
             got: list[int] = []
 
             async def ask(seconds: float) -> None:
                 until = loop.time() + seconds
                 while loop.time() < until:
-                    got.append(await supply.one())
+                    got.append(await supply.next_id())
                     await elapse(0.01)
 
             await ask(20.0)
@@ -273,12 +273,12 @@ def test_a_clean_stop_gives_back_to_every_shard_it_holds_ids_of() -> None:
     async def main() -> None:
         data = table(shards=3)
         async with serving(data, store=Hot) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             for _ in range(5):  # reservations, of which the next shard will have fewer
-                await supply.many(supply.allocator.held + 30)
+                await supply.next_batch(supply.allocator.held + 30)
             service.store.shards = {at(supply)}  # type: ignore[attr-defined]
             while len({ids.start % 3 for ids in supply.allocator.buffer.blocks}) < 2:
-                await supply.one()
+                await supply.next_id()
                 await elapse(0.01)
             reading = supply.reading()
         after = supply.reading()
@@ -294,10 +294,13 @@ def test_what_was_given_back_to_a_shard_is_claimed_by_who_comes_to_it_first() ->
     async def main() -> None:
         data = table(shards=2)
         async with serving(data) as service, serving(data, seed=3) as between:
-            supply, second = await service.supply("orders"), await between.supply("orders")
+            supply, second = (
+                await service.local_counter("orders"),
+                await between.local_counter("orders"),
+            )
             second.allocator.shards._at = supply.allocator.shards._at
             second.allocator.shards._row = supply.allocator.shards._row
-            await supply.many(20)
+            await supply.next_batch(20)
             home = at(supply)
             data.move(supply.counter, home, used(data)[home], used(data)[home] + 5)  # somebody else
             held = supply.allocator.held
@@ -305,12 +308,12 @@ def test_what_was_given_back_to_a_shard_is_claimed_by_who_comes_to_it_first() ->
         assert waiting == held > 0
         for seed in range(20):
             async with serving(data, seed=seed) as service:
-                supply = await service.supply("orders")
+                supply = await service.local_counter("orders")
                 if at(supply) != home:
-                    await supply.one()
+                    await supply.next_id()
                     assert supply.tally.claimed == 0
                     continue
-                ids = [await supply.one() for _ in range(held)]
+                ids = [await supply.next_id() for _ in range(held)]
                 assert supply.tally.claimed == held
                 assert ids == sorted(ids)
                 assert ids[-1] < ids[0] + 2 * held
@@ -327,18 +330,18 @@ def test_a_shard_that_went_back_closes_the_counter_for_everybody() -> None:
     async def main() -> None:
         data = table(shards=3)
         async with serving(data) as service:
-            supply = await service.supply("orders")
-            await supply.many(50)
+            supply = await service.local_counter("orders")
+            await supply.next_batch(50)
             home = at(supply)
             found = data.positions["orders", home]
             data.positions["orders", home] = found.__class__(3, found.mark, found.rev, found.epoch)
             with pytest.raises(errors.CounterSuspect):
                 for _ in range(1000):
-                    await supply.one()
+                    await supply.next_id()
         assert {position.epoch for position in data.positions.values()} == {"gone-back:1"}
         for seed in range(6):
             async with serving(data, seed=seed) as fresh:
                 with pytest.raises(errors.CounterSuspect):
-                    await (await fresh.supply("orders")).one()
+                    await (await fresh.local_counter("orders")).next_id()
 
     run(main())

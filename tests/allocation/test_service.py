@@ -49,12 +49,12 @@ def test_a_counter_that_is_not_there_is_never_created_by_asking_for_it() -> None
         async with serving(data) as service:
             for _ in range(3):
                 with pytest.raises(errors.UnknownCounter, match="idservice create tickets"):
-                    await service.supply("tickets")
+                    await service.local_counter("tickets")
             assert set(data.entries) == {"orders"}
             assert set(data.positions) == {("orders", 0)}
-            assert set(service.supplies) == set()
+            assert set(service.local_counters) == set()
             data.create(new_counter("tickets", Random(1), start=7))
-            assert await (await service.supply("tickets")).one() == 7
+            assert await (await service.local_counter("tickets")).next_id() == 7
 
     run(main())
 
@@ -64,7 +64,7 @@ def test_what_is_no_name_is_refused_without_asking_the_store(name: str) -> None:
     async def main() -> None:
         async with serving(table()) as service:
             with pytest.raises(errors.BadName):
-                await service.supply(name)
+                await service.local_counter(name)
             assert store_of(service).calls == 0
 
     run(main())
@@ -73,7 +73,7 @@ def test_what_is_no_name_is_refused_without_asking_the_store(name: str) -> None:
 def test_requests_for_a_new_counter_share_one_read_and_none_may_cancel_it() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(0.5)) as service:
-            tasks = [asyncio.create_task(service.supply("orders")) for _ in range(20)]
+            tasks = [asyncio.create_task(service.local_counter("orders")) for _ in range(20)]
             await elapse(0.1)
             tasks[0].cancel()
             tasks[7].cancel()
@@ -93,11 +93,11 @@ def test_a_counter_first_used_in_an_outage_is_refused_in_time_and_served_after_i
             while now() < 30.0:
                 began = now()
                 with pytest.raises(errors.NotApplied) as caught:
-                    await service.supply("orders")
+                    await service.local_counter("orders")
                 assert now() - began <= 2.0 + 1e-6
                 assert caught.value.retryable
                 await elapse(1.0)
-            assert await (await service.supply("orders")).one() == 0
+            assert await (await service.local_counter("orders")).next_id() == 0
 
     run(main())
 
@@ -106,7 +106,7 @@ def test_only_so_many_counters_are_read_at_once() -> None:
     async def main() -> None:
         names = [f"n{number}" for number in range(LOADING_MAX + 1)]
         async with serving(table(*names), answers_after(0.5)) as service:
-            tasks = [asyncio.create_task(service.supply(name)) for name in names]
+            tasks = [asyncio.create_task(service.local_counter(name)) for name in names]
             done = await asyncio.gather(*tasks, return_exceptions=True)
             assert sum(isinstance(one, errors.TooManyWaiting) for one in done) == 1
 
@@ -127,11 +127,11 @@ def test_ten_thousand_idle_counters_cost_memory_only(
             await elapse(0.1)  # its own tasks have begun
             tasks, timers = len(asyncio.all_tasks()), scheduled()
             for name in names[:-1000]:
-                await (await service.supply(name)).one()
+                await (await service.local_counter(name)).next_id()
             gc.collect()
             tracemalloc.start()  # slow, and a thousand of them are enough to weigh
             for name in names[-1000:]:
-                await (await service.supply(name)).one()
+                await (await service.local_counter(name)).next_id()
             del store_of(service).sent[-1000:], data.ledger[-1000:]
             await elapse(60.0)
             gc.collect()
@@ -167,21 +167,21 @@ def test_a_store_that_was_replaced_is_refused_by_every_counter_and_for_good() ->
     async def main() -> None:
         data = table("orders", "tickets", "late")
         async with serving(data, store=Careful) as service:
-            used = await service.supply("orders")
-            other = await service.supply("tickets")
-            await used.many(20)
-            await other.one()
+            used = await service.local_counter("orders")
+            other = await service.local_counter("tickets")
+            await used.next_batch(20)
+            await other.next_id()
             data.identity = "another"
             with pytest.raises(errors.StoreReplaced):
-                await used.many(100)
+                await used.next_batch(100)
             await elapse(BACKOFF_MAX_S)
             for _ in range(5):
                 for supply in (used, other):
                     assert supply.take() is None
                     with pytest.raises(errors.StoreReplaced):
-                        await supply.one()
+                        await supply.next_id()
                 with pytest.raises(errors.StoreReplaced):
-                    await service.supply("late")
+                    await service.local_counter("late")
                 assert "not the one that was initialised" in await service.not_ready()
                 await elapse(2 * SUSPECT_RECHECK_S)
             sent = len(store_of(service).sent)
@@ -195,12 +195,12 @@ def test_a_store_that_was_replaced_is_refused_by_every_counter_and_for_good() ->
 def test_a_counter_that_was_being_read_when_the_store_was_found_replaced_is_refused() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(1.0)) as service:
-            reading = asyncio.create_task(service.supply("orders"))
+            reading = asyncio.create_task(service.local_counter("orders"))
             await elapse(0.5)
             service._refuse_all(errors.StoreReplaced(store="sim:", why="a test says so"))
             with pytest.raises(errors.StoreReplaced):
                 await reading
-            assert service.supplies == {}
+            assert service.local_counters == {}
 
     run(main())
 
@@ -209,9 +209,9 @@ def test_a_service_that_stopped_answers_everybody_and_leaves_no_task() -> None:
     async def main() -> None:
         faults = answers_after(1.0)
         async with serving(table("orders", "tickets"), faults) as service:
-            supply = await service.supply("orders")
-            waiting = [asyncio.create_task(supply.one()) for _ in range(5)]
-            loading = asyncio.create_task(service.supply("tickets"))
+            supply = await service.local_counter("orders")
+            waiting = [asyncio.create_task(supply.next_id()) for _ in range(5)]
+            loading = asyncio.create_task(service.local_counter("tickets"))
             await elapse(0.1)
         answers = await asyncio.gather(*waiting, loading, return_exceptions=True)
         assert {type(answer) for answer in answers} == {errors.Stopped}
@@ -219,9 +219,9 @@ def test_a_service_that_stopped_answers_everybody_and_leaves_no_task() -> None:
         for _ in range(3):
             assert supply.take() is None
             with pytest.raises(errors.Stopped):
-                await supply.one()
+                await supply.next_id()
             with pytest.raises(errors.Stopped):
-                await service.supply("never")
+                await service.local_counter("never")
             await elapse(10.0)
         end = supply.reading()
         assert end.reserved == end.returned + end.gaps.get("stop", 0) > 0, "what was under way came"
@@ -241,12 +241,12 @@ def test_a_fault_in_verifying_the_store_that_nobody_foresaw_does_not_end_the_ser
     async def main() -> None:
         faults = Faults()
         async with serving(table(), faults, store=Broken) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             faults.outages = [(0.0, 10.0)]
             with pytest.raises(errors.WaitedTooLong):
-                await supply.one()
+                await supply.next_id()
             await elapse(20.0)
-            assert await supply.one() >= 0
+            assert await supply.next_id() >= 0
 
     with caplog.at_level(logging.ERROR):
         run(main())
@@ -261,8 +261,8 @@ def test_warm_brings_the_first_ids_so_that_the_first_request_does_not_wait() -> 
         async with serving(table(), answers_after(1.0), declared=["orders"]) as service:
             await service.warm()
             began = now()
-            supply = await service.supply("orders")
-            assert await supply.one() == 0
+            supply = await service.local_counter("orders")
+            assert await supply.next_id() == 0
             assert now() == began
             assert await service.not_ready() == ""
 
@@ -275,7 +275,7 @@ def test_a_declared_counter_that_is_missing_is_told_and_others_are_served(
     async def main() -> None:
         async with serving(table(), declared=["missing", "orders"]) as service:
             await service.warm()
-            assert await (await service.supply("orders")).one() == 0
+            assert await (await service.local_counter("orders")).next_id() == 0
             assert "missing" in await service.not_ready()
 
     run(main())
@@ -287,14 +287,14 @@ def test_ready_as_long_as_there_are_ids_and_not_when_they_and_the_store_are_gone
         faults = Faults()
         async with serving(table(), faults, declared=["orders"]) as service:
             await service.warm()
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             faults.outages = [(now(), FOREVER)]
             assert await service.not_ready() == ""
-            await supply.one()
+            await supply.next_id()
             while supply.allocator.held:
-                await supply.many(1)
+                await supply.next_batch(1)
             with pytest.raises(errors.WaitedTooLong):
-                await supply.one()
+                await supply.next_id()
             assert await service.not_ready() != ""
             faults.heal()
             await elapse(15.0)
@@ -311,11 +311,11 @@ def test_a_repaired_counter_becomes_ready_though_a_service_that_is_not_ready_get
     async def main() -> None:
         data = table(strict=strict)
         async with serving(data, declared=["orders"]) as service:
-            supply = await service.supply("orders")
-            first = await supply.one()
+            supply = await service.local_counter("orders")
+            first = await supply.next_id()
             data.set_by_hand("orders", next=0)
             with pytest.raises(errors.CounterSuspect):
-                await supply.many(1000)
+                await supply.next_batch(1000)
             assert "moved back" in await service.not_ready()
             if not strict:
                 for _ in range(10):  # as a load balancer asks
@@ -328,7 +328,7 @@ def test_a_repaired_counter_becomes_ready_though_a_service_that_is_not_ready_get
                 await elapse(0.5)
                 why = await service.not_ready()
             assert why == ""
-            assert await supply.one() > first
+            assert await supply.next_id() > first
 
     run(main())
 
@@ -337,7 +337,7 @@ def test_the_snapshot_counts_every_counter_in_use() -> None:
     async def main() -> None:
         async with serving(table("orders", "tickets")) as service:
             for name, count in (("orders", 3), ("tickets", 4)):
-                await (await service.supply(name)).many(count)
+                await (await service.local_counter(name)).next_batch(count)
             snapshot = await service.snapshot()
             assert {one.counter: one.issued for one in snapshot.readings} == {
                 "orders": 3,

@@ -51,16 +51,16 @@ async def strict(
     """A strict counter that a service has registered on, with ids 0 and on to give."""
     data = data or table(strict=True)
     async with serving(data, limits=limits, seed=seed, store=Scripted) as service:
-        supply, handle = await service.supply("orders"), service.store
+        supply, handle = await service.local_counter("orders"), service.store
         assert isinstance(handle, Scripted)
-        supply.reservations.batches._begin(supply.counter)
-        assert await supply.reservations.batches._register(supply.counter, lambda: True)
+        supply.reserver.batches._begin(supply.counter)
+        assert await supply.reserver.batches._register(supply.counter, lambda: True)
         yield supply, handle, service
 
 
 async def said(supply: LocalCounter, count: int = 1) -> list[int] | str:
     try:
-        return [id for block in await supply.many(count) for id in block]
+        return [id for block in await supply.next_batch(count) for id in block]
     except errors.IdserviceError as error:
         return error.code
 
@@ -194,7 +194,7 @@ def test_a_process_that_was_forked_sends_no_batch_of_its_parent_again() -> None:
             supply.forget_in_child()
             await elapse(5.0)
             assert len(handle.sent) == 1
-            assert not supply.reservations.batches._writer.name
+            assert not supply.reserver.batches._writer.name
             asked.cancel()
 
     run(main())
@@ -212,7 +212,7 @@ def test_a_writer_registers_once_and_under_one_name_whatever_is_lost() -> None:
         ):
             data = table(strict=True)
             async with serving(data, limits=Limits(wait=9.0), store=Scripted) as service:
-                handle, supply = service.store, await service.supply("orders")
+                handle, supply = service.store, await service.local_counter("orders")
                 assert isinstance(handle, Scripted)
                 handle.kind, handle.fates = kind, list(fates)
                 assert await said(supply) == [0]
@@ -228,7 +228,7 @@ def test_a_registration_that_outlasts_its_requests_is_found_by_the_next_ones() -
     async def main() -> None:
         data = table(strict=True)
         async with serving(data, limits=Limits(wait=0.5), store=Scripted) as service:
-            handle, supply = service.store, await service.supply("orders")
+            handle, supply = service.store, await service.local_counter("orders")
             assert isinstance(handle, Scripted)
             handle.kind, handle.fates = "register", ["late_request"] * 50
             assert await said(supply) == "waited_too_long"
@@ -265,7 +265,7 @@ def test_a_writer_that_somebody_prunes_all_the_time_does_not_take_the_store_for_
                 return await super().reserve(counter, **request)
 
         async with serving(data, store=Pruned, limits=Limits(wait=1.0)) as service:
-            supply = await service.supply("orders")
+            supply = await service.local_counter("orders")
             assert await said(supply) == "waited_too_long"
             assert supply.reading().tally.reservations.get("not_applied"), "its turns were up"
             assert service.health.up
@@ -295,7 +295,7 @@ def test_without_a_place_a_counter_is_served_by_ordinary_reservations() -> None:
         data = table(strict=True)
         full(data, WRITERS_MAX)
         async with serving(data, store=Scripted) as service:
-            handle, supply = service.store, await service.supply("orders")
+            handle, supply = service.store, await service.local_counter("orders")
             assert isinstance(handle, Scripted)
             assert await said(supply) == [0]
             handle.fates = ["lost_after"]
@@ -334,7 +334,7 @@ def test_writers_that_stand_still_are_pruned_where_there_are_many(others: int, l
             assert len(data.records["orders"]) == others + 1
             await elapse(2.0)
             assert len(data.records["orders"]) == left
-            assert supply.reservations.batches._writer.name in data.records["orders"]
+            assert supply.reserver.batches._writer.name in data.records["orders"]
             assert await said(supply) == [0]
 
     run(main())
@@ -418,7 +418,7 @@ def test_a_counter_that_is_created_anew_is_asked_for_as_what_it_is_now(first: bo
     async def main() -> None:
         data = table(strict=first)
         async with serving(data, limits=Limits(wait=10.0), store=Scripted) as service:
-            supply, handle = await service.supply("orders"), service.store
+            supply, handle = await service.local_counter("orders"), service.store
             assert isinstance(handle, Scripted)
             for strict in (first, not first):
                 handle.fates, before = ["lost_after"], gaps(supply).get("unknown", 0)

@@ -340,7 +340,7 @@ def test_services_on_both_stores_hand_out_no_id_twice(seed: int) -> None:
         async def ask(service: Service) -> None:
             while True:
                 try:
-                    got.append(await (await service.supply(NAME)).one())
+                    got.append(await (await service.local_counter(NAME)).next_id())
                 except errors.IdserviceError as error:
                     refused.add(error.code)
                 await elapse(rng.uniform(0.0, 0.2))
@@ -365,7 +365,7 @@ def test_services_on_both_stores_hand_out_no_id_twice(seed: int) -> None:
             await asyncio.gather(*clients, return_exceptions=True)
             for gone in (here, too):
                 with pytest.raises(errors.Moved, match="serve it with --store"):
-                    await (await gone.supply(NAME)).one()
+                    await (await gone.local_counter(NAME)).next_id()
         assert len(got) == len(set(got)), "an id twice"
         assert {"unknown_counter", "moved"} <= refused
 

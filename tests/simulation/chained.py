@@ -141,8 +141,8 @@ class Chain(World):
         central = rng.choice(serving)
         ask = read_ask(target, "", batch_max=10_000, range_max=1_000_000)
         try:
-            supply = await central.service.supply(path.split("/")[3])
-            blocks = await supply.many(ask.count or 1)
+            supply = await central.service.local_counter(path.split("/")[3])
+            blocks = await supply.next_batch(ask.count or 1)
         except errors.IdserviceError as error:
             return _refusal(error)
         content_type, body = several(supply.counter, ask, blocks)

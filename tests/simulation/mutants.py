@@ -268,10 +268,10 @@ class DropsUncounted(Allocator):
 class AwaitsInTake(LocalCounter):
     """Lets others run between reading the cursor and moving it."""
 
-    async def one(self) -> int:
+    async def next_id(self) -> int:
         remaining = self.allocator.buffer._remaining()
         if not remaining:
-            return await super().one()
+            return await super().next_id()
         await asyncio.sleep(0)
         self.allocator.buffer._point_at(remaining[1:])
         return remaining[0]
@@ -284,7 +284,7 @@ class HandsOutEarly(Refiller):
         request = asked.request
         expected = max(request.seen, asked.counter.start)
         asked.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
-        self._share_out(self._line.arrivals)
+        self._share_out(self._queue.arrivals)
         await super()._reserve(asked, in_background=in_background)
         return True
 
@@ -293,7 +293,7 @@ class SharesWithLaterOnes(Refiller):
     """Gives a strict batch to whoever waits when it comes."""
 
     def _share_out(self, arrived: int) -> None:
-        super()._share_out(self._line.arrivals)
+        super()._share_out(self._queue.arrivals)
 
 
 class NeverPauses(Refiller):
@@ -341,12 +341,12 @@ class HearsLateAnswers(Refiller):
     """
 
     async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
-        real = self._reservations._store
-        self._reservations._store = _Patient(real, self, asked)  # type: ignore[assignment]
+        real = self._reserver._store
+        self._reserver._store = _Patient(real, self, asked)  # type: ignore[assignment]
         try:
             return await super()._reserve(asked, in_background=in_background)
         finally:
-            self._reservations._store = real
+            self._reserver._store = real
 
 
 class _Patient:
@@ -368,9 +368,9 @@ class _Patient:
         if call.cancelled() or call.exception() is not None:
             return
         now = refill._loop.time()
-        present = refill._holding.allocator
+        present = refill._epoch_state.allocator
         if present.granted(self._asked.request.token, call.result().indices, now):
-            refill._share_out(refill._line.arrivals)
+            refill._share_out(refill._queue.arrivals)
 
 
 # --- change ---------------------------------------------------------------------------------------
@@ -486,10 +486,10 @@ def revoked_by_the_last_change(
 class NeverRevokes(LocalCounter):
     """Uses up what is in memory, whatever the change was."""
 
-    def see(self, entry: Counter) -> None:
+    def apply_entry(self, entry: Counter) -> None:
         if entry.wished_state == self.counter.wished_state:
             entry = msgspec.structs.replace(entry, revoked=0)
-        super().see(entry)
+        super().apply_entry(entry)
 
 
 class RemembersTheLaterRevision(CatalogueWatcher):
@@ -562,10 +562,10 @@ class Mutant:
 
 
 ALLOCATOR = "idservice.allocation.epoch_state.Allocator"
-SUPPLY = "idservice.allocation.service.LocalCounter"
-REFILL = "idservice.allocation.local_counter.Refiller"
-LINE = "idservice.allocation.local_counter.WaitQueue"
-WATCH = "idservice.allocation.service.CatalogueWatcher"
+LOCAL_COUNTER = "idservice.allocation.service.LocalCounter"
+REFILLER = "idservice.allocation.local_counter.Refiller"
+WAIT_QUEUE = "idservice.allocation.local_counter.WaitQueue"
+WATCHER = "idservice.allocation.service.CatalogueWatcher"
 STANDS = "idservice.catalogue.rules.stand_reserved"
 MUTANTS = [
     Mutant(InfersFromARead, "store", "block", "unique"),
@@ -583,19 +583,19 @@ MUTANTS = [
     Mutant(GivesBackTwice, "store", "rolling", "unique"),
     Mutant(GivesBackUntilItWorks, "store", "rolling", "unique"),
     Mutant(claims_what_it_read, "idservice.allocation.give_back.claim", "rolling", "unique"),
-    Mutant(HandsOutMeanwhile, SUPPLY, "rolling", "unique"),
+    Mutant(HandsOutMeanwhile, LOCAL_COUNTER, "rolling", "unique"),
     Mutant(GivesBackItsRun, "store", "rolling", "unique"),
-    Mutant(ClaimsAtAnyTime, REFILL, "rolling", "order"),
+    Mutant(ClaimsAtAnyTime, REFILLER, "rolling", "order"),
     Mutant(KeepsTheRest, ALLOCATOR, "strict", "order"),
     Mutant(AsksForAllAgain, ALLOCATOR, "turmoil", "burn"),
     Mutant(ForgetsUnknownGaps, ALLOCATOR, "block", "gaps"),
     Mutant(DropsUncounted, ALLOCATOR, "turmoil", "gaps"),
-    Mutant(AwaitsInTake, SUPPLY, "block", "unique"),
-    Mutant(HandsOutEarly, REFILL, "block", "unique"),
-    Mutant(SharesWithLaterOnes, REFILL, "strict", "order"),
-    Mutant(NeverPauses, REFILL, "block", "tight loop"),
-    Mutant(LetsThemWait, LINE, "block", "deadline"),
-    Mutant(GivesUp, REFILL, "block", "resumes"),
+    Mutant(AwaitsInTake, LOCAL_COUNTER, "block", "unique"),
+    Mutant(HandsOutEarly, REFILLER, "block", "unique"),
+    Mutant(SharesWithLaterOnes, REFILLER, "strict", "order"),
+    Mutant(NeverPauses, REFILLER, "block", "tight loop"),
+    Mutant(LetsThemWait, WAIT_QUEUE, "block", "deadline"),
+    Mutant(GivesUp, REFILLER, "block", "resumes"),
     Mutant(WithoutEpoch, "table", "operated", "unique"),
     Mutant(SealsBeside, "table", "hurried", "unique"),
     Mutant(OpensWhateverIsThere, "table", "hurried", "unique"),
@@ -607,11 +607,11 @@ MUTANTS = [
     Mutant(from_the_position_alone, STANDS, "operated", "unique"),
     Mutant(without_what_came_before, "idservice.catalogue.rules.first_free", "operated", "unique"),
     Mutant(revoked_by_the_last_change, "idservice.catalogue.rules.begun", "prompt", "revoked"),
-    Mutant(NeverRevokes, SUPPLY, "prompt", "revoked"),
-    Mutant(RemembersTheLaterRevision, WATCH, "prompt", "revoked"),
-    Mutant(LeavesItStanding, WATCH, "operated", "standing"),
-    Mutant(NeverStale, WATCH, "cut_off", "stale"),
-    Mutant(BelievesLateLooks, WATCH, "cut_off", "revoked"),
+    Mutant(NeverRevokes, LOCAL_COUNTER, "prompt", "revoked"),
+    Mutant(RemembersTheLaterRevision, WATCHER, "prompt", "revoked"),
+    Mutant(LeavesItStanding, WATCHER, "operated", "standing"),
+    Mutant(NeverStale, WATCHER, "cut_off", "stale"),
+    Mutant(BelievesLateLooks, WATCHER, "cut_off", "revoked"),
     Mutant(no_low_water, "idservice.core.sizing.low_water", "outage", "available"),
     Mutant(small_refill, "idservice.core.sizing.refill", "outage", "available"),
 ]

@@ -15,7 +15,7 @@ from idservice.allocation.service import Service
 from idservice.catalogue import rules
 from idservice.catalogue.counters import new_counter
 from idservice.core.shards import EXHAUSTED_RECHECK_S
-from idservice.core.timeouts import REFILL_MAX_S
+from idservice.core.timeouts import REFILL_MAX_S, stale_after
 from idservice.server.instance import build_instance
 from idservice.stores.records import FINISH, Adopted, Counter
 from tests.simulation import account, checker
@@ -158,7 +158,7 @@ class World:
     ) -> Operation:
         """One request, given up by the client after `patience` seconds."""
         service = instance.service
-        cold = NAME not in service.supplies
+        cold = NAME not in service.local_counters
         began = self._loop.time()
         op = Operation(client, instance.name, NAME, count, self.event(), began, cold=cold)
         self.history.append(op)
@@ -166,13 +166,13 @@ class World:
             async with asyncio.timeout(patience) as timeout:
                 if leaves:
                     self.leaving.append(timeout)
-                supply = await service.supply(NAME)
+                supply = await service.local_counter(NAME)
                 op.epoch = supply.counter.epoch
                 if count == 1:
-                    id = await supply.one()
+                    id = await supply.next_id()
                     blocks = [range(id, id + 1)]
                 else:
-                    blocks = await supply.many(count)
+                    blocks = await supply.next_batch(count)
             if not instance.crashed:
                 op.outcome, op.ids = "ok", blocks
         except TimeoutError:
@@ -294,7 +294,7 @@ class World:
         for instance in self.instances:
             if self.parts.one_try:
                 checker.check_requests(instance.store.sent, need_max=need_max, strict=self.strict)
-            supply = instance.service.supplies.get(NAME)
+            supply = instance.service.local_counters.get(NAME)
             if supply is not None and not instance.crashed:
                 checker.check_gaps(
                     history,
@@ -454,8 +454,8 @@ async def _old_endpoint(world: World) -> None:
 
 def _check_nothing_is_lost(world: World, *, quiet: bool) -> None:
     found = world.table.positions[NAME, 0]
-    served = [one for one in world.instances if NAME in one.service.supplies]
-    readings = {one.name: one.service.supplies[NAME].reading() for one in served}
+    served = [one for one in world.instances if NAME in one.service.local_counters]
+    readings = {one.name: one.service.local_counters[NAME].reading() for one in served}
     checker.check_accounted(
         world.history, world.table.ledger, readings.values(),
         start=world.start, reached=found.next, returned=found.returned, exact=quiet,
@@ -479,7 +479,7 @@ async def restored(world: World) -> None:
 
     async def restore() -> None:
         await elapse(rng.uniform(0.2, 1.5))
-        supplies = [instance.service.supplies.get(NAME) for instance in world.instances]
+        supplies = [instance.service.local_counters.get(NAME) for instance in world.instances]
         lowest = min((supply.allocator.shards.present.seen if supply else 0) for supply in supplies)
         if lowest:  # else somebody could not know
             there = rng.randrange(lowest)
@@ -557,7 +557,7 @@ async def operated(world: World) -> None:
         await operator
     world.faults.heal()
     await elapse(LANDED_S + FINISHED_S)
-    in_use = any(NAME in instance.service.supplies for instance in world.serving)
+    in_use = any(NAME in instance.service.local_counters for instance in world.serving)
     if in_use and world.table.entries[NAME].intent is not None:
         raise Violation("standing", f"nobody finished {world.table.entries[NAME]}")
     await put_right(world)
@@ -681,7 +681,7 @@ async def cut_off(world: World) -> None:
         raise Violation("stale", f"{far.name} never noticed that it heard nothing")
     far.store.faults = world.faults
     await world.finish()
-    world.check(need_max=1, revoked_within_s=rules.stale_after(30.0))
+    world.check(need_max=1, revoked_within_s=stale_after(30.0))
 
 
 Scenario = Callable[[World], Awaitable[None]]

@@ -134,8 +134,8 @@ async def _prunes(world: World) -> None:
 
 
 def _batches(instance: Instance) -> strict.StrictReserver | None:
-    supply = instance.service.supplies.get(NAME)
-    return supply.reservations.batches if supply is not None else None
+    supply = instance.service.local_counters.get(NAME)
+    return supply.reserver.batches if supply is not None else None
 
 
 async def _changes(world: World) -> None:

@@ -40,7 +40,7 @@ def test_the_runs_reach_what_they_are_there_for() -> None:
     gaps: Counter[str] = Counter()
     for world in worlds:
         for sidecar in world.sidecars:
-            for supply in sidecar.service.supplies.values():
+            for supply in sidecar.service.local_counters.values():
                 gaps.update(supply.reading().gaps)
     assert {"expired", "unknown", "epoch", "abandoned", "stop"} <= set(gaps)
     assert {world.strict for world in worlds} == {True, False}

@@ -93,7 +93,7 @@ def test_the_scenarios_reach_what_they_are_there_for() -> None:
         cause
         for world in worlds
         for one in world.instances
-        for supply in one.service.supplies.values()
+        for supply in one.service.local_counters.values()
         for cause in supply.reading().gaps
     }
     assert {"unknown", "abandoned", "went_back", "revoked", "stale", "stop", "claim"} <= gaps
@@ -124,13 +124,15 @@ def test_an_answer_to_an_old_request_is_dropped_and_would_break_the_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """I12. The supply hangs up on slow calls; here it does not, and passes their answers on."""
-    monkeypatch.setattr(mutants.REFILL, mutants.HearsLateAnswers)
+    monkeypatch.setattr(mutants.REFILLER, mutants.HearsLateAnswers)
     parts = Parts(one_try=False)
     late = 0
     for seed in range(30):
         world = play("block", seed, parts)
         for instance in world.instances:
-            late += sum(s.reading().gaps.get("late", 0) for s in instance.service.supplies.values())
+            late += sum(
+                s.reading().gaps.get("late", 0) for s in instance.service.local_counters.values()
+            )
     assert late
     monkeypatch.setattr(mutants.ALLOCATOR, mutants.BelievesOldAnswers)
     found = [first_violation("block", seed, parts) for seed in range(30)]

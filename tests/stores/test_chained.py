@@ -199,10 +199,10 @@ async def test_the_data_plane_is_enough(central: Served) -> None:
     ):
         await store.verify()
         await sidecar.warm()
-        supply = await sidecar.supply("orders")
-        assert [await supply.one() for _ in range(50)] == list(range(50))
+        supply = await sidecar.local_counter("orders")
+        assert [await supply.next_id() for _ in range(50)] == list(range(50))
         assert (supply.counter.ordinal, supply.counter.strict) == (1, False)
-        assert sum(map(len, await supply.many(1000))) == 1000
+        assert sum(map(len, await supply.next_batch(1000))) == 1000
         assert len(central.asked) < 20
         with pytest.raises(errors.NotShown, match="admin-listen"):
             await store.counters()
@@ -221,7 +221,7 @@ async def test_starting_and_showing_use_no_id(central: Served) -> None:
                     await ask
             assert sidecar.health.up, "it answered, and will not say anything else"
         async with sidecar_of(store) as (sidecar, catalogue):
-            assert await (await sidecar.supply("orders")).one() == 0
+            assert await (await sidecar.local_counter("orders")).next_id() == 0
 
 
 async def test_a_unix_socket_leads_to_a_service(data: Table, tmp_path: Path) -> None:
@@ -232,24 +232,24 @@ async def test_a_unix_socket_leads_to_a_service(data: Table, tmp_path: Path) -> 
         Service(store, random=random) as sidecar,
     ):
         await store.verify()
-        assert await (await sidecar.supply("default")).one() == 0
+        assert await (await sidecar.local_counter("default")).next_id() == 0
 
 
 async def test_names_that_are_not_there_are_refused_and_not_kept(central: Served) -> None:
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
         for number in range(20):
             with pytest.raises(errors.UnknownCounter):
-                await (await sidecar.supply(f"n{number}")).one()
-        assert not sidecar.supplies
+                await (await sidecar.local_counter(f"n{number}")).next_id()
+        assert not sidecar.local_counters
 
 
 async def test_a_name_of_which_nothing_was_told_is_not_on_the_metrics_page(
     central: Served,
 ) -> None:
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
-        await sidecar.supply("ghost")
-        assert await (await sidecar.supply("orders")).one() == 0
-        assert list(sidecar.supplies) == ["ghost", "orders"]
+        await sidecar.local_counter("ghost")
+        assert await (await sidecar.local_counter("orders")).next_id() == 0
+        assert list(sidecar.local_counters) == ["ghost", "orders"]
         assert [one.counter for one in (await sidecar.snapshot()).readings] == ["orders"]
 
 
@@ -258,14 +258,14 @@ async def test_one_name_that_two_hold_is_missed_twice_without_harm(
 ) -> None:
     monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
-        stale = await sidecar.supply("tickets")  # as a desk keeps it
+        stale = await sidecar.local_counter("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
-            await stale.one()
-        fresh = await sidecar.supply("tickets")
+            await stale.next_id()
+        fresh = await sidecar.local_counter("tickets")
         assert fresh is not stale
         with pytest.raises(errors.UnknownCounter):
-            await stale.one()
-        assert sidecar.supplies == {"tickets": fresh}
+            await stale.next_id()
+        assert sidecar.local_counters == {"tickets": fresh}
 
 
 async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again(
@@ -274,16 +274,16 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
     """And by nobody else: what the service forgot it would neither count nor stop."""
     monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
-        supply = await sidecar.supply("tickets")  # as a desk keeps it
+        supply = await sidecar.local_counter("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
-            await supply.one()
+            await supply.next_id()
         data.create(new_counter("tickets", random, start=7))
-        for ask in (supply.one, lambda: supply.many(3)):
+        for ask in (supply.one, lambda: supply.next_batch(3)):
             with pytest.raises(errors.UnknownCounter):
                 await ask()
-        supply.look_again()
-        assert supply.trouble
-        assert await (await sidecar.supply("tickets")).one() == 7
+        supply.recheck()
+        assert supply.unavailable_reason
+        assert await (await sidecar.local_counter("tickets")).next_id() == 7
 
 
 async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_held_is_used(
@@ -291,14 +291,14 @@ async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_hel
 ) -> None:
     monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, sidecar_of(store) as (sidecar, catalogue):
-        supply = await sidecar.supply("orders")
-        first = await supply.one()
+        supply = await sidecar.local_counter("orders")
+        first = await supply.next_id()
         await central.catalogue.change("orders", Wish("suspend", state=SUSPENDED))
         with pytest.raises(errors.Suspended):
             for _ in range(1000):
-                await supply.one()
+                await supply.next_id()
         await central.catalogue.change("orders", Wish("resume", state=ACTIVE))
-        assert await supply.one() > first
+        assert await supply.next_id() > first
         assert supply.counter.ordinal == 3
         with pytest.raises(errors.ChangedElsewhere, match="changed where it runs"):
             await catalogue.change("orders", Wish("suspend", state=SUSPENDED))
@@ -307,8 +307,8 @@ async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_hel
 async def test_a_strict_counter_is_never_taken_ahead(central: Served, data: Table) -> None:
     data.create(new_counter("strict", random, strict=True))
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
-        supply = await sidecar.supply("strict")
-        assert [await supply.one() for _ in range(10)] == list(range(10))
+        supply = await sidecar.local_counter("strict")
+        assert [await supply.next_id() for _ in range(10)] == list(range(10))
         assert data.positions["strict", 0].next == 10
         assert not supply.reading().gaps
 
@@ -319,13 +319,13 @@ async def test_the_end_of_a_counter_is_reached_to_the_last_id(
     monkeypatch.setattr("idservice.core.timeouts.BACKOFF_FIRST_S", 0.0)
     data.create(new_counter("short", random, limit=49))
     async with open_store(central.url) as store, Service(store, random=random) as sidecar:
-        supply = await sidecar.supply("short")
-        assert [await supply.one() for _ in range(47)] == list(range(47))
+        supply = await sidecar.local_counter("short")
+        assert [await supply.next_id() for _ in range(47)] == list(range(47))
         with pytest.raises(errors.Exhausted, match="at http://"):
-            await supply.many(5)
-        assert sorted([await supply.one() for _ in range(3)]) == [47, 48, 49]
+            await supply.next_batch(5)
+        assert sorted([await supply.next_id() for _ in range(3)]) == [47, 48, 49]
         with pytest.raises(errors.Exhausted):
-            await supply.one()
+            await supply.next_id()
 
 
 async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
@@ -377,12 +377,12 @@ async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
         assert counter.state == state
         assert [one.state for one in await catalogue.counters()] == [ACTIVE, state]
         assert (await shown(store, "orders")) == counter
-        supply = await sidecar.supply("orders")
+        supply = await sidecar.local_counter("orders")
         with pytest.raises(errors.Suspended):  # as it is told there, at each request
-            await supply.one()
+            await supply.next_id()
         if state == SUSPENDED:
             await central.catalogue.change("orders", Wish("resume", state=ACTIVE))
-            supply.look_again()
+            supply.recheck()
             assert (await catalogue.counter("orders"))[0].state == ACTIVE
 
 
@@ -398,7 +398,7 @@ async def test_a_range_max_below_our_own_is_found_out(data: Table) -> None:
         open_store(central.url) as store,
         Service(store, random=random) as sidecar,
     ):
-        assert sum(map(len, await (await sidecar.supply("orders")).many(1000))) == 1000
+        assert sum(map(len, await (await sidecar.local_counter("orders")).next_batch(1000))) == 1000
 
 
 async def test_a_store_that_is_no_service_is_not_ready() -> None:

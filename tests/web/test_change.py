@@ -49,9 +49,9 @@ async def test_a_suspended_counter_answers_423_at_once_until_it_is_resumed(order
 
 
 async def test_who_waits_while_a_counter_is_suspended_is_told_so(orders: Serving) -> None:
-    supply = await orders.service.supply("orders")
+    supply = await orders.service.local_counter("orders")
     waiting = asyncio.create_task(orders.ask(f"{PATH}/next?count=10000"))
-    while not len(supply._line):
+    while not len(supply._queue):
         await asyncio.sleep(0)
     await send(orders, "PATCH", PATH, state="suspended")
     answer = await waiting

@@ -549,7 +549,7 @@ async def test_a_crash_is_a_problem_and_one_log_entry(
     def crash(*_: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    supply = await serving.service.supply("default")
+    supply = await serving.service.local_counter("default")
     monkeypatch.setattr(type(supply), "take", crash)
     for _ in range(5):
         answer = await serving.ask()
@@ -620,7 +620,7 @@ async def test_ids_of_a_lost_answer_are_never_handed_out(serve: Serve, away: Awa
     serving = await serve(store=away, limits=Limits(wait=0.05))
     away.unknown = True
     assert_problem(await serving.ask(), 503, "waited_too_long")
-    stands = await away.position((await serving.service.supply("default")).counter)
+    stands = await away.position((await serving.service.local_counter("default")).counter)
     assert stands is not None
     away.unknown = False
     answer = await serving.ask()
@@ -796,7 +796,7 @@ async def test_names_that_do_not_exist_leave_no_trace(serving: Serving) -> None:
     for number in range(50):
         await serving.ask(f"/v1/counters/ghost{number}/next")
     assert len((await serving.ask("/metrics")).text.splitlines()) == before
-    assert set(serving.service.supplies) <= {"default"}
+    assert set(serving.service.local_counters) <= {"default"}
 
 
 async def test_the_access_log_is_written_only_when_asked(

@@ -141,7 +141,7 @@ async def test_a_counter_is_shown_as_it_is_in_memory(serve: Serve) -> None:
     [orders] = (await shown(serving))["counters"]  # the other one is not in use here
     assert (orders["counter"], orders["state"], orders["mode"]) == ("orders", "active", "block")
     assert (orders["epoch"], orders["issued"], orders["limit"]) == (1, 3, 799)
-    supply = serving.service.supplies["orders"]
+    supply = serving.service.local_counters["orders"]
     held = supply.allocator.held
     assert 0 < orders["ids_in_memory"] == held < orders["stock"] == held + 3
     assert orders["limit_used"] == (700 + held + 3) / 800
@@ -156,7 +156,7 @@ async def test_a_limit_runs_out_at_the_pace_of_all_instances(
     serving = await serve()
     await serving.create("orders", limit=99_999)
     await serving.ask("/v1/counters/orders/next")
-    pace = serving.service.supplies["orders"].allocator.pace
+    pace = serving.service.local_counters["orders"].allocator.pace
     monkeypatch.setattr(pace, "highest", 49_999)
     monkeypatch.setattr(pace, "_from_at", pace._from_at - 1000 * PACE_MIN_S)
     counter = (await shown(serving, "?find=orders"))["counters"][0]
@@ -228,12 +228,14 @@ async def test_a_look_uses_no_id_and_asks_the_store_for_nothing(
         method = getattr(serving.store, name)
         if not name.startswith("_") and callable(method):
             monkeypatch.setattr(serving.store, name, lambda *_, name=name, **__: asked.append(name))
-    before = {name: s.reading().issued for name, s in serving.service.supplies.items()}
+    before = {name: s.reading().issued for name, s in serving.service.local_counters.items()}
     for _ in range(3):
         for path in ("/", "/v1/status", "/?find=ord&page=9", "/v1/status?per=1"):
             assert (await serving.ask(path)).status == 200
     assert asked == []
-    assert {name: s.reading().issued for name, s in serving.service.supplies.items()} == before
+    assert {
+        name: s.reading().issued for name, s in serving.service.local_counters.items()
+    } == before
 
 
 async def test_it_is_not_shown_where_ids_are_served_to_everybody(serve: Serve) -> None:

@@ -37,7 +37,7 @@ class PoolView:
     async def reading(self, counter: str) -> CounterSample | None:
         """Return the figures of a counter; None if it is not in use. Raises ParentSilent."""
         if self._link is None:
-            supply = self._service.supplies.get(counter)
+            supply = self._service.local_counters.get(counter)
             return supply.reading() if supply is not None else None
         readings = (await self.snapshot()).readings
         return next((reading for reading in readings if reading.counter == counter), None)

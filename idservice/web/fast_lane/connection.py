@@ -131,7 +131,7 @@ class FastConnection(asyncio.Protocol):
         self._transport = None
         self._lanes.closed(self)
         if self._waiting is not None:
-            self._target.supply.leave(self._waiting)
+            self._target.supply.cancel(self._waiting)
 
     def pause_writing(self) -> None:
         """The client does not read: take no id for it."""
@@ -170,7 +170,7 @@ class FastConnection(asyncio.Protocol):
         if data == self._head or (self._form is not None and self._fits(data)):
             target = self._target
             if target.plain:
-                for id in target.holding.buffer.cursor:  # the cheapest `next` there is
+                for id in target.epoch_state.buffer.cursor:  # the cheapest `next` there is
                     body = b"%d" % id
                     desk = self._desk
                     self._write((desk.plain_heads.get(len(body)) or desk.plain_head(body)) + body)
@@ -284,7 +284,7 @@ class FastConnection(asyncio.Protocol):
             answer = self._at_once(target)
             if answer is None:
                 self._stop()
-                self._waiting = target.supply.queue(target.count, self._served)
+                self._waiting = target.supply.enqueue(target.count, self._served)
                 return
         except errors.IdserviceError as error:
             answer = self._refused(target, error)

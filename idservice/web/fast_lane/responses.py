@@ -26,11 +26,11 @@ VERSION = " HTTP/1.1"
 class Target:
     """What a request line asks for: ids of a supply, in some form."""
 
-    __slots__ = ("ask", "count", "holding", "plain", "single", "supply")
+    __slots__ = ("ask", "count", "epoch_state", "plain", "single", "supply")
 
     def __init__(self, supply: LocalCounter, ask: Ask) -> None:
         self.supply = supply
-        self.holding = supply.holding
+        self.epoch_state = supply.epoch_state
         self.ask = ask
         self.count = ask.count or 1
         self.single = ask.count is None and ask.form != "ranges"
@@ -109,7 +109,7 @@ class Responder:
         name = self._paths.get(path)
         if name is None and path.startswith(COUNTERS) and path.endswith(NEXT):
             name = path[len(COUNTERS) : -len(NEXT)]
-        supply = self.service.supplies.get(name) if name else None
+        supply = self.service.local_counters.get(name) if name else None
         return Target(supply, ask) if supply is not None else None
 
     # --- answers ---------------------------------------------------------------------------------
@@ -127,11 +127,11 @@ class Responder:
         if target.plain:
             body = b"%d" % id
             return self.plain_head(body) + body
-        return self._answer(*one(target.holding.counter, target.ask, id))
+        return self._answer(*one(target.epoch_state.counter, target.ask, id))
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
         """A whole answer: as many ids as were asked for."""
-        return self._answer(*several(target.holding.counter, target.ask, blocks))
+        return self._answer(*several(target.epoch_state.counter, target.ask, blocks))
 
     def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
         """A whole answer that refuses, and is counted."""

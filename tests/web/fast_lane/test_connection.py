@@ -78,8 +78,8 @@ class Pair:
         fast = without_date(await said(self.fast.port, [*pieces, last], patience))
         slow = without_date(await said(self.slow.port, [*pieces, last], patience))
         assert fast == slow, pieces
-        for name, supply in self.slow.service.supplies.items():
-            other = self.fast.service.supplies.get(name)
+        for name, supply in self.slow.service.local_counters.items():
+            other = self.fast.service.local_counters.get(name)
             assert other is not None, name
             assert other.allocator.issued_ids == supply.allocator.issued_ids, pieces
             assert other.tally.refusals == supply.tally.refusals
@@ -97,10 +97,10 @@ async def pair(serve: Serve, tmp_path: Any) -> Pair:
         await one.create("wide", start=2**53, limit=2**63 - 2)
         await one.create("strict", strict=True)
         for name in ("c", "wide", "strict"):
-            await one.service.supply(name)
+            await one.service.local_counter(name)
         await one.service.warm()
         for name in ("c", "wide"):
-            await one.service.supplies[name].fill()
+            await one.service.local_counters[name].fill()
     return Pair(fast, slow)
 
 
@@ -285,7 +285,7 @@ async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
             await level(pair)
             continue
         assert fast == slow, data
-        issued = [one.service.supplies["default"].allocator.issued_ids
+        issued = [one.service.local_counters["default"].allocator.issued_ids
                   for one in (pair.fast, pair.slow)]  # fmt: skip
         assert issued[0] == issued[1], data
     assert answered > 50, "most were refused: these requests show little"
@@ -293,11 +293,11 @@ async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
 
 async def level(pair: Pair) -> None:
     """Use as many ids of the one that used fewer."""
-    fast, slow = (one.service.supplies["default"] for one in (pair.fast, pair.slow))
+    fast, slow = (one.service.local_counters["default"] for one in (pair.fast, pair.slow))
     missing = fast.allocator.issued_ids - slow.allocator.issued_ids
     assert missing >= 0
     for _ in range(missing):
-        await slow.one()
+        await slow.next_id()
 
 
 async def until_silent(serving: Serving, data: bytes, cut: int) -> bytes:
@@ -425,10 +425,10 @@ class Hand:
 
     async def stocked(self) -> None:
         """Wait until no request of a test needs to wait."""
-        supply = self.serving.service.supplies["default"]
+        supply = self.serving.service.local_counters["default"]
         while supply.allocator.held < 8:
             if supply.take() is None:
-                await supply.many(1)
+                await supply.next_batch(1)
 
     def close(self) -> None:
         self.lanes.close()
@@ -437,7 +437,7 @@ class Hand:
 
     @property
     def issued(self) -> int:
-        return self.serving.service.supplies["default"].allocator.issued_ids
+        return self.serving.service.local_counters["default"].allocator.issued_ids
 
 
 @pytest.fixture
@@ -663,7 +663,7 @@ async def test_what_the_socket_does_not_take_goes_behind_in_order(hand: Hand) ->
         assert received().count(b"200 OK") == 1
         assert transport.written == b""
 
-        await hand.serving.service.supplies["default"].many(5)
+        await hand.serving.service.local_counters["default"].next_batch(5)
         lane.data_received(head(b"GET /next?count=5000 HTTP/1.1", H))
         while not lane.is_busy() and not transport.written:
             await asyncio.sleep(0)
@@ -696,9 +696,9 @@ async def test_a_client_that_reads_again_does_not_overtake_its_request_that_wait
     lane.data_received(NEXT + request("/next?count=2"))
     lane.pause_writing()
     lane.resume_writing()
-    assert hand.serving.service.supplies["default"].reading().waiting <= 1
+    assert hand.serving.service.local_counters["default"].reading().waiting <= 1
     await turns()
-    assert hand.serving.service.supplies["default"].reading().waiting == 1
+    assert hand.serving.service.local_counters["default"].reading().waiting == 1
     go_on()
     while transport.written.count(b"200 OK") < 2:
         await asyncio.sleep(0)
@@ -793,7 +793,7 @@ async def test_the_date_follows_the_clock(hand: Hand) -> None:
 
 async def empty(serving: Serving) -> Callable[[], None]:
     """Hold the store up, and use up what is in memory; answers what lets it go on."""
-    supply = serving.service.supplies["default"]
+    supply = serving.service.local_counters["default"]
     open_again = asyncio.Event()
     reserve = serving.store.reserve
 
@@ -823,7 +823,7 @@ async def test_who_waits_keeps_its_place_and_holds_nobody_up(serve: Serve) -> No
         await serving.ask("/livez")
         await second.send(NEXT)
         assert (await serving.ask("/v1/counters/other/next")).body == b"501"
-        assert serving.service.supplies["default"].reading().waiting == 2
+        assert serving.service.local_counters["default"].reading().waiting == 2
         assert not wire.reader._buffer  # type: ignore[attr-defined]
         go_on()
         answers = [await wire.answer() for _ in range(4)]
@@ -837,7 +837,7 @@ async def test_who_went_away_stands_in_line_no_longer(serve: Serve) -> None:
     serving = await serve(limits=Limits(wait=5))
     await serving.service.warm()
     go_on = await empty(serving)
-    supply = serving.service.supplies["default"]
+    supply = serving.service.local_counters["default"]
     lanes = Hand(serving)
     (lane, transport), (other, answered) = lanes.lane(), lanes.lane()
     lane.data_received(NEXT + NEXT)
@@ -863,7 +863,7 @@ async def test_who_goes_away_as_it_is_refused_is_told_nothing(serve: Serve) -> N
     lanes = Hand(serving)
     lane, transport = lanes.lane()
     lane.data_received(NEXT)
-    serving.service.supplies["default"].stop(errors.Stopped(), cause=GapCause.STOP)
+    serving.service.local_counters["default"].stop(errors.Stopped(), cause=GapCause.STOP)
     lane.connection_lost(None)
     await turns()
     assert transport.written == b""
@@ -875,7 +875,7 @@ async def test_a_counter_that_went_missing_is_looked_up_anew(hand: Hand) -> None
     other, _ = hand.lane()
     lane.data_received(NEXT)
     other.data_received(NEXT)
-    supply = hand.serving.service.supplies.pop("default")
+    supply = hand.serving.service.local_counters.pop("default")
     supply.stop(errors.UnknownCounter(name="default"), cause=GapCause.EPOCH)
     lane.data_received(NEXT)
     assert transport.written.count(b"404 Not Found") == 1
@@ -883,10 +883,10 @@ async def test_a_counter_that_went_missing_is_looked_up_anew(hand: Hand) -> None
     assert not hand.takers
     lane.data_received(NEXT)  # aiohttp's, until the counter is in use again
     assert hand.takers[0].got[1:] == [NEXT]
-    await hand.serving.service.supply("default")
+    await hand.serving.service.local_counter("default")
     third, transport = hand.lane()
     third.data_received(NEXT)
-    assert hand.serving.service.supplies["default"].reading().waiting == 1
+    assert hand.serving.service.local_counters["default"].reading().waiting == 1
     assert not transport.written
 
 
@@ -956,7 +956,7 @@ async def test_a_counter_that_is_closed_is_refused_alike_and_comes_back_alike(pa
                 await serving.catalogue.change("c", wish)
             else:
                 await serving.catalogue.create(wish.wanted)
-                await serving.service.supplies["c"].fill()
+                await serving.service.local_counters["c"].fill()
         answers = await pair.alike(*asked, *asked)
         assert answers.count(b"HTTP/1.1 " + status) >= 2 * len(lines), answers
         for serving in (pair.fast, pair.slow):
