@@ -278,7 +278,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
         with pytest.raises(errors.UnknownCounter):
             await supply.next_id()
         data.create(new_counter("tickets", random, start=7))
-        for ask in (supply.one, lambda: supply.next_batch(3)):
+        for ask in (supply.next_id, lambda: supply.next_batch(3)):
             with pytest.raises(errors.UnknownCounter):
                 await ask()
         supply.recheck()
