@@ -7,8 +7,10 @@ IMAGE ?= idservice:dev
 # How long the proof is: seeds of the simulation in all, and minutes of real processes on each store.
 SEEDS ?= 2000
 MINUTES ?= 0.25
-# Tests that run at once; half of them wait for processes, so two cores are busy with two.
-JOBS ?= auto
+# Tests that run at once; many of them wait for processes, so two cores are busy with four.
+JOBS ?= 4
+# What was compiled once is kept: hundreds of processes are started, each of which would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
 LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -26,7 +28,7 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 	@exec $(BIN)/idservice serve $(ARGS)
 
 test: $(VENV)/.dev ## the tests
-	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist load --maxschedchunk 2 $(ARGS)
 
 prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10
 	@$(BIN)/python -m tests.prove --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)

@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 from botocore.loaders import JSONFileLoader
 
+from idservice.__main__ import main
 from tests import engines
-from tests.processes import STORE, command
+from tests.processes import STORE
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that run processes: they take longest, and wait while others compute."""
+    items.sort(key=lambda item: item.get_closest_marker("process") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,7 +48,8 @@ def _models_read_once() -> Iterator[None]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with an initialised store, `processes.STORE`, for processes to run in."""
-    assert command("init", "--store", STORE, folder=tmp_path).returncode == 0
+    kind, _, name = STORE.partition(":")
+    assert main(["init", "--store", f"{kind}:{tmp_path / name}"]) == 0
     return tmp_path
 
 

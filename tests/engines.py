@@ -56,9 +56,12 @@ def moto() -> Iterator[str]:
         with lock:
             return list(application(environ, start_response))
 
-    server = make_server(
-        "127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=MotoRequestHandler
-    )
+    class Lasting(MotoRequestHandler):
+        """Keeps a connection, as DynamoDB does; else each request takes a thread of its own."""
+
+        protocol_version = "HTTP/1.1"
+
+    server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=Lasting)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

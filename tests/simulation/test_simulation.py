@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -25,6 +26,7 @@ FEWER = {
     "online": 30,
 }  # which take longer
 CHUNK = 50
+REACHED = 8  # seeds of each scenario in which everything has gone wrong once; half would do
 FOUND = [("relayed", 50888), ("turmoil", 667)]
 
 
@@ -60,8 +62,9 @@ def test_what_a_seed_once_found_it_finds_no_more(scenario: str, seed: int) -> No
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_same_seed_gives_the_identical_history(scenario: str) -> None:
-    for seed in range(4):
-        first, second, other = play(scenario, seed), play(scenario, seed), play(scenario, seed + 1)
+    worlds = [play(scenario, seed) for seed in range(5)]
+    for seed, (first, other) in enumerate(pairwise(worlds)):
+        second = play(scenario, seed)
         assert first.history == second.history
         assert [told(grant) for grant in first.table.ledger] == [
             told(grant) for grant in second.table.ledger
@@ -75,7 +78,7 @@ def told(grant: Grant) -> tuple[object, ...]:
 
 def test_the_scenarios_reach_what_they_are_there_for() -> None:
     """A run in which nothing went wrong proves nothing."""
-    worlds: list[World] = [play(name, seed) for name in SCENARIOS for seed in range(25)]
+    worlds: list[World] = [play(name, seed) for name in SCENARIOS for seed in range(REACHED)]
     history = [op for world in worlds for op in world.history]
     assert {op.outcome for op in history} == {"ok", "fail", "info"}
     assert {
