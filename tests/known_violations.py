@@ -74,7 +74,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/web/change.py": "to be reworded",
         "idservice/web/connection.py": "to be reworded",
         "idservice/web/counters.py": "to be reworded",
-        "idservice/web/fast_lane/connection.py": "to be reworded",
         "idservice/web/fast_lane/parser.py": "to be reworded",
         "idservice/web/fast_lane/responses.py": "to be reworded",
         "idservice/web/fast_lane/template.py": "to be reworded",

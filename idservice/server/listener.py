@@ -80,7 +80,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._lanes: FastConnections | None = None
         if responder is not None:
-            self._lanes = FastConnections(responder, limit, lambda: limit.connection(self._http))
+            self._lanes = FastConnections(responder, limit, lambda: self._http)
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
@@ -176,7 +176,7 @@ class Listener:
     def drain(self) -> None:
         """Say in each answer from now on that the connection will be closed."""
         if self._lanes is not None:
-            self._lanes.desk.drain()
+            self._lanes.responder.drain()
 
     def turn_away(self) -> None:
         """Ignore new clients, unless another process goes on with this socket.

@@ -195,6 +195,7 @@ def _applications(
         if is_data and not around:  # the fast lane has no place for middleware
             responder = Responder(
                 service,
+                pool,
                 paths={"/next": settings.default_counter, **routes},
                 batch_max=settings.batch_max,
                 range_max=settings.range_max,

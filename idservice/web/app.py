@@ -8,7 +8,6 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
@@ -16,6 +15,7 @@ from idservice.observability.view import ServiceView
 from idservice.web.access import WriteAccess
 from idservice.web.change import Changes
 from idservice.web.counters import Admin
+from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
 from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
@@ -29,12 +29,6 @@ class WebLimits:
     batch_max: int = 10_000  # ids written out one by one
     range_max: int = 1_000_000  # ids as ranges
     metrics_counters: int = 100  # counters with a label of their own on /metrics
-
-
-class NotReady(errors.Unavailable):
-    """Not ready: {why}."""
-
-    code = "not_ready"
 
 
 def build_app(
@@ -114,18 +108,12 @@ def _control(
 
 
 async def _livez(request: web.Request) -> web.Response:
-    return web.Response(text="live", headers=NO_STORE)
+    return web.Response(text=LIVE, headers=NO_STORE)
 
 
 def _readyz(view: ServiceView, draining: Callable[[], bool]) -> Handler:
     async def readyz(request: web.Request) -> web.Response:
-        if draining():
-            raise NotReady(why="it is stopping")
-        readiness = await view.readiness()
-        if readiness.not_ready:
-            raise NotReady(why=readiness.not_ready.rstrip("."))
-        degraded = f"; degraded: {readiness.degraded}" if readiness.degraded else ""
-        return web.Response(text=f"ready{degraded}", headers=NO_STORE)
+        return web.Response(text=await ready(view, draining=draining()), headers=NO_STORE)
 
     return readyz
 

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
@@ -45,21 +46,54 @@ WHY_MAX = 120  # characters of a parser's complaint that are shown
 
 
 class Connection(RequestHandler):
-    """Serves requests of one client through an aiohttp server, and is counted by `gate`."""
+    """Serves requests of one client through an aiohttp server.
 
-    __slots__ = ("_gate",)
+    `limit` counts it; None for a request on a connection that is counted already.
+    """
 
-    def __init__(self, gate: "ConnectionLimit", *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._gate = gate
+    __slots__ = ("_limit", "kept_alive")
+
+    def __init__(self, server: web.Server, limit: "ConnectionLimit | None" = None) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGERING_S,
+            auto_decompress=False,  # nothing is read that may be compressed
+            access_log=access_log if access_log.isEnabledFor(logging.INFO) else None,  # type: ignore[arg-type]
+        )
+        self._limit = limit
+        self.kept_alive = False  # True once a whole answer is written that allows more requests
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._gate.opened(self, self.is_busy)
+        if self._limit is not None:
+            self._limit.opened(self, self.is_busy)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._gate.closed(self)
+        if self._limit is not None:
+            self._limit.closed(self)
         super().connection_lost(exc)
+
+    def only_request(self) -> tuple[RawRequestMessage, StreamReader] | None:
+        """Return the head and the body of the request received just now.
+
+        None if nothing or more than that was received, if it is malformed, and if what follows is
+        another protocol.
+        """
+        if self._upgraded or self._request_count != 1 or len(self._messages) != 1:
+            return None
+        message, body = self._messages[0]
+        return None if isinstance(message, _ErrInfo) else (message, body)
+
+    def ends_with(self, body: StreamReader) -> bool:
+        """Return True if the parser has read all of `body` and has begun no further request."""
+        return body.is_eof() and self._request_count == 1
+
+    @property
+    def is_forced(self) -> bool:
+        """True if the connection must be closed whatever was answered."""
+        return self._force_close
 
     def is_busy(self) -> bool:
         """Whether a request is being served, or its answer is still being sent."""
@@ -69,13 +103,16 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # A body that turns out to be malformed: aiohttp queues the complaint behind the request
-        # whose handler waits for the rest of that body, which never comes.
-        if self._current_request is not None and self._messages:
-            complaint = self._messages[-1][0]
-            if isinstance(complaint, _ErrInfo) and not self._current_request.content.is_eof():
-                self._current_request.content.set_exception(complaint.exc)
-                self._current_request.content.feed_eof()
+        if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
+            return
+        # A body may turn out to be malformed after its head was read. Aiohttp queues the complaint
+        # behind that request, whose handler would wait for the rest of the body in vain.
+        if len(self._messages) > 1:
+            if not self._messages[-2][1].is_eof():
+                del self._messages[-2]  # not begun yet: the complaint is the answer
+        elif self._current_request is not None and not self._current_request.content.is_eof():
+            self._current_request.content.set_exception(self._messages[-1][0].exc)
+            self._current_request.content.feed_eof()
 
     def handle_error(
         self,
@@ -108,7 +145,9 @@ class Connection(RequestHandler):
         """As aiohttp, but with its own refusals (which bypass every handler) in our form."""
         if isinstance(resp, web.HTTPException):
             resp = problem_of(resp, request)
-        return await super().finish_response(request, resp, start_time)
+        resp, broken = await super().finish_response(request, resp, start_time)
+        self.kept_alive = bool(resp.keep_alive) and not broken
+        return resp, broken
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """What goes wrong on a connection, sampled."""
@@ -143,20 +182,8 @@ class ConnectionLimit:
             self._tell(len(self.connections))
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
-        """What serves the next connection of a listener."""
-        return Refused(self) if self.full else self.connection(server)
-
-    def connection(self, server: web.Server) -> Connection:
-        """What serves a connection that is inside."""
-        return Connection(
-            self,
-            server,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEPALIVE_S,
-            lingering_time=LINGERING_S,
-            auto_decompress=False,  # nothing is read that may be compressed
-            access_log=access_log if access_log.isEnabledFor(logging.INFO) else None,
-        )
+        """Return the protocol for the next connection of a listener."""
+        return Refused(self) if self.full else Connection(server, self)
 
     async def emptied(self, *, last_call: float, most: float) -> None:
         """Wait until nobody is connected; no longer than `last_call` seconds for who is silent,

@@ -6,7 +6,6 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from idservice import errors
-from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.observability.readings import count as count_one
 from idservice.web.problems import NO_STORE, Handler, uses_no_id
@@ -28,15 +27,29 @@ def next_handler(service: Service, name: str | None, *, batch_max: int, range_ma
             range_max=range_max,
         )
         await pass_over_body(request)
-        counter = name or request.match_info["name"]
-        supply = service.local_counters.get(counter) or await service.local_counter(counter)
-        try:
-            return await answer(supply, ask)
-        except errors.IdserviceError as error:
-            count_one(supply.tally.refusals, error.code)
-            raise
+        content_type, body = await issue(service, name or request.match_info["name"], ask)
+        return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
 
     return next_id
+
+
+async def issue(service: Service, name: str, ask: Ask) -> tuple[str, bytes]:
+    """Return the content type and the body for the ids that were asked for.
+
+    A counter that is not in use yet is loaded. Raises as `Service.local_counter` and
+    `LocalCounter.next_id`.
+    """
+    supply = service.local_counters.get(name) or await service.local_counter(name)
+    try:
+        if ask.count is not None or ask.form == "ranges":
+            return several(supply.counter, ask, await supply.next_batch(ask.count or 1))
+        id = supply.take()
+        if id is None:
+            id = (await supply.wait(1))[0].start
+        return one(supply.counter, ask, id)
+    except errors.IdserviceError as error:
+        count_one(supply.tally.refusals, error.code)
+        raise
 
 
 async def pass_over_body(request: web.Request) -> None:
@@ -55,15 +68,3 @@ async def read_body(request: web.Request) -> bytes:
         raise errors.RequestTimeout(seconds=BODY_TIMEOUT_S) from None
     except (HttpProcessingError, web.RequestPayloadError, ConnectionError):
         raise errors.MalformedRequest(why="its body is broken or broken off") from None
-
-
-async def answer(supply: LocalCounter, ask: Ask) -> web.Response:
-    """The ids that were asked for. Raises as `LocalCounter.one`."""
-    if ask.count is None and ask.form != "ranges":
-        id = supply.take()
-        if id is None:
-            id = (await supply.wait(1))[0].start
-        content_type, body = one(supply.counter, ask, id)
-    else:
-        content_type, body = several(supply.counter, ask, await supply.next_batch(ask.count or 1))
-    return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})

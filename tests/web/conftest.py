@@ -24,7 +24,7 @@ from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web import connection, problems
 from idservice.web.app import WebLimits, build_app
 from idservice.web.connection import ConnectionLimit
-from idservice.web.fast_lane import connection as lanes_module
+from idservice.web.fast_lane import responses
 from idservice.web.fast_lane.connection import FastConnections
 from idservice.web.fast_lane.responses import Responder
 
@@ -48,7 +48,7 @@ class Serving:
         """As the server does at the beginning of its end."""
         self.draining = True
         if self.lanes is not None:
-            self.lanes.desk.drain()
+            self.lanes.responder.drain()
 
     async def ask(self, target: str = "/next", method: str = "GET", **more: Any) -> Answer:
         return await ask(self.port, target, method, **more)
@@ -93,7 +93,7 @@ def lane(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
     """Starts a service; keywords are those of `build_app`, and more."""
-    ours = (problems._crashes, connection._malformed, connection._failed, lanes_module._failed)
+    ours = (problems._crashes, connection._malformed, connection._failed, responses._crashes)
     for sampled in ours:
         sampled._next = 0.0  # what an earlier test logged keeps nothing back
     async with AsyncExitStack() as stack:
@@ -140,11 +140,12 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             if lane and data:
                 desk = Responder(
                     service,
+                    PoolView(service),
                     paths={"/next": "default", **(routes or {})},
                     batch_max=(web_limits or WebLimits()).batch_max,
                     range_max=(web_limits or WebLimits()).range_max,
                 )
-                lanes = FastConnections(desk, gate, lambda: gate.connection(http))
+                lanes = FastConnections(desk, gate, lambda: http)
                 stack.callback(lanes.close)
             server = await asyncio.get_running_loop().create_server(
                 lanes.protocol if lanes is not None else lambda: gate.protocol(http),

@@ -1,13 +1,20 @@
-"""The fast lane: answers plain requests for ids itself, and hands every other one to aiohttp.
+"""The fast lane: a connection that answers requests for ids itself, and has aiohttp answer others.
 
-A connection begins here. As long as each request on it is one for ids of a counter in use, without
-a body and without anything unusual, it is answered for little more than the price of the system
-calls. The first other request takes the connection along: aiohttp gets exactly the bytes from that
-request on, and keeps the connection. What is malformed is not judged here: it goes to aiohttp too,
-so that there is one set of answers.
+A connection stays here all its life. A request for ids, `/livez` or `/readyz` without a body and
+without anything unusual is answered for little more than the price of the system calls. Any other
+request is handed to aiohttp, alone (see `handover`); then the connection goes on here. What is
+malformed is not judged here either, so that there is one set of answers.
+
+    state     entered by                           left by
+    reading   the connection, or an answer         a request that cannot be answered at once
+    waiting   no ids in memory, a counter that     the ids, the answer or the refusal
+              is not loaded, `/readyz`
+    handover  a request for aiohttp                the end of its answer
+    paused    a client that does not read          the client reads
 
 A request without a body ends with the blank line behind its headers, so where each ends is known.
-What a client repeats is recognised by its bytes and not parsed again (see `form`).
+What a client repeats is recognised by its bytes and not parsed again (see `template`). What arrives
+while a request waits is kept, and is answered in order.
 
 An answer is written to the socket at once, without a turn through the loop's transport; that gets
 only what the socket does not take.
@@ -16,61 +23,64 @@ only what the socket does not take.
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import cast
 
+from aiohttp import web
+
 from idservice import errors
-from idservice.allocation.wait_queue import Served, Waiter
-from idservice.observability.sampled_log import RateLimitedLog
-from idservice.web.connection import KEEPALIVE_S, ConnectionLimit, Refused, access_log
+from idservice.allocation.wait_queue import Served
+from idservice.web.connection import KEEPALIVE_S, Connection, ConnectionLimit, access_log
+from idservice.web.fast_lane.handover import Handover
 from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser, may_go_on
 from idservice.web.fast_lane.responses import Responder, Target
 from idservice.web.fast_lane.template import RequestTemplate, form_of
-
-log = logging.getLogger("idservice.web")
 
 BUFFER_MAX = 65_536  # bytes kept while a request waits for ids or a client does not read
 SWEEP_S = 5.0
 SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
 FORMS_MAX = 16  # forms tried on a connection without one that fits a later request
-_failed = RateLimitedLog(log)
 
 
 class FastConnections:
-    """The lanes of one listener; `hand_over` makes the protocol that takes a connection on."""
+    """The fast connections of one listener; `server` returns its aiohttp server."""
 
     def __init__(
-        self, desk: Responder, gate: ConnectionLimit, hand_over: Callable[[], asyncio.Protocol]
+        self, responder: Responder, limit: ConnectionLimit, server: Callable[[], web.Server]
     ) -> None:
-        self.desk = desk
-        self.gate = gate
-        self.heads = RequestParser()
-        self.hand_over = hand_over
+        self.responder = responder
+        self.limit = limit
+        self.parser = RequestParser()
+        self.server = server
+        self.is_closed = False
         self._open: set[FastConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def protocol(self) -> asyncio.Protocol:
-        """What serves the next connection: no lane where requests are to be logged."""
-        if self.gate.full:
-            return Refused(self.gate)
-        return self.hand_over() if access_log.isEnabledFor(logging.INFO) else FastConnection(self)
+        """Return the protocol of the next connection: aiohttp's if requests are to be logged."""
+        if self.limit.full or access_log.isEnabledFor(logging.INFO):
+            return self.limit.protocol(self.server())
+        return FastConnection(self)
 
     def opened(self, lane: "FastConnection") -> None:
         """A connection began."""
-        self.gate.opened(lane, lane.is_busy)
+        self.limit.opened(lane, lane.is_busy)
         self._open.add(lane)
         if self._timer is None:
             self._sweep_later()
 
     def closed(self, lane: "FastConnection") -> None:
-        """A connection ended, or was handed over."""
-        self.gate.closed(lane)
+        """A connection ended."""
+        self.limit.closed(lane)
         self._open.discard(lane)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that aiohttp answers on, as soon as it is done."""
+        self.is_closed = True
         for lane in tuple(self._open):
-            lane.close()
+            if not lane.is_handed_over:
+                lane.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -88,17 +98,18 @@ class FastConnections:
 
 
 class FastConnection(asyncio.Protocol):
-    """One connection, until it is handed over."""
+    """One connection of a client."""
 
     __slots__ = (
-        "_buffer", "_descriptor", "_desk", "_form", "_forms_left", "_head", "_heads", "_known",
-        "_lanes", "_paused", "_queued", "_silent", "_stopped", "_target", "_transport", "_waiting",
+        "_buffer", "_descriptor", "_form", "_forms_left", "_handover", "_head", "_known", "_lanes",
+        "_parser", "_paused", "_queued", "_responder", "_silent", "_stopped", "_target",
+        "_transport", "_waiting",
     )  # fmt: skip
 
     def __init__(self, lanes: FastConnections) -> None:
         self._lanes = lanes
-        self._desk = lanes.desk
-        self._heads = lanes.heads
+        self._responder = lanes.responder
+        self._parser = lanes.parser
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
         # The last request, what it asked for, and what the next may differ in. None where nothing
@@ -106,14 +117,12 @@ class FastConnection(asyncio.Protocol):
         self._head: bytes | None = None
         self._form: RequestTemplate | None = None
         self._target: Target
-        self._known: tuple[bytes | None, RequestTemplate | None] = (
-            None,
-            None,
-        )  # the same, while stopped
+        self._known: tuple[bytes | None, RequestTemplate | None] = None, None  # while stopped
         self._forms_left = FORMS_MAX
         self._queued = False  # whether the transport got something that may not be sent yet
         self._buffer = b""  # an unfinished request, or what came while one waits
-        self._waiting: Waiter | None = None  # for ids; what came after it stays behind
+        self._waiting: Callable[[], object] | None = None  # gives up what a request waits for
+        self._handover: Handover | None = None  # the request that aiohttp answers
         self._paused = False  # the client does not read
         self._stopped = False  # no request may be looked at: one waits, or the client does not read
         self._silent = 0  # sweeps since the last answer
@@ -127,33 +136,47 @@ class FastConnection(asyncio.Protocol):
         self._lanes.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The end; ids that a request waits for go to nobody, and are counted as such."""
+        """The end; a request that waits gives up."""
         self._transport = None
         self._lanes.closed(self)
         if self._waiting is not None:
-            self._target.supply.cancel(self._waiting)
+            self._waiting()
+        if self._handover is not None:
+            self._handover.lost(exc)
 
     def pause_writing(self) -> None:
         """The client does not read: take no id for it."""
         self._paused = True
         self._stop()
+        if self._handover is not None:
+            self._handover.pause_writing()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         self._paused = False
-        self._go_on()
+        if self._handover is not None:
+            self._handover.resume_writing()
+        else:
+            self._go_on()
+
+    @property
+    def is_handed_over(self) -> bool:
+        """True while aiohttp answers a request."""
+        return self._handover is not None
 
     def is_busy(self) -> bool:
-        """Whether a request waits for ids, or an answer is still being sent."""
+        """Return True while a request waits or is served, or an answer is still being sent."""
         if self._waiting is not None:
             return True
+        if self._handover is not None:
+            return self._handover.is_busy()
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def grow_older(self) -> None:
-        """Close a connection on which no request was answered for long, be it that none came, that
-        one never ends, or that its answer is not read."""
+        """Close a connection on which no request was answered for long: none came, one never
+        ends, or its answer is not read. While aiohttp answers, its own timers count."""
         self._silent += 1
-        if self._silent > SILENT_MAX and self._waiting is None:
+        if self._silent > SILENT_MAX and self._waiting is None and self._handover is None:
             self.close()
 
     def close(self) -> None:
@@ -172,24 +195,26 @@ class FastConnection(asyncio.Protocol):
             if target.plain:
                 for id in target.epoch_state.buffer.cursor:  # the cheapest `next` there is
                     body = b"%d" % id
-                    desk = self._desk
-                    self._write((desk.plain_heads.get(len(body)) or desk.plain_head(body)) + body)
+                    responder = self._responder
+                    self._write(
+                        (responder.plain_heads.get(len(body)) or responder.plain_head(body)) + body
+                    )
                     return
             self._answer(target)
         else:
             self._receive(data)
 
     def _fits(self, data: bytes) -> bool:
-        assert self._form is not None
-        if self._form.fits(data):
-            self._forms_left = FORMS_MAX
-            return True
-        return False
+        fits = self._form is not None and self._form.fits(data)
+        self._forms_left = FORMS_MAX if fits else self._forms_left
+        return fits
 
     def _receive(self, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        if self._handover is not None:
+            data = self._handover.feed(data)
         if self._stopped:
             self._keep(data)
         else:
@@ -210,7 +235,7 @@ class FastConnection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Look at what came while a request waited, or the client did not read."""
         transport = self._transport
-        if transport is None or self._waiting is not None or self._paused:
+        if transport is None or self._paused or self._waiting or self._handover:
             return
         if transport.is_closing():
             return
@@ -232,20 +257,25 @@ class FastConnection(asyncio.Protocol):
                 head, rest = data, b""
             else:
                 head, rest = data[:size], data[size:]
-            if size < 4 and may_go_on(data):
-                self._buffer = data
-                self._forget()
-                return
-            accept = self._heads.plain(head) if 4 <= size <= HEAD_MAX else None
+            if size < 4:
+                if may_go_on(data):
+                    self._buffer = data
+                    self._forget()
+                    return
+                head, rest = data, b""
+            accept = self._parser.plain(head) if 4 <= size <= HEAD_MAX else None
+            found = None
             if accept is not None:
-                target = self._desk.target(head[: head.find(b"\r")], accept)
+                found = self._responder.find(head[: head.find(b"\r")], accept)
+            if isinstance(found, Target):
+                self._remember(head, found)
+                self._answer(found)
+            elif isinstance(found, bytes):
+                self._write(found)
+            elif found is not None:
+                self._wait_for(found)
             else:
-                target = None
-            if target is None:
-                self._hand_over(data)
-                return
-            self._remember(head, target)
-            self._answer(target)
+                rest = self._hand_over(head, rest)
             if self._stopped:
                 self._keep(rest)
                 return
@@ -264,17 +294,28 @@ class FastConnection(asyncio.Protocol):
     def _forget(self) -> None:
         self._head = self._form = None
 
-    def _hand_over(self, data: bytes) -> None:
-        """Give the connection to aiohttp, with the bytes from the first unanswered request on."""
+    def _hand_over(self, head: bytes, rest: bytes) -> bytes:
+        """Have aiohttp answer a request; return the bytes after it."""
         transport = self._transport
         assert transport is not None
         assert not self._stopped
-        self._transport = None
-        self._lanes.closed(self)
-        protocol = self._lanes.hand_over()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        protocol.data_received(data)
+        self._stop()
+        handler = Connection(self._lanes.server())
+        self._handover = Handover(handler, transport, self._handed_back)
+        self._handover.begin(head)
+        return self._handover.feed(rest)
+
+    def _handed_back(self, go_on: bool) -> None:
+        """Aiohttp answered; `go_on` where the connection may serve further requests."""
+        self._handover = None
+        self._silent = 0
+        self._queued = True
+        if self._transport is None:
+            return
+        if go_on and not self._lanes.is_closed:
+            self._go_on()
+        else:
+            self._transport.close()
 
     # --- answers ---------------------------------------------------------------------------------
 
@@ -284,12 +325,13 @@ class FastConnection(asyncio.Protocol):
             answer = self._at_once(target)
             if answer is None:
                 self._stop()
-                self._waiting = target.supply.enqueue(target.count, self._served)
+                waiter = target.supply.enqueue(target.count, self._served)
+                self._waiting = partial(target.supply.cancel, waiter)
                 return
         except errors.IdserviceError as error:
             answer = self._refused(target, error)
         except Exception:
-            answer = self._crash()
+            answer = self._responder.crash()
         self._write(answer)
         if self._stopped:
             self._go_on()
@@ -304,33 +346,42 @@ class FastConnection(asyncio.Protocol):
             if isinstance(served, errors.IdserviceError):
                 answer = self._refused(target, served)
             elif target.single:
-                answer = self._desk.single(target, served[0].start)
+                answer = self._responder.single(target, served[0].start)
             else:
-                answer = self._desk.batch(target, served)
+                answer = self._responder.batch(target, served)
         except Exception:
-            answer = self._crash()
+            answer = self._responder.crash()
         self._write(answer)
         self._go_on()
+
+    def _wait_for(self, work: Coroutine[object, object, bytes]) -> None:
+        """Answer with what `work` returns."""
+        self._stop()
+        task = asyncio.get_running_loop().create_task(work)
+        self._waiting = task.cancel
+        task.add_done_callback(self._worked)
+
+    def _worked(self, task: asyncio.Task[bytes]) -> None:
+        self._waiting = None
+        if self._transport is not None and not task.cancelled():
+            self._write(task.result())
+            self._go_on()
 
     def _at_once(self, target: Target) -> bytes | None:
         """The answer, where there are ids in memory."""
         supply = target.supply
         if not target.single:
             blocks = supply.take_many(target.count)
-            return None if blocks is None else self._desk.batch(target, blocks)
+            return None if blocks is None else self._responder.batch(target, blocks)
         id = supply.take()
-        return None if id is None else self._desk.single(target, id)
+        return None if id is None else self._responder.single(target, id)
 
     def _refused(self, target: Target, error: errors.IdserviceError) -> bytes:
         if isinstance(error, errors.UnknownCounter):  # it is gone, and may come again as another
             self._known = (None, None)
             self._forget()
-            self._desk.forget()
-        return self._desk.refused(target, error)
-
-    def _crash(self) -> bytes:
-        _failed.error("a request failed", exc_info=True, extra={"action": "request_bug"})
-        return self._desk.refusal(errors.IdserviceError())
+            self._responder.forget()
+        return self._responder.refused(target, error)
 
     def _write(self, answer: bytes) -> None:
         transport = self._transport
@@ -345,5 +396,5 @@ class FastConnection(asyncio.Protocol):
         self._queued = sent < len(answer)
         if self._queued:
             transport.write(answer[sent:])
-        if self._desk.draining:
+        if self._responder.draining:
             transport.close()

@@ -4,7 +4,9 @@ Answers are aiohttp's to the byte, but for the date.
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from http import HTTPStatus
 from time import time
@@ -13,6 +15,10 @@ from idservice import errors
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.observability.readings import count as count_one
+from idservice.observability.sampled_log import RateLimitedLog
+from idservice.observability.view import ServiceView
+from idservice.web.health import LIVE, ready
+from idservice.web.ids import issue
 from idservice.web.problems import problem
 from idservice.web.request import Ask, prefers_json, read_ask
 from idservice.web.response import TEXT, one, several
@@ -21,6 +27,8 @@ TARGETS_MAX = 4096  # distinct request lines remembered
 ACCEPTS_MAX = 256  # and distinct Accept headers
 COUNTERS, NEXT = "/v1/counters/", "/next"
 VERSION = " HTTP/1.1"
+_is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # in a path
+_crashes = RateLimitedLog(logging.getLogger("idservice.web"))
 
 
 class Target:
@@ -37,12 +45,19 @@ class Target:
         self.plain = self.single and ask.form == "text"
 
 
+Found = Target | bytes | Coroutine[object, object, bytes] | None
+
+
 class Responder:
-    """`paths` maps paths to counters; `clock` tells the time of day."""
+    """Finds out what a request asks for, and writes answers.
+
+    `paths` maps paths to counters; `clock` tells the time of day.
+    """
 
     def __init__(
         self,
         service: Service,
+        view: ServiceView,
         *,
         paths: dict[str, str],
         batch_max: int,
@@ -50,6 +65,7 @@ class Responder:
         clock: Callable[[], float] = time,
     ) -> None:
         self.service = service
+        self._view = view
         self.draining = False
         self._paths = paths
         self._batch_max = batch_max
@@ -74,43 +90,77 @@ class Responder:
 
     # --- requests --------------------------------------------------------------------------------
 
-    def target(self, line: bytes, accept: bytes) -> Target | None:
-        """What a request line and an Accept header ask for; None where aiohttp is to answer."""
+    def find(self, line: bytes, accept: bytes) -> Found:
+        """Return what a request line and an Accept header ask for.
+
+        That is a target, a whole answer, or the work that ends with one. None if aiohttp is to
+        answer.
+        """
         known = self._by_accept.get(accept)
         if known is None:
             known = self._as_json if prefers_json(accept.decode("latin-1")) else self._as_text
             if len(self._by_accept) >= ACCEPTS_MAX:
                 self._by_accept.clear()
             self._by_accept[accept] = known
-        target = known.get(line)
-        if target is None:
-            target = self._look_up(line, accept)
-            if target is not None:
+        found: Found = known.get(line)
+        if found is None:
+            found = self._look_up(line, accept)
+            if isinstance(found, Target):
                 if len(known) >= TARGETS_MAX:
                     known.clear()
-                known[line] = target
-        return target
+                known[line] = found
+        return found
 
-    def _look_up(self, line: bytes, accept: bytes) -> Target | None:
+    def _look_up(self, line: bytes, accept: bytes) -> Found:
         try:
             method, _, rest = line.decode("ascii").partition(" ")
-            target = rest.removesuffix(VERSION)
-            if method not in ("GET", "POST") or target == rest or " " in target:
+        except UnicodeDecodeError:
+            return None
+        target = rest.removesuffix(VERSION)
+        if method not in ("GET", "POST") or target == rest or " " in target:
+            return None
+        path = target.partition("?")[0]
+        name = self._paths.get(path)
+        if name is None and path.startswith(COUNTERS) and path.endswith(NEXT):
+            name = path[len(COUNTERS) : -len(NEXT)]
+            if not _is_literal(name):
                 return None
+        if name is not None:
+            return self._find_ids(name, target, accept)
+        if path == "/readyz" and method == "GET":
+            return self._later(self._ready())
+        if path == "/livez" and method == "GET":
+            return self._answer(TEXT, LIVE.encode())
+        return None
+
+    def _find_ids(self, name: str, target: str, accept: bytes) -> Found:
+        try:
             ask = read_ask(
                 target,
                 accept.decode("latin-1"),
                 batch_max=self._batch_max,
                 range_max=self._range_max,
             )
-        except (errors.RequestRefused, UnicodeDecodeError):
-            return None
-        path = target.partition("?")[0]
-        name = self._paths.get(path)
-        if name is None and path.startswith(COUNTERS) and path.endswith(NEXT):
-            name = path[len(COUNTERS) : -len(NEXT)]
-        supply = self.service.local_counters.get(name) if name else None
-        return Target(supply, ask) if supply is not None else None
+        except errors.MalformedRequest:
+            return None  # the connection is closed as well
+        except errors.RequestRefused as error:
+            return self.refusal(error)
+        supply = self.service.local_counters.get(name)
+        if supply is None:
+            return self._later(issue(self.service, name, ask))
+        return Target(supply, ask)
+
+    async def _ready(self) -> tuple[str, bytes]:
+        return TEXT, (await ready(self._view, draining=self.draining)).encode()
+
+    async def _later(self, work: Coroutine[object, object, tuple[str, bytes]]) -> bytes:
+        """Return the whole answer to a request that takes some `work`."""
+        try:
+            return self._answer(*await work)
+        except errors.IdserviceError as error:
+            return self.refusal(error)
+        except Exception:
+            return self.crash()
 
     # --- answers ---------------------------------------------------------------------------------
 
@@ -149,6 +199,11 @@ class Responder:
         for name in ("Cache-Control", "Server", "Connection"):
             headers.pop(name, None)
         return self._head(HTTPStatus(response.status), headers, len(response.body)) + response.body
+
+    def crash(self) -> bytes:
+        """Log the exception that is being handled, a bug; return the answer that says so."""
+        _crashes.error("a request failed", exc_info=True, extra={"action": "request_bug"})
+        return self.refusal(errors.IdserviceError())
 
     def _head(self, status: HTTPStatus, headers: dict[str, str], length: int) -> bytes:
         """In the order in which aiohttp writes them."""

@@ -1,0 +1,150 @@
+"""One request of a fast-lane connection, answered by aiohttp.
+
+Aiohttp gets a connection of its own whose transport is a `Handover`. It is fed the bytes of one
+request and no more, writes its answer through, and is told to close afterwards. That close ends the
+handover, and the connection is back in the fast lane.
+
+Where a request ends is for aiohttp's own parser to say, so that the two cannot differ:
+
+    head     fed alone; a request without a body ends with it
+    length   no more than Content-Length bytes are fed
+    chunked  fed line by line, since the last chunk ends with a line
+    whole    the parser has read the body to its end: later bytes stay in the fast lane
+    kept     anything else, such as a malformed request, an upgrade or a long body: aiohttp keeps
+             the connection and gets every later byte
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import StreamReader
+
+from idservice.web.connection import Connection
+from idservice.web.problems import BODY_MAX
+
+CHUNKED_MAX = 2 * BODY_MAX  # bytes of a chunked body, with the sizes of its chunks
+
+
+class Handover(asyncio.Transport):
+    """The transport that aiohttp's `handler` writes to. `over` is called once, at the end, with
+    True if the connection may serve further requests."""
+
+    __slots__ = ("_body", "_chunked", "_ended", "_handler", "_left", "_over", "_paused", "_to")
+
+    def __init__(
+        self, handler: Connection, to: asyncio.Transport, over: Callable[[bool], None]
+    ) -> None:
+        super().__init__()
+        self._handler = handler
+        self._to = to
+        self._over = over
+        self._body: StreamReader | None = None  # of the request; None if aiohttp keeps everything
+        self._chunked = False
+        self._left = 0  # bytes of the body that may still be fed
+        self._paused = False
+        self._ended = False
+        handler.connection_made(self)
+
+    # --- bytes in --------------------------------------------------------------------------------
+
+    def begin(self, head: bytes) -> None:
+        """Feed the head of a request, to its blank line."""
+        self._handler.data_received(head)
+        request = self._handler.only_request()
+        if request is None:
+            return
+        message, self._body = request
+        self._chunked = message.chunked
+        length = int(message.headers.get("Content-Length", 0))
+        self._left = CHUNKED_MAX if self._chunked else length
+        if self._body.is_eof():
+            self._finish()
+        elif not self._chunked and not 0 < length <= BODY_MAX:
+            self._body = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Feed what belongs to the request; return the bytes after it."""
+        while data and self._body is not None:
+            if self._body.is_eof():
+                return data
+            size = min(len(data), self._left)
+            if self._chunked:
+                size = data.find(b"\n", 0, size) + 1 or size
+            self._left -= size
+            self._handler.data_received(data[:size])
+            data = data[size:]
+            if self._body.is_eof():
+                self._finish()
+            elif not self._left:
+                self._body = None
+        if data:
+            self._handler.data_received(data)
+        return b""
+
+    def _finish(self) -> None:
+        """The request is whole: let aiohttp end the connection once it has answered."""
+        assert self._body is not None
+        if self._handler.ends_with(self._body):
+            self._handler.close()
+        else:
+            self._body = None
+
+    # --- the real connection ---------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._handler.resume_writing()
+
+    def is_busy(self) -> bool:
+        """Return True while a request is being served."""
+        return self._handler.is_busy()
+
+    def lost(self, exc: BaseException | None) -> None:
+        """The client is gone."""
+        self._ended = True
+        self._handler.connection_lost(exc)
+
+    # --- what aiohttp does with its transport ----------------------------------------------------
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As the real transport; but its socket has all its options already."""
+        return default if name == "socket" else self._to.get_extra_info(name, default)
+
+    def write(self, data: Any) -> None:
+        self._to.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self._to.get_write_buffer_size()
+
+    def is_closing(self) -> bool:
+        return self._ended or self._to.is_closing()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        self._to.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        self._to.resume_reading()
+
+    def close(self) -> None:
+        """The end, once aiohttp is done: it may do more in this turn of the loop."""
+        if not self._ended:
+            self._ended = True
+            asyncio.get_running_loop().call_soon(self._end)
+
+    abort = close
+
+    def _end(self) -> None:
+        handler = self._handler
+        whole = self._body is not None and self._body.is_eof()
+        comes_back = whole and handler.kept_alive and not handler.is_forced
+        handler.connection_lost(None)
+        if self._paused and not self._to.is_closing():
+            self._to.resume_reading()
+        self._over(comes_back)
