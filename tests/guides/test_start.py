@@ -122,15 +122,10 @@ def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Shell) -> None:
     which = Block(Path(__file__), 0, "", "console", asked, "")
     run, *rest = CONTAINER
     newcomer.follow([run, which, *rest], within=HERE, apart=NETWORK)
-
-
-@pytest.mark.needs_image
-@pytest.mark.usefixtures("_docker")
-def test_an_image_out_of_old_layers_is_labelled_with_the_commit(newcomer: Shell) -> None:
     label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
-    labelled = f"docker image inspect --format '{label}' idservice:dev"
-    said = newcomer.run(f"{CLONE.text}make image\n{labelled}")
-    assert last_line(said) == head()
+    labelled = f"make image\ndocker image inspect --format '{label}' idservice:dev"
+    said = last_line(newcomer.run(labelled, within=HERE))
+    assert said == head(), "also an image out of old layers is labelled with its commit"
 
 
 # --- the rest of the README -----------------------------------------------------------------------
