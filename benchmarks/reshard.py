@@ -21,7 +21,7 @@ from benchmarks.load import Clock, Connection, Target, at_rate
 from benchmarks.measure import Row, check, distinct
 from benchmarks.processes import get, on_load_core, serving
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Reshard
 from idservice.stores.sqlite.store import SQLiteStore
 
 GOAL = 3.0
@@ -90,7 +90,7 @@ def _operate(file: str, size: Size) -> None:
     async def reshard(shards: int) -> None:
         async with SQLiteStore(file) as store:
             changer = EpochChanger(store, random=SystemRandom(), stale_s=60.0)
-            await changer.change("default", Wish("reshard", shards=shards))
+            await changer.change("default", Reshard(shards=shards))
 
     time.sleep(size.steady_s)
     for shards in STEPS:

@@ -8,12 +8,10 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/stores/dynamodb/store.py": "to be cut in two",
     },
     "homonyms": {
-        "idservice/catalogue/rules.py": "to be renamed",
         "idservice/client/blocking.py": "to be renamed",
         "idservice/client/protocol.py": "to be renamed",
         "idservice/stores/dynamodb/client.py": "to be renamed",
         "idservice/web/connection.py": "to be renamed",
-        "idservice/web/counters.py": "to be renamed",
     },
     "questions": {
         "idservice/allocation/catalogue_watch.py": "to be reworded",
@@ -29,7 +27,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/catalogue/describe.py": "to be reworded",
         "idservice/catalogue/doctor.py": "to be reworded",
         "idservice/catalogue/mover.py": "to be reworded",
-        "idservice/catalogue/rules.py": "to be reworded",
         "idservice/cli/bench/answers.py": "to be reworded",
         "idservice/cli/bench/histogram.py": "to be reworded",
         "idservice/cli/bench/report.py": "to be reworded",

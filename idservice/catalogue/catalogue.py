@@ -5,8 +5,8 @@ from collections.abc import Callable, Coroutine
 from random import Random
 
 from idservice import errors
+from idservice.catalogue.changes import Change
 from idservice.catalogue.counters import ensure, positions_of, shown
-from idservice.catalogue.rules import Wish
 from idservice.catalogue.runner import ChangeRunner
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import Store
@@ -86,11 +86,11 @@ class Catalogue:
         self._on_change(counter)  # it may be in use, and have been deleted
         return counter, created
 
-    async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
+    async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
         """Return the entry of a counter before and after a change.
 
         Raises as `EpochChanger.change`; BadName, StoreReplaced, Stopped.
         """
         check_name(name)
         self._check_open()
-        return await self._runner.change(name, wish)
+        return await self._runner.change(name, wanted)

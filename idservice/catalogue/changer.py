@@ -1,16 +1,32 @@
-"""Carries changes of epoch out, step by step: anybody may do it at any time, and may find any step
-done, by an operator who died, by another one, or by a copy of a request that came late."""
+"""Carries out changes of epoch, step by step.
+
+Theory of operation. The state of a change is in the store: in the entry and on the shards. NEXT is
+the order of the states, and each step leads to one. Every step is conditional and may be repeated
+by any instance or operator at any time: a step that was taken before, by an operator that died or
+by a late copy of a request, is found done. So each look at an entry begins at INTENT and passes the
+steps that are done. A step that another writer was ahead of ends the look, and the next one begins.
+
+| state | the store | left by |
+|---|---|---|
+| INTENT | the entry has an intent | each shard is sealed, conditional on the value read |
+| SEALED | no shard grants an id of a former epoch | the base is written, on no base yet |
+| BASED | the entry has the base of the new epoch | each shard is opened, on the seal |
+| OPEN | the shards carry the new epoch; none if the counter is closed | the entry is rewritten |
+| DONE | the entry is in the new epoch | |
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from random import Random
 from typing import TypeVar
 
 from idservice import errors
 from idservice.catalogue import rules
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Change
 from idservice.core import backoff
 from idservice.core import epoch as epochs
 from idservice.stores.protocol import Store
@@ -26,6 +42,42 @@ PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 2.0
 T = TypeVar("T")
 
 
+class ChangeState(Enum):
+    """The states of a change."""
+
+    INTENT = "intent"
+    SEALED = "sealed"
+    BASED = "based"
+    OPEN = "open"
+    DONE = "done"
+
+
+NEXT = {
+    ChangeState.INTENT: ChangeState.SEALED,
+    ChangeState.SEALED: ChangeState.BASED,
+    ChangeState.BASED: ChangeState.OPEN,
+    ChangeState.OPEN: ChangeState.DONE,
+}
+
+
+@dataclass(slots=True)
+class _Work:
+    """A change under way, as one look found it; `past` is what an operator vouches for."""
+
+    entry: Counter
+    past: int | None
+    found: list[ShardState] = field(default_factory=list)  # shards, once sealed
+
+    @property
+    def intent(self) -> Intent:
+        assert self.entry.intent is not None
+        return self.entry.intent
+
+    @property
+    def seal(self) -> str:
+        return epochs.sealed(self.intent.epoch)
+
+
 class EpochChanger:
     """Changes counters of one store.
 
@@ -38,25 +90,31 @@ class EpochChanger:
         self._random = random
         self._stale_s = stale_s
         self._sealed_at: dict[str, float] = {}  # by epoch: when all shards were seen to be sealed
+        self._steps: dict[ChangeState, Callable[[_Work], Coroutine[object, object, bool]]] = {
+            ChangeState.SEALED: self._seal_shards,
+            ChangeState.BASED: self._write_base,
+            ChangeState.OPEN: self._open_shards,
+            ChangeState.DONE: self._conclude,
+        }
 
-    async def change(self, name: str, wish: Wish) -> tuple[Counter, Counter]:
+    async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
         """Change a counter; its entry before and after, the same one where it is so already.
 
         Another change under way is finished first. Raises UnknownCounter, ChangeRefused;
         OutcomeUnknown also where the change was begun, which somebody will finish.
         """
-        vouched = wish.past is not None
+        vouched = wanted.vouched is not None
         for _ in range(TRIES):
-            before = await self.carry_out(name, past=wish.past)
-            shards = range(max(before.shards, wish.wished_shards))
+            before = await self.carry_out(name, past=wanted.vouched)
+            shards = range(max(before.shards, wanted.new_shards))
             found = await self._on_each(shards, partial(self._found, before, vouched=vouched))
-            after = rules.begun(before, wish, found, self._random)
+            after = rules.begun(before, wanted, found, self._random)
             if after is before:
                 return before, before
-            if await self._begin(before, after, wish):
+            if await self._begin(before, after, wanted):
                 if after.intent is None:
                     return before, after
-                return before, await self._finish(after, wish)
+                return before, await self._finish(after, wanted)
         why = "others change it at the same time; try again"
         raise errors.NotApplied(store=self._store.address, action=_action(name), why=why)
 
@@ -78,12 +136,12 @@ class EpochChanger:
             raise errors.UnknownCounter(name=name)
         if entry.intent is None:
             return entry
-        await self._take_steps(entry, entry.intent, past)
+        await self._take_steps(entry, past)
         return None
 
     # --- the steps -------------------------------------------------------------------------------
 
-    async def _begin(self, before: Counter, after: Counter, wish: Wish) -> bool:
+    async def _begin(self, before: Counter, after: Counter, wanted: Change) -> bool:
         """Write the intent down; False where the entry was written by somebody else first."""
         unsure = False
         for attempt in range(1, TRIES + 1):
@@ -107,7 +165,7 @@ class EpochChanger:
                         raise self._unsure(before, str(error).rstrip(".")) from error
                     raise
             await self._pause(attempt)
-        _audit(before, after, wish)
+        _audit(before, after, wanted)
         return True
 
     def _unsure(self, before: Counter, why: str) -> errors.OutcomeUnknown:
@@ -116,48 +174,69 @@ class EpochChanger:
             store=self._store.address, action=_action(before.name), why=f"{why}; see what it is now"
         )
 
-    async def _finish(self, begun: Counter, wish: Wish) -> Counter:
+    async def _finish(self, begun: Counter, wanted: Change) -> Counter:
         try:
-            return await self.carry_out(begun.name, past=wish.past)
+            return await self.carry_out(begun.name, past=wanted.vouched)
         except errors.StoreError as error:
             raise errors.OutcomeUnknown(
                 store=self._store.address,
                 action=_action(begun.name),
-                why=f"{wish.kind} is begun and not done ({str(error).rstrip('.')}); a serving"
+                why=f"{wanted.kind} is begun and not done ({str(error).rstrip('.')}); a serving"
                 " instance finishes it, or the same command again",
             ) from error
 
-    async def _take_steps(self, entry: Counter, intent: Intent, past: int | None) -> None:
-        """Take the intent from wherever it stands to done, or as far as nobody else is ahead."""
-        seal = epochs.sealed(intent.epoch)
-        vouched = past is not None or (intent.kind == "fence" and not intent.ahead)
-        found = await self._on_each(
-            rules.to_seal(entry), partial(self._seal, entry, seal, vouched=vouched)
+    async def _take_steps(self, entry: Counter, past: int | None) -> None:
+        """Take the change from its first state to the last, unless another writer is ahead."""
+        work = _Work(entry, past)
+        state = ChangeState.INTENT
+        while state is not ChangeState.DONE:
+            state = NEXT[state]
+            if not await self._steps[state](work):
+                return
+
+    async def _seal_shards(self, work: "_Work") -> bool:
+        intent = work.intent
+        vouched = work.past is not None or (intent.kind == "fence" and not intent.ahead)
+        work.found = await self._on_each(
+            rules.to_seal(work.entry), partial(self._seal, work.entry, work.seal, vouched=vouched)
         )
         self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
-        if intent.base is None:
-            if any(stand.epoch == intent.epoch for stand in found):
-                # Somebody is ahead of what we read, and `found` says nothing of the past.
-                raise self._unexpected(entry, 0, intent.epoch)
-            after = rules.based(entry, found[: entry.shards], past)
-            if not await self._call(self._store.rewrite(entry, after)):
-                return
-            assert after.intent is not None
-            entry, intent = after, after.intent
+        return True
+
+    async def _write_base(self, work: "_Work") -> bool:
+        entry, intent = work.entry, work.intent
+        if intent.base is not None:
+            return True
+        if any(stand.epoch == intent.epoch for stand in work.found):
+            # Another writer is ahead of the entry as read, and `found` does not tell the past.
+            raise self._unexpected(entry, 0, intent.epoch)
+        work.entry = rules.based(entry, work.found[: entry.shards], work.past)
+        return await self._call(self._store.rewrite(entry, work.entry))
+
+    async def _open_shards(self, work: "_Work") -> bool:
+        intent = work.intent
         if intent.lower:
-            await self._outlast_the_stale(entry, intent.epoch)
+            await self._outlast_the_stale(work.entry, intent.epoch)
         if intent.opens:
-            await self._on_each(range(intent.shards), partial(self._open, entry, intent, seal))
+            await self._on_each(
+                range(intent.shards), partial(self._open, work.entry, intent, work.seal)
+            )
+        return True
+
+    async def _conclude(self, work: "_Work") -> bool:
+        entry, intent = work.entry, work.intent
         after = rules.done(entry)
         if intent.kind == "fence":
             after = await self._call(self._store.renewed(after))
-        if await self._call(self._store.rewrite(entry, after)):
-            self._sealed_at.pop(intent.epoch, None)
-            log.info(
-                "counter %s: %s is done: epoch %d, ids from %s",
-                entry.name, intent.kind, after.ordinal, intent.base,
-                extra={"action": "change_done"},
-            )  # fmt: skip
+        if not await self._call(self._store.rewrite(entry, after)):
+            return False
+        self._sealed_at.pop(intent.epoch, None)
+        log.info(
+            "counter %s: %s is done: epoch %d, ids from %s",
+            entry.name, intent.kind, after.ordinal, intent.base,
+            extra={"action": "change_done"},
+        )  # fmt: skip
+        return True
 
     async def _seal(self, entry: Counter, seal: str, shard: int, *, vouched: bool) -> ShardState:
         """How a shard stands once nobody is granted anything there."""
@@ -290,7 +369,7 @@ def _action(name: str) -> str:
     return f"changing counter {name}"
 
 
-def _audit(before: Counter, after: Counter, wish: Wish) -> None:
+def _audit(before: Counter, after: Counter, wanted: Change) -> None:
     """Who changed what, from what to what, and why."""
     intent = after.intent
     changes = []
@@ -309,7 +388,7 @@ def _audit(before: Counter, after: Counter, wish: Wish) -> None:
             changes.append(f"{intent.ahead} ids further on")
     log.info(
         "counter %s: %s by %s (%s): %s",
-        before.name, wish.kind, wish.by or "somebody", wish.why or "no reason given",
+        before.name, wanted.kind, wanted.by or "somebody", wanted.why or "no reason given",
         ", ".join(changes),
         extra={"action": "counter_changed"},
     )  # fmt: skip

@@ -5,7 +5,7 @@ from random import Random
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import CreateAgain
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.core.timeouts import stale_after
 from idservice.stores.protocol import Store
@@ -141,8 +141,7 @@ async def ensure(
         return found, True
     if found.intent is not None or found.state in (DELETED, MOVED):
         changer = EpochChanger(store, random=random, stale_s=stale_after(runway))
-        wish = Wish("create", by=by, wanted=wanted)
-        before, found = await changer.change(wanted.name, wish)
+        before, found = await changer.change(wanted.name, CreateAgain(by=by, wanted=wanted))
         if before.state == DELETED and found.state != DELETED:
             return found, True
     difference = found.difference(wanted, runway=runway)

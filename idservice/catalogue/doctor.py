@@ -6,16 +6,14 @@ import shlex
 from collections.abc import Sequence
 
 from idservice import errors
+from idservice.catalogue.changes import command
 from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
 from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
 from idservice.stores.protocol import Store
 from idservice.stores.records import (
     ACTIVE,
-    ARRIVE,
     DEFAULT_COUNTER,
     DELETED,
-    FINISH,
-    MOVE,
     MOVED,
     Counter,
     ShardState,
@@ -119,22 +117,12 @@ def _unfinished(entry: Counter, again: str) -> Finding:
     intent = entry.intent
     assert intent is not None
     name, kind = entry.name, intent.kind
-    command = {
-        "set": f"set {name} --next {intent.floor}" + " --allow-lower" * intent.lower,
-        "reshard": f"reshard {name} --shards {intent.shards}",
-        "fence": f"fence {name} --past {max(0, intent.floor - 1)}",
-        "create": f"create {name}",
-        FINISH: f"adopt --finish {name}",
-        MOVE: f"move {name} --to {shlex.quote(intent.move.to)}" if intent.move else "",
-        "limit": f"fence {name} --ahead 0",
-        ARRIVE: f"fence {name} --ahead 0",
-    }.get(kind, f"{kind} {name}")
     return Finding(
         WARNING, "change", f"counter {name}: {kind} is begun and not done"
         f" (by {intent.by or 'somebody'})",
         "nothing is handed out meanwhile; an instance that serves the counter finishes it within"
         " seconds, and so does the same command again",
-        f"idservice {command}{again}",
+        f"idservice {command(name, intent)}{again}",
     )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger, in_time
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Arrive, Delete, MoveAway
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.stores.protocol import Store
-from idservice.stores.records import ARRIVE, DELETED, MOVE, Counter, Move
+from idservice.stores.records import DELETED, Counter, Move
 
 log = logging.getLogger("idservice.change")
 
@@ -42,7 +42,7 @@ class CounterMover:
         """
         entry = await self._at_source.carry_out(name)
         if entry.move is None:
-            entry = await self._leave(entry, Wish(MOVE, by=by, why=why, to=self._to))
+            entry = await self._leave(entry, MoveAway(by=by, why=why, to=self._to))
         move = entry.move
         assert move is not None
         if move.to != self._to:
@@ -53,23 +53,23 @@ class CounterMover:
         await self._note_arrival(name, move)
         return arrived
 
-    async def _leave(self, entry: Counter, wish: Wish) -> Counter:
+    async def _leave(self, entry: Counter, leaving: MoveAway) -> Counter:
         """The entry once nobody is granted anything by it, and it says where the counter goes."""
         try:
-            await self._prepare(entry, wish)
+            await self._prepare(entry, leaving)
         except errors.ChangeRefused:
             # What is in use there may be this very counter, moved by somebody else meanwhile.
             entry = await self._at_source.carry_out(entry.name)
             if entry.move is None:
                 raise
             return entry
-        _, entry = await self._at_source.change(entry.name, wish)
+        _, entry = await self._at_source.change(entry.name, leaving)
         return entry
 
-    async def _prepare(self, entry: Counter, wish: Wish) -> None:
+    async def _prepare(self, entry: Counter, leaving: MoveAway) -> None:
         """See that it can be moved there, and have a tombstone there, which also shows that we may
         write, before anything here is closed."""
-        rules.begun(entry, wish, [], self._random)  # what is refused here is refused first
+        rules.begun(entry, leaving, [], self._random)  # what is refused here is refused first
         there = await self._entry_there(entry.name)
         if there is None:
             there = await in_time(
@@ -81,7 +81,7 @@ class CounterMover:
             )
         there = await self._at_target.carry_out(entry.name)
         if await self._is_untouched(there):
-            there = await self._clear(there, wish)
+            there = await self._clear(there, leaving)
         trial = _arrival(entry, token="none yet", floor=0, state=entry.state)  # noqa: S106
         rules.begun(there, trial, [], self._random)
 
@@ -96,9 +96,9 @@ class CounterMover:
         first = there.start - there.base
         return all(stand is not None and stand.reserved == first for stand in stands)
 
-    async def _clear(self, there: Counter, wish: Wish) -> Counter:
+    async def _clear(self, there: Counter, leaving: MoveAway) -> Counter:
         """Make room where a counter of this name is that never handed out an id."""
-        delete = Wish("delete", by=wish.by, why=wish.why, state=DELETED)
+        delete = Delete(by=leaving.by, why=leaving.why)
         _, cleared = await self._at_target.change(there.name, delete)
         if cleared.high > there.start:  # somebody began just now
             raise errors.ChangeRefused(
@@ -119,9 +119,11 @@ class CounterMover:
             )  # fmt: skip
             await in_time(self._target, self._target.create(_tombstone(entry, self._random)))
         # `high` is above everything ever granted here: the positions were sealed before it was set.
-        wish = _arrival(entry, token=move.token, floor=entry.high, state=move.state, by=by, why=why)
+        arrival = _arrival(
+            entry, token=move.token, floor=entry.high, state=move.state, by=by, why=why
+        )
         try:
-            _, there = await self._at_target.change(entry.name, wish)
+            _, there = await self._at_target.change(entry.name, arrival)
         except errors.ChangeRefused as refused:
             why = f"{refused.fields['why']}. Until then nobody hands out its ids: it left its store"
             raise errors.ChangeRefused(name=entry.name, why=why) from refused
@@ -168,6 +170,6 @@ def _tombstone(entry: Counter, random: Random) -> Counter:
 
 def _arrival(
     entry: Counter, *, token: str, floor: int, state: str, by: str = "", why: str = ""
-) -> Wish:
+) -> Arrive:
     wanted = replace(entry, adopted=None, home=None, move=None, intent=None)
-    return Wish(ARRIVE, by=by, why=why, state=state, next=floor, wanted=wanted, origin=token)
+    return Arrive(by=by, why=why, state=state, next=floor, wanted=wanted, origin=token)

@@ -8,7 +8,7 @@ from random import Random
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Change
 from idservice.core.timeouts import stale_after
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter
@@ -39,19 +39,19 @@ class ChangeRunner:
         self._spawn = spawn
         self._finishing: set[str] = set()
 
-    async def change(self, name: str, wish: Wish) -> Done:
+    async def change(self, name: str, wanted: Change) -> Done:
         """The entry of a counter before and after a change. Raises as `EpochChanger.change`.
 
         It goes on where the caller does not wait for it.
         """
         changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
         changing.add_done_callback(_retrieve)
-        self._spawn(self._change(name, wish, changing))
+        self._spawn(self._change(name, wanted, changing))
         return await asyncio.shield(changing)
 
-    async def _change(self, name: str, wish: Wish, changing: asyncio.Future[Done]) -> None:
+    async def _change(self, name: str, wanted: Change, changing: asyncio.Future[Done]) -> None:
         try:
-            before, after = await self._changer.change(name, wish)
+            before, after = await self._changer.change(name, wanted)
             self._on_change(after)
             changing.set_result((before, after))
         except asyncio.CancelledError:

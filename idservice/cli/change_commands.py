@@ -8,42 +8,50 @@ from random import SystemRandom
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import (
+    Change,
+    Configure,
+    Delete,
+    Fence,
+    FinishAdoption,
+    Reshard,
+    SetNext,
+)
 from idservice.catalogue.counters import check_reason
 from idservice.catalogue.mover import CounterMover
-from idservice.catalogue.rules import Wish
 from idservice.cli.store_commands import number, opened, operator
 from idservice.core.timeouts import stale_after
 from idservice.observability import logs
 from idservice.stores import open_store
 from idservice.stores.protocol import Store
-from idservice.stores.records import ACTIVE, DELETED, FINISH, SUSPENDED, Counter, check_name
+from idservice.stores.records import ACTIVE, SUSPENDED, Counter, check_name
 
 
 async def set_next(arguments: argparse.Namespace) -> None:
     """Go on from another id."""
     next = number("--next", arguments.next, 0)
-    wish = Wish("set", next=next, lower=arguments.allow_lower, forced=arguments.force)
-    await _change(arguments, wish)
+    change = SetNext(next=next, lower=arguments.allow_lower, forced=arguments.force)
+    await _change(arguments, change)
 
 
 async def suspend(arguments: argparse.Namespace) -> None:
     """Hand out no ids until `resume`."""
-    await _change(arguments, Wish("suspend", state=SUSPENDED))
+    await _change(arguments, Configure(state=SUSPENDED))
 
 
 async def resume(arguments: argparse.Namespace) -> None:
     """End a suspension."""
-    await _change(arguments, Wish("resume", state=ACTIVE))
+    await _change(arguments, Configure(state=ACTIVE))
 
 
 async def reshard(arguments: argparse.Namespace) -> None:
     """Go on with another number of shards."""
-    await _change(arguments, Wish("reshard", shards=number("--shards", arguments.shards, 1)))
+    await _change(arguments, Reshard(shards=number("--shards", arguments.shards, 1)))
 
 
 async def delete(arguments: argparse.Namespace) -> None:
     """Delete a counter."""
-    await _change(arguments, Wish("delete", state=DELETED))
+    await _change(arguments, Delete())
 
 
 async def adopt(arguments: argparse.Namespace) -> None:
@@ -53,7 +61,7 @@ async def adopt(arguments: argparse.Namespace) -> None:
             why="adopt needs --finish; to take a counter over, run `idservice create NAME"
             " --adopt-table …`"
         )
-    await _change(arguments, Wish(FINISH))
+    await _change(arguments, FinishAdoption())
 
 
 async def move(arguments: argparse.Namespace) -> None:
@@ -90,7 +98,7 @@ async def fence(arguments: argparse.Namespace) -> None:
         raise errors.Usage(why="fence needs either the name of a counter or --all")
     if (arguments.past is None) == (arguments.ahead is None):
         raise errors.Usage(why="fence needs either --past N or --ahead N")
-    wish = Wish("fence", past=_given(arguments, "past"), ahead=_given(arguments, "ahead"))
+    change = Fence(past=_given(arguments, "past"), ahead=_given(arguments, "ahead"))
     if arguments.name is not None:
         check_name(arguments.name)
     async with opened(arguments, verify=False) as store:
@@ -104,11 +112,11 @@ async def fence(arguments: argparse.Namespace) -> None:
                 ) from replaced
         changer = _changer(arguments, store)
         if arguments.name is not None:
-            await _change_one(changer, arguments.name, _signed(arguments, wish))
+            await _change_one(changer, arguments.name, _signed(arguments, change))
             return
         for entry in await store.counters():
             try:
-                await _change_one(changer, entry.name, _signed(arguments, wish))
+                await _change_one(changer, entry.name, _signed(arguments, change))
             except (errors.PositionMissing, errors.PositionIllFormed) as error:
                 # Its position grants no ids, in any store.
                 print(f"idservice: left as it is: {error}", file=sys.stderr)
@@ -121,16 +129,16 @@ def _given(arguments: argparse.Namespace, flag: str) -> int | None:
     return None if value is None else number(f"--{flag}", value, 0)
 
 
-async def _change(arguments: argparse.Namespace, wish: Wish) -> None:
+async def _change(arguments: argparse.Namespace, change: Change) -> None:
     check_name(arguments.name)
-    signed = _signed(arguments, wish)
+    signed = _signed(arguments, change)
     async with opened(arguments, bounded=False) as store:  # it may finish an earlier change first
         await _change_one(_changer(arguments, store), arguments.name, signed)
 
 
-def _signed(arguments: argparse.Namespace, wish: Wish) -> Wish:
+def _signed(arguments: argparse.Namespace, change: Change) -> Change:
     """Return the change with its operator and reason. Raises BadConfiguration."""
-    return replace(wish, by=operator(), why=check_reason(arguments.reason))
+    return replace(change, by=operator(), why=check_reason(arguments.reason))
 
 
 def _changer(arguments: argparse.Namespace, store: Store) -> EpochChanger:
@@ -138,8 +146,8 @@ def _changer(arguments: argparse.Namespace, store: Store) -> EpochChanger:
     return EpochChanger(store, random=SystemRandom(), stale_s=stale_after(arguments.runway))
 
 
-async def _change_one(changer: EpochChanger, name: str, wish: Wish) -> None:
-    before, after = await changer.change(name, wish)
+async def _change_one(changer: EpochChanger, name: str, change: Change) -> None:
+    before, after = await changer.change(name, change)
     if after is before:
         print(f"counter {name}: already {after.state}{_shards(after)}, nothing was changed")
     else:

@@ -10,10 +10,9 @@ from aiohttp import web
 
 from idservice import errors
 from idservice.catalogue.catalogue import Catalogue
+from idservice.catalogue.changes import Change, Configure, Delete, SetNext
 from idservice.catalogue.counters import check_reason, check_runway
 from idservice.catalogue.describe import described
-from idservice.catalogue.rules import Wish
-from idservice.stores.records import DELETED
 from idservice.web.access import WriteAccess
 from idservice.web.counters import json_answer, read_wish, whole
 
@@ -57,37 +56,35 @@ class Changes:
     async def patch(self, request: web.Request) -> web.Response:
         """Suspend or resume a counter, change its limit or its runway."""
         patch = await self._read(request, Patch)
-        kind = "suspend" if patch.state == "suspended" else "resume"
-        if patch.state is None:
-            kind = "runway" if patch.limit is None else "limit"
         if patch.state is None and patch.limit is None and patch.runway is None:
             raise errors.BadConfiguration(why="it names none of state, limit and runway")
         limit = None if patch.limit is None else whole("limit", patch.limit)
         check_runway(patch.runway)
-        wish = Wish(kind, state=patch.state, limit=limit, runway=patch.runway)
-        return await self._change(request, wish, patch.reason)
+        change = Configure(state=patch.state, limit=limit, runway=patch.runway)
+        return await self._change(request, change, patch.reason)
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a counter; its name goes on above its ids, should it be created again."""
         deletion = await self._read(request, Deletion)
-        return await self._change(request, Wish("delete", state=DELETED), deletion.reason)
+        return await self._change(request, Delete(), deletion.reason)
 
     async def set(self, request: web.Request) -> web.Response:
         """Go on from another id."""
         body = await self._read(request, SetTo)
-        wish = Wish("set", next=whole("next", body.next), lower=body.allow_lower, forced=body.force)
-        return await self._change(request, wish, body.reason)
+        to = whole("next", body.next)
+        change = SetNext(next=to, lower=body.allow_lower, forced=body.force)
+        return await self._change(request, change, body.reason)
 
     async def _read(self, request: web.Request, kind: type[Body]) -> Body:
         self._writers.check(request)
         return await read_wish(request, kind)
 
-    async def _change(self, request: web.Request, wish: Wish, reason: str) -> web.Response:
+    async def _change(self, request: web.Request, change: Change, reason: str) -> web.Response:
         name, catalogue = request.match_info["name"], self._catalogue
-        wish = replace(wish, by=self._writers.name(request), why=check_reason(reason))
+        change = replace(change, by=self._writers.name(request), why=check_reason(reason))
         try:
             async with asyncio.timeout(ANSWER_AFTER_S):
-                _, entry = await catalogue.change(name, wish)
+                _, entry = await catalogue.change(name, change)
         except TimeoutError:
             return await self._goes_on(name)
         return json_answer(described(entry, catalogue.runway_s))

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
+from idservice.catalogue.changes import JUMP_MAX
 from idservice.catalogue.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
-from idservice.catalogue.rules import JUMP_MAX
 from idservice.observability.status_records import Status
 from idservice.stores.records import LIMIT_MAX, SHARDS_MAX
 

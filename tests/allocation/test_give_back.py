@@ -11,8 +11,8 @@ from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.service import Service
+from idservice.catalogue.changes import Configure
 from idservice.catalogue.describe import described
-from idservice.catalogue.rules import Wish
 from idservice.stores.records import Counter, Grant
 from tests.allocation.test_local_counter import store_of
 from tests.simulation.loop import elapse, run
@@ -306,7 +306,7 @@ def test_what_continues_a_block_of_the_epoch_before_goes_back_without_it(
         async with serving(data) as service:
             supply = await service.local_counter("orders")
             ids = [await supply.next_id() for _ in range(2)]
-            await elsewhere(data, Wish("limit", limit=2000))  # goes on right above
+            await elsewhere(data, Configure(limit=2000))  # goes on right above
             await elapse(POLL_S + 0.1)
             ids += [await supply.next_id() for _ in range(5)]
             await elapse(1)

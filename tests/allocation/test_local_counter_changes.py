@@ -12,13 +12,13 @@ from idservice.allocation.catalogue_watch import POLL_S, STANDS_STILL_S
 from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, LocalCounter
 from idservice.allocation.service import Service
 from idservice.catalogue import rules
+from idservice.catalogue.changes import Change, Configure, Delete, Fence, SetNext
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, controlled, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore
 
-SUSPEND, RESUME = Wish("suspend", state="suspended"), Wish("resume", state="active")
+SUSPEND, RESUME = Configure(state="suspended"), Configure(state="active")
 LATER = Limits(runway=30.0, wait=2.0)
 
 
@@ -42,7 +42,7 @@ def test_ids_of_an_epoch_that_is_merely_over_are_used_up_first() -> None:
         async with serving(data) as service:
             supply = await stocked(service)
             held = supply.allocator.held
-            await elsewhere(data, Wish("set", next=5000))
+            await elsewhere(data, SetNext(next=5000))
             await elapse(POLL_S + 0.1)
             assert supply.counter.ordinal == 2
             got = [await supply.next_id() for _ in range(held + 5)]
@@ -56,10 +56,10 @@ def test_ids_of_an_epoch_that_is_merely_over_are_used_up_first() -> None:
 
 @pytest.mark.parametrize(
     "wish",
-    [Wish("fence", ahead=7), Wish("limit", limit=2**40), SUSPEND],
+    [Fence(ahead=7), Configure(limit=2**40), SUSPEND],
     ids=lambda wish: wish.kind,
 )
-def test_ids_of_a_revoked_epoch_are_dropped_within_three_seconds_and_counted(wish: Wish) -> None:
+def test_ids_of_a_revoked_epoch_are_dropped_within_three_seconds_and_counted(wish: Change) -> None:
     async def main() -> None:
         data = table()
         async with serving(data) as service:
@@ -83,8 +83,8 @@ def test_a_fence_that_was_followed_by_another_change_still_revokes() -> None:
         async with serving(data) as service:
             supply = await stocked(service)
             held = supply.allocator.held
-            await elsewhere(data, Wish("fence", ahead=0))
-            await elsewhere(data, Wish("set", next=900))
+            await elsewhere(data, Fence(ahead=0))
+            await elsewhere(data, SetNext(next=900))
             await elapse(3.0)
             assert supply.reading().gaps == {"revoked": held}
             assert await supply.next_id() == 900
@@ -99,7 +99,7 @@ def test_older_news_changes_nothing() -> None:
             supply = await stocked(service)
             entries = [data.entries["orders"]]
             data.on_entry = entries.append
-            for wish in (SUSPEND, RESUME, Wish("set", next=700), SUSPEND):
+            for wish in (SUSPEND, RESUME, SetNext(next=700), SUSPEND):
                 await elsewhere(data, wish)
             supply.apply_entry(entries[-1])
             closed = supply.closed
@@ -154,7 +154,7 @@ def test_a_deleted_counter_is_unknown_to_who_uses_it_and_to_who_comes_new() -> N
         data = table()
         async with serving(data) as used, controlled(data, seed=2) as (fresh, catalogue):
             supply = await stocked(used)
-            await elsewhere(data, Wish("delete", state="deleted"))
+            await elsewhere(data, Delete())
             await elapse(3.0)
             with pytest.raises(errors.UnknownCounter):
                 await supply.next_id()
@@ -177,12 +177,12 @@ def test_who_waits_while_a_counter_is_changed_is_served_by_the_new_epoch() -> No
             await supply.next_id()
             entry = data.entries["orders"]
             found = [data.stand(entry, 0)]
-            begun = rules.begun(entry, Wish("fence", past=99), found, Random(1))
+            begun = rules.begun(entry, Fence(past=99), found, Random(1))
             data.rewrite(entry, begun)
             data.seal(entry, 0, found[0], "sealed:" + begun.intent.epoch)  # type: ignore[union-attr]
             waiting = asyncio.create_task(supply.next_batch(50))
             await elapse(0.5)
-            await elsewhere(data, Wish("fence", past=99))
+            await elsewhere(data, Fence(past=99))
             blocks = await waiting
             assert blocks[0].start >= 100
             assert supply.suspect is None
@@ -198,7 +198,7 @@ def test_a_grant_that_comes_when_its_epoch_is_over_is_burnt() -> None:
             waiting = asyncio.create_task(supply.next_id())
             await elapse(0.3)  # granted by now, and on its way back
             assert data.ledger
-            supply.apply_entry(await elsewhere(data, Wish("fence", ahead=0)))
+            supply.apply_entry(await elsewhere(data, Fence(ahead=0)))
             granted = data.ledger[0].ids
             assert await waiting >= granted.stop
             assert supply.reading().gaps["late"] == len(granted)
@@ -212,7 +212,7 @@ def test_a_request_that_was_made_but_not_sent_when_its_epoch_was_over_is_never_s
         data = table()
         async with serving(data) as service:
             supply = await stocked(service)
-            entry = await elsewhere(data, Wish("fence", past=99))
+            entry = await elsewhere(data, Fence(past=99))
             sent = len(data.ledger)
             while supply.allocator.waits_for_store is False:
                 supply.take()
@@ -245,7 +245,7 @@ def test_ids_that_end_a_doubt_are_not_of_an_epoch_that_was_revoked_meanwhile() -
             await elapse(0.7)  # granted by now, and not heard of yet
             assert len(data.ledger) == 1
             entry = data.entries["orders"]
-            wish = Wish("set", next=0, lower=True)
+            wish = SetNext(next=0, lower=True)
             data.rewrite(entry, rules.begun(entry, wish, [data.stand(entry, 0)], Random(1)))
             supply.apply_entry(data.entries["orders"])
             with pytest.raises(errors.WaitedTooLong):
@@ -264,7 +264,7 @@ def test_a_change_that_stands_still_is_finished_by_an_instance() -> None:
             supply = await stocked(service)
             entry = data.entries["orders"]
             found = [data.stand(entry, 0)]
-            data.rewrite(entry, rules.begun(entry, Wish("set", next=500), found, Random(1)))
+            data.rewrite(entry, rules.begun(entry, SetNext(next=500), found, Random(1)))
             await elapse(POLL_S + STANDS_STILL_S - 0.5)
             assert data.entries["orders"].intent is not None, "its operator may be at it"
             await elapse(2 * POLL_S)

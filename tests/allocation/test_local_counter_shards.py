@@ -12,7 +12,7 @@ from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Reshard
 from idservice.stores.records import Counter, Grant
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
@@ -37,7 +37,7 @@ def at(supply: LocalCounter) -> int:
 
 async def reshard(data: Table, shards: int) -> Counter:
     changer = EpochChanger(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
-    _, after = await changer.change("orders", Wish("reshard", shards=shards))
+    _, after = await changer.change("orders", Reshard(shards=shards))
     return after
 
 

@@ -13,8 +13,8 @@ from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.local_counter import Limits, LocalCounter
 from idservice.allocation.service import Service
 from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, StrictReserver
+from idservice.catalogue.changes import Change, Configure, CreateAgain, Delete, Fence, SetNext
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from idservice.core.writer import Batch
 from idservice.server import settings
 from idservice.stores.dynamodb import items
@@ -374,7 +374,7 @@ def test_a_writer_registers_anew_in_the_next_epoch_and_nothing_is_lost() -> None
         async with strict(data) as (supply, _, _):
             assert await said(supply) == [0]
             (before,) = data.records["orders"]
-            await elsewhere(data, Wish("set", next=100))
+            await elsewhere(data, SetNext(next=100))
             await elapse(POLL_S + 0.1)
             assert await said(supply) == [100]
             assert data.registrations == {"orders": 1}
@@ -388,10 +388,10 @@ def test_a_writer_registers_anew_in_the_next_epoch_and_nothing_is_lost() -> None
 
 @pytest.mark.parametrize(
     "wish",
-    [Wish("suspend", state="suspended"), Wish("set", next=3), Wish("fence", ahead=0)],
+    [Configure(state="suspended"), SetNext(next=3), Fence(ahead=0)],
     ids=lambda wish: wish.kind,
 )
-def test_what_was_left_open_is_counted_as_unknown_once_the_counter_is_changed(wish: Wish) -> None:
+def test_what_was_left_open_is_counted_as_unknown_once_the_counter_is_changed(wish: Change) -> None:
     async def main() -> None:
         data = table(strict=True)
         async with strict(data, limits=Limits(wait=0.5)) as (supply, handle, _):
@@ -402,8 +402,8 @@ def test_what_was_left_open_is_counted_as_unknown_once_the_counter_is_changed(wi
             await elsewhere(data, wish)
             await elapse(POLL_S + 0.1)
             assert gaps(supply) == {"unknown": 3}
-            if wish.state == "suspended":
-                await elsewhere(data, Wish("resume", state="active"))
+            if isinstance(wish, Configure):
+                await elsewhere(data, Configure(state="active"))
                 await elapse(POLL_S + 0.1)
             assert await said(supply) == [3]
             assert gaps(supply) == {"unknown": 3}
@@ -423,9 +423,9 @@ def test_a_counter_that_is_created_anew_is_asked_for_as_what_it_is_now(first: bo
             for strict in (first, not first):
                 handle.fates, before = ["lost_after"], gaps(supply).get("unknown", 0)
                 if strict != first:
-                    await elsewhere(data, Wish("delete", state="deleted"))
+                    await elsewhere(data, Delete())
                     wanted = new_counter("orders", Random(4), strict=strict)
-                    await elsewhere(data, Wish("create", wanted=wanted))
+                    await elsewhere(data, CreateAgain(wanted=wanted))
                     await elapse(POLL_S + 0.1)
                 assert isinstance(await said(supply), list)
                 assert not handle.fates

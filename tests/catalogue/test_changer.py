@@ -10,13 +10,13 @@ import pytest
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changer import TRIES, EpochChanger
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Configure, Fence, Reshard, SetNext
 from idservice.stores.records import Adopted, Counter
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
 from tests.simulation.store import Faults, SimStore, Table
 
-SUSPEND = Wish("suspend", state="suspended")
+SUSPEND = Configure(state="suspended")
 
 
 def changer(data: Table, faults: Faults | None = None, *, stale_s: float = 60.0) -> EpochChanger:
@@ -32,7 +32,7 @@ def test_ids_go_down_only_when_every_instance_has_heard_or_stopped() -> None:
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        wish = Wish("set", next=5, lower=True)
+        wish = SetNext(next=5, lower=True)
         changing = asyncio.create_task(changer(data).change("orders", wish))
         await elapse(59.0)
         assert data.positions["orders", 0].epoch.startswith("sealed:2.")
@@ -50,7 +50,7 @@ def test_who_waits_for_that_is_told_for_how_long(caplog: pytest.LogCaptureFixtur
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        await changer(data).change("orders", Wish("set", next=5, lower=True))
+        await changer(data).change("orders", SetNext(next=5, lower=True))
 
     run(main())
     waits = [one for one in caplog.records if getattr(one, "action", "") == "change_waits"]
@@ -63,7 +63,7 @@ def test_a_longer_runway_of_the_counter_itself_is_waited_for() -> None:
     async def main() -> None:
         data = table(runway=300.0)
         await granted(data, 100)
-        await changer(data).change("orders", Wish("set", next=5, lower=True))
+        await changer(data).change("orders", SetNext(next=5, lower=True))
         assert asyncio.get_running_loop().time() >= 600.0
 
     run(main())
@@ -73,7 +73,7 @@ def test_who_takes_over_waits_from_when_it_saw_the_seals_itself() -> None:
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        first = asyncio.create_task(changer(data).change("orders", Wish("set", next=5, lower=True)))
+        first = asyncio.create_task(changer(data).change("orders", SetNext(next=5, lower=True)))
         await elapse(30.0)
         first.cancel()
         await changer(data).carry_out("orders")
@@ -87,7 +87,7 @@ def test_nobody_waits_where_ids_go_up() -> None:
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        await changer(data).change("orders", Wish("set", next=100, lower=True))
+        await changer(data).change("orders", SetNext(next=100, lower=True))
         assert asyncio.get_running_loop().time() < 1.0
 
     run(main())
@@ -102,7 +102,7 @@ def test_a_change_is_made_once_whatever_the_network_loses_and_repeats(seed: int)
         store = SimStore(Random(seed), data, faults)
         try:
             _, after = await EpochChanger(store, random=Random(seed), stale_s=60.0).change(
-                "orders", Wish("set", next=500)
+                "orders", SetNext(next=500)
             )
         except errors.OutcomeUnknown:
             after = await changer(data).carry_out("orders")
@@ -151,7 +151,7 @@ def test_whatever_an_operator_got_done_before_the_store_went_away_is_finished_la
         dying = EpochChanger(kind(Random(1), data, left=left), random=Random(2), stale_s=0.0)
         outcome = ""
         try:
-            await dying.change("orders", Wish("set", next=500))
+            await dying.change("orders", SetNext(next=500))
         except errors.StoreError as error:
             outcome = error.outcome
         if data.entries["orders"].intent is not None:
@@ -209,8 +209,8 @@ def test_who_begins_over_another_s_intent_finishes_that_first() -> None:
         await granted(data, 100)
         entry = data.entries["orders"]
         found = [data.stand(entry, 0)]
-        data.rewrite(entry, rules.begun(entry, Wish("set", next=500), found, Random(1)))
-        before, after = await changer(data).change("orders", Wish("fence", ahead=1))
+        data.rewrite(entry, rules.begun(entry, SetNext(next=500), found, Random(1)))
+        before, after = await changer(data).change("orders", Fence(ahead=1))
         assert (before.base, before.ordinal) == (500, 2)
         assert (after.base, after.ordinal) == (501, 3)
 
@@ -222,7 +222,7 @@ def test_who_wants_shards_of_an_adopted_counter_is_not_told_to_fence_it() -> Non
         data = table(adopted=Adopted("old", (("id", "S", "x"),), "value", "old"))
         before = data.entries["orders"]
         with pytest.raises(errors.ChangeRefused, match="old endpoint"):
-            await changer(data).change("orders", Wish("reshard", shards=2))
+            await changer(data).change("orders", Reshard(shards=2))
         assert data.entries["orders"] == before
 
     run(main())

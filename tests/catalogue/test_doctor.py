@@ -12,9 +12,17 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import doctor, rules
+from idservice.catalogue.changes import (
+    Change,
+    Configure,
+    Fence,
+    FinishAdoption,
+    MoveAway,
+    Reshard,
+    SetNext,
+)
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.doctor import judge
-from idservice.catalogue.rules import Wish
 from idservice.core.epoch import gone_back, sealed
 from idservice.stores import open_store
 from idservice.stores.findings import Finding
@@ -84,15 +92,17 @@ def test_each_shard_is_looked_at() -> None:
 @pytest.mark.parametrize(
     ("wish", "command"),
     [
-        (Wish("set", next=500), "set orders --next 500"),
-        (Wish("set", next=3, lower=True), "set orders --next 3 --allow-lower"),
-        (Wish("reshard", shards=4), "reshard orders --shards 4"),
-        (Wish("suspend", state="suspended"), "suspend orders"),
-        (Wish("fence", past=99), "fence orders --past 99"),
-        (Wish("limit", limit=4000), "fence orders --ahead 0"),
+        (SetNext(next=500), "set orders --next 500"),
+        (SetNext(next=3, lower=True), "set orders --next 3 --allow-lower"),
+        (Reshard(shards=4), "reshard orders --shards 4"),
+        (Configure(state="suspended"), "suspend orders"),
+        (Fence(past=99), "fence orders --past 99"),
+        (Configure(limit=4000), "fence orders --ahead 0"),
     ],
 )
-def test_a_change_that_stands_still_is_told_with_what_finishes_it(wish: Wish, command: str) -> None:
+def test_a_change_that_stands_still_is_told_with_what_finishes_it(
+    wish: Change, command: str
+) -> None:
     entry = counter()
     begun = rules.begun(
         entry, dataclasses.replace(wish, by="ann"), [ShardState(entry.epoch, 5, 5)], RANDOM
@@ -104,7 +114,7 @@ def test_a_change_that_stands_still_is_told_with_what_finishes_it(wish: Wish, co
 
 def test_an_adoption_that_stands_still_is_told_with_what_finishes_it() -> None:
     entry = counter(adopted=Adopted("t", (("k", "S", "v"),), "a", "old"))
-    begun = rules.begun(entry, Wish("finish"), [ShardState(entry.epoch, 5, 5)], RANDOM)
+    begun = rules.begun(entry, FinishAdoption(), [ShardState(entry.epoch, 5, 5)], RANDOM)
     one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], ""))
     assert one.run == "idservice adopt --finish orders"
 
@@ -112,7 +122,7 @@ def test_an_adoption_that_stands_still_is_told_with_what_finishes_it() -> None:
 def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> None:
     entry = counter()
     stand = ShardState(entry.epoch, 5, 5)
-    begun = rules.begun(entry, Wish("move", to="sqlite:/a b.db"), [stand], RANDOM)
+    begun = rules.begun(entry, MoveAway(to="sqlite:/a b.db"), [stand], RANDOM)
     command = "idservice move orders --to 'sqlite:/a b.db' --store s"
     assert only(judge(begun, [stand], " --store s")).run == command
     done = rules.done(rules.based(begun, [stand], None))
@@ -157,7 +167,7 @@ class Changing(SimStore):
 
     async def counters(self) -> list[Counter]:
         listed = await super().counters()
-        await elsewhere(self.data, Wish("set", next=500), "default")
+        await elsewhere(self.data, SetNext(next=500), "default")
         return listed
 
 

@@ -14,9 +14,18 @@ from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import (
+    Change,
+    Configure,
+    CreateAgain,
+    Delete,
+    Fence,
+    FinishAdoption,
+    MoveAway,
+    SetNext,
+)
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.catalogue.mover import CounterMover
-from idservice.catalogue.rules import Wish
 from idservice.server.instance import build_instance
 from idservice.stores.records import Adopted, Counter, Move
 from tests.simulation.loop import elapse, run
@@ -84,7 +93,7 @@ class Two:
         return granted
 
 
-async def steps(store: SimStore, *, wish: Wish) -> Counter:
+async def steps(store: SimStore, *, wish: Change) -> Counter:
     _, after = await EpochChanger(store, random=Random(3), stale_s=0.0).change(NAME, wish)
     return after
 
@@ -116,11 +125,11 @@ async def test_a_counter_with_shards_arrives_with_them_right_above_all_it_gave(s
     entry = two.source.entries[NAME]
     two.source.reserve(entry, count=5, seen=0, room=9, shard=3)  # up to 1000 + 3 + 4 * 4
     if state == "suspended":
-        await steps(SimStore(Random(1), two.source), wish=Wish("suspend", state="suspended"))
+        await steps(SimStore(Random(1), two.source), wish=Configure(state="suspended"))
     there = await two.mover().move(NAME)
     assert (there.shards, there.state, there.high) == (4, state, 1020)
     if state == "suspended":
-        there = await steps(SimStore(Random(1), two.target), wish=Wish("resume", state="active"))
+        there = await steps(SimStore(Random(1), two.target), wish=Configure(state="active"))
     assert (there.shards, there.base) == (4, 1020)
     assert len({two.target.positions[NAME, shard].epoch for shard in range(4)}) == 1
     untouched = await Two(start=1000, shards=4).mover().move(NAME)
@@ -135,14 +144,14 @@ async def test_a_suspended_counter_does_not_take_over_the_shards_of_a_tombstone(
     source = SimStore(Random(1), two.source)
     two.target.create(new_counter(NAME, Random(8), shards=there))
     two.target.reserve(two.target.entries[NAME], count=1, seen=0, room=9, shard=0)
-    await steps(SimStore(Random(1), two.target), wish=Wish("delete", state="deleted"))
+    await steps(SimStore(Random(1), two.target), wish=Delete())
     _, suspended = await EpochChanger(source, random=Random(4), stale_s=0.0).change(
-        NAME, Wish("suspend", state="suspended")
+        NAME, Configure(state="suspended")
     )
     with pytest.raises(errors.ChangeRefused, match=rf"had {there} there\. Resume it first"):
         await two.mover().move(NAME)
     assert two.source.entries[NAME] == suspended, "nothing was closed"
-    await steps(source, wish=Wish("resume", state="active"))
+    await steps(source, wish=Configure(state="active"))
     arrived = await two.mover().move(NAME)
     assert (arrived.strict, arrived.shards) == (here.get("strict", False), here.get("shards", 1))
 
@@ -161,7 +170,7 @@ async def test_what_was_granted_in_an_earlier_epoch_is_below_too() -> None:
     two = Two()
     two.take()
     store = SimStore(Random(1), two.source)
-    await steps(store, wish=Wish("set", next=5000))
+    await steps(store, wish=SetNext(next=5000))
     two.source.set_by_hand(NAME, next=0, mark=0)  # with what its tombstone alone knows of
     there = await two.mover().move(NAME)
     assert there.base == 5000
@@ -172,7 +181,7 @@ async def test_a_suspended_or_used_up_counter_arrives_as_what_it_is(how: str) ->
     two = Two(limit=2 if how == "used up" else 900)
     two.take()
     if how == "suspended":
-        await steps(SimStore(Random(1), two.source), wish=Wish("suspend", state="suspended"))
+        await steps(SimStore(Random(1), two.source), wish=Configure(state="suspended"))
     there = await two.mover().move(NAME)
     assert there.limit == (2 if how == "used up" else 900)
     if how == "used up":
@@ -180,7 +189,7 @@ async def test_a_suspended_or_used_up_counter_arrives_as_what_it_is(how: str) ->
         return
     assert there.state == "suspended"
     assert two.take() == [False, False]
-    await steps(SimStore(Random(1), two.target), wish=Wish("resume", state="active"))
+    await steps(SimStore(Random(1), two.target), wish=Configure(state="active"))
     assert two.take() == [False, True]
     assert two.got == [0, 1, 2, 3, 4, 5]
 
@@ -205,7 +214,7 @@ def test_a_lowering_that_is_under_way_waits_for_who_has_not_heard_of_it() -> Non
         two.take()
         entry, loop = two.source.entries[NAME], asyncio.get_running_loop()
         stand = await SimStore(Random(1), two.source).stand(entry, 0)
-        lowering = rules.begun(entry, Wish("set", next=2, lower=True), [stand], Random(5))
+        lowering = rules.begun(entry, SetNext(next=2, lower=True), [stand], Random(5))
         two.source.rewrite(entry, lowering)
         there = await two.mover().move(NAME)
         assert loop.time() >= 60.0, "an instance that cannot look goes on for so long"
@@ -238,8 +247,8 @@ def test_whoever_dies_at_any_call_leaves_what_the_same_command_finishes(
             two.target.create(new_counter(NAME, Random(8)))
         if found == "tombstone":
             store = SimStore(Random(1), two.target)
-            await steps(store, wish=Wish("set", next=100))
-            await steps(store, wish=Wish("delete", state="deleted"))
+            await steps(store, wish=SetNext(next=100))
+            await steps(store, wish=Delete())
         cleared = found != "untouched"  # else what is there hands out ids of its own
 
         def between() -> None:
@@ -387,7 +396,7 @@ async def test_a_name_in_use_there_is_refused_before_anything_is_closed() -> Non
         await two.mover().move(NAME)
     assert (two.source.entries[NAME], two.target.entries[NAME]) == before
     assert two.grant(two.source)
-    await steps(SimStore(Random(1), two.target), wish=Wish("delete", state="deleted"))
+    await steps(SimStore(Random(1), two.target), wish=Delete())
     there = await two.mover().move(NAME)
     assert there.base == 6
 
@@ -419,19 +428,19 @@ async def test_a_name_that_is_taken_there_in_between_keeps_both_closed_until_it_
     two.take()
     entry = two.target.create(new_counter(NAME, Random(8)))
     store = SimStore(Random(1), two.source)
-    await steps(store, wish=Wish("move", to=TO))
+    await steps(store, wish=MoveAway(to=TO))
     two.target.reserve(entry, count=1, seen=0, room=100, shard=0)
     with pytest.raises(errors.ChangeRefused, match=r"Until then nobody hands out its ids"):
         await two.mover().move(NAME)
     assert not two.grant(two.source)
-    await steps(SimStore(Random(1), two.target), wish=Wish("delete", state="deleted"))
+    await steps(SimStore(Random(1), two.target), wish=Delete())
     await two.mover().move(NAME)
     assert two.take() == [False, True]
 
 
 async def test_a_move_that_is_under_way_goes_only_where_it_was_begun_to() -> None:
     two = Two()
-    await steps(SimStore(Random(1), two.source), wish=Wish("move", to="sqlite:/elsewhere.db"))
+    await steps(SimStore(Random(1), two.source), wish=MoveAway(to="sqlite:/elsewhere.db"))
     with pytest.raises(errors.Moved, match=r"move orders --to 'sqlite:/elsewhere\.db'"):
         await two.mover().move(NAME)
     assert two.take() == [False, False]
@@ -441,17 +450,17 @@ async def test_of_a_moved_counter_nothing_is_changed_but_its_tombstone_is_fenced
     two = Two()
     two.take()
     store = SimStore(Random(1), two.source)
-    await steps(store, wish=Wish("move", to=TO))
+    await steps(store, wish=MoveAway(to=TO))
     for wish in (
-        Wish("set", next=99), Wish("suspend", state="suspended"), Wish("resume", state="active"),
-        Wish("delete", state="deleted"), Wish("runway", runway=9.0),
-        Wish("create", wanted=new_counter(NAME, Random(1))),
+        SetNext(next=99), Configure(state="suspended"), Configure(state="active"),
+        Delete(), Configure(runway=9.0),
+        CreateAgain(wanted=new_counter(NAME, Random(1))),
     ):  # fmt: skip
         with pytest.raises(errors.Moved, match=r"is being moved to sqlite:/there\.db"):
             await steps(store, wish=wish)
     with pytest.raises(errors.Moved):
         await ensure(store, new_counter(NAME, Random(1)), runway=30.0, random=Random(1))
-    fenced = await steps(store, wish=Wish("fence", past=700))
+    fenced = await steps(store, wish=Fence(past=700))
     assert (fenced.state, fenced.high) == ("moved", 701)
     there = await two.mover().move(NAME)
     assert there.base == 701
@@ -461,7 +470,7 @@ async def test_of_a_moved_counter_nothing_is_changed_but_its_tombstone_is_fenced
 async def test_something_else_does_not_arrive_where_a_counter_is_on_its_way_from() -> None:
     two = Two()
     two.target.create(new_counter(NAME, Random(8)))
-    await steps(SimStore(Random(1), two.target), wish=Wish("move", to="sqlite:/far.db"))
+    await steps(SimStore(Random(1), two.target), wish=MoveAway(to="sqlite:/far.db"))
     with pytest.raises(errors.ChangeRefused, match=r"being moved to sqlite:/far\.db"):
         await two.mover().move(NAME)
     assert two.take() == [True, False]
@@ -474,7 +483,7 @@ async def test_an_adopted_counter_is_moved_only_when_its_old_endpoint_is_off() -
         await two.mover().move(NAME)
     assert NAME not in two.target.entries
     two.take()
-    await steps(SimStore(Random(1), two.source), wish=Wish("finish"))
+    await steps(SimStore(Random(1), two.source), wish=FinishAdoption())
     there = await two.mover().move(NAME)
     assert (there.adopted, there.home, there.base) == (None, None, 3)
 
@@ -503,7 +512,7 @@ async def test_a_target_that_was_lost_on_the_way_may_be_made_anew(
 ) -> None:
     two = Two()
     two.take()
-    await steps(SimStore(Random(1), two.source), wish=Wish("move", to=TO))
+    await steps(SimStore(Random(1), two.source), wish=MoveAway(to=TO))
     two.target = table("default")
     there = await two.mover().move(NAME)
     assert there.base == 3

@@ -9,8 +9,18 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
+from idservice.catalogue.changes import (
+    JUMP_MAX,
+    Change,
+    Configure,
+    CreateAgain,
+    Delete,
+    Fence,
+    FinishAdoption,
+    Reshard,
+    SetNext,
+)
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import JUMP_MAX, Wish
 from idservice.stores.records import (
     DELETED,
     LIMIT_DEFAULT,
@@ -23,8 +33,8 @@ from idservice.stores.records import (
 )
 
 RANDOM = Random(1)
-SUSPEND, RESUME = Wish("suspend", state="suspended"), Wish("resume", state="active")
-DELETE = Wish("delete", state="deleted")
+SUSPEND, RESUME = Configure(state="suspended"), Configure(state="active")
+DELETE = Delete()
 OLD = Adopted("t", (("k", "S", "v"),), "a", "old")
 
 
@@ -36,7 +46,7 @@ def stands(entry: Counter, next: int = 0, mark: int | None = None) -> list[Shard
     return [ShardState(entry.epoch, next, next if mark is None else mark)]
 
 
-def carried_out(entry: Counter, wish: Wish, next: int = 0, mark: int | None = None) -> Counter:
+def carried_out(entry: Counter, wish: Change, next: int = 0, mark: int | None = None) -> Counter:
     """The entry after a change, as the driver goes through its steps."""
     found = stands(entry, next, mark)
     begun = rules.begun(entry, wish, found, RANDOM)
@@ -56,57 +66,57 @@ def test_every_step_raises_the_revision_and_the_epoch_rises_with_the_last() -> N
 
 
 def test_a_set_goes_on_from_there_and_keeps_the_blocks_in_use() -> None:
-    done = carried_out(counter(), Wish("set", next=500), next=57)
+    done = carried_out(counter(), SetNext(next=500), next=57)
     assert (done.base, done.high, done.revoked, done.state) == (500, 500, 0, "active")
 
 
 def test_a_set_below_ids_in_use_is_refused_unless_somebody_answers_for_it() -> None:
     entry = counter()
     with pytest.raises(errors.ChangeRefused, match=r"ids up to 56 may be in use.*--allow-lower"):
-        carried_out(entry, Wish("set", next=56), next=57)
-    lower = carried_out(entry, Wish("set", next=56, lower=True), next=57)
+        carried_out(entry, SetNext(next=56), next=57)
+    lower = carried_out(entry, SetNext(next=56, lower=True), next=57)
     assert (lower.base, lower.revoked) == (56, 1)
-    assert carried_out(entry, Wish("set", next=57), next=57).base == 57
+    assert carried_out(entry, SetNext(next=57), next=57).base == 57
 
 
 def test_permission_to_go_lower_changes_nothing_where_it_is_not_needed() -> None:
-    done = carried_out(counter(), Wish("set", next=100, lower=True), next=57)
+    done = carried_out(counter(), SetNext(next=100, lower=True), next=57)
     assert (done.base, done.revoked) == (100, 0)
 
 
 def test_a_suspended_counter_is_not_promised_a_lower_id_that_resuming_it_would_forget() -> None:
     suspended = carried_out(counter(), SUSPEND, next=57)
     with pytest.raises(errors.ChangeRefused, match=r"it is suspended.*resume it first"):
-        carried_out(suspended, Wish("set", next=5, lower=True), next=57)
-    further = carried_out(suspended, Wish("set", next=90, lower=True), next=57)
+        carried_out(suspended, SetNext(next=5, lower=True), next=57)
+    further = carried_out(suspended, SetNext(next=90, lower=True), next=57)
     assert carried_out(further, RESUME, next=57).base == 90
 
 
 def test_a_position_below_its_mark_does_not_lower_the_base() -> None:
     with pytest.raises(errors.ChangeRefused):
-        carried_out(counter(), Wish("set", next=20), next=3, mark=57)
-    assert carried_out(counter(), Wish("fence", past=10), next=3, mark=57).base == 57
+        carried_out(counter(), SetNext(next=20), next=3, mark=57)
+    assert carried_out(counter(), Fence(past=10), next=3, mark=57).base == 57
 
 
 def test_ids_that_were_granted_between_the_wish_and_the_seal_are_not_repeated() -> None:
     entry = counter()
-    begun = rules.begun(entry, Wish("set", next=60), stands(entry, 57), RANDOM)
+    begun = rules.begun(entry, SetNext(next=60), stands(entry, 57), RANDOM)
     based = rules.based(begun, stands(entry, 90), None)
     assert rules.done(based).base == 90
 
 
 def test_a_long_jump_wants_to_be_forced() -> None:
     with pytest.raises(errors.ChangeRefused, match=rf"more than {JUMP_MAX}.*--force"):
-        carried_out(counter(), Wish("set", next=JUMP_MAX + 58), next=57)
-    assert carried_out(counter(), Wish("set", next=JUMP_MAX + 57), next=57).base == JUMP_MAX + 57
-    forced = Wish("set", next=2**50, forced=True)
+        carried_out(counter(), SetNext(next=JUMP_MAX + 58), next=57)
+    assert carried_out(counter(), SetNext(next=JUMP_MAX + 57), next=57).base == JUMP_MAX + 57
+    forced = SetNext(next=2**50, forced=True)
     assert carried_out(counter(), forced, next=57).base == 2**50
 
 
 def test_a_set_beyond_the_limit_is_refused() -> None:
     with pytest.raises(errors.ChangeRefused, match="limit 99"):
-        carried_out(counter(limit=99), Wish("set", next=100))
-    assert carried_out(counter(limit=99), Wish("set", next=99)).base == 99
+        carried_out(counter(limit=99), SetNext(next=100))
+    assert carried_out(counter(limit=99), SetNext(next=99)).base == 99
 
 
 def test_suspending_revokes_and_resuming_goes_on_exactly_where_it_ended() -> None:
@@ -118,7 +128,7 @@ def test_suspending_revokes_and_resuming_goes_on_exactly_where_it_ended() -> Non
 
 def test_what_is_so_already_changes_nothing() -> None:
     entry = counter(runway=5.0)
-    for wish in (RESUME, Wish("runway", runway=5.0), Wish("limit", limit=entry.limit)):
+    for wish in (RESUME, Configure(runway=5.0), Configure(limit=entry.limit)):
         assert rules.begun(entry, wish, stands(entry), RANDOM) is entry
     closed = carried_out(entry, SUSPEND)
     assert rules.begun(closed, SUSPEND, stands(closed), RANDOM) is closed
@@ -126,7 +136,7 @@ def test_what_is_so_already_changes_nothing() -> None:
 
 def test_a_runway_is_changed_without_an_epoch() -> None:
     entry = counter()
-    changed = rules.begun(entry, Wish("runway", runway=90.0), stands(entry), RANDOM)
+    changed = rules.begun(entry, Configure(runway=90.0), stands(entry), RANDOM)
     assert (changed.runway, changed.intent, changed.epoch, changed.rev) == (
         90.0, None, entry.epoch, 1,
     )  # fmt: skip
@@ -134,91 +144,91 @@ def test_a_runway_is_changed_without_an_epoch() -> None:
 
 def test_a_raised_limit_keeps_blocks_and_a_lowered_one_revokes_them() -> None:
     entry = counter(limit=1000)
-    raised = carried_out(entry, Wish("limit", limit=2000), next=57)
+    raised = carried_out(entry, Configure(limit=2000), next=57)
     assert (raised.limit, raised.revoked, raised.base) == (2000, 0, 57)
-    lowered = carried_out(entry, Wish("limit", limit=100), next=57)
+    lowered = carried_out(entry, Configure(limit=100), next=57)
     assert (lowered.limit, lowered.revoked, lowered.base) == (100, 1, 57)
 
 
 @pytest.mark.parametrize("limit", [LIMIT_DEFAULT + 1, LIMIT_MAX + 1, 4])
 def test_a_limit_stays_on_its_side_of_what_javascript_keeps(limit: int) -> None:
     with pytest.raises(errors.ChangeRefused, match=f"from 5 to {LIMIT_DEFAULT}, not {limit}"):
-        carried_out(counter(start=5), Wish("limit", limit=limit))
+        carried_out(counter(start=5), Configure(limit=limit))
 
 
 def test_a_limit_above_what_javascript_keeps_stays_there_too() -> None:
     with pytest.raises(errors.ChangeRefused, match="JSON"):
-        carried_out(counter(limit=2**60), Wish("limit", limit=LIMIT_DEFAULT))
-    assert carried_out(counter(limit=2**60), Wish("limit", limit=2**61)).limit == 2**61
+        carried_out(counter(limit=2**60), Configure(limit=LIMIT_DEFAULT))
+    assert carried_out(counter(limit=2**60), Configure(limit=2**61)).limit == 2**61
 
 
 def test_a_deleted_name_begins_above_its_tombstone() -> None:
     gone = carried_out(counter(), DELETE, next=57)
     assert (gone.state, gone.revoked, gone.high) == (DELETED, 1, 57)
-    again = carried_out(gone, Wish("create", wanted=counter(start=10, strict=True)), next=57)
+    again = carried_out(gone, CreateAgain(wanted=counter(start=10, strict=True)), next=57)
     assert (again.state, again.base, again.start, again.strict) == ("active", 57, 10, True)
-    higher = carried_out(gone, Wish("create", wanted=counter(start=1000)), next=57)
+    higher = carried_out(gone, CreateAgain(wanted=counter(start=1000)), next=57)
     assert higher.base == 1000
 
 
 def test_a_name_whose_ids_are_above_the_limit_is_not_used_again_with_it() -> None:
     gone = carried_out(counter(), DELETE, next=1000)
     with pytest.raises(errors.ChangeRefused, match="up to 999 may be in use, and its limit 500"):
-        carried_out(gone, Wish("create", wanted=counter(limit=500)))
+        carried_out(gone, CreateAgain(wanted=counter(limit=500)))
     with pytest.raises(errors.ChangeRefused, match="limit 999"):
-        carried_out(gone, Wish("create", wanted=counter(limit=999)))
-    assert carried_out(gone, Wish("create", wanted=counter(limit=1000))).base == 1000
+        carried_out(gone, CreateAgain(wanted=counter(limit=999)))
+    assert carried_out(gone, CreateAgain(wanted=counter(limit=1000))).base == 1000
 
 
 def test_of_a_deleted_counter_nothing_else_can_be_changed() -> None:
     gone = carried_out(counter(), DELETE)
-    for wish in (SUSPEND, RESUME, DELETE, Wish("set", next=9), Wish("runway", runway=9.0)):
+    for wish in (SUSPEND, RESUME, DELETE, SetNext(next=9), Configure(runway=9.0)):
         with pytest.raises(errors.UnknownCounter):
             rules.begun(gone, wish, stands(gone), RANDOM)
 
 
 def test_a_name_that_somebody_else_created_meanwhile_is_left_alone() -> None:
     entry = counter()
-    wish = Wish("create", wanted=counter(start=10))
+    wish = CreateAgain(wanted=counter(start=10))
     assert rules.begun(entry, wish, stands(entry), RANDOM) is entry
 
 
 def test_an_item_cannot_be_adopted_under_a_name_that_was_used() -> None:
     gone = carried_out(counter(), DELETE)
     with pytest.raises(errors.ChangeRefused, match="another name"):
-        rules.begun(gone, Wish("create", wanted=counter(adopted=OLD)), stands(gone), RANDOM)
+        rules.begun(gone, CreateAgain(wanted=counter(adopted=OLD)), stands(gone), RANDOM)
 
 
 def test_a_fence_goes_past_a_number_or_ahead_of_what_is_known_and_revokes() -> None:
-    assert carried_out(counter(), Wish("fence", past=500), next=57).base == 501
-    assert carried_out(counter(), Wish("fence", past=5), next=57).base == 57
-    ahead = carried_out(counter(), Wish("fence", ahead=1000), next=57)
+    assert carried_out(counter(), Fence(past=500), next=57).base == 501
+    assert carried_out(counter(), Fence(past=5), next=57).base == 57
+    ahead = carried_out(counter(), Fence(ahead=1000), next=57)
     assert (ahead.base, ahead.revoked, ahead.high) == (1057, 1, 1057)
 
 
 def test_a_fence_leaves_what_is_closed_closed_and_raises_where_it_will_begin() -> None:
     for wish in (SUSPEND, DELETE):
         closed = carried_out(counter(), wish, next=57)
-        fenced = carried_out(closed, Wish("fence", past=500), next=57)
+        fenced = carried_out(closed, Fence(past=500), next=57)
         assert (fenced.state, fenced.high, fenced.base) == (closed.state, 501, 0)
 
 
 def test_a_position_of_a_later_epoch_than_the_entry_s_is_passed_by() -> None:
     entry = counter()
     found = [ShardState("7.other", 80, 80)]
-    begun = rules.begun(entry, Wish("fence", past=90), found, RANDOM)
+    begun = rules.begun(entry, Fence(past=90), found, RANDOM)
     assert rules.done(rules.based(begun, found, None)).ordinal == 8
 
 
 @pytest.mark.parametrize(
     "wish",
     [
-        SUSPEND, DELETE, Wish("set", next=9), Wish("limit", limit=99),
-        Wish("set", next=9, lower=True),
+        SUSPEND, DELETE, SetNext(next=9), Configure(limit=99),
+        SetNext(next=9, lower=True),
     ],
     ids=lambda wish: wish.kind,
 )  # fmt: skip
-def test_of_an_adopted_counter_only_what_its_old_endpoint_can_live_with(wish: Wish) -> None:
+def test_of_an_adopted_counter_only_what_its_old_endpoint_can_live_with(wish: Change) -> None:
     entry = counter(adopted=OLD)
     with pytest.raises(errors.ChangeRefused, match="old endpoint"):
         rules.begun(entry, wish, stands(entry), RANDOM)
@@ -226,20 +236,20 @@ def test_of_an_adopted_counter_only_what_its_old_endpoint_can_live_with(wish: Wi
 
 def test_an_adopted_counter_is_fenced_without_a_base_of_its_own() -> None:
     entry = counter(adopted=replace(OLD, returns="new"))
-    fenced = carried_out(entry, Wish("fence", past=500), next=57)
+    fenced = carried_out(entry, Fence(past=500), next=57)
     assert (fenced.base, fenced.high, fenced.ordinal) == (entry.base, 501, 2) == (1, 501, 2)
-    assert carried_out(entry, Wish("runway", runway=9.0)).runway == 9.0
+    assert carried_out(entry, Configure(runway=9.0)).runway == 9.0
 
 
 @pytest.mark.parametrize(("returns", "free"), [("old", 57), ("new", 58)])
 def test_an_adoption_ends_where_the_id_is_the_index(returns: str, free: int) -> None:
     entry = counter(adopted=replace(OLD, returns=returns))
-    done = carried_out(entry, Wish("finish"), next=57)
+    done = carried_out(entry, FinishAdoption(), next=57)
     assert (done.adopted, done.home, done.base) == (None, entry.adopted, 0)
     assert (done.high, done.revoked, done.shards) == (free, 0, 1)
     assert done.elsewhere == entry.elsewhere
-    assert rules.begun(done, Wish("finish"), stands(done), RANDOM) is done
-    moved_on = carried_out(done, Wish("set", next=500), next=free)
+    assert rules.begun(done, FinishAdoption(), stands(done), RANDOM) is done
+    moved_on = carried_out(done, SetNext(next=500), next=free)
     assert (moved_on.base, moved_on.home) == (500, entry.adopted)
 
 
@@ -249,7 +259,7 @@ def test_only_what_was_adopted_can_be_finished_and_not_where_the_value_is_the_po
         (counter(adopted=replace(OLD, attribute="next")), "position itself needs"),
     ):
         with pytest.raises(errors.ChangeRefused, match=why):
-            rules.begun(entry, Wish("finish"), stands(entry), RANDOM)
+            rules.begun(entry, FinishAdoption(), stands(entry), RANDOM)
 
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -259,7 +269,7 @@ def resharded(entry: Counter, shards: int, *nexts: int) -> Counter:
     """After a reshard that found the shards of its epoch reserved up to those indices."""
     found: list[ShardState | None] = [ShardState(entry.epoch, next, next) for next in nexts]
     found += [None] * (shards - len(nexts))
-    begun = rules.begun(entry, Wish("reshard", shards=shards), found, RANDOM)
+    begun = rules.begun(entry, Reshard(shards=shards), found, RANDOM)
     if begun.intent is None:
         return begun
     assert rules.to_seal(begun) == range(max(entry.shards, shards))
@@ -322,19 +332,19 @@ def test_a_suspended_counter_keeps_its_shards_and_resumes_above_all_of_them() ->
 
 WISHES = st.one_of(
     st.sampled_from([SUSPEND, RESUME, DELETE]),
-    st.builds(lambda n: Wish("set", next=n), st.integers(0, 3000)),
-    st.builds(lambda n: Wish("fence", past=n), st.integers(0, 3000)),
-    st.builds(lambda n: Wish("fence", ahead=n), st.integers(0, 300)),
-    st.builds(lambda n: Wish("create", wanted=counter(start=n)), st.integers(0, 3000)),
-    st.builds(lambda n: Wish("limit", limit=n), st.integers(0, LIMIT_DEFAULT)),
-    st.builds(lambda n: Wish("reshard", shards=n), st.integers(1, 5)),
-    st.builds(lambda n: Wish("create", wanted=counter(shards=n)), st.integers(1, 5)),
+    st.builds(lambda n: SetNext(next=n), st.integers(0, 3000)),
+    st.builds(lambda n: Fence(past=n), st.integers(0, 3000)),
+    st.builds(lambda n: Fence(ahead=n), st.integers(0, 300)),
+    st.builds(lambda n: CreateAgain(wanted=counter(start=n)), st.integers(0, 3000)),
+    st.builds(lambda n: Configure(limit=n), st.integers(0, LIMIT_DEFAULT)),
+    st.builds(lambda n: Reshard(shards=n), st.integers(1, 5)),
+    st.builds(lambda n: CreateAgain(wanted=counter(shards=n)), st.integers(1, 5)),
 )
 
 
 @given(st.lists(st.tuples(WISHES, st.integers(0, 400), st.integers(0, 4)), max_size=12))
 def test_no_sequence_of_changes_opens_an_epoch_on_ids_that_were_granted(
-    changes: list[tuple[Wish, int, int]],
+    changes: list[tuple[Change, int, int]],
 ) -> None:
     entry, free, ordinal = counter(), 0, 1
     nexts = [0]
@@ -344,7 +354,7 @@ def test_no_sequence_of_changes_opens_an_epoch_on_ids_that_were_granted(
             nexts[shard] += granted
             free = max(free, entry.layout(shard).id(nexts[shard] - 1) + 1)
         found: list[ShardState | None] = [ShardState(entry.epoch, next, next) for next in nexts]
-        found += [None] * (wish.wished_shards - len(nexts))
+        found += [None] * (wish.new_shards - len(nexts))
         try:
             begun = rules.begun(entry, wish, found, RANDOM)
         except errors.IdserviceError:

@@ -20,7 +20,7 @@ from random import Random
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Configure
 from idservice.stores.records import ACTIVE, SUSPENDED, Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.prove.disk import Disk, Event, State, read_record
@@ -211,5 +211,5 @@ async def _put_right(store: SQLiteStore, entry: Counter) -> Counter:
     changer = EpochChanger(store, random=Random(1), stale_s=0.0)
     entry = await changer.carry_out(entry.name)
     if entry.state == SUSPENDED:
-        _, entry = await changer.change(entry.name, Wish("resume", state=ACTIVE))
+        _, entry = await changer.change(entry.name, Configure(state=ACTIVE))
     return entry

@@ -19,8 +19,8 @@ from typing import Any
 
 from idservice.allocation import give_back
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import Configure, Fence, SetNext
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from idservice.stores.records import ACTIVE, SUSPENDED, Counter, Grant
 from idservice.stores.sqlite import store as sqlite
 
@@ -98,17 +98,17 @@ class Program:
         changer = EpochChanger(store, random=self.rng, stale_s=0.0)
         for wish in self.rng.choice(
             (
-                [Wish("set", next=self.rng.randint(2000, 3000))],
-                [Wish("suspend", state=SUSPENDED), Wish("resume", state=ACTIVE)],
-                [Wish("fence", ahead=self.rng.randint(0, 9))],
+                [SetNext(next=self.rng.randint(2000, 3000))],
+                [Configure(state=SUSPENDED), Configure(state=ACTIVE)],
+                [Fence(ahead=self.rng.randint(0, 9))],
             )
         ):
             entry = await store.counter(name)
             assert entry is not None
-            if wish.next is not None:  # above whatever there is
+            if isinstance(wish, SetNext):  # above whatever there is
                 found = await store.position(entry)
                 assert found is not None
-                wish = Wish("set", next=entry.base + found.next + wish.next)
+                wish = SetNext(next=entry.base + found.next + wish.next)
             self.told("begins", name)
             _, after = await changer.change(name, wish)
             self.told("changed", name, ordinal=after.ordinal, state=after.state)

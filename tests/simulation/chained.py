@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from idservice import errors
 from idservice.allocation.local_counter import Limits
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Reshard
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NoUsableAnswer, Reply, ServiceAddress
 from idservice.stores.chained import ChainedStore
@@ -254,7 +254,7 @@ async def _upsets(world: Chain) -> None:
     if rng.random() < 0.6:
         await elapse(rng.uniform(0.0, 3.0))
         if world.table.entries[NAME].shards > 1:
-            wishes = [Wish("reshard", shards=rng.choice((1, 2, 5)))]
+            wishes = [Reshard(shards=rng.choice((1, 2, 5)))]
             await operate(world, changes=1, wishes=wishes, lasting=True)
         else:
             world.table.repair(NAME, "opened")

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import (
+    Change,
+    Configure,
+    CreateAgain,
+    Delete,
+    Fence,
+    Reshard,
+    SetNext,
+)
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from idservice.core.timeouts import stale_after
 from idservice.stores.records import ACTIVE, DELETED, LIMIT_DEFAULT, SUSPENDED
 from tests.simulation.checker import Violation
@@ -24,7 +32,7 @@ async def operate(
     world: "World",
     *,
     changes: int,
-    wishes: Sequence[Wish] = (),
+    wishes: Sequence[Change] = (),
     lasting: bool = False,
     pause_s: float = 2.0,
 ) -> None:
@@ -49,33 +57,33 @@ def changer(world: "World") -> EpochChanger:
     return EpochChanger(store, random=Random(world.rng.getrandbits(64)), stale_s=stale_s)
 
 
-def a_wish(world: "World") -> Wish:
+def a_wish(world: "World") -> Change:
     """Something that can be wished of the counter as it stands."""
     rng = world.rng
     shards = rng.randint(1, 4) if world.sharded else 1
     wanted = new_counter(
         world.name, rng, start=rng.randint(0, 2000), strict=world.strict, shards=shards
     )
-    fences = [Wish("fence", past=rng.randint(0, 3000)), Wish("fence", ahead=rng.randint(0, 50))]
+    fences = [Fence(past=rng.randint(0, 3000)), Fence(ahead=rng.randint(0, 50))]
     state = world.table.entries[world.name].wished_state
     if state == SUSPENDED:
-        resume = Wish("resume", state=ACTIVE)
-        return rng.choice([resume, resume, resume, Wish("delete", state=DELETED), *fences])
+        resume = Configure(state=ACTIVE)
+        return rng.choice([resume, resume, resume, Delete(), *fences])
     if state == DELETED:
-        create = Wish("create", wanted=wanted)
+        create = CreateAgain(wanted=wanted)
         return rng.choice([create, create, create, *fences])
     if world.sharded and rng.random() < 0.5:
-        return Wish("reshard", shards=rng.randint(1, 5))
+        return Reshard(shards=rng.randint(1, 5))
     ahead = max((grant.ids.stop for grant in world.table.ledger), default=0) + rng.randint(0, 60)
     return rng.choice(
         [
-            Wish("set", next=ahead),
-            Wish("set", next=ahead),
-            Wish("suspend", state=SUSPENDED),
-            Wish("suspend", state=SUSPENDED),
-            Wish("delete", state=DELETED),
-            Wish("limit", limit=LIMIT_DEFAULT - rng.randint(0, 9)),
-            Wish("runway", runway=rng.choice((1.0, 4.0, 30.0))),
+            SetNext(next=ahead),
+            SetNext(next=ahead),
+            Configure(state=SUSPENDED),
+            Configure(state=SUSPENDED),
+            Delete(),
+            Configure(limit=LIMIT_DEFAULT - rng.randint(0, 9)),
+            Configure(runway=rng.choice((1.0, 4.0, 30.0))),
             *fences,
         ]
     )
@@ -98,13 +106,13 @@ async def put_right(world: "World") -> None:
         async with asyncio.timeout(10 * COMMAND_MAX_S):
             while True:
                 # Written last, it leaves nothing under way that could still apply.
-                _, entry = await changer(world).change(world.name, Wish("fence", ahead=0))
+                _, entry = await changer(world).change(world.name, Fence(ahead=0))
                 if entry.state == ACTIVE:
                     return
-                wish = Wish("resume", state=ACTIVE)
+                wish = Configure(state=ACTIVE)
                 if entry.state == DELETED:
                     wanted = new_counter(world.name, world.rng, strict=world.strict)
-                    wish = Wish("create", wanted=wanted)
+                    wish = CreateAgain(wanted=wanted)
                 await changer(world).change(world.name, wish)
     except (errors.IdserviceError, TimeoutError) as error:
         raise Violation("resumes", f"it cannot be put right: {error!r}") from error

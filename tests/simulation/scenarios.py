@@ -12,12 +12,12 @@ from random import Random
 from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
-from idservice.catalogue import rules
+from idservice.catalogue.changes import Configure, Fence, FinishAdoption, Reshard
 from idservice.catalogue.counters import new_counter
 from idservice.core.shards import EXHAUSTED_RECHECK_S
 from idservice.core.timeouts import REFILL_MAX_S, stale_after
 from idservice.server.instance import build_instance
-from idservice.stores.records import FINISH, Adopted, Counter
+from idservice.stores.records import Adopted, Counter
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import elapse, run
@@ -589,15 +589,15 @@ async def taken_over(world: World) -> None:
     old = asyncio.create_task(_old_endpoint(world))
     clients = asyncio.create_task(world.clients(4, 40, counts=(1, 1, 3), pause_s=0.25))
     await elapse(rng.uniform(0.0, 3.0))
-    wishes = [rules.Wish("fence", ahead=3), *[rules.Wish(FINISH)] * 3]
+    wishes = [Fence(ahead=3), *[FinishAdoption()] * 3]
     operators = [operate(world, changes=4, wishes=rng.sample(wishes, 4)) for _ in range(2)]
     await asyncio.gather(*operators)
-    await operate(world, changes=1, wishes=[rules.Wish(FINISH)], lasting=True)
+    await operate(world, changes=1, wishes=[FinishAdoption()], lasting=True)
     await operate(world, changes=rng.randint(0, 3))
     await clients
     await put_right(world)
     if world.table.entries[NAME].home is None:
-        await operate(world, changes=1, wishes=[rules.Wish(FINISH)], lasting=True)
+        await operate(world, changes=1, wishes=[FinishAdoption()], lasting=True)
     await world.finish()
     if not old.done() or world.table.entries[NAME].home != adopted:
         raise Violation("finish", f"the old endpoint goes on: {world.table.entries[NAME]}")
@@ -615,7 +615,7 @@ async def hurried(world: World) -> None:
     for _ in range(3):
         await world.begin()
     # Each opens an epoch exactly where the one before ended, and drops nothing.
-    wishes = [rules.Wish("limit", limit=limit + at) for at in range(1, 9)]
+    wishes = [Configure(limit=limit + at) for at in range(1, 9)]
     operators = [asyncio.create_task(operate(world, changes=8, wishes=wishes, pause_s=0.1))]
     await world.clients(6, 30, pause_s=0.1)
     for operator in operators:
@@ -672,9 +672,9 @@ async def cut_off(world: World) -> None:
     far.store.faults.outages = [(cut, cut + 100.0)]
     using = asyncio.gather(use(far, cut + 130.0, pause_s=3.0), use(near, cut + 130.0, pause_s=3.0))
     await elapse(rng.uniform(0.0, 5.0))
-    wishes = [rules.Wish("fence", ahead=3)]
+    wishes = [Fence(ahead=3)]
     if world.sharded:
-        wishes.insert(rng.randint(0, 1), rules.Wish("reshard", shards=rng.choice((1, 2, 5))))
+        wishes.insert(rng.randint(0, 1), Reshard(shards=rng.choice((1, 2, 5))))
     await operate(world, changes=len(wishes), wishes=wishes, lasting=True)
     await using
     if not any(op.error == "catalogue_stale" for op in world.history):

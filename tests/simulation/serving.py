@@ -9,8 +9,8 @@ from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import Change
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from idservice.server.instance import build_instance
 from idservice.stores.records import Counter
 from tests.simulation.store import Faults, SimStore, Table
@@ -55,7 +55,7 @@ async def serving(data: Table, faults: Faults | None = None, **how: Any) -> Asyn
         yield service
 
 
-async def elsewhere(data: Table, wish: Wish, name: str = "orders") -> Counter:
+async def elsewhere(data: Table, wish: Change, name: str = "orders") -> Counter:
     """Changed by somebody else, through a store without faults."""
     changer = EpochChanger(SimStore(Random(2), data), random=Random(3), stale_s=0.0)
     _, after = await changer.change(name, wish)

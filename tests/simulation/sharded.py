@@ -3,7 +3,7 @@
 import asyncio
 
 from idservice.allocation.local_counter import Limits
-from idservice.catalogue.rules import Wish
+from idservice.catalogue.changes import Reshard
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse
 from tests.simulation.operators import operate, put_right
@@ -78,7 +78,7 @@ async def relayed(world: World) -> None:
         asyncio.create_task(insisting(world, f"c{number}", rng.choice((0.02, 0.1, 1.0))))
         for number in range(3)
     ]
-    wishes = [Wish("reshard", shards=shards) for shards in rng.sample((1, 2, 3), 2)]
+    wishes = [Reshard(shards=shards) for shards in rng.sample((1, 2, 3), 2)]
     changes = rng.choice((0, 0, 2))
     operating = asyncio.create_task(
         operate(world, changes=changes, wishes=wishes, lasting=True, pause_s=3.0)
@@ -116,7 +116,7 @@ async def rushed(world: World) -> None:
     for _ in range(3):
         await world.begin()
     order = rng.sample((1, 2, 3, 4), 4)
-    wishes = [Wish("reshard", shards=shards) for shards in order * 2]
+    wishes = [Reshard(shards=shards) for shards in order * 2]
     operating = asyncio.create_task(operate(world, changes=8, wishes=wishes, pause_s=0.1))
     await world.clients(6, 30, pause_s=0.1)
     await operating
@@ -153,7 +153,7 @@ async def online(world: World) -> None:
         await elapse(20.0)
         waits = sum(one.service.local_counters[NAME].tally.waits for one in world.instances)
         for shards in (8, 2):
-            wish = Wish("reshard", shards=shards)
+            wish = Reshard(shards=shards)
             await operate(world, changes=1, wishes=(wish,), lasting=True)
             begun = await world.begin()
             await world.ask("new", begun)

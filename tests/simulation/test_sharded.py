@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from idservice.catalogue import rules
+from idservice.catalogue.changes import Reshard
 from idservice.core import epoch as epochs
 from tests.prove.histories import op
 from tests.simulation import checker, sharded
@@ -117,7 +118,7 @@ def test_a_change_leaves_what_the_epoch_before_had_until_it_is_done(left: int) -
         world.create(limit=9, shards=2)
         table, before = world.table, world.table.entries[NAME]
         stands = [table.stand(before, shard) for shard in range(2)]
-        entry = rules.begun(before, rules.Wish("reshard", shards=1), stands, Random(1))
+        entry = rules.begun(before, Reshard(shards=1), stands, Random(1))
         table.rewrite(before, entry)
         table.reserve(before, count=5, seen=0, room=0, shard=0)
         table.reserve(before, count=5 - left, seen=0, room=left, shard=1)

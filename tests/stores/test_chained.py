@@ -13,8 +13,8 @@ import pytest
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
+from idservice.catalogue.changes import Configure, MoveAway
 from idservice.catalogue.counters import ensure, new_counter, shown
-from idservice.catalogue.rules import Wish
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NoUsableAnswer, Reply
@@ -293,15 +293,15 @@ async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_hel
     async with open_store(central.url) as store, sidecar_of(store) as (sidecar, catalogue):
         supply = await sidecar.local_counter("orders")
         first = await supply.next_id()
-        await central.catalogue.change("orders", Wish("suspend", state=SUSPENDED))
+        await central.catalogue.change("orders", Configure(state=SUSPENDED))
         with pytest.raises(errors.Suspended):
             for _ in range(1000):
                 await supply.next_id()
-        await central.catalogue.change("orders", Wish("resume", state=ACTIVE))
+        await central.catalogue.change("orders", Configure(state=ACTIVE))
         assert await supply.next_id() > first
         assert supply.counter.ordinal == 3
         with pytest.raises(errors.ChangedElsewhere, match="changed where it runs"):
-            await catalogue.change("orders", Wish("suspend", state=SUSPENDED))
+            await catalogue.change("orders", Configure(state=SUSPENDED))
 
 
 async def test_a_strict_counter_is_never_taken_ahead(central: Served, data: Table) -> None:
@@ -369,9 +369,9 @@ async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
         open_store(central.url) as store,
         sidecar_of(store) as (sidecar, catalogue),
     ):
-        wish = Wish("suspend", state=SUSPENDED)
+        wish = Configure(state=SUSPENDED)
         if state == MOVED:
-            wish = Wish("move", to="sqlite:/there.db")
+            wish = MoveAway(to="sqlite:/there.db")
         await central.catalogue.change("orders", wish)
         counter, _ = await catalogue.counter("orders")
         assert counter.state == state
@@ -381,7 +381,7 @@ async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
         with pytest.raises(errors.Suspended):  # as it is told there, at each request
             await supply.next_id()
         if state == SUSPENDED:
-            await central.catalogue.change("orders", Wish("resume", state=ACTIVE))
+            await central.catalogue.change("orders", Configure(state=ACTIVE))
             supply.recheck()
             assert (await catalogue.counter("orders"))[0].state == ACTIVE
 

@@ -9,8 +9,15 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import (
+    Change,
+    Configure,
+    CreateAgain,
+    Delete,
+    Fence,
+    SetNext,
+)
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from idservice.core.epoch import gone_back, sealed
 from idservice.stores.protocol import Store
 from idservice.stores.records import Counter, Grant, Position, ShardState
@@ -105,7 +112,7 @@ async def test_a_counter_that_is_created_closed_is_granted_to_nobody(
     assert await other.stand(closed, 0) == ShardState(sealed(closed.epoch), 0, 0)
     with pytest.raises(errors.EpochChanged):
         await reserve(other, closed, 1)
-    opened = await change(store, "create", wanted=new_counter("orders", random, start=7))
+    opened = await change(store, CreateAgain(wanted=new_counter("orders", random, start=7)))
     assert opened.layout().ids(await reserve(other, opened, 1)) == range(7, 8)
 
 
@@ -235,16 +242,16 @@ async def test_opening_a_missing_shard_does_not_create_it(backend: Backend, stor
 # --- the whole ------------------------------------------------------------------------------------
 
 
-async def change(store: Store, kind: str, **wish: object) -> Counter:
+async def change(store: Store, wanted: Change) -> Counter:
     changer = EpochChanger(store, random=random, stale_s=0.0)
-    _, after = await changer.change("orders", Wish(kind, **wish))  # type: ignore[arg-type]
+    _, after = await changer.change("orders", wanted)
     return after
 
 
 async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(store: Store, other: Store) -> None:
     old = await made(store)
     await reserve(store, old, 10)
-    new = await change(store, "set", next=500)
+    new = await change(store, SetNext(next=500))
     assert new == await other.counter("orders")
     with pytest.raises(errors.EpochChanged):
         await reserve(other, old, 1)
@@ -254,18 +261,14 @@ async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(store: Store, oth
 async def test_suspend_resume_delete_and_create_again_go_on_above(store: Store) -> None:
     counter = await made(store)
     free = 0
-    for kind in ("suspend", "resume", "delete", "create", "suspend", "delete", "create"):
+    suspend, resume = Configure(state="suspended"), Configure(state="active")
+    create = CreateAgain(wanted=new_counter("orders", random, start=3))
+    for wanted in (suspend, resume, Delete(), create, suspend, Delete(), create):
         if counter.state == "active":
             ids = counter.layout().ids(await reserve(store, counter, 10))
             assert ids.start >= free
             free = ids.stop
-        wish: dict[str, object] = {
-            "suspend": {"state": "suspended"},
-            "resume": {"state": "active"},
-            "delete": {"state": "deleted"},
-            "create": {"wanted": new_counter("orders", random, start=3)},
-        }[kind]  # type: ignore[assignment]
-        before, counter = counter, await change(store, kind, **wish)
+        before, counter = counter, await change(store, wanted)
         with pytest.raises(errors.EpochChanged):
             await reserve(store, before, 1)
     assert counter.layout().ids(await reserve(store, counter, 1)) == range(free, free + 1)
@@ -276,7 +279,7 @@ async def test_several_operators_at_once_each_get_their_change_done(
 ) -> None:
     await made(store)
     done = await asyncio.gather(
-        *(change((store, other)[i % 2], "set", next=1000 * (i + 1), lower=True) for i in range(4))
+        *(change((store, other)[i % 2], SetNext(next=1000 * (i + 1), lower=True)) for i in range(4))
     )
     entry = await store.entry("orders")
     assert entry is not None
@@ -292,7 +295,7 @@ async def test_a_position_that_went_back_is_repaired_by_a_fence(
     await reserve(store, counter, 100)
     backend.push(counter, next=60)
     await store.close_gone_back(counter, counter.epoch)
-    repaired = await change(store, "fence", ahead=5)
+    repaired = await change(store, Fence(ahead=5))
     assert repaired.layout().ids(await reserve(store, repaired, 1)) == range(105, 106)
 
 
@@ -302,15 +305,11 @@ async def test_a_lost_position_is_repaired_only_by_who_names_a_number(
     counter = await made(store)
     await reserve(store, counter, 100)
     backend.delete(counter)
-    for kind, wish in (
-        ("fence", {"ahead": 1000}),
-        ("set", {"next": 500}),
-        ("suspend", {"state": "suspended"}),
-    ):
+    for wanted in (Fence(ahead=1000), SetNext(next=500), Configure(state="suspended")):
         with pytest.raises(errors.PositionMissing):
-            await change(store, kind, **wish)
+            await change(store, wanted)
     assert await store.counter("orders") == counter
-    repaired = await change(store, "fence", past=499)
+    repaired = await change(store, Fence(past=499))
     assert repaired.layout().ids(await reserve(store, repaired, 1)) == range(500, 501)
 
 
@@ -323,8 +322,8 @@ async def test_a_position_that_cannot_be_read_is_repaired_only_by_who_names_a_nu
     for attribute in ("next", "mark"):
         backend.push(counter, **{attribute: 41.5})
         with pytest.raises(errors.PositionIllFormed):
-            await change(store, "set", next=500)
-        counter = await change(store, "fence", past=499)
+            await change(store, SetNext(next=500))
+        counter = await change(store, Fence(past=499))
         assert counter.layout().ids(await reserve(store, counter, 1)).start >= 500
 
 
@@ -333,7 +332,7 @@ async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
-    begun = rules.begun(counter, Wish("set", next=500), [await store.stand(counter, 0)], random)
+    begun = rules.begun(counter, SetNext(next=500), [await store.stand(counter, 0)], random)
     assert await store.rewrite(counter, begun)
     changer = EpochChanger(other, random=random, stale_s=0.0)
     done = await changer.carry_out("orders")

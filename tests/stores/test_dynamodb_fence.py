@@ -1,14 +1,12 @@
 """Fencing on DynamoDB: an adopted item is never lowered, and a recreated table is accepted last."""
 
-from typing import Any
-
 import pytest
 from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import Change, Configure, Delete, Fence, SetNext
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.records import Counter
@@ -28,10 +26,8 @@ from tests.stores.test_dynamodb_adopt import (
 __all__ = ["backend", "client", "legacy", "store"]  # fixtures, used by name
 
 
-async def change(store: DynamoStore, name: str, kind: str, **wish: Any) -> Counter:
-    _, after = await EpochChanger(store, random=random, stale_s=0.0).change(
-        name, Wish(kind, **wish)
-    )
+async def change(store: DynamoStore, name: str, wanted: Change) -> Counter:
+    _, after = await EpochChanger(store, random=random, stale_s=0.0).change(name, wanted)
     return after
 
 
@@ -44,7 +40,7 @@ async def test_a_fence_raises_an_adopted_item_and_both_go_on_above(
     found = await store.position(old)
     assert found is not None
     assert await store.give_back(old, found, next=found.next, returned=(range(42, 43),))
-    new = await change(store, "donations", "fence", past=499)
+    new = await change(store, "donations", Fence(past=499))
     opened = await store.position(new)
     assert opened is not None
     assert opened.returned == (), "who knows who has them, after what a fence is for"
@@ -60,7 +56,7 @@ async def test_a_fence_never_lowers_an_adopted_item(store: DynamoStore, legacy: 
     legacy.put(counterValue=41, epoch="1.a", mark=41, rev=0)
     for _ in range(20):
         legacy.next("old")
-    new = await change(store, "donations", "fence", past=50)
+    new = await change(store, "donations", Fence(past=50))
     assert await ids_of(store, new, 1) == [61]
 
 
@@ -88,26 +84,22 @@ async def test_an_adopted_item_that_was_set_back_is_repaired_by_a_fence(
     with pytest.raises(errors.WentBack):
         await ids_of(store, counter, 1)
     await store.close_gone_back(counter, counter.epoch)
-    fenced = await change(store, "donations", "fence", ahead=0)
+    fenced = await change(store, "donations", Fence(ahead=0))
     assert await ids_of(store, fenced, 1) == [51]
 
 
 @pytest.mark.parametrize(
-    ("kind", "wish"),
-    [
-        ("set", {"next": 900}),
-        ("suspend", {"state": "suspended"}),
-        ("delete", {"state": "deleted"}),
-        ("limit", {"limit": 5000}),
-    ],
+    "refused",
+    [SetNext(next=900), Configure(state="suspended"), Delete(), Configure(limit=5000)],
+    ids=lambda refused: refused.kind,
 )
 async def test_what_an_old_endpoint_would_ignore_is_refused_and_changes_nothing(
-    store: DynamoStore, legacy: Legacy, kind: str, wish: dict[str, object]
+    store: DynamoStore, legacy: Legacy, refused: Change
 ) -> None:
     counter = await store.create(await wanted(store, legacy))
     before = legacy.item()
     with pytest.raises(errors.ChangeRefused, match="old endpoint"):
-        await change(store, "donations", kind, **wish)
+        await change(store, "donations", refused)
     assert legacy.item() == before
     assert await store.entry("donations") == counter
 
@@ -118,7 +110,7 @@ async def test_a_missing_adopted_item_is_not_created_by_a_fence(
     await store.create(await wanted(store, legacy))
     legacy.client.delete_item(TableName=legacy.table, Key=legacy.typed)
     with pytest.raises(errors.PositionMissing):
-        await change(store, "donations", "fence", past=1000)
+        await change(store, "donations", Fence(past=1000))
 
 
 @pytest.fixture
@@ -137,7 +129,7 @@ async def test_a_recreated_table_is_accepted_when_told_and_watched_over_again(
             recreate(client, engine.table)
             with pytest.raises(errors.StoreReplaced):
                 await store.verify()
-            await change(store, "default", "fence", past=99)
+            await change(store, "default", Fence(past=99))
             with pytest.raises(errors.StoreReplaced):
                 await store.verify()
             await store.accept()
@@ -161,7 +153,7 @@ async def test_a_recreated_table_of_an_adopted_counter_is_accepted_by_its_fence(
             recreate(client, legacy.table)
             with pytest.raises(errors.NotApplied, match="recreated"):
                 await store.counter("donations")
-            await change(store, "donations", "fence", past=99)
+            await change(store, "donations", Fence(past=99))
             fenced = await store.counter("donations")
             assert fenced is not None
             assert await ids_of(store, fenced, 1) == [100]

@@ -13,8 +13,17 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import (
+    Change,
+    Configure,
+    CreateAgain,
+    Delete,
+    Fence,
+    FinishAdoption,
+    Reshard,
+    SetNext,
+)
 from idservice.catalogue.counters import ensure, new_counter
-from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb.client import Client
@@ -26,7 +35,7 @@ from tests.stores.test_dynamodb_adopt import KEYS, Legacy, backend, client, ids_
 __all__ = ["backend", "client", "legacy"]  # fixtures, used by name
 
 random = Random()
-FINISH = Wish("finish")
+FINISH = FinishAdoption()
 
 
 @pytest.fixture
@@ -40,8 +49,8 @@ def changer(store: DynamoStore) -> EpochChanger:
     return EpochChanger(store, random=random, stale_s=0.0)
 
 
-async def change(store: DynamoStore, kind: str, **wish: Any) -> Counter:
-    _, after = await changer(store).change("donations", Wish(kind, **wish))
+async def change(store: DynamoStore, wanted: Change) -> Counter:
+    _, after = await changer(store).change("donations", wanted)
     return after
 
 
@@ -89,7 +98,7 @@ async def test_the_service_goes_on_where_the_old_endpoint_ended(
     got = [legacy.next(returns)]
     got += await ids_of(store, counter, 3)
     got += [legacy.next(returns)]
-    after = await change(store, "finish")
+    after = await change(store, FinishAdoption())
     assert (after.adopted, after.home, after.base) == (None, counter.adopted, 0)
     assert after == await store.counter("donations")
     got += await ids_of(store, after, 3)
@@ -114,26 +123,26 @@ async def test_a_forgotten_increment_fails_for_good(dynoxide_url: str, how: str)
             legacy = Legacy(client, KEYS["two"])
             legacy.put(counterValue=40)
             await store.create(await wanted(store, legacy))
-            await change(store, "finish")
+            await change(store, FinishAdoption())
             assert refused(legacy, how) == "ValidationException"
-            for kind, wish in EVERYTHING:
-                await change(store, kind, **wish)
-                assert refused(legacy, how) == "ValidationException", kind
+            for each in EVERYTHING:
+                await change(store, each)
+                assert refused(legacy, how) == "ValidationException", each.kind
             legacy.client.delete_item(TableName=legacy.table, Key=legacy.typed)
-            await change(store, "fence", past=9000)
+            await change(store, Fence(past=9000))
             assert refused(legacy, how) == "ValidationException", "created anew"
 
 
-EVERYTHING: list[tuple[str, dict[str, Any]]] = [
-    ("set", {"next": 500}),
-    ("suspend", {"state": "suspended"}),
-    ("resume", {"state": "active"}),
-    ("limit", {"limit": 5000}),
-    ("set", {"next": 300, "lower": True}),
-    ("runway", {"runway": 12.0}),
-    ("delete", {"state": "deleted"}),
-    ("create", {"wanted": new_counter("donations", random, strict=True)}),
-    ("fence", {"past": 700}),
+EVERYTHING: list[Change] = [
+    SetNext(next=500),
+    Configure(state="suspended"),
+    Configure(state="active"),
+    Configure(limit=5000),
+    SetNext(next=300, lower=True),
+    Configure(runway=12.0),
+    Delete(),
+    CreateAgain(wanted=new_counter("donations", random, strict=True)),
+    Fence(past=700),
 ]
 
 
@@ -142,14 +151,14 @@ async def test_everything_that_was_refused_is_possible_afterwards(
 ) -> None:
     legacy.put(counterValue=40, other="kept")
     counter = await store.create(await wanted(store, legacy))
-    for kind, wish in EVERYTHING[:4]:
-        if kind != "resume":  # it is active
+    for each in EVERYTHING[:4]:
+        if each.kind != "resume":  # it is active
             with pytest.raises(errors.ChangeRefused, match="adopt --finish donations"):
-                await change(store, kind, **wish)
-    await change(store, "finish")
+                await change(store, each)
+    await change(store, FinishAdoption())
     at = []
-    for kind, wish in EVERYTHING:
-        after = await change(store, kind, **wish)
+    for each in EVERYTHING:
+        after = await change(store, each)
         if after.state == "active":
             at.append((await ids_of(store, after, 2))[0])
         assert after.home == counter.adopted
@@ -165,10 +174,10 @@ async def test_it_is_given_shards_of_which_the_first_stays_in_its_item(
 ) -> None:
     legacy.put(counterValue=40)
     await store.create(await wanted(store, legacy))
-    await change(store, "finish")
+    await change(store, FinishAdoption())
     got: list[int] = []
     for shards in (3, 2, 4, 1):
-        after = await change(store, "reshard", shards=shards)
+        after = await change(store, Reshard(shards=shards))
         assert after.base > max(got, default=39)
         for shard in range(shards):
             layout = after.layout(shard)
@@ -184,7 +193,7 @@ async def test_it_is_given_shards_of_which_the_first_stays_in_its_item(
 
 async def test_finishing_again_changes_nothing(store: DynamoStore, legacy: Legacy) -> None:
     await store.create(await wanted(store, legacy))
-    after = await change(store, "finish")
+    after = await change(store, FinishAdoption())
     item = legacy.item()
     before, again = await changer(store).change("donations", FINISH)
     assert before is again
@@ -202,7 +211,7 @@ async def test_a_value_called_next_cannot_be_made_a_text(store: DynamoStore, cli
     legacy.put(next=7)
     counter = await store.create(await wanted(store, legacy))
     with pytest.raises(errors.ChangeRefused, match="'next', which the position itself needs"):
-        await change(store, "finish")
+        await change(store, FinishAdoption())
     assert await store.entry("donations") == counter
     assert legacy.next("old") == 7
 
@@ -246,7 +255,7 @@ async def test_a_late_copy_of_the_opening_does_nothing(store: DynamoStore, legac
     item = legacy.item()
     await opened(store, based)
     assert legacy.item() == item
-    later = await change(store, "set", next=900)
+    later = await change(store, SetNext(next=900))
     await opened(store, based)
     assert await ids_of(store, later, 1) == [900]
 
@@ -300,9 +309,9 @@ async def test_whoever_died_at_any_step_leaves_what_the_next_one_finishes(
     with monkeypatch.context() as patched:
         patched.setattr(Client, "call", dies)
         with pytest.raises(Died):
-            await change(store, "finish")
+            await change(store, FinishAdoption())
     async with backend.open() as other:
-        done = await change(other, "finish")
+        done = await change(other, FinishAdoption())
         assert done.home == counter.adopted
         got += await ids_of(other, done, 4)
     assert sorted(got) == list(range(41, 41 + len(got))), "not one lost, not one twice"
@@ -314,7 +323,9 @@ async def test_two_operators_at_once_finish_it_once(
 ) -> None:
     await store.create(await wanted(store, legacy))
     async with backend.open() as other:
-        both = await asyncio.gather(change(store, "finish"), change(other, "finish"))
+        both = await asyncio.gather(
+            change(store, FinishAdoption()), change(other, FinishAdoption())
+        )
     assert {entry.ordinal for entry in both} == {2}
     assert await ids_of(store, both[0], 1) == [41]
 
@@ -325,7 +336,7 @@ async def test_an_entry_that_an_earlier_version_wrote_is_read_and_finished(
     """`home` is left out of an entry until there is one, so that earlier versions read it."""
     counter = await store.create(await wanted(store, legacy))
     assert "home" not in msgspec.json.decode(msgspec.json.encode(counter))
-    after = await change(store, "finish")
+    after = await change(store, FinishAdoption())
     assert replace(after, home=None) != after
 
 
@@ -333,10 +344,10 @@ async def test_a_finished_counter_is_created_again_like_any_other(
     store: DynamoStore, legacy: Legacy
 ) -> None:
     await store.create(await wanted(store, legacy))
-    await change(store, "finish")
+    await change(store, FinishAdoption())
     again = new_counter("donations", random, start=41)
     assert (await ensure(store, again, runway=30.0, random=random))[1] is False
-    await change(store, "delete", state="deleted")
+    await change(store, Delete())
     created, new = await ensure(store, again, runway=30.0, random=random)
     assert new
     assert await ids_of(store, created, 1) == [41]

@@ -11,8 +11,8 @@ from idservice import errors
 from idservice.allocation import give_back
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.changes import CreateAgain, Delete, Reshard
 from idservice.catalogue.counters import new_counter, positions_of
-from idservice.catalogue.rules import Wish
 from idservice.core.epoch import sealed
 from idservice.stores.protocol import Store
 from idservice.stores.records import SHARDS_MAX, Counter, Grant, Position
@@ -40,7 +40,7 @@ async def ids(store: Store, counter: Counter, shard: int, count: int) -> range:
 
 async def reshard(store: Store, shards: int) -> Counter:
     changer = EpochChanger(store, random=random, stale_s=0.0)
-    _, after = await changer.change("orders", Wish("reshard", shards=shards))
+    _, after = await changer.change("orders", Reshard(shards=shards))
     return after
 
 
@@ -195,7 +195,7 @@ async def test_a_reshard_that_stands_still_anywhere_is_finished_by_the_next_who_
     counter = await made(store, 2)
     await reserve(store, counter, 1, 9)
     found = [await store.stand(counter, shard) for shard in range(5)]
-    begun = rules.begun(counter, Wish("reshard", shards=5), found, random)
+    begun = rules.begun(counter, Reshard(shards=5), found, random)
     assert begun.intent is not None
     assert await store.rewrite(counter, begun)
     for shard in (1, 3):  # and died
@@ -218,9 +218,9 @@ async def test_a_deleted_name_comes_again_with_another_number_of_shards(store: S
     counter = await made(store, 3)
     highest = max(await ids(store, counter, 2, 9))
     changer = EpochChanger(store, random=random, stale_s=0.0)
-    await changer.change("orders", Wish("delete", state="deleted"))
+    await changer.change("orders", Delete())
     wanted = new_counter("orders", random, shards=4)
-    _, again = await changer.change("orders", Wish("create", wanted=wanted))
+    _, again = await changer.change("orders", CreateAgain(wanted=wanted))
     assert again.shards == 4
     for shard in range(4):
         assert min(await ids(store, again, shard, 2)) > highest

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
+from idservice.catalogue.changes import Configure, CreateAgain, Delete
 from idservice.catalogue.counters import new_counter
-from idservice.catalogue.rules import Wish
 from idservice.core.gap_causes import GapCause
 from idservice.server.workers.pool_view import PoolView
 from idservice.stores.sqlite.store import SQLiteStore
@@ -1004,12 +1004,12 @@ async def test_a_counter_that_is_closed_is_refused_alike_and_comes_back_alike(pa
     asked = [b"GET %s HTTP/1.1\r\n%s\r\n" % (line, HOST) for line in lines]
     await pair.alike(*asked)  # the lane remembers what was asked, and of whom
     for wish, status in (
-        (Wish("suspend", state="suspended"), b"423 Locked"),
-        (Wish("delete", state="deleted"), b"404 Not Found"),
-        (Wish("create", wanted=new_counter("c", Random(5), limit=1020)), b"200 OK"),
+        (Configure(state="suspended"), b"423 Locked"),
+        (Delete(), b"404 Not Found"),
+        (CreateAgain(wanted=new_counter("c", Random(5), limit=1020)), b"200 OK"),
     ):
         for serving in (pair.fast, pair.slow):
-            if wish.wanted is None:
+            if not isinstance(wish, CreateAgain):
                 await serving.catalogue.change("c", wish)
             else:
                 await serving.catalogue.create(wish.wanted)

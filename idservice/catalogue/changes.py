@@ -1,0 +1,397 @@
+"""Defines the kinds of change: a class each, with its checks and the intent that it becomes.
+
+To add a kind, add a class here; `rules` has the steps that all kinds share.
+"""
+
+import shlex
+from dataclasses import dataclass
+from typing import ClassVar
+
+from msgspec.structs import replace
+
+from idservice import errors
+from idservice.stores.records import (
+    ACTIVE,
+    ARRIVE,
+    DELETED,
+    FINISH,
+    LIMIT_DEFAULT,
+    LIMIT_MAX,
+    MOVE,
+    MOVED,
+    SHARDS_MAX,
+    SUSPENDED,
+    VALUE,
+    Counter,
+    Intent,
+    Move,
+)
+
+JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
+NONE_ABOVE = "ids up to {} may be in use, and its limit {} leaves none above"
+# By kind: the command that finishes a change that stands still; see `command`.
+COMMANDS = {
+    "set": "set {name} --next {i.floor}{lower}",
+    "reshard": "reshard {name} --shards {i.shards}",
+    "fence": "fence {name} --past {past}",
+    "limit": "fence {name} --ahead 0",  # no command begins it
+    FINISH: "adopt --finish {name}",
+    MOVE: "move {name} --to {to}",
+    ARRIVE: "fence {name} --ahead 0",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change of one counter. `by` is the operator and `why` the reason, as they are logged."""
+
+    drops: ClassVar[bool] = False  # see `revokes`
+    by: str = ""
+    why: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The word for this kind in entries, logs and commands."""
+        raise NotImplementedError
+
+    @property
+    def vouched(self) -> int | None:
+        """A number that the operator vouches is above every id in use; None if there is none."""
+        return None
+
+    @property
+    def new_shards(self) -> int:
+        """The number of shards that the counter is to have; 0 if it keeps those it has."""
+        return 0
+
+    def is_done(self, entry: Counter) -> bool:
+        """Return True if the entry is as wanted, by whatever change."""
+        return False
+
+    def check(self, entry: Counter, free: int) -> None:
+        """Refuse what is not possible; `free` is above every id granted so far.
+
+        Raises UnknownCounter, Moved, ChangeRefused.
+        """
+        _check_present(entry)
+        _check_not_adopted(entry, self.kind)
+
+    def needs_epoch(self, entry: Counter) -> bool:
+        """Return True if the change opens another epoch, False if it only rewrites the entry."""
+        return True
+
+    def rewritten(self, entry: Counter) -> Counter:
+        """Return the entry after a change that needs no epoch."""
+        return entry
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        """Return the intent; this one leaves the counter as it is, in another epoch."""
+        return Intent(
+            epoch=epoch, kind=self.kind, state=entry.state, start=entry.start, limit=entry.limit,
+            shards=entry.shards, strict=entry.strict, runway=entry.runway, by=self.by,
+            why=self.why, move=entry.move,
+        )  # fmt: skip
+
+    def revokes(self, entry: Counter, intent: Intent) -> bool:
+        """Return True if instances must drop the ids that they have in memory."""
+        return self.drops
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetNext(Change):
+    """Goes on from the id `next`.
+
+    `lower` allows ids that may be in use, `forced` a jump over more than JUMP_MAX ids.
+    """
+
+    next: int
+    lower: bool = False
+    forced: bool = False
+    kind = "set"
+
+    def check(self, entry: Counter, free: int) -> None:
+        super().check(entry, free)
+        why, lower, skips = "", self.next < free, self.next - free
+        if not 0 <= self.next <= entry.limit:
+            why = f"it can go on from 0 to its limit {entry.limit}, not from {self.next}"
+        elif lower and not self.lower:
+            why = f"ids up to {free - 1} may be in use, so going on from {self.next} would repeat"
+            why += " them; name a higher number, or add --allow-lower (allow_lower) to repeat them"
+        elif lower and entry.state != ACTIVE:  # it opens nothing before it is resumed, see `done`
+            why = f"it is {entry.state}, and resuming it goes on above every id in use; resume it"
+            why += f" first, and let it go on from {self.next} then"
+        elif skips > JUMP_MAX and not self.forced:
+            why = f"going on from {self.next} would skip {skips} ids, more than {JUMP_MAX}; check"
+            why += " the number, and add --force (force) if it is right"
+        _refuse(entry, why)
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        lower = self.lower and self.next < free
+        return replace(super().intent(entry, free, epoch), floor=self.next, lower=lower)
+
+    def revokes(self, entry: Counter, intent: Intent) -> bool:
+        return intent.lower
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configure(Change):
+    """Suspends or resumes a counter, or changes its limit or its runway; None is as it was."""
+
+    state: str | None = None
+    limit: int | None = None
+    runway: float | None = None
+
+    @property
+    def kind(self) -> str:
+        if self.state is not None:
+            return "suspend" if self.state == SUSPENDED else "resume"
+        return "runway" if self.limit is None else "limit"
+
+    def check(self, entry: Counter, free: int) -> None:
+        _check_present(entry)
+        if self.kind != "runway":
+            _check_not_adopted(entry, self.kind)
+        if self.limit is None:
+            return
+        low, high = entry.start, LIMIT_DEFAULT
+        if entry.limit > LIMIT_DEFAULT:
+            low, high = max(entry.start, LIMIT_DEFAULT + 1), LIMIT_MAX
+        if not low <= self.limit <= high:
+            why = f"its limit can be from {low} to {high}, not {self.limit}. A limit is not below"
+            why += f" the start {entry.start}, and stays on its side of {LIMIT_DEFAULT}, above"
+            why += " which ids in JSON are strings"
+            _refuse(entry, why)
+
+    def needs_epoch(self, entry: Counter) -> bool:
+        return (self.state or entry.state, self._limit(entry)) != (entry.state, entry.limit)
+
+    def rewritten(self, entry: Counter) -> Counter:
+        if self.runway is None or self.runway == entry.runway:
+            return entry
+        return replace(entry, runway=self.runway, rev=entry.rev + 1)
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        return replace(
+            super().intent(entry, free, epoch),
+            state=self.state or entry.state,
+            limit=self._limit(entry),
+            runway=entry.runway if self.runway is None else self.runway,
+        )
+
+    def revokes(self, entry: Counter, intent: Intent) -> bool:
+        return self.state == SUSPENDED or intent.limit < entry.limit
+
+    def _limit(self, entry: Counter) -> int:
+        return entry.limit if self.limit is None else self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delete(Change):
+    """Deletes a counter; its entry stays as a tombstone, so that no id is repeated."""
+
+    kind = "delete"
+    drops = True
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        return replace(super().intent(entry, free, epoch), state=DELETED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reshard(Change):
+    """Goes on with another number of shards."""
+
+    shards: int
+    kind = "reshard"
+
+    @property
+    def new_shards(self) -> int:
+        return self.shards
+
+    def check(self, entry: Counter, free: int) -> None:
+        super().check(entry, free)
+        why = ""
+        if not 1 <= self.shards <= SHARDS_MAX:
+            why = f"it can have 1 to {SHARDS_MAX} shards, not {self.shards}"
+        elif self.shards == entry.shards:
+            return
+        elif entry.strict:
+            why = "it is strict, and a strict counter has one shard"
+        elif entry.state != ACTIVE:
+            why = f"it is {entry.state}; resume it first"
+        elif free > entry.limit:
+            why = NONE_ABOVE.format(free - 1, entry.limit)
+        _refuse(entry, why)
+
+    def needs_epoch(self, entry: Counter) -> bool:
+        return self.shards != entry.shards
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        return replace(super().intent(entry, free, epoch), shards=self.shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence(Change):
+    """Opens an epoch above every id that may be in use.
+
+    `past` is the highest such id; `ahead` is the number of ids to skip beyond those that the store
+    knows of. One of them is given.
+    """
+
+    past: int | None = None
+    ahead: int | None = None
+    kind = "fence"
+    drops = True
+
+    @property
+    def vouched(self) -> int | None:
+        return self.past
+
+    def check(self, entry: Counter, free: int) -> None:
+        """Refuse nothing: a fence repairs any counter."""
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        floor = 0 if self.past is None else self.past + 1
+        return replace(super().intent(entry, free, epoch), floor=floor, ahead=self.ahead or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateAgain(Change):
+    """Uses a deleted name again, for the counter `wanted`, above all ids that had the name."""
+
+    wanted: Counter
+    kind = "create"
+
+    @property
+    def new_shards(self) -> int:
+        return self.wanted.shards
+
+    def is_done(self, entry: Counter) -> bool:
+        return entry.state not in (DELETED, MOVED)
+
+    def check(self, entry: Counter, free: int) -> None:
+        if entry.state == MOVED:
+            raise errors.Moved(name=entry.name, why=entry.whereabouts)
+        if self.wanted.adopted is not None:
+            why = "it was deleted, and its name can only be used for ids above those it handed out."
+            why += " An old endpoint does not know of them; adopt under another name"
+            _refuse(entry, why)
+        _check_not_adopted(entry, self.kind)
+        if free > self.wanted.limit:
+            _refuse(entry, NONE_ABOVE.format(free - 1, self.wanted.limit))
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        new = _configured(super().intent(entry, free, epoch), self.wanted)
+        return replace(new, state=ACTIVE, floor=self.wanted.start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishAdoption(Change):
+    """Ends an adoption: the old endpoint can count no more."""
+
+    kind = FINISH
+
+    def is_done(self, entry: Counter) -> bool:
+        return entry.home is not None
+
+    def check(self, entry: Counter, free: int) -> None:
+        _check_present(entry)
+        if entry.adopted is None:
+            _refuse(entry, "it was not adopted, so there is no old endpoint to end")
+        elif entry.adopted.attribute == VALUE:
+            why = f"its old endpoint counts in the attribute {VALUE!r}, which the position itself"
+            why += " needs, so the endpoint cannot be stopped. Switch it off, and create a counter"
+            why += " of another name with --start above its ids"
+            _refuse(entry, why)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveAway(Change):
+    """Closes a counter in this store, because it moves to the store at the address `to`."""
+
+    to: str
+    kind = MOVE
+    drops = True
+
+    def is_done(self, entry: Counter) -> bool:
+        return entry.move is not None and entry.move.to == self.to
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        move = Move(to=self.to, token=epoch, state=entry.state)
+        return replace(super().intent(entry, free, epoch), state=MOVED, move=move)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrive(Change):
+    """Takes up a counter from another store: `wanted`, in `state`, at the id `next` or above.
+
+    `origin` is the token of the move that brings it.
+    """
+
+    wanted: Counter
+    state: str
+    next: int
+    origin: str
+    kind = ARRIVE
+    drops = True
+
+    @property
+    def new_shards(self) -> int:
+        return self.wanted.shards
+
+    def is_done(self, entry: Counter) -> bool:
+        return self.origin in entry.origins
+
+    def check(self, entry: Counter, free: int) -> None:
+        """Refuse a name in use: two counters would have the same ids. Raises ChangeRefused."""
+        why, shards = "", self.wanted.shards
+        if entry.move is not None and not entry.move.arrived:
+            why = entry.whereabouts
+        elif entry.state not in (DELETED, MOVED):
+            why = "the store has a counter of this name, in use, with ids of its own. If they may"
+            why += " be taken for ids of this one, delete it there first"
+            why += f" (`idservice delete {entry.name}`), and move then: ids go on above both"
+        elif self.state != ACTIVE and shards != entry.shards:  # it opens none, see `done`
+            why = f"it is {self.state} with {shards} shards, and its name had {entry.shards} there"
+            why += f". Resume it first, or create one with {shards} there and delete it"
+        _refuse(entry, why)
+        _check_not_adopted(entry, self.kind)
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        new = _configured(super().intent(entry, free, epoch), self.wanted)
+        return replace(new, state=self.state, floor=self.next, origin=self.origin)
+
+
+def command(name: str, intent: Intent) -> str:
+    """Return the command that finishes a change, without the store."""
+    past, lower = max(0, intent.floor - 1), " --allow-lower" * intent.lower
+    to = shlex.quote(intent.move.to) if intent.move else ""
+    template = COMMANDS.get(intent.kind, "{i.kind} {name}")
+    return template.format(name=name, i=intent, past=past, lower=lower, to=to)
+
+
+def _configured(intent: Intent, wanted: Counter) -> Intent:
+    return replace(
+        intent, move=None, start=wanted.start, limit=wanted.limit, shards=wanted.shards,
+        strict=wanted.strict, runway=wanted.runway,
+    )  # fmt: skip
+
+
+def _refuse(entry: Counter, why: str) -> None:
+    """Raise ChangeRefused if there is a reason."""
+    if why:
+        raise errors.ChangeRefused(name=entry.name, why=why)
+
+
+def _check_present(entry: Counter) -> None:
+    if entry.state == MOVED:
+        raise errors.Moved(name=entry.name, why=entry.whereabouts)
+    if entry.state == DELETED:
+        raise errors.UnknownCounter(name=entry.name)
+
+
+def _check_not_adopted(entry: Counter, kind: str) -> None:
+    if entry.adopted is not None:
+        why = f"{kind} would go unnoticed by its old endpoint, which may still count on the item."
+        why += " Only its runway can be changed, and fence raises its position, until"
+        why += f" `idservice adopt --finish {entry.name}` ends that"
+        _refuse(entry, why)
