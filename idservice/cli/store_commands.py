@@ -5,6 +5,7 @@ import asyncio
 import getpass
 import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from idservice.stores import open_store
 from idservice.stores.findings import LEVELS, Finding
 from idservice.stores.protocol import Store
 from idservice.stores.records import (
+    ACTIVE,
     DEFAULT_COUNTER,
     DELETED,
     LIMIT_DEFAULT,
@@ -115,9 +117,26 @@ async def _locate(arguments: argparse.Namespace, store: Store) -> tuple[Adopted 
 async def counters(arguments: argparse.Namespace) -> None:
     """List the counters."""
     async with opened(arguments) as store:
-        for counter in await store.counters():
-            if counter.state != DELETED:
-                _print_counter(counter, arguments)
+        found = [counter for counter in await store.counters() if counter.state != DELETED]
+    if not arguments.json and sys.stdout.isatty():
+        _print_table(found)
+        return
+    for counter in found:
+        _print_counter(counter, arguments)
+
+
+def _print_table(found: Sequence[Counter]) -> None:
+    """Print the configuration of counters as a table, for a terminal."""
+    from rich.console import Console  # slow to load: for a terminal only
+    from rich.table import Table
+
+    rows = [described(counter, settings.RUNWAY.default) for counter in found]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*(column.upper() for column in columns), box=None, header_style="reverse")
+    for row in rows:
+        style = None if row["state"] == ACTIVE else "yellow"
+        table.add_row(*(str(row.get(column, "")) for column in columns), style=style)
+    Console(highlight=False).print(table)
 
 
 async def _show(arguments: argparse.Namespace) -> None:
@@ -192,12 +211,33 @@ def _print_findings(store: str, found: list[Finding], *, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode({"store": store, "findings": found}).decode())
         return
+    levels = [finding.level for finding in found]
+    summary = ", ".join(f"{level} {levels.count(level)}" for level in reversed(LEVELS))
+    if sys.stdout.isatty():
+        _print_coloured(found, summary)
+        return
     for finding in found:
         print(f"{finding.level:8} {finding.about}: {finding.found}")
         for more in filter(None, (finding.why, finding.run)):
             print(f"{'':10} {more}")
-    levels = [finding.level for finding in found]
-    print(", ".join(f"{level} {levels.count(level)}" for level in reversed(LEVELS)))
+    print(summary)
+
+
+def _print_coloured(found: Sequence[Finding], summary: str) -> None:
+    """Print findings as a table, for a terminal; a command to run is never cut."""
+    from rich.console import Console  # slow to load: for a terminal only
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for finding in found:
+        style = "bold red" if finding.is_worse_than_advice else "green"
+        table.add_row(Text(finding.level, style), Text(f"{finding.about}: {finding.found}"))
+        for more in filter(None, (finding.why, finding.run)):
+            table.add_row("", Text(more, overflow="fold"))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(summary)
 
 
 # --- shared by the commands -----------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 
@@ -30,6 +29,8 @@ class Address:
         """True if only this machine can reach it."""
         if self.path or self.host == "localhost":
             return True
+        from ipaddress import ip_address  # slow to load, and a health check does not need it
+
         try:
             return ip_address(self.host).is_loopback
         except ValueError:

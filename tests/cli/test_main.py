@@ -306,6 +306,25 @@ def test_a_counter_cannot_be_what_it_cannot_be(run: Run) -> None:
     assert run("counters").out == "default\n"
 
 
+def test_a_terminal_gets_tables_with_the_same_facts(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("init")
+    run("create", "orders", "--shards", "2", "--limit", "1000")
+    for name in ("counters", "doctor"):
+        plain = run(name)
+        with monkeypatch.context() as patch:
+            patch.setenv("COLUMNS", "400")
+            patch.setenv("NO_COLOR", "1")
+            patch.setattr(sys.stdout, "isatty", lambda: True)
+            drawn = run(name)
+        assert drawn.code == plain.code
+        assert "\x1b[3" not in drawn.out, "NO_COLOR is kept"
+        words = re.sub(r"\x1b\[[0-9;]*m", "", drawn.out).split()
+        assert [word for word in plain.out.split() if word not in words] == []
+        assert name == "doctor" or {"COUNTER", "2", "1000", "active"} <= set(words)
+
+
 def test_counters_are_listed_and_shown(run: Run) -> None:
     run("init")
     run("create", "b")

@@ -1,7 +1,7 @@
-"""A timer that is right to some ten microseconds; those of the loop have milliseconds.
+"""A timer with a precision of some ten microseconds; the timers of the loop have milliseconds.
 
-At a fixed rate whatever a request is sent too late counts as latency, which is often less than a
-millisecond.
+At a fixed rate, the time by which a request is sent late counts as latency, and latency is often
+less than a millisecond.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Alarm:
-    """The process's one interval timer; only in the main thread, one at a time."""
+    """The interval timer of the process; in the main thread, one at a time."""
 
     def __init__(self) -> None:
         self._callback: Callable[[], None] = lambda: None
@@ -25,7 +25,7 @@ class Alarm:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGALRM)
 
     def set(self, ns: int, callback: Callable[[], None]) -> None:
-        """Call `callback` after `ns`, in place of what was set before."""
+        """Call `callback` after `ns`, instead of an earlier callback."""
         self._callback = callback
         signal.setitimer(signal.ITIMER_REAL, max(1e-6, ns / 1e9))
 

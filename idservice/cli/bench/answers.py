@@ -1,4 +1,4 @@
-"""What is asked for, and what the body of an answer says."""
+"""The request that a benchmark sends, and the ids in the body of an answer."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _ids = msgspec.json.Decoder(list[int])
 
 
 class Block(msgspec.Struct):
-    """One range, as `format=ranges` has it; ids above 2^53 - 1 come as text."""
+    """One range of `format=ranges`; ids above 2^53 - 1 come as text."""
 
     first: int | str
     step: int
@@ -28,7 +28,7 @@ class Ranges(msgspec.Struct):
     ranges: list[Block]
 
     def blocks(self) -> list[range] | None:
-        """Its ids; None where it makes no sense."""
+        """Return its ids; None if it is not well-formed."""
         found = []
         for block in self.ranges:
             first = block.first
@@ -45,7 +45,7 @@ _ranges = msgspec.json.Decoder(Ranges)
 
 
 def read_ranges(body: bytes) -> Ranges | None:
-    """None where it is none, or not of this service."""
+    """Read an answer of `format=ranges`; return None if it is not one."""
     try:
         return _ranges.decode(body)
     except msgspec.DecodeError:
@@ -53,13 +53,13 @@ def read_ranges(body: bytes) -> Ranges | None:
 
 
 def read_id(body: bytes) -> int:
-    """The id of an answer with one; -1 where it is none."""
+    """Return the id of an answer with one id; -1 if it is not one."""
     return int(body) if len(body) <= DIGITS_MAX and body.isdigit() else -1
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What each request asks for; `step` is how far apart the ids of a batch are expected."""
+    """The content of each request; `step` is the expected distance of the ids of a batch."""
 
     path: str
     count: int | None = None
@@ -75,11 +75,11 @@ class BenchRequest:
 
     @property
     def single(self) -> bool:
-        """Whether the body is one id and nothing else."""
+        """True if the body is one id and nothing else."""
         return self.count is None and not self.ranges
 
     def blocks(self, body: bytes) -> list[range] | None:
-        """The ids of an answer in the order given; None where it is not what was asked for."""
+        """Return the ids of an answer in their order; None if it is not what was asked for."""
         if self.ranges:
             told = read_ranges(body)
             found = told.blocks() if told is not None else None
@@ -93,7 +93,7 @@ class BenchRequest:
         return found
 
     def _batch(self, body: bytes) -> list[range] | None:
-        """As JSON, which is read many times as fast as line by line."""
+        """Read lines as JSON, which is many times faster than one by one."""
         if not body.endswith(b"\n"):
             return None
         try:

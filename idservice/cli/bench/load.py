@@ -1,8 +1,8 @@
-"""The load: which connection sends which request when.
+"""The load: the connections, and the time at which each request is sent.
 
-Closed loop: each connection asks anew as soon as it is answered, so a server that pauses is asked
-less. At a fixed rate each request has a time at which it is meant to be sent, whatever became of
-those before; where no connection is free it stands in line, and its latency runs all the while.
+Closed loop: each connection asks again as soon as it is answered, so a server that pauses is asked
+less. Fixed rate: each request has a time at which it is due, whatever became of earlier ones. If no
+connection is free, it waits, and its latency counts from the time at which it was due.
 """
 
 import asyncio
@@ -67,18 +67,18 @@ class LoadConnection(asyncio.Protocol):
         self.was_useful = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # by duck typing on uvloop
         self._load.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end."""
+        """Note the end of the connection."""
         self._transport = None
         self._load.lost(self)
         self.closed.set()
 
     def eof_received(self) -> None:
-        """The server ends it: between two requests, if at all well."""
+        """Send nothing more; a server ends a connection between two requests."""
         self._load.leaves(self)
 
     def send(self, intended: int) -> None:
@@ -89,23 +89,23 @@ class LoadConnection(asyncio.Protocol):
         self._transport.write(self._load.plan.request)
 
     def close(self) -> None:
-        """End it; a request under way is lost."""
+        """Close it; a request under way is lost."""
         if self._transport is not None:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """More of an answer."""
+        """Take a part of an answer."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
-            raise  # a fault of ours
+            raise  # a bug of ours
         except httptools.HttpParserError:
             self._load.tally.error("not HTTP")
             self.close()
             return
         if self._whole:
-            # What nobody asked for must be the last: "too many connections", for one. Two at once
-            # cannot be told apart any more.
+            # An answer without a request must be the last one, such as "too many connections". Two
+            # at once cannot be told apart.
             goes_on = self._keep_alive and self.intended != IDLE and self._whole == 1
             body = self._body if self._whole == 1 else b""
             self._body, self._whole = b"", 0
@@ -117,18 +117,21 @@ class LoadConnection(asyncio.Protocol):
                 self.close()
 
     def on_body(self, data: bytes) -> None:
-        """From the parser."""
+        """Called by the parser."""
         self._body = self._body + data if self._body else data
 
     def on_message_complete(self) -> None:
-        """From the parser."""
+        """Called by the parser."""
         self._whole += 1
-        self._keep_alive = self._parser.should_keep_alive()  # it does not know any more later
+        self._keep_alive = self._parser.should_keep_alive()  # the parser forgets it
 
 
 class Load:
-    """`connect` opens a connection that the given factory's protocol serves; `wake` calls back
-    once, after so many ns; `clock` is in ns."""
+    """Sends the requests of a plan.
+
+    `connect` opens a connection served by the protocol of a factory; `wake` calls back once, after
+    some ns; `clock` is in ns.
+    """
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class Load:
         self._wake = wake
         self._clock = clock
         self._open: set[LoadConnection] = set()
-        self._free: deque[LoadConnection] = deque()  # in turns: no server closes one for being idle
+        self._free: deque[LoadConnection] = deque()  # in turns, so that none is idle for long
         self._under_way = 0
         self._untried = plan.connections
         self._tried = asyncio.Event()
@@ -155,8 +158,8 @@ class Load:
         self._running = False
         self._stopping = False
         self._finished = asyncio.Event()
-        # At a fixed rate requests are numbered: those below `_due` have had their time, those below
-        # `_sent` were sent, and what is between stands in line.
+        # At a fixed rate requests are numbered: all below `_due` are due, all below `_sent` were
+        # sent, and the ones between wait.
         self._due = self._sent = 0
         self._numbered = 0
 
@@ -165,7 +168,7 @@ class Load:
     async def run(self) -> None:
         """Run to the end of the plan, or until it is stopped.
 
-        Raises OSError where not one connection can be opened.
+        Raises OSError if no connection can be opened.
         """
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(self._keep_open()) for _ in range(self.plan.connections)]
@@ -198,7 +201,7 @@ class Load:
                 self.free(connection)
 
     def stop(self) -> None:
-        """Send nothing more but what is due, and end when all is answered; a second time: now."""
+        """Send only what is due, and end when all is answered; a second call ends at once."""
         if self._stopping:
             self._finish()
             return
@@ -233,12 +236,12 @@ class Load:
     # --- when to send ----------------------------------------------------------------------------
 
     def _intended(self, number: int) -> int:
-        """When a request is meant to be sent, at a fixed rate."""
+        """Return the time at which a request is due, at a fixed rate."""
         assert self.plan.rate is not None
         return self._began + number * SECOND // self.plan.rate
 
     def _tick(self) -> None:
-        """Send what has become due, or let it stand in line."""
+        """Send the requests that have become due, if a connection is free."""
         if self._stopping:
             return
         now = self._clock()
@@ -251,7 +254,7 @@ class Load:
             self._wake(max(1, self._intended(self._due) - self._clock()), self._tick)
 
     def free(self, connection: LoadConnection) -> None:
-        """A connection can send the next request."""
+        """Send the next request on a connection, or keep it for later."""
         if self._sent < self._due:
             self._send(connection, self._intended(self._sent))
             self._sent += 1
@@ -267,7 +270,7 @@ class Load:
     # --- what comes back -------------------------------------------------------------------------
 
     def answered(self, connection: LoadConnection, status: int, body: bytes) -> None:
-        """A whole answer."""
+        """Take a complete answer."""
         intended = connection.intended
         if intended == IDLE:
             self.tally.error(f"unasked {status}")
@@ -284,17 +287,17 @@ class Load:
     # --- connections -----------------------------------------------------------------------------
 
     def opened(self, connection: LoadConnection) -> None:
-        """A connection stands."""
+        """Use a new connection."""
         self._open.add(connection)
         self.free(connection)
 
     def leaves(self, connection: LoadConnection) -> None:
-        """A connection can send nothing more."""
+        """Send nothing more on a connection."""
         if connection in self._free:
             self._free.remove(connection)
 
     def lost(self, connection: LoadConnection) -> None:
-        """A connection ended. What was asked for on it may have used up ids: those are gaps."""
+        """Note the end of a connection; ids of a request under way on it are a gap."""
         self.leaves(connection)
         self._open.discard(connection)
         if connection.intended != IDLE and not self._finished.is_set():
@@ -305,7 +308,7 @@ class Load:
                 self._finish_if_all_is_answered()
 
     async def _keep_open(self) -> None:
-        """One connection, and another one whenever it ends."""
+        """Keep one connection open, and open another whenever it ends."""
         first = True
         while not self._finished.is_set():
             useful = await self._serve(first)
@@ -314,7 +317,7 @@ class Load:
                 await asyncio.sleep(RECONNECT_PAUSE_S)
 
     async def _serve(self, first: bool) -> bool:
-        """One connection until its end; whether anything was answered on it."""
+        """Use one connection to its end; return True if anything was answered on it."""
         try:
             async with self._gate, asyncio.timeout(CONNECT_S):
                 connection = LoadConnection(self)

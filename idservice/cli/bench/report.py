@@ -1,4 +1,4 @@
-"""What a run is reported as: lines to read, JSON, and the faults that make it fail."""
+"""The report of a run: lines to read, JSON, and the faults that make the run fail."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,12 @@ from idservice.cli.bench.load import SECOND, Plan
 from idservice.cli.bench.tally import Tally
 
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
-LATE_NS = 1_000_000  # what the load may be late itself, at the 99th percentile
-UNKNOWN = "not checked: the answers do not say what kind of counter it is"
+LATE_NS = 1_000_000  # allowed delay of the load itself, at the 99th percentile
+UNKNOWN = "not checked: the answers do not name the kind of the counter"
 
 
 def order_promised(told: Ranges | None, *, unordered: bool) -> str:
-    """Which order a counter promises, as the report names it; `told` is what a service said."""
+    """Return the order that a counter promises, by an answer of the service."""
     if unordered:
         return "not checked: --unordered"
     if told is None:
@@ -28,8 +28,7 @@ def order_promised(told: Ranges | None, *, unordered: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """`before` and `after` are what the service said of itself then; None: nothing, or it was
-    gone."""
+    """The result of a run; `before` and `after` are answers of the service, if it gave any."""
 
     url: str
     plan: Plan
@@ -41,16 +40,16 @@ class BenchReport:
 
     @property
     def seconds(self) -> float:
-        """How long was measured, without the warm-up."""
+        """The measured time, without the warm-up."""
         return max(1, self.tally.end - self.tally.begin) / SECOND
 
     @property
     def order_kept(self) -> str:
-        """The order that was checked, or why none can be judged."""
+        """The order that was checked, or the reason why none was."""
         if self.order.startswith("not checked") or self.before is None:
             return self.order
         if self.after is None:
-            return "not checked: the service did not say at the end whether its epoch is the same"
+            return "not checked: the epoch of the counter at the end is not known"
         if self.after.epoch != self.before.epoch:
             return (
                 f"not checked: the counter's epoch went from {self.before.epoch} to"
@@ -59,7 +58,7 @@ class BenchReport:
         return self.order
 
     def faults(self) -> list[str]:
-        """Why the run failed, a line each; empty where it did not."""
+        """Return the faults that make the run fail, a line each."""
         tally = self.tally
         found = []
         if tally.distinct.repeated:
@@ -79,15 +78,15 @@ class BenchReport:
             )
         if tally.unreadable:
             found.append(
-                f"UNREADABLE: {tally.unreadable:,} answers were 200 and not what was asked for, so"
-                " their ids are not checked"
+                f"UNREADABLE: {tally.unreadable:,} answers had status 200 and another body than"
+                " asked for, so their ids are not checked"
             )
         if not tally.succeeded:
             found.append("no request was answered with ids")
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """Everything; times in ms, of answers with ids and of what was given up at the end."""
+        """Return all figures. Times are in ms, of answers with ids and of requests given up."""
         tally = self.tally
         return {
             "url": self.url,
@@ -115,7 +114,7 @@ class BenchReport:
         }
 
     def lines(self) -> str:
-        """The same for people."""
+        """Return the figures as lines to read."""
         tally, plan = self.tally, self.plan
         what = "closed loop" if plan.rate is None else f"{plan.rate:,} requests/s"
         warm = f" after {plan.warmup_s:g} s of warm-up" if plan.warmup_s else ""
@@ -149,7 +148,7 @@ class BenchReport:
 
 
 def progress(seconds: float, tally: Tally, rate: float, latency: Histogram) -> str:
-    """One line: what it was like since the last one; `rate` in answers with ids per second."""
+    """Return a line about the time since the last one; `rate` is in answers with ids per second."""
     times = (
         f"p50 {_ms(latency.quantile(0.5))}  p99 {_ms(latency.quantile(0.99))}"
         if latency.total

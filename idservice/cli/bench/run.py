@@ -37,15 +37,11 @@ def bench(arguments: argparse.Namespace) -> Coroutine[object, object, int]:
 
 async def _bench(bench: "Bench", as_json: bool) -> int:
     print(f"idservice: {bench.notice}", file=sys.stderr)
-    terminal = sys.stderr.isatty()
-
-    def say(line: str) -> None:
-        start, end = ("\r\x1b[K", "") if terminal else ("", "\n")
-        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
-
-    await bench.run(say, every_s=1.0 if terminal else 2.0)
-    if terminal:
-        say("")
+    if sys.stderr.isatty():
+        with _progress_bar(bench.seconds) as say:
+            await bench.run(say, every_s=1.0)
+    else:
+        await bench.run(lambda _, line: print(line, file=sys.stderr, flush=True), every_s=2.0)
     report = bench.report()
     print(json.dumps(report.as_json()) if as_json else report.lines())
     for fault in report.faults():
@@ -53,10 +49,26 @@ async def _bench(bench: "Bench", as_json: bool) -> int:
     return 1 if report.faults() else 0
 
 
-class Bench:
-    """Asked once for what it will ask for by the thousand, and once what kind of counter it is.
+@contextmanager
+def _progress_bar(seconds: float) -> Iterator[Callable[[float, str], None]]:
+    """Yield a function that shows the progress on a terminal."""
+    from rich.console import Console  # slow to load: for a terminal only
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    So what is refused is refused at once. Raises probe.NoAnswer, probe.RefusedBy, Usage.
+    columns = (BarColumn(20), TextColumn("{task.description}"))
+    with Progress(
+        *columns, console=Console(stderr=True), auto_refresh=False, transient=True
+    ) as progress:
+        task = progress.add_task("", total=seconds)
+        yield lambda done, line: progress.update(
+            task, completed=done, description=line, refresh=True
+        )
+
+
+class Bench:
+    """One run. It begins with one request as the load sends them, and one look at the counter.
+
+    So a refusal shows at once. Raises http_get.NoAnswer, http_get.RefusedBy, Usage.
     """
 
     def __init__(self, where: BenchTarget, settings: BenchSettings) -> None:
@@ -90,13 +102,18 @@ class Bench:
         )
 
     @property
-    def notice(self) -> str:
-        """What it is about to do, in a sentence."""
-        what = f"counter {self._before.counter}" if self._before else "whatever counts there"
-        return f"takes ids of {what} at {self._where.url} for real; nobody else will get them"
+    def seconds(self) -> float:
+        """The planned time of the load."""
+        return self._plan.warmup_s + self._plan.duration_s
 
-    async def run(self, say: Callable[[str], None], *, every_s: float) -> None:
-        """Put the load on; `say` is told of the progress. Raises probe.NoAnswer."""
+    @property
+    def notice(self) -> str:
+        """A sentence on the ids that it takes."""
+        what = f"counter {self._before.counter}" if self._before else "the counter"
+        return f"takes real ids of {what} at {self._where.url}; they are not given to anybody else"
+
+    async def run(self, say: Callable[[float, str], None], *, every_s: float) -> None:
+        """Put the load on; `say` gets seconds and a line. Raises http_get.NoAnswer."""
         with Alarm() as alarm:
             load = Load(self._plan, self._tally, connect=self._where.connect, wake=alarm.set)
             with _stopped_by_signals(load.stop), _without_collections():
@@ -113,7 +130,7 @@ class Bench:
                 self._tally.distinct.settle()
 
     def report(self) -> BenchReport:
-        """What came of it."""
+        """Return the report."""
         return BenchReport(
             url=self._where.url,
             plan=self._plan,
@@ -124,7 +141,7 @@ class Bench:
             after=self._after,
         )
 
-    async def _watch(self, say: Callable[[str], None], every_s: float) -> None:
+    async def _watch(self, say: Callable[[float, str], None], every_s: float) -> None:
         tally, began = self._tally, time.monotonic()
         while True:
             succeeded, latency, at = tally.succeeded, tally.latency.copy(), time.monotonic()
@@ -132,12 +149,15 @@ class Bench:
             tally.distinct.settle()
             now = time.monotonic()
             rate = (tally.succeeded - succeeded) / (now - at)
-            say(progress(now - began, tally, rate, tally.latency.since(latency)))
+            line = progress(now - began, tally, rate, tally.latency.since(latency))
+            say(now - began, line)
 
 
 def _look(where: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[range]]:
-    """What a service says of a counter with one id, and that id; a server of another kind says
-    nothing, and may have given an id all the same."""
+    """Return the answer of a service that describes the counter, and the id it took.
+
+    Another kind of server gives no such answer, and may have given an id all the same.
+    """
     ask = BenchRequest(where.path, 1, ranges=True)
     try:
         status, text = http_get.ask(where.url, ask.target, timeout=timeout)
@@ -153,22 +173,22 @@ def _look(where: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[ra
 
 
 def _make_room(connections: int) -> None:
-    """Let this process have so many files open. Raises Usage."""
+    """Allow this process to open that many connections. Raises Usage."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + DESCRIPTORS_SPARE
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise Usage(
-            why=f"--connections is {connections}, and this process may have {hard} files open;"
-            " ask for fewer, or raise the limit with ulimit -n"
+            why=f"--connections is {connections}, and this process may open only {hard} files;"
+            " use fewer, or raise the limit with ulimit -n"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager
 def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run early, and what was measured is reported."""
+    """Let SIGINT and SIGTERM end the run early; it is still reported."""
     loop = asyncio.get_running_loop()
     names = (signal.SIGINT, signal.SIGTERM)
     for name in names:
@@ -182,7 +202,7 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """What is there already is not looked through again: that would be measured as latency."""
+    """Keep the garbage collector from older objects; its pauses would be measured as latency."""
     gc.collect()
     gc.freeze()
     try:

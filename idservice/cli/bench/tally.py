@@ -1,4 +1,4 @@
-"""What was seen while the load ran: answers, their ids, how long they took, and what went wrong."""
+"""The observations of a run: answers, their ids and latencies, and errors."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ KINDS_MAX = 20  # kinds of errors told apart
 
 @dataclass(slots=True)
 class Tally:
-    """Grows while the load runs. Times are in ns of the load's clock.
+    """The observations, which grow while the load runs. Times are in ns of the load's clock.
 
-    Ids are checked and errors counted from the first request on; figures are of the requests meant
-    to be sent from `begin` on.
+    Ids are checked and errors counted from the first request. Figures are of the requests that were
+    due from `begin` on.
     """
 
     ask: BenchRequest
     one_order: bool = False  # over all connections, as of a strict counter; else on each
     begin: int = NS_MAX
-    end: int = NS_MAX  # the rest was answered after nothing more was sent
+    end: int = NS_MAX  # later answers came when nothing more was sent
     requests: int = 0  # answered with ids between `begin` and `end`,
     ids: int = 0  # and with how many
     latency: Histogram = field(default_factory=Histogram)
-    late: Histogram = field(default_factory=Histogram)  # how late the load itself was
+    late: Histogram = field(default_factory=Histogram)  # delay of the load itself
     succeeded: int = 0
-    unreadable: int = 0  # answers of 200 with something else than was asked for
+    unreadable: int = 0  # answers with status 200 and another body than asked for
     unanswered: int = 0
     reconnects: int = 0
     errors: dict[str, int] = field(default_factory=dict)
@@ -40,13 +40,13 @@ class Tally:
         self._shared = Scope(self.order)
 
     def scope(self) -> Scope:
-        """Where the ids of a new connection rise."""
+        """Return the scope in which the ids of a new connection rise."""
         return self._shared if self.one_order else Scope(self.order)
 
     def answered(
         self, status: int, body: bytes, *, intended: int, now: int, scope: Scope, floor: int
     ) -> None:
-        """An answer came to a request that was to be sent at `intended` and was at `floor`."""
+        """Take the answer to a request that was due at `intended` and sent at `floor`."""
         if status != 200:
             self.error(f"{status} {_code(body)}".rstrip())
             return
@@ -68,7 +68,7 @@ class Tally:
                 self.ids += count
 
     def took(self, blocks: list[range]) -> None:
-        """These ids were given before or after the run, one request after the other."""
+        """Take ids that came before or after the run, one request after the other."""
         for block in blocks:
             self.distinct.add_block(block)
         floor = self._shared.highest if self.one_order else -1
@@ -84,25 +84,25 @@ class Tally:
         return sum(map(len, blocks))
 
     def error(self, kind: str) -> None:
-        """Something went wrong that is no fault of the ids."""
+        """Count an error that does not concern the ids."""
         if kind not in self.errors and len(self.errors) >= KINDS_MAX:
             kind = "other"
         self.errors[kind] = self.errors.get(kind, 0) + 1
 
     def not_answered(self, intended: int, now: int) -> None:
-        """A request was given up at the end: it took this long at least."""
+        """Count a request that was given up at the end; it took at least this long."""
         self.unanswered += 1
         if intended >= self.begin:
             self.latency.record(now - intended)
 
     def was_due(self, intended: int, now: int) -> None:
-        """A request's time had come, and the load saw it at `now`."""
+        """Note that the load saw at `now` that a request was due."""
         if intended >= self.begin:
             self.late.record(now - intended)
 
 
 def _code(body: bytes) -> str:
-    """What a problem+json calls itself."""
+    """Return the `code` of a problem+json."""
     try:
         code = json.loads(body)["code"]
     except (ValueError, KeyError, TypeError):

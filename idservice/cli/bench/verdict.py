@@ -1,15 +1,15 @@
-"""Whether ids are distinct, and whether they rise; from the ids alone.
+"""Checks that ids are distinct and that they rise, from the ids alone.
 
-Distinct: what was seen is kept as intervals. A sharded counter gives ids S apart, so all ids are
-kept by their remainder modulo S: there they lie side by side again, and some hundred intervals
-hold a hundred million ids.
+The ids that came are kept as intervals. A sharded counter gives ids S apart, so ids are kept by
+their remainder modulo S: there they lie side by side again, and some hundred intervals hold a
+hundred million ids.
 """
 
 from bisect import bisect_left, bisect_right
 from math import gcd, lcm
 
 EXAMPLES_MAX = 10
-LOOSE_MAX = 1024  # single ids put aside: to sort so few takes a fraction of a millisecond
+LOOSE_MAX = 1024  # single ids put aside; sorting them takes a fraction of a millisecond
 MODULUS_MAX = 4096
 
 
@@ -23,7 +23,7 @@ class Intervals:
         self.stops: list[int] = []
 
     def add(self, start: int, stop: int) -> list[range]:
-        """Add start .. stop - 1; what of it was there already."""
+        """Add start .. stop - 1; return the parts that were there already."""
         low = bisect_left(self.stops, start)
         high = bisect_right(self.starts, stop)
         again = []
@@ -40,18 +40,18 @@ class Intervals:
 
 
 class Distinct:
-    """Every id seen; `step` is how far apart the ids of one block are, as far as is known."""
+    """All ids that came; `step` is the distance of the ids of one block, if it is known."""
 
     def __init__(self, step: int = 1) -> None:
         self.seen = 0  # ids added, repeated ones included
-        self.repeated = 0  # of those in intervals: how often one was there before; see `settle`
+        self.repeated = 0  # ids that came again; exact after `settle`
         self.examples: list[int] = []  # a few of the repeated ones
         self._modulus = step if step <= MODULUS_MAX else 1
         self._kept: dict[int, Intervals] = {}  # by remainder
         self._loose: list[int] = []
 
     def add(self, id: int) -> None:
-        """One more."""
+        """Add one id."""
         self.seen += 1
         loose = self._loose
         loose.append(id)
@@ -59,7 +59,7 @@ class Distinct:
             self.settle()
 
     def add_block(self, ids: range) -> None:
-        """Many more, whose step is one of the counter. 0 < step, none below 0."""
+        """Add the ids of a block. 0 < step, none below 0."""
         self.seen += len(ids)
         if self._modulus % ids.step:
             together = lcm(self._modulus, ids.step)
@@ -68,7 +68,7 @@ class Distinct:
         self._put(ids)
 
     def settle(self) -> None:
-        """Put the single ids in place; from then on `repeated` is exact."""
+        """Put the single ids in place, so that `repeated` is exact."""
         loose, self._loose = self._loose, []
         loose.sort()
         by_remainder: dict[int, list[int]] = {}
@@ -80,12 +80,11 @@ class Distinct:
 
     @property
     def intervals(self) -> int:
-        """How many are kept."""
+        """The number of intervals."""
         return sum(len(kept.starts) for kept in self._kept.values())
 
     def _put(self, ids: range) -> None:
-        """Where every so-many-th id has the same remainder and follows the one before, each such
-        part is one interval; else each id is one."""
+        """Add ids as few intervals: those with the same remainder, if they follow each other."""
         modulus = self._modulus
         period = modulus // gcd(modulus, ids.step)
         follows = ids.step * period == modulus
@@ -107,7 +106,7 @@ class Distinct:
             self.examples += [remainder + self._modulus * index for index in again[:room]]
 
     def _refine(self, modulus: int) -> None:
-        """Keep the same ids by another modulus."""
+        """Keep the ids by another modulus."""
         old, before = self._kept, self._modulus
         self._kept, self._modulus = {}, modulus
         for remainder, kept in old.items():
@@ -116,7 +115,7 @@ class Distinct:
 
 
 def runs(ids: list[int], step: int) -> list[range]:
-    """The same ids in the same order, as ranges of `step`, as few as there can be."""
+    """Return the ids in their order as ranges of `step`, as few as possible."""
     if not ids:
         return []
     whole = range(ids[0], ids[0] + step * len(ids), step)
@@ -134,11 +133,11 @@ def runs(ids: list[int], step: int) -> list[range]:
 
 
 class Order:
-    """Whether ids rise: an answer's ids lie above all that had been read when it was asked for.
+    """Counts answers whose ids do not rise.
 
-    In one scope: a connection, where the ids of one instance rise; every connection, where a strict
-    counter has one order over all instances. Whoever drives the load sees one event after the
-    other, so the highest id read so far is all that need be known of the past.
+    The ids of an answer must lie above all ids in its scope that were read before it was asked for.
+    The scope is one connection, where the ids of one instance rise, or all connections, for a
+    strict counter. The load sees one event after the other, so the highest id so far is enough.
     """
 
     __slots__ = ("examples", "faults")
@@ -148,14 +147,14 @@ class Order:
         self.examples: list[tuple[int, int]] = []  # (an id, one above it that had come before)
 
     def fault(self, id: int, above: int) -> None:
-        """`id` came although `above` had been read before it was asked for."""
+        """Note that `id` came although `above` had been read before it was asked for."""
         self.faults += 1
         if len(self.examples) < EXAMPLES_MAX:
             self.examples.append((id, above))
 
 
 class Scope:
-    """Where ids rise. `highest` is read when a request is sent, and told as its `floor`."""
+    """A scope in which ids rise; `highest` at the send of a request becomes its `floor`."""
 
     __slots__ = ("_order", "highest")
 
@@ -164,14 +163,14 @@ class Scope:
         self.highest = -1
 
     def answered(self, floor: int, id: int) -> None:
-        """A request sent at `floor` was answered with one id."""
+        """Check the one id of an answer to a request sent at `floor`."""
         if id <= floor:
             self._order.fault(id, floor)
         if id > self.highest:
             self.highest = id
 
     def answered_blocks(self, floor: int, blocks: list[range]) -> None:
-        """A request sent at `floor` was answered with many ids, which rise among themselves."""
+        """Check the blocks of an answer to a request sent at `floor`, in their order."""
         for block in blocks:
             if block[0] <= floor:
                 self._order.fault(block[0], floor)

@@ -1,4 +1,4 @@
-"""The target of a benchmark: a service and a path on it, and the bytes of a request."""
+"""The target of a benchmark: a service and a path, and the bytes of a request to it."""
 
 import asyncio
 import re

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from idservice.core.backoff import pause
 from idservice.server.exits import EXIT_FAILURE
 from idservice.server.workers import messages
 from idservice.server.workers.signals import HEARD
@@ -24,14 +25,14 @@ class RestartPause:
     """The pause before a worker is started again; it doubles while workers keep ending early."""
 
     def __init__(self) -> None:
-        self._next_s = PAUSE_FIRST_S
+        self._failures = 0  # in a row
 
     def after(self, served_s: float) -> float:
         """Return the seconds to wait after a worker that served for `served_s`."""
         if served_s >= LIVED_S:
-            self._next_s = PAUSE_FIRST_S
-        pause_s, self._next_s = self._next_s, min(2 * self._next_s, PAUSE_MAX_S)
-        return pause_s
+            self._failures = 0
+        self._failures += 1
+        return pause(self._failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
 
 
 class WorkerProcess:
