@@ -107,6 +107,8 @@ def _follow(url: str, *, as_json: bool, every_s: float) -> None:
 
 
 def _watch(url: str, *, every_s: float) -> None:
+    for name in ("COLUMNS", "LINES"):  # they do not follow the size of the terminal
+        os.environ.pop(name, None)
     console, trails = Console(highlight=False), Trails()
     shown: RenderableType = ""
     with Live(console=console, screen=True, auto_refresh=False) as live:

@@ -160,7 +160,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "idservice", "top", "--interval", "0.1", *arguments],
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env=environment({"TERM": "xterm"}),
+            env=environment({"TERM": "xterm", "COLUMNS": "93", "LINES": "24"}),
         )  # fmt: skip
         self.theirs = theirs
         self.seen = ""
