@@ -12,7 +12,7 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.server.instance import build_instance
 from idservice.server.workers.pool_view import PoolView
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore
 from idservice.web.app import WebLimits, build_app
 
 
@@ -28,7 +28,7 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    store: Store,
+    store: IdStore,
     *,
     path: str = "",
     control: bool = True,

@@ -11,7 +11,7 @@ from idservice.allocation.local_counter import LocalCounter
 from idservice.core.timeouts import stale_after
 from idservice.observability.readings import CatalogueAge
 from idservice.observability.store_health import StoreHealth
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 
 log = logging.getLogger("idservice.catalogue")
 
@@ -29,7 +29,7 @@ class CatalogueWatcher:
 
     def __init__(
         self,
-        store: Store,
+        store: CatalogueStore,
         supplies: Mapping[str, LocalCounter],
         *,
         runway_s: float,
@@ -51,24 +51,21 @@ class CatalogueWatcher:
         self._standing: dict[str, tuple[int, float]] = {}  # by name: revision of the entry, since
 
     async def run(self) -> None:
-        """Look for as long as the store has a catalogue."""
+        """Look again and again."""
         try:
             self._set_timer()
-            has_one = True
-            while has_one:  # what is in use was read when its use began: first a pause
+            while True:  # what is in use was read when its use began: first a pause
                 await asyncio.sleep(POLL_S * (0.85 + 0.15 * self._random.random()))
-                has_one = await self._look()
+                await self._look()
         finally:
             if self._timer is not None:
                 self._timer.cancel()
 
-    async def _look(self) -> bool:
+    async def _look(self) -> None:
         began = self._loop.time()
         try:
             async with asyncio.timeout(LOOK_MAX_S):
                 revision = await self._store.revision()
-                if revision is None:
-                    return False
                 if revision != self._revision:
                     await self._read_entries()
         except errors.StoreError as error:
@@ -91,7 +88,6 @@ class CatalogueWatcher:
                     supply.go_on()
         self._set_timer()
         self._find_standing()
-        return True
 
     async def _read_entries(self) -> None:
         names = iter(tuple(self._supplies))
@@ -107,10 +103,8 @@ class CatalogueWatcher:
     # --- silence ---------------------------------------------------------------------------------
 
     @property
-    def silence(self) -> CatalogueAge | None:
-        """For how long nothing was heard; None where the store has no catalogue to hear of."""
-        if self._store.hold_s is not None:
-            return None
+    def silence(self) -> CatalogueAge:
+        """How long nothing was heard of the catalogue."""
         return CatalogueAge(self._loop.time() - self._heard_at, self._stale_s)
 
     @property

@@ -5,14 +5,14 @@ from random import Random
 from idservice import errors
 from idservice.core.allocator import Allocator
 from idservice.core.shards import Shards
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter, Loan
 
 
-async def take(store: Store, counter: Counter, count: int, *, random: Random) -> list[range]:
+async def take(store: IdStore, counter: Counter, count: int, *, random: Random) -> list[range]:
     """`count` ids as blocks, from one shard if any has so many left.
 
-    Raises Exhausted, and as `Store.reserve`. What was reserved before another shard failed is a
+    Raises Exhausted, and as `IdStore.reserve`. What was reserved before another shard failed is a
     gap.
     """
     order = random.sample(range(counter.shards), counter.shards)

@@ -12,7 +12,7 @@ from idservice.core.allocator import Allocator
 from idservice.core.gap_causes import GapCause
 from idservice.core.shards import Shards
 from idservice.observability.readings import CounterSample, CounterState, CounterStats
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import Counter
 
 
@@ -32,7 +32,7 @@ class EpochState:
     def __init__(
         self,
         counter: Counter,
-        store: Store,
+        store: IdStore,
         *,
         runway_s: float,
         block_max: int,
@@ -64,7 +64,7 @@ class EpochState:
     @property
     def lent(self) -> bool:
         """Whether the ids are another service's, on loan."""
-        return self._store.hold_s is not None
+        return not has_catalogue(self._store)
 
     # --- one allocator after the other -----------------------------------------------------------
 

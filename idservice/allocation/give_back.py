@@ -11,14 +11,20 @@ from idservice.core.gap_causes import GapCause
 from idservice.core.give_back import GiveBack, planned
 from idservice.core.ranges import merged_below
 from idservice.core.shards import Shard
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant
 
 log = logging.getLogger("idservice.returns")
 
 
 async def give_back(
-    store: Store, counter: Counter, blocks: Iterable[range], *, rev: int, end: int, shard: int = 0
+    store: CatalogueStore,
+    counter: Counter,
+    blocks: Iterable[range],
+    *,
+    rev: int,
+    end: int,
+    shard: int = 0,
 ) -> GiveBack:
     """Give ids of one shard back that nobody can hand out any more.
 
@@ -51,7 +57,9 @@ async def give_back(
     return plan
 
 
-async def claim(store: Store, counter: Counter, grant: Grant, *, shard: int = 0) -> list[range]:
+async def claim(
+    store: CatalogueStore, counter: Counter, grant: Grant, *, shard: int = 0
+) -> list[range]:
     """Take over what others gave back to a shard, as blocks of ids in rising order; all below the
     grant.
 
@@ -75,7 +83,7 @@ async def claim(store: Store, counter: Counter, grant: Grant, *, shard: int = 0)
 
 
 async def inherit(
-    store: Store,
+    store: CatalogueStore,
     counter: Counter,
     grant: Grant,
     allocator: Allocator,

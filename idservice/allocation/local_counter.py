@@ -18,7 +18,7 @@ from idservice.core.allocator import Allocator
 from idservice.core.gap_causes import GapCause
 from idservice.observability.readings import CounterSample, CounterStats
 from idservice.observability.store_health import StoreHealth
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore
 from idservice.stores.records import ACTIVE, DELETED, MOVED, Counter
 
 log = logging.getLogger("idservice.supply")
@@ -48,7 +48,7 @@ class LocalCounter:
     def __init__(
         self,
         counter: Counter,
-        store: Store,
+        store: IdStore,
         limits: Limits,
         *,
         health: StoreHealth,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from idservice import errors
 from idservice.core.timeouts import REFILL_MAX_S
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import Counter, Position
 
 log = logging.getLogger("idservice.doubt")
@@ -26,14 +26,14 @@ class Told:
     changing: bool
 
 
-async def ask(store: Store, counter: Counter, error: errors.NotApplied, shard: int) -> Told:
+async def ask(store: IdStore, counter: Counter, error: errors.NotApplied, shard: int) -> Told:
     """Ask why the position of a shard is not as the epoch of `counter` left it. Raises nothing.
 
     One that was moved back is closed first, for all instances.
     """
     entry, known = None, False
     async with _in_time():
-        if isinstance(error, errors.WentBack):
+        if isinstance(error, errors.WentBack) and has_catalogue(store):
             # Who moved one of them may have moved others: that one first, and then all.
             for each in (shard, *range(counter.shards)):
                 await store.close_gone_back(counter, error.epoch, each)
@@ -42,7 +42,7 @@ async def ask(store: Store, counter: Counter, error: errors.NotApplied, shard: i
     return Told(entry, changing=not known if entry is None else entry.intent is not None)
 
 
-async def look(store: Store, name: str) -> tuple[Counter, Position] | None:
+async def look(store: IdStore, name: str) -> tuple[Counter, Position] | None:
     """The entry of a counter and its first position, where both are there and of one epoch; None
     where the store does not tell that. Raises nothing."""
     entry = found = None

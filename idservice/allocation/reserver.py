@@ -14,7 +14,7 @@ from idservice.allocation.wait_queue import WaitQueue
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator, Request
 from idservice.core.shards import Shard
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import Counter, Grant, Loan
 
 
@@ -50,7 +50,7 @@ class Reserver:
 
     def __init__(
         self,
-        store: Store,
+        store: IdStore,
         epoch_state: EpochState,
         queue: WaitQueue,
         *,
@@ -69,7 +69,7 @@ class Reserver:
         self, asked: PendingReservation, arrived: int, *, in_background: bool
     ) -> Grant | Loan:
         """What the store says to a request, for those who had `arrived`; `in_background`, it may
-        take longer than they wait. Raises as `Store.reserve`."""
+        take longer than they wait. Raises as `IdStore.reserve`."""
         try:
             async with asyncio.timeout(self._patience(in_background)):
                 return await self._ask(asked, arrived)
@@ -112,7 +112,7 @@ class Reserver:
     async def claim(self, asked: PendingReservation, grant: Grant) -> bool:
         """Bring what others gave back to its shard into memory; whether that was any."""
         claimed = await give_back.inherit(
-            self._store,
+            with_catalogue(self._store),
             asked.counter,
             grant,
             asked.allocator,
@@ -129,7 +129,7 @@ class Reserver:
         """The reservations of a strict counter, from the first use on."""
         if self._batches is None:
             self._batches = StrictReserver(
-                self._store,
+                with_catalogue(self._store),
                 spawn=self._spawn,
                 random=self._random,
                 burnt=lambda count, cause: self._epoch_state.allocator.record_burnt(count, cause),

@@ -17,7 +17,7 @@ from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.observability.readings import PIECE, CounterSample, Latency, Snapshot
 from idservice.observability.store_health import StoreHealth
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import DELETED, Counter, check_name
 
 log = logging.getLogger("idservice.service")
@@ -34,7 +34,7 @@ class Service:
 
     def __init__(
         self,
-        store: Store,
+        store: IdStore,
         limits: Limits | None = None,
         *,
         random: Random,
@@ -61,15 +61,16 @@ class Service:
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.spawn(self._watch())
-        self._catalogue = CatalogueWatcher(
-            self.store,
-            self.local_counters,
-            runway_s=self.limits.runway,
-            health=self.health,
-            random=self.random,
-            finish=self._finish,
-        )
-        self.spawn(self._catalogue.run())
+        if has_catalogue(self.store):
+            self._catalogue = CatalogueWatcher(
+                self.store,
+                self.local_counters,
+                runway_s=self.limits.runway,
+                health=self.health,
+                random=self.random,
+                finish=self._finish,
+            )
+            self.spawn(self._catalogue.run())
         _entered.add(self)
         return self
 

@@ -9,7 +9,7 @@ from idservice.allocation import give_back
 from idservice.allocation.local_counter import LocalCounter
 from idservice.core.gap_causes import GapCause
 from idservice.core.shards import Shard
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, with_catalogue
 
 log = logging.getLogger("idservice.closing")
 
@@ -17,7 +17,7 @@ GIVE_BACK_MAX_S = 2.0  # for all counters together
 AT_ONCE = 16  # counters, so that the store is not flooded
 
 
-async def close_all(supplies: Collection[LocalCounter], store: Store, *, within_s: float) -> None:
+async def close_all(supplies: Collection[LocalCounter], store: IdStore, *, within_s: float) -> None:
     """Stop all of them for good, and log what became of their ids.
 
     What was not given back in time is a gap. Raises nothing.
@@ -42,7 +42,7 @@ async def close_all(supplies: Collection[LocalCounter], store: Store, *, within_
 
 
 async def _close(
-    supply: LocalCounter, store: Store, reasons: dict[str, str], *, patience_s: float
+    supply: LocalCounter, store: IdStore, reasons: dict[str, str], *, patience_s: float
 ) -> None:
     name = supply.counter.name
     blocks = await supply.close(patience_s)  # first: forget them
@@ -57,11 +57,13 @@ async def _close(
     reasons[name] = why
 
 
-async def _give_back(supply: LocalCounter, store: Store, shard: Shard, blocks: list[range]) -> str:
+async def _give_back(
+    supply: LocalCounter, store: IdStore, shard: Shard, blocks: list[range]
+) -> str:
     """Give back what is of one shard; why some of it is a gap, empty where none is."""
     try:
         plan = await give_back.give_back(
-            store,
+            with_catalogue(store),
             supply.counter,
             blocks,
             rev=shard.rev,

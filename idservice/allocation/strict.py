@@ -16,7 +16,7 @@ from idservice.core import backoff
 from idservice.core.allocator import Request
 from idservice.core.gap_causes import GapCause
 from idservice.core.writer import Batch, Burnt, Writer
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant, Loan, Writers
 
 log = logging.getLogger("idservice.batches")
@@ -48,7 +48,7 @@ class StrictReserver:
 
     def __init__(
         self,
-        store: Store,
+        store: CatalogueStore,
         *,
         spawn: Callable[[Coroutine[object, object, None]], object],
         random: Random,
@@ -73,7 +73,7 @@ class StrictReserver:
     async def reserve(
         self, counter: Counter, request: Request, *, wanted: Callable[[], bool]
     ) -> Grant | Loan:
-        """The grant of one batch; raises as `Store.reserve`.
+        """The grant of one batch; raises as `IdStore.reserve`.
 
         It is sent again while it is `wanted` and the caller waits. Where there is no place for
         another writer it is an ordinary reservation, sent once.

@@ -9,7 +9,7 @@ from idservice.catalogue.changes import Change
 from idservice.catalogue.counters import ensure, positions_of, shown
 from idservice.catalogue.runner import ChangeRunner
 from idservice.observability.store_health import StoreHealth
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import DELETED, Counter, Position, check_name
 
 CREATE_MAX_S = 5.0
@@ -25,7 +25,7 @@ class Catalogue:
 
     def __init__(
         self,
-        store: Store,
+        store: IdStore,
         *,
         runway_s: float,
         read_s: float,
@@ -42,10 +42,11 @@ class Catalogue:
         self._health = health
         self._check_open = check_open
         self._on_change = on_change
-        self._runner = ChangeRunner(
-            store, runway_s=runway_s, random=random, spawn=spawn, on_change=on_change
-        )
-        self.finish = self._runner.finish
+        self._runner: ChangeRunner | None = None
+        if has_catalogue(store):
+            self._runner = ChangeRunner(
+                store, runway_s=runway_s, random=random, spawn=spawn, on_change=on_change
+            )
 
     async def counters(self) -> list[Counter]:
         """Return every counter in the store, by name. Raises StoreError."""
@@ -89,8 +90,15 @@ class Catalogue:
     async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
         """Return the entry of a counter before and after a change.
 
-        Raises as `EpochChanger.change`; BadName, StoreReplaced, Stopped.
+        Raises as `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
         """
         check_name(name)
         self._check_open()
+        if self._runner is None:
+            raise errors.ChangedElsewhere(store=self.store.address)
         return await self._runner.change(name, wanted)
+
+    def finish(self, name: str) -> None:
+        """Finish a change that stands still, as `ChangeRunner.finish`."""
+        assert self._runner is not None, "changes are seen in a catalogue only"
+        self._runner.finish(name)

@@ -29,7 +29,7 @@ from idservice.catalogue import rules
 from idservice.catalogue.changes import Change
 from idservice.core import backoff
 from idservice.core import epoch as epochs
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Intent, ShardState
 
 log = logging.getLogger("idservice.change")
@@ -85,7 +85,7 @@ class EpochChanger:
     ids on purpose opens only so long after the last one was sealed. Everything raises StoreError.
     """
 
-    def __init__(self, store: Store, *, random: Random, stale_s: float) -> None:
+    def __init__(self, store: CatalogueStore, *, random: Random, stale_s: float) -> None:
         self._store = store
         self._random = random
         self._stale_s = stale_s
@@ -261,7 +261,7 @@ class EpochChanger:
             value = max(0, intent.base - entry.base)  # of an adopted item
             opening = self._store.open_shard(entry, shard, seal, intent.epoch, value=value)
         await self._call(opening)
-        stand = await self._call(self._store.stand(entry, shard))
+        stand = await self._call(self._store.shard_state(entry, shard))
         if stand is None or stand.epoch != intent.epoch:
             raise self._unexpected(entry, shard, stand.epoch if stand else None)
 
@@ -282,7 +282,7 @@ class EpochChanger:
     async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> ShardState | None:
         """A shard that can be read, unless somebody vouches for what it granted, or it is yet to
         be, and granted nothing."""
-        stand = await self._call(self._store.stand(entry, shard))
+        stand = await self._call(self._store.shard_state(entry, shard))
         vouched = vouched and entry.adopted is None  # whose item is not ours to create
         if shard >= entry.shards or vouched or (stand and stand.reserved is not None):
             return stand
@@ -346,7 +346,7 @@ class EpochChanger:
         await asyncio.sleep(pause_s)
 
 
-async def in_time(store: Store, call: Coroutine[object, object, T]) -> T:
+async def in_time(store: CatalogueStore, call: Coroutine[object, object, T]) -> T:
     """What a call of the store answers. Raises OutcomeUnknown where that takes too long."""
     try:
         async with asyncio.timeout(CALL_MAX_S):

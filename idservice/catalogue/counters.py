@@ -8,7 +8,7 @@ from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import CreateAgain
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.core.timeouts import stale_after
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, has_catalogue, with_catalogue
 from idservice.stores.records import (
     DELETED,
     LIMIT_DEFAULT,
@@ -99,10 +99,10 @@ def new_counter(
     )
 
 
-async def shown(store: Store, name: str) -> Counter | None:
-    """The entry of a counter, for people to look at. Raises as `Store.counter`."""
+async def shown(store: IdStore, name: str) -> Counter | None:
+    """The entry of a counter, for people to look at. Raises as `IdStore.counter`."""
     counter = await store.counter(name)
-    if counter is None or store.hold_s is None:
+    if counter is None or has_catalogue(store):
         return counter
     try:  # what may be borrowed is not how it stands at the service that lends it
         return await store.entry(name)
@@ -110,9 +110,9 @@ async def shown(store: Store, name: str) -> Counter | None:
         return counter
 
 
-async def positions_of(store: Store, counter: Counter) -> list[Position]:
+async def positions_of(store: IdStore, counter: Counter) -> list[Position]:
     """The positions of its shards, in their order, for people to look at. Raises PositionMissing,
-    and as `Store.position`."""
+    and as `IdStore.position`."""
     found = await asyncio.gather(*(store.position(counter, at) for at in range(counter.shards)))
     positions = [position for position in found if position is not None]
     if len(positions) < counter.shards:
@@ -121,7 +121,7 @@ async def positions_of(store: Store, counter: Counter) -> list[Position]:
 
 
 async def ensure(
-    store: Store, wanted: Counter, *, runway: float, random: Random, by: str = ""
+    store: IdStore, wanted: Counter, *, runway: float, random: Random, by: str = ""
 ) -> tuple[Counter, bool]:
     """The counter as it stands in the store, and whether this call created it.
 
@@ -140,7 +140,7 @@ async def ensure(
     if found.epoch == wanted.epoch:
         return found, True
     if found.intent is not None or found.state in (DELETED, MOVED):
-        changer = EpochChanger(store, random=random, stale_s=stale_after(runway))
+        changer = EpochChanger(with_catalogue(store), random=random, stale_s=stale_after(runway))
         before, found = await changer.change(wanted.name, CreateAgain(by=by, wanted=wanted))
         if before.state == DELETED and found.state != DELETED:
             return found, True

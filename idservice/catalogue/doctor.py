@@ -9,7 +9,7 @@ from idservice import errors
 from idservice.catalogue.changes import command
 from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
 from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import (
     ACTIVE,
     DEFAULT_COUNTER,
@@ -21,11 +21,17 @@ from idservice.stores.records import (
 
 AT_ONCE = 16
 LOOKS_MAX = 3  # at a counter that is changed each time
-WHOLE = ("reach", "file", "table", "central")  # without which there are no counters to look at
+WHOLE = (
+    "reach",
+    "file",
+    "table",
+    "key",
+    "central",
+)  # else there are no counters
 LEFT_MIN = 20  # of a counter's ids, the part that is to be left: one in so many
 
 
-async def examine(store: Store, clock: Clock) -> list[Finding]:
+async def examine(store: IdStore, clock: Clock) -> list[Finding]:
     """Everything that can be found out. Changes nothing, and raises nothing of the store's."""
     found = await store.examine(clock, thorough=True)
     if any(finding.about in WHOLE and finding.level == FAULT for finding in found):
@@ -34,7 +40,7 @@ async def examine(store: Store, clock: Clock) -> list[Finding]:
     return [*found, *unlisted, *await _counters(store, entries)]
 
 
-async def _entries(store: Store) -> tuple[list[Counter], list[Finding]]:
+async def _entries(store: IdStore) -> tuple[list[Counter], list[Finding]]:
     """Every counter; the default one where they cannot be listed."""
     try:
         return await store.counters(), []
@@ -54,7 +60,7 @@ async def _entries(store: Store) -> tuple[list[Counter], list[Finding]]:
     return [] if entry is None else [entry], [unlisted]
 
 
-async def _counters(store: Store, entries: Sequence[Counter]) -> list[Finding]:
+async def _counters(store: IdStore, entries: Sequence[Counter]) -> list[Finding]:
     found: list[Finding] = []
     rest = iter(entries)
 
@@ -69,8 +75,8 @@ async def _counters(store: Store, entries: Sequence[Counter]) -> list[Finding]:
     return sorted(found, key=lambda finding: (finding.about, finding.found))
 
 
-async def _counter(store: Store, entry: Counter) -> list[Finding]:
-    elsewhere = await store.examine_item(entry)
+async def _counter(store: IdStore, entry: Counter) -> list[Finding]:
+    elsewhere = await store.examine_item(entry) if has_catalogue(store) else []
     try:
         return [*elsewhere, *await _judged(store, entry)]
     except errors.StoreError as error:
@@ -78,16 +84,16 @@ async def _counter(store: Store, entry: Counter) -> list[Finding]:
         return [*elsewhere, Finding(WARNING, "position", f"counter {entry.name}: {error}", why)]
 
 
-async def _judged(store: Store, entry: Counter) -> list[Finding]:
+async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
     again = f" --store {shlex.quote(store.address)}"
-    if await store.revision() is None:  # its counters are kept elsewhere, and shown
+    if not has_catalogue(store):  # its counters are kept elsewhere, and shown
         position = await store.position(entry)
         if position is None:
             return judge(entry, [None], again)
         return judge(entry, [ShardState(position.epoch, position.next, position.mark)], again)
     found: list[Finding] = []
     for _ in range(LOOKS_MAX):
-        stands = [await store.stand(entry, shard) for shard in range(entry.shards)]
+        stands = [await store.shard_state(entry, shard) for shard in range(entry.shards)]
         found = judge(entry, stands, again)
         now = await store.entry(entry.name) if found else None
         if now is None or now.rev == entry.rev:

@@ -11,7 +11,7 @@ from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger, in_time
 from idservice.catalogue.changes import Arrive, Delete, MoveAway
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import DELETED, Counter, Move
 
 log = logging.getLogger("idservice.change")
@@ -25,7 +25,13 @@ class CounterMover:
     `EpochChanger`: a change that is under way is finished first. Everything raises StoreError."""
 
     def __init__(
-        self, source: Store, target: Store, *, to: str, random: Random, stale_s: float
+        self,
+        source: CatalogueStore,
+        target: CatalogueStore,
+        *,
+        to: str,
+        random: Random,
+        stale_s: float,
     ) -> None:
         self._source = source
         self._target = target
@@ -90,7 +96,7 @@ class CounterMover:
         if there.ordinal != FIRST_ORDINAL or there.state == DELETED or there.adopted is not None:
             return False
         stands = [
-            await in_time(self._target, self._target.stand(there, shard))
+            await in_time(self._target, self._target.shard_state(there, shard))
             for shard in range(there.shards)
         ]
         first = there.start - there.base

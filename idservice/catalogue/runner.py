@@ -10,7 +10,7 @@ from idservice import errors
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import Change
 from idservice.core.timeouts import stale_after
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.change")
@@ -27,7 +27,7 @@ class ChangeRunner:
 
     def __init__(
         self,
-        store: Store,
+        store: CatalogueStore,
         *,
         runway_s: float,
         random: Random,

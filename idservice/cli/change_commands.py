@@ -3,7 +3,6 @@
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from random import SystemRandom
 
 from idservice import errors
@@ -20,10 +19,12 @@ from idservice.catalogue.changes import (
 from idservice.catalogue.counters import check_reason
 from idservice.catalogue.mover import CounterMover
 from idservice.cli.store_commands import number, opened, operator
+from idservice.client.address import ServiceAddress
 from idservice.core.timeouts import stale_after
 from idservice.observability import logs
 from idservice.stores import open_store
-from idservice.stores.protocol import Store
+from idservice.stores.address import SQLiteAddress, parse
+from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import ACTIVE, SUSPENDED, Counter, check_name
 
 
@@ -72,7 +73,13 @@ async def move(arguments: argparse.Namespace) -> None:
     async with opened(arguments, bounded=False) as store, open_store(to) as target:
         await target.verify()
         stale_s = stale_after(arguments.runway)
-        mover = CounterMover(store, target, to=to, random=SystemRandom(), stale_s=stale_s)
+        mover = CounterMover(
+            with_catalogue(store),
+            with_catalogue(target),
+            to=to,
+            random=SystemRandom(),
+            stale_s=stale_s,
+        )
         entry = await mover.move(name, by=operator(), why=reason)
     if entry.move is not None:  # an earlier move, which this run only finished or found
         print(f"counter {name}: moved to {to}, and on: {entry.whereabouts}")
@@ -82,14 +89,15 @@ async def move(arguments: argparse.Namespace) -> None:
 
 def _address(to: str) -> str:
     """Return the address of the new store, valid from any folder. Raises Usage."""
-    engine, _, rest = to.partition(":")
-    if engine == "sqlite" and rest:
-        return f"sqlite:{Path(rest).resolve()}"
-    if engine == "dynamodb":
-        return to
-    raise errors.Usage(
-        why=f"--to is {to!r}; it must be sqlite:PATH or dynamodb:TABLE[?region=REGION&endpoint=URL]"
-    )
+    address = parse(to, flag="--to")
+    if isinstance(address, SQLiteAddress):
+        address = address.resolved()
+    if isinstance(address, ServiceAddress):
+        raise errors.Usage(
+            why=f"--to is {to!r}; it must be sqlite:PATH or"
+            " dynamodb:TABLE[?region=REGION&endpoint=URL]"
+        )
+    return str(address)
 
 
 async def fence(arguments: argparse.Namespace) -> None:
@@ -120,7 +128,9 @@ async def fence(arguments: argparse.Namespace) -> None:
             except (errors.PositionMissing, errors.PositionIllFormed) as error:
                 # Its position grants no ids, in any store.
                 print(f"idservice: left as it is: {error}", file=sys.stderr)
-        await store.accept()  # last: earlier, a crash half-way would unlock the other counters
+        await with_catalogue(
+            store
+        ).accept()  # last: earlier, a crash half-way would unlock the other counters
         print(f"{store.address} is accepted as the right store; restart its instances")
 
 
@@ -141,9 +151,11 @@ def _signed(arguments: argparse.Namespace, change: Change) -> Change:
     return replace(change, by=operator(), why=check_reason(arguments.reason))
 
 
-def _changer(arguments: argparse.Namespace, store: Store) -> EpochChanger:
+def _changer(arguments: argparse.Namespace, store: IdStore) -> EpochChanger:
     logs.set_up("auto", sys.stderr)
-    return EpochChanger(store, random=SystemRandom(), stale_s=stale_after(arguments.runway))
+    return EpochChanger(
+        with_catalogue(store), random=SystemRandom(), stale_s=stale_after(arguments.runway)
+    )
 
 
 async def _change_one(changer: EpochChanger, name: str, change: Change) -> None:

@@ -21,9 +21,9 @@ from idservice.catalogue.counters import ensure, new_counter, positions_of, show
 from idservice.catalogue.describe import described
 from idservice.cli import service_commands
 from idservice.server import settings
-from idservice.stores import open_store
+from idservice.stores import initialise, open_store
 from idservice.stores.findings import LEVELS, Finding
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import (
     ACTIVE,
     DEFAULT_COUNTER,
@@ -46,7 +46,7 @@ NEXT_MAX = 1_000_000  # ids that one `next` takes
 async def init(arguments: argparse.Namespace) -> None:
     """Create the store."""
     async with opened(arguments, verify=False) as store:
-        created = await store.init(new_counter(DEFAULT_COUNTER, SystemRandom()))
+        created = await initialise(store, new_counter(DEFAULT_COUNTER, SystemRandom()))
         if created:
             print(f"{store.address} is initialised; counter {DEFAULT_COUNTER} starts from 0")
         else:
@@ -86,7 +86,7 @@ async def create(arguments: argparse.Namespace) -> None:
         print(f"counter {counter.name}: {how}{first}")
 
 
-async def _locate(arguments: argparse.Namespace, store: Store) -> tuple[Adopted | None, int]:
+async def _locate(arguments: argparse.Namespace, store: IdStore) -> tuple[Adopted | None, int]:
     """Return the item that --adopt-… names and its value; (None, 0) if they name none."""
     names = ("adopt_table", "adopt_key", "adopt_attribute", "adopt_returns")
     given = [name for name in names if getattr(arguments, name) is not None]
@@ -95,11 +95,6 @@ async def _locate(arguments: argparse.Namespace, store: Store) -> tuple[Adopted 
     if len(given) < len(names):
         missing = next(name for name in names if name not in given)
         raise errors.Usage(why=f"--{missing.replace('_', '-')} is missing beside --adopt-…")
-    if not arguments.store or not arguments.store.startswith("dynamodb:"):
-        raise errors.Usage(why="--adopt-table needs a store at dynamodb:TABLE")
-    from idservice.stores.dynamodb import DynamoStore  # an engine is imported when it is used
-
-    assert isinstance(store, DynamoStore)
     key: dict[str, Any] = {}
     for part in arguments.adopt_key.split(","):
         attribute, equals, value = part.partition("=")
@@ -109,7 +104,7 @@ async def _locate(arguments: argparse.Namespace, store: Store) -> tuple[Adopted 
                 " table with a sort key ATTRIBUTE=VALUE,ATTRIBUTE=VALUE"
             )
         key[attribute] = value
-    return await store.locate(
+    return await with_catalogue(store).locate(
         arguments.adopt_table, key, arguments.adopt_attribute, arguments.adopt_returns
     )
 
@@ -246,7 +241,7 @@ def _print_coloured(found: Sequence[Finding], summary: str) -> None:
 @asynccontextmanager
 async def opened(
     arguments: argparse.Namespace, *, verify: bool = True, bounded: bool = True
-) -> AsyncIterator[Store]:
+) -> AsyncIterator[IdStore]:
     """Open the store that was named; `verify` first checks that it is the right one.
 
     Unless `bounded`, only the opening has a time limit; the calls of the store have their own.

@@ -44,7 +44,7 @@ class AsyncClient:
     ) -> None:
         self._stock = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._ids = self._stock.allocator.buffer
-        self._central = AsyncTransport(self._stock.place)
+        self._central = AsyncTransport(self._stock.address)
         self._entered = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._refilling: asyncio.Task[None] | None = None

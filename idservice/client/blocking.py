@@ -51,7 +51,7 @@ class Client:
     def _start_anew(self) -> None:
         self._stock.forget()
         self._ids = self._stock.allocator.buffer
-        self._wires = ConnectionPool(self._stock.place)
+        self._wires = ConnectionPool(self._stock.address)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Any
 
 from idservice import errors
 from idservice.client import protocol
+from idservice.client.address import ServiceAddress
 from idservice.client.protocol import RANGES_MAX, Answer, NoUsableAnswer, Refused, Reply
 from idservice.core import backoff, limits
 from idservice.core.allocator import Allocator, Request
@@ -62,7 +63,7 @@ class ClientBuffer:
     def __init__(
         self, url: str, counter: str, *, timeout: float, hold: float, clock: Callable[[], float]
     ) -> None:
-        self.place = protocol.place(url)
+        self.address = ServiceAddress.parse(url)
         if not limits.NAME.fullmatch(counter):
             raise errors.BadName(value=counter[:80])
         for what, value, least, most in (
@@ -224,7 +225,7 @@ class ClientBuffer:
 
     def _believed(self, reply: Reply, count: int, nonce: str) -> Answer:
         """Raises Refused, Unanswered."""
-        url = self.place.url
+        url = self.address.url
         answer = protocol.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)
         if protocol.is_newer(answer, url=url, ordinal=self._ordinal, strict=self._strict):
             self._ordinal, self._strict = answer.ordinal, answer.strict

@@ -1,12 +1,12 @@
 """Another service, asked over aiohttp: one request, at most one answer, and nothing done twice."""
 
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 from yarl import URL
 
-from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply, ServiceAddress
+from idservice.client.address import ServiceAddress
+from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply
 
 CHUNK = 65_536
 
@@ -14,17 +14,17 @@ CHUNK = 65_536
 class AsyncTransport:
     """Connections to a service; enter it to use it."""
 
-    def __init__(self, place: ServiceAddress) -> None:
-        self.url = place.url
-        self._place = place
-        scheme = "https" if place.tls else "http"
-        self._base = f"{scheme}://{place.authority}"
+    def __init__(self, address: ServiceAddress) -> None:
+        self.url = address.url
+        self._address = address
+        scheme = "https" if address.tls else "http"
+        self._base = f"{scheme}://{address.authority}"
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         connector: aiohttp.BaseConnector
-        if self._place.path:
-            connector = aiohttp.UnixConnector(self._place.path)
+        if self._address.path:
+            connector = aiohttp.UnixConnector(self._address.path)
         else:
             connector = aiohttp.TCPConnector()
         self._session = aiohttp.ClientSession(
@@ -36,12 +36,7 @@ class AsyncTransport:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: Any) -> None:
         if self._session is not None:
             await self._session.close()
             self._session = None

@@ -7,7 +7,8 @@ import threading
 import time
 from contextlib import suppress
 
-from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply, ServiceAddress
+from idservice.client.address import ServiceAddress
+from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply
 
 IDLE_MAX_S = 15.0  # then a connection is not used again: the other end may be about to close it
 KEPT_MAX = 8  # connections
@@ -18,9 +19,9 @@ HEADERS = {"Accept": "application/json", "User-Agent": "idservice", "Content-Len
 class _Unix(http.client.HTTPConnection):
     """To a Unix socket."""
 
-    def __init__(self, place: ServiceAddress) -> None:
+    def __init__(self, address: ServiceAddress) -> None:
         super().__init__("localhost")
-        self._path = place.path
+        self._path = address.path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -31,8 +32,8 @@ class _Unix(http.client.HTTPConnection):
 class ConnectionPool:
     """Connections to one service; each carries one request at a time, and no request twice."""
 
-    def __init__(self, place: ServiceAddress) -> None:
-        self._place = place
+    def __init__(self, address: ServiceAddress) -> None:
+        self._address = address
         self._lock = threading.Lock()
         self._kept: list[tuple[float, http.client.HTTPConnection]] = []
         self._in_use: set[http.client.HTTPConnection] = set()
@@ -52,17 +53,17 @@ class ConnectionPool:
             while chunk := response.read1(65_536):
                 body += chunk
                 if len(body) > ANSWER_MAX:
-                    raise NoUsableAnswer(url=self._place.url, why="its answer is too long")
+                    raise NoUsableAnswer(url=self._address.url, why="its answer is too long")
                 _patience(connection, deadline)
             # `read1` does not tell an answer that was cut off from one that is over.
             if response.length:
-                raise NoUsableAnswer(url=self._place.url, why="its answer was cut off")
+                raise NoUsableAnswer(url=self._address.url, why="its answer was cut off")
             whole = not response.will_close
             response.close()  # of which `read1` leaves the end to us; the connection stays
             return Reply(response.status, response.getheader("Content-Type", ""), body)
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
-            raise NoUsableAnswer(url=self._place.url, why=why) from None
+            raise NoUsableAnswer(url=self._address.url, why=why) from None
         finally:
             self._give_back(connection, whole)
 
@@ -80,11 +81,11 @@ class ConnectionPool:
             return connection
 
     def _new(self) -> http.client.HTTPConnection:
-        if self._place.path:
-            return _Unix(self._place)
-        if self._place.tls:
-            return http.client.HTTPSConnection(self._place.host, self._place.port)
-        return http.client.HTTPConnection(self._place.host, self._place.port)
+        if self._address.path:
+            return _Unix(self._address)
+        if self._address.tls:
+            return http.client.HTTPSConnection(self._address.host, self._address.port)
+        return http.client.HTTPConnection(self._address.host, self._address.port)
 
     def _give_back(self, connection: http.client.HTTPConnection, whole: bool) -> None:
         with self._lock:

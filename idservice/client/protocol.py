@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from idservice import errors
 from idservice.core.limits import ID_MAX, NUMBER_MAX
@@ -45,50 +44,6 @@ class Refused(errors.IdserviceError):
         super().__init__(url=url, why=why)
         self.why, self.code, self.status = why, code, status
         self.retryable, self.outcome = retryable, outcome
-
-
-# --- where a service is ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceAddress:
-    """Where a service listens: a host and a port, or the path of a Unix socket."""
-
-    url: str  # as it was named
-    host: str = "localhost"
-    port: int = 0
-    path: str = ""
-    tls: bool = False
-
-    @property
-    def authority(self) -> str:
-        """What the Host header says."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.path else f"{host}:{self.port}"
-
-
-def place(url: str) -> ServiceAddress:
-    """Read http://HOST[:PORT], https://HOST[:PORT] or unix:PATH. Raises Usage."""
-    kind, _, path = url.partition(":")
-    if kind == "unix" and path:
-        return ServiceAddress(url, path=path)
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-        if parts.scheme not in ("http", "https") or not host or port == 0 or not url.isascii():
-            raise ValueError
-        if parts.username is not None or parts.path not in ("", "/") or parts.query:
-            raise ValueError
-        if parts.fragment or not url.isprintable() or " " in url:
-            raise ValueError
-        host.encode("idna")  # as who connects does; of a part that is empty or too long
-    except ValueError:
-        raise errors.Usage(
-            why=f"the address of a service is {url!r}; it must be http://HOST:PORT,"
-            " https://HOST:PORT or unix:PATH"
-        ) from None
-    tls = parts.scheme == "https"
-    return ServiceAddress(url.rstrip("/"), host=host, port=port or (443 if tls else 80), tls=tls)
 
 
 # --- a request, and its answer --------------------------------------------------------------------

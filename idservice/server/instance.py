@@ -6,11 +6,11 @@ from random import Random
 from idservice.allocation.local_counter import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore
 
 
 def build_instance(
-    store: Store,
+    store: IdStore,
     limits: Limits | None = None,
     *,
     random: Random,

@@ -13,8 +13,9 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
 from idservice.core import backoff
 from idservice.server.settings import STORE_DEFAULT
+from idservice.stores import initialise
 from idservice.stores.findings import Clock
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore
 from idservice.stores.records import DEFAULT_COUNTER
 
 log = logging.getLogger("idservice.start")
@@ -28,7 +29,7 @@ def may_create(store: str | None, *, init: bool) -> bool:
     return init or (store is None and not Path(STORE_DEFAULT.partition(":")[2]).exists())
 
 
-async def reach(store: Store, random: Random, *, create: bool, deadline: float) -> None:
+async def reach(store: IdStore, random: Random, *, create: bool, deadline: float) -> None:
     """Check that the store can be used. Raises StoreUnready after `deadline`, a loop time."""
     loop = asyncio.get_running_loop()
     failures = 0
@@ -36,7 +37,7 @@ async def reach(store: Store, random: Random, *, create: bool, deadline: float) 
         failures += 1
         pause = backoff.pause(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
         try:
-            if create and await store.init(new_counter(DEFAULT_COUNTER, random)):
+            if create and await initialise(store, new_counter(DEFAULT_COUNTER, random)):
                 log.warning(
                     "%s was created; ids start from 0",
                     store.address,
@@ -50,7 +51,7 @@ async def reach(store: Store, random: Random, *, create: bool, deadline: float) 
         await asyncio.sleep(pause)
 
 
-async def log_findings(store: Store, clock: Clock) -> None:
+async def log_findings(store: IdStore, clock: Clock) -> None:
     """Log the faults of the store that a quick look shows."""
     try:
         async with asyncio.timeout(LOOK_MAX_S):

@@ -2,32 +2,30 @@
 
 from idservice.client.protocol import HOLD_S
 from idservice.errors import Usage
-from idservice.stores.protocol import Store
+from idservice.stores.address import DynamoAddress, SQLiteAddress, parse
+from idservice.stores.protocol import IdStore, has_catalogue
+from idservice.stores.records import Counter
 
 
-def open_store(address: str, *, hold_s: float = HOLD_S) -> Store:
-    """The store at `sqlite:PATH`, `dynamodb:TABLE[?region=…&endpoint=…]` or, another service being
-    the store, `http://HOST:PORT`; not yet entered. `hold_s`: how long ids of a service are held.
+def open_store(address: str, *, hold_s: float = HOLD_S) -> IdStore:
+    """Return the store at an address, not yet entered. Raises Usage.
 
-    Raises Usage where the address is of no known form.
+    `hold_s` is how long ids of another service are held, in seconds.
     """
-    engine, colon, rest = address.partition(":")
-    if colon and rest and engine == "sqlite":
-        from idservice.stores.sqlite.store import SQLiteStore
+    match parse(address):
+        case SQLiteAddress(path):
+            from idservice.stores.sqlite.store import SQLiteStore
 
-        return SQLiteStore(rest)
-    if colon and rest and engine == "dynamodb":
-        from idservice.stores.dynamodb import DynamoStore
+            return SQLiteStore(path)
+        case DynamoAddress() as table:
+            from idservice.stores.dynamodb import DynamoStore
 
-        return DynamoStore.from_address(rest)
-    if engine in ("http", "https", "unix"):
-        from idservice.stores.chained import ChainedStore
+            return DynamoStore(table)
+        case service:
+            from idservice.client.http_async import AsyncTransport
+            from idservice.stores.chained import ChainedStore
 
-        return ChainedStore.from_address(address, hold_s=hold_s)
-    raise Usage(
-        why=f"--store is {address!r}; it must be sqlite:PATH,"
-        " dynamodb:TABLE[?region=REGION&endpoint=URL] or http://HOST:PORT"
-    )
+            return ChainedStore(AsyncTransport(service), hold_s=hold_s)
 
 
 def preload(address: str) -> None:
@@ -36,5 +34,12 @@ def preload(address: str) -> None:
     Raises Usage.
     """
     open_store(address)
-    if address.startswith("dynamodb:"):
+    if isinstance(parse(address), DynamoAddress):
         import aioboto3  # noqa: F401
+
+
+async def initialise(store: IdStore, first: Counter) -> bool:
+    """Create the store with a first counter, as `CatalogueStore.init`. Raises Usage."""
+    if has_catalogue(store):
+        return await store.init(first)
+    raise Usage(why=f"{store.address} is a service; its store is initialised where it runs")

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -12,25 +11,64 @@ from idservice import errors
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import Answer, NoUsableAnswer, Refused
-from idservice.core.epoch import gone_back
+from idservice.core.epoch import epoch_name, gone_back
 from idservice.core.writer import Batch
-from idservice.stores import chained_examine
-from idservice.stores.findings import Clock, Finding
+from idservice.stores.findings import FAULT, Clock, Finding, fine
 from idservice.stores.records import (
     ACTIVE,
     LIMIT_DEFAULT,
     LIMIT_MAX,
+    MOVED,
+    SUSPENDED,
     Counter,
     Loan,
     Position,
-    ShardState,
-    Writers,
 )
-from idservice.stores.shown import Listed, RemoteCounter, told_epoch, untold
 
 T = TypeVar("T")
 
-VERIFY_MAX_S = 5.0  # for a service to say that it is one
+ANSWER_MAX_S = 5.0  # for a service to say that it is one
+
+
+class RemoteCounter(msgspec.Struct, frozen=True):
+    """A counter as a service shows it, as far as it matters here."""
+
+    counter: str
+    epoch: int
+    start: int | str
+    limit: int | str
+    strict: bool
+    runway: float
+    state: str
+    next: int | str = 0
+
+    def entry(self) -> Counter:
+        """The same as an entry. As seen from here there is one row of ids, whatever the shards."""
+        return Counter(
+            name=self.counter,
+            epoch=epoch_of(self.epoch),
+            start=int(self.start),
+            limit=int(self.limit),
+            strict=self.strict,
+            runway=self.runway,
+            state=self.state if self.state in (SUSPENDED, MOVED) else ACTIVE,
+        )
+
+
+class RemoteCounters(msgspec.Struct, frozen=True):
+    """All counters of a service."""
+
+    counters: list[RemoteCounter]
+
+
+def epoch_of(ordinal: int) -> str:
+    """The random part of an epoch's name is not told; its ordinal is enough for order."""
+    return epoch_name(ordinal, "chained")
+
+
+def assumed(name: str) -> Counter:
+    """What is taken for a counter's entry before anything was told of it."""
+    return Counter(name=name, epoch=epoch_of(0), limit=LIMIT_MAX, strict=True)
 
 
 class ChainedStore:
@@ -43,58 +81,53 @@ class ChainedStore:
 
     def __init__(
         self,
-        central: AsyncTransport,
+        transport: AsyncTransport,
         *,
         hold_s: float = protocol.HOLD_S,
         nonce: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
-        self.address = central.url
+        self.address = transport.url
         self.hold_s: float | None = hold_s
-        self._central = central
+        self._transport = transport
         self._nonce = nonce
         self._known: dict[str, Counter] = {}  # by name, as of the newest epoch that was told
         self._part_max = protocol.RANGES_MAX
 
-    @classmethod
-    def from_address(cls, address: str, *, hold_s: float) -> Self:
-        """The store at an address as --store has it. Raises Usage."""
-        return cls(AsyncTransport(protocol.place(address)), hold_s=hold_s)
-
     async def __aenter__(self) -> Self:
-        await self._central.__aenter__()
+        await self._transport.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._central.__aexit__(kind, error, trace)
-
-    async def init(self, first: Counter) -> bool:
-        """Refused: the service has a store of its own. Raises Usage."""
-        raise errors.Usage(
-            why=f"{self.address} is a service, whose store is initialised where it runs"
-        )
+    async def __aexit__(self, *failure: Any) -> None:
+        await self._transport.__aexit__(*failure)
 
     async def verify(self) -> None:
-        """See that a service answers there; whether its store is the right one it sees itself."""
+        """Check that a service answers there. It checks the identity of its store itself."""
         try:
-            async with asyncio.timeout(VERIFY_MAX_S):
-                reply = await self._central.ask("GET", "/livez")
+            async with asyncio.timeout(ANSWER_MAX_S):
+                reply = await self._transport.ask("GET", "/livez")
         except (NoUsableAnswer, TimeoutError) as error:
-            reason = (
-                error.why if isinstance(error, NoUsableAnswer) else f"within {VERIFY_MAX_S:g} s"
-            )
-            why = f"no service answers there ({reason})"
+            why = f"no service answers there ({_reason(error)})"
             raise errors.StoreUnready(store=self.address, why=why, waiting_helps=True) from None
         if (reply.status, reply.body) != (200, b"live"):
             raise errors.StoreUnready(
                 store=self.address,
-                why=f"what answers there ({reply.status}) is no idservice",
+                why=f"the server that answers there ({reply.status}) is not idservice",
                 waiting_helps=reply.status >= 500,
             )
+
+    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
+        """Judge if the service answers and can serve; the rest is judged where its store is."""
+        try:
+            async with asyncio.timeout(ANSWER_MAX_S):
+                reply = await self._transport.ask("GET", "/readyz")
+        except (NoUsableAnswer, TimeoutError) as error:
+            why = "ids in memory expire within seconds; start the service, or check the network"
+            return [Finding(FAULT, "reach", f"no service answers there ({_reason(error)})", why)]
+        if reply.status == 200:
+            return [fine("central", "it answers, and can serve the next id")]
+        said = reply.body.decode(errors="replace").strip()[:300]
+        why = "its logs and `idservice doctor` with its own --store tell more"
+        return [Finding(FAULT, "central", f"it is not ready ({reply.status}): {said}", why)]
 
     # --- ids -------------------------------------------------------------------------------------
 
@@ -130,32 +163,32 @@ class ChainedStore:
                     continue
                 if blocks:
                     raise self._unknown(_reserving(counter, count), error.why) from None
-                raise self._meant(error, counter, count) from None
+                raise self._store_error(error, counter, count) from None
             blocks += answer.blocks
             missing -= part
         return Loan(self._known[counter.name], tuple(blocks), since)
 
     async def _exchange(self, name: str, count: int) -> Answer:
         nonce = self._nonce()
-        reply = await self._central.ask("POST", protocol.target(name, count, nonce))
+        reply = await self._transport.ask("POST", protocol.target(name, count, nonce))
         return protocol.read_answer(reply, url=self.address, name=name, count=count, nonce=nonce)
 
     def _begins_epoch(self, name: str, answer: Answer) -> bool:
         """Whether it is the first answer of its epoch. Raises Unanswered as `is_newer`."""
-        known = self._known.get(name) or untold(name)
+        known = self._known.get(name) or assumed(name)
         newer = protocol.is_newer(
             answer, url=self.address, ordinal=known.ordinal, strict=known.strict
         )
         if newer:
             self._known[name] = msgspec.structs.replace(
                 known,
-                epoch=told_epoch(answer.ordinal),
+                epoch=epoch_of(answer.ordinal),
                 strict=answer.strict,
                 limit=LIMIT_MAX if answer.as_text else LIMIT_DEFAULT,
             )
         return newer
 
-    def _meant(self, error: Refused, counter: Counter, count: int) -> errors.IdserviceError:
+    def _store_error(self, error: Refused, counter: Counter, count: int) -> errors.IdserviceError:
         """What a refusal is among the errors of a store."""
         about: dict[str, Any] = {"store": self.address, "name": counter.name}
         about["why"] = error.why.rstrip(".")
@@ -174,43 +207,6 @@ class ChainedStore:
             return self._not_applied(_reserving(counter, count), error.why)
         return errors.Withheld(**about)
 
-    async def writers(self, counter: Counter) -> Writers | None:
-        """None: the service's instances are the writers."""
-
-    async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
-        """Refused, as there is nothing to register on."""
-        return False
-
-    async def prune(self, counter: Counter, name: str, seq: int) -> None:
-        """Nothing to prune."""
-
-    async def give_back(
-        self,
-        counter: Counter,
-        found: Position,
-        *,
-        next: int,
-        returned: tuple[range, ...],
-        shard: int = 0,
-    ) -> bool:
-        """Nothing: what was lent is the other service's, and expires."""
-        return False
-
-    async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
-        """Nothing: the other service claims for all who ask it."""
-        return ()
-
-    async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
-        """Nothing to close: a position that went back is closed by who reads it."""
-
-    async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
-        """Whether it answers and can serve; the rest is looked at where its store is."""
-        return await chained_examine.examine(self._central)
-
-    async def examine_item(self, counter: Counter) -> list[Finding]:
-        """Looked at where the counter's store is."""
-        return []
-
     # --- counters --------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
@@ -219,7 +215,7 @@ class ChainedStore:
         try:
             shown = await self._shown(name)
         except errors.NotShown:
-            return self._known.get(name) or untold(name)
+            return self._known.get(name) or assumed(name)
         if shown is None:
             return None
         entry = msgspec.structs.replace(shown.entry(), state=ACTIVE)
@@ -232,7 +228,7 @@ class ChainedStore:
         """As the service lists them. Raises NotShown, NotApplied."""
         action = "listing counters"
         body = await self._show("/v1/counters", action)
-        return [shown.entry() for shown in self._converted(body, Listed, action).counters]
+        return [shown.entry() for shown in self._converted(body, RemoteCounters, action).counters]
 
     async def create(self, counter: Counter) -> Counter:
         """Create it there. Raises CounterDiffers, NotShown, NotApplied, OutcomeUnknown."""
@@ -249,7 +245,7 @@ class ChainedStore:
             wish["runway"] = counter.runway
         path = f"/v1/counters/{counter.name}"
         try:
-            reply = await self._central.ask("PUT", path, msgspec.json.encode(wish))
+            reply = await self._transport.ask("PUT", path, msgspec.json.encode(wish))
             body = protocol.read_object(reply, url=self.address)
         except NoUsableAnswer as error:
             raise self._unknown(action, error.why) from None
@@ -267,8 +263,16 @@ class ChainedStore:
         shown = await self._shown(counter.name)
         if shown is None:
             return None
-        epoch, next = told_epoch(shown.epoch), int(shown.next)
+        epoch, next = epoch_of(shown.epoch), int(shown.next)
         return Position(next, next, 0, gone_back(epoch) if shown.state == "suspect" else epoch)
+
+    async def entry(self, name: str) -> Counter | None:
+        """Return the counter as the service shows it, with its state. Raises ChangedElsewhere."""
+        try:
+            shown = await self._shown(name)
+        except errors.NotShown:
+            raise errors.ChangedElsewhere(store=self.address) from None
+        return None if shown is None else shown.entry()
 
     async def _shown(self, name: str) -> RemoteCounter | None:
         action = f"reading counter {name}"
@@ -277,7 +281,7 @@ class ChainedStore:
 
     async def _show(self, path: str, action: str) -> dict[str, object] | None:
         try:
-            return protocol.read_object(await self._central.ask("GET", path), url=self.address)
+            return protocol.read_object(await self._transport.ask("GET", path), url=self.address)
         except Refused as error:
             if error.code == "unknown_counter":
                 return None
@@ -290,45 +294,6 @@ class ChainedStore:
             return msgspec.convert(body, kind)
         except msgspec.ValidationError as error:
             raise self._not_applied(action, f"its answer is not as expected: {error}") from None
-
-    # --- changes: refused, they are made where the counters are kept -----------------------------
-
-    async def revision(self) -> None:
-        """There is no catalogue here: a change is heard of by answers, or when ids expire."""
-
-    async def entry(self, name: str) -> Counter | None:
-        """As the service shows it, also its state. Raises ChangedElsewhere where it does not."""
-        try:
-            shown = await self._shown(name)
-        except errors.NotShown:
-            raise self._elsewhere() from None
-        return None if shown is None else shown.entry()
-
-    async def rewrite(self, before: Counter, after: Counter) -> bool:
-        raise self._elsewhere()
-
-    async def renewed(self, counter: Counter) -> Counter:
-        raise self._elsewhere()
-
-    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
-        raise self._elsewhere()
-
-    async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
-        raise self._elsewhere()
-
-    async def open_shard(
-        self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
-    ) -> None:
-        raise self._elsewhere()
-
-    async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
-        raise self._elsewhere()
-
-    async def accept(self) -> None:
-        raise self._elsewhere()
-
-    def _elsewhere(self) -> errors.ChangedElsewhere:
-        return errors.ChangedElsewhere(store=self.address)
 
     # --- refusals --------------------------------------------------------------------------------
 
@@ -344,6 +309,10 @@ class ChainedStore:
 
     def _unknown(self, action: str, why: str) -> errors.OutcomeUnknown:
         return errors.OutcomeUnknown(store=self.address, action=action, why=why.rstrip("."))
+
+
+def _reason(error: NoUsableAnswer | TimeoutError) -> str:
+    return error.why if isinstance(error, NoUsableAnswer) else f"within {ANSWER_MAX_S:g} s"
 
 
 def _reserving(counter: Counter, count: int) -> str:

@@ -10,6 +10,10 @@ OK, ADVICE, WARNING, FAULT = LEVELS = ("ok", "advice", "warning", "fault")
 
 IDENTITY = "identity"  # what a finding is about: is the store the one that was initialised?
 
+BEHIND = (
+    "its positions may be behind ids that are in use; go on above them, see docs/how-to/recover.md"
+)
+
 Clock = Callable[[], float]  # seconds since 1970, as the machine's own clock has it
 
 
@@ -45,9 +49,11 @@ def schema_read(written: str, read: int) -> Finding:
     return Finding(FAULT, "schema", found, "use the version that wrote it, or a newer one")
 
 
-def refusal(fault: Finding, store: str, *, waiting_helps: bool = False) -> errors.StoreUnready:
+def refusal(
+    fault: Finding, store: str, *, asked: str = "", waiting_helps: bool = False
+) -> errors.StoreUnready:
     """Return the error of a start that a fault forbids: `serve` and `doctor` say the same."""
-    why = "; ".join(filter(None, (fault.found, fault.why)))
+    why = asked + "; ".join(filter(None, (fault.found, fault.why)))
     if fault.run:
         why += f": `{fault.run}`"
     kind = errors.StoreReplaced if fault.about == IDENTITY else errors.StoreUnready

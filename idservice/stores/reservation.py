@@ -31,7 +31,7 @@ class SentReservation:
     def interpret_failure(self, found: Position | None, record: Record | None) -> Grant:
         """What an earlier copy of the same batch was granted; raises otherwise.
 
-        As `Store.reserve`, and OutcomeUnknown where the condition holds and yet failed.
+        As `IdStore.reserve`, and OutcomeUnknown where the condition holds and yet failed.
         """
         if found is None:
             raise errors.PositionMissing(store=self.store, name=self.counter.name)

@@ -176,7 +176,7 @@ def test_who_waits_while_a_counter_is_changed_is_served_by_the_new_epoch() -> No
             supply = await service.local_counter("orders")
             await supply.next_id()
             entry = data.entries["orders"]
-            found = [data.stand(entry, 0)]
+            found = [data.shard_state(entry, 0)]
             begun = rules.begun(entry, Fence(past=99), found, Random(1))
             data.rewrite(entry, begun)
             data.seal(entry, 0, found[0], "sealed:" + begun.intent.epoch)  # type: ignore[union-attr]
@@ -246,7 +246,7 @@ def test_ids_that_end_a_doubt_are_not_of_an_epoch_that_was_revoked_meanwhile() -
             assert len(data.ledger) == 1
             entry = data.entries["orders"]
             wish = SetNext(next=0, lower=True)
-            data.rewrite(entry, rules.begun(entry, wish, [data.stand(entry, 0)], Random(1)))
+            data.rewrite(entry, rules.begun(entry, wish, [data.shard_state(entry, 0)], Random(1)))
             supply.apply_entry(data.entries["orders"])
             with pytest.raises(errors.WaitedTooLong):
                 await waiting
@@ -263,7 +263,7 @@ def test_a_change_that_stands_still_is_finished_by_an_instance() -> None:
         async with serving(data) as service:
             supply = await stocked(service)
             entry = data.entries["orders"]
-            found = [data.stand(entry, 0)]
+            found = [data.shard_state(entry, 0)]
             data.rewrite(entry, rules.begun(entry, SetNext(next=500), found, Random(1)))
             await elapse(POLL_S + STANDS_STILL_S - 0.5)
             assert data.entries["orders"].intent is not None, "its operator may be at it"

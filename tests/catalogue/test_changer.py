@@ -208,7 +208,7 @@ def test_who_begins_over_another_s_intent_finishes_that_first() -> None:
         data = table()
         await granted(data, 100)
         entry = data.entries["orders"]
-        found = [data.stand(entry, 0)]
+        found = [data.shard_state(entry, 0)]
         data.rewrite(entry, rules.begun(entry, SetNext(next=500), found, Random(1)))
         before, after = await changer(data).change("orders", Fence(ahead=1))
         assert (before.base, before.ordinal) == (500, 2)

@@ -180,7 +180,7 @@ async def test_a_counter_that_is_changed_meanwhile_is_no_fault() -> None:
 class Unread(SimStore):
     """A store that lists its counters and then reads nothing more."""
 
-    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
+    async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
         raise errors.NotApplied(store="sim:", action="reading", why="throttled")
 
 

@@ -213,7 +213,7 @@ def test_a_lowering_that_is_under_way_waits_for_who_has_not_heard_of_it() -> Non
         two.take()
         two.take()
         entry, loop = two.source.entries[NAME], asyncio.get_running_loop()
-        stand = await SimStore(Random(1), two.source).stand(entry, 0)
+        stand = await SimStore(Random(1), two.source).shard_state(entry, 0)
         lowering = rules.begun(entry, SetNext(next=2, lower=True), [stand], Random(5))
         two.source.rewrite(entry, lowering)
         there = await two.mover().move(NAME)

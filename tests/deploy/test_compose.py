@@ -14,7 +14,7 @@ import yaml
 
 from idservice import __version__
 from idservice.server.workers.supervisor import STOP_S
-from idservice.stores.dynamodb.address import read
+from idservice.stores.address import parse
 from tests.processes import ROOT
 
 from .conftest import DEPLOY
@@ -66,7 +66,7 @@ def complaints(compose: Compose) -> list[str]:
 
 
 def _engine(services: Compose, store: str) -> list[str]:
-    read(store.removeprefix("dynamodb:"))
+    parse(store)
     (endpoint,) = parse_qs(urlsplit(store).query)["endpoint"]
     place = urlsplit(endpoint)
     command = services.get(str(place.hostname), {}).get("command", [])

@@ -10,7 +10,7 @@ import yaml
 from idservice import __version__
 from idservice.server import settings
 from idservice.server.settings import SERVE
-from idservice.stores.dynamodb import address
+from idservice.stores.address import DynamoAddress
 
 from .conftest import DEPLOY, Command, Documents, Failed, documents
 from .rules import complaints, environment, of_kind, ours
@@ -135,7 +135,7 @@ def test_a_store_is_created_where_that_was_said_and_nowhere_else(render: Render)
 def test_dynamodb_is_told_its_table_and_gets_a_role(render: Render) -> None:
     found = render(SHAPES["dynamodb"])
     store = environment(container_of(found))["IDSERVICE_STORE"].removeprefix("dynamodb:")
-    assert address.read(store) == ("counters", "eu-central-1", None)
+    assert DynamoAddress.parse(store) == DynamoAddress("counters", "eu-central-1")
     (account,) = of_kind(found, "ServiceAccount")
     (deployment,) = of_kind(found, "Deployment")
     assert account["metadata"]["annotations"] == ROLE
@@ -144,7 +144,7 @@ def test_dynamodb_is_told_its_table_and_gets_a_role(render: Render) -> None:
     assert deployment["spec"]["replicas"] == 3
     elsewhere = container_of(render(SHAPES["dynamodb, endpoint"]))
     store = environment(elsewhere)["IDSERVICE_STORE"].removeprefix("dynamodb:")
-    assert address.read(store) == ("ids", None, "http://dynamodb:8000")
+    assert DynamoAddress.parse(store) == DynamoAddress("ids", None, "http://dynamodb:8000")
     assert [each["name"] for each in elsewhere["env"]][-2:] == [
         "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
     ]  # fmt: skip

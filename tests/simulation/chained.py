@@ -14,8 +14,9 @@ from typing import Any, Self
 from idservice import errors
 from idservice.allocation.local_counter import Limits
 from idservice.catalogue.changes import Reshard
+from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
-from idservice.client.protocol import NoUsableAnswer, Reply, ServiceAddress
+from idservice.client.protocol import NoUsableAnswer, Reply
 from idservice.stores.chained import ChainedStore
 from idservice.web.problems import problem
 from idservice.web.request import read_ask

@@ -383,15 +383,15 @@ class SealsBeside(Table):
         super().__init__()
         self.seals: dict[tuple[str, int], str] = {}
 
-    def stand(self, counter: Counter, shard: int) -> ShardState | None:
-        found = super().stand(counter, shard)
+    def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
+        found = super().shard_state(counter, shard)
         seal = self.seals.get((counter.name, shard))
         return (
             found if found is None or seal is None else msgspec.structs.replace(found, epoch=seal)
         )
 
     def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
-        if found is not None and self.stand(counter, shard) == found:
+        if found is not None and self.shard_state(counter, shard) == found:
             self.seals[counter.name, shard] = seal
 
     def open_shard(self, counter: Counter, shard: int, seal: str, epoch: str) -> None:
@@ -413,7 +413,7 @@ class SealsWhateverIsThere(Table):
     """Seals a shard without a look at its epoch: a late copy closes it, and nobody knows why."""
 
     def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
-        super().seal(counter, shard, self.stand(counter, shard), seal)
+        super().seal(counter, shard, self.shard_state(counter, shard), seal)
 
 
 class RewritesWhateverIsThere(Table):

@@ -259,7 +259,7 @@ class Table:
     def move_revision(self, before: Counter, after: Counter) -> None:
         self.revision += 1
 
-    def stand(self, counter: Counter, shard: int) -> ShardState | None:
+    def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
         found = self.positions.get((counter.name, shard))
         if found is None:
             return None
@@ -381,7 +381,7 @@ def throttled(action: str) -> errors.NotApplied:
 
 
 class SimStore:
-    """One handle on a table; implements the `Store` protocol."""
+    """One handle on a table; implements `CatalogueStore`."""
 
     def __init__(
         self, random: Random, data: Table | None = None, faults: Faults | None = None
@@ -441,8 +441,8 @@ class SimStore:
     async def renewed(self, counter: Counter) -> Counter:
         return counter
 
-    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
-        return await self._call("read", lambda _: self.data.stand(counter, shard))
+    async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
+        return await self._call("read", lambda _: self.data.shard_state(counter, shard))
 
     async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         await self._call("seal", lambda _: self.data.seal(counter, shard, found, seal))

@@ -117,7 +117,7 @@ def test_a_change_leaves_what_the_epoch_before_had_until_it_is_done(left: int) -
         world = World(1, Parts())
         world.create(limit=9, shards=2)
         table, before = world.table, world.table.entries[NAME]
-        stands = [table.stand(before, shard) for shard in range(2)]
+        stands = [table.shard_state(before, shard) for shard in range(2)]
         entry = rules.begun(before, Reshard(shards=1), stands, Random(1))
         table.rewrite(before, entry)
         table.reserve(before, count=5, seen=0, room=0, shard=0)
@@ -126,9 +126,9 @@ def test_a_change_leaves_what_the_epoch_before_had_until_it_is_done(left: int) -
         seal = epochs.sealed(entry.intent.epoch)
         for shard in range(2):
             assert world._left(entry) == left
-            table.seal(entry, shard, table.stand(entry, shard), seal)
+            table.seal(entry, shard, table.shard_state(entry, shard), seal)
         assert world._left(entry) == left
-        based = rules.based(entry, [table.stand(entry, shard) for shard in range(2)], None)
+        based = rules.based(entry, [table.shard_state(entry, shard) for shard in range(2)], None)
         table.rewrite(entry, based)
         assert world._left(based) == left
         table.open_shard(based, 0, seal, entry.intent.epoch)

@@ -8,11 +8,11 @@ from random import Random
 from typing import Any, Protocol, Self
 
 from idservice.catalogue.counters import new_counter
+from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
-from idservice.client.protocol import place
 from idservice.stores.chained import ChainedStore
 from idservice.stores.dynamodb import DynamoStore
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from tests import engines, served
@@ -31,7 +31,7 @@ class Backend(Protocol):
     wish: dict[str, Any] = {}  # noqa: RUF012  never changed
     is_new: bool = True
 
-    def open(self) -> Store:
+    def open(self) -> CatalogueStore:
         """A new handle, not yet entered."""
         ...
 
@@ -56,7 +56,7 @@ class SQLite(Backend):
             None: "columns are NOT NULL",
         }
 
-    def open(self) -> Store:
+    def open(self) -> CatalogueStore:
         return SQLiteStore(str(self.path))
 
     def push(self, counter: Counter, **attributes: object) -> None:
@@ -89,7 +89,7 @@ class Simulated(Backend):
             "epoch": "the model's epochs are texts",
         }
 
-    def open(self) -> Store:
+    def open(self) -> CatalogueStore:
         return SimStore(Random(1), self.data)
 
     def push(self, counter: Counter, **attributes: object) -> None:
@@ -127,20 +127,20 @@ class Chained(Simulated):
         }
         self.cannot = {f"test_{row}": why for why, names in rows.items() for row in names.split()}
 
-    def open(self) -> Store:
+    def open(self) -> CatalogueStore:
         return _Served(SimStore(Random(1), self.data))
 
 
 class _Served(ChainedStore):
     """A handle with the service that it asks."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: CatalogueStore) -> None:
         self._store = store
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         made = await self._stack.enter_async_context(served.served(self._store))
-        super().__init__(AsyncTransport(place(made.url)))
+        super().__init__(AsyncTransport(ServiceAddress.parse(made.url)))
         return await super().__aenter__()
 
     async def __aexit__(self, *what: Any) -> None:

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from idservice.catalogue.counters import new_counter
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from tests.stores import backends
 from tests.stores.backends import Backend
 
@@ -40,7 +40,7 @@ def made_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
 
 
 @pytest.fixture
-async def store(backend: Backend) -> AsyncIterator[Store]:
+async def store(backend: Backend) -> AsyncIterator[CatalogueStore]:
     """A handle on initialised data."""
     async with backend.open() as store:
         assert await store.init(new_counter("default", Random()))
@@ -48,7 +48,7 @@ async def store(backend: Backend) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-async def other(backend: Backend, store: Store) -> AsyncIterator[Store]:
+async def other(backend: Backend, store: CatalogueStore) -> AsyncIterator[CatalogueStore]:
     """A second handle on the same data."""
     async with backend.open() as other:
         yield other

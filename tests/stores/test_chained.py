@@ -16,12 +16,13 @@ from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changes import Configure, MoveAway
 from idservice.catalogue.counters import ensure, new_counter, shown
 from idservice.client import protocol
+from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NoUsableAnswer, Reply
 from idservice.server.instance import build_instance
-from idservice.stores import open_store
+from idservice.stores import initialise, open_store
 from idservice.stores.chained import ChainedStore
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore
 from idservice.stores.records import (
     ACTIVE,
     LIMIT_DEFAULT,
@@ -42,7 +43,7 @@ random = Random(1)
 
 @asynccontextmanager
 async def sidecar_of(
-    store: Store, *, declared: Sequence[str] = ()
+    store: IdStore, *, declared: Sequence[str] = ()
 ) -> AsyncIterator[tuple[Service, Catalogue]]:
     """An instance over a service as its store."""
     service, catalogue = build_instance(store, random=random, declared=declared)
@@ -54,7 +55,7 @@ class Said(AsyncTransport):
     """A service that answers what it is told to."""
 
     def __init__(self, *replies: Reply | Exception | dict[str, Any]) -> None:
-        super().__init__(protocol.place("http://central:8080"))
+        super().__init__(ServiceAddress.parse("http://central:8080"))
         self.replies = list(replies)
         self.asked: list[str] = []
 
@@ -409,15 +410,15 @@ async def test_a_store_that_is_no_service_is_not_ready() -> None:
         assert "cannot connect: " in str(refused.value)
         assert "ssl" not in str(refused.value)
         with pytest.raises(errors.Usage, match="where it runs"):
-            await store.init(new_counter("default", random))
-    with pytest.raises(errors.StoreUnready, match="no idservice"):
+            await initialise(store, new_counter("default", random))
+    with pytest.raises(errors.StoreUnready, match="is not idservice"):
         await ChainedStore(Said(Reply(200, "text/html", b"<h1>"))).verify()
 
 
 async def test_a_store_that_takes_connections_and_never_answers_is_not_waited_for_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("idservice.stores.chained.VERIFY_MAX_S", 0.05)
+    monkeypatch.setattr("idservice.stores.chained.ANSWER_MAX_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with open_store(f"http://127.0.0.1:{silent.getsockname()[1]}") as store:
             with pytest.raises(errors.StoreUnready, match=r"within 0\.05 s") as refused:

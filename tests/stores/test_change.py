@@ -19,7 +19,7 @@ from idservice.catalogue.changes import (
 )
 from idservice.catalogue.counters import new_counter
 from idservice.core.epoch import gone_back, sealed
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant, Position, ShardState
 from tests.stores.backends import Backend
 
@@ -27,18 +27,18 @@ random = Random()
 NEXT, LATER = "2.b", "3.c"
 
 
-async def made(store: Store, **settings: int) -> Counter:
+async def made(store: CatalogueStore, **settings: int) -> Counter:
     return await store.create(new_counter("orders", random, **settings))
 
 
-async def reserve(store: Store, counter: Counter, count: int) -> range:
+async def reserve(store: CatalogueStore, counter: Counter, count: int) -> range:
     room = counter.layout().end - count
     answer = await store.reserve(counter, count=count, seen=0, room=room)
     assert isinstance(answer, Grant)
     return answer.indices
 
 
-async def position_of(store: Store, counter: Counter) -> Position:
+async def position_of(store: CatalogueStore, counter: Counter) -> Position:
     position = await store.position(counter)
     assert position is not None
     return position
@@ -48,7 +48,7 @@ async def position_of(store: Store, counter: Counter) -> Position:
 
 
 async def test_an_entry_is_rewritten_whole_and_moves_the_revision(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     before = await made(store)
     revision = await other.revision()
@@ -59,7 +59,9 @@ async def test_an_entry_is_rewritten_whole_and_moves_the_revision(
     assert await other.revision() == revision + 1
 
 
-async def test_an_entry_that_somebody_wrote_since_is_left_alone(store: Store, other: Store) -> None:
+async def test_an_entry_that_somebody_wrote_since_is_left_alone(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     before = await made(store)
     ours, theirs = replace(before, runway=5.0, rev=1), replace(before, runway=6.0, rev=1)
     assert await store.rewrite(before, ours)
@@ -71,7 +73,7 @@ async def test_an_entry_that_somebody_wrote_since_is_left_alone(store: Store, ot
 
 
 async def test_a_late_copy_of_a_rewrite_does_nothing_even_after_it_was_undone(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     first = await made(store)
     second = replace(first, runway=5.0, rev=1)
@@ -82,7 +84,9 @@ async def test_a_late_copy_of_a_rewrite_does_nothing_even_after_it_was_undone(
     assert await store.entry("orders") == third
 
 
-async def test_of_many_rewrites_at_once_one_succeeds(store: Store, other: Store) -> None:
+async def test_of_many_rewrites_at_once_one_succeeds(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     before = await made(store)
     wrote = await asyncio.gather(
         *(
@@ -96,7 +100,7 @@ async def test_of_many_rewrites_at_once_one_succeeds(store: Store, other: Store)
     assert entry.runway == 1.0 + wrote.index(True)
 
 
-async def test_creating_a_counter_moves_the_revision(store: Store) -> None:
+async def test_creating_a_counter_moves_the_revision(store: CatalogueStore) -> None:
     before = await store.revision()
     await made(store)
     assert await store.revision() == before + 1
@@ -105,11 +109,11 @@ async def test_creating_a_counter_moves_the_revision(store: Store) -> None:
 
 
 async def test_a_counter_that_is_created_closed_is_granted_to_nobody(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     """Its entry may say soon that it is on its way to be in use; the position does not yet."""
     closed = await store.create(replace(new_counter("orders", random), state="deleted"))
-    assert await other.stand(closed, 0) == ShardState(sealed(closed.epoch), 0, 0)
+    assert await other.shard_state(closed, 0) == ShardState(sealed(closed.epoch), 0, 0)
     with pytest.raises(errors.EpochChanged):
         await reserve(other, closed, 1)
     opened = await change(store, CreateAgain(wanted=new_counter("orders", random, start=7)))
@@ -120,11 +124,11 @@ async def test_a_counter_that_is_created_closed_is_granted_to_nobody(
 
 
 async def test_a_sealed_shard_grants_nothing_and_keeps_where_it_stood(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
-    found = await store.stand(counter, 0)
+    found = await store.shard_state(counter, 0)
     assert found == ShardState(counter.epoch, 10, 10)
     await store.seal(counter, 0, found, sealed(NEXT))
     for handle in (store, other):
@@ -134,7 +138,7 @@ async def test_a_sealed_shard_grants_nothing_and_keeps_where_it_stood(
 
 
 async def test_a_seal_replaces_exactly_the_epoch_that_was_read(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     for there in (counter.epoch, gone_back(counter.epoch), sealed("1.old"), "nonsense"):
@@ -149,7 +153,7 @@ async def test_a_seal_replaces_exactly_the_epoch_that_was_read(
 
 
 async def test_what_was_given_back_is_gone_once_another_epoch_began(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
@@ -157,7 +161,7 @@ async def test_what_was_given_back_is_gone_once_another_epoch_began(
     assert await store.give_back(counter, found, next=10, returned=(range(2, 5),))
     before = await position_of(store, counter)
     assert before.returned == (range(2, 5),)
-    await store.seal(counter, 0, await store.stand(counter, 0), sealed(NEXT))
+    await store.seal(counter, 0, await store.shard_state(counter, 0), sealed(NEXT))
     assert await other.claim(counter, before.rev) == (), "it is closed"
     assert not await other.give_back(counter, before, next=8, returned=())
     await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
@@ -169,10 +173,10 @@ async def test_what_was_given_back_is_gone_once_another_epoch_began(
 
 
 async def test_a_late_copy_of_a_seal_does_not_close_what_was_opened_since(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
-    found = await store.stand(counter, 0)
+    found = await store.shard_state(counter, 0)
     await store.seal(counter, 0, found, sealed(NEXT))
     await other.seal(counter, 0, found, sealed(NEXT))
     await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
@@ -184,34 +188,34 @@ async def test_a_late_copy_of_a_seal_does_not_close_what_was_opened_since(
 
 
 async def test_a_missing_shard_is_created_closed_and_only_while_it_is_missing(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = replace(await made(store), shards=2)
-    assert await store.stand(counter, 1) is None
+    assert await store.shard_state(counter, 1) is None
     await store.seal(counter, 1, ShardState(counter.epoch, 0, 0), sealed(NEXT))
-    assert await store.stand(counter, 1) is None
+    assert await store.shard_state(counter, 1) is None
     await store.seal(counter, 1, None, sealed(NEXT))
-    assert await store.stand(counter, 1) == ShardState(sealed(NEXT), 0, 0)
+    assert await store.shard_state(counter, 1) == ShardState(sealed(NEXT), 0, 0)
     with pytest.raises(errors.EpochChanged):
         await store.reserve(counter, count=1, seen=0, room=100, shard=1)
     await other.seal(counter, 1, None, sealed(LATER))
-    assert await store.stand(counter, 1) == ShardState(sealed(NEXT), 0, 0)
+    assert await store.shard_state(counter, 1) == ShardState(sealed(NEXT), 0, 0)
     await store.open_shard(counter, 1, sealed(NEXT), NEXT, value=0)
     opened = replace(counter, epoch=NEXT)
     answer = await store.reserve(opened, count=3, seen=0, room=100, shard=1)
     assert isinstance(answer, Grant)
     assert answer.indices == range(3)
-    assert await store.stand(counter, 0) == ShardState(counter.epoch, 0, 0)
+    assert await store.shard_state(counter, 0) == ShardState(counter.epoch, 0, 0)
 
 
 async def test_a_shard_opens_at_zero_and_only_from_the_seal_of_this_change(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, start=40)
     await reserve(store, counter, 10)
     await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
     assert (await position_of(store, counter)).epoch == counter.epoch
-    await store.seal(counter, 0, await store.stand(counter, 0), sealed(NEXT))
+    await store.seal(counter, 0, await store.shard_state(counter, 0), sealed(NEXT))
     await store.open_shard(counter, 0, sealed(LATER), LATER, value=0)
     assert (await position_of(store, counter)).epoch == sealed(NEXT)
     await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
@@ -219,36 +223,40 @@ async def test_a_shard_opens_at_zero_and_only_from_the_seal_of_this_change(
 
 
 async def test_a_late_copy_of_an_opening_does_not_reset_the_position(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
-    await store.seal(counter, 0, await store.stand(counter, 0), sealed(NEXT))
+    await store.seal(counter, 0, await store.shard_state(counter, 0), sealed(NEXT))
     await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
     await reserve(store, replace(counter, epoch=NEXT), 7)
     await other.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
     assert (await position_of(store, counter)).next == 7
-    await store.seal(counter, 0, await store.stand(counter, 0), sealed(LATER))
+    await store.seal(counter, 0, await store.shard_state(counter, 0), sealed(LATER))
     await other.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
-    assert await store.stand(counter, 0) == ShardState(sealed(LATER), 7, 7)
+    assert await store.shard_state(counter, 0) == ShardState(sealed(LATER), 7, 7)
 
 
-async def test_opening_a_missing_shard_does_not_create_it(backend: Backend, store: Store) -> None:
+async def test_opening_a_missing_shard_does_not_create_it(
+    backend: Backend, store: CatalogueStore
+) -> None:
     counter = await made(store)
     backend.delete(counter)
     await store.open_shard(counter, 0, sealed(NEXT), NEXT, value=0)
-    assert await store.stand(counter, 0) is None
+    assert await store.shard_state(counter, 0) is None
 
 
 # --- the whole ------------------------------------------------------------------------------------
 
 
-async def change(store: Store, wanted: Change) -> Counter:
+async def change(store: CatalogueStore, wanted: Change) -> Counter:
     changer = EpochChanger(store, random=random, stale_s=0.0)
     _, after = await changer.change("orders", wanted)
     return after
 
 
-async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(store: Store, other: Store) -> None:
+async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     old = await made(store)
     await reserve(store, old, 10)
     new = await change(store, SetNext(next=500))
@@ -258,7 +266,7 @@ async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(store: Store, oth
     assert new.layout().ids(await reserve(other, new, 3)) == range(500, 503)
 
 
-async def test_suspend_resume_delete_and_create_again_go_on_above(store: Store) -> None:
+async def test_suspend_resume_delete_and_create_again_go_on_above(store: CatalogueStore) -> None:
     counter = await made(store)
     free = 0
     suspend, resume = Configure(state="suspended"), Configure(state="active")
@@ -275,7 +283,7 @@ async def test_suspend_resume_delete_and_create_again_go_on_above(store: Store) 
 
 
 async def test_several_operators_at_once_each_get_their_change_done(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     await made(store)
     done = await asyncio.gather(
@@ -289,7 +297,7 @@ async def test_several_operators_at_once_each_get_their_change_done(
 
 
 async def test_a_position_that_went_back_is_repaired_by_a_fence(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 100)
@@ -300,7 +308,7 @@ async def test_a_position_that_went_back_is_repaired_by_a_fence(
 
 
 async def test_a_lost_position_is_repaired_only_by_who_names_a_number(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 100)
@@ -314,7 +322,7 @@ async def test_a_lost_position_is_repaired_only_by_who_names_a_number(
 
 
 async def test_a_position_that_cannot_be_read_is_repaired_only_by_who_names_a_number(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     if 41.5 in backend.cannot:
         pytest.skip(backend.cannot[41.5])
@@ -328,11 +336,11 @@ async def test_a_position_that_cannot_be_read_is_repaired_only_by_who_names_a_nu
 
 
 async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
-    begun = rules.begun(counter, SetNext(next=500), [await store.stand(counter, 0)], random)
+    begun = rules.begun(counter, SetNext(next=500), [await store.shard_state(counter, 0)], random)
     assert await store.rewrite(counter, begun)
     changer = EpochChanger(other, random=random, stale_s=0.0)
     done = await changer.carry_out("orders")
@@ -341,7 +349,9 @@ async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
     assert await changer.carry_out("orders") == done
 
 
-async def test_the_identity_is_recorded_anew_only_when_told(backend: Backend, store: Store) -> None:
+async def test_the_identity_is_recorded_anew_only_when_told(
+    backend: Backend, store: CatalogueStore
+) -> None:
     await store.verify()
     await store.accept()
     await store.verify()

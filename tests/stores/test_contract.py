@@ -1,4 +1,4 @@
-"""The contract of `Store`, kept by every store alike."""
+"""The contract of `CatalogueStore`, kept by every store alike."""
 
 import asyncio
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue.counters import new_counter
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import LIMIT_MAX, Counter, Loan
 from tests.stores import conftest
 from tests.stores.backends import Backend
@@ -30,7 +30,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
 
 
 @pytest.fixture
-async def store(backend: Backend) -> AsyncIterator[Store]:
+async def store(backend: Backend) -> AsyncIterator[CatalogueStore]:
     """A handle on initialised data."""
     async with backend.open() as store:
         if backend.is_new:
@@ -41,19 +41,19 @@ async def store(backend: Backend) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
-async def other(backend: Backend, store: Store) -> AsyncIterator[Store]:
+async def other(backend: Backend, store: CatalogueStore) -> AsyncIterator[CatalogueStore]:
     """A second handle on the same data: an instance that remembers nothing."""
     async with backend.open() as other:
         other.wish = backend.wish
         yield other
 
 
-async def made(store: Store, name: str = "orders", **settings: int) -> Counter:
+async def made(store: CatalogueStore, name: str = "orders", **settings: int) -> Counter:
     return await store.create(new_counter(name, random, **(settings | store.wish)))
 
 
 async def reserve(
-    store: Store, counter: Counter, count: int, *, seen: int = 0, room: int | None = None
+    store: CatalogueStore, counter: Counter, count: int, *, seen: int = 0, room: int | None = None
 ) -> range:
     if room is None:
         room = counter.layout().end - count
@@ -63,7 +63,7 @@ async def reserve(
     return answer.indices
 
 
-async def next_of(store: Store, counter: Counter) -> int:
+async def next_of(store: CatalogueStore, counter: Counter) -> int:
     position = await store.position(counter)
     assert position is not None
     return position.next
@@ -73,7 +73,7 @@ async def next_of(store: Store, counter: Counter) -> int:
 
 
 async def test_fifty_at_once_over_two_handles_never_get_one_index_twice(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
 
@@ -99,7 +99,9 @@ async def test_fifty_at_once_over_two_handles_never_get_one_index_twice(
     assert await next_of(store, counter) == 500
 
 
-async def test_one_after_another_gets_every_index_once_whatever_is_asked(store: Store) -> None:
+async def test_one_after_another_gets_every_index_once_whatever_is_asked(
+    store: CatalogueStore,
+) -> None:
     counter = await made(store)
     got: list[int] = []
     for count in (1, 7, 2, 1, 100, 3, 1000, 1):
@@ -107,7 +109,9 @@ async def test_one_after_another_gets_every_index_once_whatever_is_asked(store: 
     assert got == list(range(1115))
 
 
-async def test_a_reservation_moves_position_mark_and_revision_together(store: Store) -> None:
+async def test_a_reservation_moves_position_mark_and_revision_together(
+    store: CatalogueStore,
+) -> None:
     counter = await made(store, start=40)
     before = await store.position(counter)
     assert await reserve(store, counter, 2) == range(40, 42)
@@ -119,7 +123,7 @@ async def test_a_reservation_moves_position_mark_and_revision_together(store: St
     assert after.rev == before.rev + 1
 
 
-async def test_counters_do_not_touch_each_other(store: Store) -> None:
+async def test_counters_do_not_touch_each_other(store: CatalogueStore) -> None:
     one, two = await made(store, "one"), await made(store, "two", start=5)
     assert await reserve(store, one, 3) == range(3)
     assert await reserve(store, two, 3) == range(5, 8)
@@ -130,7 +134,7 @@ async def test_counters_do_not_touch_each_other(store: Store) -> None:
 
 
 async def test_a_missing_position_grants_nothing_and_stays_missing(
-    backend: Backend, store: Store, other: Store
+    backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
@@ -144,7 +148,7 @@ async def test_a_missing_position_grants_nothing_and_stays_missing(
 
 
 async def test_a_counter_that_was_never_created_has_neither_entry_nor_position(
-    store: Store,
+    store: CatalogueStore,
 ) -> None:
     counter = new_counter("never", random)
     assert await store.counter("never") is None
@@ -155,7 +159,7 @@ async def test_a_counter_that_was_never_created_has_neither_entry_nor_position(
 
 
 async def test_closing_a_missing_position_does_not_create_it(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     backend.delete(counter)
@@ -167,7 +171,7 @@ async def test_closing_a_missing_position_does_not_create_it(
 
 
 async def test_a_position_below_its_mark_is_refused_by_who_remembers_nothing(
-    backend: Backend, store: Store, other: Store
+    backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 100)
@@ -180,7 +184,7 @@ async def test_a_position_below_its_mark_is_refused_by_who_remembers_nothing(
 
 
 async def test_a_position_one_below_its_mark_is_refused(
-    backend: Backend, store: Store, other: Store
+    backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 100)
@@ -190,7 +194,7 @@ async def test_a_position_one_below_its_mark_is_refused(
 
 
 async def test_a_position_put_back_whole_is_refused_by_who_remembers_more(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     seen = (await reserve(store, counter, 100)).stop
@@ -201,7 +205,7 @@ async def test_a_position_put_back_whole_is_refused_by_who_remembers_more(
 
 
 async def test_a_position_moved_forward_by_hand_goes_on_from_there(
-    backend: Backend, store: Store, other: Store
+    backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
@@ -211,7 +215,7 @@ async def test_a_position_moved_forward_by_hand_goes_on_from_there(
 
 
 async def test_nobody_is_granted_on_a_position_that_was_closed(
-    backend: Backend, store: Store, other: Store
+    backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 100)
@@ -230,7 +234,7 @@ async def test_nobody_is_granted_on_a_position_that_was_closed(
 
 
 async def test_closing_twice_is_as_closing_once(
-    backend: Backend, store: Store, other: Store
+    backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await asyncio.gather(
@@ -245,7 +249,7 @@ async def test_closing_twice_is_as_closing_once(
 
 
 async def test_closing_by_an_epoch_that_is_gone_does_nothing(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     backend.push(counter, epoch="2.another")
@@ -255,7 +259,7 @@ async def test_closing_by_an_epoch_that_is_gone_does_nothing(
 
 
 async def test_another_epoch_decides_before_the_position_is_looked_at(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 10)
@@ -269,7 +273,7 @@ async def test_another_epoch_decides_before_the_position_is_looked_at(
 # --- limits ---------------------------------------------------------------------------------------
 
 
-async def test_the_limit_is_handed_out_and_nothing_above_it(store: Store) -> None:
+async def test_the_limit_is_handed_out_and_nothing_above_it(store: CatalogueStore) -> None:
     counter = await made(store, start=3, limit=12)
     end = counter.layout().end
     assert await reserve(store, counter, 7) == range(3, 10)
@@ -285,7 +289,9 @@ async def test_the_limit_is_handed_out_and_nothing_above_it(store: Store) -> Non
     assert await next_of(store, counter) == 13
 
 
-async def test_an_exhausted_counter_stays_so_for_everybody(store: Store, other: Store) -> None:
+async def test_an_exhausted_counter_stays_so_for_everybody(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await made(store, limit=4)
     assert await reserve(store, counter, 5) == range(5)
     for handle, seen in ((store, 4), (other, 0)):
@@ -295,11 +301,11 @@ async def test_an_exhausted_counter_stays_so_for_everybody(store: Store, other: 
 
 
 async def test_many_at_once_share_the_rest_below_the_limit_exactly(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, limit=24)
 
-    async def ask(handle: Store) -> range:
+    async def ask(handle: CatalogueStore) -> range:
         try:
             return await reserve(handle, counter, 2)
         except errors.NoRoom:
@@ -311,7 +317,7 @@ async def test_many_at_once_share_the_rest_below_the_limit_exactly(
 
 
 async def test_the_highest_limit_is_reached_without_a_float_and_without_overflow(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store, limit=LIMIT_MAX)
     half = 2**62
@@ -346,7 +352,7 @@ ILL_FORMED = [
 
 @pytest.mark.parametrize(("name", "value"), ILL_FORMED)
 async def test_an_ill_formed_position_grants_nothing(
-    backend: Backend, store: Store, name: str, value: object
+    backend: Backend, store: CatalogueStore, name: str, value: object
 ) -> None:
     for known in (name, value):
         if known in backend.cannot:
@@ -367,13 +373,17 @@ async def test_an_ill_formed_position_grants_nothing(
 # --- counters -------------------------------------------------------------------------------------
 
 
-async def test_a_counter_is_read_back_as_it_was_created(store: Store, other: Store) -> None:
+async def test_a_counter_is_read_back_as_it_was_created(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     wanted = new_counter("a.b-C_9", random, start=17, limit=2**60, runway=12.5, strict=True)
     assert await store.create(wanted) == wanted
     assert await other.counter("a.b-C_9") == wanted
 
 
-async def test_creating_the_same_again_changes_nothing(store: Store, other: Store) -> None:
+async def test_creating_the_same_again_changes_nothing(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await made(store, start=5)
     await reserve(store, counter, 10)
     assert await store.create(counter) == counter
@@ -381,7 +391,9 @@ async def test_creating_the_same_again_changes_nothing(store: Store, other: Stor
     assert await next_of(store, counter) == 15
 
 
-async def test_who_creates_second_is_told_the_first_one_s_entry(store: Store, other: Store) -> None:
+async def test_who_creates_second_is_told_the_first_one_s_entry(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     first = await made(store, start=5)
     await reserve(store, first, 10)
     second = new_counter("orders", random, start=1000)
@@ -389,7 +401,7 @@ async def test_who_creates_second_is_told_the_first_one_s_entry(store: Store, ot
     assert await next_of(store, first) == 15
 
 
-async def made_in_the_end(store: Store, name: str = "orders") -> Counter:
+async def made_in_the_end(store: CatalogueStore, name: str = "orders") -> Counter:
     """As `made`, where many do so at once: to connect may take too long, and SQLite's lock is not
     fair."""
     while True:
@@ -401,7 +413,7 @@ async def made_in_the_end(store: Store, name: str = "orders") -> Counter:
 
 
 async def test_twenty_who_create_one_name_at_once_agree_on_one_epoch(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     found = await asyncio.gather(*(made_in_the_end((store, other)[i % 2]) for i in range(20)))
     assert len({counter.epoch for counter in found}) == 1
@@ -409,13 +421,17 @@ async def test_twenty_who_create_one_name_at_once_agree_on_one_epoch(
     assert await reserve(store, found[0], 3) == range(3)
 
 
-async def test_thirty_names_are_created_at_once(store: Store, other: Store) -> None:
+async def test_thirty_names_are_created_at_once(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     names = [f"counter-{number}" for number in range(30)]
     await asyncio.gather(*(made_in_the_end((store, other)[i % 2], names[i]) for i in range(30)))
     assert [counter.name for counter in await other.counters()] == sorted([*names, "default"])
 
 
-async def test_counters_are_listed_by_name_each_with_its_configuration(store: Store) -> None:
+async def test_counters_are_listed_by_name_each_with_its_configuration(
+    store: CatalogueStore,
+) -> None:
     wanted = {name: await made(store, name, start=len(name)) for name in ("zz", "a", "Mm", "0")}
     listed = await store.counters()
     assert [counter.name for counter in listed] == ["0", "Mm", "a", "default", "zz"]
@@ -434,7 +450,9 @@ async def test_a_store_is_not_verified_before_it_is_initialised(backend: Backend
     assert "init" in str(refused.value)
 
 
-async def test_a_second_init_changes_nothing(backend: Backend, store: Store, other: Store) -> None:
+async def test_a_second_init_changes_nothing(
+    backend: Backend, store: CatalogueStore, other: CatalogueStore
+) -> None:
     default = await store.counter("default")
     assert default is not None
     await reserve(store, default, 10)

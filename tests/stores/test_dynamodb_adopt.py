@@ -11,7 +11,8 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue.counters import ensure, new_counter
-from idservice.stores.dynamodb import DynamoStore, recognition
+from idservice.stores.dynamodb import DynamoStore
+from idservice.stores.dynamodb import table as dynamodb_table
 from idservice.stores.dynamodb.client import Client
 from idservice.stores.records import Adopted, Counter, Position
 from tests.engines import attribute, by_hand
@@ -456,7 +457,7 @@ async def test_an_adopted_item_is_refused_to_an_instance_that_runs_on_over_anoth
             await ids_of(store, counter, 5)
     again = restored(legacy, backup)
     if noticed == "by silence":
-        monkeypatch.setattr(recognition, "SILENCE_MAX_S", -1.0)
+        monkeypatch.setattr(dynamodb_table, "SILENCE_MAX_S", -1.0)
     for attempt in (
         store.reserve(counter, count=5, seen=first[-1] + 1, room=1000),
         store.claim(counter, 1),

@@ -76,8 +76,8 @@ async def test_a_store_in_order_has_nothing_worse_than_ok() -> None:
     found = await looked_at(healthy())
     assert {finding.level for finding in found} == {"ok"}
     assert {finding.about for finding in found} == {
-        "table", "replicas", "deletion_protection", "throughput", "identity", "time_to_live",
-        "recovery", "permissions",
+        "table", "key", "replicas", "deletion_protection", "throughput", "schema", "identity",
+        "time_to_live", "recovery", "permissions",
     }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ async def test_the_quick_look_asks_nothing_that_serving_does_not_ask_for() -> No
         found = await store.examine(time.time, thorough=False)
         assert server.operations == ["DescribeTable"]
     assert {finding.about for finding in found} == {
-        "table", "replicas", "deletion_protection", "throughput",
+        "table", "key", "replicas", "deletion_protection", "throughput",
     }  # fmt: skip
 
 
@@ -131,6 +131,7 @@ async def test_an_engine_that_does_not_know_a_question_is_no_fault(dynoxide_url:
          "us-east-1"),
         ({"Replicas": EVENTUAL, "MultiRegionConsistency": "STRONG"}, "replicas", "warning", ""),
         ({"TableStatus": "ARCHIVED"}, "table", "fault", ""),
+        ({"KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}]}, "key", "fault", ""),
         ({"TableId": "another"}, "identity", "fault", "fence --all --past N"),
     ],
 )  # fmt: skip
@@ -198,9 +199,9 @@ async def test_a_store_that_cannot_be_reached_is_one_fault(monkeypatch: pytest.M
 
 async def test_an_uninitialised_table_and_another_schema() -> None:
     none = {**healthy(), "GetItem": success(ConsumedCapacity={})}
-    assert "idservice init" in about(await looked_at(none), "identity").run
+    assert "idservice init" in about(await looked_at(none), "schema").run
     newer = success(ConsumedCapacity={}, Item=IDENTITY | {"schema": {"N": "2"}})
-    one = about(await looked_at({**healthy(), "GetItem": newer}), "identity")
+    one = about(await looked_at({**healthy(), "GetItem": newer}), "schema")
     assert (one.level, "schema 2" in one.found) == ("fault", True)
     taken = {name: value for name, value in IDENTITY.items() if name != "table_id"}
     unrecorded = {**healthy(), "GetItem": success(ConsumedCapacity={}, Item=taken)}

@@ -65,7 +65,7 @@ async def test_the_old_endpoint_may_count_between_any_two_steps_of_a_fence(
 ) -> None:
     counter = await store.create(await wanted(store, legacy))
     got = await ids_of(store, counter, 3)
-    await store.seal(counter, 0, await store.stand(counter, 0), sealed("2.b"))
+    await store.seal(counter, 0, await store.shard_state(counter, 0), sealed("2.b"))
     got += [legacy.next("old") for _ in range(3)]
     await store.open_shard(counter, 0, sealed("2.b"), "2.b", value=45)  # by now it is at 47
     new = replace(counter, epoch="2.b")

@@ -56,10 +56,10 @@ async def change(store: DynamoStore, wanted: Change) -> Counter:
 
 async def sealed_for_good(store: DynamoStore, counter: Counter) -> Counter:
     """The entry with a finish under way whose base is written, and the item sealed."""
-    begun = rules.begun(counter, FINISH, [await store.stand(counter, 0)], random)
+    begun = rules.begun(counter, FINISH, [await store.shard_state(counter, 0)], random)
     assert begun.intent is not None
     assert await store.rewrite(counter, begun)
-    found = await store.stand(counter, 0)
+    found = await store.shard_state(counter, 0)
     await store.seal(counter, 0, found, sealed(begun.intent.epoch))
     based = rules.based(begun, [found], None)
     assert await store.rewrite(begun, based)

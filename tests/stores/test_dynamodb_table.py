@@ -9,7 +9,7 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue.counters import new_counter
-from idservice.stores.dynamodb import DynamoStore, recognition
+from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import client as dynamodb_client
 from idservice.stores.dynamodb import table as dynamodb_table
 from tests import engines
@@ -351,7 +351,7 @@ async def test_a_table_recreated_while_an_instance_was_idle_grants_it_nothing(
     assert counter is not None
     await store.reserve(counter, count=10, seen=0, room=1000)
     recreate(client, dynoxide.table)
-    monkeypatch.setattr(recognition, "SILENCE_MAX_S", -1.0)
+    monkeypatch.setattr(dynamodb_table, "SILENCE_MAX_S", -1.0)
     with pytest.raises(errors.NotApplied, match="recreated or restored"):
         await store.reserve(counter, count=10, seen=10, room=1000)
     with pytest.raises(errors.StoreReplaced):

@@ -13,7 +13,7 @@ from idservice import errors
 from idservice.allocation import give_back
 from idservice.catalogue.counters import new_counter
 from idservice.stores.dynamodb import DynamoStore
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant, Position
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.engines import by_hand
@@ -27,18 +27,18 @@ ENGINES = ["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)]
 random = Random()
 
 
-async def made(store: Store, **settings: int) -> Counter:
+async def made(store: CatalogueStore, **settings: int) -> Counter:
     return await store.create(new_counter("orders", random, **settings))
 
 
-async def reserve(store: Store, counter: Counter, count: int) -> Grant:
+async def reserve(store: CatalogueStore, counter: Counter, count: int) -> Grant:
     room = counter.layout().end - count
     granted = await store.reserve(counter, count=count, seen=0, room=room)
     assert isinstance(granted, Grant)
     return granted
 
 
-async def stands(store: Store, counter: Counter) -> Position:
+async def stands(store: CatalogueStore, counter: Counter) -> Position:
     position = await store.position(counter)
     assert position is not None
     return position
@@ -47,7 +47,7 @@ async def stands(store: Store, counter: Counter) -> Position:
 # --- giving back ----------------------------------------------------------------------------------
 
 
-async def test_a_grant_tells_the_revision_that_it_wrote(store: Store) -> None:
+async def test_a_grant_tells_the_revision_that_it_wrote(store: CatalogueStore) -> None:
     counter = await made(store)
     for count in (3, 4):
         grant = await reserve(store, counter, count)
@@ -57,7 +57,7 @@ async def test_a_grant_tells_the_revision_that_it_wrote(store: Store) -> None:
 
 
 async def test_position_and_mark_go_back_together_and_the_next_one_goes_on_from_there(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, start=5)
     await reserve(store, counter, 20)
@@ -69,7 +69,7 @@ async def test_position_and_mark_go_back_together_and_the_next_one_goes_on_from_
 
 
 async def test_ranges_that_go_back_are_told_with_every_grant_until_they_are_claimed(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 100)
@@ -86,7 +86,9 @@ async def test_ranges_that_go_back_are_told_with_every_grant_until_they_are_clai
     assert (await reserve(store, counter, 1)).returned == ()
 
 
-async def test_who_is_refused_for_the_limit_is_told_what_was_given_back(store: Store) -> None:
+async def test_who_is_refused_for_the_limit_is_told_what_was_given_back(
+    store: CatalogueStore,
+) -> None:
     counter = await made(store, limit=19)
     await reserve(store, counter, 20)
     ranges = (range(3, 5),)
@@ -99,7 +101,7 @@ async def test_who_is_refused_for_the_limit_is_told_what_was_given_back(store: S
 
 @pytest.mark.parametrize("between", ["reserve", "claim", "give back", "epoch", "by hand"])
 async def test_a_give_back_is_refused_once_anything_was_written_since_its_read(
-    backend: Backend, store: Store, other: Store, between: str
+    backend: Backend, store: CatalogueStore, other: CatalogueStore, between: str
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 20)
@@ -121,7 +123,7 @@ async def test_a_give_back_is_refused_once_anything_was_written_since_its_read(
 
 
 async def test_a_copy_that_comes_after_the_same_tail_was_reserved_again_does_nothing(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     """Its value alone stands where it stood: what a condition on the value would take for its
     own."""
@@ -136,7 +138,9 @@ async def test_a_copy_that_comes_after_the_same_tail_was_reserved_again_does_not
     assert await stands(store, counter) == before
 
 
-async def test_of_two_clean_stops_at_once_the_second_is_refused(store: Store, other: Store) -> None:
+async def test_of_two_clean_stops_at_once_the_second_is_refused(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await made(store)
     await reserve(store, counter, 20)
     await reserve(other, counter, 20)
@@ -147,7 +151,7 @@ async def test_of_two_clean_stops_at_once_the_second_is_refused(store: Store, ot
 
 
 async def test_a_position_that_is_missing_takes_nothing_back_and_stays_missing(
-    backend: Backend, store: Store
+    backend: Backend, store: CatalogueStore
 ) -> None:
     counter = await made(store)
     await reserve(store, counter, 20)
@@ -161,7 +165,7 @@ async def test_a_position_that_is_missing_takes_nothing_back_and_stays_missing(
 # --- claiming -------------------------------------------------------------------------------------
 
 
-async def returned(store: Store, counter: Counter, *ranges: range) -> int:
+async def returned(store: CatalogueStore, counter: Counter, *ranges: range) -> int:
     """Reserve up to 100 and return these; the revision after it."""
     await reserve(store, counter, 100)
     found = await stands(store, counter)
@@ -171,7 +175,7 @@ async def returned(store: Store, counter: Counter, *ranges: range) -> int:
 
 @pytest.mark.parametrize("between", ["reserve", "claim", "give back", "epoch"])
 async def test_a_claim_takes_nothing_once_anything_was_written(
-    backend: Backend, store: Store, other: Store, between: str
+    backend: Backend, store: CatalogueStore, other: CatalogueStore, between: str
 ) -> None:
     counter = await made(store)
     rev = await returned(store, counter, range(3, 5))
@@ -190,7 +194,9 @@ async def test_a_claim_takes_nothing_once_anything_was_written(
     assert await stands(store, counter) == before
 
 
-async def test_twenty_who_claim_at_once_get_every_range_once(store: Store, other: Store) -> None:
+async def test_twenty_who_claim_at_once_get_every_range_once(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await made(store)
     rev = await returned(store, counter, range(3, 5), range(7, 9))
     answers = await asyncio.gather(*((store, other)[i % 2].claim(counter, rev) for i in range(20)))
@@ -201,7 +207,7 @@ async def test_twenty_who_claim_at_once_get_every_range_once(store: Store, other
 
 
 async def test_what_one_gives_back_the_next_one_claims_and_hands_out_first(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, start=1000)
     mine = await reserve(store, counter, 20)
@@ -222,7 +228,7 @@ async def test_what_one_gives_back_the_next_one_claims_and_hands_out_first(
 
 
 async def test_the_unused_end_of_the_last_reservation_goes_back_to_the_position(
-    store: Store,
+    store: CatalogueStore,
 ) -> None:
     counter = await made(store)
     first, second = await reserve(store, counter, 10), await reserve(store, counter, 10)
@@ -243,7 +249,7 @@ async def test_the_unused_end_of_the_last_reservation_goes_back_to_the_position(
     ],
 )
 async def test_nothing_goes_back_to_a_position_that_is_not_as_we_left_it(
-    backend: Backend, store: Store, by_hand: dict[str, Any] | None, why: type[Exception]
+    backend: Backend, store: CatalogueStore, by_hand: dict[str, Any] | None, why: type[Exception]
 ) -> None:
     counter = await made(store)
     mine = await reserve(store, counter, 20)
@@ -257,7 +263,7 @@ async def test_nothing_goes_back_to_a_position_that_is_not_as_we_left_it(
     assert await store.position(counter) == before
 
 
-async def test_ids_of_an_epoch_that_is_over_do_not_go_back(store: Store) -> None:
+async def test_ids_of_an_epoch_that_is_over_do_not_go_back(store: CatalogueStore) -> None:
     counter = await made(store)
     mine = await reserve(store, counter, 20)
     later = replace(counter, base=1000)

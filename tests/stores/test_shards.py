@@ -14,19 +14,19 @@ from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import CreateAgain, Delete, Reshard
 from idservice.catalogue.counters import new_counter, positions_of
 from idservice.core.epoch import sealed
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import SHARDS_MAX, Counter, Grant, Position
 from tests.stores.backends import Backend
 
 random = Random()
 
 
-async def made(store: Store, shards: int, **settings: Any) -> Counter:
+async def made(store: CatalogueStore, shards: int, **settings: Any) -> Counter:
     return await store.create(new_counter("orders", random, shards=shards, **settings))
 
 
 async def reserve(
-    store: Store, counter: Counter, shard: int, count: int, *, seen: int = 0
+    store: CatalogueStore, counter: Counter, shard: int, count: int, *, seen: int = 0
 ) -> Grant:
     room = counter.layout(shard).end - count
     granted = await store.reserve(counter, count=count, seen=seen, room=room, shard=shard)
@@ -34,26 +34,30 @@ async def reserve(
     return granted
 
 
-async def ids(store: Store, counter: Counter, shard: int, count: int) -> range:
+async def ids(store: CatalogueStore, counter: Counter, shard: int, count: int) -> range:
     return counter.layout(shard).ids((await reserve(store, counter, shard, count)).indices)
 
 
-async def reshard(store: Store, shards: int) -> Counter:
+async def reshard(store: CatalogueStore, shards: int) -> Counter:
     changer = EpochChanger(store, random=random, stale_s=0.0)
     _, after = await changer.change("orders", Reshard(shards=shards))
     return after
 
 
-async def test_a_counter_is_created_with_all_of_its_shards(store: Store, other: Store) -> None:
+async def test_a_counter_is_created_with_all_of_its_shards(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await made(store, 5, start=100)
     assert await other.counter("orders") == counter
     assert await positions_of(other, counter) == [Position(0, 0, 0, counter.epoch)] * 5
     firsts = [(await ids(store, counter, shard, 1)).start for shard in range(5)]
     assert firsts == [100, 101, 102, 103, 104]
-    assert await other.stand(counter, 5) is None
+    assert await other.shard_state(counter, 5) is None
 
 
-async def test_as_many_shards_as_there_may_be_are_created_and_changed(store: Store) -> None:
+async def test_as_many_shards_as_there_may_be_are_created_and_changed(
+    store: CatalogueStore,
+) -> None:
     counter = await made(store, SHARDS_MAX)
     assert (await ids(store, counter, SHARDS_MAX - 1, 2)) == range(63, 191, 64)
     assert (await reshard(store, 1)).shards == 1
@@ -61,7 +65,9 @@ async def test_as_many_shards_as_there_may_be_are_created_and_changed(store: Sto
     assert len(await positions_of(store, counter)) == SHARDS_MAX
 
 
-async def test_creating_it_again_finds_it_and_changes_no_shard(store: Store, other: Store) -> None:
+async def test_creating_it_again_finds_it_and_changes_no_shard(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await made(store, 3)
     await reserve(store, counter, 2, 10)
     before = await positions_of(store, counter)
@@ -71,7 +77,7 @@ async def test_creating_it_again_finds_it_and_changes_no_shard(store: Store, oth
 
 
 async def test_shards_are_reserved_from_side_by_side_and_share_no_id(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, 4)
 
@@ -90,7 +96,7 @@ async def test_shards_are_reserved_from_side_by_side_and_share_no_id(
     assert together == list(range(72))
 
 
-async def test_a_write_to_one_shard_touches_no_other(store: Store) -> None:
+async def test_a_write_to_one_shard_touches_no_other(store: CatalogueStore) -> None:
     counter = await made(store, 3)
     before = await positions_of(store, counter)
     grant = await reserve(store, counter, 1, 20)
@@ -104,7 +110,7 @@ async def test_a_write_to_one_shard_touches_no_other(store: Store) -> None:
     assert (after[1].next, after[1].mark, after[1].epoch) == (15, 15, "gone-back:1")
 
 
-async def test_where_one_shard_ended_is_no_condition_on_another(store: Store) -> None:
+async def test_where_one_shard_ended_is_no_condition_on_another(store: CatalogueStore) -> None:
     counter = await made(store, 2)
     await reserve(store, counter, 0, 50)
     assert (await reserve(store, counter, 1, 5)).indices == range(5)
@@ -112,7 +118,9 @@ async def test_where_one_shard_ended_is_no_condition_on_another(store: Store) ->
         await reserve(store, counter, 1, 5, seen=50)
 
 
-async def test_the_limit_is_that_of_each_shard_and_used_up_to_the_last_id(store: Store) -> None:
+async def test_the_limit_is_that_of_each_shard_and_used_up_to_the_last_id(
+    store: CatalogueStore,
+) -> None:
     counter = await made(store, 3, start=10, limit=20)
     ends = [counter.layout(shard).end for shard in range(3)]
     assert ends == [4, 4, 3]
@@ -124,7 +132,7 @@ async def test_the_limit_is_that_of_each_shard_and_used_up_to_the_last_id(store:
 
 
 async def test_what_is_given_back_to_a_shard_is_claimed_from_that_one(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, 3)
     first = await reserve(store, counter, 2, 10)
@@ -141,7 +149,7 @@ async def test_what_is_given_back_to_a_shard_is_claimed_from_that_one(
     assert between.indices == range(10, 15)
 
 
-async def test_ids_of_another_shard_are_not_given_back_to_this_one(store: Store) -> None:
+async def test_ids_of_another_shard_are_not_given_back_to_this_one(store: CatalogueStore) -> None:
     counter = await made(store, 2)
     grant = await reserve(store, counter, 0, 10)
     await reserve(store, counter, 1, 10)
@@ -154,7 +162,9 @@ async def test_ids_of_another_shard_are_not_given_back_to_this_one(store: Store)
 # --- reshard --------------------------------------------------------------------------------------
 
 
-async def test_more_and_fewer_shards_go_on_above_every_id(store: Store, other: Store) -> None:
+async def test_more_and_fewer_shards_go_on_above_every_id(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await made(store, 1)
     highest = -1
     for shards in (8, 2, 3, 1, 8):
@@ -169,11 +179,11 @@ async def test_more_and_fewer_shards_go_on_above_every_id(store: Store, other: S
     assert counter.ordinal == 6
 
 
-async def test_shards_that_are_not_used_any_more_stay_sealed(store: Store) -> None:
+async def test_shards_that_are_not_used_any_more_stay_sealed(store: CatalogueStore) -> None:
     eight = await made(store, 8)
     two = await reshard(store, 2)
     for shard in range(2, 8):
-        found = await store.stand(two, shard)
+        found = await store.shard_state(two, shard)
         assert found is not None
         assert found.epoch == sealed(two.epoch)
         with pytest.raises(errors.EpochChanged):
@@ -181,7 +191,7 @@ async def test_shards_that_are_not_used_any_more_stay_sealed(store: Store) -> No
 
 
 async def test_the_highest_of_all_shards_decides_where_the_next_epoch_begins(
-    store: Store, backend: Backend
+    store: CatalogueStore, backend: Backend
 ) -> None:
     counter = await made(store, 3, start=7)
     highest = max(await ids(store, counter, 1, 40))
@@ -190,11 +200,11 @@ async def test_the_highest_of_all_shards_decides_where_the_next_epoch_begins(
 
 
 async def test_a_reshard_that_stands_still_anywhere_is_finished_by_the_next_who_comes(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, 2)
     await reserve(store, counter, 1, 9)
-    found = [await store.stand(counter, shard) for shard in range(5)]
+    found = [await store.shard_state(counter, shard) for shard in range(5)]
     begun = rules.begun(counter, Reshard(shards=5), found, random)
     assert begun.intent is not None
     assert await store.rewrite(counter, begun)
@@ -206,7 +216,7 @@ async def test_a_reshard_that_stands_still_anywhere_is_finished_by_the_next_who_
 
 
 async def test_a_leftover_shard_of_a_later_epoch_than_the_entry_s_is_passed_by(
-    store: Store,
+    store: CatalogueStore,
 ) -> None:
     """The entry alone was restored, say."""
     counter = await made(store, 1)
@@ -214,7 +224,9 @@ async def test_a_leftover_shard_of_a_later_epoch_than_the_entry_s_is_passed_by(
     assert (await reshard(store, 2)).ordinal == 8
 
 
-async def test_a_deleted_name_comes_again_with_another_number_of_shards(store: Store) -> None:
+async def test_a_deleted_name_comes_again_with_another_number_of_shards(
+    store: CatalogueStore,
+) -> None:
     counter = await made(store, 3)
     highest = max(await ids(store, counter, 2, 9))
     changer = EpochChanger(store, random=random, stale_s=0.0)
@@ -227,7 +239,7 @@ async def test_a_deleted_name_comes_again_with_another_number_of_shards(store: S
 
 
 async def test_operators_who_reshard_at_once_each_get_their_change_done(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     await made(store, 2)
     done = await asyncio.gather(*(reshard((store, other)[n % 2], n) for n in (3, 5, 4, 6)))
@@ -236,4 +248,4 @@ async def test_operators_who_reshard_at_once_each_get_their_change_done(
     assert entry is not None
     assert {each.epoch for each in await positions_of(store, entry)} == {entry.epoch}
     for shard in range(entry.shards, 6):
-        assert (await store.stand(entry, shard)).epoch.startswith("sealed:")  # type: ignore[union-attr]
+        assert (await store.shard_state(entry, shard)).epoch.startswith("sealed:")  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The contract of `Store` for strict counters: writers, and batches that may be sent again."""
+"""The contract of `CatalogueStore` for strict counters: writers, and batches sent again."""
 
 import asyncio
 import sqlite3
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.core.writer import Batch, Record
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant, Writers
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.stores import test_contract
@@ -19,18 +19,18 @@ from tests.stores.test_contract import made, next_of
 store, other = test_contract.store, test_contract.other
 
 
-async def strict(store: Store, **settings: int) -> Counter:
+async def strict(store: CatalogueStore, **settings: int) -> Counter:
     return await made(store, strict=True, **settings)
 
 
-async def registered(store: Store, counter: Counter, name: str = "w") -> str:
+async def registered(store: CatalogueStore, counter: Counter, name: str = "w") -> str:
     found = await store.writers(counter)
     assert found is not None
     assert await store.register(counter, name, registrations=found.registrations)
     return name
 
 
-async def send(store: Store, counter: Counter, batch: Batch, *, seen: int = 0) -> range:
+async def send(store: CatalogueStore, counter: Counter, batch: Batch, *, seen: int = 0) -> range:
     room = counter.layout().end - batch.count
     answer = await store.reserve(counter, count=batch.count, seen=seen, room=room, batch=batch)
     assert isinstance(answer, Grant)
@@ -41,7 +41,7 @@ async def send(store: Store, counter: Counter, batch: Batch, *, seen: int = 0) -
 
 
 async def test_a_new_position_has_no_writers_and_one_that_is_missing_has_none_at_all(
-    store: Store, backend: Backend
+    store: CatalogueStore, backend: Backend
 ) -> None:
     counter = await strict(store)
     assert await store.writers(counter) == Writers(0, {})
@@ -51,7 +51,9 @@ async def test_a_new_position_has_no_writers_and_one_that_is_missing_has_none_at
     assert await store.writers(counter) is None
 
 
-async def test_writers_register_one_after_another(store: Store, other: Store) -> None:
+async def test_writers_register_one_after_another(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await strict(store)
     before = await store.position(counter)
     for number, name in enumerate(("-a_B9", "b", "c")):
@@ -64,7 +66,7 @@ async def test_writers_register_one_after_another(store: Store, other: Store) ->
 
 
 async def test_of_those_who_register_at_once_on_one_number_one_succeeds(
-    store: Store, other: Store
+    store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await strict(store)
     won = await asyncio.gather(
@@ -74,7 +76,7 @@ async def test_of_those_who_register_at_once_on_one_number_one_succeeds(
     assert await store.writers(counter) == Writers(1, {f"w{won.index(True)}": 0})
 
 
-async def test_a_late_copy_of_a_registration_does_nothing(store: Store) -> None:
+async def test_a_late_copy_of_a_registration_does_nothing(store: CatalogueStore) -> None:
     counter = await strict(store)
     await registered(store, counter)
     await store.prune(counter, "w", 0)
@@ -88,14 +90,16 @@ async def test_a_late_copy_of_a_registration_does_nothing(store: Store) -> None:
     assert await store.writers(counter) == Writers(3, {"v1": 0, "v2": 0})
 
 
-async def test_nobody_registers_in_another_epoch(store: Store, backend: Backend) -> None:
+async def test_nobody_registers_in_another_epoch(store: CatalogueStore, backend: Backend) -> None:
     counter = await strict(store)
     backend.push(counter, epoch="sealed:2.b")
     assert not await store.register(counter, "w", registrations=0)
     assert await store.writers(counter) == Writers(0, {})
 
 
-async def test_a_writer_that_moved_is_not_pruned(store: Store, other: Store) -> None:
+async def test_a_writer_that_moved_is_not_pruned(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await strict(store)
     await registered(store, counter)
     await send(store, counter, Batch("w", 1, "a", 5))
@@ -109,7 +113,7 @@ async def test_a_writer_that_moved_is_not_pruned(store: Store, other: Store) -> 
     assert await store.writers(counter) == Writers(1, {})
 
 
-async def test_writers_of_one_counter_are_none_of_another(store: Store) -> None:
+async def test_writers_of_one_counter_are_none_of_another(store: CatalogueStore) -> None:
     one = await made(store, "one", strict=True)
     two = await made(store, "two", strict=True)
     await registered(store, one)
@@ -121,7 +125,9 @@ async def test_writers_of_one_counter_are_none_of_another(store: Store) -> None:
 # --- batches --------------------------------------------------------------------------------------
 
 
-async def test_a_batch_that_is_sent_again_answers_what_it_got(store: Store, other: Store) -> None:
+async def test_a_batch_that_is_sent_again_answers_what_it_got(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await strict(store, start=40)
     await registered(store, counter, "v")
     await registered(store, counter, "w")
@@ -135,7 +141,9 @@ async def test_a_batch_that_is_sent_again_answers_what_it_got(store: Store, othe
     assert await send(store, counter, Batch("w", 2, "c", 1), seen=45) == range(52, 53)
 
 
-async def test_twenty_copies_at_once_are_applied_once(store: Store, other: Store) -> None:
+async def test_twenty_copies_at_once_are_applied_once(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
     counter = await strict(store)
     await registered(store, counter)
     batch = Batch("w", 1, "a", 5)
@@ -147,7 +155,7 @@ async def test_twenty_copies_at_once_are_applied_once(store: Store, other: Store
 
 
 async def test_a_number_is_given_once_and_the_other_batch_is_told_whose_it_is(
-    store: Store,
+    store: CatalogueStore,
 ) -> None:
     counter = await strict(store)
     await registered(store, counter)
@@ -160,7 +168,7 @@ async def test_a_number_is_given_once_and_the_other_batch_is_told_whose_it_is(
     assert await next_of(store, counter) == 5
 
 
-async def test_a_late_copy_of_a_pruned_writer_s_batch_does_nothing(store: Store) -> None:
+async def test_a_late_copy_of_a_pruned_writer_s_batch_does_nothing(store: CatalogueStore) -> None:
     counter = await strict(store)
     await registered(store, counter)
     batch = Batch("w", 1, "a", 5)
@@ -173,7 +181,9 @@ async def test_a_late_copy_of_a_pruned_writer_s_batch_does_nothing(store: Store)
     assert await next_of(store, counter) == 5
 
 
-async def test_a_batch_of_a_writer_that_never_registered_does_nothing(store: Store) -> None:
+async def test_a_batch_of_a_writer_that_never_registered_does_nothing(
+    store: CatalogueStore,
+) -> None:
     counter = await strict(store)
     with pytest.raises(errors.OutOfTurn):
         await send(store, counter, Batch("w", 1, "a", 5))
@@ -181,7 +191,7 @@ async def test_a_batch_of_a_writer_that_never_registered_does_nothing(store: Sto
 
 
 async def test_what_a_batch_got_in_an_epoch_that_is_over_is_burnt(
-    store: Store, backend: Backend
+    store: CatalogueStore, backend: Backend
 ) -> None:
     counter = await strict(store)
     await registered(store, counter)
@@ -197,13 +207,13 @@ async def test_what_a_batch_got_in_an_epoch_that_is_over_is_burnt(
 
 
 async def test_an_epoch_begins_without_writers_whatever_of_the_one_before_comes_late(
-    store: Store,
+    store: CatalogueStore,
 ) -> None:
     before = await strict(store)
     await registered(store, before)
     batch = Batch("w", 1, "a", 5)
     await send(store, before, batch)
-    await store.seal(before, 0, await store.stand(before, 0), "sealed:2.b")
+    await store.seal(before, 0, await store.shard_state(before, 0), "sealed:2.b")
     with pytest.raises(errors.BatchBurnt):
         await send(store, before, batch)
     assert not await store.register(before, "x", registrations=1)
@@ -225,7 +235,7 @@ async def test_an_epoch_begins_without_writers_whatever_of_the_one_before_comes_
 
 
 async def test_what_a_batch_got_is_not_believed_on_a_position_that_went_back(
-    store: Store, backend: Backend
+    store: CatalogueStore, backend: Backend
 ) -> None:
     counter = await strict(store)
     await registered(store, counter)
@@ -241,7 +251,7 @@ async def test_what_a_batch_got_is_not_believed_on_a_position_that_went_back(
         assert not refused.value.applied
 
 
-async def test_the_limit_holds_for_batches_and_refuses_no_copy(store: Store) -> None:
+async def test_the_limit_holds_for_batches_and_refuses_no_copy(store: CatalogueStore) -> None:
     counter = await strict(store, limit=9)
     await registered(store, counter)
     batch = Batch("w", 1, "a", 8)
@@ -253,7 +263,7 @@ async def test_the_limit_holds_for_batches_and_refuses_no_copy(store: Store) -> 
     assert await send(store, counter, Batch("w", 2, "c", 2)) == range(8, 10)
 
 
-async def test_instances_that_know_of_no_writers_share_the_position(store: Store) -> None:
+async def test_instances_that_know_of_no_writers_share_the_position(store: CatalogueStore) -> None:
     """Of an earlier version, or without a place."""
     counter = await strict(store)
     await registered(store, counter)

@@ -18,7 +18,7 @@ from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.server.instance import build_instance
 from idservice.server.workers.pool_view import PoolView
-from idservice.stores.protocol import Store
+from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web import connection, problems
@@ -37,7 +37,7 @@ class Serving:
 
     service: Service
     catalogue: Catalogue
-    store: Store
+    store: IdStore
     app: web.Application
     gate: ConnectionLimit
     port: int
@@ -100,7 +100,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
 
         async def start(
             *,
-            store: Store | None = None,
+            store: IdStore | None = None,
             limits: Limits | None = None,
             web_limits: WebLimits | None = None,
             connections_max: int = 10_000,

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from random import Random
-from types import TracebackType
 from typing import Any, Self
 
 from botocore.exceptions import (
@@ -152,12 +151,7 @@ class Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: Any) -> None:
         if self._refresher is not None:
             self._refresher.cancel()
             await asyncio.gather(self._refresher, return_exceptions=True)

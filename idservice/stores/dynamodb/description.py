@@ -1,9 +1,27 @@
-"""What a table's description says of how the table is kept, and what follows for counters in it."""
+"""Checks of a table's description and of its identity, for `serve`, `init` and `doctor` alike."""
 
-from idservice.stores.dynamodb.client import Answer
-from idservice.stores.findings import ADVICE, FAULT, WARNING, Finding, fine
+import shlex
 
+from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb.client import Answer, Client
+from idservice.stores.findings import (
+    ADVICE,
+    BEHIND,
+    FAULT,
+    IDENTITY,
+    WARNING,
+    Finding,
+    fine,
+    schema_read,
+)
+
+KEY_SCHEMA = [{"AttributeName": items.KEY, "KeyType": "HASH"}]
+KEY_TYPE = {"AttributeName": items.KEY, "AttributeType": "S"}
 STRONG = "STRONG"
+SPLIT = (
+    "each region counts in its own copy, so two regions hand out the same ids; use a table without"
+    " replicas, or remove the replicas"
+)
 WRITES_LOW = 5  # write units per second, below which a few instances that start are throttled
 
 
@@ -25,29 +43,89 @@ def replicas(table: Answer, region: str) -> list[str]:
 
 
 def why_split(regions: str) -> str:
-    """Why a table that is split over regions cannot hold counters, and what to do."""
-    return (
-        f"it has replicas in {regions} without multi-Region strong consistency, so that each region"
-        " counts on a copy of its own and hands out the same ids; use a table without replicas, or"
-        " take the replicas away (aws dynamodb update-table --replica-updates)"
-    )
+    """Return why a table with replicas in these regions cannot hold counters, and what to do."""
+    return f"{_replicas_in(regions)}; {SPLIT}"
 
 
-def read(table: Answer, name: str, region: str) -> list[Finding]:
-    """Replicas, deletion protection and throughput."""
+def _replicas_in(regions: str) -> str:
+    return f"it has replicas in {regions} without multi-Region strong consistency"
+
+
+def check(table: Answer, name: str, region: str) -> list[Finding]:
+    """Judge status, key and replicas; `serve` and `init` refuse a fault."""
+    return [status(table, name, region), _keyed(table), _replicated(table, name, region)]
+
+
+def advise(table: Answer, name: str, region: str) -> list[Finding]:
+    """Judge deletion protection and throughput."""
     on = f"--table-name {name} --region {region}"
-    return [_replicated(table, region, on), _protected(table, on), _provided(table, on)]
+    return [_protected(table, on), _provided(table, on)]
 
 
-def _replicated(table: Answer, region: str, on: str) -> Finding:
+def missing(client: Client) -> Finding:
+    """Return the fault that the region has no table of this name."""
+    return Finding(
+        FAULT, "table", f"region {client.region} has no table {client.table!r}",
+        "name the right table and region; where it was in use before, restore it: a new one starts"
+        " from 0 and repeats ids; where there never was one, create it",
+        f"idservice init --store {shlex.quote(client.store)}",
+    )  # fmt: skip
+
+
+def check_identity(item: Answer | None, table: Answer, client: Client) -> list[Finding]:
+    """Compare the item `identity` with this version and with the table; `serve` refuses a fault."""
+    store = shlex.quote(client.store)
+    if item is None:
+        return [
+            Finding(
+                FAULT, "schema", "it is not initialised (it has no item 'identity')",
+                "where it was in use before, restore it: a new one starts from 0 and repeats ids;"
+                " else initialise it", f"idservice init --store {store}",
+            )
+        ]  # fmt: skip
+    recorded, found = items.string(item.get("table_id")), table.get("TableId")
+    if found and not recorded:
+        identity = Finding(
+            ADVICE, IDENTITY, "the table's id is not recorded",
+            "it was removed by hand; the next start records the one that the table has now",
+        )  # fmt: skip
+    elif found and recorded != found:
+        identity = Finding(
+            FAULT, IDENTITY, f"the table was recreated or restored since (it has id {found}, not"
+            f" {recorded})", BEHIND,
+            f"idservice fence --all --past N --store {store}",
+        )  # fmt: skip
+    else:
+        identity = fine(IDENTITY, "the table is the one that was initialised")
+    return [schema_read(items.shown(item.get("schema")), items.SCHEMA), identity]
+
+
+def status(table: Answer, name: str, region: str, *, about: str = "table") -> Finding:
+    """Judge the status: a table answers requests also while its settings change."""
+    found = table.get("TableStatus")
+    if found in ("ACTIVE", "UPDATING"):
+        return fine(about, f"{name} in region {region} is {found}")
+    why = "wait until it is ACTIVE" if found == "CREATING" else "make it ACTIVE"
+    return Finding(FAULT, about, f"it is {found}", f"no id is reserved meanwhile; {why}")
+
+
+def _keyed(table: Answer) -> Finding:
+    if KEY_TYPE in table.get("AttributeDefinitions", ()) and table.get("KeySchema") == KEY_SCHEMA:
+        return fine("key", f"{items.KEY!r}, a string")
+    return Finding(
+        FAULT, "key", f"its key must be one partition key, {items.KEY!r}, a string",
+        "name another table, or one that does not exist yet",
+    )  # fmt: skip
+
+
+def _replicated(table: Answer, name: str, region: str) -> Finding:
     about, elsewhere = "replicas", replicas(table, region)
     if split_over(table, region):
         first = f'\'[{{"Delete": {{"RegionName": "{elsewhere[0]}"}}}}]\''
         return Finding(
-            FAULT, about, f"replicas in {', '.join(elsewhere)}, eventually consistent",
-            "each region counts on a copy of its own, so two regions hand out the same ids, and no"
-            " error says so; counters are refused on such a table",
-            f"aws dynamodb update-table {on} --replica-updates {first}",
+            FAULT, about, _replicas_in(", ".join(elsewhere)), SPLIT,
+            f"aws dynamodb update-table --table-name {name} --region {region} --replica-updates"
+            f" {first}",
         )  # fmt: skip
     if elsewhere:
         return Finding(

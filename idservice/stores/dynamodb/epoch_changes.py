@@ -37,7 +37,7 @@ def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, An
     }  # fmt: skip
 
 
-def stand_in(item: Answer, place: Place) -> ShardState:
+def shard_state_in(item: Answer, place: Place) -> ShardState:
     """A shard as it stands in its item."""
     return ShardState(
         items.string(item.get("epoch")),

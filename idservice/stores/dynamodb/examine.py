@@ -26,7 +26,7 @@ OURS = {items.KEY, VALUE, "mark", "rev", "epoch", "revision", "config", "state"}
 
 
 async def examine_item(client: Client, counter: Counter) -> list[Finding]:
-    """As `Store.examine_item`."""
+    """As `CatalogueStore.examine_item`."""
     look = _Look(client)
     if counter.elsewhere is not None:
         await look.item(counter, counter.elsewhere)
@@ -34,13 +34,15 @@ async def examine_item(client: Client, counter: Counter) -> list[Finding]:
 
 
 async def examine(client: Client, clock: Clock, *, thorough: bool) -> list[Finding]:
-    """As `Store.examine`."""
+    """As `IdStore.examine`."""
     look = _Look(client, clock)
     try:
         table = await look.table(client.table)
         if table is not None:
-            look.found += description.read(table, client.table, client.region)
-        if thorough and table is not None:
+            checked = description.check(table, client.table, client.region)
+            look.found += [*checked, *description.advise(table, client.table, client.region)]
+            look.answers = not any(one.level == FAULT and one.about == "key" for one in checked)
+        if thorough and table is not None and look.answers:
             await look.identity(table)
         if thorough and look.answers:
             await look.expiry(client.table)
@@ -89,11 +91,6 @@ class _Look:
             self.found.append(self._unseen(error, name, about))
             return None
         table: Answer = answer["Table"]
-        status = table.get("TableStatus")
-        if status in ("ACTIVE", "UPDATING"):
-            self.found.append(fine(about, f"{name} in region {self.client.region} is {status}"))
-        else:
-            self.found.append(Finding(FAULT, about, f"{name} is {status}", _UNREACHABLE))
         if self.clock is not None:
             self._skew(answer, self.clock)
         return table
@@ -103,11 +100,10 @@ class _Look:
         why = str(error.fields["why"])
         if _said(error) == dynamo.NO_TABLE:
             self.answers = False
-            return Finding(
-                FAULT, about, f"region {self.client.region} has no table {name!r}",
-                "where it was in use before, restore it: a new one begins at 0 and repeats ids",
-                f"idservice init --store {self._store}" if about == "table" else "",
-            )  # fmt: skip
+            if about == "table":
+                return description.missing(self.client)
+            found = f"region {self.client.region} has no table {name!r}"
+            return Finding(FAULT, about, found, "its counter cannot be served; restore the table")
         if _said(error) == dynamo.DENIED:
             return _not_allowed("DescribeTable", name, FAULT, "serving needs it")
         self.answers = False
@@ -134,45 +130,13 @@ class _Look:
         )  # fmt: skip
 
     async def identity(self, table: Answer) -> None:
-        """The recorded identity against the table's."""
-        about = "identity"
+        """Compare the recorded identity with the table's."""
         try:
             key = {items.KEY: {"S": items.IDENTITY}}
             answer = await self._ask("GetItem", self.client.table, Key=key, ConsistentRead=True)
         except errors.StoreError:
             return  # `calls` says why
-        item = answer.get("Item")
-        if item is None:
-            self.found.append(
-                Finding(
-                    FAULT, about, "it has no item 'identity': it is not initialised",
-                    "where it was in use before, restore it: what is initialised anew begins at 0",
-                    f"idservice init --store {self._store}",
-                )
-            )  # fmt: skip
-            return
-        recorded, found = items.string(item.get("table_id")), table.get("TableId")
-        if items.number(item.get("schema")) != items.SCHEMA:
-            written = items.shown(item.get("schema"))
-            self.found.append(
-                Finding(FAULT, about, f"schema {written}, and this version reads {items.SCHEMA}",
-                        "use the version that wrote it, or a newer one")
-            )  # fmt: skip
-        elif found and recorded and recorded != found:
-            self.found.append(
-                Finding(
-                    FAULT, about, f"the table has id {found}, not {recorded}: it was recreated or"
-                    " restored", "its positions may be behind ids that are in use",
-                    f"idservice fence --all --past N --store {self._store}",
-                )
-            )  # fmt: skip
-        elif found and not recorded:
-            self.found.append(
-                Finding(ADVICE, about, "the table's id is not recorded",
-                        "somebody took it away; the next start records the one it has now")
-            )  # fmt: skip
-        else:
-            self.found.append(fine(about, "the table is the one that was initialised"))
+        self.found += description.check_identity(answer.get("Item"), table, self.client)
 
     # --- what protects it ------------------------------------------------------------------------
 
@@ -275,6 +239,7 @@ class _Look:
         table = await self.table(adopted.table, about=about)
         if table is None:
             return
+        self.found.append(description.status(table, adopted.table, self.client.region, about=about))
         regions = description.split_over(table, self.client.region)
         if regions:
             self.found.append(

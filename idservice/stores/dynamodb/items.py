@@ -5,7 +5,7 @@ entry, `catalogue` the catalogue's revision, `identity` what `init` recorded.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ KEY = "pk"
 ENTRY = "entry:"
 HEAD = "catalogue"
 IDENTITY = "identity"
+NO_HEAD = "the table's item 'catalogue' is missing or has no revision; restore the table"
 SCHEMA = 1
 WRITERS = "writers"  # how often a writer registered; each has a map of its own beside it
 WRITER = "w:"
@@ -222,3 +223,27 @@ def head_moved(table: str) -> dict[str, Any]:
             "ExpressionAttributeValues": {":one": {"N": "1"}},
         }
     }
+
+
+def scan_of_entries(table: str) -> dict[str, Any]:
+    """Return the request that reads one page of all entries."""
+    return {
+        "TableName": table,
+        "ConsistentRead": True,
+        "FilterExpression": "begins_with(#k, :entry)",
+        "ExpressionAttributeNames": {"#k": KEY},
+        "ExpressionAttributeValues": {":entry": {"S": ENTRY}},
+    }
+
+
+def why_not_created(counter: Counter, reasons: Sequence[str]) -> str:
+    """Return why a transaction could not create a counter that has no entry; empty: unknown.
+
+    `reasons` are those of its writes: the entry, the catalogue, the positions.
+    """
+    if "ConditionalCheckFailed" in reasons[2:]:
+        return (
+            f"the table has a position 'ctr:{counter.name}' without an entry; restore the entry"
+            f" 'entry:{counter.name}', adopt the item, or choose another name"
+        )
+    return NO_HEAD if "ConditionalCheckFailed" in reasons else ""

@@ -4,22 +4,20 @@ The requests, and how each failed condition is read, are those of the protocol b
 `client` knows what an answer proves, `items` how a counter is written down.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
+from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import adopt as adoption
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import epoch_changes, items, requests, returns, writers
+from idservice.stores.dynamodb import epoch_changes, items, requests
 from idservice.stores.dynamodb import examine as examination
-from idservice.stores.dynamodb.address import read
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
-from idservice.stores.dynamodb.items import Place
-from idservice.stores.dynamodb.recognition import TableIdentity
-from idservice.stores.dynamodb.table import Table
+from idservice.stores.dynamodb.table import Table, TableIdentity
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
 from idservice.stores.reservation import SentReservation
@@ -28,35 +26,27 @@ from idservice.stores.reservation import SentReservation
 class DynamoStore:
     """Counters in one DynamoDB table; adopted ones may live in another of the same region."""
 
-    def __init__(self, table: str, *, region: str | None = None, endpoint: str | None = None):
-        query = [f"region={region}"] if region else []
-        query += [f"endpoint={endpoint}"] if endpoint else []
+    def __init__(self, address: DynamoAddress) -> None:
         self.hold_s: float | None = None
-        self.address = f"dynamodb:{table}" + ("?" + "&".join(query) if query else "")
-        self._name = table
-        self._client = Client(self.address, table, region, endpoint)
+        self.address = str(address)
+        self._name = address.table
+        self._client = Client(self.address, address.table, address.region, address.endpoint)
         self._table = Table(self._client)
         self._own = TableIdentity()
         # Of the tables that adopted items are in, by the identity that the entry names.
-        self._others: dict[tuple[str, str], TableIdentity] = {}
+        self._adopted: dict[tuple[str, str], TableIdentity] = {}
 
     @classmethod
     def from_address(cls, address: str) -> Self:
-        """The store at `TABLE?region=…&endpoint=…`. Raises Usage."""
-        table, region, endpoint = read(address)
-        return cls(table, region=region, endpoint=endpoint)
+        """Return the store at `TABLE?region=…&endpoint=…`. Raises Usage."""
+        return cls(DynamoAddress.parse(address))
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._client.__aexit__(kind, error, trace)
+    async def __aexit__(self, *failure: Any) -> None:
+        await self._client.__aexit__(*failure)
 
     # --- the table -------------------------------------------------------------------------------
 
@@ -64,7 +54,7 @@ class DynamoStore:
         return await self._table.init(first)
 
     async def verify(self) -> None:
-        await self._own.by(self._table.verify)
+        await self._own.recognise(self._table.verify)
 
     async def accept(self) -> None:
         await self._table.accept()
@@ -80,8 +70,8 @@ class DynamoStore:
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
         if counter is not None and counter.elsewhere is not None and counter.elsewhere.table_id:
-            look, table = partial(self._recognise, counter), self._recognition(counter)
-            await (look() if table is self._own else table.by(look))
+            look, table = partial(self._recognise_adopted, counter), self._identity_of(counter)
+            await (look() if table is self._own else table.recognise(look))
         return counter
 
     async def entry(self, name: str) -> Counter | None:
@@ -95,12 +85,12 @@ class DynamoStore:
         table = await self._table_of(counter)
         return adoption.renewed(counter, table.get("TableId"))
 
-    async def _recognise(self, counter: Counter) -> None:
+    async def _recognise_adopted(self, counter: Counter) -> None:
         table = await self._table_of(counter)
         adoption.recognise(self.address, counter, table, self._client.region)
 
     async def _table_of(self, counter: Counter) -> Answer:
-        """The description of the table that an adopted counter's item is in."""
+        """Return the description of the table that holds an adopted counter's item."""
         assert counter.elsewhere is not None
         table = counter.elsewhere.table
         answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
@@ -109,13 +99,7 @@ class DynamoStore:
 
     async def counters(self) -> list[Counter]:
         action = "reading the counters"
-        request: dict[str, object] = {
-            "TableName": self._name,
-            "ConsistentRead": True,
-            "FilterExpression": "begins_with(#k, :entry)",
-            "ExpressionAttributeNames": {"#k": items.KEY},
-            "ExpressionAttributeValues": {":entry": {"S": items.ENTRY}},
-        }
+        request = items.scan_of_entries(self._name)
         found = []
         while True:
             answer = await self._read("Scan", action, **request)
@@ -129,24 +113,25 @@ class DynamoStore:
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
-        return self._position(item, items.place_in(item, place, counter), counter)
+        try:
+            return items.position_in(item, items.place_in(item, place, counter))
+        except ValueError as error:
+            raise errors.PositionIllFormed(
+                store=self.address, name=counter.name, why=error
+            ) from error
 
     async def locate(
-        self, table: str, key: dict[str, str], attribute: str, returns: str
+        self, table: str, key: Mapping[str, str], attribute: str, returns: str
     ) -> tuple[Adopted, int]:
-        """Where an existing counter lives that is to be adopted, and the value that stands there.
-
-        `key` holds every key attribute of `table` and its value. Raises Usage where it cannot be
-        adopted, NotApplied where that could not be found out.
-        """
-        await self._sure(f"looking at table {table}")
+        """Find the item of a counter that is to be adopted, and its value, as `adopt.locate`."""
+        await self._ensure_table(f"looking at table {table}")
         return await adoption.locate(self._client, table, key, attribute, returns)
 
     # --- create ----------------------------------------------------------------------------------
 
     async def create(self, counter: Counter) -> Counter:
         action = f"creating counter {counter.name}"
-        await self._sure(action)
+        await self._ensure_table(action)
         positions = []
         if counter.adopted is None:
             positions = items.new_positions(self._name, counter)
@@ -160,7 +145,7 @@ class DynamoStore:
             await self._client.transact([entry, items.head_moved(self._name), *positions], action)
             return counter
         except Refused as refused:
-            self._note(refused, self._name)
+            self._invalidate_missing(refused, self._name)
             found = await self.counter(counter.name)
             if found is not None:
                 return found
@@ -169,7 +154,10 @@ class DynamoStore:
                     "its item was prepared, but its entry was refused; the command may be repeated"
                 )
                 raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from refused
-            self._explain(refused, counter, action)
+            why = items.why_not_created(counter, refused.reasons)
+            if not why:
+                raise
+            raise errors.NotApplied(store=self.address, action=action, why=why) from refused
         except Unheard as unheard:
             try:
                 found = await self.counter(counter.name)
@@ -179,48 +167,35 @@ class DynamoStore:
                 raise
             return found
 
-    def _explain(self, refused: Refused, counter: Counter, action: str) -> NoReturn:
-        """Why a counter without an entry could not be created."""
-        if "ConditionalCheckFailed" not in refused.reasons:
-            raise refused
-        if "ConditionalCheckFailed" in refused.reasons[2:]:
-            why = (
-                f"the table has a position 'ctr:{counter.name}' without an entry; restore the entry"
-                f" 'entry:{counter.name}', adopt the item, or choose another name"
-            )
-        else:
-            why = "the table's item 'catalogue' is missing or has no revision; restore the table"
-        raise errors.NotApplied(store=self.address, action=action, why=why) from refused
-
     # --- change ----------------------------------------------------------------------------------
 
     async def revision(self) -> int | None:
         item = await self._get(self._name, {items.KEY: {"S": items.HEAD}}, "reading the catalogue")
         found = items.number((item or {}).get("revision"))
         if found is None:
-            why = "the table's item 'catalogue' is missing or has no revision; restore the table"
-            raise errors.NotApplied(store=self.address, action="reading the catalogue", why=why)
+            action = "reading the catalogue"
+            raise errors.NotApplied(store=self.address, action=action, why=items.NO_HEAD)
         return found
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         action = f"changing counter {after.name}"
-        await self._sure(action)
+        await self._ensure_table(action)
         entry = epoch_changes.entry_rewritten(self._name, before, after)
         try:
             await self._client.transact([entry, items.head_moved(self._name)], action)
         except Refused as refused:
-            self._note(refused, self._name)
+            self._invalidate_missing(refused, self._name)
             if refused.reasons[:1] == ("ConditionalCheckFailed",):
                 return False
             raise
         return True
 
-    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
+    async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
         place = items.place_of(counter, shard, self._name)
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
-        return epoch_changes.stand_in(item, items.place_in(item, place, counter))
+        return epoch_changes.shard_state_in(item, items.place_in(item, place, counter))
 
     async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
@@ -249,12 +224,12 @@ class DynamoStore:
             await self._write_if(write, f"finishing the adoption of counter {counter.name}")
 
     async def _write_if(self, write: dict[str, Any], action: str) -> bool:
-        """One conditional write; whether its condition held."""
-        await self._sure(action)
+        """Send one conditional write; return True if its condition held."""
+        await self._ensure_table(action)
         try:
             await self._client.call("UpdateItem", action, **write)
         except Refused as refused:
-            self._note(refused, write["TableName"])
+            self._invalidate_missing(refused, write["TableName"])
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return False
@@ -276,25 +251,19 @@ class DynamoStore:
         assert seen <= room  # DynamoDB refuses such a condition as malformed
         assert batch is None or (batch.count, shard) == (count, 0)
         place = items.place_of(counter, shard, self._name)
-        asked = SentReservation(self.address, counter, count, seen, room, batch)
-        table = await self._sure_of(counter, shard, asked.action)
+        sent = SentReservation(self.address, counter, count, seen, room, batch)
+        table = await self._ensure_table_of(counter, shard, sent.action)
         try:
-            answer = await self._client.call(
-                "UpdateItem", asked.action, **requests.request(asked, place)
-            )
+            written = await self._write(table, requests.reserve(sent, place), sent.action)
         except Refused as refused:
-            self._note(refused, place.table)
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
-                    table.doubt()
-                return requests.refused(asked, place, refused.item)
+                    table.invalidate()
+                return requests.read_refusal(sent, place, refused.item)
             if refused.said == dynamo.INVALID:
                 await self.position(counter, shard)  # raises where that is why: `rev` is missing
             raise
-        if table.in_doubt:
-            raise asked.unknown("the table was not found meanwhile: this may be another one")
-        table.heard()
-        return requests.granted(asked, place, answer["Attributes"])
+        return requests.read_grant(sent, place, written)
 
     async def writers(self, counter: Counter) -> Writers | None:
         place = items.place_of(counter, 0, self._name)
@@ -304,12 +273,12 @@ class DynamoStore:
 
     async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
         place = items.place_of(counter, 0, self._name)
-        write = writers.registered(place, counter, name, registrations)
+        write = requests.register(place, counter, name, registrations)
         return await self._write_if(write, f"registering a writer of counter {counter.name}")
 
     async def prune(self, counter: Counter, name: str, seq: int) -> None:
         place = items.place_of(counter, 0, self._name)
-        write = writers.pruned(place, name, seq)
+        write = requests.prune(place, name, seq)
         await self._write_if(write, f"pruning a writer of counter {counter.name}")
 
     async def give_back(
@@ -322,36 +291,46 @@ class DynamoStore:
         shard: int = 0,
     ) -> bool:
         place = items.place_of(counter, shard, self._name)
-        write = returns.given_back(place, counter.epoch, found, next, returned)
+        write = requests.give_back(place, counter.epoch, found, next, returned)
         action = f"giving back ids of counter {counter.name}"
         return await self._write_once(counter, shard, write, action) is not None
 
     async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
         place = items.place_of(counter, shard, self._name)
         action = f"claiming ids of counter {counter.name}"
-        write = returns.claimed(place, counter.epoch, rev)
+        write = requests.claim(place, counter.epoch, rev)
         before = await self._write_once(counter, shard, write, action)
         try:
-            return () if before is None else returns.taken(before, rev)
+            return () if before is None else requests.read_claim(before, rev)
         except ValueError as why:
             raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from why
 
     async def _write_once(
         self, counter: Counter, shard: int, write: dict[str, Any], action: str
     ) -> Answer | None:
-        """The attributes that one write answers with; None where its condition did not hold."""
-        table = await self._sure_of(counter, shard, action)
+        """Return the attributes in the answer to one write; None if its condition did not hold."""
+        table = await self._ensure_table_of(counter, shard, action)
         try:
-            answer = await self._client.call("UpdateItem", action, **write)
+            return await self._write(table, write, action)
         except Refused as refused:
-            self._note(refused, write["TableName"])
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return None
-        if table.in_doubt:
+
+    async def _write(self, table: TableIdentity, write: dict[str, Any], action: str) -> Answer:
+        """Send one write, and return the attributes in its answer. Raises Refused, OutcomeUnknown.
+
+        Unknown also if the table was not found meanwhile: another one may have answered.
+        """
+        try:
+            answer = await self._client.call("UpdateItem", action, **write)
+        except Refused as refused:
+            self._invalidate_missing(refused, write["TableName"])
+            raise
+        if table.is_invalid:
             why = "the table was not found meanwhile: this may be another one"
             raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
-        table.heard()
+        table.answered()
         attributes: Answer = answer["Attributes"]
         return attributes
 
@@ -362,37 +341,35 @@ class DynamoStore:
 
     # --- requests --------------------------------------------------------------------------------
 
-    async def _sure(self, action: str) -> None:
-        """Nothing succeeds before a table was recognised again that may have been deleted and
-        created anew. Raises NotApplied."""
+    async def _ensure_table(self, action: str) -> None:
+        """Recognise the table first if another one may bear its name now. Raises NotApplied."""
         try:
             await self._client.open()
-            await self._own.sure(self._table.verify)
+            await self._own.ensure(self._table.verify)
         except errors.StoreUnready as error:
             why = error.fields["why"]
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
 
-    async def _sure_of(self, counter: Counter, shard: int, action: str) -> TableIdentity:
-        """The same, and of the table that a shard is in. Changes do without that: to accept another
-        table is one."""
-        await self._sure(action)
-        table = self._recognition(counter, shard)
+    async def _ensure_table_of(self, counter: Counter, shard: int, action: str) -> TableIdentity:
+        """Recognise also a shard's table. Changes do not: one of them accepts a new table."""
+        await self._ensure_table(action)
+        table = self._identity_of(counter, shard)
         if table is not self._own:
-            await table.sure(partial(self._recognise, counter))
+            await table.ensure(partial(self._recognise_adopted, counter))
         return table
 
-    def _recognition(self, counter: Counter, shard: int = 0) -> TableIdentity:
+    def _identity_of(self, counter: Counter, shard: int = 0) -> TableIdentity:
         item = counter.elsewhere
         if item is None or shard or item.table == self._name or item.table_id is None:
             return self._own
-        return self._others.setdefault((item.table, item.table_id), TableIdentity())
+        return self._adopted.setdefault((item.table, item.table_id), TableIdentity())
 
-    def _note(self, refused: Refused, name: str) -> None:
-        """Doubt the table of this name where it was not found, and no other."""
+    def _invalidate_missing(self, refused: Refused, name: str) -> None:
+        """Invalidate the identity of the table of this name if it was not found, and no other."""
         if refused.said == dynamo.NO_TABLE:
-            known = [table for (its, _), table in self._others.items() if its == name]
+            known = [table for (its, _), table in self._adopted.items() if its == name]
             for table in [self._own] if name == self._name else known:
-                table.doubt()
+                table.invalidate()
 
     async def _get(self, table: str, key: items.Item, action: str) -> Answer | None:
         answer = await self._read("GetItem", action, TableName=table, Key=key, ConsistentRead=True)
@@ -400,17 +377,15 @@ class DynamoStore:
         return item
 
     async def _read(self, operation: str, action: str, **request: Any) -> Answer:
-        """A request that changes nothing: no answer to it is unknown. Raises NotApplied."""
-        await self._sure(action)
+        """Send a request that changes nothing: no outcome of it is unknown. Raises NotApplied."""
+        await self._ensure_table(action)
         try:
             return await self._client.call(operation, action, **request)
         except Unheard as unheard:
             raise errors.NotApplied(**unheard.fields) from unheard
         except Refused as refused:
-            self._note(refused, request["TableName"])
+            self._invalidate_missing(refused, request["TableName"])
             raise
-
-    # --- what was read ---------------------------------------------------------------------------
 
     def _entry(self, item: Answer, action: str) -> Counter:
         try:
@@ -419,11 +394,3 @@ class DynamoStore:
             name = items.shown(item.get(items.KEY))
             why = f"this version cannot read {name}: {error}; was a newer one used?"
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
-
-    def _position(self, item: Answer, place: Place, counter: Counter) -> Position:
-        try:
-            return items.position_in(item, place)
-        except ValueError as error:
-            raise errors.PositionIllFormed(
-                store=self.address, name=counter.name, why=error
-            ) from error

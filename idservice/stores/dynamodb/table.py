@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from idservice import errors
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
 from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
+from idservice.stores.findings import FAULT, Finding, refusal
 from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.store")
@@ -17,9 +19,53 @@ POLL_S = 1.0
 ACTIVE_MAX_POLLS = 60
 BACKUPS_POLL_S = 2.0
 BACKUPS_TRIES = 8
-KEY_SCHEMA = [{"AttributeName": items.KEY, "KeyType": "HASH"}]
-# Both answer requests; the second is in the middle of a change of its settings.
-IN_SERVICE = ("ACTIVE", "UPDATING")
+SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
+
+
+class TableIdentity:
+    """Knows if a table is still the one that was recognised; another may bear its name meanwhile.
+
+    It is to be recognised again after something was not found in it, and after a silence in which a
+    replacement would not have been noticed.
+    """
+
+    def __init__(self) -> None:
+        self._invalidations = 0
+        self._settled = 0  # invalidations before it was last recognised
+        self._answered_at = float("inf")  # when it last answered as itself; before that: later
+        self._looking = asyncio.Lock()
+
+    @property
+    def is_invalid(self) -> bool:
+        """Return True if something was not found since it was recognised."""
+        return self._settled != self._invalidations
+
+    def invalidate(self) -> None:
+        """Note that something was not found."""
+        self._invalidations += 1
+
+    def answered(self) -> None:
+        """Note that it answered as itself."""
+        self._answered_at = asyncio.get_running_loop().time()
+
+    async def recognise(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Recognise it by `look`, which raises if it is another table."""
+        invalidations = self._invalidations
+        await look()
+        self._settled = invalidations
+        self.answered()
+
+    async def ensure(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Recognise it by `look` if that is due."""
+        if self._is_due:
+            async with self._looking:  # one for all calls that come meanwhile
+                if self._is_due:
+                    await self.recognise(look)
+
+    @property
+    def _is_due(self) -> bool:
+        silent = asyncio.get_running_loop().time() > self._answered_at + SILENCE_MAX_S
+        return self.is_invalid or silent
 
 
 class Table:
@@ -29,45 +75,30 @@ class Table:
         self.client = client
         self.name = client.table
 
-    # --- is it the one? --------------------------------------------------------------------------
+    # --- recognition -----------------------------------------------------------------------------
 
     async def verify(self) -> None:
-        """As `Store.verify`."""
+        """Compare the table with the recorded identity, as `IdStore.verify`."""
         table = await self._description()
         if table is None:
             raise self._no_table("DescribeTable")
-        self._check_status(table)
-        self._check_key(table)
-        self._check_replicas(table)
-        identity = await self._identity()
-        if identity is None:
-            raise self._unready(
-                "it is not initialised (it has no item 'identity'). Run `idservice init --store"
-                f" '{self.client.store}'`; where it was in use before, restore it instead: a new"
-                " one starts from 0 and repeats ids",
-                "GetItem",
-            )
-        schema = items.number(identity.get("schema"))
-        if schema != items.SCHEMA:
-            raise self._unready(
-                f"it has schema {schema} and this version reads {items.SCHEMA}; use the version"
-                " that wrote it, or a newer one",
-                "GetItem",
-            )
-        recorded, found = items.string(identity.get("table_id")), table.get("TableId")
-        if found and not recorded:  # taken away by hand
-            await self._remember(found)
-        elif found and recorded != found:
-            raise errors.StoreReplaced(
-                store=self.client.store,
-                why=f"table {self.name!r} in region {self.client.region} was recreated or restored"
-                f" since (it has id {found}, not {recorded}), so its positions may be behind ids"
-                " that are in use. Go on above them: idservice fence --all, see"
-                " docs/how-to/recover.md",
-            )
+        self._refuse(description.check(table, self.name, self.client.region), table)
+        item = await self._identity()
+        self._refuse(description.check_identity(item, table, self.client))
+        if item and not item.get("table_id") and table.get("TableId"):  # taken away by hand
+            await self._remember(table["TableId"])
+
+    def _refuse(self, findings: Iterable[Finding], table: Answer | None = None) -> None:
+        """Raise the first fault: of what DescribeTable said of `table`, else of the identity."""
+        operation = "DescribeTable" if table else "GetItem"
+        creating = table is not None and table.get("TableStatus") == "CREATING"
+        for finding in findings:
+            if finding.level == FAULT:
+                asked = f"{self.client.where(operation)}: "
+                raise refusal(finding, self.client.store, asked=asked, waiting_helps=creating)
 
     async def accept(self) -> None:
-        """As `Store.accept`."""
+        """As `CatalogueStore.accept`."""
         table = await self._description()
         if table is None:
             raise self._no_table("DescribeTable")
@@ -96,38 +127,13 @@ class Table:
             why = str(unheard.fields["why"])
             raise self._unready(why, "", waiting_helps=True) from unheard
 
-    def _check_status(self, table: Answer) -> None:
-        status = table.get("TableStatus")
-        if status not in IN_SERVICE:
-            creating = status == "CREATING"
-            advice = "wait until it is ACTIVE" if creating else "make it ACTIVE"
-            raise self._unready(
-                f"it is {status}; {advice}", "DescribeTable", waiting_helps=creating
-            )
-
-    def _check_key(self, table: Answer) -> None:
-        kinds = table.get("AttributeDefinitions", ())
-        text = {"AttributeName": items.KEY, "AttributeType": "S"} in kinds
-        if not text or table.get("KeySchema") != KEY_SCHEMA:
-            raise self._unready(
-                f"its key must be one partition key, {items.KEY!r}, a string; name another table,"
-                " or one that does not exist yet",
-                "DescribeTable",
-            )
-
-    def _check_replicas(self, table: Answer) -> None:
-        regions = description.split_over(table, self.client.region)
-        if regions:
-            raise self._unready(description.why_split(regions), "DescribeTable")
-
     # --- creation --------------------------------------------------------------------------------
 
     async def init(self, first: Counter) -> bool:
-        """As `Store.init`: any step may be found done, by an attempt that died or by another."""
+        """Create what is missing: an earlier attempt, or another, may have done any step."""
         assert first.adopted is None
         table = await self._active()
-        self._check_key(table)
-        self._check_replicas(table)
+        self._refuse(description.check(table, self.name, self.client.region), table)
         if await self._identity() is not None:
             return False
         await self._recoverable()
@@ -144,7 +150,6 @@ class Table:
                 continue
             # Just after its creation a table may also be not found.
             if table is not None and table.get("TableStatus") != "CREATING":
-                self._check_status(table)
                 return table
             await asyncio.sleep(POLL_S)
         raise self._unready(
@@ -159,8 +164,8 @@ class Table:
                 "CreateTable",
                 "creating the table",
                 TableName=self.name,
-                KeySchema=KEY_SCHEMA,
-                AttributeDefinitions=[{"AttributeName": items.KEY, "AttributeType": "S"}],
+                KeySchema=description.KEY_SCHEMA,
+                AttributeDefinitions=[description.KEY_TYPE],
                 BillingMode="PAY_PER_REQUEST",
                 DeletionProtectionEnabled=True,
             )
@@ -263,12 +268,8 @@ class Table:
     # --- why not ---------------------------------------------------------------------------------
 
     def _no_table(self, operation: str) -> errors.StoreUnready:
-        return self._unready(
-            "there is no such table; name the right table and region, or create it with"
-            f" `idservice init --store '{self.client.store}'`. Where it was in use before, restore"
-            " it: a new one starts from 0 and repeats ids",
-            operation,
-        )
+        missing = description.missing(self.client)
+        return refusal(missing, self.client.store, asked=f"{self.client.where(operation)}: ")
 
     def _failed(self, operation: str, error: Refused | Unheard) -> errors.StoreUnready:
         """What a start is to say of a call that failed."""

@@ -10,7 +10,7 @@ from idservice.stores.sqlite import give_back, writers
 
 
 def revision(database: sqlite3.Connection) -> int:
-    """As `Store.revision`."""
+    """As `CatalogueStore.revision`."""
     row = database.execute("SELECT revision FROM catalogue").fetchone()
     if row is None:
         raise sqlite3.DatabaseError("its table `catalogue` is empty")
@@ -23,7 +23,7 @@ def move_revision(database: sqlite3.Connection) -> None:
 
 
 def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bool:
-    """As `Store.rewrite`."""
+    """As `CatalogueStore.rewrite`."""
     row = database.execute("SELECT config FROM entry WHERE name = ?", (before.name,)).fetchone()
     if row is None or msgspec.json.decode(row[0], type=Counter).rev != before.rev:
         return False
@@ -36,8 +36,8 @@ def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bo
     return True
 
 
-def stand(database: sqlite3.Connection, counter: Counter, shard: int) -> ShardState | None:
-    """As `Store.stand`."""
+def shard_state(database: sqlite3.Connection, counter: Counter, shard: int) -> ShardState | None:
+    """As `CatalogueStore.shard_state`."""
     row = database.execute(
         "SELECT epoch, next, mark FROM position WHERE counter = ? AND shard = ?",
         (counter.name, shard),
@@ -48,7 +48,7 @@ def stand(database: sqlite3.Connection, counter: Counter, shard: int) -> ShardSt
 def seal(
     database: sqlite3.Connection, counter: Counter, shard: int, found: ShardState | None, seal: str
 ) -> None:
-    """As `Store.seal`."""
+    """As `CatalogueStore.seal`."""
     if found is None:
         database.execute(
             "INSERT INTO position VALUES (?, ?, 0, 0, 0, ?) ON CONFLICT DO NOTHING",
@@ -65,7 +65,7 @@ def seal(
 def open_shard(
     database: sqlite3.Connection, counter: Counter, shard: int, seal: str, epoch: str
 ) -> None:
-    """As `Store.open_shard`."""
+    """As `CatalogueStore.open_shard`."""
     done = database.execute(
         "UPDATE position SET next = 0, mark = 0, rev = rev + 1, epoch = ?"
         " WHERE counter = ? AND shard = ? AND epoch = ?",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from idservice.stores.findings import (
     ADVICE,
+    BEHIND,
     FAULT,
     IDENTITY,
     WARNING,
@@ -230,8 +231,7 @@ def _identity(
     if recorded not in (0, inode):  # 0 was set by hand, to accept the file
         yield Finding(
             FAULT, IDENTITY, "the file is a copy or was restored from a backup",
-            "its positions may be behind ids that are in use; put the original file back, or go on"
-            " above every id that may be in use",
+            f"put the original file back; else {BEHIND}",
             f"idservice fence --all --past N --store {_address(path)}",
         )  # fmt: skip
     else:

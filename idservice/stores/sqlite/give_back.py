@@ -38,7 +38,7 @@ def give_back(
     next: int,
     returned: tuple[range, ...],
 ) -> bool:
-    """As `Store.give_back`."""
+    """As `CatalogueStore.give_back`."""
     done = database.execute(
         "UPDATE position SET next = ?, mark = ?, rev = rev + 1"
         " WHERE counter = ? AND shard = ? AND epoch = ? AND rev = ? AND next = ?",
@@ -57,7 +57,7 @@ def give_back(
 def claim(
     database: sqlite3.Connection, counter: Counter, shard: int, rev: int
 ) -> tuple[range, ...]:
-    """As `Store.claim`."""
+    """As `CatalogueStore.claim`."""
     done = database.execute(
         "UPDATE position SET rev = rev + 1"
         " WHERE counter = ? AND shard = ? AND epoch = ? AND rev = ?",

@@ -6,18 +6,18 @@ float, and every next equal.
 
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
+from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, IDENTITY, Clock, Finding, refusal
-from idservice.stores.records import Counter, Grant, Position, ShardState, Writers
+from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
 from idservice.stores.reservation import SentReservation
 from idservice.stores.sqlite import epoch_changes, examine, give_back, writers
 from idservice.stores.sqlite.connection import PUT_BACK, FileConnection
@@ -60,12 +60,7 @@ class SQLiteStore:
         self._connection.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: Any) -> None:
         await self._connection.close()
 
     # --- the file --------------------------------------------------------------------------------
@@ -109,9 +104,9 @@ class SQLiteStore:
     async def renewed(self, counter: Counter) -> Counter:
         return counter
 
-    async def stand(self, counter: Counter, shard: int) -> ShardState | None:
+    async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
         action = f"reading counter {counter.name}"
-        return await self._connection.read(action, epoch_changes.stand, counter, shard)
+        return await self._connection.read(action, epoch_changes.shard_state, counter, shard)
 
     async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         action = f"changing counter {counter.name}"
@@ -125,6 +120,11 @@ class SQLiteStore:
 
     async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
         raise AssertionError("nothing is adopted here")
+
+    async def locate(
+        self, table: str, key: Mapping[str, str], attribute: str, returns: str
+    ) -> tuple[Adopted, int]:
+        raise errors.Usage(why="--adopt-table needs a store at dynamodb:TABLE")
 
     # --- positions -------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ def _exist(database: sqlite3.Connection) -> bool:
 
 
 def found(database: sqlite3.Connection, counter: Counter) -> Writers | None:
-    """As `Store.writers`."""
+    """As `CatalogueStore.writers`."""
     if not database.execute(
         "SELECT 1 FROM position WHERE counter = ? AND shard = 0", (counter.name,)
     ).fetchone():
@@ -38,7 +38,7 @@ def found(database: sqlite3.Connection, counter: Counter) -> Writers | None:
 
 
 def register(database: sqlite3.Connection, counter: Counter, name: str, registrations: int) -> bool:
-    """As `Store.register`."""
+    """As `CatalogueStore.register`."""
     known = found(database, counter)
     if known is None or known.registrations != registrations or name in known.seqs:
         return False
@@ -59,7 +59,7 @@ def register(database: sqlite3.Connection, counter: Counter, name: str, registra
 
 
 def prune(database: sqlite3.Connection, counter: Counter, name: str, seq: int) -> None:
-    """As `Store.prune`."""
+    """As `CatalogueStore.prune`."""
     if not _exist(database):
         return
     if database.execute(
