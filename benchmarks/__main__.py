@@ -24,6 +24,7 @@ BENCHMARKS = (
     "idle",
     "look",
     "http",
+    "lane",
     "telemetry",
     "workers",
     "batch",
