@@ -97,93 +97,104 @@ def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
     rows = _Lines(capped(snapshot.readings, counters_max))
     yield from rows.counter("ids_issued", "Ids handed out.", lambda row: row.issued)
     yield from rows.counter(
-        "ids_reserved", "Ids the store granted, the claimed ones too.", lambda row: row.reserved
+        "ids_reserved",
+        "Ids that the store granted, claimed ids included.",
+        lambda row: row.reserved,
     )
     yield from rows.counter(
-        "ids_claimed", "Ids taken over that others gave back.", lambda row: row.tally.claimed
+        "ids_claimed", "Ids claimed that other instances gave back.", lambda row: row.tally.claimed
     )
     yield from rows.by(
         "reservations",
-        "Requests for ids to the store, by how they ended.",
+        "Reservations, by result.",
         "result",
         lambda row: row.tally.reservations,
     )
     yield from rows.by(
         "shard_moves",
-        "Times that ids were asked for on another shard than before.",
+        "Moves of reservations to another shard, by cause.",
         "cause",
         lambda row: row.tally.moves,
     )
     yield from rows.by(
-        "gap_ids", "Ids that will never be handed out.", "cause", lambda row: row.gaps
+        "gap_ids", "Ids that will never be handed out, by cause.", "cause", lambda row: row.gaps
     )
-    yield from rows.by("refusals", "Requests refused.", "code", lambda row: row.tally.refusals)
+    yield from rows.by(
+        "refusals", "Requests refused, by error code.", "code", lambda row: row.tally.refusals
+    )
     yield from rows.counter(
         "waits", "Requests that waited for the store.", lambda row: row.tally.waits
     )
-    yield from rows.counter("wait_seconds", "Time they waited.", lambda row: row.tally.wait_seconds)
-    yield from rows.gauge("ids_in_memory", "Ids held, not yet handed out.", lambda row: row.held)
+    yield from rows.counter(
+        "wait_seconds",
+        "Seconds that requests waited for the store.",
+        lambda row: row.tally.wait_seconds,
+    )
+    yield from rows.gauge(
+        "ids_in_memory", "Ids in memory, not handed out yet.", lambda row: row.held
+    )
     yield from rows.gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
     yield from rows.gauge(
         "runway_seconds",
-        "How long the ids in memory last at the rate of late; +Inf while nobody has taken any.",
+        "Seconds until the ids in memory run out at the current rate; +Inf before the first id is"
+        " taken.",
         lambda row: row.runway_s,
     )
     yield from rows.gauge(
         "suspect",
-        "Whether its ids may repeat others, so that none is handed out.",
+        "1 if the position of the counter cannot be trusted, so that no id is handed out.",
         lambda row: row.standing.suspect if row.standing else None,
     )
     yield from rows.gauge(
         "strict",
-        "Whether it is strict: each id waits for a write.",
+        "1 if the counter is strict, so that each id waits for a write.",
         lambda row: row.standing.strict if row.standing else None,
     )
     yield from rows.gauge(
         "limit_used_ratio",
-        "Part of the ids up to the limit that is used.",
+        "Share of the ids up to the limit that is used, 0 to 1.",
         lambda row: row.standing.limit_used if row.standing else None,
     )
     yield b"".join(map(_text, _of_instance(snapshot)))
 
 
 def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
-    yield _histogram(
-        "reservation_seconds", "Time a request for ids to the store took.", snapshot.latency
-    )
+    yield _histogram("reservation_seconds", "Seconds that a reservation took.", snapshot.latency)
     yield _histogram(
         "loop_lag_seconds",
-        "How late the event loop ran what was due, seen ten times a second.",
+        "Seconds by which the event loop was late, measured ten times a second.",
         snapshot.lag,
     )
     yield GaugeMetricFamily(
         "idservice_store_up",
-        "Whether the store answered when it was last asked.",
+        "1 if the store answered the last call.",
         value=float(snapshot.store_up),
     )
     if snapshot.silence is not None:
         yield GaugeMetricFamily(
             "idservice_catalogue_age_seconds",
-            "Time since the last look at the catalogue that succeeded.",
+            "Seconds since the catalogue was last read.",
             value=snapshot.silence.seconds,
         )
         yield GaugeMetricFamily(
             "idservice_catalogue_age_limit_seconds",
-            "Age at which nothing is handed out any more.",
+            "Age of the catalogue in seconds from which no id is handed out.",
             value=snapshot.silence.most,
         )
     yield GaugeMetricFamily(
         "idservice_draining",
-        "Whether it was told to stop, and still answers.",
+        "1 if the instance was told to stop and still answers.",
         value=float(snapshot.draining),
     )
     yield GaugeMetricFamily("idservice_workers", "Workers that serve.", value=snapshot.workers)
     yield CounterMetricFamily(
         "idservice_worker_restarts",
-        "Workers that were started in place of one that ended.",
+        "Workers that replaced one that ended.",
         value=snapshot.restarts,
     )
-    yield InfoMetricFamily("idservice_build", "Version.", value={"version": snapshot.version})
+    yield InfoMetricFamily(
+        "idservice_build", "The version of idservice.", value={"version": snapshot.version}
+    )
 
 
 def _histogram(name: str, text: str, latency: Latency) -> HistogramMetricFamily:

@@ -1,4 +1,4 @@
-"""The records of a status, and what their fields mean; the OpenAPI document is made of them."""
+"""Defines the records of a status with the meaning of each field; OpenAPI is made of them."""
 
 from typing import Annotated, Literal
 
@@ -20,14 +20,14 @@ Seconds = Annotated[
 Runway = Annotated[
     float | None,
     _said(
-        "How long the ids in memory last at the rate of late; null: nobody has taken any, or an"
-        " operator wants none handed out."
+        "Seconds until the ids in memory run out at the current rate; null before the first id is"
+        " taken, and while an operator has the counter closed."
     ),
 ]
 
 
 class Reserve(msgspec.Struct):
-    """Within which time, in seconds, shares of all since the start ended."""
+    """The time in seconds within which half, and 99 of 100, ended since the start."""
 
     count: int
     p50: Seconds
@@ -35,47 +35,54 @@ class Reserve(msgspec.Struct):
 
 
 class CounterStatus(msgspec.Struct):
-    """A counter in use, as it is in memory; all workers together."""
+    """A counter in use, as it is in the memory of all workers together."""
 
     counter: str
     state: State
     level: Level
-    code: Annotated[str, _said("Of the error that who asks now is told; empty: none.")]
-    why: Annotated[str, _said("That error, in words.")]
-    command: Annotated[str, _said("What an operator runs; N is theirs to choose.")]
-    change: Annotated[str, _said("The change under way, if any.")]
+    code: Annotated[
+        str, _said("Error code that a request for an id would get now. Empty if ids are served.")
+    ]
+    why: Annotated[str, _said("The message of that error.")]
+    command: Annotated[
+        str, _said("The command that an operator runs. N is for the operator to choose.")
+    ]
+    change: Annotated[str, _said("The change under way. Empty if there is none.")]
     epoch: int
     mode: Literal["block", "strict"]
     shards: int
     ids_in_memory: int
-    stock: Annotated[int, _said("How many were in memory after the last refill.")]
-    refill_at: Annotated[int, _said("How many are left when the next one begins.")]
+    stock: Annotated[int, _said("Ids in memory after the last refill.")]
+    refill_at: Annotated[int, _said("Ids in memory at which the next refill begins.")]
     issued: Annotated[int, _said("Ids handed out since the start.")]
     ids_per_second: Annotated[
         float | None,
-        _said("Since the refill before the last one; null: a strict counter measures none."),
+        _said("Rate since the refill before the last one; null for a strict counter."),
     ]
-    waiting: Annotated[int, _said("Requests.")]
-    runway: Annotated[float, _said("Seconds for which ids are to last.")]
+    waiting: Annotated[int, _said("Requests that wait for ids.")]
+    runway: Annotated[float, _said("Seconds for which the ids in memory are meant to last.")]
     runway_seconds: Runway
     reserve: Reserve | None
     gaps: Annotated[dict[str, int], _said("Ids lost since the start, by cause.")]
     limit: Annotated[
         int | str | None,
-        _said("The highest id; a string above 2^53 - 1; null: another service lends, and has it."),
+        _said("The highest id; a string above 2^53 - 1; null if the ids are borrowed."),
     ]
-    limit_used: Annotated[float | None, _said("From 0 to 1; null: not known yet.")]
+    limit_used: Annotated[
+        float | None,
+        _said("Share of the ids up to the limit that is used, 0 to 1; null if not known yet."),
+    ]
     runs_out_seconds: Annotated[
         float | None,
         _said(
-            "Until the limit is reached, at the pace of all instances within the last hour or two;"
-            " null: not known."
+            "Seconds until the limit is reached at the pace of all instances in the last hour or"
+            " two; null if not known."
         ),
     ]
 
 
 class StoreStatus(msgspec.Struct):
-    """The store as it answered when it was last asked."""
+    """The store, as the last call to it ended."""
 
     address: str
     up: bool
@@ -83,17 +90,17 @@ class StoreStatus(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """A service, with one page of its counters in use: those that need attention first."""
+    """A service and one page of its counters in use, the ones that need attention first."""
 
-    verdict: Annotated[str, _said("Whether to act, in a sentence.")]
+    verdict: Annotated[str, _said("A sentence that says whether to act.")]
     level: Level
     version: str
     time: Annotated[float, _said("Seconds since 1970.")]
     uptime_seconds: float
     store: StoreStatus
     workers: int
-    restarts: Annotated[int, _said("Of workers that ended by themselves.")]
-    loop_lag: Annotated[Reserve | None, _said("How late the event loop ran what was due.")]
+    restarts: Annotated[int, _said("Workers that replaced one that ended.")]
+    loop_lag: Annotated[Reserve | None, _said("Seconds by which the event loop was late.")]
     reserve: Annotated[Reserve | None, _said("Reservations of all counters.")]
     issued: int
     ids_per_second: float
@@ -101,12 +108,12 @@ class Status(msgspec.Struct):
     waiting: int
     shortest: Annotated[str, _said("The counter of the shortest runway.")]
     shortest_runway_seconds: Runway
-    in_use: Annotated[int, _said("Counters.")]
+    in_use: Annotated[int, _said("Counters in use.")]
     attention: Annotated[int, _said("Counters whose level is warn or bad.")]
-    found: Annotated[int, _said("Counters whose name contains what was to be found.")]
+    found: Annotated[int, _said("Counters whose name contains `find`.")]
     find: str
     page: int
     pages: int
     per: int
     counters: list[CounterStatus]
-    gap_causes: Annotated[dict[str, str], _said("What the causes of these counters' gaps are.")]
+    gap_causes: Annotated[dict[str, str], _said("The meaning of each cause in `gaps`.")]

@@ -31,10 +31,6 @@ OLD_PHRASES = re.compile(
     re.IGNORECASE,
 )
 
-TO_COME = {
-    ROOT / "docs" / "reference" / name for name in ("gap-causes.md", "metrics.md", "settings.md")
-}
-
 pytestmark = pytest.mark.skipif(
     not README.exists() or not (ROOT / "docs").exists(),
     reason="an installation without the pages beside it",
@@ -94,8 +90,6 @@ class TestPage:
         assert not spans & OLD_NAMES
 
     def test_old_words_are_gone(self, page: Path) -> None:
-        if page in TO_COME:
-            pytest.skip("worded anew with the messages of the program")
         assert not OLD_PHRASES.findall("\n".join(prose(page)))
 
     def test_a_list_begins_after_an_empty_line(self, page: Path) -> None:
