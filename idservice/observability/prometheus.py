@@ -89,12 +89,18 @@ class _Lines:
 
 
 def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
-    """The metrics page in Prometheus' text format, in pieces that are quickly made: whoever sends
-    them can serve others in between.
+    """Yield the metrics page in Prometheus' text format, in pieces that are made quickly, so that
+    requests can be served in between.
 
-    At most `counters_max` counters have a label of their own.
+    At most `counters_max` counters have a separate label.
     """
     rows = _Lines(capped(snapshot.readings, counters_max))
+    yield from _counts(rows)
+    yield from _gauges(rows)
+    yield b"".join(map(_text, _of_instance(snapshot)))
+
+
+def _counts(rows: _Lines) -> Iterator[bytes]:
     yield from rows.counter("ids_issued", "Ids handed out.", lambda row: row.issued)
     yield from rows.counter(
         "ids_reserved",
@@ -130,6 +136,9 @@ def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
         "Seconds that requests waited for the store.",
         lambda row: row.tally.wait_seconds,
     )
+
+
+def _gauges(rows: _Lines) -> Iterator[bytes]:
     yield from rows.gauge(
         "ids_in_memory", "Ids in memory, not handed out yet.", lambda row: row.held
     )
@@ -155,7 +164,6 @@ def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
         "Share of the ids up to the limit that is used, 0 to 1.",
         lambda row: row.standing.limit_used if row.standing else None,
     )
-    yield b"".join(map(_text, _of_instance(snapshot)))
 
 
 def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:

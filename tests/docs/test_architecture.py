@@ -1,6 +1,7 @@
 """The page about the architecture names files, functions and rooms that exist."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -81,3 +82,19 @@ def test_every_path_in_the_explanations_exists(page: Path) -> None:
     named = set(re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)`", page.read_text()))
     places = (ROOT, PACKAGE, ROOT / "tests", ROOT / "benchmarks", ROOT / "docs")
     assert not [name for name in named if not any((place / name).exists() for place in places)]
+
+
+def states() -> list[tuple[str, str, list[str]]]:
+    """Return the file, the enum and the states of each table of states."""
+    section = PAGE.read_text().partition("## States\n")[2].partition("\n## ")[0]
+    return [
+        (named[1], named[2], re.findall(r"(?m)^\| ([A-Z]+) \|", part))
+        for part in section.split("\n### ")
+        if (named := re.search(r"In `([\w/]+)\.py` · `(\w+)`", part))
+    ]
+
+
+@pytest.mark.parametrize(("file", "enum", "named"), states() if PAGE.exists() else [])
+def test_a_table_has_the_states_of_the_code(file: str, enum: str, named: list[str]) -> None:
+    module = importlib.import_module(f"idservice.{file.replace('/', '.')}")
+    assert named == [state.name for state in getattr(module, enum)]

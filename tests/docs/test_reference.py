@@ -12,6 +12,7 @@ import pytest
 
 from idservice.core.gap_causes import GapCause
 from idservice.observability import logs, status
+from idservice.stores import findings
 from idservice.web import connection
 from idservice.web.openapi import document
 from tests.docs import generate
@@ -125,7 +126,8 @@ def about() -> set[str]:
             elif isinstance(node, ast.arguments):
                 named = zip(node.kwonlyargs, node.kw_defaults, strict=True)
                 found |= {value for name, value in named if name.arg == "about" and value}
-    return {str(word.value) for word in found if isinstance(word, ast.Constant)}
+    named = {getattr(findings, word.id, "") for word in found if isinstance(word, ast.Name)}
+    return {str(word.value) for word in found if isinstance(word, ast.Constant)} | named - {""}
 
 
 def test_every_check_of_doctor_is_described() -> None:
