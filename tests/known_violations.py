@@ -24,8 +24,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/catalogue/describe.py": "to be reworded",
         "idservice/catalogue/doctor.py": "to be reworded",
         "idservice/catalogue/mover.py": "to be reworded",
-        "idservice/client/buffer.py": "to be reworded",
-        "idservice/client/protocol.py": "to be reworded",
         "idservice/core/epoch.py": "to be reworded",
         "idservice/core/shards.py": "to be reworded",
         "idservice/core/writer.py": "to be reworded",

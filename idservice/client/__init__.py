@@ -3,11 +3,22 @@
     with Client("http://127.0.0.1:8080", "orders") as orders:
         order.id = orders.next_id()
 
-Ranges are taken from the service ahead of need, so that an id costs next to nothing; what is not
-used within `hold` seconds is dropped. Strict counters are never taken ahead. Ids come in no order
-but for strict counters, and an id of one client is never an id of another.
+Ranges are taken from the service ahead of need, so an id costs next to nothing. Ids that are not
+used within `hold` seconds are dropped. Strict counters are never taken ahead: each call asks for
+its own ids. Only the ids of a strict counter come in order. No two clients get the same id.
 
-`Client` needs nothing but the standard library, `AsyncClient` also aiohttp.
+Theory of operation. `blocking` and `asynchronous` are the two clients; each owns a `ClientBuffer`
+(`buffer`), which holds the ids and decides, without I/O, when to refill and what to send. A call
+takes an id from memory; if there is none, it waits for a refill. The synchronous client refills in
+a thread, the other in a task. For a strict counter, and before the first answer tells the mode, a
+call sends requests of its own (`ClientBuffer.borrow`).
+`http_sync` and `http_async` send a request once and return the raw answer, or raise
+NoUsableAnswer. `protocol` reads answers: only a well-formed refusal with the outcome `not_applied`
+proves that no id is used up. After any other failure the next request has a new nonce, and the ids
+of the failed one, if any, become a gap. An answer of a newer epoch replaces the ids in memory.
+After a fork the child drops the ids and connections, which are the parent's.
+
+`Client` needs only the standard library, `AsyncClient` also aiohttp.
 """
 
 from importlib import import_module

@@ -2,11 +2,17 @@
 
 import asyncio
 import time
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from idservice import errors
-from idservice.client.buffer import ENTERED, ClientBuffer, NotOpen, checked, clients, next_step
+from idservice.client.buffer import (
+    ALREADY_ENTERED,
+    ClientBuffer,
+    NotOpen,
+    check_batch,
+    clients,
+    next_step,
+)
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Request
@@ -16,21 +22,22 @@ TIMEOUT_S = 2.0
 
 
 class AsyncClient:
-    """Ids of one counter; enter it, and any number of tasks of one loop may ask it.
+    """Hands out ids of one counter. Enter it; any number of tasks of one loop may use it.
 
-    `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout`: seconds a call may take.
-    `hold`: seconds for which ids are kept. A forked child must enter one of its own.
+    `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout` is how long a call
+    may take and `hold` how long ids are kept, in seconds. A forked child must enter a new
+    client.
     """
 
     __slots__ = (
         "__weakref__",
-        "_central",
+        "_buffer",
         "_entered",
         "_expiry",
         "_ids",
         "_loop",
         "_refilling",
-        "_stock",
+        "_transport",
         "_waiters",
     )
 
@@ -42,53 +49,48 @@ class AsyncClient:
         timeout: float = TIMEOUT_S,
         hold: float = HOLD_S,
     ) -> None:
-        self._stock = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
-        self._ids = self._stock.allocator.buffer
-        self._central = AsyncTransport(self._stock.address)
+        self._buffer = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
+        self._ids = self._buffer.allocator.buffer
+        self._transport = AsyncTransport(self._buffer.address)
         self._entered = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._refilling: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        """Raises NotOpen where it is entered already."""
+        """Open the client. Raises NotOpen if it is open already."""
         if self._entered:
-            raise NotOpen(why=ENTERED)
+            raise NotOpen(why=ALREADY_ENTERED)
         self._entered = True
         self._loop = asyncio.get_running_loop()
-        await self._central.__aenter__()
-        self._stock.clock = self._loop.time
-        self._forget()
-        self._stock.not_open = ""
+        await self._transport.__aenter__()
+        self._buffer.clock = self._loop.time
+        self._reset()
+        self._buffer.not_open = ""
         clients.add(self)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: Any) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Drop the ids in memory, for good; who waits is told so. May be called again."""
+        """Drop the ids in memory, and fail calls that wait with NotOpen. May be called again."""
         clients.discard(self)
-        self._stock.not_open = "is closed"
-        self._stock.allocator.retire(GapCause.STOP)
+        self._buffer.not_open = "is closed"
+        self._buffer.allocator.retire(GapCause.STOP)
         self._wake()
         if self._expiry is not None:
             self._expiry.cancel()
         if self._refilling is not None:
             self._refilling.cancel()
             await asyncio.wait([self._refilling])
-        await self._central.__aexit__(None, None, None)
+        await self._transport.__aexit__()
         self._entered = False
 
     # --- ids -------------------------------------------------------------------------------------
 
     async def next_id(self) -> int:
-        """An id. Raises Refused, WaitedTooLong, NotOpen."""
+        """Return an id. Raises Refused, WaitedTooLong, NotOpen."""
         for id in self._ids.cursor:  # the cheapest `next` there is
             return id
         return await self._next()
@@ -96,108 +98,108 @@ class AsyncClient:
     __anext__ = next_id
 
     def __aiter__(self) -> Self:
-        """Ids without end."""
+        """Yield ids without end."""
         return self
 
     async def batch(self, n: int) -> list[int]:
-        """`n` ids, all of them or an error. Raises BadBatch, and as `next_id`."""
-        checked(n)
-        deadline = self._stock.clock() + self._stock.timeout_s
-        self._stock.check_open()
-        ids = self._stock.take_many(n)
+        """Return `n` ids, or raise: BadBatch, and as `next_id`."""
+        check_batch(n)
+        deadline = self._buffer.clock() + self._buffer.timeout_s
+        self._buffer.check_open()
+        ids = self._buffer.take_many(n)
         if ids:
-            self._refill_if_due()
+            self._start_refill_if_due()
             return ids
         return await self._borrow(n, deadline)
 
     async def _next(self) -> int:
-        """The next id, where the cursor ended: memory may hold more, or a refill brings them."""
-        stock = self._stock
-        deadline = stock.clock() + stock.timeout_s
-        stock.check_open()
-        id = stock.take()
+        """Return the next id after the cursor ended, from memory or from a refill."""
+        buffer = self._buffer
+        deadline = buffer.clock() + buffer.timeout_s
+        buffer.check_open()
+        id = buffer.take()
         if id is not None:
-            self._refill_if_due()
-        elif stock.takes_ahead:
+            self._start_refill_if_due()
+        elif buffer.takes_ahead:
             id = await self._wait(deadline)
         return id if id is not None else (await self._borrow(1, deadline))[0]
 
     async def _wait(self, deadline: float) -> int | None:
-        """Wait for a refill; None where the counter turns out to be strict now."""
-        stock = self._stock
-        refusals = stock.refusals
+        """Wait for a refill and return an id of it; None if the counter turns out to be strict."""
+        buffer = self._buffer
+        refusals = buffer.refusals
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(waiter)
         try:
             async with asyncio.timeout_at(deadline):
-                while stock.takes_ahead:
-                    self._refill_if_due()
+                while buffer.takes_ahead:
+                    self._start_refill_if_due()
                     await waiter
-                    stock.check_open()
-                    id = stock.take()
+                    buffer.check_open()
+                    id = buffer.take()
                     if id is not None:
                         return id
-                    if stock.refusals != refusals and stock.error is not None:
-                        raise stock.error.with_traceback(None)
+                    if buffer.refusals != refusals and buffer.error is not None:
+                        raise buffer.error.with_traceback(None)
                     self._waiters.discard(waiter)
                     waiter = self._loop.create_future()
                     self._waiters.add(waiter)
             return None
         except TimeoutError:
-            outcome = stock.error.outcome if stock.error is not None else errors.UNKNOWN
-            raise stock.gave_up(stock.error, outcome) from None
+            outcome = buffer.error.outcome if buffer.error is not None else errors.UNKNOWN
+            raise buffer.timeout_error(buffer.error, outcome) from None
         finally:
             self._waiters.discard(waiter)
 
     async def _borrow(self, count: int, deadline: float) -> list[int]:
-        """Ids by exchanges of our own."""
-        steps = self._stock.borrow(count, deadline)
+        """Take ids by requests of this call alone."""
+        steps = self._buffer.borrow(count, deadline)
         answer: Reply | NoUsableAnswer | None = None
         try:
             while True:
-                self._stock.check_open()
+                self._buffer.check_open()
                 step = next_step(steps, answer)
                 answer = None
                 if isinstance(step, str):
-                    answer = await self._sent(step, self._stock.attempt_s(deadline))
+                    answer = await self._send(step, self._buffer.attempt_s(deadline))
                 else:
                     await asyncio.sleep(step)
         except StopIteration as end:
             ids: list[int] = end.value
             return ids
 
-    async def _sent(self, target: str, timeout: float) -> Reply | NoUsableAnswer:
+    async def _send(self, target: str, timeout: float) -> Reply | NoUsableAnswer:
         try:
             async with asyncio.timeout(timeout):
-                return await self._central.ask("POST", target)
+                return await self._transport.send("POST", target)
         except TimeoutError:
-            return NoUsableAnswer(url=self._central.url, why="it took too long")
+            return NoUsableAnswer(url=self._transport.url, why="it took too long")
         except NoUsableAnswer as error:
             return error
 
     # --- refills ---------------------------------------------------------------------------------
 
-    def _refill_if_due(self) -> None:
+    def _start_refill_if_due(self) -> None:
         if self._refilling is None:
             waiting = len(self._waiters)
-            due = self._stock.due(waiting)
-            if due is not None or self._stock.due_in(waiting) is not None:
+            due = self._buffer.due(waiting)
+            if due is not None or self._buffer.retry_in(waiting) is not None:
                 self._refilling = self._loop.create_task(self._refill(due))
 
     async def _refill(self, due: tuple[Request, str, str] | None) -> None:
-        stock = self._stock
+        buffer = self._buffer
         try:
             while True:
                 if due is not None:
                     request, nonce, target = due
-                    allocator, since = stock.allocator, stock.clock()
-                    reply = await self._sent(target, stock.attempt_s(since + stock.timeout_s))
-                    stock.refilled(allocator, request, nonce, reply, since)
+                    allocator, since = buffer.allocator, buffer.clock()
+                    reply = await self._send(target, buffer.attempt_s(since + buffer.timeout_s))
+                    buffer.apply_refill(allocator, request, nonce, reply, since)
                     self._wake()
-                    self._watch_expiry()
-                due = stock.due(len(self._waiters))
+                    self._schedule_expiry()
+                due = buffer.due(len(self._waiters))
                 if due is None:
-                    pause = stock.due_in(len(self._waiters))
+                    pause = buffer.retry_in(len(self._waiters))
                     if pause is None:
                         return
                     await asyncio.sleep(pause)
@@ -209,23 +211,23 @@ class AsyncClient:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _watch_expiry(self) -> None:
+    def _schedule_expiry(self) -> None:
         if self._expiry is None:
-            at = self._stock.allocator.expires_at
+            at = self._buffer.allocator.expires_at
             if at is not None:
                 self._expiry = self._loop.call_at(at, self._expire, at)
 
     def _expire(self, at: float) -> None:
         self._expiry = None
-        self._stock.allocator.expire(at)
-        self._watch_expiry()
+        self._buffer.allocator.expire(at)
+        self._schedule_expiry()
 
-    def _forget(self) -> None:
-        self._stock.forget()
-        self._ids = self._stock.allocator.buffer
+    def _reset(self) -> None:
+        self._buffer.forget()
+        self._ids = self._buffer.allocator.buffer
 
-    def forget_in_child(self) -> None:
-        """After a fork: ids and connections are the parent's."""
-        self._forget()
+    def reset_in_child(self) -> None:
+        """Begin anew after a fork: ids and connections are the parent's."""
+        self._reset()
         self._entered = False
-        self._stock.not_open = "belongs to the process that entered it; enter one in the child"
+        self._buffer.not_open = "belongs to the process that entered it; enter one in the child"

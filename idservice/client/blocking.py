@@ -1,13 +1,19 @@
-"""The synchronous client: threads take ids from memory, and one thread of its own refills it."""
+"""The synchronous client: threads take ids from memory, and a background thread refills it."""
 
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from idservice import errors
-from idservice.client.buffer import ENTERED, ClientBuffer, NotOpen, checked, clients, next_step
+from idservice.client.buffer import (
+    ALREADY_ENTERED,
+    ClientBuffer,
+    NotOpen,
+    check_batch,
+    clients,
+    next_step,
+)
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Allocator, Request
@@ -17,15 +23,15 @@ TIMEOUT_S = 2.0
 
 
 class Client:
-    """Ids of one counter; enter it, and any number of threads may ask it.
+    """Hands out ids of one counter. Enter it; any number of threads may use it.
 
-    `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout`: seconds a call may take.
-    `hold`: seconds for which ids are kept. After a fork the child begins with none.
+    `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout` is how long a call
+    may take and `hold` how long ids are kept, in seconds. After a fork the child begins with none.
     """
 
     __slots__ = (
-        "__weakref__", "_entered", "_filled", "_ids", "_lock", "_stock", "_thread",
-        "_waiting", "_wanted", "_wires",
+        "__weakref__", "_buffer", "_connections", "_entered", "_ids", "_lock", "_refill_ended",
+        "_refill_wanted", "_thread", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -36,66 +42,63 @@ class Client:
         timeout: float = TIMEOUT_S,
         hold: float = HOLD_S,
     ) -> None:
-        self._stock = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
+        self._buffer = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._entered = False
-        self._renew_locks()
-        self._start_anew()
+        self._reset_locks()
+        self._reset()
         clients.add(self)
 
-    def _renew_locks(self) -> None:
+    def _reset_locks(self) -> None:
         self._lock = threading.Lock()
-        self._wanted = threading.Condition(self._lock)  # a refill may be due
-        self._filled = threading.Condition(self._lock)  # one came, or failed
+        self._refill_wanted = threading.Condition(self._lock)  # a refill may be due
+        self._refill_ended = threading.Condition(self._lock)  # one came, or failed
         self._waiting = 0
 
-    def _start_anew(self) -> None:
-        self._stock.forget()
-        self._ids = self._stock.allocator.buffer
-        self._wires = ConnectionPool(self._stock.address)
+    def _reset(self) -> None:
+        self._buffer.forget()
+        self._ids = self._buffer.allocator.buffer
+        self._connections = ConnectionPool(self._buffer.address)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Raises NotOpen where it is entered already: the ids of one life are not another's."""
+        """Open the client. Raises NotOpen if it is open already."""
         with self._lock:
             if self._entered:
-                raise NotOpen(why=ENTERED)
+                raise NotOpen(why=ALREADY_ENTERED)
             self._entered = True
-            if self._stock.not_open:  # a forked child has it open before it enters it
-                self._start_anew()
-                self._stock.not_open = ""
+            if self._buffer.not_open:  # a forked child is open before it is entered
+                self._reset()
+                self._buffer.not_open = ""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: Any) -> None:
         self.close()
 
     def close(self) -> None:
-        """Drop the ids in memory, for good; who waits is told so. May be called again."""
+        """Drop the ids in memory, and fail calls that wait with NotOpen. May be called again."""
         with self._lock:
-            self._stock.not_open = "is closed"
-            self._stock.allocator.retire(GapCause.STOP)
-            self._wanted.notify_all()
-            self._filled.notify_all()
+            self._buffer.not_open = "is closed"
+            self._buffer.allocator.retire(GapCause.STOP)
+            self._refill_wanted.notify_all()
+            self._refill_ended.notify_all()
             thread, self._thread = self._thread, None
-        self._wires.close()
+        self._connections.close()
         if thread is not None:
             thread.join()
-        self._entered = False  # not before: a new life must not have the thread of the old one
+        self._entered = (
+            False  # only now: a client that is entered again must not get the old thread
+        )
 
     # --- ids -------------------------------------------------------------------------------------
 
     def next_id(self) -> int:
-        """An id. Raises Refused, WaitedTooLong, NotOpen."""
+        """Return an id. Raises Refused, WaitedTooLong, NotOpen."""
         for id in self._ids.cursor:  # the cheapest `next` there is
             return id
         return self._next()
 
     def __iter__(self) -> Iterator[int]:
-        """Ids without end."""
+        """Yield ids without end."""
         while True:
             # Not `yield from`: it would hold on to a cursor whose ids have expired meanwhile.
             for id in self._ids.cursor:
@@ -105,108 +108,110 @@ class Client:
                 yield self._next()
 
     def batch(self, n: int) -> list[int]:
-        """`n` ids, all of them or an error. Raises BadBatch, and as `next_id`."""
-        checked(n)
-        deadline = time.monotonic() + self._stock.timeout_s
+        """Return `n` ids, or raise: BadBatch, and as `next_id`."""
+        check_batch(n)
+        deadline = time.monotonic() + self._buffer.timeout_s
         with self._lock:
-            self._stock.check_open()
-            ids = self._stock.take_many(n)
-            self._wanted.notify()
+            self._buffer.check_open()
+            ids = self._buffer.take_many(n)
+            self._refill_wanted.notify()
         return ids + self._borrow(n - len(ids), deadline) if len(ids) < n else ids
 
     def _next(self) -> int:
-        """The next id, where the cursor ended: memory may hold more, or a refill brings them."""
-        deadline = time.monotonic() + self._stock.timeout_s
+        """Return the next id after the cursor ended, from memory or from a refill."""
+        deadline = time.monotonic() + self._buffer.timeout_s
         with self._lock:
-            self._stock.check_open()
-            id = self._stock.take()
-            if self._stock.takes_ahead:
-                self._refill_soon()
+            self._buffer.check_open()
+            id = self._buffer.take()
+            if self._buffer.takes_ahead:
+                self._ask_for_refill()
                 if id is None:
                     id = self._wait(deadline)
         return id if id is not None else self._borrow(1, deadline)[0]
 
     def _wait(self, deadline: float) -> int | None:
-        """Wait for a refill; None where the counter turns out to be strict now."""
-        stock = self._stock
-        refusals = stock.refusals
+        """Wait for a refill and return an id of it; None if the counter turns out to be strict."""
+        buffer = self._buffer
+        refusals = buffer.refusals
         self._waiting += 1
         try:
-            while stock.takes_ahead:
+            while buffer.takes_ahead:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    outcome = stock.error.outcome if stock.error is not None else errors.UNKNOWN
-                    raise stock.gave_up(stock.error, outcome)
-                self._wanted.notify()
-                self._filled.wait(left)
-                stock.check_open()
-                id = stock.take()
+                    outcome = buffer.error.outcome if buffer.error is not None else errors.UNKNOWN
+                    raise buffer.timeout_error(buffer.error, outcome)
+                self._refill_wanted.notify()
+                self._refill_ended.wait(left)
+                buffer.check_open()
+                id = buffer.take()
                 if id is not None:
                     return id
-                if stock.refusals != refusals and stock.error is not None:
-                    raise stock.error.with_traceback(None)
+                if buffer.refusals != refusals and buffer.error is not None:
+                    raise buffer.error.with_traceback(None)
             return None
         finally:
             self._waiting -= 1
 
     def _borrow(self, count: int, deadline: float) -> list[int]:
-        """Ids by exchanges of our own."""
-        steps = self._stock.borrow(count, deadline)
+        """Take ids by requests of this call alone."""
+        steps = self._buffer.borrow(count, deadline)
         answer: Reply | NoUsableAnswer | None = None
         try:
             while True:
                 with self._lock:
-                    self._stock.check_open()
+                    self._buffer.check_open()
                     step = next_step(steps, answer)
                 answer = None
                 if isinstance(step, str):
-                    answer = self._sent(step, self._stock.attempt_s(deadline))
+                    answer = self._send(step, self._buffer.attempt_s(deadline))
                 else:
                     time.sleep(step)
         except StopIteration as end:
             ids: list[int] = end.value
             return ids
 
-    def _sent(self, target: str, timeout: float) -> Reply | NoUsableAnswer:
+    def _send(self, target: str, timeout: float) -> Reply | NoUsableAnswer:
         try:
-            return self._wires.post(target, timeout=timeout)
+            return self._connections.send("POST", target, timeout=timeout)
         except NoUsableAnswer as error:
             return error
 
     # --- refills ---------------------------------------------------------------------------------
 
-    def _refill_soon(self) -> None:
-        """Let the refill thread look whether one is due; it begins with the first need."""
+    def _ask_for_refill(self) -> None:
+        """Wake the refill thread, which starts with the first need."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._refill, name="idservice", daemon=True)
             self._thread.start()
-        self._wanted.notify()
+        self._refill_wanted.notify()
 
     def _refill(self) -> None:
-        stock = self._stock
-        while (due := self._awaited()) is not None:
+        buffer = self._buffer
+        while (due := self._next_refill()) is not None:
             allocator, request, nonce, target = due
             since = time.monotonic()
-            reply = self._sent(target, stock.attempt_s(since + stock.timeout_s))
+            reply = self._send(target, buffer.attempt_s(since + buffer.timeout_s))
             with self._lock:
-                stock.refilled(allocator, request, nonce, reply, since)
-                self._filled.notify_all()
+                buffer.apply_refill(allocator, request, nonce, reply, since)
+                self._refill_ended.notify_all()
 
-    def _awaited(self) -> tuple[Allocator, Request, str, str] | None:
-        """The next refill once it is due; None when the client is closed."""
-        stock = self._stock
+    def _next_refill(self) -> tuple[Allocator, Request, str, str] | None:
+        """Wait until a refill is due and return it; None when the client is closed."""
+        buffer = self._buffer
         with self._lock:
-            while not stock.not_open:
-                due = stock.due(self._waiting)
+            while not buffer.not_open:
+                due = buffer.due(self._waiting)
                 if due is not None:
-                    return stock.allocator, *due
-                times = (stock.due_in(self._waiting), stock.expires_in())
-                self._wanted.wait(min((time for time in times if time is not None), default=None))
+                    return buffer.allocator, *due
+                times = (buffer.retry_in(self._waiting), buffer.expires_in())
+                self._refill_wanted.wait(
+                    min((time for time in times if time is not None), default=None)
+                )
         return None
 
-    def forget_in_child(self) -> None:
-        """After a fork: ids, connections and the thread are the parent's."""
-        self._wires.forget()
+    def reset_in_child(self) -> None:
+        """Begin anew after a fork: ids, connections and the thread are the parent's."""
+        self._connections.forget()
         self._entered = False
-        self._renew_locks()
-        self._start_anew()
+        self._reset_locks()
+        self._reset()

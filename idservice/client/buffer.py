@@ -1,6 +1,6 @@
-"""What a client holds of one counter, and what it makes of each answer; no input or output.
+"""The ids of one counter in a client's memory, and the decisions about requests; no I/O.
 
-Both clients carry out what is decided here, the synchronous one under its lock.
+Both clients carry out the decisions made here, the synchronous one under its lock.
 """
 
 import os
@@ -21,7 +21,7 @@ from idservice.core.epoch import Layout
 from idservice.core.shards import Shards
 
 BATCH_MAX = 10_000_000  # ids in one list
-PAUSE_FIRST_S = 0.02  # after a failed exchange, doubled with each further one
+PAUSE_FIRST_S = 0.02  # after a failed request, doubled with each further one
 PAUSE_MAX_S = 1.0
 ATTEMPT_MIN_S = 0.001
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 60.0
@@ -41,23 +41,23 @@ class NotOpen(errors.IdserviceError):
     outcome = errors.NOT_APPLIED
 
 
-ENTERED = "is entered already; enter it once, for all who ask it, or make another"
+ALREADY_ENTERED = "is entered already; enter it once for all its users, or make another"
 
 Failure = Refused | NoUsableAnswer
-Step = str | float  # what is to be done next: send a target and bring the reply, or wait seconds
+Step = str | float  # the next step: a target to send, or seconds to wait
 
 
-def checked(count: object) -> int:
-    """A batch's size. Raises BadBatch."""
+def check_batch(count: object) -> int:
+    """Check the size of a batch. Raises BadBatch."""
     if type(count) is not int or not 1 <= count <= BATCH_MAX:
         raise BadBatch(value=count, most=BATCH_MAX)
     return count
 
 
 class ClientBuffer:
-    """The ids of `counter` from the service at `url`. Raises Usage, BadName.
+    """Holds ids of `counter` from the service at `url`. Raises Usage, BadName.
 
-    `timeout` is for one call, `hold` for how long ids are kept; `clock` tells seconds.
+    `timeout` is for one call, `hold` is how long ids are kept; `clock` returns seconds.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class ClientBuffer:
         self.timeout_s, self.hold_s = timeout, hold
         self.clock = clock
         self.not_open = "is not entered; use it in a with statement"
-        self.error: Failure | None = None  # of the last refill, where it failed
-        self.refusals = 0  # how many refills were told that asking again does not help
+        self.error: Failure | None = None  # of the last refill, if it failed
+        self.refusals = 0  # refills whose refusal is final
         self._failures = 0  # refills in a row
         self._retry_at = 0.0
         self._ordinal, self._strict = 0, True  # until an answer says otherwise
@@ -89,9 +89,9 @@ class ClientBuffer:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew with nothing: what was held is another's, or over."""
+        """Begin anew without ids: those in memory belong to another process, or are outdated."""
         self.allocator = Allocator(
-            _one_row(),
+            _one_shard(),
             now=self.clock(),
             runway_s=self.hold_s,
             block_max=RANGES_MAX,
@@ -101,19 +101,21 @@ class ClientBuffer:
 
     @property
     def takes_ahead(self) -> bool:
-        """Whether ids may be held: not before it is known that the counter is not strict."""
+        """Return True if ids may be taken ahead of need: the counter is known not to be strict."""
         return not self._strict
 
     # --- out of memory ---------------------------------------------------------------------------
 
     def take(self) -> int | None:
-        """The next id in memory."""
+        """Return the next id in memory; None: there is none."""
         self.allocator.advance()
         return self.allocator.take()
 
     def take_many(self, count: int) -> list[int]:
-        """`count` ids, where so many are in memory; else none. Where another thread takes some
-        meanwhile it may be fewer."""
+        """Return `count` ids if memory holds them, else none.
+
+        Fewer if another thread takes some meanwhile.
+        """
         ids: list[int] = []
         if self.allocator.held >= count:
             while len(ids) < count:
@@ -124,12 +126,12 @@ class ClientBuffer:
                     break
         return ids
 
-    # --- exchanges for one call ------------------------------------------------------------------
+    # --- requests of one call ------------------------------------------------------------------
 
     def borrow(self, count: int, deadline: float) -> Generator[Step, Reply | None, list[int]]:
-        """`count` ids for one caller, by exchanges of its own: what to do next, one after another.
+        """Yield the steps that bring `count` ids for one call, and return the ids.
 
-        A failed one is followed by another, with a nonce of its own, while the deadline lasts.
+        A failed request is followed by another, with a new nonce, until the deadline.
         Raises Refused, WaitedTooLong.
         """
         ids: list[int] = []
@@ -141,30 +143,33 @@ class ClientBuffer:
             try:
                 reply = yield protocol.target(self.counter, part, nonce)
                 assert reply is not None
-                answer = self._believed(reply, part, nonce)
+                answer = self._read_ids(reply, part, nonce)
                 if answer.ordinal != epoch:
-                    epoch, ids = answer.ordinal, []  # earlier parts are of one that is over
+                    epoch, ids = (
+                        answer.ordinal,
+                        [],
+                    )  # earlier parts belong to an epoch that has ended
                 for block in answer.blocks:
                     ids += block
                 failures = 0
             except (Refused, NoUsableAnswer) as error:
                 if error.outcome == errors.UNKNOWN:
                     outcome = errors.UNKNOWN
-                if self._asks_for_less(error, part):
+                if self._shrink_requests(error, part):
                     continue
                 if is_final(error):
                     raise
                 failures += 1
                 pause = self.pause(failures)
                 if self.clock() + pause >= deadline:
-                    raise self.gave_up(error, outcome) from None
+                    raise self.timeout_error(error, outcome) from None
                 yield pause
         return ids
 
     # --- refills ---------------------------------------------------------------------------------
 
     def due(self, waiting: int) -> tuple[Request, str, str] | None:
-        """The request that is due, its nonce, and what to send."""
+        """Return the refill that is due: the request, its nonce, and the target; None: none is."""
         now = self.clock()
         self.allocator.expire(now)
         if self._strict or now < self._retry_at:
@@ -176,28 +181,28 @@ class ClientBuffer:
         return request, nonce, protocol.target(self.counter, request.count, nonce)
 
     def attempt_s(self, deadline: float) -> float:
-        """Seconds that one exchange may take: what comes later would be too old."""
+        """Return the seconds that one request may take: later its ids would be too old."""
         return min(max(ATTEMPT_MIN_S, deadline - self.clock()), self.hold_s)
 
-    def due_in(self, waiting: int) -> float | None:
-        """Seconds until a failed refill is to be tried again, where anybody still needs one."""
+    def retry_in(self, waiting: int) -> float | None:
+        """Return the seconds until a failed refill is tried again; None: it is not needed."""
         left = self._retry_at - self.clock()
         return left if left > 0 and (waiting or self.allocator.held) else None
 
     def expires_in(self) -> float | None:
-        """Seconds until the first ids held expire."""
+        """Return the seconds until the first ids in memory expire; None: there are none."""
         at = self.allocator.expires_at
         return None if at is None else max(0.0, at - self.clock())
 
-    def refilled(
+    def apply_refill(
         self, allocator: Allocator, request: Request, nonce: str, reply: Reply | Failure,
         since: float,
     ) -> None:  # fmt: skip
-        """What a refill brought that was sent at `since`, or how it failed."""
+        """Apply the answer to a refill that was sent at `since`, or its failure."""
         try:
             if isinstance(reply, Refused | NoUsableAnswer):
                 raise reply
-            answer = self._believed(reply, request.count, nonce)
+            answer = self._read_ids(reply, request.count, nonce)
             allocator.borrowed(request.token, answer.blocks, self.clock(), since=since)
             allocator.settle()  # it may have turned out to be strict
             self._failures, self._retry_at, self.error = 0, 0.0, None
@@ -213,41 +218,41 @@ class ClientBuffer:
             allocator.no_room(request.token, fewer, self.clock())
         else:
             allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)
-            if is_final(error) and not self._asks_for_less(error, request.count):
+            if is_final(error) and not self._shrink_requests(error, request.count):
                 self.refusals += 1
 
-    def _asks_for_less(self, error: Failure, count: int) -> bool:
-        """The service's --range-max is lower than our own."""
+    def _shrink_requests(self, error: Failure, count: int) -> bool:
+        """Halve the size of requests if the service's --range-max is lower; return True if so."""
         if error.code != "bad_count" or count == 1:
             return False
         self.allocator.block_max = count // 2
         return True
 
-    def _believed(self, reply: Reply, count: int, nonce: str) -> Answer:
-        """Raises Refused, Unanswered."""
+    def _read_ids(self, reply: Reply, count: int, nonce: str) -> Answer:
+        """Return the ids in a reply. Raises Refused, NoUsableAnswer."""
         url = self.address.url
         answer = protocol.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)
         if protocol.is_newer(answer, url=url, ordinal=self._ordinal, strict=self._strict):
             self._ordinal, self._strict = answer.ordinal, answer.strict
-            self.allocator.renew(_one_row(), strict=answer.strict)
+            self.allocator.renew(_one_shard(), strict=answer.strict)
         return answer
 
     # --- failures --------------------------------------------------------------------------------
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
+        """Return the seconds to wait after this many failures in a row."""
         spread = self._random.random()
         return backoff.pause(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
-    def gave_up(self, error: Failure | None, outcome: str) -> errors.WaitedTooLong:
-        """What a call ends with when its time is over."""
+    def timeout_error(self, error: Failure | None, outcome: str) -> errors.WaitedTooLong:
+        """Return the error of a call whose time is over."""
         why = str(error).rstrip(".") if error is not None else "no answer came"
         late = errors.WaitedTooLong(name=self.counter, seconds=self.timeout_s, why=why)
         late.outcome = outcome
         return late
 
     def check_open(self) -> None:
-        """Raises NotOpen."""
+        """Raise NotOpen if the client is not open."""
         if self.not_open:
             raise NotOpen(why=self.not_open)
 
@@ -255,27 +260,27 @@ class ClientBuffer:
 Steps = Generator[Step, Reply | None, list[int]]
 
 
-def _one_row() -> Shards:
-    """As seen from here there is one row of ids, whatever the shards."""
+def _one_shard() -> Shards:
+    """Return one shard: a client sees one row of ids, however many the service has."""
     return Shards(Layout(base=0, limit=limits.ID_MAX))
 
 
 def next_step(steps: Steps, answer: Reply | NoUsableAnswer | None) -> Step:
-    """What to do next after `answer`, which is what the last step brought."""
+    """Return the next step after `answer`, the result of the last step."""
     return steps.throw(answer) if isinstance(answer, NoUsableAnswer) else steps.send(answer)
 
 
-clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`
+clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `reset_in_child`
 
 
-def _forget_in_child() -> None:
+def _reset_in_child() -> None:
     for client in list(clients):
-        client.forget_in_child()
+        client.reset_in_child()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 def is_final(error: Failure) -> bool:
-    """Whether asking again does not help; after an unknown outcome it may, whatever was said."""
+    """Return True if a repetition cannot help; after an unknown outcome it can."""
     return not error.retryable and error.outcome != errors.UNKNOWN

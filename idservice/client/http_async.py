@@ -1,4 +1,4 @@
-"""Another service, asked over aiohttp: one request, at most one answer, and nothing done twice."""
+"""Requests to a service over aiohttp: each is sent once, and has at most one answer."""
 
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ CHUNK = 65_536
 
 
 class AsyncTransport:
-    """Connections to a service; enter it to use it."""
+    """Sends requests to one service, and none of them twice. Enter it to use it."""
 
     def __init__(self, address: ServiceAddress) -> None:
         self.url = address.url
@@ -31,7 +31,7 @@ class AsyncTransport:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "idservice"},
-            timeout=aiohttp.ClientTimeout(total=None),  # who asks has a deadline
+            timeout=aiohttp.ClientTimeout(total=None),  # the caller has a deadline
             trust_env=False,  # a proxy could answer in the service's place
         )
         return self
@@ -41,8 +41,8 @@ class AsyncTransport:
             await self._session.close()
             self._session = None
 
-    async def ask(self, method: str, target: str, body: bytes = b"") -> Reply:
-        """Send one request. Raises Unanswered. aiohttp repeats no POST by itself."""
+    async def send(self, method: str, target: str, body: bytes = b"") -> Reply:
+        """Send one request. Raises NoUsableAnswer. aiohttp does not repeat a POST by itself."""
         assert self._session is not None, "enter it first"
         url = URL(self._base + target, encoded=True)
         try:
@@ -57,6 +57,6 @@ class AsyncTransport:
                 return Reply(response.status, response.headers.get("Content-Type", ""), answer)
         except (aiohttp.ClientError, OSError) as error:
             why = str(error) or type(error).__name__
-            if isinstance(error, aiohttp.ClientConnectorError):  # its words are not for people
+            if isinstance(error, aiohttp.ClientConnectorError):  # its text names internals
                 why = f"cannot connect: {error.strerror or error.os_error}"
             raise NoUsableAnswer(url=self.url, why=why) from None

@@ -1,4 +1,4 @@
-"""Requests of the synchronous client, over connections that are kept; the standard library only."""
+"""Requests of the synchronous client, over kept connections; the standard library only."""
 
 import http.client
 import os
@@ -11,13 +11,13 @@ from idservice.client.address import ServiceAddress
 from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply
 
 IDLE_MAX_S = 15.0  # then a connection is not used again: the other end may be about to close it
-KEPT_MAX = 8  # connections
+IDLE_MAX = 8  # connections
 TIMEOUT_MIN_S = 0.001
 HEADERS = {"Accept": "application/json", "User-Agent": "idservice", "Content-Length": "0"}
 
 
 class _Unix(http.client.HTTPConnection):
-    """To a Unix socket."""
+    """A connection to a Unix socket."""
 
     def __init__(self, address: ServiceAddress) -> None:
         super().__init__("localhost")
@@ -30,48 +30,53 @@ class _Unix(http.client.HTTPConnection):
 
 
 class ConnectionPool:
-    """Connections to one service; each carries one request at a time, and no request twice."""
+    """Sends requests to one service, one at a time on each connection, and none of them twice."""
 
     def __init__(self, address: ServiceAddress) -> None:
         self._address = address
         self._lock = threading.Lock()
-        self._kept: list[tuple[float, http.client.HTTPConnection]] = []
+        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
         self._in_use: set[http.client.HTTPConnection] = set()
         self._closed = False
 
-    def post(self, target: str, *, timeout: float) -> Reply:
-        """Send one request. Raises Unanswered. `timeout` in seconds."""
+    @property
+    def url(self) -> str:
+        """The URL of the service, as it was named."""
+        return self._address.url
+
+    def send(self, method: str, target: str, *, timeout: float) -> Reply:
+        """Send one request without a body; `timeout` in seconds. Raises NoUsableAnswer."""
         deadline = time.monotonic() + timeout
-        connection = self._taken()
+        connection = self._take()
         whole = False
         try:
-            _patience(connection, deadline)
-            connection.request("POST", target, headers=HEADERS)
-            _patience(connection, deadline)
+            _set_timeout(connection, deadline)
+            connection.request(method, target, headers=HEADERS)
+            _set_timeout(connection, deadline)
             response = connection.getresponse()
             body = b""
             while chunk := response.read1(65_536):
                 body += chunk
                 if len(body) > ANSWER_MAX:
-                    raise NoUsableAnswer(url=self._address.url, why="its answer is too long")
-                _patience(connection, deadline)
-            # `read1` does not tell an answer that was cut off from one that is over.
+                    raise NoUsableAnswer(url=self.url, why="its answer is too long")
+                _set_timeout(connection, deadline)
+            # `read1` ends alike for a whole answer and for one that was cut off.
             if response.length:
-                raise NoUsableAnswer(url=self._address.url, why="its answer was cut off")
+                raise NoUsableAnswer(url=self.url, why="its answer was cut off")
             whole = not response.will_close
-            response.close()  # of which `read1` leaves the end to us; the connection stays
+            response.close()  # `read1` leaves this to its caller; the connection stays open
             return Reply(response.status, response.getheader("Content-Type", ""), body)
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
-            raise NoUsableAnswer(url=self._address.url, why=why) from None
+            raise NoUsableAnswer(url=self.url, why=why) from None
         finally:
             self._give_back(connection, whole)
 
-    def _taken(self) -> http.client.HTTPConnection:
+    def _take(self) -> http.client.HTTPConnection:
         with self._lock:
             now = time.monotonic()
-            while self._kept:
-                since, connection = self._kept.pop()
+            while self._idle:
+                since, connection = self._idle.pop()
                 if now - since < IDLE_MAX_S:
                     break
                 connection.close()
@@ -90,32 +95,32 @@ class ConnectionPool:
     def _give_back(self, connection: http.client.HTTPConnection, whole: bool) -> None:
         with self._lock:
             self._in_use.discard(connection)
-            if whole and not self._closed and len(self._kept) < KEPT_MAX:
-                self._kept.append((time.monotonic(), connection))
+            if whole and not self._closed and len(self._idle) < IDLE_MAX:
+                self._idle.append((time.monotonic(), connection))
                 return
         connection.close()
 
     def forget(self) -> None:
-        """In a forked child: close what it has of the parent's connections, but do not end them."""
-        for connection in (*self._in_use, *(connection for _, connection in self._kept)):
-            if connection.sock is not None:  # closing it would wait for who reads from it
+        """Close a forked child's copies of the parent's connections, without ending these."""
+        for connection in (*self._in_use, *(connection for _, connection in self._idle)):
+            if connection.sock is not None:  # `close` would wait for the thread that reads from it
                 os.close(connection.sock.detach())
 
     def close(self) -> None:
-        """Close all; who waits for an answer is told that none came."""
+        """Close all connections; a call that waits for an answer raises NoUsableAnswer."""
         with self._lock:
             self._closed = True
-            kept, self._kept = self._kept, []
+            kept, self._idle = self._idle, []
             for connection in self._in_use:
                 if connection.sock is not None:
-                    with suppress(OSError):  # it was over already
+                    with suppress(OSError):  # the connection was closed already
                         connection.sock.shutdown(socket.SHUT_RDWR)
         for _, connection in kept:
             connection.close()
 
 
-def _patience(connection: http.client.HTTPConnection, deadline: float) -> None:
-    """Let the next step take no longer than what is left."""
+def _set_timeout(connection: http.client.HTTPConnection, deadline: float) -> None:
+    """Limit the next step to the time that is left."""
     left = max(TIMEOUT_MIN_S, deadline - time.monotonic())
     connection.timeout = left
     if connection.sock is not None:

@@ -1,9 +1,9 @@
-"""What is said between a service and one who takes ranges of ids from it, and what is believed.
+"""The protocol by which a client or a sidecar takes ranges of ids from a service.
 
-Nothing but the standard library: applications import this with the client. Only what the service
-itself says, in a well-formed problem with the outcome `not_applied`, leaves no id used up; a broken
-connection, a page of a proxy, a redirect, an answer to somebody else: all of them are unknown (I7).
-A request is never sent twice; each has a nonce of its own, which its answer must repeat (I12).
+It needs only the standard library: applications import it with the client. Only a well-formed
+problem of the service with the outcome `not_applied` proves that no id is used up. A broken
+connection, a page of a proxy, a redirect or an answer to another request proves nothing (I7).
+A request is never sent twice; each has its own nonce, which its answer must repeat (I12).
 """
 
 import json
@@ -15,9 +15,9 @@ from typing import Any
 from idservice import errors
 from idservice.core.limits import ID_MAX, NUMBER_MAX
 
-RANGES_MAX = 1_000_000  # ids in one exchange: what a service gives by default (--range-max)
+RANGES_MAX = 1_000_000  # ids in one request: the default limit of a service (--range-max)
 ANSWER_MAX = 1_048_576  # bytes
-HOLD_S = 10.0  # for how long ids are kept after they were asked for
+HOLD_S = 10.0  # how long ids are kept after they were requested
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
@@ -51,7 +51,7 @@ class Refused(errors.IdserviceError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, as it came."""
+    """A raw answer over HTTP."""
 
     status: int
     content_type: str
@@ -60,32 +60,32 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Ids: those that were asked for and no others, in the order in which they are to be used."""
+    """The ids in an answer: exactly as many as requested, in the order of their use."""
 
     ordinal: int  # of the epoch they belong to
     strict: bool
-    as_text: bool  # whether the counter's ids may be above NUMBER_MAX
+    as_text: bool  # the counter's ids may be above NUMBER_MAX
     blocks: tuple[range, ...]
 
 
 def target(name: str, count: int, nonce: str) -> str:
-    """What to POST for `count` ids of a counter, as ranges."""
+    """Return the target of the POST for `count` ids of a counter, as ranges."""
     return f"/v1/counters/{name}/next?format=ranges&count={count}&nonce={nonce}"
 
 
 def read_answer(reply: Reply, *, url: str, name: str, count: int, nonce: str) -> Answer:
-    """The ids in the answer to a request for them. Raises Refused, Unanswered."""
+    """Return the ids in the answer to a request. Raises Refused, NoUsableAnswer."""
     body = read_object(reply, url=url)
     try:
         if body["counter"] != name or body["count"] != count:
-            raise ValueError("it is about something else")
+            raise ValueError("it is about another counter or number of ids")
         if body["nonce"] != nonce:
             raise ValueError("it answers another request; a cache or a proxy is in between")
         if body["mode"] not in ("block", "strict"):
             raise ValueError("its mode is unknown")
         blocks = tuple(_block(one) for one in body["ranges"])
-        if sum(map(len, blocks)) != count or _meet(blocks):
-            raise ValueError("its ranges are not what was asked for")
+        if sum(map(len, blocks)) != count or _overlap(blocks):
+            raise ValueError("its ranges are not the ids that were requested")
         kinds = {type(one["first"]) for one in body["ranges"]}
         if len(kinds) != 1:
             raise ValueError("its numbers are of two kinds")
@@ -96,12 +96,12 @@ def read_answer(reply: Reply, *, url: str, name: str, count: int, nonce: str) ->
             blocks=blocks,
         )
     except (KeyError, TypeError, ValueError) as error:
-        why = str(error) if type(error) is ValueError else "it is not as it should be"
+        why = str(error) if type(error) is ValueError else "its form is wrong"
         raise NoUsableAnswer(url=url, why=why) from None
 
 
 def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
-    """The JSON object in an answer of status 200 or 201. Raises Refused, Unanswered."""
+    """Return the JSON object in an answer of status 200 or 201. Raises Refused, NoUsableAnswer."""
     try:
         body = json.loads(reply.body.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -113,7 +113,9 @@ def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
         refused = _refused(body, reply.status, url)
         if refused is not None:
             raise refused
-    raise NoUsableAnswer(url=url, why=f"it answered {reply.status}, and not as this service does")
+    raise NoUsableAnswer(
+        url=url, why=f"it answered {reply.status}, and not in the form of idservice"
+    )
 
 
 def _refused(body: dict[str, Any], status: int, url: str) -> Refused | None:
@@ -142,12 +144,12 @@ def _block(one: dict[str, Any]) -> range:
 
 def _whole(value: object, least: int) -> int:
     if type(value) is not int or value < least:  # True is an int, too
-        raise ValueError("a number is none")
+        raise ValueError("a number is missing or malformed")
     return value
 
 
-def _meet(blocks: Sequence[range]) -> bool:
-    """Whether some id may be in two blocks. Those of several shards interleave."""
+def _overlap(blocks: Sequence[range]) -> bool:
+    """Return True if an id may be in two blocks. Blocks of several shards interleave."""
     open_: list[range] = []
     for block in sorted(blocks, key=lambda block: block.start):
         open_ = [other for other in open_ if other[-1] >= block.start]
@@ -159,13 +161,13 @@ def _meet(blocks: Sequence[range]) -> bool:
 
 
 def is_newer(answer: Answer, *, url: str, ordinal: int, strict: bool) -> bool:
-    """Whether an answer begins a newer epoch than `ordinal`, the newest that one was told of.
+    """Return True if an answer begins a newer epoch than `ordinal`, the newest one known.
 
-    Raises Unanswered for one of an older epoch: its ids may be anybody's by now.
+    Raises NoUsableAnswer for an older epoch: its ids may have been handed out again.
     """
     if answer.ordinal < ordinal:
         raise NoUsableAnswer(
-            url=url, why=f"epoch {answer.ordinal} is over, {ordinal} is the present"
+            url=url, why=f"its epoch {answer.ordinal} has ended, the current one is {ordinal}"
         )
     if answer.ordinal == ordinal and answer.strict != strict:
         raise NoUsableAnswer(url=url, why=f"it contradicts an earlier answer of epoch {ordinal}")

@@ -104,7 +104,7 @@ class ChainedStore:
         """Check that a service answers there. It checks the identity of its store itself."""
         try:
             async with asyncio.timeout(ANSWER_MAX_S):
-                reply = await self._transport.ask("GET", "/livez")
+                reply = await self._transport.send("GET", "/livez")
         except (NoUsableAnswer, TimeoutError) as error:
             why = f"no service answers there ({_reason(error)})"
             raise errors.StoreUnready(store=self.address, why=why, waiting_helps=True) from None
@@ -119,7 +119,7 @@ class ChainedStore:
         """Judge if the service answers and can serve; the rest is judged where its store is."""
         try:
             async with asyncio.timeout(ANSWER_MAX_S):
-                reply = await self._transport.ask("GET", "/readyz")
+                reply = await self._transport.send("GET", "/readyz")
         except (NoUsableAnswer, TimeoutError) as error:
             why = "ids in memory expire within seconds; start the service, or check the network"
             return [Finding(FAULT, "reach", f"no service answers there ({_reason(error)})", why)]
@@ -170,7 +170,7 @@ class ChainedStore:
 
     async def _exchange(self, name: str, count: int) -> Answer:
         nonce = self._nonce()
-        reply = await self._transport.ask("POST", protocol.target(name, count, nonce))
+        reply = await self._transport.send("POST", protocol.target(name, count, nonce))
         return protocol.read_answer(reply, url=self.address, name=name, count=count, nonce=nonce)
 
     def _begins_epoch(self, name: str, answer: Answer) -> bool:
@@ -245,7 +245,7 @@ class ChainedStore:
             wish["runway"] = counter.runway
         path = f"/v1/counters/{counter.name}"
         try:
-            reply = await self._transport.ask("PUT", path, msgspec.json.encode(wish))
+            reply = await self._transport.send("PUT", path, msgspec.json.encode(wish))
             body = protocol.read_object(reply, url=self.address)
         except NoUsableAnswer as error:
             raise self._unknown(action, error.why) from None
@@ -281,7 +281,7 @@ class ChainedStore:
 
     async def _show(self, path: str, action: str) -> dict[str, object] | None:
         try:
-            return protocol.read_object(await self._transport.ask("GET", path), url=self.address)
+            return protocol.read_object(await self._transport.send("GET", path), url=self.address)
         except Refused as error:
             if error.code == "unknown_counter":
                 return None

@@ -20,7 +20,7 @@ def over(client: AsyncClient, central: Central, *, delay: float = 0.01) -> None:
         head, _, text = central.ids(target).partition(b"\r\n\r\n")
         return Reply(int(head.split()[1]), "application/json", text)
 
-    client._central.ask = ask  # type: ignore[method-assign]
+    client._transport.send = ask  # type: ignore[method-assign]
 
 
 def test_ids_that_are_not_used_in_time_are_dropped_and_nothing_runs_for_an_idle_client() -> None:
@@ -33,9 +33,9 @@ def test_ids_that_are_not_used_in_time_are_dropped_and_nothing_runs_for_an_idle_
             for _ in range(200):
                 await client.next_id()
                 await elapse(0.001)
-            assert client._stock.allocator.held
+            assert client._buffer.allocator.held
             await elapse(5.1)
-            assert not client._stock.allocator.held
+            assert not client._buffer.allocator.held
             exchanges = len(central.counts)
             await elapse(3600.0)
             assert len(central.counts) == exchanges
@@ -59,7 +59,7 @@ def test_a_steady_caller_never_waits_and_loses_no_id_to_expiry() -> None:
                 waits += number > 1000 and loop.time() > before
                 await elapse(0.01)
             assert waits == 0
-            assert not client._stock.allocator.gaps
+            assert not client._buffer.allocator.gaps
             assert len(central.counts) < 40
 
     run(main())
@@ -92,20 +92,20 @@ def test_who_comes_in_the_pause_after_a_refill_that_failed_is_served() -> None:
         async with AsyncClient("http://c:1", "orders") as client:
             over(client, Central())
             await client.next_id()
-            ask = client._central.ask
+            ask = client._transport.send
 
             async def fails(method: str, target: str, body: bytes = b"") -> Reply:
                 await elapse(0.01)
                 raise NoUsableAnswer(url="http://c:1", why="connection reset")
 
-            client._central.ask = fails  # type: ignore[method-assign]
+            client._transport.send = fails  # type: ignore[method-assign]
             leaves = asyncio.create_task(client.next_id())
             await elapse(0.005)
             leaves.cancel()
             await elapse(0.006)
             assert client._refilling is None
-            assert client._stock.due_in(1)
-            client._central.ask = ask  # type: ignore[method-assign]
+            assert client._buffer.retry_in(1)
+            client._transport.send = ask  # type: ignore[method-assign]
             assert await client.next_id() > 0
 
     run(main())
@@ -126,7 +126,7 @@ async def test_a_forked_child_is_told_to_enter_one_of_its_own(service: Served) -
     async with AsyncClient(service.url) as client:
         for _ in range(50):
             await client.next_id()
-        assert client._stock.allocator.held
+        assert client._buffer.allocator.held
         pid = os.fork()
         if pid == 0:  # pragma: no cover - another process
             code = 1

@@ -62,13 +62,13 @@ async def test_threads_and_expiry_never_share_an_id(
 
     def work() -> list[int]:
         with Client(service.url, timeout=30.0) as client:
-            stock = client._stock
+            buffer = client._buffer
             over = threading.Event()
 
             def expires() -> None:
                 while not over.wait(0.0005):
                     with client._lock:
-                        stock.allocator.expire(float("inf"))
+                        buffer.allocator.expire(float("inf"))
 
             expiring = threading.Thread(target=expires)
             expiring.start()
@@ -77,7 +77,7 @@ async def test_threads_and_expiry_never_share_an_id(
             finally:
                 over.set()
                 expiring.join()
-            assert stock.allocator.gaps["expired"]
+            assert buffer.allocator.gaps["expired"]
             return ids
 
     ids = await asyncio.to_thread(work)
@@ -103,7 +103,7 @@ async def test_a_forked_child_has_ids_of_its_own(service: Served) -> None:
     def work() -> tuple[list[int], list[int]]:
         with Client(service.url, timeout=30.0) as client:
             parent = [client.next_id() for _ in range(500)]
-            assert client._stock.allocator.held
+            assert client._buffer.allocator.held
             read, write = os.pipe()
             pid = os.fork()
             if pid == 0:  # pragma: no cover - another process
@@ -189,7 +189,10 @@ async def test_a_forked_child_keeps_none_of_its_parents_connections_open() -> No
         return True
 
     def forks(client: Client) -> bool:
-        connections = [*client._wires._in_use, *(kept for _, kept in client._wires._kept)]
+        connections = [
+            *client._connections._in_use,
+            *(kept for _, kept in client._connections._idle),
+        ]
         descriptors = [connection.sock.fileno() for connection in connections]
         assert len(descriptors) == 2
         return in_child(lambda: not any(map(is_open, descriptors)))
@@ -203,7 +206,7 @@ async def test_a_forked_child_keeps_none_of_its_parents_connections_open() -> No
             go.set()
             assert await waiting == 0
             assert await asyncio.to_thread(client.next_id) == 2, "the parent's are as they were"
-            assert await asyncio.to_thread(lambda: len(client._wires._kept)) == 2
+            assert await asyncio.to_thread(lambda: len(client._connections._idle)) == 2
 
 
 @pytest.mark.parametrize(("idle_s", "connections"), [(0.0, 3), (60.0, 1)])
@@ -268,7 +271,7 @@ async def test_a_slow_refill_does_not_hold_up_who_has_ids_in_memory(data: Table)
     async with saying(say) as url:
         with Client(url, "orders", timeout=30.0) as client:
             await asyncio.to_thread(lambda: [client.next_id() for _ in range(200)])
-            held = client._stock.allocator.held
+            held = client._buffer.allocator.held
             assert held > 1
             slow.set()
             await asyncio.to_thread(lambda: [client.next_id() for _ in range(held)])

@@ -25,11 +25,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def stock(clock: Clock) -> ClientBuffer:
+def buffer(clock: Clock) -> ClientBuffer:
     """One that has learnt that its counter is no strict one."""
-    stock = ClientBuffer("http://c:1", "orders", timeout=2.0, hold=10.0, clock=clock)
-    assert borrowed(stock, 1) == [0]
-    return stock
+    buffer = ClientBuffer("http://c:1", "orders", timeout=2.0, hold=10.0, clock=clock)
+    assert borrowed(buffer, 1) == [0]
+    return buffer
 
 
 def reply(target: str, *, first: int, epoch: int = 1, mode: str = "block") -> Reply:
@@ -41,8 +41,8 @@ def reply(target: str, *, first: int, epoch: int = 1, mode: str = "block") -> Re
     return Reply(200, "application/json", json.dumps(body).encode())
 
 
-def borrowed(stock: ClientBuffer, count: int, first: int = 0, **rest: Any) -> list[int]:
-    steps = stock.borrow(count, 1e9)
+def borrowed(buffer: ClientBuffer, count: int, first: int = 0, **rest: Any) -> list[int]:
+    steps = buffer.borrow(count, 1e9)
     target = steps.send(None)
     try:
         steps.send(reply(str(target), first=first, **rest))
@@ -52,131 +52,135 @@ def borrowed(stock: ClientBuffer, count: int, first: int = 0, **rest: Any) -> li
 
 
 def refill(
-    stock: ClientBuffer, first: int, *, waiting: int = 1, since: float | None = None, **rest: Any
+    buffer: ClientBuffer, first: int, *, waiting: int = 1, since: float | None = None, **rest: Any
 ) -> int:
-    due = stock.due(waiting)
+    due = buffer.due(waiting)
     assert due is not None
     request, nonce, target = due
-    at = stock.clock() if since is None else since
-    stock.refilled(stock.allocator, request, nonce, reply(target, first=first, **rest), at)
+    at = buffer.clock() if since is None else since
+    buffer.apply_refill(buffer.allocator, request, nonce, reply(target, first=first, **rest), at)
     return request.count
 
 
-def test_ids_expire_so_long_after_they_were_asked_for(stock: ClientBuffer, clock: Clock) -> None:
+def test_ids_expire_so_long_after_they_were_asked_for(buffer: ClientBuffer, clock: Clock) -> None:
     clock.now = 101.0
-    count = refill(stock, 100, waiting=9, since=100.5)
-    assert stock.take_many(2) == [100, 101]
-    assert stock.expires_in() == 9.5
+    count = refill(buffer, 100, waiting=9, since=100.5)
+    assert buffer.take_many(2) == [100, 101]
+    assert buffer.expires_in() == 9.5
     clock.now = 110.4
-    assert stock.due(0) is None
-    assert stock.allocator.held == count - 2
+    assert buffer.due(0) is None
+    assert buffer.allocator.held == count - 2
     clock.now = 110.5
-    assert stock.due(0) is None
-    assert stock.allocator.held == 0
-    assert stock.allocator.gaps == {"expired": count - 2}
-    assert stock.expires_in() is None
+    assert buffer.due(0) is None
+    assert buffer.allocator.held == 0
+    assert buffer.allocator.gaps == {"expired": count - 2}
+    assert buffer.expires_in() is None
 
 
-def test_each_refill_expires_by_itself(stock: ClientBuffer, clock: Clock) -> None:
+def test_each_refill_expires_by_itself(buffer: ClientBuffer, clock: Clock) -> None:
     clock.now = 101.0
-    refill(stock, 100, waiting=9)
-    held = stock.allocator.held
-    assert len(stock.take_many(held - 1)) == held - 1
+    refill(buffer, 100, waiting=9)
+    held = buffer.allocator.held
+    assert len(buffer.take_many(held - 1)) == held - 1
     clock.now = 105.0
-    later = refill(stock, 500)
+    later = refill(buffer, 500)
     clock.now = 111.0
-    assert stock.due(0) is None
-    assert stock.allocator.held == later
-    assert stock.take() == 500
+    assert buffer.due(0) is None
+    assert buffer.allocator.held == later
+    assert buffer.take() == 500
     clock.now = 115.0
-    stock.due(0)
-    assert stock.allocator.held == 0
+    buffer.due(0)
+    assert buffer.allocator.held == 0
 
 
-def test_nothing_is_borrowed_for_nobody(stock: ClientBuffer, clock: Clock) -> None:
-    assert stock.due(0) is None
-    refill(stock, 100, waiting=9)
+def test_nothing_is_borrowed_for_nobody(buffer: ClientBuffer, clock: Clock) -> None:
+    assert buffer.due(0) is None
+    refill(buffer, 100, waiting=9)
     clock.now += 60.0
-    assert stock.due(0) is None
-    assert stock.due_in(0) is None
+    assert buffer.due(0) is None
+    assert buffer.retry_in(0) is None
 
 
-def test_a_rare_caller_holds_no_more_than_it_needs(stock: ClientBuffer, clock: Clock) -> None:
+def test_a_rare_caller_holds_no_more_than_it_needs(buffer: ClientBuffer, clock: Clock) -> None:
     for first in range(100, 200, 10):
         clock.now += 60.0
-        assert refill(stock, first) == 1
-        assert stock.take() == first
-    assert not stock.allocator.gaps
+        assert refill(buffer, first) == 1
+        assert buffer.take() == first
+    assert not buffer.allocator.gaps
 
 
 def test_what_is_held_is_about_what_is_used_while_it_may_be(
-    stock: ClientBuffer, clock: Clock
+    buffer: ClientBuffer, clock: Clock
 ) -> None:
     first = 1000
     for tick in range(4000):  # 100 ids a second
         clock.now += 0.01
-        due = stock.due(0)
-        if stock.take() is None or due is not None:
-            due = due or stock.due(1)
+        due = buffer.due(0)
+        if buffer.take() is None or due is not None:
+            due = due or buffer.due(1)
             if due is not None:
                 request, nonce, target = due
                 since = clock.now
-                stock.refilled(stock.allocator, request, nonce, reply(target, first=first), since)
+                buffer.apply_refill(
+                    buffer.allocator, request, nonce, reply(target, first=first), since
+                )
                 first += request.count
         if tick > 2000:
-            assert 0 < stock.allocator.held <= 1000
-    assert stock.allocator.gaps.get("expired", 0) == 0
+            assert 0 < buffer.allocator.held <= 1000
+    assert buffer.allocator.gaps.get("expired", 0) == 0
 
 
 def test_a_newer_epoch_drops_what_is_held_and_an_older_one_is_not_believed(
-    stock: ClientBuffer,
+    buffer: ClientBuffer,
 ) -> None:
-    count = refill(stock, 100, waiting=9)
-    assert borrowed(stock, 2, first=900, epoch=2) == [900, 901]
-    assert stock.allocator.held == 0
-    assert stock.allocator.gaps == {"epoch": count}
-    refill(stock, 300, epoch=1)
-    assert stock.allocator.held == 0
-    assert isinstance(stock.error, NoUsableAnswer)
-    assert "epoch 1 is over" in str(stock.error)
+    count = refill(buffer, 100, waiting=9)
+    assert borrowed(buffer, 2, first=900, epoch=2) == [900, 901]
+    assert buffer.allocator.held == 0
+    assert buffer.allocator.gaps == {"epoch": count}
+    refill(buffer, 300, epoch=1)
+    assert buffer.allocator.held == 0
+    assert isinstance(buffer.error, NoUsableAnswer)
+    assert "epoch 1 has ended" in str(buffer.error)
 
 
-def test_a_refill_that_turns_out_to_be_strict_is_burnt(stock: ClientBuffer) -> None:
-    count = refill(stock, 100, waiting=9, epoch=2, mode="strict")
-    assert not stock.takes_ahead
-    assert stock.allocator.held == 0
-    assert stock.allocator.gaps == {"abandoned": count}
+def test_a_refill_that_turns_out_to_be_strict_is_burnt(buffer: ClientBuffer) -> None:
+    count = refill(buffer, 100, waiting=9, epoch=2, mode="strict")
+    assert not buffer.takes_ahead
+    assert buffer.allocator.held == 0
+    assert buffer.allocator.gaps == {"abandoned": count}
 
 
-def test_an_answer_to_an_earlier_request_is_burnt(stock: ClientBuffer) -> None:
-    due = stock.due(1)
+def test_an_answer_to_an_earlier_request_is_burnt(buffer: ClientBuffer) -> None:
+    due = buffer.due(1)
     assert due is not None
     request, nonce, target = due
     answer = reply(target, first=100)
-    stock.refilled(stock.allocator, request, nonce, answer, 100.0)
-    held = stock.allocator.held
-    stock.refilled(stock.allocator, request, nonce, answer, 100.0)
-    assert stock.allocator.held == held
-    assert stock.allocator.gaps == {"late": request.count}
+    buffer.apply_refill(buffer.allocator, request, nonce, answer, 100.0)
+    held = buffer.allocator.held
+    buffer.apply_refill(buffer.allocator, request, nonce, answer, 100.0)
+    assert buffer.allocator.held == held
+    assert buffer.allocator.gaps == {"late": request.count}
 
 
-def test_failed_refills_pause_longer_and_ask_for_less(stock: ClientBuffer, clock: Clock) -> None:
-    due = stock.due(9)
+def test_failed_refills_pause_longer_and_ask_for_less(buffer: ClientBuffer, clock: Clock) -> None:
+    due = buffer.due(9)
     assert due is not None
     first = due[0].count
-    stock.refilled(stock.allocator, due[0], due[1], NoUsableAnswer(url="u", why="reset"), clock.now)
-    assert stock.due(9) is None
-    pause = stock.due_in(9)
+    buffer.apply_refill(
+        buffer.allocator, due[0], due[1], NoUsableAnswer(url="u", why="reset"), clock.now
+    )
+    assert buffer.due(9) is None
+    pause = buffer.retry_in(9)
     assert pause is not None
     assert PAUSE_FIRST_S / 2 <= pause <= PAUSE_FIRST_S
     clock.now += pause
-    due = stock.due(9)
+    due = buffer.due(9)
     assert due is not None
     assert due[0].count <= max(1, first // 2)
 
 
 def test_an_id_that_another_thread_takes_at_any_moment_is_nobody_else_s(
-    stock: ClientBuffer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    buffer: ClientBuffer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever the buffer looks how much is left, somebody takes an id right after."""
     looked = IdBuffer._left_in_segment
@@ -191,15 +195,15 @@ def test_an_id_that_another_thread_takes_at_any_moment_is_nobody_else_s(
     rng, first, ids = Random(1), 1000, []
     for _ in range(2000):
         clock.now += rng.choice((0.0, 0.01, 0.1, 4.0))
-        due = stock.due(rng.choice((0, 1, 30)))
+        due = buffer.due(rng.choice((0, 1, 30)))
         if due is not None:
             request, nonce, target = due
             lost = rng.random() < 0.2
             answer = NoUsableAnswer(url="u", why="reset") if lost else reply(target, first=first)
-            stock.refilled(stock.allocator, request, nonce, answer, clock.now)
+            buffer.apply_refill(buffer.allocator, request, nonce, answer, clock.now)
             first += request.count
-        ids += stock.take_many(rng.choice((1, 3, 8)))
-        id = stock.take()
+        ids += buffer.take_many(rng.choice((1, 3, 8)))
+        id = buffer.take()
         ids += [] if id is None else [id]
     assert len(ids) > 1000
     assert len(stolen) > 1000

@@ -77,7 +77,7 @@ async def test_a_batch_comes_from_memory_or_by_an_exchange_of_exactly_that_many(
     async with saying(central) as url, kind(url, "orders") as client:
         ids = [await client.next_id() for _ in range(100)]
         client_ = getattr(client, "client", client)
-        held = client_._stock.allocator.held
+        held = client_._buffer.allocator.held
         before = len(central.counts)
         ids += await client.batch(held + 1000)
         assert held + 1000 in central.counts[before:]

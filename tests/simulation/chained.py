@@ -60,7 +60,7 @@ class Hop(AsyncTransport):
     ) -> None:
         pass
 
-    async def ask(self, method: str, target: str, body: bytes = b"") -> Reply:
+    async def send(self, method: str, target: str, body: bytes = b"") -> Reply:
         """As `SimStore` sends a request, but that an answer may also come from a cache."""
         world, rng, loop = self._world, self._rng, asyncio.get_running_loop()
         fate = world.hop.fate(rng, loop.time())

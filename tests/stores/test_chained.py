@@ -59,7 +59,7 @@ class Said(AsyncTransport):
         self.replies = list(replies)
         self.asked: list[str] = []
 
-    async def ask(self, method: str, target: str, body: bytes = b"") -> Reply:
+    async def send(self, method: str, target: str, body: bytes = b"") -> Reply:
         self.asked.append(target)
         reply = self.replies.pop(0)
         if isinstance(reply, Exception):
@@ -105,10 +105,10 @@ async def test_the_first_answer_tells_epoch_and_mode() -> None:
 async def test_an_older_epoch_is_discarded_and_a_newer_one_is_told() -> None:
     store = ChainedStore(Said({"epoch": 2}, {"epoch": 1}, {"epoch": 3}, {"epoch": 2}))
     assert (await lend(store)).counter.ordinal == 2
-    with pytest.raises(errors.OutcomeUnknown, match="epoch 1 is over"):
+    with pytest.raises(errors.OutcomeUnknown, match="epoch 1 has ended"):
         await lend(store)
     assert (await lend(store)).counter.ordinal == 3
-    with pytest.raises(errors.OutcomeUnknown, match="epoch 2 is over"):
+    with pytest.raises(errors.OutcomeUnknown, match="epoch 2 has ended"):
         await lend(store)
 
 
