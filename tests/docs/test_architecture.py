@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "idservice"
+GLOSSARY = ROOT / "docs" / "glossary.md"
 PAGE = ROOT / "docs" / "explanation" / "architecture.md"
 
 pytestmark = pytest.mark.skipif(
@@ -98,3 +99,16 @@ def states() -> list[tuple[str, str, list[str]]]:
 def test_a_table_has_the_states_of_the_code(file: str, enum: str, named: list[str]) -> None:
     module = importlib.import_module(f"idservice.{file.replace('/', '.')}")
     assert named == [state.name for state in getattr(module, enum)]
+
+
+def test_every_name_in_the_glossary_is_a_class() -> None:
+    classes = {
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    section = GLOSSARY.read_text().partition("## Names in the code")[2]
+    named = set(re.findall(r"`([A-Z]\w+)`", section))
+    assert len(named) > 30
+    assert not named - classes
