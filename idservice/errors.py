@@ -1,8 +1,8 @@
-"""Every error of the project, as one tree; a class's docstring is the message it shows.
+"""Defines every error of the project, as one tree.
 
-`code` is stable and machine-readable, `status` the HTTP status, `retryable` says whether the same
-request may succeed later, `outcome` whether anything happened: `not_applied` (certainly nothing)
-or `unknown`. In doubt an error says `unknown`.
+`text` is the message, with fields in braces. `code` is stable and machine-readable, `status` is the
+HTTP status. `retryable` is True if the same request may succeed later. `outcome` is `not_applied`
+if certainly nothing happened, and `unknown` otherwise.
 """
 
 from typing import Any
@@ -12,8 +12,9 @@ UNKNOWN = "unknown"
 
 
 class IdserviceError(Exception):
-    """The service failed; this is a fault of the service, please report it."""
+    """The root of the tree."""
 
+    text: str = "The service failed. This is a defect of idservice; please report it."
     code: str = "internal"
     status: int = 500
     retryable: bool = False
@@ -21,164 +22,152 @@ class IdserviceError(Exception):
 
     def __init__(self, **fields: object) -> None:
         self.fields = fields
-        template = " ".join((type(self).__doc__ or self.code).split())
-        super().__init__(template.format(**fields))
+        super().__init__(self.text.format(**fields))
 
 
 # --- a request that cannot be served as it is -----------------------------------------------------
 
 
 class RequestRefused(IdserviceError):
-    """The request was refused."""
-
+    text = "The request was refused."
     code = "bad_request"
     status = 400
     outcome = NOT_APPLIED
 
 
 class MalformedRequest(RequestRefused):
-    """The request is not well-formed HTTP: {why}."""
+    text = "The request is not well-formed HTTP: {why}."
 
 
 class BadCount(RequestRefused):
-    """count is {value!r}; it must be a whole number from 1 to {most} in plain digits."""
-
+    text = "count is {value!r}; it must be a whole number from 1 to {most} in plain digits."
     code = "bad_count"
 
 
 class BadName(RequestRefused):
-    """{value!r} is no counter name; a name is 1 to 64 letters, digits, '.', '_' or '-', and begins
-    with a letter or a digit."""
-
+    text = (
+        "{value!r} is not a counter name. A name has 1 to 64 letters, digits, '.', '_' or '-', "
+        "and begins with a letter or a digit."
+    )
     code = "bad_name"
 
 
 class BadFormat(RequestRefused):
-    """format is {value!r}; it must be text, json or ranges."""
-
+    text = "format is {value!r}; it must be text, json or ranges."
     code = "bad_format"
 
 
 class BadNonce(RequestRefused):
-    """nonce is {value!r}; it must be 1 to 64 letters, digits, '.', '_' or '-'."""
-
+    text = "nonce is {value!r}; it must be 1 to 64 letters, digits, '.', '_' or '-'."
     code = "bad_nonce"
 
 
 class BadPage(RequestRefused):
-    """{key} is {value!r}; it must be {rule}."""
-
+    text = "{key} is {value!r}; it must be {rule}."
     code = "bad_page"
 
 
 class RepeatedKey(RequestRefused):
-    """The query names {value!r} more than once; send it once."""
-
+    text = "The query names {value!r} more than once; send it once."
     code = "repeated_key"
 
 
 class BadConfiguration(RequestRefused):
-    """The counter cannot be configured so: {why}."""
-
+    text = "The counter cannot be configured like this: {why}."
     code = "bad_configuration"
 
 
 class PrefetchRefused(RequestRefused):
-    """A prefetch would use up an id that nobody reads; send the request when the id is needed."""
-
+    text = (
+        "A prefetch would use up an id that is never read. Send the request when the id is needed."
+    )
     code = "prefetch_refused"
     status = 403
 
 
 class WriteRefused(RequestRefused):
-    """Counters are changed only from this machine: {why}."""
-
+    text = "Counters can only be changed from this machine: {why}."
     code = "write_refused"
     status = 403
 
 
 class UnknownPath(RequestRefused):
-    """Nothing is served at {path!r} of this address; ids are at /next and /v1/counters/NAME/next of
-    --listen, metrics and counters of --admin-listen where that is used."""
-
+    text = (
+        "Nothing is served at {path!r} of this address. Ids are at /next and "
+        "/v1/counters/NAME/next of --listen; metrics and counters are at --admin-listen if that "
+        "is used."
+    )
     code = "unknown_path"
     status = 404
 
 
 class UnknownCounter(RequestRefused):
-    """There is no counter {name!r}; create it with `idservice create {name}` or
-    PUT /v1/counters/{name}."""
-
+    text = (
+        "There is no counter {name!r}. Create it with `idservice create {name}` or PUT "
+        "/v1/counters/{name}."
+    )
     code = "unknown_counter"
     status = 404
 
 
 class MethodRefused(RequestRefused):
-    """{method} is not served here; use {allow}."""
-
+    text = "{method} is not served here; use {allow}."
     code = "method_not_allowed"
     status = 405
 
 
 class RequestTimeout(RequestRefused):
-    """The request's body did not arrive within {seconds:g} s."""
-
+    text = "The body of the request did not arrive within {seconds:g} s. Send it at once."
     code = "request_timeout"
     status = 408
 
 
 class CounterDiffers(RequestRefused):
-    """Counter {name!r} exists with another configuration: {difference}."""
-
+    text = "Counter {name!r} exists with another configuration: {difference}."
     code = "counter_differs"
     status = 409
 
 
 class ChangeRefused(RequestRefused):
-    """Counter {name!r} was not changed: {why}."""
-
+    text = "Counter {name!r} was not changed: {why}."
     code = "change_refused"
     status = 409
 
 
 class Exhausted(RequestRefused):
-    """Counter {name!r} has fewer ids left than the {count} asked for, up to its limit {limit}."""
-
+    text = (
+        "Counter {name!r} has fewer ids left than the {count} asked for, up to its limit {limit}."
+    )
     code = "exhausted"
     status = 410
 
 
 class ConditionalRefused(RequestRefused):
-    """{header} makes no sense for an id, which is new each time; leave the header out."""
-
+    text = "{header} has no meaning for an id, which is new each time. Leave the header out."
     code = "conditional_refused"
     status = 412
 
 
 class BodyTooLarge(RequestRefused):
-    """The request's body is longer than {most} bytes."""
-
+    text = "The body of the request is longer than {most} bytes. Send a shorter one."
     code = "body_too_large"
     status = 413
 
 
 class RangeRefused(RequestRefused):
-    """An id cannot be read in parts; leave the Range header out."""
-
+    text = "An id cannot be read in parts. Leave the Range header out."
     code = "range_refused"
     status = 416
 
 
 class Suspended(RequestRefused):
-    """Counter {name!r} is suspended; `idservice resume {name}` ends that."""
-
+    text = "Counter {name!r} is suspended. `idservice resume {name}` resumes it."
     code = "suspended"
     status = 423
 
 
 class Moved(Suspended):
-    """Counter {name!r} hands out nothing here: {why}."""
-
+    text = "Counter {name!r} hands out no ids here: {why}."
     code = "moved"
 
 
@@ -186,8 +175,7 @@ class Moved(Suspended):
 
 
 class Unavailable(IdserviceError):
-    """The service cannot serve this now."""
-
+    text = "The service cannot answer this now. Try again."
     code = "unavailable"
     status = 503
     retryable = True
@@ -195,34 +183,31 @@ class Unavailable(IdserviceError):
 
 
 class TooManyWaiting(Unavailable):
-    """{count} requests already wait for ids of counter {name!r}; try again later."""
-
+    text = "{count} requests already wait for ids of counter {name!r}; try again later."
     code = "too_many_waiting"
 
 
 class WaitedTooLong(Unavailable):
-    """No id of counter {name!r} came within {seconds:g} s: {why}."""
-
+    text = "No id of counter {name!r} arrived within {seconds:g} s: {why}."
     code = "waited_too_long"
 
 
 class CounterSuspect(Unavailable):
-    """Counter {name!r} hands out nothing. {why}"""
-
+    text = "Counter {name!r} hands out no ids. {why}"
     code = "counter_suspect"
     retryable = False
 
 
 class CatalogueStale(Unavailable):
-    """For {seconds:g} s this instance could not ask the store whether counters were changed, so it
-    hands nothing out."""
-
+    text = (
+        "This instance hands out no ids: for {seconds:g} s the store did not tell it if counters "
+        "were changed. Check the store with `idservice doctor`."
+    )
     code = "catalogue_stale"
 
 
 class Stopped(Unavailable):
-    """The service is stopping; ask another instance."""
-
+    text = "The service is stopping; ask another instance."
     code = "stopping"
 
 
@@ -230,33 +215,38 @@ class Stopped(Unavailable):
 
 
 class StoreError(Unavailable):
-    """The store {store} did not serve this: {why}."""
-
+    text = "The store {store} failed: {why}."
     code = "store_unavailable"
     throttled = False  # whether it refused because that item is too hot: another shard's may do
 
 
 class NotApplied(StoreError):
-    """The store {store} refused {action}: {why}."""
+    text = "The store {store} refused {action}: {why}."
 
 
 class OutcomeUnknown(StoreError):
-    """The store {store} gave no readable answer to {action}, which may have been applied: {why}."""
-
+    text = (
+        "The store {store} gave no readable answer to {action}, which may have been applied: {why}."
+    )
     outcome = UNKNOWN
 
 
 class PositionMissing(NotApplied):
-    """The store {store} has no position for counter {name!r} (it was deleted by hand, or the
-    table was emptied); `idservice fence {name} --past N` goes on above N, the highest id in use."""
-
+    text = (
+        "The store {store} has no position for counter {name!r}: it was deleted by hand, or the "
+        "table was emptied. `idservice fence {name} --past N` goes on above N, the highest id in "
+        "use."
+    )
     retryable = False
 
 
 class EpochChanged(NotApplied):
-    """The position of counter {name!r} in {store} carries the epoch {found!r}, not {epoch!r}; where
-    that begins with gone-back, it was moved back: `idservice fence {name} --past N` or `--ahead N`
-    goes on above every id in use, see docs/how-to/recover.md."""
+    text = (
+        "The position of counter {name!r} in {store} has the epoch {found!r}, not {epoch!r}. If "
+        "that begins with gone-back, it was moved back: `idservice fence {name} --past N` or "
+        "`--ahead N` goes on above every id in use, see 'Recover a restored store' in the "
+        "documentation."
+    )
 
     @property
     def gone_back(self) -> bool:
@@ -265,12 +255,17 @@ class EpochChanged(NotApplied):
 
 
 class BatchBurnt(EpochChanged):
-    """Counter {name!r} in {store} changed to {found!r} from {epoch!r} when a batch was granted and
-    not yet answered: its ids are burnt."""
+    text = (
+        "Counter {name!r} in {store} changed from {epoch!r} to {found!r} after a batch was "
+        "granted and before it was answered: its ids are lost."
+    )
 
 
 class OutOfTurn(NotApplied):
-    """Writer {writer} of counter {name!r} in {store} has not the record that its batch follows."""
+    text = (
+        "Batch out of sequence: the last batch recorded for writer {writer} of counter {name!r} "
+        "in {store} is not the one before this batch."
+    )
 
     def __init__(self, *, record: Any, **fields: object) -> None:
         super().__init__(**fields)
@@ -278,30 +273,35 @@ class OutOfTurn(NotApplied):
 
 
 class NotShown(NotApplied):
-    """{store} shows and changes no counters, so {action} is not possible there; ask where the
-    central's --admin-listen says, or use its own store."""
-
+    text = (
+        "{store} neither shows nor changes counters, so {action} is not possible there. Ask its "
+        "--admin-listen address, or use its own store."
+    )
     retryable = False
 
 
 class ChangedElsewhere(NotApplied):
-    """{store} is a service, whose counters are changed where it runs: by its own --store, or by
-    PATCH, DELETE and POST where its --admin-listen says."""
-
+    text = (
+        "{store} is a service, whose counters are changed where it runs. Use its own --store, or "
+        "PATCH, DELETE and POST at its --admin-listen address."
+    )
     retryable = False
 
 
 class PositionIllFormed(NotApplied):
-    """The position of counter {name!r} in {store} cannot be read: {why};
-    `idservice fence {name} --past N` goes on above N, the highest id in use."""
-
+    text = (
+        "The position of counter {name!r} in {store} cannot be read: {why}. `idservice fence "
+        "{name} --past N` goes on above N, the highest id in use."
+    )
     retryable = False
 
 
 class WentBack(NotApplied):
-    """The position of counter {name!r} in {store} was moved back to {position}, below {above};
-    `idservice fence {name} --ahead N` goes on above that, see docs/how-to/recover.md."""
-
+    text = (
+        "The position of counter {name!r} in {store} was moved back to {position}, below {above}. "
+        "`idservice fence {name} --ahead N` goes on above that, see 'Recover a restored store' in "
+        "the documentation."
+    )
     retryable = False
 
     def __init__(self, *, epoch: str, **fields: object) -> None:
@@ -313,14 +313,14 @@ class WentBack(NotApplied):
 
 
 class Withheld(NotApplied):
-    """The service {store} hands out no ids of counter {name!r}: {why}."""
-
+    text = "The service {store} hands out no ids of counter {name!r}: {why}."
     retryable = False
 
 
 class NoRoom(NotApplied):
-    """Counter {name!r} in {store} stands at {position}: fewer numbers are left than asked for."""
-
+    text = (
+        "Counter {name!r} in {store} is at {position}: fewer numbers are left than were asked for."
+    )
     retryable = False
 
     def __init__(
@@ -335,23 +335,22 @@ class NoRoom(NotApplied):
 
 
 class Usage(IdserviceError):
-    """{why}."""
-
+    text = "{why}."
     code = "usage"
     outcome = NOT_APPLIED
 
 
 class CannotListen(IdserviceError):
-    """Cannot listen on {address}: {why}. Name another address with --listen or --admin-listen, or
-    stop what uses this one."""
-
+    text = (
+        "Cannot listen on {address}: {why}. Name another address with --listen or --admin-listen, "
+        "or stop the process that uses this one."
+    )
     code = "cannot_listen"
     outcome = NOT_APPLIED
 
 
 class StoreUnready(StoreError):
-    """The store {store} cannot be used: {why}."""
-
+    text = "The store {store} cannot be used: {why}."
     code = "store_unready"
 
     def __init__(self, *, waiting_helps: bool = False, **fields: object) -> None:
@@ -360,7 +359,6 @@ class StoreUnready(StoreError):
 
 
 class StoreReplaced(StoreUnready):
-    """The store {store} is not the one that was initialised: {why}."""
-
+    text = "The store {store} is not the one that was initialised: {why}."
     code = "store_replaced"
     retryable = False

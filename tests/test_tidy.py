@@ -193,6 +193,14 @@ def long_names() -> Found:
     return found
 
 
+def has_text(node: ast.AST) -> bool:
+    """Whether a class is an error, whose `text` says what it is."""
+    return isinstance(node, ast.ClassDef) and any(
+        isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "text"
+        for each in node.body
+    )
+
+
 def test_every_file_and_every_public_name_has_a_docstring() -> None:
     bare = [file(name) for name, tree in TREES.items() if not ast.get_docstring(tree)]
     bare += [
@@ -202,6 +210,7 @@ def test_every_file_and_every_public_name_has_a_docstring() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
         and not ast.get_docstring(node)
+        and not has_text(node)
     ]
     assert not bare
 

@@ -36,7 +36,7 @@ FINAL = (errors.OutOfTurn, errors.NoRoom, errors.EpochChanged)
 
 
 class BatchAbandoned(errors.OutcomeUnknown):
-    """The store {store} has not answered {action} yet, and {why}."""
+    text = "The store {store} has not answered {action} yet, and {why}."
 
 
 class StrictReserver:

@@ -20,14 +20,12 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  an address to
 
 
 class NoAnswer(Unavailable):
-    """No answer from {url}: {why}."""
-
+    text = "No answer from {url}: {why}."
     code = "no_answer"
 
 
 class RefusedBy(Unavailable):
-    """The service at {url} refused: {why}"""
-
+    text = "The service at {url} refused: {why}"
     code = "refused"
 
 

@@ -29,14 +29,12 @@ TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.01, 3600.0
 
 
 class BadBatch(errors.RequestRefused):
-    """A batch of {value!r} ids was asked for; it must be a whole number from 1 to {most}."""
-
+    text = "A batch of {value!r} ids was asked for; it must be a whole number from 1 to {most}."
     code = "bad_count"
 
 
 class NotOpen(errors.IdserviceError):
-    """This client {why}."""
-
+    text = "This client {why}."
     code = "not_open"
     outcome = errors.NOT_APPLIED
 

@@ -23,8 +23,7 @@ CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
 class NoUsableAnswer(errors.Unavailable):
-    """{url} gave no readable answer, so that ids may be used up: {why}."""
-
+    text = "{url} gave no readable answer, so that ids may be used up: {why}."
     code = "no_answer"
     outcome = errors.UNKNOWN
 
@@ -34,8 +33,7 @@ class NoUsableAnswer(errors.Unavailable):
 
 
 class Refused(errors.IdserviceError):
-    """{url} refused: {why}"""
-
+    text = "{url} refused: {why}"
     code = "refused"
 
     def __init__(

@@ -7,8 +7,7 @@ LIVE = "live"
 
 
 class NotReady(errors.Unavailable):
-    """Not ready: {why}."""
-
+    text = "Not ready: {why}."
     code = "not_ready"
 
 

@@ -173,8 +173,7 @@ def _outcome(outcome: str, *, retryable: bool, **_: object) -> str:
 
 def _message(kind: type[errors.IdserviceError]) -> str:
     """Return the message of an error, with its fields in capitals."""
-    text = " ".join((kind.__doc__ or "").split())
-    return re.sub(r"\{(\w+)[^}]*\}", lambda field: field[1].upper(), text)
+    return re.sub(r"\{(\w+)[^}]*\}", lambda field: field[1].upper(), kind.text)
 
 
 def every_error_class() -> set[type[errors.IdserviceError]]:

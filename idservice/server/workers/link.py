@@ -16,8 +16,7 @@ READ_MAX = 65_536  # bytes at once
 
 
 class ParentSilent(errors.Unavailable):
-    """The figures of the other workers are not known: the supervisor does not answer."""
-
+    text = "The figures of the other workers are not known: the supervisor does not answer."
     code = "parent_silent"
 
 

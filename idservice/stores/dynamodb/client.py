@@ -94,7 +94,7 @@ Answer = dict[str, Any]
 
 
 class Refused(errors.NotApplied):
-    """The store {store} refused {action}: {why}."""
+    """A request that DynamoDB refused."""
 
     def __init__(
         self, *, said: str, item: Answer | None, reasons: tuple[str, ...], **fields: object
@@ -113,19 +113,19 @@ class Refused(errors.NotApplied):
 
 
 class RefusedForGood(Refused):
-    """The store {store} refused {action}: {why}."""
+    """A request that DynamoDB refuses until an operator acts."""
 
     retryable = False  # until an operator does something
 
 
 class RefusedForNow(Refused):
-    """The store {store} refused {action}: {why}."""
+    """A request that DynamoDB refused because there were too many."""
 
     throttled = True
 
 
 class Unheard(errors.OutcomeUnknown):
-    """The store {store} gave no readable answer to {action}, which may have been applied: {why}."""
+    """A request without an answer."""
 
     def __init__(self, *, passing: bool, **fields: object) -> None:
         super().__init__(**fields)
