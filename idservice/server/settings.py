@@ -147,11 +147,6 @@ def switch(text: str) -> bool:
     return text.lower() in ("1", "true", "yes")
 
 
-def text(value: str) -> str:
-    """Read any text."""
-    return value
-
-
 def path_route(value: str) -> tuple[str, str]:
     """Read PATH=COUNTER."""
     path, equals, counter = value.rpartition("=")
@@ -170,7 +165,7 @@ class ServeSettings:
     """The settings of `serve`."""
 
     store: str | None = row(
-        None, text,
+        None, str,
         "where the counters are: sqlite:PATH, dynamodb:TABLE[?region=R&endpoint=URL] or, another"
         " idservice, http://HOST:PORT", "URL", unset=STORE_DEFAULT,
     )  # fmt: skip
@@ -184,7 +179,7 @@ class ServeSettings:
         "address for metrics and counters; used if --listen can be reached from outside, or if"
         " named", "ADDRESS", unset=str(ADMIN_DEFAULT),
     )  # fmt: skip
-    default_counter: str = row("default", text, "the counter behind /next", "NAME")
+    default_counter: str = row("default", str, "the counter behind /next", "NAME")
     route: tuple[tuple[str, str], ...] = row(
         (), path_route, "serve a counter at an old path, too; may be repeated", "PATH=COUNTER",
         many=True,
@@ -242,7 +237,7 @@ class AskSettings:
     """The settings of the commands that ask a running service."""
 
     url: str | None = row(
-        None, text, "the service, http://HOST:PORT or unix:PATH", "URL",
+        None, str, "the service, http://HOST:PORT or unix:PATH", "URL",
         unset=f"where --listen says, else {LISTEN_DEFAULT.url}",
     )  # fmt: skip
     timeout: float = row(30.0, seconds(0, 3600), "seconds to wait", "S")
@@ -253,7 +248,7 @@ class AskSettings:
 class BenchSettings:
     """The settings of `bench`."""
 
-    counter: str | None = row(None, text, "the counter", "NAME", unset="the one behind /next")
+    counter: str | None = row(None, str, "the counter", "NAME", unset="the one behind /next")
     count: int | None = row(
         None, whole(1, 100_000_000), "ids per request", "N", unset="one, without a count"
     )

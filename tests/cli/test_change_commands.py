@@ -47,7 +47,7 @@ def test_set_goes_down_when_the_longest_silence_is_over(
     assert run("next", "orders").out == "5\n"
 
 
-def test_a_counter_that_is_being_changed_hands_out_nothing_and_is_not_to_be_fenced(
+def test_a_counter_under_change_gives_no_ids_and_no_advice_to_fence(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def interrupted(*_: object) -> None:

@@ -211,7 +211,7 @@ def test_a_store_in_a_folder_that_is_not_there_is_exit_3(run: Run) -> None:
     assert_refused(run("next", "--store", "sqlite:no/such/a.db"), 3, "no/such/a.db")
 
 
-def test_a_store_that_another_process_keeps_locked_is_not_said_to_lack_permissions(
+def test_a_locked_store_is_not_reported_as_a_lack_of_permissions(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("init")
@@ -411,7 +411,7 @@ def test_gaps_are_explained_where_a_service_is_asked(
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", ["health", "wait"])
-def test_what_runs_every_few_seconds_loads_no_http_library(name: str, tmp_path: Path) -> None:
+def test_health_and_wait_load_no_http_library(name: str, tmp_path: Path) -> None:
     arguments = [name, "--url", "http://127.0.0.1:1"]
     if name == "wait":
         arguments += ["--timeout", "0"]

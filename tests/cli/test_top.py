@@ -135,7 +135,7 @@ def test_it_asks_where_the_control_plane_of_this_container_is(
     assert top.default_url(variables) == url
 
 
-def test_what_is_no_status_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_not_a_status_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for answer, said in (
         ((404, "{}"), "--admin-listen"),
         ((503, '{"detail":"later"}'), "503: later"),

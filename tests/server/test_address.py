@@ -36,7 +36,7 @@ def test_the_socket_of_a_successor_is_left_alone(tmp_path: Path) -> None:
         assert path.exists()
 
 
-def test_what_was_bound_is_let_go_where_a_later_one_fails(tmp_path: Path) -> None:
+def test_sockets_are_closed_if_a_later_one_cannot_be_bound(tmp_path: Path) -> None:
     path = tmp_path / "ids.sock"
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
@@ -56,7 +56,7 @@ def test_what_was_bound_is_let_go_where_a_later_one_fails(tmp_path: Path) -> Non
         (["0.0.0.0:0"], "127.0.0.1:0", 1),
     ],
 )
-def test_control_is_on_an_address_of_its_own_where_ids_are_reachable_from_outside(
+def test_control_has_its_own_address_if_ids_are_reachable_from_outside(
     data: list[str], admin: str | None, expected: int
 ) -> None:
     with bound(parsed(*data), admin and Address.parse(admin)) as sockets:

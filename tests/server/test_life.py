@@ -274,7 +274,7 @@ async def test_a_server_short_of_descriptors_neither_spins_nor_stops(folder: Pat
         assert serving.end() == 0
 
 
-async def test_who_is_beyond_the_cap_is_told_so_though_it_speaks_first(folder: Path) -> None:
+async def test_a_client_beyond_the_cap_is_told_so_though_it_speaks_first(folder: Path) -> None:
     with Serving(folder, "--store", STORE, "--connections-max", "4") as serving:
         port = serving.port
         async with AsyncExitStack() as stack:

@@ -155,7 +155,7 @@ async def test_a_system_short_of_descriptors_is_not_asked_again_at_once(
             assert (await ask(port)).status == 200, "and goes on later"
 
 
-async def test_who_has_connected_before_the_end_is_served() -> None:
+async def test_a_client_that_connected_before_the_end_is_served() -> None:
     async with listening() as (listener, port):
         waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
         await listener.stop_accepting()
@@ -183,7 +183,7 @@ class Slow:
 
 @pytest.mark.parametrize("others", [False, True], ids=["alone", "others go on"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-async def test_at_the_end_of_all_nobody_joins_a_queue_that_is_about_to_be_dropped(
+async def test_at_the_end_no_client_joins_a_queue_that_is_dropped(
     folder: Path, kind: str, others: bool
 ) -> None:
     family = socket.AF_INET if kind == "tcp" else socket.AF_UNIX
@@ -218,7 +218,7 @@ async def test_at_the_end_of_all_nobody_joins_a_queue_that_is_about_to_be_droppe
     assert joined == (8 if others else 0)
 
 
-async def test_a_connection_goes_on_though_newcomers_are_turned_away() -> None:
+async def test_a_connection_goes_on_though_new_clients_are_turned_away() -> None:
     async with listening() as (listener, port):
         served, writer = await asyncio.open_connection("127.0.0.1", port)
         listener.turn_away()

@@ -188,7 +188,7 @@ def test_a_bad_value_is_refused_with_the_value_and_the_rule(
         "OTHER",
     ],
 )
-def test_what_kubernetes_and_others_set_is_not_ours(variable: str) -> None:
+def test_variables_of_kubernetes_and_others_are_not_ours(variable: str) -> None:
     settings.check_environment({variable: "tcp://10.0.0.1:8080"})
 
 

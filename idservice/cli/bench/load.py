@@ -39,20 +39,6 @@ class Plan:
 class LoadConnection(asyncio.Protocol):
     """One keep-alive connection with at most one request under way."""
 
-    __slots__ = (
-        "_body",
-        "_keep_alive",
-        "_load",
-        "_parser",
-        "_transport",
-        "_whole",
-        "closed",
-        "floor",
-        "intended",
-        "scope",
-        "was_useful",
-    )
-
     def __init__(self, load: "Load") -> None:
         self._load = load
         self._parser = httptools.HttpResponseParser(self)

@@ -11,28 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from idservice.core.backoff import pause
 from idservice.server.exits import EXIT_FAILURE
 from idservice.server.workers import messages
 from idservice.server.workers.signals import HEARD
 
 READ_MAX = 2**18  # bytes at once
-PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 5.0  # before a worker that ended is started again
-LIVED_S = 10.0  # of service, after which a worker counts as healthy
-
-
-class RestartPause:
-    """The pause before a worker is started again; it doubles while workers keep ending early."""
-
-    def __init__(self) -> None:
-        self._failures = 0  # in a row
-
-    def after(self, served_s: float) -> float:
-        """Return the seconds to wait after a worker that served for `served_s`."""
-        if served_s >= LIVED_S:
-            self._failures = 0
-        self._failures += 1
-        return pause(self._failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
 
 
 class WorkerProcess:
@@ -76,10 +59,6 @@ class WorkerProcess:
             pass
         except OSError:
             self.hung_up = True
-
-    def served_for(self, now: float) -> float:
-        """Return the seconds since it began to serve; 0 if it never did."""
-        return now - self.served_from if self.served_from is not None else 0.0
 
     def answered(self, number: int) -> None:
         """Note its answer to the request `number`, which shows that it runs."""

@@ -5,7 +5,6 @@ The handlers themselves do nothing.
 
 import signal
 import socket
-from types import TracebackType
 from typing import Self
 
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -26,12 +25,7 @@ class Signals:
             signal.signal(number, lambda *_: None)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number in HEARD:
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)

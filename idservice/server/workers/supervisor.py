@@ -15,15 +15,17 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 
+from idservice.core.backoff import pause
 from idservice.server.exits import EXIT_FAILURE, EXIT_OK, ending
 from idservice.server.shutdown import STOP_MAX_S
 from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import AcceptBalance, AcceptSlot
 from idservice.server.workers.link import SupervisorLink
-from idservice.server.workers.process import PAUSE_MAX_S, RestartPause, WorkerProcess, fork
+from idservice.server.workers.process import WorkerProcess, fork
 from idservice.server.workers.signals import Signals
 from idservice.server.workers.totals import Totals, WorkerStatus
 
@@ -34,6 +36,8 @@ FULL_S = 0.001  # between two full reports, per counter, since these take time
 COLLECT_S = 0.7  # for all workers to report; a slower one counts as in its last report
 HANG_S = 30.0  # without an answer; the worker is killed, which costs its ids in memory
 TICK_S = 1.0
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 5.0  # before a worker that ended is started again
+LIVED_S = 10.0  # of service, after which a worker counts as healthy
 STOP_S = STOP_MAX_S + 0.6  # for all workers to end
 
 
@@ -75,23 +79,15 @@ TRANSITIONS = {
 }
 
 
+@dataclass(slots=True)
 class Collecting:
     """A pending answer to one worker, sent once all `missing` reported, or when it is `due`."""
 
-    def __init__(
-        self,
-        asker: WorkerProcess,
-        number: int,
-        missing: list[WorkerProcess],
-        due: float,
-        *,
-        full: bool,
-    ) -> None:
-        self.asker = asker
-        self.number = number
-        self.missing = missing
-        self.due = due
-        self.full = full
+    asker: WorkerProcess
+    number: int  # of the request for reports
+    missing: list[WorkerProcess]
+    due: float
+    full: bool
 
     def over(self, now: float) -> bool:
         """Return True if there is nothing left to wait for."""
@@ -115,7 +111,7 @@ class Supervisor:
         self._signals = Signals()
         self._states = [WorkerState.DOWN] * count
         self._workers: dict[int, WorkerProcess] = {}  # processes that live, by number
-        self._pauses = [RestartPause() for _ in range(count)]
+        self._failures = [0] * count  # of a worker, in a row
         self._start_at: dict[int, float] = {}  # workers to be started, and when
         self._begun = False  # true once one worker has served
         self._complete = False  # true once all have
@@ -259,7 +255,7 @@ class Supervisor:
         self._ask(serving, full=full, ready=ready)
         missing = [one for one in serving if one.silent_s < COLLECT_S]  # not the silent ones
         due = time.monotonic() + COLLECT_S
-        self._collecting.append(Collecting(asker, self._number, missing, due, full=full))
+        self._collecting.append(Collecting(asker, self._number, missing, due, full))
 
     def _serving(self) -> list[WorkerProcess]:
         return [
@@ -356,17 +352,20 @@ class Supervisor:
 
     def _restart_later(self, worker: WorkerProcess, code: int) -> None:
         now = time.monotonic()
-        pause = self._pauses[worker.number].after(worker.served_for(now))
+        if worker.served_from is not None and now - worker.served_from >= LIVED_S:
+            self._failures[worker.number] = 0
+        self._failures[worker.number] += 1
+        pause_s = pause(self._failures[worker.number], first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
         log.warning(
             "worker %d (process %d) ended with %s; another starts in %.1f s",
             worker.number,
             worker.pid,
             signal.Signals(-code).name if code < 0 else f"exit code {code}",
-            pause,
+            pause_s,
             extra={"action": "worker_died"},
         )
         self._restarts += 1
-        self._start_at[worker.number] = now + pause
+        self._start_at[worker.number] = now + pause_s
 
     def _unregister(self, worker: WorkerProcess) -> None:
         with suppress(KeyError, ValueError):

@@ -47,7 +47,7 @@ def test_ids_are_read_in_the_order_given(
     "body",
     [b"", b"\n", b"1\n", b" 1", b"-1", b"+1", b"1_0", b"x", "٣".encode(), b"9" * 5000, b"{}"],
 )
-def test_what_is_no_single_id_is_nothing(body: bytes) -> None:
+def test_a_body_that_is_not_one_id_is_refused(body: bytes) -> None:
     assert BenchRequest("/n").blocks(body) is None
 
 
@@ -57,7 +57,7 @@ def test_what_is_no_single_id_is_nothing(body: bytes) -> None:
      b"1\n-2\n3\n", b"1 2 3\n",
      b"1\nx\n3\n", b'1\n"2"\n3\n', b"1\n2],[3\n", b"1\n" + b"9" * 5000 + b"\n3\n"],
 )  # fmt: skip
-def test_what_is_no_batch_of_that_size_is_nothing(body: bytes) -> None:
+def test_a_body_that_is_not_such_a_batch_is_refused(body: bytes) -> None:
     assert BenchRequest("/n", 3).blocks(body) is None
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_batch_of_that_size_is_nothing(body: bytes) -> None:
      b'[{"first":1,"step":1,"count":4},{"first":9,"step":1,"count":-1}]',
      b'[{"first":1,"step":1,"count":99999999999999999999}]'],
 )  # fmt: skip
-def test_what_are_no_ranges_of_that_size_is_nothing(inner: bytes) -> None:
+def test_a_body_that_is_not_such_ranges_is_refused(inner: bytes) -> None:
     assert BenchRequest("/n", 3, True).blocks(ranges(inner)) is None
     assert BenchRequest("/n", 3, True).blocks(b"12") is None
 

@@ -199,7 +199,7 @@ def test_an_answer_that_is_not_what_was_asked_for_is_exit_1(bench: Run) -> None:
     assert "count=5" in said.err
 
 
-def test_what_is_refused_is_refused_before_the_load_begins(bench: Run) -> None:
+def test_a_refusal_comes_before_the_load_begins(bench: Run) -> None:
     with fake(lambda _: (404, '{"detail":"There is no counter ghost."}'), block) as url:
         said = bench(url, *SHORT, "--counter", "ghost")
     assert said.code == 1

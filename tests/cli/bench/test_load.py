@@ -117,7 +117,7 @@ def ms(durations: Histogram, share: float) -> float:
 # --- latency --------------------------------------------------------------------------------------
 
 
-def test_at_a_fixed_rate_a_pause_of_a_second_is_charged_to_every_request_it_delayed() -> None:
+def test_at_a_fixed_rate_a_pause_counts_for_every_delayed_request() -> None:
     server = Server(stall=(4.0, 5.0))
     tally = driven(server, rate=1000)
     assert tally.requests + tally.unanswered == pytest.approx(10_000, abs=5)
@@ -159,7 +159,7 @@ def test_a_server_that_cannot_keep_up_is_no_lateness_of_the_load() -> None:
     assert ms(tally.late, 1.0) < 0.01
 
 
-def test_what_is_never_answered_counts_with_the_time_it_waited() -> None:
+def test_a_request_never_answered_counts_with_its_wait() -> None:
     server = Server(stall=(5.0, 1e9))
     tally = driven(server, rate=1000)
     assert tally.unanswered == pytest.approx(5000, abs=5)
@@ -207,7 +207,7 @@ def test_stopped_twice_it_ends_at_once() -> None:
 # --- connections and errors -----------------------------------------------------------------------
 
 
-def test_a_connection_that_the_server_ends_in_order_is_replaced_without_an_error() -> None:
+def test_a_connection_ended_in_order_is_replaced_without_an_error() -> None:
     def answer(server: Server) -> bytes:
         more = "Connection: close\r\n" if server.next % 10 == 9 else ""
         return http(200, b"%d" % server.next, more=more)
@@ -230,7 +230,7 @@ def test_an_answer_lost_with_its_connection_is_counted_and_the_run_goes_on() -> 
     assert (tally.succeeded, tally.distinct.repeated, tally.order.faults) == (900, 0, 0)
 
 
-def test_a_server_that_ends_every_connection_at_once_is_not_asked_in_a_tight_loop() -> None:
+def test_a_server_that_ends_every_connection_gets_no_tight_loop() -> None:
     server = Server(answer=lambda _: None)
     driven(server, connections=1, duration_s=10.0)
     assert len(server.sent_at) <= 101
@@ -264,7 +264,7 @@ def test_a_server_that_is_gone_for_a_while_is_asked_again() -> None:
     assert ms(tally.latency, 1.0) > 900, "those that were due meanwhile waited"
 
 
-def test_requests_in_line_when_nothing_more_is_sent_wait_for_a_server_that_comes_back() -> None:
+def test_due_requests_wait_at_the_end_for_a_server_that_comes_back() -> None:
     server = Server(
         refuses=lambda: 0.5 < asyncio.get_running_loop().time() < 2.0,
         answer=lambda server: (
@@ -336,7 +336,7 @@ def test_an_answer_in_pieces_is_one_answer() -> None:
     assert (tally.distinct.seen, tally.errors) == (200, {})
 
 
-def test_an_answer_that_nobody_asked_for_is_an_error_and_ends_its_connection() -> None:
+def test_an_unasked_answer_is_an_error_and_ends_its_connection() -> None:
     at_once = driven(
         Server(answer=lambda server: http(200, b"%d" % server.next) * 2), rate=10, duration_s=1.0
     )

@@ -23,7 +23,9 @@ blocks = st.builds(
 
 
 @given(st.integers(1, 8), st.lists(ids | blocks | st.none(), max_size=40))
-def test_what_is_repeated_is_what_a_set_says(step: int, given: list[int | range | None]) -> None:
+def test_repeated_ids_are_those_that_a_set_finds(
+    step: int, given: list[int | range | None]
+) -> None:
     distinct = Distinct(step)
     seen: Counter[int] = Counter()
     for some in given:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import GONE, AcceptBalance, AcceptSlot
 from idservice.server.workers.link import ParentSilent, SupervisorLink
-from idservice.server.workers.process import RestartPause, WorkerProcess
+from idservice.server.workers.process import WorkerProcess
 from idservice.server.workers.supervisor import HANG_S, Supervisor, WorkerEvent
 from idservice.server.workers.totals import WorkerStatus
 
@@ -31,13 +32,21 @@ NOBODY = 2**30  # no process has that id
 # --- starting again -------------------------------------------------------------------------------
 
 
-def test_the_pause_before_a_restart_doubles_up_to_a_limit_and_begins_anew_after_a_good_life() -> (
-    None
-):
-    backoff = RestartPause()
-    assert [backoff.after(lived_s) for lived_s in (0.0, 1.0, 9.9)] == [0.1, 0.2, 0.4]
-    assert backoff.after(10.0) == 0.1
-    pauses = [backoff.after(0.0) for _ in range(20)]
+def test_the_pause_before_a_restart_doubles_until_a_worker_lives_long() -> None:
+    parent = Supervisor(Sockets([], []), 1, lambda link, first: 0)
+
+    def pause_s(served_s: float | None) -> float:
+        worker = WorkerProcess(0, NOBODY, socket.socket())
+        worker.connection.close()
+        before = time.monotonic()
+        if served_s is not None:
+            worker.served_from = before - served_s
+        parent._restart_later(worker, 1)
+        return round(parent._start_at[0] - before, 1)
+
+    assert [pause_s(served_s) for served_s in (None, 1.0, 9.0)] == [0.1, 0.2, 0.4]
+    assert pause_s(11.0) == 0.1
+    pauses = [pause_s(0.0) for _ in range(20)]
     assert pauses[0] == 0.2
     assert pauses[-1] == 5.0
     assert pauses == sorted(pauses)
@@ -46,7 +55,7 @@ def test_the_pause_before_a_restart_doubles_up_to_a_limit_and_begins_anew_after_
 # --- the balance ----------------------------------------------------------------------------------
 
 
-def test_who_has_more_connections_lets_others_first() -> None:
+def test_a_worker_with_more_connections_lets_others_first() -> None:
     balance = AcceptBalance(3)
     seats = [AcceptSlot(balance, number) for number in range(3)]
     assert not any(seat.lets_others_first() for seat in seats), "none accepts yet: whoever is first"
@@ -61,7 +70,7 @@ def test_who_has_more_connections_lets_others_first() -> None:
     assert [seat.lets_others_first() for seat in seats] == [False, True, True]
 
 
-def test_who_serves_alone_lets_nobody_first() -> None:
+def test_a_process_alone_lets_no_other_first() -> None:
     seat = AcceptSlot()
     assert not seat.lets_others_first()
     seat.take()
@@ -128,7 +137,7 @@ async def reporting(full: bool, ready: bool) -> WorkerStatus:
     return said if full else replace(said, snapshot=None)
 
 
-async def test_a_worker_reports_when_asked_and_has_nothing_to_say_while_it_starts() -> None:
+async def test_a_worker_reports_when_asked_and_nothing_while_it_starts() -> None:
     async with linked() as (link, worker, ended):
         worker.send(messages.ReportRequest(1, True))
         assert await heard(worker) == [messages.Report(1, None)]
@@ -162,7 +171,7 @@ async def test_a_worker_ends_when_told_and_when_its_parent_is_gone(how: str) -> 
             await ended.wait()
 
 
-async def test_who_asks_shares_a_question_but_none_from_before() -> None:
+async def test_callers_share_a_request_but_not_an_earlier_one() -> None:
     async with linked() as (link, worker, _):
         first = asyncio.create_task(link.pool_status(full=False))
         assert await heard(worker) == [messages.CollectRequest(False)]
@@ -176,7 +185,7 @@ async def test_who_asks_shares_a_question_but_none_from_before() -> None:
         assert [await one for one in later] == [late] * 3
 
 
-async def test_who_asks_what_is_counted_has_nobody_look_at_the_store() -> None:
+async def test_a_request_for_figures_does_not_read_the_store() -> None:
     """Whether a worker is ready may take a look at the store, and an operator polls the page."""
     async with linked() as (link, worker, _):
         link.serving(reporting)
@@ -292,7 +301,7 @@ def test_a_worker_that_speaks_nonsense_is_killed(
 # --- answers of all ------------------------------------------------------------------------------
 
 
-def test_who_asks_for_all_does_not_wait_for_one_that_ended() -> None:
+def test_a_collection_does_not_wait_for_a_worker_that_ended() -> None:
     parent = Supervisor(Sockets([], []), 2, lambda link, first: 0)
     theirs = []
     for number in range(2):

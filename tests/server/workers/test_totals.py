@@ -61,7 +61,7 @@ def test_a_newer_report_takes_the_place_of_the_one_before() -> None:
     assert totals.readiness([0]).not_ready == "why"
 
 
-def test_what_a_worker_held_that_was_killed_is_a_gap() -> None:
+def test_the_ids_of_a_killed_worker_are_a_gap() -> None:
     totals = Totals()
     totals.reported(0, report(reading(issued=3, reserved=10, held=7, rate=2.0, waiting=2)))
     totals.ended(0)
@@ -142,9 +142,7 @@ def counted(snapshot: Snapshot) -> dict[tuple[str, tuple[tuple[str, str], ...]],
     }
 
 
-def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_comes_first() -> (
-    None
-):
+def test_no_sum_falls_when_a_worker_dies_or_a_counter_comes() -> None:
     rng = random.Random(7)
     totals = Totals()
     workers: dict[int, list[CounterSample]] = {}
@@ -180,7 +178,7 @@ def test_nothing_that_is_counted_ever_falls_whoever_dies_and_whichever_counter_c
         before = after
 
 
-def test_the_worker_that_heard_least_of_the_catalogue_is_shown_and_one_that_stops() -> None:
+def test_the_oldest_catalogue_and_a_worker_that_stops_are_shown() -> None:
     totals = Totals()
     for worker, (seconds, most) in enumerate([(1.0, 60.0), (50.0, 60.0), (90.0, 900.0)]):
         heard = Snapshot([], True, Latency(), "x", silence=CatalogueAge(seconds, most))

@@ -200,7 +200,7 @@ class WorkersHammer(Hammer):
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "dynamodb"])
-async def test_workers_killed_under_load_cost_no_duplicate_and_no_refused_connection(
+async def test_killed_workers_cost_no_duplicate_and_no_refused_connection(
     folder: Path, engine: str, request: pytest.FixtureRequest
 ) -> None:
     store, env = STORE, None
@@ -225,7 +225,7 @@ async def test_workers_killed_under_load_cost_no_duplicate_and_no_refused_connec
     assert len(report.ids) > 1000, report
 
 
-async def test_who_has_connected_to_a_killed_worker_is_served_by_another(folder: Path) -> None:
+async def test_a_client_of_a_killed_worker_is_served_by_another(folder: Path) -> None:
     with working(folder) as serving:
         port = serving.port
         for pid in pids(serving).values():
@@ -273,7 +273,7 @@ async def test_counts_add_up_over_workers_and_never_fall_when_one_dies(folder: P
         assert falling == []
 
 
-async def test_a_worker_that_is_asked_to_stop_is_replaced_without_a_broken_request(
+async def test_a_stopped_worker_is_replaced_without_a_broken_request(
     folder: Path,
 ) -> None:
     with working(folder, "--drain", "0.5") as serving:
