@@ -110,7 +110,7 @@ class Bench:
     def notice(self) -> str:
         """A sentence on the ids that it takes."""
         what = f"counter {self._before.counter}" if self._before else "the counter"
-        return f"takes real ids of {what} at {self._where.url}; they are not given to anybody else"
+        return f"takes ids of {what} at {self._where.url}; they are real, and a gap afterwards"
 
     async def run(self, say: Callable[[float, str], None], *, every_s: float) -> None:
         """Put the load on; `say` gets seconds and a line. Raises http_get.NoAnswer."""
