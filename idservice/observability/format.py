@@ -1,6 +1,6 @@
-"""How the figures of a status are worded, for people: the page and the terminal show the same.
+"""Words the figures of a status for people: the page and the terminal show the same.
 
-The page's script words them once more (`status.html`); a test compares the two.
+The script of the page words them once more (`status.html`). A test compares the two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ SPARK = "▁▂▃▄▅▆▇█"
 
 
 def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
-    """The figures of one counter of a status, in the order in which they are shown; `now` is the
-    status's `time`."""
+    """Return the figures of one counter of a status, in the order in which they are shown. `now` is
+    the `time` of the status."""
     strict = counter["mode"] == "strict"
     return {
         "state": counter["state"],
@@ -32,18 +32,18 @@ def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
 
 
 def mode(counter: Mapping[str, Any]) -> str:
-    """How ids are handed out."""
+    """Return the mode in which ids are handed out."""
     shards = counter["shards"]
     return f"{counter['mode']}, {shards} shards" if shards > 1 else str(counter["mode"])
 
 
 def whole(number: int) -> str:
-    """A whole number, with its thousands apart."""
+    """Return a whole number with its thousands apart."""
     return f"{number:,}"
 
 
 def rate(per_second: float | None) -> str:
-    """Ids a second."""
+    """Return a rate in ids per second."""
     if per_second is None:
         return NONE
     if 0 < per_second < 0.1:
@@ -52,21 +52,21 @@ def rate(per_second: float | None) -> str:
 
 
 def runway(counter: Mapping[str, Any]) -> str:
-    """For how long the ids in memory last."""
+    """Return the time for which the ids in memory last."""
     if not counter["ids_in_memory"]:
         return "0 s"
     return "no use" if counter["runway_seconds"] is None else span(counter["runway_seconds"])
 
 
 def workers(status: Mapping[str, Any]) -> str:
-    """How many processes serve, and how many had to be replaced."""
+    """Return the number of workers, and of those that were replaced."""
     count, restarts = status["workers"], status["restarts"]
     said = "1 worker" if count == 1 else f"{count} workers"
     return f"{said}, {restarts} restarted" if restarts else said
 
 
 def span(seconds: float) -> str:
-    """A time, to two digits or so, in the unit that fits."""
+    """Return a time to about two digits, in the unit that fits."""
     if not seconds:
         return "0 s"
     if seconds < 10:
@@ -81,25 +81,25 @@ def span(seconds: float) -> str:
 
 
 def reserve(took: Mapping[str, Any] | None) -> str:
-    """Within which time half of the reservations ended, and 99 of 100."""
+    """Return the times within which half of the reservations ended, and 99 of 100."""
     return NONE if took is None else f"{at_most(took['p50'])} / {at_most(took['p99'])}"
 
 
 def at_most(seconds: float | None) -> str:
-    """The upper end of a histogram's bucket; None is the last one, which has none."""
+    """Return the upper end of a histogram's bucket. None is the last one, which has no end."""
     if seconds is None:
         return ">5 s"
     return f"{seconds * 1000:g} ms" if seconds < 1 else f"{seconds:g} s"
 
 
 def gaps(lost: Mapping[str, int]) -> str:
-    """How many ids were lost, most first, and by which cause."""
+    """Return the number of lost ids by cause, the largest first."""
     most_first = sorted(lost.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{whole(ids)} {cause}" for cause, ids in most_first) or "0"
 
 
 def share(used: float | None) -> str:
-    """How much of a limit is used; never more than is true, so that 100 % is the end."""
+    """Return the used share of a limit, rounded down, so that 100 % is the end."""
     if used is None:
         return NONE
     percent = used * 100
@@ -109,7 +109,8 @@ def share(used: float | None) -> str:
 
 
 def ends(seconds: float | None, now: float) -> str:
-    """When a limit is reached: a date (UTC), soon a time, or that it is not to be feared."""
+    """Return the moment at which a limit is reached: a date (UTC), a time if it is soon, or a word
+    if it is far away."""
     if seconds is None:
         return NONE
     if seconds >= CENTURY_S:
@@ -120,7 +121,8 @@ def ends(seconds: float | None, now: float) -> str:
 
 
 def spark(values: Sequence[float | None], full: float) -> str:
-    """A line of blocks, of which the highest is `full`; a blank where nothing is known."""
+    """Return a line of blocks, of which the highest is `full`. A value that is not known is a
+    blank."""
     steps = len(SPARK) - 1
     return "".join(
         " " if value is None else SPARK[min(steps, int(value / full * steps + 0.5))]

@@ -1,4 +1,4 @@
-"""How log records are written: JSON lines for machines, short lines for a terminal."""
+"""Writes log records: JSON lines for machines, short lines for a terminal."""
 
 import logging
 import sys
@@ -9,8 +9,8 @@ import msgspec
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per record; `action` is a stable word to search and alert by. The lines of a
-    `worker` also have its number, and that of its process."""
+    """Formats a record as one JSON object. `action` is a stable word to search and alert by. Lines
+    of a `worker` also have its number and the id of its process."""
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class JsonLines(logging.Formatter):
 
 
 class Lines(logging.Formatter):
-    """Time, level, the worker where there are several, and sentence."""
+    """Formats a record as time, level and sentence, with the worker if there are several."""
 
     def __init__(self, worker: int | None = None) -> None:
         who = "" if worker is None else f"worker {worker}: "
@@ -40,7 +40,7 @@ class Lines(logging.Formatter):
 
 
 class Handler(logging.StreamHandler[TextIO]):
-    """Says once that the log cannot be written, and not with a traceback for each line."""
+    """Reports once that the log cannot be written, instead of a traceback for each line."""
 
     _said = False
 
@@ -57,8 +57,8 @@ class Handler(logging.StreamHandler[TextIO]):
 def set_up(
     form: str, stream: TextIO | None = None, *, access: bool = False, worker: int | None = None
 ) -> None:
-    """Send all records to `stream` (default: stdout) as `json`, `text`, or `auto`: text where it
-    is a terminal. `access` adds a line per request; lines of a `worker` name it."""
+    """Send all records to `stream` (default: stdout) as `json`, `text` or `auto`, which is text on
+    a terminal. `access` adds a line per request. Lines of a `worker` name it."""
     stream = stream or sys.stdout
     if form == "auto":
         form = "text" if stream.isatty() else "json"

@@ -1,4 +1,4 @@
-"""How late the event loop runs what is due: time in which the process answers nobody."""
+"""Measures the lag of the event loop: time in which the process answers no request."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ STILL_S = 1.0  # late by that much it stood still, which is worth a line in the 
 
 
 async def watch(lag: Latency) -> None:
-    """Count into `lag`, at each beat, how late it came. Until cancelled."""
+    """Count into `lag`, at each beat, the time by which it was late. Runs until it is cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + BEAT_S

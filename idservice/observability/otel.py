@@ -1,8 +1,9 @@
-"""Traces and metrics by OpenTelemetry, for who asks for them: a span for each request, and what
-`/metrics` shows of counters, sent to a collector by OTLP over HTTP.
+"""Sends traces and metrics by OpenTelemetry: a span for each request, and the metrics of counters,
+to a collector by OTLP over HTTP.
 
-Of the extra `otel`, and imported only with `--otel`: a span costs more than an id. The standard
-variables (`OTEL_...`) say where to and how much; the SDK reads them, but for those named here.
+Needs the extra `otel`, and is imported only with `--otel`, because a span costs more than an id.
+The SDK reads the standard variables (`OTEL_...`), which name the collector and the amount, except
+for those that are set here.
 """
 
 import asyncio
@@ -53,10 +54,10 @@ Read = Callable[[], Coroutine[object, object, Snapshot]]
 async def exported(
     read: Read, stop_by: Callable[[], float], *, counters_max: int
 ) -> AsyncIterator[Middleware]:
-    """While entered, what is counted is sent on and so is a span for each request that passes the
-    middleware. At most `counters_max` counters are told apart. Raises Usage.
+    """While entered, send the metrics, and a span for each request that passes the middleware. At
+    most `counters_max` counters have a separate label. Raises Usage.
 
-    At the end what is left is sent, for at most FLUSH_MAX_S: a collector that is away hinders no
+    At the end the rest is sent, for at most FLUSH_MAX_S. A collector that does not answer delays no
     stop.
     """
     for name, allowed in ALLOWED.items():
@@ -137,7 +138,7 @@ def _middleware(tracers: TracerProvider, meters: MeterProvider) -> Middleware:
 
 
 class _Counted:
-    """What is counted, for a thread that is not the loop's: all is read on the loop."""
+    """The counts, for a thread other than that of the loop. All of them are read on the loop."""
 
     def __init__(self, read: Read, counters_max: int) -> None:
         self._read = read
@@ -148,7 +149,7 @@ class _Counted:
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """None where the loop does not tell in time, as at the end."""
+        """The newest snapshot. None if the loop does not answer in time, as at the end."""
         if time.monotonic() > self._at + FRESH_S:
             self._snapshot = self._asked()
             self._at = time.monotonic()
@@ -169,7 +170,7 @@ class _Counted:
 
     @property
     def readings(self) -> list[CounterSample]:
-        """Of counters, those beyond the most as one."""
+        """Samples of the counters. Those beyond the most are one sample."""
         snapshot = self.snapshot
         return capped(snapshot.readings, self._counters_max) if snapshot else []
 

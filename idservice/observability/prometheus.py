@@ -1,7 +1,7 @@
-"""Plain integers that the service counts in, and how Prometheus reads them at a scrape.
+"""Writes the metrics page for Prometheus from the plain integers that the service counts in.
 
-Counting must cost nothing on the way of an id: `prometheus_client` counters are 5 to 50 times as
-dear as an integer, so its registry is used only to write the page.
+Counting must cost nothing on the path of an id. `prometheus_client` counters cost 5 to 50 times as
+much as an integer, so the registry of that library is used only to write the page.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -42,8 +42,8 @@ def _text(part: Metric) -> bytes:
 
 
 class _Lines:
-    """Writes the lines of counters, family by family. Nothing in them has to be escaped, and the
-    library takes six times as long."""
+    """Writes the lines of counters, family by family. None of them needs escaping, and the library
+    takes six times as long."""
 
     def __init__(self, rows: list[CounterSample]) -> None:
         self._rows = rows
@@ -69,7 +69,7 @@ class _Lines:
     def gauge(
         self, name: str, text: str, values: Callable[[CounterSample], float | None]
     ) -> Iterator[bytes]:
-        """Without the counters of which it is None."""
+        """Yield the lines of a gauge, without the counters whose value is None."""
 
         def lines(row: CounterSample) -> tuple[str, ...]:
             if (value := values(row)) is None:

@@ -1,4 +1,5 @@
-"""How a counter stands, on one instance or on several workers together: all of it from memory."""
+"""Defines the records that describe counters: on one instance, or on several workers together. All
+of them come from memory."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -13,9 +14,10 @@ CLOSED = ("suspended", "moved", "unknown_counter")
 
 
 class CounterState(msgspec.Struct, frozen=True):
-    """A counter as an instance has it in use. Numbers are ids, `runway` is in seconds.
+    """A counter that an instance has in use. Numbers are ids, `runway` is in seconds.
 
-    `code` and `why` are the error that whoever asks now is told; empty where ids are handed out.
+    `code` and `why` are the error that a request for an id would get now. They are empty if ids are
+    served.
     """
 
     epoch: int
@@ -34,17 +36,17 @@ class CounterState(msgspec.Struct, frozen=True):
 
     @property
     def suspect(self) -> bool:
-        """Whether its ids may be those that others have: nothing is handed out."""
+        """True if its ids may repeat others, so that no id is handed out."""
         return self.code in SUSPECT
 
     @property
     def closed(self) -> bool:
-        """Whether an operator wants none of it handed out: that nothing is held is in order."""
+        """True if an operator closed the counter, so that it needs no ids in memory."""
         return self.code in CLOSED
 
     @property
     def limit_used(self) -> float | None:
-        """Which part of the ids up to the limit is used, 0 .. 1; None where that is not known."""
+        """The used share of the ids up to the limit, 0 .. 1. None if it is not known."""
         if self.code == "exhausted":
             return 1.0
         if self.limit is None or self.highest is None:
@@ -53,8 +55,9 @@ class CounterState(msgspec.Struct, frozen=True):
 
 
 def together(standings: Sequence[CounterState]) -> CounterState | None:
-    """How a counter stands that several workers have in use: each has a stock of its own, and sees
-    all of the counter. The trouble of one is the trouble of whoever is connected to it."""
+    """Return the state of a counter that several workers have in use. Each worker has its own ids,
+    and sees all of the counter. The trouble of one worker is the trouble of the clients connected
+    to it."""
     if not standings:
         return None
     newest = max(standings, key=lambda one: one.epoch)
@@ -78,8 +81,8 @@ def together(standings: Sequence[CounterState]) -> CounterState | None:
 
 
 def worst(standings: Sequence[CounterState]) -> CounterState | None:
-    """Several counters as one that looks as bad as each: suspect if one is, as near to its limit
-    as the nearest."""
+    """Return the state that looks as bad as each of several: suspect if one is, and as near to its
+    limit as the nearest."""
     if not standings:
         return None
     shown = next((one for one in standings if one.suspect), standings[0])
@@ -103,7 +106,7 @@ REST = "_rest"  # label of the counters beyond the cap; no counter can be called
 
 @dataclass(slots=True)
 class Latency:
-    """A histogram of seconds. There is one for each counter: it is as long as its last bucket that
+    """A histogram of seconds. Each counter has one, which is as long as its last bucket that
     counted anything."""
 
     counts: list[int] = field(default_factory=list)
@@ -118,8 +121,8 @@ class Latency:
         self.total += seconds
 
     def at_most(self, share: float) -> float | None:
-        """Seconds within which that share (0 .. 1) of all ended, as far as the buckets tell: it is
-        the upper end of one, infinite in the last. None where nothing was counted."""
+        """Return the seconds within which that share (0 .. 1) of all ended. It is the upper end of
+        a bucket, infinite for the last one. None if nothing was counted."""
         rank = share * sum(self.counts)
         if not rank:
             return None
@@ -132,7 +135,7 @@ class Latency:
 
     @classmethod
     def sum(cls, parts: Iterable["Latency"]) -> "Latency":
-        """Several as one."""
+        """Return the sum of several histograms."""
         counts: list[int] = []
         total = 0.0
         for part in parts:
@@ -143,7 +146,7 @@ class Latency:
 
 @dataclass(slots=True)
 class CounterStats:
-    """What is counted for one counter, besides what its allocator knows itself."""
+    """The counts of one counter, except for those that its allocator keeps."""
 
     reservations: dict[str, int] = field(default_factory=dict)  # by result
     refusals: dict[str, int] = field(default_factory=dict)  # by error code
@@ -171,7 +174,8 @@ class CounterSample:
 
     @property
     def runway_s(self) -> float:
-        """How long what is held lasts at that rate; infinite where nothing is to be held."""
+        """Seconds for which the ids in memory last at that rate. Infinite if none need to be
+        held."""
         if not self.held:
             return float("inf") if self.standing is not None and self.standing.closed else 0.0
         return self.held / self.rate if self.rate else float("inf")
@@ -179,7 +183,7 @@ class CounterSample:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueAge:
-    """For how long the catalogue was not heard of, and how long is too long, both in seconds."""
+    """Seconds since the catalogue was read, and the age from which no id is handed out."""
 
     seconds: float
     most: float
@@ -208,10 +212,10 @@ def count(counts: dict[str, int], key: str) -> None:
 
 
 def capped(readings: list[CounterSample], most: int) -> list[CounterSample]:
-    """The first `most` readings, and all others summed up as one.
+    """Return the first `most` readings, and the sum of all others as one.
 
-    In the order in which the counters came into use: one that moved between its own label and the
-    sum would look like a burst or a restart.
+    They stay in the order in which the counters came into use. A counter that moved between its own
+    label and the sum would look like a burst or a restart.
     """
     kept, rest = readings[:most], readings[most:]
     if not rest:
@@ -225,7 +229,7 @@ def capped(readings: list[CounterSample], most: int) -> list[CounterSample]:
 
 
 def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
-    """Several readings as one of `counter`."""
+    """Return the sum of several readings, as one of `counter`."""
     gaps: dict[str, int] = {}
     tally = CounterStats()
     for reading in readings:

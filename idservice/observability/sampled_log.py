@@ -1,4 +1,5 @@
-"""Log lines that a sender of bad requests can cause: at most one a second, the rest is counted."""
+"""Limits log lines that a client can cause by bad requests: at most one a second, the rest is
+counted."""
 
 import logging
 import time
@@ -8,7 +9,7 @@ INTERVAL_S = 1.0
 
 
 class RateLimitedLog:
-    """Passes one record per second on to a logger, and says how many it kept back."""
+    """Passes one record per second on to a logger, and reports the number that it held back."""
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
@@ -16,11 +17,11 @@ class RateLimitedLog:
         self._kept_back = 0
 
     def warning(self, message: str, *arguments: object, **keywords: Any) -> None:
-        """As `Logger.warning`."""
+        """Log as `Logger.warning` does."""
         self._sample(logging.WARNING, message, arguments, keywords)
 
     def error(self, message: str, *arguments: object, **keywords: Any) -> None:
-        """As `Logger.error`."""
+        """Log as `Logger.error` does."""
         self._sample(logging.ERROR, message, arguments, keywords)
 
     def _sample(

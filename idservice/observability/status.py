@@ -1,4 +1,5 @@
-"""The status as JSON values: which counters come first, what is wrong, and what is to be done."""
+"""Makes the status as JSON values: the order of the counters, their problems, and the commands to
+run."""
 
 import math
 import re
@@ -63,8 +64,8 @@ class StatusQuery:
 def status(
     snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float, authority: str
 ) -> Status:
-    """What is in memory, worded; nothing is asked for it. `time` is in seconds since 1970,
-    `authority` where a command may reach this service."""
+    """Return the status of a service from memory, without a call to the store. `time` is in seconds
+    since 1970, `authority` is the address at which a command can reach this service."""
     readings = snapshot.readings
     states = {one.counter: _state(one) for one in readings}
     found = [one for one in readings if wanted.find in one.counter]
@@ -142,7 +143,7 @@ def _state(reading: CounterSample) -> State:
 
 
 def _runway_s(reading: CounterSample) -> float:
-    """Infinite where nobody takes any, and where nothing is to be held."""
+    """Return the runway. It is infinite if no ids are used, and if none need to be held."""
     standing = reading.standing
     if standing is None or standing.strict or not reading.rate:
         return math.inf
@@ -181,7 +182,8 @@ def _counter(reading: CounterSample, state: State, *, store: str, authority: str
 
 
 def _end(standing: CounterState) -> tuple[float | None, float | None]:
-    """How much of the limit is used, and in how many seconds the rest is, at the present pace."""
+    """Return the used share of the limit, and the seconds until it is reached at the present
+    pace."""
     used = standing.limit_used
     if standing.code == "exhausted":
         return used, 0.0
@@ -209,7 +211,8 @@ def _why(reading: CounterSample, state: str) -> str:
 
 
 def _command(name: str, state: str, standing: CounterState, store: str, authority: str) -> str:
-    """What an operator runs; N is theirs to choose. Lent ids are put right where they come from."""
+    """Return the command that an operator runs. N is for the operator to choose. A problem of
+    borrowed ids is solved where they come from."""
     at = f"--store {shlex.quote(store)}"
     if standing.lent and state in ("suspect", "exhausted", "suspended"):
         return ""

@@ -1,4 +1,4 @@
-"""Whether the store answers, as this instance last saw it."""
+"""Keeps whether the store answers, as this instance last saw it."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class StoreHealth:
-    """Whether the store answered when it was last asked, and how long its answers took."""
+    """Records if the store answered the last call, and the time that its answers took."""
 
     def __init__(self) -> None:
         self.latency = Latency()
@@ -23,18 +23,18 @@ class StoreHealth:
 
     @property
     def up(self) -> bool:
-        """Whether the last call got an answer."""
+        """True if the last call got an answer."""
         return not self.down.is_set()
 
     def answered(self) -> None:
-        """The store answered, be it with a refusal."""
+        """Record that the store answered, with a refusal or without."""
         if self.down.is_set():
             log.info("the store answers again", extra={"action": "store_up"})
         self.down.clear()
         self.last_error = None
 
     def failed(self, error: Exception) -> None:
-        """The store gave no answer, or could not serve."""
+        """Record that the store gave no answer, or could not serve."""
         if not self.down.is_set():
             log.warning("%s", error, extra={"action": "store_down"})
         self.last_error = error
@@ -45,7 +45,7 @@ class StoreHealth:
     ) -> T:
         """Return the answer to a call that changes nothing, and note if the store answered.
 
-        Raises StoreError; NotApplied where the call takes longer than `within_s`.
+        Raises StoreError, and NotApplied if the call takes longer than `within_s`.
         """
         try:
             async with asyncio.timeout(within_s):
