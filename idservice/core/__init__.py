@@ -8,8 +8,8 @@ I3   A cursor only moves forward. A block's two edges travel together; neither i
 I4   A reservation without a readable answer is burnt: its range is a gap, and a new one is asked
      for. What it got is never inferred from a later read. (A strict counter's batch is asked for
      again instead: its own number and nonce on the position tell what it got.)
-I5   Ids go back once, and only from somebody who has forgotten them: first the blocks are dropped,
-     then the position is read, then one write is sent, which holds only while epoch, revision and
+I5   Ids go back once, and only from an instance that has forgotten them. First it drops the blocks,
+     then it reads the position, then it sends one write, which holds only while epoch, revision and
      value are as read. No answer to it leads to another one: a refusal may be that of its own
      second copy, and a value that stands where it stood may have been handed out and come back.
      What goes back to the position is the unused end of it, never a used id. Returned ranges are
@@ -22,7 +22,7 @@ I6   A position is an index k. Shard s of S shards in an epoch with base b yield
 I7   Every transport error means "unknown", "could not connect" included (applied writes are
      reported so), and so does a success without well-formed contents. "Not applied" is only what
      the store itself said in its own words to the only attempt. One attempt per call; whether to
-     try again is decided in `service`, never in a client library.
+     try again is decided in the allocation room, never in a client library.
 I8   A strict counter holds nothing between requests. Requests that wait together share one batch,
      sent after they arrived. A batch is applied once at most, by its writer's numbers, and may be
      sent any number of times; its ids go only to requests that waited when it was *first* sent,

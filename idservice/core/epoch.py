@@ -1,5 +1,5 @@
-"""An epoch is one incarnation of a counter: its written name, how indices become ids, and where the
-next one may begin."""
+"""The epoch of a counter: its written name, the layout by which indices become ids, and the base of
+the next one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ SEALED, GONE_BACK = "sealed:", "gone-back:"
 
 
 def epoch_name(ordinal: int, random: str) -> str:
-    """How an open epoch is written on a position: `<ordinal>.<random>`.
+    """Return the name of an open epoch, as a position carries it: `<ordinal>.<random>`.
 
-    The random part keeps two epochs of one ordinal apart (two stores, a restored table).
+    The random part tells two epochs of one ordinal apart (two stores, a restored table).
     """
     return f"{ordinal}.{random}"
 
 
 def ordinal_of(epoch: str) -> int:
-    """The ordinal in an open epoch's name. Raises ValueError where `epoch` is no such name."""
+    """Return the ordinal in the name of an open epoch. Raises ValueError if `epoch` is not such a
+    name."""
     ordinal, dot, random = epoch.partition(".")
     if not (dot and random and ordinal.isascii() and ordinal.isdigit()):
         raise ValueError(f"{epoch!r} is no epoch")
@@ -25,23 +26,25 @@ def ordinal_of(epoch: str) -> int:
 
 
 def gone_back(epoch: str) -> str:
-    """What replaces the epoch of a position that somebody moved back: nobody is granted on it."""
+    """Return the mark that replaces the epoch of a position that went back: nothing is granted on
+    it."""
     return f"{GONE_BACK}{ordinal_of(epoch)}"
 
 
 def sealed(epoch: str) -> str:
-    """What stands on a position while the change that is to open `epoch` is under way.
+    """Return the seal that a position carries while the change that opens `epoch` is under way.
 
-    It names that change: a constant would let a late copy of one change's opening pass in another.
+    The seal names that change. With a constant, a late copy of one opening would pass in another
+    change.
     """
     ordinal_of(epoch)
     return f"{SEALED}{epoch}"
 
 
 def ordinal_on(position: str | None) -> int:
-    """The ordinal of whatever a position carries: open, sealed, or gone back.
+    """Return the ordinal of the epoch that a position carries: open, sealed, or gone back.
 
-    0, below every epoch, for anything else, which nobody of ours wrote.
+    It is 0, below every epoch, for any other text, which was not written by idservice.
     """
     if position is None:
         return 0
@@ -55,7 +58,7 @@ def ordinal_on(position: str | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the indices of one shard become ids in one epoch (I6)."""
+    """The layout by which the indices of one shard become ids in one epoch (I6)."""
 
     base: int
     limit: int
@@ -63,7 +66,7 @@ class Layout:
     shards: int = 1
 
     def ids(self, indices: range) -> range:
-        """The ids of a stretch of indices of this shard, in rising order."""
+        """Return the ids of a stretch of indices of this shard, in rising order."""
         assert indices.step == 1
         return range(
             self.base + self.shard + self.shards * indices.start,
@@ -72,12 +75,13 @@ class Layout:
         )
 
     def id(self, index: int) -> int:
-        """The id of one index."""
+        """Return the id of one index."""
         return self.base + self.shard + self.shards * index
 
     def indices(self, ids: range) -> range | None:
-        """The stretch of indices that yields these ids, without those below the base: a block of
-        the epoch before may have been continued by one of this. None where there is none."""
+        """Return the stretch of indices that yields these ids, without those below the base; None
+        if there is none. A block of the epoch before may have been continued by one of this
+        epoch."""
         first, rest = divmod(ids.start - self.base - self.shard, self.shards)
         last = first + len(ids)
         if ids.step != self.shards or rest or last <= 0:
@@ -86,21 +90,22 @@ class Layout:
 
     @property
     def end(self) -> int:
-        """The first index whose id is above the limit; 0 where the shard has none below it."""
+        """The first index whose id is above the limit; 0 if the shard has no id below it."""
         return max(0, (self.limit - self.base - self.shard) // self.shards + 1)
 
 
 def first_base(start: int, shards: int) -> int:
-    """Where the first epoch of a counter of our own begins: at 0 with one shard, so that index and
-    id agree; with several at its first id, so that every shard begins at index 0."""
+    """Return the base of the first epoch of a counter that was not adopted. With one shard it is 0,
+    so that index and id agree. With several it is the first id, so that every shard begins at index
+    0."""
     return start if shards > 1 else 0
 
 
 def first_free(base: int, reserved: Sequence[int], high: int) -> int:
-    """The lowest id above every one that was ever granted, and not below the base.
+    """Return the lowest id above all that were ever granted, and not below the base.
 
-    `reserved` is, for each shard of the epoch that ends, the larger of position and mark: a
-    position alone may have been moved back by hand. `high` is the same of all epochs before.
+    `reserved` is, for each shard of the epoch that ends, the larger of position and mark, because a
+    position alone may have been moved back by hand. `high` is the same for all epochs before.
     """
     shards = len(reserved)
     ends = (
@@ -112,9 +117,9 @@ def first_free(base: int, reserved: Sequence[int], high: int) -> int:
 
 
 def base_of(free: int, *, floor: int, ahead: int, lower: bool) -> int:
-    """Where an epoch begins: at `floor`, or further on where ids from there may be in use already.
+    """Return the base of an epoch: `floor`, or higher if ids from there may be in use already.
 
-    `free` is above every id known to be granted, `ahead` how far beyond it to go. With `lower` it
-    is `floor` whatever was granted: somebody takes the blame for repeated ids.
+    `free` is above every id known to be granted, `ahead` is the distance to keep from it. With
+    `lower` it is `floor`, whatever was granted: the operator answers for repeated ids.
     """
     return floor if lower else max(free + ahead, floor)

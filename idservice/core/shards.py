@@ -1,8 +1,8 @@
-"""Which shard an instance reserves on, and what it knows of each of them in one epoch.
+"""Chooses the shard on which an instance reserves, and keeps what is known of each in one epoch.
 
-It stays with one shard until that is used up or takes no more now, and then goes on to the next in
-an order of its own: of many instances that are turned away from one shard at the same moment, each
-goes somewhere else.
+An instance stays with one shard until it is used up or takes no more writes now. Then it goes on to
+the next in its own order. If many instances are turned away from one shard at the same moment, they
+go to different ones.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Shard:
 
     @property
     def room(self) -> int:
-        """How many more ids the limit leaves here, as far as is known."""
+        """The number of ids that the limit leaves here, as far as is known."""
         return max(0, self.end - max(self.seen, self.found or 0))
 
 
@@ -58,16 +58,17 @@ class Shards:
 
     @property
     def present(self) -> Shard:
-        """The one it is at."""
+        """The shard on which it reserves now."""
         return self._row[self._at]
 
     @property
     def used_up(self) -> bool:
-        """Whether no id was left below the limit anywhere when that was last found out."""
+        """True if no id was left below the limit on any shard when that was last found out."""
         return all(shard.used_up or shard.seen >= shard.end for shard in self._row)
 
     def room(self, now: float) -> int:
-        """How many more ids the limit leaves, as far as is known without asking the store."""
+        """Return the number of ids that the limit leaves, as far as is known without a call to the
+        store."""
         self._doubt(now)
         room = 0
         for shard in self._row:  # asked for each request that waits
@@ -75,9 +76,10 @@ class Shards:
         return room
 
     def choose(self, now: float) -> Shard | None:
-        """The shard to ask next: the present one, or the next that has room; None where none has.
+        """Return the shard to ask next: the present one, or the next one that has room; None if
+        none has.
 
-        It is the present one from now on.
+        It becomes the present one.
         """
         self._doubt(now)
         for steps in range(len(self._row)):
@@ -88,24 +90,25 @@ class Shards:
         return None
 
     def granted(self, number: int, indices: range) -> None:
-        """The store granted these indices of a shard."""
+        """Record that the store granted these indices of a shard."""
         shard = self[number]
         shard.seen, shard.begun = indices.stop, True
         self.had_room(number)
 
     def had_room(self, number: int) -> None:
-        """There was as much as was asked for."""
+        """Record that the shard had room for the whole request."""
         self[number].found, self[number].used_up = None, False
 
     def no_room(self, number: int, position: int, now: float) -> None:
-        """The store found a shard at `position`, with fewer indices left than were asked for."""
+        """Record that the store found a shard at `position`, with fewer indices left than were
+        requested."""
         shard = self[number]
         shard.found, shard.used_up = position, position >= shard.end
         # One moment for all: a look at every shard may take longer than one answer is believed.
         self._found_at = now
 
     def throttled(self, number: int) -> None:
-        """A shard takes no more now."""
+        """Record that a shard takes no more writes now."""
         if self.present.layout.shard == number:
             self._go_on("throttled")
 
@@ -115,7 +118,7 @@ class Shards:
             self._moves[cause] = self._moves.get(cause, 0) + 1
 
     def _doubt(self, now: float) -> None:
-        """Somebody may have made room since."""
+        """Forget which shards have no room, if that is old: a change may have made room."""
         if now - self._found_at >= EXHAUSTED_RECHECK_S:
             self._found_at = inf
             for shard in self._row:
