@@ -1,4 +1,4 @@
-"""Who may change counters over HTTP: only this machine, and no web page in a browser on it."""
+"""Checks that a request may change counters: only from this machine, and from no web page."""
 
 import re
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 @dataclass(frozen=True, slots=True)
 class WriteAccess:
-    """`writable` where the listener may change counters, `unix` where it is a Unix socket."""
+    """The rules of one listener. It is `writable` if counters may be changed through it, and `unix`
+    if it is a Unix socket."""
 
     writable: bool
     unix: bool
 
     def check(self, request: web.Request) -> None:
-        """Raises WriteRefused."""
+        """Refuse a request that may not change counters. Raises WriteRefused."""
         if not self.writable:
             raise errors.WriteRefused(
                 why="this listener is not on the loopback interface; use one that is, or the"
@@ -28,10 +29,10 @@ class WriteAccess:
             )
         headers = request.headers
         if not self.unix and not _is_loopback(headers.get("Host", "")):
-            raise errors.WriteRefused(why="the Host header names no loopback address")
+            raise errors.WriteRefused(why="the Host header does not name a loopback address")
         for name in FORWARDED:
             if name in headers:
-                raise errors.WriteRefused(why=f"{name} says that a proxy passed it on")
+                raise errors.WriteRefused(why=f"the header {name} says that a proxy forwarded it")
         sites = [site.lower() for site in headers.getall("Sec-Fetch-Site", ())]
         origins = headers.getall("Origin", ())
         if "cross-site" in sites or not all(
@@ -39,8 +40,8 @@ class WriteAccess:
         ):
             raise errors.WriteRefused(why="the request comes from another site")
 
-    def name(self, request: web.Request) -> str:
-        """Who it is, for the log."""
+    def client(self, request: web.Request) -> str:
+        """Return the name of the client for the log."""
         return f"http:{'unix' if self.unix else request.remote or 'unknown'}"
 
 

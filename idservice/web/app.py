@@ -13,8 +13,7 @@ from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
 from idservice.observability.view import ServiceView
 from idservice.web.access import WriteAccess
-from idservice.web.change import Changes
-from idservice.web.counters import Admin
+from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
@@ -76,8 +75,8 @@ def build_app(
             serve(path, GET=ids(name), POST=ids(name))
         serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
     if control:
-        writers = WriteAccess(writable, unix)
-        for path, handlers in _control(catalogue, view, writers, limits).items():
+        access = WriteAccess(writable, unix)
+        for path, handlers in _control(catalogue, view, access, limits).items():
             if path not in routes or not data:  # an old path of somebody's goes before
                 serve(path, **handlers)
     serve("/livez", GET=_livez)
@@ -87,22 +86,22 @@ def build_app(
 
 
 def _control(
-    catalogue: Catalogue, view: ServiceView, writers: WriteAccess, limits: WebLimits
+    catalogue: Catalogue, view: ServiceView, access: WriteAccess, limits: WebLimits
 ) -> dict[str, dict[str, Handler]]:
     """The control plane: by path, the handlers of its methods."""
-    admin, changes = Admin(catalogue, view, writers), Changes(catalogue, writers)
+    counters = CounterRoutes(catalogue, view, access)
     overview = Overview(view, catalogue.store.address)
     return {
         "/": {"GET": overview.page},
         "/v1/status": {"GET": overview.json},
-        "/v1/counters": {"GET": admin.list},
+        "/v1/counters": {"GET": counters.list},
         "/v1/counters/{name}": {
-            "GET": admin.show,
-            "PUT": admin.put,
-            "PATCH": changes.patch,
-            "DELETE": changes.delete,
+            "GET": counters.show,
+            "PUT": counters.put,
+            "PATCH": counters.patch,
+            "DELETE": counters.delete,
         },
-        "/v1/counters/{name}/set": {"POST": changes.set},
+        "/v1/counters/{name}/set": {"POST": counters.set},
         "/metrics": {"GET": _metrics(view, limits.metrics_counters)},
     }
 

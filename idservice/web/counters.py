@@ -1,85 +1,156 @@
-"""The control plane: listing, showing and creating counters."""
+"""The routes on counters: list, show and create them, and change them."""
 
+import asyncio
 import math
 import re
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from idservice import errors
 from idservice.catalogue.catalogue import Catalogue
-from idservice.catalogue.counters import new_counter
+from idservice.catalogue.changes import Change, Configure, Delete, SetNext
+from idservice.catalogue.counters import check_reason, check_runway, new_counter
 from idservice.catalogue.describe import described, gaps_described
 from idservice.observability.view import ServiceView
-from idservice.stores.records import LIMIT_DEFAULT
+from idservice.stores.records import LIMIT_DEFAULT, Counter, Position
 from idservice.web.access import WriteAccess
 from idservice.web.ids import read_body
 from idservice.web.problems import NO_STORE
+from idservice.web.schemas import (
+    Configuration,
+    CounterAnswer,
+    CounterList,
+    Deletion,
+    Patch,
+    SetTo,
+)
 
-Body = TypeVar("Body")
+ANSWER_AFTER_S = 4.0  # a change to lower ids takes a minute; its answer does not wait for it
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
-
-class Wish(msgspec.Struct, forbid_unknown_fields=True):
-    """What a counter is to be; numbers beyond what JavaScript keeps may be sent as strings, and
-    JSON does not tell 5 from 5.0."""
-
-    start: int | float | str = 0
-    limit: int | float | str | None = None
-    strict: bool = False
-    shards: int | float = 1
-    runway: float | None = None
+Body = TypeVar("Body")
 
 
-class Admin:
-    """Handlers over a catalogue, and the `view` service that it is part of."""
+class CounterRoutes:
+    """Handlers over a catalogue, of which `view` shows the service."""
 
-    def __init__(self, catalogue: Catalogue, view: ServiceView, writers: WriteAccess) -> None:
+    def __init__(self, catalogue: Catalogue, view: ServiceView, access: WriteAccess) -> None:
         self._catalogue = catalogue
         self._view = view
-        self._writers = writers
+        self._access = access
 
     async def list(self, request: web.Request) -> web.Response:
-        """Every counter and its configuration."""
+        """List every counter with its configuration."""
         counters = await self._catalogue.counters()
-        return json_answer({"counters": [described(counter, self._runway) for counter in counters]})
+        return json_answer(CounterList([self._describe(counter) for counter in counters]))
 
     async def show(self, request: web.Request) -> web.Response:
-        """One counter: also where it stands in the store, and what is held in memory."""
+        """Show one counter, its position in the store and its ids in memory."""
         counter, positions = await self._catalogue.counter(request.match_info["name"])
-        body = described(counter, self._runway, positions)
-        reading = await self._view.reading(counter.name)
-        seconds = reading.runway_s if reading is not None else 0.0
-        body["ids_in_memory"] = reading.held if reading is not None else 0
-        body["gaps"] = gaps_described(reading.gaps if reading is not None else {})
-        body["runway_seconds"] = round(seconds, 3) if math.isfinite(seconds) else None
-        return json_answer(body)
+        sample = await self._view.reading(counter.name)
+        seconds = sample.runway_s if sample is not None else 0.0
+        answer = self._describe(
+            counter,
+            positions,
+            ids_in_memory=sample.held if sample is not None else 0,
+            gaps=gaps_described(sample.gaps if sample is not None else {}),
+            runway_seconds=round(seconds, 3) if math.isfinite(seconds) else None,
+        )
+        return json_answer(answer)
 
     async def put(self, request: web.Request) -> web.Response:
-        """Create a counter, or find it as wished."""
-        self._writers.check(request)
-        wish = await read_wish(request, Wish)
+        """Create a counter, or find it with the same configuration."""
+        body = await self._read(request, Configuration)
         wanted = new_counter(
             request.match_info["name"],
             self._catalogue.random,
-            start=whole("start", wish.start),
-            limit=LIMIT_DEFAULT if wish.limit is None else whole("limit", wish.limit),
-            strict=wish.strict,
-            shards=whole("shards", wish.shards),
-            runway=wish.runway,
+            start=read_number("start", body.start),
+            limit=LIMIT_DEFAULT if body.limit is None else read_number("limit", body.limit),
+            strict=body.strict,
+            shards=read_number("shards", body.shards),
+            runway=body.runway,
         )
-        counter, created = await self._catalogue.create(wanted, by=self._writers.name(request))
-        status = 201 if created else 200
-        return json_answer(described(counter, self._runway), status=status)
+        counter, created = await self._catalogue.create(wanted, by=self._access.client(request))
+        status = HTTPStatus.CREATED if created else HTTPStatus.OK
+        return json_answer(self._describe(counter), status=status)
 
-    @property
-    def _runway(self) -> float:
-        return self._catalogue.runway_s
+    async def patch(self, request: web.Request) -> web.Response:
+        """Suspend or resume a counter, or change its limit or its runway."""
+        body = await self._read(request, Patch)
+        if body.state is None and body.limit is None and body.runway is None:
+            raise errors.BadConfiguration(why="it names none of state, limit and runway")
+        limit = None if body.limit is None else read_number("limit", body.limit)
+        check_runway(body.runway)
+        change = Configure(state=body.state, limit=limit, runway=body.runway)
+        return await self._change(request, change, body.reason)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Delete a counter. If it is created again, it goes on above its old ids."""
+        body = await self._read(request, Deletion)
+        return await self._change(request, Delete(), body.reason)
+
+    async def set(self, request: web.Request) -> web.Response:
+        """Make a counter go on from another id."""
+        body = await self._read(request, SetTo)
+        change = SetNext(
+            next=read_number("next", body.next), lower=body.allow_lower, forced=body.force
+        )
+        return await self._change(request, change, body.reason)
+
+    async def _read(self, request: web.Request, kind: type[Body]) -> Body:
+        """Return the body of a request; a request without one means an empty object.
+
+        Raises WriteRefused, BadConfiguration, and as `read_body`.
+        """
+        self._access.check(request)
+        body = await read_body(request)
+        try:
+            return msgspec.json.decode(body or b"{}", type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise errors.BadConfiguration(why=str(error)) from None
+
+    async def _change(self, request: web.Request, change: Change, reason: str) -> web.Response:
+        name = request.match_info["name"]
+        change = replace(change, by=self._access.client(request), why=check_reason(reason))
+        try:
+            async with asyncio.timeout(ANSWER_AFTER_S):
+                _, entry = await self._catalogue.change(name, change)
+        except TimeoutError:
+            return await self._goes_on(name)
+        return json_answer(self._describe(entry))
+
+    async def _goes_on(self, name: str) -> web.Response:
+        """Answer with the counter as it is while its change goes on.
+
+        Raises OutcomeUnknown if the counter cannot be read: that says nothing of the change.
+        """
+        try:
+            entry, positions = await self._catalogue.counter(name)
+        except errors.IdserviceError as error:
+            raise errors.OutcomeUnknown(
+                store=self._catalogue.store.address,
+                action=f"changing counter {name}",
+                why=f"it took too long and goes on; show the counter to see its state ({error})",
+            ) from error
+        return json_answer(self._describe(entry, positions), status=HTTPStatus.ACCEPTED)
+
+    def _describe(
+        self, counter: Counter, positions: Sequence[Position] = (), **more: Any
+    ) -> CounterAnswer:
+        values = described(counter, self._catalogue.runway_s, positions)
+        return msgspec.convert({**values, **more}, CounterAnswer)
 
 
-def whole(field: str, value: float | str) -> int:
-    """A whole number that JSON may have as a number or as a string. Raises BadConfiguration."""
+def read_number(field: str, value: float | str) -> int:
+    """Return a whole number that JSON may have as a number or as a string.
+
+    JSON does not tell 5 from 5.0. Raises BadConfiguration.
+    """
     if isinstance(value, int) and value < 0:
         raise errors.BadConfiguration(why=f"{field} is {value}; it must be 0 or more")
     if isinstance(value, int):
@@ -88,24 +159,12 @@ def whole(field: str, value: float | str) -> int:
         return int(value)
     if isinstance(value, float) or not DIGITS.fullmatch(value):
         shown = repr(value)[:80]
-        raise errors.BadConfiguration(why=f"{field} is {shown}, which is no whole number")
+        raise errors.BadConfiguration(why=f"{field} is {shown}, which is not a whole number")
     return int(value)
 
 
-async def read_wish(request: web.Request, kind: type[Body]) -> Body:
-    """The body of a request as one of our records; no body is an empty object.
-
-    Raises BadConfiguration, and as `read_body`.
-    """
-    body = await read_body(request)
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.BadConfiguration(why=str(error)) from None
-
-
-def json_answer(body: dict[str, object], *, status: int = 200) -> web.Response:
-    """An answer of the control plane."""
+def json_answer(body: msgspec.Struct, *, status: int = HTTPStatus.OK) -> web.Response:
+    """Return an answer of the control plane."""
     return web.Response(
         status=status,
         body=msgspec.json.encode(body),

@@ -8,7 +8,7 @@ from idservice import __version__
 from idservice.core.limits import NAME
 from idservice.observability.status import PER_DEFAULT
 from idservice.web.request import NONCE
-from idservice.web.schemas import SCHEMAS
+from idservice.web.schemas import schemas
 from idservice.web.status_page import FIND, PAGE_MAX, PER_MAX
 
 Schema = dict[str, Any]
@@ -61,14 +61,14 @@ def document(*, batch_max: int, range_max: int) -> bytes:
                 **_control(),
                 **_health(),
             },
-            "components": {"schemas": SCHEMAS},
+            "components": {"schemas": schemas()},
         }
     )
 
 
 def _control() -> Schema:
     there = {
-        **_json(_ref("Counter")),
+        **_json(_ref("CounterAnswer")),
         "links": {
             operation: {"operationId": operation, "parameters": {"name": "$request.path.name"}}
             for operation in ("getNextOfCounter", "postNextOfCounter", "showCounter")
@@ -81,13 +81,13 @@ def _control() -> Schema:
         parameters=[NAME_PARAMETER],
         refusals=("400", "403", "408", "409", "413", "423", "503"),
     )
-    put["requestBody"] = {"content": {"application/json": {"schema": _ref("Wish")}}}
+    put["requestBody"] = {"content": {"application/json": {"schema": _ref("Configuration")}}}
     return {
         "/v1/counters": {
             "get": _operation(
                 "listCounters",
                 "Every counter and its configuration.",
-                {"200": _json({"type": "object", "required": ["counters"]})},
+                {"200": _json(_ref("CounterList"))},
                 refusals=("503",),
             )
         },
@@ -95,7 +95,7 @@ def _control() -> Schema:
             "get": _operation(
                 "showCounter",
                 "A counter, and where it stands in the store.",
-                {"200": _json(_ref("Counter"))},
+                {"200": _json(_ref("CounterAnswer"))},
                 parameters=[NAME_PARAMETER],
                 refusals=("400", "404", "503"),
             ),
@@ -138,7 +138,7 @@ def _overview() -> Schema:
 
 
 def _change(operation: str, summary: str, body: str) -> Schema:
-    answer = _json(_ref("Counter"))
+    answer = _json(_ref("CounterAnswer"))
     change = _operation(
         operation,
         summary,
@@ -193,7 +193,7 @@ def _ids(of: str, parameters: list[Schema], batch_max: int, range_max: int) -> S
             "content": {
                 "text/plain": {"schema": {"type": "string"}},
                 "application/json": {
-                    "schema": {"anyOf": [_ref("One"), _ref("Batch"), _ref("Ranges")]}
+                    "schema": {"anyOf": [_ref("OneId"), _ref("IdBatch"), _ref("IdRanges")]}
                 },
             },
         }

@@ -1,5 +1,4 @@
-"""What surrounds every handler: errors become problem+json, and what must not use up an id is
-turned away."""
+"""Turns errors into problem+json around every handler, and refuses requests that waste an id."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -10,6 +9,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from idservice import errors
 from idservice.observability.sampled_log import RateLimitedLog
+from idservice.web.schemas import Problem
 
 log = logging.getLogger("idservice.web")
 
@@ -32,16 +32,16 @@ _crashes = RateLimitedLog(log)
 
 
 def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
-    """An error as RFC 9457 problem details."""
-    body = {
-        "type": f"urn:idservice:problem:{error.code}",
-        "title": HTTPStatus(error.status).phrase,
-        "status": error.status,
-        "detail": str(error),
-        "code": error.code,
-        "retryable": error.retryable,
-        "outcome": error.outcome,
-    }
+    """Return an error as RFC 9457 problem details."""
+    body = Problem(
+        type=f"urn:idservice:problem:{error.code}",
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        detail=str(error),
+        code=error.code,
+        retryable=error.retryable,
+        outcome=error.outcome,
+    )
     headers = dict(NO_STORE)
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -54,13 +54,13 @@ def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
         headers=headers,
     )
     if isinstance(error, errors.MalformedRequest | errors.RequestTimeout):
-        response.force_close()  # where the next request would begin is not known
+        response.force_close()  # the beginning of the next request is not known
         response.headers["Connection"] = "close"
     return response
 
 
 def problem_of(exception: web.HTTPException, request: web.BaseRequest) -> web.Response:
-    """What the router and the server refuse by themselves, in our form."""
+    """Return a refusal of aiohttp's router or server as a problem."""
     if isinstance(exception, web.HTTPMethodNotAllowed):
         allow = ", ".join(sorted(exception.allowed_methods))
         return problem(errors.MethodRefused(method=request.method[:32], allow=allow), allow=allow)
@@ -78,9 +78,9 @@ BODY_MAX = 4096  # bytes
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into a problem; whatever is not an error of ours is a bug."""
+    """Turn every error into a problem. Any other exception is a bug, and is logged."""
     if request.version not in VERSIONS or request.method == "CONNECT":
-        return problem(errors.MalformedRequest(why="it must be HTTP/1.1 or 1.0, and no CONNECT"))
+        return problem(errors.MalformedRequest(why="it must be HTTP/1.1 or 1.0, and not CONNECT"))
     try:
         return await handler(request)
     except errors.IdserviceError as error:
@@ -93,7 +93,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def expect(request: web.Request) -> web.StreamResponse | None:
-    """Answer `Expect: 100-continue`, and refuse any other expectation in our form."""
+    """Answer `Expect: 100-continue`, and refuse any other expectation with a problem."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
@@ -101,8 +101,8 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
     return problem_of(web.HTTPExpectationFailed(), request)
 
 
-def uses_no_id(request: web.Request) -> None:
-    """Turn away requests that would use up an id nobody reads. Raises RequestRefused."""
+def check_headers(request: web.Request) -> None:
+    """Refuse requests that would use up an id that is never read. Raises RequestRefused."""
     headers = request.headers
     for name in PREFETCH_HEADERS:
         for value in headers.getall(name, ()):

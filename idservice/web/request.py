@@ -1,4 +1,4 @@
-"""How a request for ids is read: strictly, from the query as it was sent, and the Accept header."""
+"""Reads a request for ids, strictly: the query as it was sent, and the Accept header."""
 
 import re
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ QUERY_KEYS_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a request for ids wants; `count` is None where it named none."""
+class IdRequest:
+    """A request for `count` ids; None if it names no count."""
 
     count: int | None
-    form: str  # text, json or ranges
+    format: str  # text, json or ranges
     nonce: str | None
 
 
-def read_ask(target: str, accept: str, *, batch_max: int, range_max: int) -> Ask:
+def read_id_request(target: str, accept: str, *, batch_max: int, range_max: int) -> IdRequest:
     """Read a request's target and its Accept header.
 
-    Keys that mean nothing here are passed over, so that old callers change nothing.
+    Unknown keys are ignored, so that old callers need no change.
     Raises BadCount, BadFormat, BadNonce, RepeatedKey, MalformedRequest.
     """
     query = read_query(target.partition("?")[2])
-    form = query.get("format") or ("json" if prefers_json(accept) else "text")
-    if form not in ("text", "json", "ranges") or query.get("format") == "":
+    format = query.get("format") or ("json" if prefers_json(accept) else "text")
+    if format not in ("text", "json", "ranges") or query.get("format") == "":
         raise errors.BadFormat(value=query.get("format", "")[:80])
     nonce = query.get("nonce")
     if nonce is not None and not NONCE.fullmatch(nonce):
         raise errors.BadNonce(value=nonce[:80])
-    return Ask(
-        count=read_count(query.get("count"), range_max if form == "ranges" else batch_max),
-        form=form,
+    return IdRequest(
+        count=read_count(query.get("count"), range_max if format == "ranges" else batch_max),
+        format=format,
         nonce=nonce,
     )
 
 
 def read_query(query: str) -> dict[str, str]:
-    """The pairs of a query string. Raises RepeatedKey, MalformedRequest."""
+    """Return the pairs of a query string. Raises RepeatedKey, MalformedRequest."""
     if not query:
         return {}
     try:
@@ -62,7 +62,7 @@ def read_query(query: str) -> dict[str, str]:
 
 
 def read_count(value: str | None, most: int) -> int | None:
-    """A count from 1 to `most`. Raises BadCount."""
+    """Return a count from 1 to `most`. Raises BadCount."""
     if value is None:
         return None
     if not COUNT.fullmatch(value) or int(value) > most:
@@ -72,10 +72,10 @@ def read_count(value: str | None, most: int) -> int | None:
 
 @lru_cache(maxsize=256)
 def prefers_json(accept: str) -> bool:
-    """Whether an Accept header wants JSON rather than text.
+    """Return True if an Accept header prefers JSON to text.
 
-    Text is what the replaced endpoint sent, so a header that names both alike, as those of some
-    HTTP clients do by default, gets text.
+    A header that prefers neither, as some HTTP clients send by default, gets text: the endpoint
+    that this service replaces sent text.
     """
     quality: dict[str, float] = {}
     for part in accept.lower().split(","):

@@ -1,9 +1,11 @@
-"""The schemas of what requests and answers hold, for the OpenAPI document."""
+"""The bodies of requests and answers as records. The OpenAPI document is generated from them."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
+from idservice import errors
 from idservice.catalogue.changes import JUMP_MAX
 from idservice.catalogue.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.observability.status_records import Status
@@ -11,170 +13,191 @@ from idservice.stores.records import LIMIT_MAX, SHARDS_MAX
 
 Schema = dict[str, Any]
 
-PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code", "retryable", "outcome"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string"},
-        "retryable": {"type": "boolean"},
-        "outcome": {"enum": ["not_applied", "unknown"]},
-    },
-}
-NUMBER = {
-    "description": "A number; a string of digits for counters whose limit is above 2^53 - 1.",
-    "oneOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$"},
-    ],
-}
-WISHED = {
-    "oneOf": [
-        {"type": "integer", "minimum": 0, "maximum": LIMIT_MAX},
-        {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$"},
-    ]
-}
-COUNTER = {
-    "type": "object",
-    "required": [
-        "counter", "state", "epoch", "start", "limit", "strict", "shards", "runway",
-    ],
-    "properties": {
-        "counter": {"type": "string"},
-        "state": {"type": "string"},
-        "epoch": {"type": "integer"},
-        "start": NUMBER,
-        "limit": NUMBER,
-        "strict": {"type": "boolean"},
-        "shards": {"type": "integer"},
-        "runway": {"type": "number"},
-        "adopted": {"type": "object"},
-        "moved_to": {"type": "string", "description": "The store it was moved to."},
-        "arrived": {"type": "boolean", "description": "Whether it is known to be there."},
-        "home": {"type": "object", "description": "Where it was adopted from, and stays."},
-        "change": {"type": "string", "description": "The change under way, if any."},
-        "next": {**NUMBER, "description": "The lowest number that nobody reserved."},
-        "next_by_shard": {"type": "array", "items": NUMBER},
-        "ids_in_memory": {"type": "integer"},
-        "runway_seconds": {"type": ["number", "null"]},
-    },
-}  # fmt: skip
-WISH: Schema = {
-    "type": "object",
-    "additionalProperties": False,
-    "anyOf": [
+
+def _digits(most: int, **bounds: int) -> Schema:
+    """A whole number, or a string of its digits."""
+    text = {"type": "string", "pattern": f"^(0|[1-9][0-9]{{0,{most - 1}}})$"}
+    return {"oneOf": [{"type": "integer", "minimum": 0, **bounds}, text]}
+
+
+# The bounds of requests are for the document: handlers check them, and word the refusals.
+Number = Annotated[
+    int | str,
+    Meta(
+        description="A number; a string of digits if the counter's limit is above 2^53 - 1.",
+        extra_json_schema=_digits(19),
+    ),
+]
+Wanted = Annotated[int | float | str, Meta(extra_json_schema=_digits(18, maximum=LIMIT_MAX))]
+Shards = Annotated[
+    int | float, Meta(extra_json_schema={"type": "integer", "minimum": 1, "maximum": SHARDS_MAX})
+]
+Runway = Annotated[
+    float, Meta(extra_json_schema={"minimum": RUNWAY_MIN_S, "maximum": RUNWAY_MAX_S})
+]
+Reason = Annotated[
+    str,
+    Meta(
+        description="Why; it is logged with the client and the change.",
+        extra_json_schema={"maxLength": REASON_MAX, "pattern": "^[ -~]*$"},
+    ),
+]
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+class Configuration(msgspec.Struct, forbid_unknown_fields=True):
+    """The configuration of a counter. A number may be sent as a string of its digits."""
+
+    start: Wanted = 0
+    limit: Wanted | None = None
+    strict: bool = False
+    shards: Shards = 1
+    runway: Runway | None = None
+
+
+class Patch(msgspec.Struct, forbid_unknown_fields=True):
+    """Changes of a counter; a field that is null or left out stays as it is."""
+
+    state: Literal["active", "suspended"] | None = None
+    limit: Wanted | None = None
+    runway: Runway | None = None
+    reason: Reason = ""
+
+
+class Deletion(msgspec.Struct, forbid_unknown_fields=True):
+    """The reason of a deletion."""
+
+    reason: Reason = ""
+
+
+class SetTo(msgspec.Struct, forbid_unknown_fields=True):
+    """The id from which a counter goes on."""
+
+    next: Wanted
+    allow_lower: Annotated[bool, Meta(description="Go below ids in use, which repeats them.")] = (
+        False
+    )
+    force: Annotated[bool, Meta(description=f"Skip more than {JUMP_MAX} ids.")] = False
+    reason: Reason = ""
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+class Problem(msgspec.Struct):
+    """Problem details as in RFC 9457. `outcome` says if the request may have had an effect."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    outcome: Annotated[str, Meta(extra_json_schema={"enum": [errors.NOT_APPLIED, errors.UNKNOWN]})]
+
+
+class OneId(msgspec.Struct):
+    """One id."""
+
+    counter: str
+    id: Number
+
+
+class IdBatch(msgspec.Struct):
+    """Several ids, in order."""
+
+    counter: str
+    count: int
+    ids: list[Number]
+
+
+class IdRange(msgspec.Struct):
+    """`count` ids: `first`, `first + step` and so on."""
+
+    first: Number
+    step: Annotated[int, Meta(ge=1)]
+    count: Annotated[int, Meta(ge=1)]
+
+
+class IdRanges(msgspec.Struct):
+    """Several ids as ranges, in order."""
+
+    counter: str
+    count: int
+    epoch: int
+    mode: Literal["block", "strict"]
+    ranges: list[IdRange]
+    nonce: str | UnsetType = UNSET
+
+
+class GapAnswer(msgspec.Struct):
+    """Ids that were lost to one cause since the start."""
+
+    ids: int
+    why: str
+
+
+class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """A counter: its configuration and state, its position in the store, its ids in memory."""
+
+    counter: str
+    state: str
+    epoch: int
+    start: Number
+    limit: Number
+    strict: bool
+    shards: int
+    runway: Annotated[float, Meta(description="Seconds for which ids are to last.")]
+    change: Annotated[str, Meta(description="The change under way.")] | UnsetType = UNSET
+    next: Annotated[Number, Meta(description="The lowest id that is not reserved.")] | UnsetType = (
+        UNSET
+    )
+    next_by_shard: list[Number] | UnsetType = UNSET
+    returned: (
+        Annotated[int, Meta(description="Ids that were given back and are not reserved again.")]
+        | UnsetType
+    ) = UNSET
+    moved_to: Annotated[str, Meta(description="The store it was moved to.")] | UnsetType = UNSET
+    arrived: Annotated[bool, Meta(description="True once it is known there.")] | UnsetType = UNSET
+    adopted: dict[str, Any] | UnsetType = UNSET
+    home: (
+        Annotated[dict[str, Any], Meta(description="The item it was adopted from, and stays in.")]
+        | UnsetType
+    ) = UNSET
+    ids_in_memory: int | UnsetType = UNSET
+    gaps: dict[str, GapAnswer] | UnsetType = UNSET
+    runway_seconds: float | UnsetType | None = UNSET
+
+
+class CounterList(msgspec.Struct):
+    """Every counter, by name."""
+
+    counters: list[CounterAnswer]
+
+
+# --- the document ---------------------------------------------------------------------------------
+
+
+def schemas() -> Schema:
+    """Return the schemas of all bodies, by the names of their records."""
+    requests = (Configuration, Patch, Deletion, SetTo)
+    answers = (Problem, OneId, IdBatch, IdRanges, CounterAnswer, CounterList, Status)
+    _, found = msgspec.json.schema_components(
+        [*requests, *answers], ref_template="#/components/schemas/{name}"
+    )
+    for record in requests:  # null means that the field is left out, and is not a value of its own
+        for field in found[record.__name__]["properties"].values():
+            if field.get("default", "") is None:
+                del field["default"]
+    # Rules between fields, which a record cannot say.
+    found["Configuration"]["anyOf"] = [
         {"properties": {"strict": {"const": False}}},
         {"properties": {"shards": {"const": 1}}},
-    ],
-    "properties": {
-        "start": {**WISHED, "default": 0},
-        "limit": {"anyOf": [WISHED, {"type": "null"}]},
-        "strict": {"type": "boolean", "default": False},
-        "shards": {"type": "integer", "minimum": 1, "maximum": SHARDS_MAX, "default": 1},
-        "runway": {
-            "anyOf": [
-                {"type": "number", "minimum": RUNWAY_MIN_S, "maximum": RUNWAY_MAX_S},
-                {"type": "null"},
-            ]
-        },
-    },
-}
-REASON = {
-    "type": "string",
-    "maxLength": REASON_MAX,
-    "pattern": "^[ -~]*$",
-    "description": "Why; logged with who and what.",
-}
-PATCH = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "state": {"enum": ["active", "suspended", None]},
-        "limit": {"anyOf": [WISHED, {"type": "null"}]},
-        "runway": WISH["properties"]["runway"],
-        "reason": REASON,
-    },
-    "anyOf": [
-        {"required": ["state"], "properties": {"state": {"type": "string"}}},
-        {"required": ["limit"], "properties": {"limit": WISHED}},
-        {"required": ["runway"], "properties": {"runway": {"type": "number"}}},
-    ],
-}
-DELETION = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {"reason": REASON},
-}
-SET = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["next"],
-    "properties": {
-        "next": WISHED,
-        "allow_lower": {
-            "type": "boolean",
-            "default": False,
-            "description": "Go below ids in use, which repeats them.",
-        },
-        "force": {
-            "type": "boolean",
-            "default": False,
-            "description": f"Skip more than {JUMP_MAX} ids.",
-        },
-        "reason": REASON,
-    },
-}
-ONE = {
-    "type": "object",
-    "required": ["counter", "id"],
-    "properties": {"counter": {"type": "string"}, "id": NUMBER},
-}
-BATCH = {
-    "type": "object",
-    "required": ["counter", "count", "ids"],
-    "properties": {
-        "counter": {"type": "string"},
-        "count": {"type": "integer"},
-        "ids": {"type": "array", "items": NUMBER},
-    },
-}
-RANGES = {
-    "type": "object",
-    "required": ["counter", "count", "epoch", "mode", "ranges"],
-    "properties": {
-        "counter": {"type": "string"},
-        "count": {"type": "integer"},
-        "epoch": {"type": "integer"},
-        "mode": {"enum": ["block", "strict"]},
-        "nonce": {"type": "string"},
-        "ranges": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["first", "step", "count"],
-                "properties": {
-                    "first": NUMBER,
-                    "step": {"type": "integer", "minimum": 1},
-                    "count": {"type": "integer", "minimum": 1},
-                },
-            },
-        },
-    },
-}
-
-_, STATUS = msgspec.json.schema_components([Status], ref_template="#/components/schemas/{name}")
-SCHEMAS: Schema = {
-    **STATUS,
-    "Problem": PROBLEM,
-    "Counter": COUNTER,
-    "Wish": WISH,
-    "Patch": PATCH,
-    "Deletion": DELETION,
-    "SetTo": SET,
-    "One": ONE,
-    "Batch": BATCH,
-    "Ranges": RANGES,
-}
+    ]
+    found["Patch"]["anyOf"] = [
+        {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
+        for field in ("state", "limit", "runway")
+    ]
+    return found

@@ -98,7 +98,7 @@ async def test_a_set_to_ids_in_use_or_far_away_is_refused_and_changes_nothing(
 async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
     orders: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.web.change.ANSWER_AFTER_S", 0.1)
+    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
     assert (answer.status, answer.json["change"]) == (202, "set")
     assert orders.catalogue._runner._changer._stale_s == 60.0
@@ -113,7 +113,7 @@ async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
 async def test_a_change_that_goes_on_unheard_is_not_said_to_be_refused(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.web.change.ANSWER_AFTER_S", 0.1)
+    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     serving = await serve(limits=Limits(wait=0.1))
     await serving.create("orders")
     answers, read = asyncio.Event(), serving.store.counter

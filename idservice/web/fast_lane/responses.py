@@ -20,7 +20,7 @@ from idservice.observability.view import ServiceView
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import issue
 from idservice.web.problems import problem
-from idservice.web.request import Ask, prefers_json, read_ask
+from idservice.web.request import IdRequest, prefers_json, read_id_request
 from idservice.web.response import TEXT, one, several
 
 TARGETS_MAX = 4096  # distinct request lines remembered
@@ -34,15 +34,15 @@ _crashes = RateLimitedLog(logging.getLogger("idservice.web"))
 class Target:
     """What a request line asks for: ids of a supply, in some form."""
 
-    __slots__ = ("ask", "count", "epoch_state", "plain", "single", "supply")
+    __slots__ = ("asked", "count", "epoch_state", "plain", "single", "supply")
 
-    def __init__(self, supply: LocalCounter, ask: Ask) -> None:
+    def __init__(self, supply: LocalCounter, asked: IdRequest) -> None:
         self.supply = supply
         self.epoch_state = supply.epoch_state
-        self.ask = ask
-        self.count = ask.count or 1
-        self.single = ask.count is None and ask.form != "ranges"
-        self.plain = self.single and ask.form == "text"
+        self.asked = asked
+        self.count = asked.count or 1
+        self.single = asked.count is None and asked.format != "ranges"
+        self.plain = self.single and asked.format == "text"
 
 
 Found = Target | bytes | Coroutine[object, object, bytes] | None
@@ -135,7 +135,7 @@ class Responder:
 
     def _find_ids(self, name: str, target: str, accept: bytes) -> Found:
         try:
-            ask = read_ask(
+            asked = read_id_request(
                 target,
                 accept.decode("latin-1"),
                 batch_max=self._batch_max,
@@ -147,8 +147,8 @@ class Responder:
             return self.refusal(error)
         supply = self.service.local_counters.get(name)
         if supply is None:
-            return self._later(issue(self.service, name, ask))
-        return Target(supply, ask)
+            return self._later(issue(self.service, name, asked))
+        return Target(supply, asked)
 
     async def _ready(self) -> tuple[str, bytes]:
         return TEXT, (await ready(self._view, draining=self.draining)).encode()
@@ -177,11 +177,11 @@ class Responder:
         if target.plain:
             body = b"%d" % id
             return self.plain_head(body) + body
-        return self._answer(*one(target.epoch_state.counter, target.ask, id))
+        return self._answer(*one(target.epoch_state.counter, target.asked, id))
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
         """A whole answer: as many ids as were asked for."""
-        return self._answer(*several(target.epoch_state.counter, target.ask, blocks))
+        return self._answer(*several(target.epoch_state.counter, target.asked, blocks))
 
     def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
         """A whole answer that refuses, and is counted."""
