@@ -17,7 +17,7 @@ from benchmarks.cost import LIST_PRICES, POLL_S, monthly
 from benchmarks.measure import Row, check, distinct, short
 from benchmarks.picture import Line, lines
 from benchmarks.sidecar import CHAINED, DIRECT, Kind, Sample, sample
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
 from idservice.core.shards import Shards

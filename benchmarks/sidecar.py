@@ -14,7 +14,7 @@ from random import Random
 from statistics import mean
 
 from benchmarks.measure import check
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.client.protocol import HOLD_S
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout

@@ -14,7 +14,8 @@ from typing import TypeVar
 from benchmarks.measure import Row, check
 from benchmarks.memory import MemoryStore
 from idservice import errors
-from idservice.allocation.local_counter import Limits, LocalCounter
+from idservice.allocation.context import Limits
+from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 
 GOAL = 10.0

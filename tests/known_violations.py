@@ -12,13 +12,8 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "questions": {
         "idservice/allocation/catalogue_watch.py": "to be reworded",
-        "idservice/allocation/epoch_state.py": "to be reworded",
-        "idservice/allocation/local_counter.py": "to be reworded",
-        "idservice/allocation/position_check.py": "to be reworded",
-        "idservice/allocation/reserver.py": "to be reworded",
         "idservice/allocation/service.py": "to be reworded",
         "idservice/allocation/strict.py": "to be reworded",
-        "idservice/allocation/wait_queue.py": "to be reworded",
         "idservice/catalogue/changer.py": "to be reworded",
         "idservice/catalogue/counters.py": "to be reworded",
         "idservice/catalogue/describe.py": "to be reworded",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.server.instance import build_instance

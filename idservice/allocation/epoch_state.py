@@ -1,50 +1,33 @@
-"""What an instance holds of one counter: the counter as it is known, and the allocators that serve
-its epochs one after the other."""
+"""The state of one counter on an instance: its last known entry, and the allocator of its epoch."""
 
 import asyncio
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 from idservice import errors
+from idservice.allocation.context import Context
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator
 from idservice.core.gap_causes import GapCause
 from idservice.core.shards import Shards
 from idservice.observability.readings import CounterSample, CounterState, CounterStats
-from idservice.stores.protocol import IdStore, has_catalogue
+from idservice.stores.protocol import has_catalogue
 from idservice.stores.records import Counter
 
 
 class EpochState:
-    """`allocator` is the present one. One that was replaced hands out nothing more, and what still
-    comes to it is burnt.
-
-    `runway_s` is for counters that name none, `block_max` the most ids per reservation; `random`
-    makes an order of the shards. `tally` is what else is counted.
-    """
+    """`allocator` serves the present epoch. One that was replaced hands out nothing more, and ids
+    that still come to it are burnt. `tally` is counted elsewhere."""
 
     __slots__ = (
-        "_block_max", "_epoch", "_expiry", "_loop", "_past", "_random", "_runway_s", "_store",
-        "allocator", "buffer", "counter", "tally",
+        "_context", "_epoch", "_expiry", "_loop", "_past", "allocator", "buffer", "counter",
+        "tally",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        counter: Counter,
-        store: IdStore,
-        *,
-        runway_s: float,
-        block_max: int,
-        random: Random,
-        tally: CounterStats,
-    ) -> None:
+    def __init__(self, counter: Counter, context: Context, tally: CounterStats) -> None:
         self.counter = counter
         self.tally = tally
-        self._store = store
-        self._runway_s = runway_s
-        self._block_max = block_max
-        self._random = random
+        self._context = context
         self._loop = asyncio.get_running_loop()
         self._past: CounterSample | None = None  # of the allocators that were replaced
         self._expiry: asyncio.TimerHandle | None = None
@@ -53,38 +36,38 @@ class EpochState:
 
     @property
     def runway_s(self) -> float:
-        """For how long the ids of the counter are to last without the store."""
-        return self.counter.runway or self._runway_s
+        """The seconds that the ids of the counter are to last without the store."""
+        return self.counter.runway or self._context.limits.runway
 
     @property
     def lasts_s(self) -> float:
-        """For how long those in memory last, at the rate last measured."""
+        """The seconds that the ids in memory last at the rate last measured."""
         return timeouts.lasts(held=self.allocator.held, rate=self.allocator.rate)
 
     @property
-    def lent(self) -> bool:
-        """Whether the ids are another service's, on loan."""
-        return not has_catalogue(self._store)
+    def borrows(self) -> bool:
+        """True if the ids are borrowed from another service."""
+        return not has_catalogue(self._context.store)
 
     # --- one allocator after the other -----------------------------------------------------------
 
     def begin_epoch(self, *, keep: bool) -> None:
-        """Serve the epoch of the counter as it is known now; with `keep` after what is held."""
+        """Serve the epoch of the present entry; with `keep`, after the ids that are held."""
         self._replace_by(self._new_allocator(self._new_shards()), GapCause.REVOKED, keep=keep)
 
     def reset(self, cause: GapCause) -> None:
-        """With nothing in memory, and with the memory of where its own last reservation ended."""
+        """Begin with nothing in memory, but with the end of this instance's last reservation."""
         known = self._epoch == self.counter.epoch
         shards = self.allocator.shards if known else self._new_shards()
         self._replace_by(self._new_allocator(shards), cause, keep=False)
 
     def renew(self, counter: Counter) -> None:
-        """Go on in a newer epoch of ids on loan, of which a loan tells."""
+        """Go on in a newer epoch of borrowed ids, which the lender told of."""
         self.allocator.renew(Shards(counter.layout()), strict=counter.strict)
         self.counter = counter
 
     def expire_from(self, now: float) -> None:
-        """Drop ids on loan whose time is over, now and again as long as any are held."""
+        """Drop borrowed ids as they expire, as long as any are held."""
         if self._expiry is None:
             self._expire(now)
 
@@ -94,10 +77,9 @@ class EpochState:
         self._expiry = None if at is None else self._loop.call_at(at, self._expire, at)
 
     def _new_shards(self) -> Shards:
-        """The shards of its epoch, in an order that is this instance's own: each begins elsewhere,
-        and goes elsewhere from there."""
+        """The shards in a random order: each instance begins elsewhere and goes elsewhere next."""
         count = self.counter.shards
-        order = self._random.sample(range(count), count) if count > 1 else (0,)
+        order = self._context.random.sample(range(count), count) if count > 1 else (0,)
         return Shards(*(self.counter.layout(at) for at in order), moves=self.tally.moves)
 
     def _new_allocator(self, shards: Shards) -> Allocator:
@@ -106,9 +88,9 @@ class EpochState:
             shards,
             now=self._loop.time(),
             runway_s=self.runway_s,
-            block_max=self._block_max,
+            block_max=self._context.limits.block_max,
             strict=self.counter.strict,
-            hold_s=self._store.hold_s,
+            hold_s=self._context.store.hold_s,
         )
 
     def _replace_by(self, after: Allocator, cause: GapCause, *, keep: bool) -> None:
@@ -122,12 +104,14 @@ class EpochState:
     # --- what is known ---------------------------------------------------------------------------
 
     def exhausted(self, count: int) -> errors.Exhausted:
-        """The error that tells that `count` more ids would go beyond the limit."""
-        limit = f"at {self._store.address}" if self.lent else self.counter.limit  # not always told
+        """Return the error that `count` more ids would go beyond the limit."""
+        limit: int | str = self.counter.limit
+        if self.borrows:  # the lender does not always tell the limit
+            limit = f"at {self._context.store.address}"
         return errors.Exhausted(name=self.counter.name, count=count, limit=limit)
 
     def add_late(self, allocator: Allocator) -> None:
-        """Count what came to an allocator that was replaced since it asked."""
+        """Count the gaps of an allocator since it was replaced, if it was."""
         if allocator is not self.allocator:
             past = self._before
             self._past = replace(past, gaps=_together(past.gaps, allocator.gaps))
@@ -165,13 +149,13 @@ class EpochState:
             epoch=counter.ordinal,
             strict=counter.strict,
             shards=counter.shards,
-            limit=None if self.lent else counter.limit,
+            limit=None if self.borrows else counter.limit,
             runway=allocator.runway_s,
             stock=allocator.stock,
             low=allocator.low,
             highest=allocator.pace.highest,
             pace=allocator.pace.per_second(now),
-            lent=self.lent,
+            lent=self.borrows,
             change=counter.intent.kind if counter.intent is not None else "",
             code=reason.code if reason is not None else "",
             why=str(reason) if reason is not None else "",

@@ -1,5 +1,4 @@
-"""What the store tells of a counter whose position is not as it was left: nothing is handed out on
-a guess."""
+"""Questions to the store about a counter whose position is not as it was left."""
 
 import asyncio
 import logging
@@ -16,35 +15,39 @@ log = logging.getLogger("idservice.doubt")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The entry of a counter, None where there is none or the store does not tell.
+class MismatchAnswer:
+    """The entry of a counter; None if there is none or the store does not tell.
 
-    `changing`: it is being changed, for all that is known, which moves its positions.
+    `changing` is true if the counter may be under change, which moves its positions.
     """
 
     entry: Counter | None
     changing: bool
 
 
-async def ask(store: IdStore, counter: Counter, error: errors.NotApplied, shard: int) -> Told:
+async def ask(
+    store: IdStore, counter: Counter, error: errors.NotApplied, shard: int
+) -> MismatchAnswer:
     """Ask why the position of a shard is not as the epoch of `counter` left it. Raises nothing.
 
-    One that was moved back is closed first, for all instances.
+    A position that was moved back is closed first, for all instances.
     """
     entry, known = None, False
     async with _in_time():
         if isinstance(error, errors.WentBack) and has_catalogue(store):
-            # Who moved one of them may have moved others: that one first, and then all.
+            # Other positions may have been moved back too: first this one, then all.
             for each in (shard, *range(counter.shards)):
                 await store.close_gone_back(counter, error.epoch, each)
         entry = await store.counter(counter.name)
         known = True
-    return Told(entry, changing=not known if entry is None else entry.intent is not None)
+    return MismatchAnswer(entry, changing=not known if entry is None else entry.intent is not None)
 
 
 async def look(store: IdStore, name: str) -> tuple[Counter, Position] | None:
-    """The entry of a counter and its first position, where both are there and of one epoch; None
-    where the store does not tell that. Raises nothing."""
+    """Return the entry of a counter and its first position. Raises nothing.
+
+    None if the store does not tell, or if the two are not of one epoch.
+    """
     entry = found = None
     async with _in_time():
         entry = await store.counter(name)
@@ -56,7 +59,7 @@ async def look(store: IdStore, name: str) -> tuple[Counter, Position] | None:
 
 @asynccontextmanager
 async def _in_time() -> AsyncIterator[None]:
-    """Where a call fails it is still in doubt."""
+    """A failed call leaves the question open."""
     try:
         async with asyncio.timeout(REFILL_MAX_S):
             yield

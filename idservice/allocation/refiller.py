@@ -1,115 +1,139 @@
-"""The refill of one counter: when ids are asked for, one request after the other, and what became
-of each."""
+"""Requests for more ids of one counter, one after the other, and the outcome of each.
+
+The owner asks `due` for a request, and runs through the `outcomes` of it and of those that follow.
+An outcome is complete: ids are in the allocator, or its bookkeeping is done. Its owner decides what
+it means for the counter and for the requests that wait.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from random import Random
-from typing import Protocol
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from idservice import errors
+from idservice.allocation import position_check
+from idservice.allocation.context import Context
 from idservice.allocation.epoch_state import EpochState
+from idservice.allocation.position_check import MismatchAnswer
 from idservice.allocation.reserver import PendingReservation, Reserver
 from idservice.allocation.strict import BatchAbandoned
-from idservice.allocation.wait_queue import BatchWindow, Waiter, WaitQueue
+from idservice.allocation.wait_queue import Waiter, WaitQueue
 from idservice.core import timeouts
 from idservice.observability.readings import count
-from idservice.observability.store_health import StoreHealth
 from idservice.stores.records import Grant, Loan
 
 log = logging.getLogger("idservice.refill")
 
-TRIES_MIN = 6  # failures in a row before a counter that nobody uses is left alone
-# What a service that lends ids says of a counter; of one's own store the catalogue tells it.
+TRIES_MIN = 6  # failures in a row before the refill of an idle counter is given up
+# Refusals of a service that lends ids. Of the instance's own store the catalogue tells it.
 ELSEWHERE = (errors.UnknownCounter, errors.Suspended)
 
 
-class Judge(Protocol):
-    """Decides what an answer of the store says of the counter itself."""
+class Result(StrEnum):
+    """The kinds of outcomes; most are counted by these names."""
 
-    async def on_mismatch(self, error: errors.NotApplied, asked: PendingReservation) -> str:
-        """A position is not as the epoch of the request left it; what to count that as."""
-        ...
+    GRANTED = "granted"
+    NO_ROOM = "no_room"  # the limit leaves fewer ids; the next request asks for them
+    LATE = "late"  # of an epoch that is over: burnt
+    UNKNOWN = "unknown"
+    NOT_APPLIED = "not_applied"
+    THROTTLED = "throttled"
+    MISMATCH = "mismatch"  # the position is not as the epoch of the request left it
+    REFUSED = "refused"  # no ids are given of this counter
 
-    def on_refusal(self, error: errors.IdserviceError) -> None:
-        """No ids are given."""
-        ...
 
-    def clear_suspicion(self) -> None:
-        """Ids are given."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of one request.
+
+    `error` tells why it brought no ids. `told` is what the store says about a mismatch; None if the
+    request was overtaken. If `serves`, ids came into memory for waiters that had `arrived`.
+    """
+
+    result: Result
+    asked: PendingReservation
+    began: float
+    arrived: int
+    error: errors.IdserviceError | None = None
+    told: MismatchAnswer | None = None
+    serves: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """True if the next request need not wait."""
+        return self.result in (Result.GRANTED, Result.NO_ROOM)
 
 
 class Refiller:
-    """Brings ids of `epoch_state` into memory, and shares them out among those in `line`.
+    """Brings ids of a counter into memory on behalf of the requests in `queue`.
 
-    With `keep_filled` it goes on after an outage even if nobody asks. `spawn` starts a task that
-    the owner ends; `random` spreads the pauses between failed tries.
+    With `keep_filled` it goes on after an outage even if no request comes.
     """
 
     __slots__ = (
-        "_asking",
-        "_closing",
-        "_epoch_state",
-        "_health",
-        "_judge",
-        "_keep_filled",
-        "_loop",
-        "_queue",
-        "_random",
-        "_reserver",
-        "_running",
-        "_sent_to",
-        "_spawn",
-        "_unsure_to",
-        "_window",
-        "error",
+        "_asking", "_closing", "_context", "_epoch_state", "_keep_filled", "_loop", "_queue",
+        "_reserver", "_running", "_sent_to", "_unsure_to",
     )  # fmt: skip
 
     def __init__(
         self,
+        context: Context,
         epoch_state: EpochState,
         queue: WaitQueue,
         reserver: Reserver,
         *,
         keep_filled: bool,
-        health: StoreHealth,
-        spawn: Callable[[Coroutine[object, object, None]], object],
-        random: Random,
-        judge: Judge,
     ) -> None:
-        self.error = reserver.not_yet  # why the last request brought nothing
+        self._context = context
         self._epoch_state = epoch_state
         self._queue = queue
         self._reserver = reserver
         self._keep_filled = keep_filled
-        self._health = health
-        self._spawn = spawn
-        self._random = random
-        self._judge = judge
         self._loop = asyncio.get_running_loop()
         self._running = False
-        self._asking = False  # something is under way to the store
-        self._closing: asyncio.Event | None = None  # set once nothing is any more
-        self._window = BatchWindow(self.start_if_needed)
-        self._sent_to = 0  # arrivals by the time the last request was sent,
-        self._unsure_to = 0  # and the last one whose outcome is unknown
+        self._asking = False  # a request is under way
+        self._closing: asyncio.Event | None = None  # set once none is any more
+        self._sent_to = 0  # arrivals before the last request was sent,
+        self._unsure_to = 0  # and before the last one whose outcome is unknown
 
     # --- when ------------------------------------------------------------------------------------
 
-    def start_if_needed(self) -> None:
-        """Begin a refill where one is needed and none runs. Cheap to call at any time."""
-        if self._running or self._window.is_open(len(self._queue)):
-            return
-        asked = self._due()
-        if asked is not None:
-            self._running = True
-            self._spawn(self._run(asked))
+    def start_if_needed(self) -> PendingReservation | None:
+        """Return the first request of a refill, if one is needed and none runs.
 
-    async def fill(self) -> None:
-        """Bring the first ids into memory. One try, and others for what is left where the limit is
-        near. Raises StoreError."""
+        The caller must run through its `outcomes`. Cheap to call at any time.
+        """
+        if self._running or self._queue.window.is_open(len(self._queue)):
+            return None
+        asked = self._due()
+        self._running = asked is not None
+        return asked
+
+    async def outcomes(self, asked: PendingReservation | None) -> AsyncIterator[Outcome]:
+        """Carry out a request and the ones that follow, for as long as they are needed."""
+        failures = 0
+        try:
+            if asked is not None and asked.allocator.retired:  # its ids would be burnt
+                asked = self._due()
+            while asked is not None:
+                used = self._epoch_state.allocator.issued_ids
+                outcome = await self._carry_out(asked, in_background=failures > 0)
+                yield outcome
+                if outcome.succeeded:
+                    failures = 0
+                else:
+                    failures += 1
+                    await asyncio.sleep(self._pause(failures))
+                    if failures >= TRIES_MIN and self._idle_since(used):
+                        break  # the next request, or half of the rest used, begins another
+                asked = None if self._queue.window.is_open(len(self._queue)) else self._due()
+        finally:
+            self._running = False
+
+    async def first_outcomes(self) -> AsyncIterator[Outcome]:
+        """Bring the first ids into memory: one try, and others if little is left of a shard."""
         if self._running:
             return
         self._running = True
@@ -118,28 +142,25 @@ class Refiller:
                 asked = self._due()
                 if asked is None:
                     return
-                if not await self._reserve(asked, in_background=True):
-                    raise self.error
+                yield await self._carry_out(asked, in_background=True)
                 if self._epoch_state.allocator.held:
                     return
         finally:
             self._running = False
-            if len(self._queue):  # who came in the meantime, and is not served yet
-                self.start_if_needed()
 
     def close(self) -> None:
-        """Ask for nothing more, and claim nothing."""
+        """Send no more requests, and claim nothing."""
         self._closing = asyncio.Event()
 
     async def wait_closed(self, patience_s: float) -> None:
-        """Give what is under way when it is closed that long to end."""
+        """Wait until the request that was under way at `close` has ended, for `patience_s`."""
         if self._asking and self._closing is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await self._closing.wait()
 
     def _due(self) -> PendingReservation | None:
-        """The next request to the store, once waiters that no reservation can serve are told."""
+        """The next request to the store. Refuses waiters that no reservation can serve."""
         if self._closing is not None:
             return None
         now, allocator = self._loop.time(), self._epoch_state.allocator
@@ -154,33 +175,13 @@ class Refiller:
             first = first or waiter.count
             waiting += waiter.count
         request = allocator.due(now, waiting=waiting, first=first)
-        return (
-            PendingReservation(request, allocator, self._epoch_state.counter)
-            if request is not None
-            else None
-        )
-
-    async def _run(self, asked: PendingReservation | None) -> None:
-        failures = 0
-        try:
-            if asked is not None and asked.allocator.retired:  # what this brings would be burnt
-                asked = self._due()
-            while asked is not None:
-                used = self._epoch_state.allocator.issued_ids
-                if await self._reserve(asked, in_background=failures > 0):
-                    failures = 0
-                else:
-                    failures += 1
-                    await asyncio.sleep(self._pause(failures))
-                    if failures >= TRIES_MIN and self._idle_since(used):
-                        break  # the next request, or half of the rest used, begins another
-                asked = None if self._window.is_open(len(self._queue)) else self._due()
-        finally:
-            self._running = False
+        if request is None:
+            return None
+        return PendingReservation(request, allocator, self._epoch_state.counter)
 
     def _pause(self, failures: int) -> float:
-        lasts_s = self._epoch_state.lasts_s
-        return timeouts.pause(failures, lasts_s=lasts_s, spread=self._random.random())
+        spread = self._context.random.random()
+        return timeouts.pause(failures, lasts_s=self._epoch_state.lasts_s, spread=spread)
 
     def _idle_since(self, used: int) -> bool:
         allocator = self._epoch_state.allocator
@@ -190,57 +191,52 @@ class Refiller:
 
     # --- one request -----------------------------------------------------------------------------
 
-    async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
-        """Carry one request out, and hand what it brings to those who wait; False: try later."""
-        allocator, token = asked.allocator, asked.request.token
+    async def _carry_out(self, asked: PendingReservation, *, in_background: bool) -> Outcome:
         arrived = self._sent_to = self._queue.arrivals
-        began = self._loop.time()
-        result = "unknown"
+        outcome = Outcome(Result.UNKNOWN, asked, self._loop.time(), arrived)
         self._asking = True
         try:
-            counter = asked.counter
-            if 0 < counter.ordinal <= counter.revoked:  # what this brings would have to be dropped
-                about = self._reserver.about
-                raise errors.EpochChanged(**about, name=counter.name, found="", epoch="")
-            answer = await self._answer(asked, arrived, in_background=in_background)
-            if await self._taken(asked, answer):
-                result = "granted"
-                self._judge.clear_suspicion()
-                self._share_out(arrived)
-                self._epoch_state.expire_from(began)
-                return True
-            result = "late"  # of an epoch that is over: burnt
-        except errors.OutcomeUnknown as error:
-            self._failed(asked, error)
-        except errors.NoRoom as error:
-            result = "no_room"
-            await self._no_room(asked, error, arrived)
-            return True  # which tells at once what to ask for instead, and on which shard
-        except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
-            allocator.refused(token, unknown=False)
-            result = await self._judge.on_mismatch(error, asked)
-        except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
-            result = "suspect"
-            allocator.refused(token, unknown=error.outcome == errors.UNKNOWN)
-            if allocator is self._epoch_state.allocator:
-                self._judge.on_refusal(error)
-        except errors.NotApplied as error:
-            result = "throttled" if error.throttled else "not_applied"
-            self._failed(asked, error)
+            return await self._reserve(outcome, in_background=in_background)
         except asyncio.CancelledError:
-            allocator.refused(token, unknown=True)
+            asked.allocator.refused(asked.request.token, unknown=True)
+            count(self._epoch_state.tally.reservations, Result.UNKNOWN)
             raise
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
-            why = f"an internal fault ({type(error).__name__})"
-            self._failed(asked, self._reserver.unknown(why))
+            unknown = self._reserver.unknown(f"an internal fault ({type(error).__name__})")
+            return self._failed(outcome, unknown)
         finally:
-            count(self._epoch_state.tally.reservations, result)
-            self._epoch_state.add_late(allocator)
+            self._epoch_state.add_late(asked.allocator)
             self._asking = False
             if self._closing is not None:
                 self._closing.set()
-        return False
+
+    async def _reserve(self, outcome: Outcome, *, in_background: bool) -> Outcome:
+        asked, counter = outcome.asked, outcome.asked.counter
+        allocator, token = asked.allocator, asked.request.token
+        try:
+            if 0 < counter.ordinal <= counter.revoked:  # the ids would have to be dropped
+                about = self._reserver.about
+                raise errors.EpochChanged(**about, name=counter.name, found="", epoch="")
+            answer = await self._answer(asked, outcome.arrived, in_background=in_background)
+            granted = await self._taken(asked, answer)
+            result = Result.GRANTED if granted else Result.LATE
+            return replace(outcome, result=result, serves=granted)
+        except errors.NoRoom as error:
+            serves = await self._no_room(asked, error)
+            return replace(outcome, result=Result.NO_ROOM, error=error, serves=serves)
+        except (errors.WentBack, errors.EpochChanged, errors.PositionMissing) as error:
+            allocator.refused(token, unknown=False)
+            told = None
+            if not self._epoch_state.allocator.retired:  # else our own give-back overtook it
+                store, shard = self._context.store, asked.request.shard
+                told = await position_check.ask(store, counter, error, shard)
+            return replace(outcome, result=Result.MISMATCH, error=error, told=told)
+        except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
+            allocator.refused(token, unknown=error.outcome == errors.UNKNOWN)
+            return replace(outcome, result=Result.REFUSED, error=error)
+        except (errors.OutcomeUnknown, errors.NotApplied) as error:
+            return self._failed(outcome, error)
 
     async def _answer(
         self, asked: PendingReservation, arrived: int, *, in_background: bool
@@ -248,17 +244,15 @@ class Refiller:
         began = self._loop.time()
         try:
             answer = await self._reserver.ask(asked, arrived, in_background=in_background)
-        finally:  # before anybody is answered, which takes time too
-            took = self._window.took = self._loop.time() - began
-            self._health.latency.observe(took)
+        finally:  # before any waiter is answered, which takes time too
+            took = self._queue.window.took = self._loop.time() - began
+            self._context.health.latency.observe(took)
             self._epoch_state.tally.latency.observe(took)
-        self._health.answered()
+        self._context.health.answered()
         return answer
 
-    # --- what it brought -------------------------------------------------------------------------
-
     async def _taken(self, asked: PendingReservation, answer: Grant | Loan) -> bool:
-        """Take what was granted or lent into memory; False where it comes too late."""
+        """Take granted or borrowed ids into memory; return False if they come too late."""
         request, allocator = asked.request, asked.allocator
         if isinstance(answer, Loan):
             newer = answer.counter.ordinal > self._epoch_state.counter.ordinal
@@ -269,69 +263,48 @@ class Refiller:
         asked.shard.rev = answer.rev
         try:
             if await self._claim(asked, answer):
-                asked.shard.rev += 1  # our claim's
+                asked.shard.rev += 1  # that of the claim
         except asyncio.CancelledError:
             allocator.granted(request.token, answer.indices, self._loop.time())
             raise
         return allocator.granted(request.token, answer.indices, self._loop.time())
 
-    async def _no_room(self, asked: PendingReservation, error: errors.NoRoom, arrived: int) -> None:
-        """The limit leaves fewer ids than asked for. Who comes now is granted nothing, and nobody
-        else would ever claim what others gave back."""
-        self.error = error
-        self._health.answered()
+    async def _no_room(self, asked: PendingReservation, error: errors.NoRoom) -> bool:
+        """Claim what other instances gave back: nothing is granted that would do so later."""
+        self._context.health.answered()
         asked.allocator.no_room(asked.request.token, error.position, self._loop.time())
         nothing = range(error.position, error.position)
-        if await self._claim(asked, Grant(nothing, error.rev, error.returned)):
-            self._share_out(arrived)
+        return await self._claim(asked, Grant(nothing, error.rev, error.returned))
 
     async def _claim(self, asked: PendingReservation, grant: Grant) -> bool:
         if not grant.returned or self._closing is not None:
             return False
         return await self._reserver.claim(asked, grant)
 
-    def _failed(self, asked: PendingReservation, error: errors.StoreError) -> None:
-        self.error = error
-        if isinstance(error, errors.OutOfTurn):  # which it answered
-            self._health.answered()
-        elif not isinstance(error, BatchAbandoned):  # which says nothing of the store
-            self._health.failed(error)
-        unknown = error.outcome == errors.UNKNOWN
+    def _failed(self, outcome: Outcome, error: errors.StoreError) -> Outcome:
+        if isinstance(error, errors.OutOfTurn):  # the store did answer
+            self._context.health.answered()
+        elif not isinstance(error, BatchAbandoned):  # which says nothing about the store
+            self._context.health.failed(error)
+        asked, unknown = outcome.asked, error.outcome == errors.UNKNOWN
         self._unsure_to = self._sent_to if unknown else self._unsure_to
         if error.throttled:
             asked.allocator.throttled(asked.request.token)
         else:
             asked.allocator.refused(asked.request.token, unknown=unknown)
+        result = Result.THROTTLED if error.throttled else Result.NOT_APPLIED
+        return replace(outcome, result=Result.UNKNOWN if unknown else result, error=error)
 
-    def _share_out(self, arrived: int) -> None:
-        """Serve who waits, in the order of arrival; a strict batch serves only those who waited
-        when it was sent, which are the ones that had `arrived` (I8)."""
-        now, allocator = self._loop.time(), self._epoch_state.allocator
-        strict = self._epoch_state.counter.strict
-        waiting = list(self._queue)
-        served = []
-        for waiter in waiting:
-            late = strict and waiter.number >= arrived
-            blocks = None if late else allocator.take_batch(waiter.count)
-            if blocks is not None:
-                self._queue.leave(waiter, now)
-                served.append((waiter, blocks))
-        if strict:
-            self._window.expect(len(waiting))
-        allocator.settle()
-        for waiter, blocks in served:  # who is answered may ask again at once
-            waiter.answer(blocks)
-
-    # --- who is not served -----------------------------------------------------------------------
+    # --- errors for waiters ----------------------------------------------------------------------
 
     def refuse(self, waiter: Waiter, error: errors.IdserviceError) -> None:
-        """Answer one who waits with an error, and with what is known of its batch."""
+        """Answer a waiter with an error that tells what is known of its batch."""
         self._queue.refuse(waiter, self.unsure(waiter, error))
 
     def unsure(self, waiter: Waiter, error: errors.IdserviceError) -> errors.IdserviceError:
-        """An error for one who waits, with what is known of the batch it was to be served from."""
+        """Return the error, with an unknown outcome if the waiter's batch may have been applied."""
         waits = self._epoch_state.allocator.waits_for_store
         sent = self._sent_to if waits else self._unsure_to
         if self._epoch_state.counter.strict and waiter.number < sent:
-            error.outcome = errors.UNKNOWN  # a batch with its id may have been applied
+            error.outcome = errors.UNKNOWN
         return error

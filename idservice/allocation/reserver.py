@@ -1,20 +1,19 @@
-"""One request to the store for ids of a counter: how it is sent, and how long it may take."""
+"""Sends one reservation of a counter, and decides how long it may take."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import lru_cache
-from random import Random
 
 from idservice import errors
 from idservice.allocation import give_back
+from idservice.allocation.context import Context
 from idservice.allocation.epoch_state import EpochState
 from idservice.allocation.strict import StrictReserver
 from idservice.allocation.wait_queue import WaitQueue
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator, Request
 from idservice.core.shards import Shard
-from idservice.stores.protocol import IdStore, with_catalogue
+from idservice.stores.protocol import with_catalogue
 from idservice.stores.records import Counter, Grant, Loan
 
 
@@ -28,48 +27,30 @@ class PendingReservation:
 
     @property
     def shard(self) -> Shard:
-        """The shard that it is for."""
+        """The shard that the request is for."""
         return self.allocator.shards[self.request.shard]
 
 
 class Reserver:
-    """What is asked of `store` for `epoch_state`, on behalf of those in `line`.
+    """Sends reservations for `epoch_state`, on behalf of the requests in `queue`."""
 
-    `spawn` starts a task that the owner ends; `random` spreads the pauses between copies.
-    """
+    __slots__ = ("_batches", "_context", "_epoch_state", "_loop", "_queue", "_store")
 
-    __slots__ = (
-        "_batches",
-        "_epoch_state",
-        "_loop",
-        "_queue",
-        "_random",
-        "_spawn",
-        "_store",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        store: IdStore,
-        epoch_state: EpochState,
-        queue: WaitQueue,
-        *,
-        spawn: Callable[[Coroutine[object, object, None]], object],
-        random: Random,
-    ) -> None:
-        self._store = store
+    def __init__(self, context: Context, epoch_state: EpochState, queue: WaitQueue) -> None:
+        self._context = context
+        self._store = context.store
         self._epoch_state = epoch_state
         self._queue = queue
-        self._spawn = spawn
-        self._random = random
         self._loop = asyncio.get_running_loop()
         self._batches: StrictReserver | None = None
 
     async def ask(
         self, asked: PendingReservation, arrived: int, *, in_background: bool
     ) -> Grant | Loan:
-        """What the store says to a request, for those who had `arrived`; `in_background`, it may
-        take longer than they wait. Raises as `IdStore.reserve`."""
+        """Return the store's answer to a request, for waiters that had `arrived`.
+
+        With `in_background` it may take longer than they wait. Raises as `IdStore.reserve`.
+        """
         try:
             async with asyncio.timeout(self._patience(in_background)):
                 return await self._ask(asked, arrived)
@@ -78,7 +59,7 @@ class Reserver:
             raise self.unknown("it took too long") from None
 
     async def _ask(self, asked: PendingReservation, arrived: int) -> Grant | Loan:
-        """One reservation; a numbered one is sent again while those who had `arrived` wait (I8)."""
+        """Reserve; a numbered batch is sent again while waiters that had `arrived` wait (I8)."""
         request, allocator = asked.request, asked.allocator
         if not allocator.numbered:
             return await self._store.reserve(
@@ -96,8 +77,10 @@ class Reserver:
         return await self.batches.reserve(asked.counter, request, wanted=wanted)
 
     def _patience(self, in_background: bool) -> float:
-        """Seconds a store call may take: no longer than the request that waits for it, unless that
-        was tried and is too short for this store."""
+        """Return the seconds that a store call may take.
+
+        No longer than a request waits for it, unless that was tried and is too short.
+        """
         state = self._epoch_state
         most_s = timeouts.in_background(lasts_s=state.lasts_s, runway_s=state.runway_s)
         deadline = self._queue.deadline
@@ -110,7 +93,7 @@ class Reserver:
         return timeouts.waited_for(deadline - self._loop.time(), most_s=most_s)
 
     async def claim(self, asked: PendingReservation, grant: Grant) -> bool:
-        """Bring what others gave back to its shard into memory; whether that was any."""
+        """Bring ids that were given back to the shard into memory; return False if none were."""
         claimed = await give_back.inherit(
             with_catalogue(self._store),
             asked.counter,
@@ -126,18 +109,18 @@ class Reserver:
 
     @property
     def batches(self) -> StrictReserver:
-        """The reservations of a strict counter, from the first use on."""
+        """The sender of a strict counter's batches, made at its first use."""
         if self._batches is None:
             self._batches = StrictReserver(
                 with_catalogue(self._store),
-                spawn=self._spawn,
-                random=self._random,
+                spawn=self._context.spawn,
+                random=self._context.random,
                 burnt=lambda count, cause: self._epoch_state.allocator.record_burnt(count, cause),
             )
         return self._batches
 
     def end_batches(self) -> None:
-        """Nothing more is reserved for now."""
+        """Take note that nothing more is reserved for now."""
         if self._batches is not None:
             self._batches.end()
 
@@ -145,21 +128,21 @@ class Reserver:
 
     @property
     def about(self) -> dict[str, str]:
-        """What an error of a reservation says of it."""
+        """The fields of an error of a reservation."""
         action = f"reserving ids of counter {self._epoch_state.counter.name}"
         return {"store": self._store.address, "action": action}
 
     @property
     def not_yet(self) -> errors.IdserviceError:
-        """Why nothing was brought by a request that was never made."""
+        """The error that stands for the outcome of a first request that was not made yet."""
         return _not_yet(self._store.address)
 
     def unknown(self, why: str) -> errors.OutcomeUnknown:
-        """The error that tells that a request may have been applied."""
+        """Return the error that a request may have been applied."""
         return errors.OutcomeUnknown(**self.about, why=why)
 
 
 @lru_cache(maxsize=16)
 def _not_yet(store: str) -> errors.IdserviceError:
-    """The same for all counters, which are many; it is told, never raised."""
+    """One error for all counters, which are many; it is shown, never raised."""
     return errors.StoreError(store=store, why="it has not answered yet")

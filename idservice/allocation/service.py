@@ -11,7 +11,9 @@ from typing import Self
 
 from idservice import __version__, errors
 from idservice.allocation.catalogue_watch import CatalogueWatcher
-from idservice.allocation.local_counter import Limits, LocalCounter
+from idservice.allocation.context import Context, Limits
+from idservice.allocation.local_counter import LocalCounter
+from idservice.allocation.local_state import LocalState
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
 from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
@@ -49,6 +51,7 @@ class Service:
         self.stop_by = float("inf")  # loop time by which a stop is to be over
         self.local_counters: dict[str, LocalCounter] = {}
         self.health = StoreHealth()
+        self._context = Context(store, self.limits, self.health, self.spawn, random)
         self.lag = Latency()  # of the event loop
         self._began = asyncio.get_running_loop().time()
         self._loading: dict[str, asyncio.Future[LocalCounter]] = {}
@@ -150,11 +153,7 @@ class Service:
     def _add(self, counter: Counter) -> LocalCounter:
         supply = self.local_counters[counter.name] = LocalCounter(
             counter,
-            self.store,
-            self.limits,
-            health=self.health,
-            spawn=self.spawn,
-            random=self.random,
+            self._context,
             keep_filled=counter.name in self.declared,
             missing=self._forget,
         )
@@ -181,7 +180,7 @@ class Service:
         for name in self.declared:
             try:
                 supply = await self.local_counter(name)
-                if supply.suspect is None:
+                if supply.state is LocalState.SERVING:
                     await supply.fill()
             except errors.CounterSuspect:
                 pass  # logged where it was found

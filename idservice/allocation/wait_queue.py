@@ -4,6 +4,7 @@ gathers them."""
 import asyncio
 from collections.abc import Callable, Iterator
 
+from idservice.core.allocator import Allocator
 from idservice.errors import IdserviceError
 from idservice.observability.readings import CounterStats
 
@@ -12,8 +13,10 @@ WINDOW_MAX_S = 0.002  # uvloop makes this 1 to 2 ms
 
 
 class Waiter:
-    """One that waits for `count` ids. `answer` is called once, with the ids or with an error;
-    where `gone` is given it tells that nobody would hear it."""
+    """A request that waits for `count` ids.
+
+    `answer` is called once, with the ids or with an error. `gone` returns True if the client left.
+    """
 
     __slots__ = ("answer", "count", "deadline", "gone", "number", "since")
 
@@ -35,28 +38,41 @@ class Waiter:
 
 
 class WaitQueue:
-    """A line of waiters. `too_long` makes the error for one whose time is over."""
+    """Waiters in the order of arrival.
 
-    __slots__ = ("_loop", "_tally", "_timer", "_too_long", "_waiting", "arrivals")
+    `too_long` makes the error for a waiter whose time is over. `window` holds a strict counter's
+    batches; `window_over` is called when it closes.
+    """
 
-    def __init__(self, tally: CounterStats, too_long: Callable[[Waiter], IdserviceError]) -> None:
-        self.arrivals = 0  # that ever were
+    __slots__ = (
+        "_loop", "_tally", "_timer", "_too_long", "_waiting", "arrivals", "window",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tally: CounterStats,
+        too_long: Callable[[Waiter], IdserviceError],
+        *,
+        window_over: Callable[[], None],
+    ) -> None:
+        self.arrivals = 0  # the number of waiters that ever arrived
+        self.window = BatchWindow(window_over)
         self._tally = tally
         self._too_long = too_long
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Waiter] = {}  # by number, and so in order
-        self._timer: asyncio.TimerHandle | None = None  # one for all: who came first is over first
+        self._timer: asyncio.TimerHandle | None = None  # one for all: the first is over first
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[Waiter]:
-        """Those who are still there, in order; the line may change meanwhile."""
+        """Yield the waiters whose clients have not left, in order; the queue may change."""
         return (one for one in tuple(self._waiting.values()) if one.gone is None or not one.gone())
 
     @property
     def deadline(self) -> float | None:
-        """When the last one who is still there goes, in loop time; None where nobody is."""
+        """When the last waiter gives up, in loop time; None if there is none."""
         for one in reversed(self._waiting.values()):
             if one.gone is None or not one.gone():
                 return one.deadline
@@ -71,7 +87,7 @@ class WaitQueue:
         patience_s: float,
         gone: Callable[[], bool] | None = None,
     ) -> Waiter:
-        """Stand at the end of the line from `now` on, in loop time."""
+        """Add a waiter at the end, from `now` on, in loop time."""
         number = self.arrivals
         waiter = self._waiting[number] = Waiter(count, answer, gone, number, now, now + patience_s)
         self.arrivals = number + 1
@@ -81,16 +97,35 @@ class WaitQueue:
         return waiter
 
     def leave(self, waiter: Waiter, now: float) -> bool:
-        """Take one out of the line; False where it was out of it."""
+        """Remove a waiter; return False if it was not there any more."""
         if self._waiting.pop(waiter.number, None) is None:
             return False
         self._tally.wait_seconds += now - waiter.since
         return True
 
     def refuse(self, waiter: Waiter, error: IdserviceError) -> None:
-        """Answer one with an error, but not before whoever calls this is done."""
+        """Answer a waiter with an error, but not before the present caller has returned."""
         if self.leave(waiter, self._loop.time()):
             self._loop.call_soon(waiter.answer, error)
+
+    def share_out(self, allocator: Allocator, arrived: int, *, strict: bool) -> None:
+        """Serve waiters from memory, in the order of arrival.
+
+        A strict batch serves only waiters that had `arrived` when it was sent (I8).
+        """
+        now, waiting = self._loop.time(), list(self)
+        served = []
+        for waiter in waiting:
+            late = strict and waiter.number >= arrived
+            blocks = None if late else allocator.take_batch(waiter.count)
+            if blocks is not None:
+                self.leave(waiter, now)
+                served.append((waiter, blocks))
+        if strict:
+            self.window.expect(len(waiting))
+        allocator.settle()
+        for waiter, blocks in served:  # an answered client may ask again at once
+            waiter.answer(blocks)
 
     def _expire(self) -> None:
         self._timer = None

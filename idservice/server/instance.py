@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.stores.protocol import IdStore

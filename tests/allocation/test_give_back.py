@@ -9,7 +9,8 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
-from idservice.allocation.local_counter import Limits, LocalCounter
+from idservice.allocation.context import Limits
+from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.catalogue.changes import Configure
 from idservice.catalogue.describe import described

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, LocalCounter
-from idservice.allocation.refiller import Refiller
+from idservice.allocation.context import Limits
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S, LocalCounter
 from idservice.allocation.service import Service
 from idservice.allocation.strict import CALL_MAX_S, WRITERS_MAX
-from idservice.allocation.wait_queue import WINDOW_MAX_S
+from idservice.allocation.wait_queue import WINDOW_MAX_S, WaitQueue
 from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_FIRST_S, BACKOFF_MAX_S
 from idservice.stores.records import Counter, Grant
@@ -164,14 +164,14 @@ def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tr
     run(main())
 
 
-class Leaves(Refiller):
+class Leaves(WaitQueue):
     """Ends the client in the same instant in which its ids are shared out."""
 
     client: "asyncio.Task[list[range]]"
     __slots__ = ()
 
-    def _share_out(self, arrived: int) -> None:
-        super()._share_out(arrived)
+    def share_out(self, *arguments: Any, **keywords: Any) -> None:
+        super().share_out(*arguments, **keywords)
         self.client.cancel()
 
 
@@ -179,7 +179,7 @@ def test_ids_of_a_client_that_left_as_they_came_are_counted_as_a_gap() -> None:
     async def main() -> None:
         async with serving(table(), answers_after(1.0)) as service:
             supply = await service.local_counter("orders")
-            supply._refill.__class__ = Leaves
+            supply._queue.__class__ = Leaves
             Leaves.client = asyncio.create_task(supply.next_batch(7))
             with pytest.raises(asyncio.CancelledError):
                 await Leaves.client

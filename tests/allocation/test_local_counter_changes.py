@@ -9,7 +9,9 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S, STANDS_STILL_S
-from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits, LocalCounter
+from idservice.allocation.context import Limits
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S, LocalCounter
+from idservice.allocation.local_state import LocalState
 from idservice.allocation.service import Service
 from idservice.catalogue import rules
 from idservice.catalogue.changes import Change, Configure, Delete, Fence, SetNext
@@ -102,13 +104,13 @@ def test_older_news_changes_nothing() -> None:
             for wish in (SUSPEND, RESUME, SetNext(next=700), SUSPEND):
                 await elsewhere(data, wish)
             supply.apply_entry(entries[-1])
-            closed = supply.closed
+            closed = supply.unavailable_reason
             assert isinstance(closed, errors.Suspended)
             for entry in reversed(entries):
                 supply.apply_entry(entry)
                 supply.apply_entry(replace(entry, rev=99, epoch="1.restored"))
                 assert supply.counter is entries[-1]
-                assert supply.closed is closed
+                assert supply.unavailable_reason is closed
 
     run(main())
 
@@ -185,7 +187,7 @@ def test_who_waits_while_a_counter_is_changed_is_served_by_the_new_epoch() -> No
             await elsewhere(data, Fence(past=99))
             blocks = await waiting
             assert blocks[0].start >= 100
-            assert supply.suspect is None
+            assert supply.state is LocalState.SERVING
 
     run(main())
 
@@ -218,7 +220,9 @@ def test_a_request_that_was_made_but_not_sent_when_its_epoch_was_over_is_never_s
                 supply.take()
             supply.apply_entry(entry)  # in the same turn of the loop, before anything is sent
             await elapse(1.0)
-            assert supply.suspect is None, "the next epoch begins below where this one ended"
+            assert supply.state is LocalState.SERVING, (
+                "the next epoch begins below where this one ended"
+            )
             assert data.positions["orders", 0].epoch == entry.epoch
             assert await supply.next_id() >= 100
             assert [grant.epoch for grant in data.ledger[sent:]] == [entry.epoch]
@@ -252,7 +256,7 @@ def test_ids_that_end_a_doubt_are_not_of_an_epoch_that_was_revoked_meanwhile() -
                 await waiting
             assert supply.take() is None
             assert supply.reading().gaps == {"late": len(data.ledger[0].indices)}
-            assert isinstance(supply.suspect, errors.CounterSuspect)
+            assert supply.state is LocalState.SUSPECT
 
     run(main())
 
@@ -317,29 +321,28 @@ def test_the_longest_runway_decides_how_long_it_goes_on_without_the_catalogue(
             await elapse(10.0)
             faults.outages = [(0.0, float("inf"))]
             await elapse(least - POLL_S - 0.5)
-            assert supply.closed is None
+            assert supply.state is LocalState.SERVING
             await elapse(POLL_S + 1.0)
-            assert isinstance(supply.closed, errors.CatalogueStale)
+            assert supply.state is LocalState.STALE
 
     run(main())
 
 
 class Uncatalogued(SimStore):
-    """A store that keeps no catalogue of its own."""
+    """A store that lends ids and keeps no catalogue."""
 
-    async def revision(self) -> Any:
-        await super().revision()
-        return None
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.hold_s = 10.0
 
 
-def test_a_store_without_a_catalogue_is_looked_at_once() -> None:
+def test_a_store_without_a_catalogue_is_not_watched() -> None:
     async def main() -> None:
         async with serving(table(), store=Uncatalogued) as service:
-            supply = await stocked(service)
-            await elapse(POLL_S)
+            supply = await service.local_counter("orders")
             calls = service.store.calls  # type: ignore[attr-defined]
             await elapse(600.0)
             assert service.store.calls == calls  # type: ignore[attr-defined]
-            assert supply.closed is None
+            assert supply.state is LocalState.SERVING
 
     run(main())

@@ -10,7 +10,8 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
-from idservice.allocation.local_counter import Limits, LocalCounter
+from idservice.allocation.context import Limits
+from idservice.allocation.local_counter import LocalCounter
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import Reshard
 from idservice.stores.records import Counter, Grant

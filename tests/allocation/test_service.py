@@ -11,7 +11,8 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
-from idservice.allocation.local_counter import SUSPECT_RECHECK_S, Limits
+from idservice.allocation.context import Limits
+from idservice.allocation.local_counter import SUSPECT_RECHECK_S
 from idservice.allocation.service import LOADING_MAX, Service
 from idservice.catalogue.counters import new_counter
 from idservice.core.timeouts import BACKOFF_MAX_S

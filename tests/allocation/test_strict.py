@@ -10,7 +10,8 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.catalogue_watch import POLL_S
-from idservice.allocation.local_counter import Limits, LocalCounter
+from idservice.allocation.context import Limits
+from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, StrictReserver
 from idservice.catalogue.changes import Change, Configure, CreateAgain, Delete, Fence, SetNext
@@ -147,7 +148,7 @@ def test_what_becomes_of_a_batch_that_all_have_left_is_counted_when_the_next_one
             assert await said(supply, 3) == "waited_too_long"
             sent = len(handle.sent)
             assert 3 <= sent <= 9
-            assert handle.sent[-1].at <= handle.sent[0].at + supply._limits.wait
+            assert handle.sent[-1].at <= handle.sent[0].at + supply._context.limits.wait
             await elapse(60.0)
             assert len(handle.sent) == sent, "nobody waits"
             assert gaps(supply) == {}

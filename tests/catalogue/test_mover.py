@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from idservice import errors
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger

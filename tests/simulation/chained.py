@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from idservice import errors
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.catalogue.changes import Reshard
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport

@@ -5,6 +5,7 @@ A mutant names the scenario in which it is looked for and the check that must se
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 from idservice import errors
 from idservice.allocation.catalogue_watch import CatalogueWatcher
 from idservice.allocation.local_counter import LocalCounter
-from idservice.allocation.refiller import Refiller
+from idservice.allocation.refiller import Outcome, Refiller, Result
 from idservice.allocation.reserver import PendingReservation
 from idservice.allocation.wait_queue import WaitQueue
 from idservice.catalogue import rules
@@ -280,20 +281,20 @@ class AwaitsInTake(LocalCounter):
 class HandsOutEarly(Refiller):
     """Hands out what it expects to get, before the store has said so."""
 
-    async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
+    async def _carry_out(self, asked: PendingReservation, *, in_background: bool) -> Outcome:
         request = asked.request
         expected = max(request.seen, asked.counter.start)
         asked.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
-        self._share_out(self._queue.arrivals)
-        await super()._reserve(asked, in_background=in_background)
-        return True
+        self._queue.share_out(self._epoch_state.allocator, self._queue.arrivals, strict=False)
+        outcome = await super()._carry_out(asked, in_background=in_background)
+        return replace(outcome, result=Result.GRANTED)
 
 
-class SharesWithLaterOnes(Refiller):
+class SharesWithLaterOnes(WaitQueue):
     """Gives a strict batch to whoever waits when it comes."""
 
-    def _share_out(self, arrived: int) -> None:
-        super()._share_out(self._queue.arrivals)
+    def share_out(self, allocator: Allocator, arrived: int, *, strict: bool) -> None:
+        super().share_out(allocator, self.arrivals, strict=strict)
 
 
 class NeverPauses(Refiller):
@@ -329,9 +330,11 @@ class LetsThemWait(WaitQueue):
 class GivesUp(Refiller):
     """Never asks again after a failure."""
 
-    async def _run(self, asked: PendingReservation | None) -> None:
-        if asked is not None and await self._reserve(asked, in_background=False):
-            self._running = False
+    async def outcomes(self, asked: PendingReservation | None) -> AsyncIterator[Outcome]:
+        if asked is not None:
+            outcome = await self._carry_out(asked, in_background=False)
+            yield outcome
+            self._running = not outcome.succeeded
 
 
 class HearsLateAnswers(Refiller):
@@ -340,11 +343,11 @@ class HearsLateAnswers(Refiller):
     Not a fault: the allocator drops it, by its token (I12).
     """
 
-    async def _reserve(self, asked: PendingReservation, *, in_background: bool) -> bool:
+    async def _carry_out(self, asked: PendingReservation, *, in_background: bool) -> Outcome:
         real = self._reserver._store
         self._reserver._store = _Patient(real, self, asked)  # type: ignore[assignment]
         try:
-            return await super()._reserve(asked, in_background=in_background)
+            return await super()._carry_out(asked, in_background=in_background)
         finally:
             self._reserver._store = real
 
@@ -370,7 +373,7 @@ class _Patient:
         now = refill._loop.time()
         present = refill._epoch_state.allocator
         if present.granted(self._asked.request.token, call.result().indices, now):
-            refill._share_out(refill._queue.arrivals)
+            refill._queue.share_out(present, refill._queue.arrivals, strict=False)
 
 
 # --- change ---------------------------------------------------------------------------------------
@@ -592,7 +595,7 @@ MUTANTS = [
     Mutant(DropsUncounted, ALLOCATOR, "turmoil", "gaps"),
     Mutant(AwaitsInTake, LOCAL_COUNTER, "block", "unique"),
     Mutant(HandsOutEarly, REFILLER, "block", "unique"),
-    Mutant(SharesWithLaterOnes, REFILLER, "strict", "order"),
+    Mutant(SharesWithLaterOnes, WAIT_QUEUE, "strict", "order"),
     Mutant(NeverPauses, REFILLER, "block", "tight loop"),
     Mutant(LetsThemWait, WAIT_QUEUE, "block", "deadline"),
     Mutant(GivesUp, REFILLER, "block", "resumes"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from idservice import errors
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.changes import Configure, Fence, FinishAdoption, Reshard
 from idservice.catalogue.counters import new_counter

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
 
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changer import EpochChanger

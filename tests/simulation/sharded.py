@@ -2,7 +2,7 @@
 
 import asyncio
 
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.catalogue.changes import Reshard
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse

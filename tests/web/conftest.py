@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter

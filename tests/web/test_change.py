@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.stores.records import Counter
 
 from .conftest import Serve, Serving

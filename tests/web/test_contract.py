@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from idservice import errors
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.core.gap_causes import GapCause
 from idservice.stores.records import LIMIT_DEFAULT, Counter, Grant
 from idservice.stores.sqlite.store import SQLiteStore

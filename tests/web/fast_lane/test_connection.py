@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idservice import errors
-from idservice.allocation.local_counter import Limits
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.changes import Configure, CreateAgain, Delete
 from idservice.catalogue.counters import new_counter

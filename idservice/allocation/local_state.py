@@ -1,0 +1,95 @@
+"""The states of a counter on an instance, and the transitions between them.
+
+| state          | entered by                          | left by                | a request gets   |
+|----------------|-------------------------------------|------------------------|------------------|
+| SERVING        | the first use                       | any of the below       | ids, 410, a wait |
+| CLOSED         | an entry: suspended, moved, deleted | an active entry        | 423, 404         |
+| STALE          | no catalogue for too long           | it is heard of again   | 503              |
+| SUSPECT        | a mismatch, or ids are refused      | a grant, a newer epoch | 503, not retried |
+| SUSPECT_CLOSED | a suspect counter is closed         | as CLOSED              | as SUSPECT       |
+| SUSPECT_STALE  | a suspect counter turns stale       | as STALE               | as SUSPECT       |
+| STOPPED        | the end of the instance, a fork     | never                  | 503              |
+
+Only SERVING hands out ids. A SUSPECT counter has dropped its own; every `SUSPECT_RECHECK_S` the
+store is asked once more, and a grant shows that all is well. An event that `TRANSITIONS` does not
+list for a state changes nothing. A change of epoch has no state: ids in memory are served meanwhile
+unless they are revoked, and a request that finds none waits.
+"""
+
+from enum import Enum, auto
+
+from idservice.errors import IdserviceError
+
+
+class LocalState(Enum):
+    """The states of a counter on an instance."""
+
+    SERVING = auto()
+    CLOSED = auto()
+    STALE = auto()
+    SUSPECT = auto()
+    SUSPECT_CLOSED = auto()
+    SUSPECT_STALE = auto()
+    STOPPED = auto()
+
+
+class LocalEvent(Enum):
+    """The events that change such a state."""
+
+    CLOSED = auto()  # the entry is not active
+    REOPENED = auto()  # it is active, in the same epoch
+    NEW_EPOCH = auto()  # it is active, in a newer epoch
+    CATALOGUE_LOST = auto()
+    CATALOGUE_FOUND = auto()
+    DISTRUSTED = auto()  # a mismatch, or the ids were refused
+    CONFIRMED = auto()  # the store gave ids, or its position is as it should be
+    STOPPED = auto()
+
+
+TRANSITIONS = {
+    (LocalState.SERVING, LocalEvent.CLOSED): LocalState.CLOSED,
+    (LocalState.SERVING, LocalEvent.CATALOGUE_LOST): LocalState.STALE,
+    (LocalState.SERVING, LocalEvent.DISTRUSTED): LocalState.SUSPECT,
+    (LocalState.CLOSED, LocalEvent.CLOSED): LocalState.CLOSED,
+    (LocalState.CLOSED, LocalEvent.REOPENED): LocalState.SERVING,
+    (LocalState.CLOSED, LocalEvent.NEW_EPOCH): LocalState.SERVING,
+    (LocalState.STALE, LocalEvent.CLOSED): LocalState.CLOSED,
+    (LocalState.STALE, LocalEvent.CATALOGUE_FOUND): LocalState.SERVING,
+    (LocalState.SUSPECT, LocalEvent.DISTRUSTED): LocalState.SUSPECT,
+    (LocalState.SUSPECT, LocalEvent.CONFIRMED): LocalState.SERVING,
+    (LocalState.SUSPECT, LocalEvent.NEW_EPOCH): LocalState.SERVING,
+    (LocalState.SUSPECT, LocalEvent.CLOSED): LocalState.SUSPECT_CLOSED,
+    (LocalState.SUSPECT, LocalEvent.CATALOGUE_LOST): LocalState.SUSPECT_STALE,
+    (LocalState.SUSPECT_CLOSED, LocalEvent.CLOSED): LocalState.SUSPECT_CLOSED,
+    (LocalState.SUSPECT_CLOSED, LocalEvent.REOPENED): LocalState.SUSPECT,
+    (LocalState.SUSPECT_CLOSED, LocalEvent.NEW_EPOCH): LocalState.SERVING,
+    (LocalState.SUSPECT_STALE, LocalEvent.CLOSED): LocalState.SUSPECT_CLOSED,
+    (LocalState.SUSPECT_STALE, LocalEvent.CATALOGUE_FOUND): LocalState.SUSPECT,
+} | {(state, LocalEvent.STOPPED): LocalState.STOPPED for state in LocalState}
+
+SUSPICIOUS = (LocalState.SUSPECT, LocalState.SUSPECT_CLOSED, LocalState.SUSPECT_STALE)
+
+
+class ServingState:
+    """The present state, and in `reason` the error that a request gets; None if it is SERVING."""
+
+    __slots__ = ("reason", "state")
+
+    def __init__(self) -> None:
+        self.state = LocalState.SERVING
+        self.reason: IdserviceError | None = None
+
+    def enter(self, event: LocalEvent, reason: IdserviceError | None = None) -> bool:
+        """Enter the state that follows an event; return False if the event changes nothing.
+
+        Suspicion is told before anything else: its reason stays while the counter is closed.
+        """
+        after = TRANSITIONS.get((self.state, event))
+        if after is None:
+            return False
+        if after is LocalState.SERVING:
+            self.reason = None
+        elif self.state not in SUSPICIOUS or event in (LocalEvent.DISTRUSTED, LocalEvent.STOPPED):
+            self.reason = reason
+        self.state = after
+        return True
