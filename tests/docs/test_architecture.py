@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import BENCHMARKS
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "idservice"
 GLOSSARY = ROOT / "docs" / "glossary.md"
@@ -112,3 +114,8 @@ def test_every_name_in_the_glossary_is_a_class() -> None:
     named = set(re.findall(r"`([A-Z]\w+)`", section))
     assert len(named) > 30
     assert not named - classes
+
+
+def test_every_benchmark_is_described() -> None:
+    page = (PAGE.parent / "performance.md").read_text()
+    assert set(re.findall(r"(?m)^###? (\w+): ", page)) == set(BENCHMARKS)
