@@ -14,7 +14,7 @@ from typing import Any
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.address import ServiceAddress
-from idservice.client.protocol import RANGES_MAX, Answer, NoUsableAnswer, Refused, Reply
+from idservice.client.protocol import RANGES_MAX, ClientAnswer, NoUsableAnswer, Refused, Reply
 from idservice.core import backoff, limits
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout
@@ -226,7 +226,7 @@ class ClientBuffer:
         self.allocator.block_max = count // 2
         return True
 
-    def _read_ids(self, reply: Reply, count: int, nonce: str) -> Answer:
+    def _read_ids(self, reply: Reply, count: int, nonce: str) -> ClientAnswer:
         """Return the ids in a reply. Raises Refused, NoUsableAnswer."""
         url = self.address.url
         answer = protocol.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)

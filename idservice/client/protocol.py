@@ -57,7 +57,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ClientAnswer:
     """The ids in an answer: exactly as many as requested, in the order of their use."""
 
     ordinal: int  # of the epoch they belong to
@@ -71,7 +71,7 @@ def target(name: str, count: int, nonce: str) -> str:
     return f"/v1/counters/{name}/next?format=ranges&count={count}&nonce={nonce}"
 
 
-def read_answer(reply: Reply, *, url: str, name: str, count: int, nonce: str) -> Answer:
+def read_answer(reply: Reply, *, url: str, name: str, count: int, nonce: str) -> ClientAnswer:
     """Return the ids in the answer to a request. Raises Refused, NoUsableAnswer."""
     body = read_object(reply, url=url)
     try:
@@ -87,7 +87,7 @@ def read_answer(reply: Reply, *, url: str, name: str, count: int, nonce: str) ->
         kinds = {type(one["first"]) for one in body["ranges"]}
         if len(kinds) != 1:
             raise ValueError("its numbers are of two kinds")
-        return Answer(
+        return ClientAnswer(
             ordinal=_whole(body["epoch"], 1),
             strict=body["mode"] == "strict",
             as_text=kinds == {str},
@@ -158,7 +158,7 @@ def _overlap(blocks: Sequence[range]) -> bool:
     return False
 
 
-def is_newer(answer: Answer, *, url: str, ordinal: int, strict: bool) -> bool:
+def is_newer(answer: ClientAnswer, *, url: str, ordinal: int, strict: bool) -> bool:
     """Return True if an answer begins a newer epoch than `ordinal`, the newest one known.
 
     Raises NoUsableAnswer for an older epoch: its ids may have been handed out again.

@@ -1,4 +1,21 @@
-"""Opens the store that an address names; engines are imported only when used."""
+"""Stores of counters: `open_store` returns the one that an address names.
+
+Theory of operation. `protocol` defines two interfaces. An `IdStore` gives ids; a `CatalogueStore`
+also keeps the catalogue of counters and their positions. `allocation` reserves and gives back,
+`catalogue` creates and changes counters. `has_catalogue` is the only question about the kind of a
+store. `sqlite` and `dynamodb` are stores of our own; `chained` borrows ids from another service.
+`records` are the values that they exchange, `findings` the results of their checks: `verify` raises
+the first fault of the same checks that `doctor` prints.
+A position is one row or item per shard. Each operation on it is one conditional write. Its
+conditions prove what the caller believes: the epoch is current (no change came between), `next` is
+not below `mark` (nobody moved it back), `next` is at least `seen` (no restored copy), and `rev` is
+unchanged (nothing was written since it was read). `SentReservation` (`reservation`) reads a failed
+reservation in the only safe order.
+An operation ends in one of three ways: its result; NotApplied, which proves that nothing happened;
+or OutcomeUnknown. After the last a reserved range is burnt (I4), and nothing is sent again but
+what may be repeated. Engines are imported only when used.
+
+"""
 
 from idservice.client.protocol import HOLD_S
 from idservice.errors import Usage

@@ -1,4 +1,4 @@
-"""Another service as the store: its ids, on loan and for a short time."""
+"""Another service as the store: it lends ids, for a short time."""
 
 import asyncio
 import secrets
@@ -10,7 +10,7 @@ import msgspec
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
-from idservice.client.protocol import Answer, NoUsableAnswer, Refused
+from idservice.client.protocol import ClientAnswer, NoUsableAnswer, Refused
 from idservice.core.epoch import epoch_name, gone_back
 from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, Clock, Finding, fine
@@ -31,7 +31,7 @@ ANSWER_MAX_S = 5.0  # for a service to say that it is one
 
 
 class RemoteCounter(msgspec.Struct, frozen=True):
-    """A counter as a service shows it, as far as it matters here."""
+    """The fields that matter here of a counter as a service shows it."""
 
     counter: str
     epoch: int
@@ -43,7 +43,7 @@ class RemoteCounter(msgspec.Struct, frozen=True):
     next: int | str = 0
 
     def entry(self) -> Counter:
-        """The same as an entry. As seen from here there is one row of ids, whatever the shards."""
+        """Return it as an entry. It has one shard: those of the service are not seen."""
         return Counter(
             name=self.counter,
             epoch=epoch_of(self.epoch),
@@ -62,21 +62,21 @@ class RemoteCounters(msgspec.Struct, frozen=True):
 
 
 def epoch_of(ordinal: int) -> str:
-    """The random part of an epoch's name is not told; its ordinal is enough for order."""
+    """Return a name for an epoch. A service gives only the ordinal, which is enough for order."""
     return epoch_name(ordinal, "chained")
 
 
 def assumed(name: str) -> Counter:
-    """What is taken for a counter's entry before anything was told of it."""
+    """Return the entry that is assumed of a counter before any answer about it."""
     return Counter(name=name, epoch=epoch_of(0), limit=LIMIT_MAX, strict=True)
 
 
 class ChainedStore:
-    """A service at http://HOST:PORT or unix:PATH, or several of them behind one address.
+    """Borrows ids from a service at an address, or from several behind one address.
 
-    A counter that the service does not show (its data plane is often all that can be reached) is
-    taken for a strict one, so that nothing is asked for but what is waited for, until the first
-    answer tells epoch and mode. `hold_s` is for how long ids are kept, in seconds.
+    Often only the data plane of the service can be reached, so that it does not show a counter.
+    Until the first answer tells epoch and mode, such a counter is assumed to be strict: then only
+    ids that requests wait for are borrowed. `hold_s` is how long ids are kept, in seconds.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class ChainedStore:
         self.hold_s: float | None = hold_s
         self._transport = transport
         self._nonce = nonce
-        self._known: dict[str, Counter] = {}  # by name, as of the newest epoch that was told
+        self._known: dict[str, Counter] = {}  # by name, of the newest epoch in an answer
         self._part_max = protocol.RANGES_MAX
 
     async def __aenter__(self) -> Self:
@@ -141,10 +141,10 @@ class ChainedStore:
         shard: int = 0,
         batch: Batch | None = None,
     ) -> Loan:
-        """Borrow `count` ids; `seen`, `room` and `batch` are for stores of our own.
+        """Borrow `count` ids; `seen`, `room` and `batch` are for a `CatalogueStore`.
 
-        Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. More than one
-        answer may hold are asked for in parts, and lost together.
+        Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. A count above
+        the limit of one answer is requested in parts; if one part is lost, all are.
         """
         since = asyncio.get_running_loop().time()
         blocks: list[range] = []
@@ -168,13 +168,13 @@ class ChainedStore:
             missing -= part
         return Loan(self._known[counter.name], tuple(blocks), since)
 
-    async def _exchange(self, name: str, count: int) -> Answer:
+    async def _exchange(self, name: str, count: int) -> ClientAnswer:
         nonce = self._nonce()
         reply = await self._transport.send("POST", protocol.target(name, count, nonce))
         return protocol.read_answer(reply, url=self.address, name=name, count=count, nonce=nonce)
 
-    def _begins_epoch(self, name: str, answer: Answer) -> bool:
-        """Whether it is the first answer of its epoch. Raises Unanswered as `is_newer`."""
+    def _begins_epoch(self, name: str, answer: ClientAnswer) -> bool:
+        """Return True for the first answer of an epoch. Raises NoUsableAnswer as `is_newer`."""
         known = self._known.get(name) or assumed(name)
         newer = protocol.is_newer(
             answer, url=self.address, ordinal=known.ordinal, strict=known.strict
@@ -189,7 +189,7 @@ class ChainedStore:
         return newer
 
     def _store_error(self, error: Refused, counter: Counter, count: int) -> errors.IdserviceError:
-        """What a refusal is among the errors of a store."""
+        """Return the store error that a refusal of the service amounts to."""
         about: dict[str, Any] = {"store": self.address, "name": counter.name}
         about["why"] = error.why.rstrip(".")
         if error.outcome == errors.UNKNOWN:
@@ -210,8 +210,10 @@ class ChainedStore:
     # --- counters --------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
-        """The entry as the service shows it, else as its answers told it so far; uses no id. That
-        nothing is handed out now is told at each request, and so is the end of it."""
+        """Return the entry as the service shows it, or as its answers described it so far.
+
+        Uses no id. The state is left out: each request for ids is told if the counter is closed.
+        """
         try:
             shown = await self._shown(name)
         except errors.NotShown:
@@ -225,13 +227,13 @@ class ChainedStore:
         return self._known[name]
 
     async def counters(self) -> list[Counter]:
-        """As the service lists them. Raises NotShown, NotApplied."""
+        """Return the counters that the service lists. Raises NotShown, NotApplied."""
         action = "listing counters"
         body = await self._show("/v1/counters", action)
         return [shown.entry() for shown in self._converted(body, RemoteCounters, action).counters]
 
     async def create(self, counter: Counter) -> Counter:
-        """Create it there. Raises CounterDiffers, NotShown, NotApplied, OutcomeUnknown."""
+        """Create the counter there. Raises CounterDiffers, NotShown, NotApplied, OutcomeUnknown."""
         action = f"creating counter {counter.name}"
         if counter.adopted is not None:
             raise self._not_applied(action, "an item is adopted where the store is")
@@ -259,7 +261,7 @@ class ChainedStore:
         )
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
-        """As the service shows it. Raises NotShown, NotApplied."""
+        """Return the position as the service shows it. Raises NotShown, NotApplied."""
         shown = await self._shown(counter.name)
         if shown is None:
             return None

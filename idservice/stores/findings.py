@@ -8,7 +8,7 @@ from idservice import errors
 
 OK, ADVICE, WARNING, FAULT = LEVELS = ("ok", "advice", "warning", "fault")
 
-IDENTITY = "identity"  # what a finding is about: is the store the one that was initialised?
+IDENTITY = "identity"  # the word for: is the store the one that was initialised?
 
 BEHIND = (
     "its positions may be behind ids that are in use; go on above them, see docs/how-to/recover.md"
@@ -20,8 +20,8 @@ Clock = Callable[[], float]  # seconds since 1970, as the machine's own clock ha
 class Finding(msgspec.Struct, frozen=True):
     """A fact about a store, at one of LEVELS.
 
-    `advice` may be left alone, a `warning` bites some day, a `fault` already does or makes ids
-    repeat. `about` is a stable word, `run` a command or empty.
+    `advice` may be ignored, a `warning` will do harm one day, a `fault` does so already or makes
+    ids repeat. `about` is a stable word, `run` a command or empty.
     """
 
     level: str

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The records that a store keeps and gives: entries, positions, grants, loans."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ SHARDS_MAX = 64
 DEFAULT_COUNTER = "default"
 
 
-VALUE = "next"  # what the first index that nobody reserved is called, wherever it is written
+VALUE = "next"  # the name of the first free index, wherever it is written
 
 
 FINISH = "finish"  # the kind of a change that ends an adoption
@@ -34,7 +34,7 @@ ACTIVE, SUSPENDED, DELETED, MOVED = "active", "suspended", "deleted", "moved"
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where an existing counter's value lives, and what its old endpoint answers."""
+    """The item that holds an existing counter's value, and which value its old endpoint returns."""
 
     table: str
     key: tuple[tuple[str, str, str], ...]  # (attribute, DynamoDB type "S" or "N", value) each
@@ -49,10 +49,10 @@ class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where a counter goes: the address of a store, and the state it has there.
+    """The destination of a counter: the address of a store, and the state it has there.
 
-    `token` is what the counter there names as its origin; `arrived` is whether it is known to be
-    there, so that nothing is left to do.
+    `token` is the origin that the counter there names. `arrived` says that it is known to be there,
+    so that nothing is left to do.
     """
 
     to: str
@@ -62,12 +62,12 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A change under way: the epoch it opens, and what the counter is to be once it is done.
+    """A change under way: the epoch it opens, and the configuration of the counter afterwards.
 
     The epoch begins at `floor` or above, and at least `ahead` beyond every id ever granted; with
-    `lower` exactly at `floor`. `base` says where, once that is decided, which is once. `by` and
-    `why` are the operator's name and reason. `move` is where the counter goes, `origin` the token
-    of the move that brings it.
+    `lower` exactly at `floor`. `base` is its beginning, once that is decided; it is decided once.
+    `by` and `why` are the operator's name and reason. `move` is the counter's destination, `origin`
+    the token of the move that brings it.
     """
 
     epoch: str
@@ -89,25 +89,25 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def finishes(self) -> bool:
-        """Whether it ends an adoption: the old endpoint can count no more afterwards."""
+        """Return True if it ends an adoption: the old endpoint cannot count any more afterwards."""
         return self.kind == FINISH
 
     @property
     def opens(self) -> bool:
-        """Whether anybody is granted ids afterwards."""
+        """Return True if ids are granted afterwards."""
         return self.state == ACTIVE
 
 
 class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A counter's catalogue entry: what it is, and its current epoch.
+    """A counter's catalogue entry: its configuration, and its current epoch.
 
-    `start` is the first id, `limit` the highest; both 0 .. LIMIT_MAX. `runway` is in seconds, None
-    for what the serving instance is set to. `base` and `shards` are those of the current epoch, or,
-    while the counter is not active, of the last one that was open. `rev` rises with every write of
-    the entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
-    before the current epoch. `home` is what it was adopted from, once its old endpoint is off: the
-    position of its first shard stays there. `move` is where it went, `origins` the tokens of all
-    moves that ever brought it here.
+    `start` is the first id, `limit` the highest; both 0 .. LIMIT_MAX. `runway` is in seconds; None
+    means the setting of the serving instance. `base` and `shards` are those of the current epoch
+    or, while the counter is not active, of the last open one. `rev` rises with every write of the
+    entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
+    before the current epoch. `home` is the item it was adopted from, once its old endpoint is off:
+    the position of its first shard stays there. `move` is its destination, `origins` the tokens of
+    all moves that ever brought it here.
     """
 
     name: str
@@ -130,44 +130,44 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     @property
     def wished_state(self) -> str:
-        """The state it has, or is on its way to."""
+        """Return the state it has, or the one that its change leads to."""
         return self.state if self.intent is None else self.intent.state
 
     @property
     def carried(self) -> str:
-        """What its positions are created with: its epoch where it is in use, else a seal."""
+        """Return the epoch of new positions: its own if it is active, else a seal."""
         return self.epoch if self.state == ACTIVE else sealed(self.epoch)
 
     @property
     def whereabouts(self) -> str:
-        """Where it was moved, for who asks for it here, and what to do."""
+        """Return, for a caller that asks here, where it was moved and what to do."""
         move = self.move if self.intent is None else self.intent.move
         assert move is not None
         if move.arrived:
             return f"it was moved to {move.to}; serve it with --store {move.to!r}"
         return (
             f"it is being moved to {move.to}; until `idservice move {self.name} --to {move.to!r}`"
-            " finishes that, nobody hands out its ids"
+            " finishes that, no instance hands out its ids"
         )
 
     @property
     def ordinal(self) -> int:
-        """The ordinal of the current epoch."""
+        """Return the ordinal of the current epoch."""
         return ordinal_of(self.epoch)
 
     @property
     def elsewhere(self) -> Adopted | None:
-        """The item that holds the position of its first shard, where that is none of ours."""
+        """Return the foreign item that holds the position of its first shard, if there is one."""
         return self.adopted or self.home
 
     def layout(self, shard: int = 0) -> Layout:
-        """How this epoch's indices become ids."""
+        """Return how this epoch's indices become ids."""
         return Layout(base=self.base, limit=self.limit, shard=shard, shards=self.shards)
 
     def difference(self, other: "Counter", *, runway: float) -> str:
-        """What `other` is configured to otherwise, in words; empty where nothing.
+        """Return in words how the configuration of `other` differs; empty if it does not.
 
-        `runway` stands in for the one that a counter leaves open.
+        `runway` stands in for one that a counter leaves open.
         """
         found = []
         for field in ("start", "limit", "strict", "shards", "runway", "adopted"):
@@ -184,9 +184,9 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Position(msgspec.Struct, frozen=True):
-    """A shard as it stands in the store: `next` is the first index that nobody reserved.
+    """The position of a shard in the store: `next` is the first index that is not reserved.
 
-    `returned` are ranges of indices below it that were given back, and nobody has claimed yet.
+    `returned` are ranges of indices below it that were given back and not claimed yet.
     """
 
     next: int
@@ -198,8 +198,10 @@ class Position(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Indices that are the caller's, and `rev` and `returned` of the position after that write; of
-    a strict batch that was granted before, as they are by now."""
+    """Indices that are now the caller's, with `rev` and `returned` of the position after the write.
+
+    Of a strict batch that was granted before, `rev` and `returned` are the present ones.
+    """
 
     indices: range
     rev: int
@@ -208,8 +210,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Who is registered on a strict counter's position: how often anybody ever was in this epoch,
-    and the number of the last batch of each who still is, by name."""
+    """The writers of a strict counter's position.
+
+    `registrations` counts all registrations in this epoch; `seqs` has the number of the last batch
+    of each writer that is still registered, by name.
+    """
 
     registrations: int
     seqs: dict[str, int]
@@ -217,7 +222,7 @@ class Writers:
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """Ids that another service has reserved, and lends: they expire, and come in no order."""
+    """Ids that another service has reserved and lends: they expire, and come in no order."""
 
     counter: Counter  # as the answer has it: epoch and mode
     blocks: tuple[range, ...]
@@ -225,7 +230,7 @@ class Loan:
 
 
 class ShardState(msgspec.Struct, frozen=True):
-    """A shard as a change finds it, whatever somebody made of it: None is what cannot be read."""
+    """A shard as a change finds it; None stands for an attribute that cannot be read."""
 
     epoch: str | None
     next: int | None
@@ -233,7 +238,7 @@ class ShardState(msgspec.Struct, frozen=True):
 
     @property
     def reserved(self) -> int | None:
-        """The first index that was surely never granted."""
+        """Return the first index that was certainly never granted."""
         if self.next is None or self.mark is None:
             return None
         return max(self.next, self.mark)

@@ -1,7 +1,7 @@
-"""What a reservation's failed condition means: the position, read in the only order that is safe.
+"""The meaning of a reservation's failed condition: the position, read in the only safe order.
 
-First whether the write *was* applied, as an earlier copy of the same batch; then the epoch, because
-in another one nothing else means what it says; then whether the position went back; then the limit.
+First, was the write applied, as an earlier copy of the same batch? Then the epoch, because in
+another one nothing else can be trusted; then, did the position go back? Then the limit.
 """
 
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ class SentReservation:
 
     @property
     def action(self) -> str:
-        """What it does, for messages."""
+        """Return a description for messages."""
         return f"reserving {self.count} ids of counter {self.counter.name}"
 
     def interpret_failure(self, found: Position | None, record: Record | None) -> Grant:
-        """What an earlier copy of the same batch was granted; raises otherwise.
+        """Return the grant of an earlier copy of the same batch; raise otherwise.
 
-        As `IdStore.reserve`, and OutcomeUnknown where the condition holds and yet failed.
+        Raises as `IdStore.reserve`, and OutcomeUnknown if the condition holds and yet failed.
         """
         if found is None:
             raise errors.PositionMissing(store=self.store, name=self.counter.name)
@@ -70,11 +70,11 @@ class SentReservation:
         raise self.unknown("it refused a condition that holds")
 
     def raise_other_epoch(self, found: str, record: Record | None) -> NoReturn:
-        """The epoch is another; raises what that means."""
+        """Raise BatchBurnt if the batch was granted in that ended epoch, else EpochChanged."""
         burnt = self.batch is not None and self.batch.got(record) is not None
         kind = errors.BatchBurnt if burnt else errors.EpochChanged
         raise kind(store=self.store, name=self.counter.name, found=found, epoch=self.counter.epoch)
 
     def unknown(self, why: str) -> errors.OutcomeUnknown:
-        """The error of an answer that proves nothing (I4)."""
+        """Return the error of an answer that proves nothing (I4)."""
         return errors.OutcomeUnknown(store=self.store, action=self.action, why=why)

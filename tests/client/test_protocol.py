@@ -7,7 +7,7 @@ import pytest
 
 from idservice import errors
 from idservice.client import protocol
-from idservice.client.protocol import Answer, NoUsableAnswer, Refused, Reply
+from idservice.client.protocol import ClientAnswer, NoUsableAnswer, Refused, Reply
 from idservice.core import limits
 
 URL = "http://central:8080"
@@ -30,7 +30,7 @@ PROBLEM: dict[str, Any] = {
 }
 
 
-def read(body: object, *, status: int = 200, kind: str = "application/json") -> Answer:
+def read(body: object, *, status: int = 200, kind: str = "application/json") -> ClientAnswer:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return protocol.read_answer(
         Reply(status, kind, raw), url=URL, name="orders", count=5, nonce="n1"
@@ -47,7 +47,7 @@ def two(*ranges: tuple[object, int, int]) -> dict[str, Any]:
 
 
 def test_an_answer_is_read_as_it_is() -> None:
-    assert read(GOOD) == Answer(3, False, False, (range(42, 45), range(7, 9)))
+    assert read(GOOD) == ClientAnswer(3, False, False, (range(42, 45), range(7, 9)))
     assert read({**GOOD, "mode": "strict"}).strict
     assert read(one(first=10, step=4)).blocks == (range(10, 30, 4),)
 

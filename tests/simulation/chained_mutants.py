@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from idservice.client import protocol
-from idservice.client.protocol import Answer, Reply
+from idservice.client.protocol import ClientAnswer, Reply
 from idservice.core.allocator import Allocator
 from idservice.core.epoch import Layout
 from idservice.stores.chained import ChainedStore
@@ -25,19 +25,19 @@ def keeps_older_epochs(self: Allocator, layout: Layout, *, strict: bool) -> None
     self._strict = strict
 
 
-def believes_older_epochs(answer: Answer, *, url: str, ordinal: int, strict: bool) -> bool:
+def believes_older_epochs(answer: ClientAnswer, *, url: str, ordinal: int, strict: bool) -> bool:
     """Takes ids of whatever epoch."""
     return answer.ordinal != ordinal
 
 
-def believes_any_nonce(reply: Reply, *, nonce: str, **rest: Any) -> Answer:
+def believes_any_nonce(reply: Reply, *, nonce: str, **rest: Any) -> ClientAnswer:
     """Does not look whether the answer is to this request."""
     if reply.status == 200:
         reply = Reply(200, reply.content_type, _with_nonce(reply.body, nonce))
     return _read_answer(reply, nonce=nonce, **rest)
 
 
-_read_answer: Callable[..., Answer] = protocol.read_answer
+_read_answer: Callable[..., ClientAnswer] = protocol.read_answer
 
 
 def _with_nonce(body: bytes, nonce: str) -> bytes:

@@ -409,7 +409,7 @@ async def test_credentials_are_refreshed_in_the_background_and_again_after_a_fai
 
     monkeypatch.setattr("aioboto3.Session", Session)
     before = asyncio.all_tasks()
-    async with dynamodb_client.Client("dynamodb:ids", "ids", None, None) as client:
+    async with dynamodb_client.DynamoClient("dynamodb:ids", "ids", None, None) as client:
         await client.open()
         async with asyncio.timeout(5):
             await credentials.again.wait()

@@ -13,7 +13,7 @@ from idservice import errors
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import table as dynamodb_table
-from idservice.stores.dynamodb.client import Client
+from idservice.stores.dynamodb.client import DynamoClient
 from idservice.stores.records import Adopted, Counter, Position
 from tests.engines import attribute, by_hand
 from tests.stores import answers, backends
@@ -269,9 +269,9 @@ class Died(BaseException):
 async def test_an_adoption_that_died_is_finished_by_the_next(
     store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch, step: str, sent: bool
 ) -> None:
-    real = Client.call
+    real = DynamoClient.call
 
-    async def dies(self: Client, operation: str, *rest: Any, **request: Any) -> Any:
+    async def dies(self: DynamoClient, operation: str, *rest: Any, **request: Any) -> Any:
         if operation == step and not sent:
             raise Died
         answer = await real(self, operation, *rest, **request)
@@ -281,7 +281,7 @@ async def test_an_adoption_that_died_is_finished_by_the_next(
 
     first = await wanted(store, legacy)
     with monkeypatch.context() as patched:
-        patched.setattr(Client, "call", dies)
+        patched.setattr(DynamoClient, "call", dies)
         with pytest.raises(Died):
             await store.create(first)
     old = legacy.next("old")
@@ -481,9 +481,9 @@ async def test_an_adopted_item_s_table_that_is_gone_casts_no_doubt_on_our_own(
     assert own is not None
     client.delete_table(TableName=legacy.table)
     asked: list[str] = []
-    call = Client.call
+    call = DynamoClient.call
 
-    async def late(self: Client, operation: str, action: str, **request: Any) -> Any:
+    async def late(self: DynamoClient, operation: str, action: str, **request: Any) -> Any:
         """Our own table's answer comes when others have learned that the other is gone."""
         answer = await call(self, operation, action, **request)
         if operation == "UpdateItem" and request["TableName"] == backend.table:
@@ -498,7 +498,7 @@ async def test_an_adopted_item_s_table_that_is_gone_casts_no_doubt_on_our_own(
             asked.append(request["TableName"])
         return answer
 
-    monkeypatch.setattr(Client, "call", late)
+    monkeypatch.setattr(DynamoClient, "call", late)
     assert await ids_of(store, own, 5) == [*range(5)]
     assert not asked, "of our own table there is no doubt"
 

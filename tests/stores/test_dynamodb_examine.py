@@ -109,7 +109,7 @@ async def test_an_engine_that_does_not_know_a_question_is_no_fault(dynoxide_url:
         found = await doctor.examine(store, time.time)
     assert not [finding for finding in found if finding.is_worse_than_advice]
     told = about(found, "recovery")
-    assert (told.level, told.why) == ("advice", "this engine does not know the question")
+    assert (told.level, told.why) == ("advice", "this engine does not support the question")
 
 
 # --- the table ------------------------------------------------------------------------------------

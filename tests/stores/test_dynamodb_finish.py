@@ -26,7 +26,7 @@ from idservice.catalogue.changes import (
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
-from idservice.stores.dynamodb.client import Client
+from idservice.stores.dynamodb.client import DynamoClient
 from idservice.stores.records import Counter, Grant, Position
 from tests.engines import by_hand
 from tests.stores.backends import Dynamo
@@ -289,9 +289,9 @@ async def test_whoever_died_at_any_step_leaves_what_the_next_one_finishes(
     counter = await store.create(await wanted(store, legacy))
     got += await ids_of(store, counter, 3)
     writes = 0
-    real = Client.call
+    real = DynamoClient.call
 
-    async def dies(self: Client, operation: str, *rest: Any, **request: Any) -> Any:
+    async def dies(self: DynamoClient, operation: str, *rest: Any, **request: Any) -> Any:
         nonlocal writes
         if operation not in ("UpdateItem", "TransactWriteItems"):
             return await real(self, operation, *rest, **request)
@@ -307,7 +307,7 @@ async def test_whoever_died_at_any_step_leaves_what_the_next_one_finishes(
                 raise Died
 
     with monkeypatch.context() as patched:
-        patched.setattr(Client, "call", dies)
+        patched.setattr(DynamoClient, "call", dies)
         with pytest.raises(Died):
             await change(store, FinishAdoption())
     async with backend.open() as other:

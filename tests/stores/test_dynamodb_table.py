@@ -195,7 +195,7 @@ class Died(BaseException):
 async def test_init_goes_on_where_one_that_died_stopped(
     backend: Dynamo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = dynamodb_client.Client.call
+    real = dynamodb_client.DynamoClient.call
     for step in ("CreateTable", "UpdateContinuousBackups", "TransactWriteItems"):
 
         async def dies(self: Any, operation: str, *rest: Any, **request: Any) -> Any:
@@ -206,7 +206,7 @@ async def test_init_goes_on_where_one_that_died_stopped(
                     raise Died
 
         with monkeypatch.context() as patched:
-            patched.setattr(dynamodb_client.Client, "call", dies)
+            patched.setattr(dynamodb_client.DynamoClient, "call", dies)
             async with backend.open() as store:
                 with pytest.raises(Died):
                     await store.init(default())

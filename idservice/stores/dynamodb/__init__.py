@@ -1,3 +1,18 @@
-"""DynamoDB as a store, for many instances on one table."""
+"""DynamoDB as a store: many instances on one table.
+
+Theory of operation. `store` has the operations of `CatalogueStore`. Each builds its request with
+`requests` or `epoch_changes`, sends it with `client`, and reads the answer with `items`.
+`client` sends each request once. It raises CallRefused for a refusal in DynamoDB's own words, which
+proves that nothing was applied, and CallUnanswered for everything else, which proves nothing.
+A reservation is one UpdateItem. When its condition fails, DynamoDB returns the item as it was, so
+the reason needs no second read. A change writes the entry and the catalogue's revision in one
+transaction, so an instance that sees the old revision has the old entries.
+`table` creates the table and recognises it by its id. TableIdentity makes every request wait for
+that check after something was not found, or after 30 s without an answer: a table that was deleted
+and restored under its name has older positions. `description` and `examine` have the checks that
+`verify` and `doctor` share. `adopt` takes over the item of an existing endpoint, which goes on
+counting in it until the adoption is finished.
+
+"""
 
 from idservice.stores.dynamodb.store import DynamoStore as DynamoStore

@@ -1,7 +1,7 @@
-"""How an existing counter item is found and taken over while its old endpoint goes on counting.
+"""Adoption of an existing counter item while its old endpoint goes on counting.
 
-The old endpoint knows only its value. `epoch`, `mark` and `rev` are written beside it, and from
-then on a reservation differs from any other only in the name of the value.
+The old endpoint knows only its value. `epoch`, `mark` and `rev` are written beside it. From then on
+a reservation differs from any other only in the name of the value.
 """
 
 import re
@@ -14,7 +14,7 @@ from idservice import errors
 from idservice.core.epoch import ordinal_of
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
-from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.records import Adopted, Counter
 
@@ -25,32 +25,32 @@ KEY_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An item to adopt: its value, and the epoch it carries if it was taken over already."""
+    """An item to adopt: its value, and the epoch it has if it was taken over already."""
 
     value: int
     epoch: str | None
 
 
 async def locate(
-    client: Client, table: str, key: Mapping[str, str], attribute: str, returns: str
+    client: DynamoClient, table: str, key: Mapping[str, str], attribute: str, returns: str
 ) -> tuple[Adopted, int]:
-    """Where the counter lives, with the types its key has, and the value that stands there.
+    """Return the location of the counter, with the types of its key, and its value.
 
-    Raises Usage where it cannot be adopted so, NotApplied where that could not be found out.
+    Raises Usage if it cannot be adopted, NotApplied if that could not be found out.
     """
     if returns not in ("old", "new"):
         raise _usage(f"--adopt-returns is {returns!r}; it must be old or new")
     action = f"looking at table {table}"
     try:
         answer = await client.call("DescribeTable", action, TableName=table)
-    except Refused as refused:
+    except CallRefused as refused:
         if refused.said != dynamo.NO_TABLE:
             raise
         raise _usage(
             f"--adopt-table is {table!r}, and region {client.region} has no such table; name the"
             " right table, or the right region in --store"
         ) from refused
-    except Unheard as unheard:
+    except CallUnanswered as unheard:
         raise errors.NotApplied(**unheard.fields) from unheard
     regions = description.split_over(answer["Table"], client.region)
     if regions:
@@ -78,8 +78,9 @@ async def locate(
 
 
 def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
-    """See that the table of an adopted counter is the one that was adopted, and one that can hold a
-    counter, by its description. Raises NotApplied.
+    """Check that an adopted counter's table is the one that was adopted and can hold a counter.
+
+    Raises NotApplied.
     """
     adopted = counter.elsewhere
     assert adopted is not None
@@ -100,7 +101,7 @@ def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
 
 
 def renewed(counter: Counter, table_id: str | None) -> Counter:
-    """The entry of a counter that was adopted from a table with this identity."""
+    """Return the entry of a counter that was adopted from a table with this identity."""
     assert counter.elsewhere is not None
     item = msgspec.structs.replace(counter.elsewhere, table_id=table_id)
     if counter.adopted is None:
@@ -115,7 +116,7 @@ def _usage(why: str) -> errors.Usage:
 def _typed_key(
     table: str, description: Answer, key: Mapping[str, str]
 ) -> tuple[tuple[str, str, str], ...]:
-    """Each key attribute of the table with its type and value, in the table's order."""
+    """Return each key attribute of the table with its type and value, in the table's order."""
     kinds = {
         each["AttributeName"]: each["AttributeType"] for each in description["AttributeDefinitions"]
     }
@@ -145,14 +146,14 @@ def _typed_key(
     return tuple((name, kinds[name], key[name]) for name in names)
 
 
-async def _look(client: Client, adopted: Adopted, action: str) -> Found:
-    """What stands in the item. Raises ValueError where it cannot be adopted, NotApplied."""
+async def _look(client: DynamoClient, adopted: Adopted, action: str) -> Found:
+    """Read the item. Raises ValueError if it cannot be adopted, NotApplied."""
     place = _place(adopted)
     try:
         answer = await client.call(
             "GetItem", action, TableName=place.table, Key=place.key, ConsistentRead=True
         )
-    except Unheard as unheard:
+    except CallUnanswered as unheard:
         raise errors.NotApplied(**unheard.fields) from unheard
     return _found_in(answer.get("Item"), adopted)
 
@@ -189,7 +190,7 @@ def _found_in(item: Item | None, adopted: Adopted) -> Found:
 
 
 def _open(epoch: object, item_name: str) -> str:
-    """The epoch an item carries, if a counter may go on in it."""
+    """Return the epoch of an item if a counter can go on in it. Raises ValueError."""
     written = items.string(epoch)
     try:
         ordinal_of(written or "")
@@ -202,12 +203,12 @@ def _open(epoch: object, item_name: str) -> str:
     return written
 
 
-async def take_over(client: Client, counter: Counter, adopted: Adopted) -> Counter:
-    """Write our attributes beside the value, and answer the counter as its entry is to say it.
+async def take_over(client: DynamoClient, counter: Counter, adopted: Adopted) -> Counter:
+    """Write our attributes beside the value, and return the counter for its entry.
 
-    This is a write of its own, before the entry's transaction, on purpose: while a transaction
-    holds an item, the old endpoint's plain UpdateItem on it would fail. Whoever died between the
-    two left an item with an open epoch; the counter goes on in that one.
+    This write comes before the entry's transaction on purpose: while a transaction holds an item, a
+    plain UpdateItem of the old endpoint would fail. An operator that died between the two writes
+    leaves an item with an open epoch; the counter goes on in that one.
     """
     action = f"adopting counter {counter.name}"
     place = _place(adopted)
@@ -240,10 +241,10 @@ async def take_over(client: Client, counter: Counter, adopted: Adopted) -> Count
                     },
                     ReturnValues="UPDATED_NEW",
                 )
-            except Refused as refused:
+            except CallRefused as refused:
                 if refused.said != dynamo.CONDITION_FAILED:
                     raise
-                continue  # somebody else wrote it since it was read: look again
+                continue  # it was written since it was read: look again
             found = Found(found.value, counter.epoch)
         assert found.epoch is not None
         start = found.value + counter.base

@@ -1,4 +1,4 @@
-"""How DynamoDB is asked, and what each way of failing says about the write (I7).
+"""Requests to DynamoDB, and what each way of failing proves about the write (I7).
 
 The only file that knows the client library. Every call is one HTTP request at most: a repeated
 reservation burns a range, and a refusal of the second attempt hides that the first was applied.
@@ -31,7 +31,7 @@ CALL_MAX_S = 5.0  # name resolution and waiting for a free connection have no li
 OPEN_MAX_S = 30.0  # a fetch of credentials that is cut off begins anew and never gets through
 CREDENTIALS_CHECK_S = 60.0
 CONFLICT_TRIES = 8
-TOLD_AGAIN_S = 60.0
+LOG_AGAIN_S = 60.0
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
 CANCELED = "TransactionCanceledException"
@@ -50,7 +50,7 @@ THROTTLED = frozenset(
         "ThrottlingException",
     }
 )
-NOT_BELIEVED = frozenset(
+NOT_AUTHENTICATED = frozenset(
     {
         "ExpiredTokenException",
         "IncompleteSignatureException",
@@ -61,23 +61,24 @@ NOT_BELIEVED = frozenset(
 )
 OWN_NAMES = (
     THROTTLED
-    | NOT_BELIEVED
+    | NOT_AUTHENTICATED
     | {CONDITION_FAILED, CANCELED, CONFLICT, NO_TABLE, DENIED, INVALID, IN_USE, NO_OPERATION}
     | {NO_BACKUPS_YET, "ReplicatedWriteConflictException", "SerializationException"}
 )
-TOLD = THROTTLED | NOT_BELIEVED | {DENIED, INVALID}
+LOGGED = THROTTLED | NOT_AUTHENTICATED | {DENIED, INVALID}
 ADVICE = {
     DENIED: "allow it to the role or user of this process",
     NO_TABLE: "name the right table and region, or restore it",
     **dict.fromkeys(
-        NOT_BELIEVED, "check the credentials, the account and region they are for, and the clock"
+        NOT_AUTHENTICATED,
+        "check the credentials, the account and region they are for, and the clock",
     ),
     **dict.fromkeys(THROTTLED, "wait, or raise the table's limits"),
 }
 
-# What a real answer always holds. A page of a proxy, an empty body and cut JSON all arrive as a
-# success without it; without the request for capacity a true "no such item" would look the same.
-HELD = {
+# A field that every real answer has. A page of a proxy, an empty body and cut JSON arrive as a
+# success without it. Without the request for capacity, a true "no such item" would look the same.
+PROOF = {
     "CreateTable": "TableDescription",
     "DescribeContinuousBackups": "ContinuousBackupsDescription",
     "DescribeTable": "Table",
@@ -93,47 +94,47 @@ HELD = {
 Answer = dict[str, Any]
 
 
-class Refused(errors.NotApplied):
+class CallRefused(errors.NotApplied):
     """A request that DynamoDB refused."""
 
     def __init__(
         self, *, said: str, item: Answer | None, reasons: tuple[str, ...], **fields: object
     ) -> None:
         super().__init__(**fields)
-        self.said = said  # DynamoDB's own name for it
+        self.said = said  # DynamoDB's own name of the error
         self.item = item  # as it was when a condition failed
-        self.reasons = reasons  # of a transaction, one for each write; "None" where it could be
+        self.reasons = reasons  # of a transaction, one for each write; "None": no obstacle
 
     @property
     def in_the_way(self) -> bool:
-        """Whether another transaction on the same items was the only obstacle."""
+        """Return True if another transaction on the same items was the only obstacle."""
         if self.said == CANCELED:
             return set(self.reasons) <= {"None", "TransactionConflict"}
         return self.said == CONFLICT
 
 
-class RefusedForGood(Refused):
+class CallRefusedForGood(CallRefused):
     """A request that DynamoDB refuses until an operator acts."""
 
-    retryable = False  # until an operator does something
+    retryable = False  # until an operator acts
 
 
-class RefusedForNow(Refused):
+class CallThrottled(CallRefused):
     """A request that DynamoDB refused because there were too many."""
 
     throttled = True
 
 
-class Unheard(errors.OutcomeUnknown):
+class CallUnanswered(errors.OutcomeUnknown):
     """A request without an answer."""
 
     def __init__(self, *, passing: bool, **fields: object) -> None:
         super().__init__(**fields)
-        self.passing = passing  # whether it may be otherwise in a while
+        self.passing = passing  # the cause may pass
 
 
-class Client:
-    """Requests to DynamoDB for one table's store. Enter it; the first call connects."""
+class DynamoClient:
+    """Sends requests to DynamoDB for one table's store. Enter it; the first call connects."""
 
     def __init__(self, store: str, table: str, region: str | None, endpoint: str | None) -> None:
         self.store = store
@@ -145,7 +146,7 @@ class Client:
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._refresher: asyncio.Task[None] | None = None
-        self._told: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         self._random = Random()  # noqa: S311 - it spreads retries and keeps no secret
 
     async def __aenter__(self) -> Self:
@@ -162,9 +163,9 @@ class Client:
     # --- connecting ------------------------------------------------------------------------------
 
     async def open(self, operation: str = "DescribeTable") -> None:
-        """Find credentials and make the client, where that is not done. Raises StoreUnready.
+        """Find credentials and make the client, if there is none yet. Raises StoreUnready.
 
-        `operation` is what it is needed for.
+        `operation` is the call that needs it.
         """
         async with self._opening:
             if self._client is not None:
@@ -215,8 +216,10 @@ class Client:
         )
 
     async def _keep_credentials(self, credentials: Any) -> None:
-        """Refresh credentials in good time and without a reservation's deadline: a fetch slower
-        than that deadline would be cut off and begun again by every reservation."""
+        """Refresh credentials in good time, without a reservation's deadline.
+
+        A fetch slower than that deadline would be cut off and begun again by every reservation.
+        """
         while True:
             await asyncio.sleep(CREDENTIALS_CHECK_S)
             try:
@@ -231,17 +234,17 @@ class Client:
     # --- asking ----------------------------------------------------------------------------------
 
     def where(self, operation: str, table: str | None = None) -> str:
-        """What is asked of which table, as messages and IAM policies name it."""
+        """Return operation, table and region as messages and IAM policies name them."""
         return f"dynamodb:{operation} on table {table or self.table!r} in region {self.region}"
 
     async def call(self, operation: str, action: str, **request: object) -> Answer:
-        """The answer to one request, sent once; `action` is what it does, for messages.
+        """Send one request once and return its answer; `action` describes it in messages.
 
-        Raises Refused: DynamoDB said in its own words that nothing was applied. Unheard: anything
-        else. StoreUnready: there is no client to send it with.
+        Raises CallRefused: DynamoDB said in its own words that nothing was applied. StoreUnready:
+        the request was not sent. CallUnanswered: anything else, so that it may have been applied.
         """
         await self.open(operation)
-        if HELD[operation] == "ConsumedCapacity":
+        if PROOF[operation] == "ConsumedCapacity":
             request["ReturnConsumedCapacity"] = "TOTAL"
         method = getattr(self._client, re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
         table = request.get("TableName")
@@ -251,20 +254,22 @@ class Client:
             async with asyncio.timeout(CALL_MAX_S):
                 answer: Answer = await method(**request)
         except ClientError as error:
-            raise self._heard(error, where, about) from error
+            raise self._read_error(error, where, about) from error
         except TimeoutError as error:
             why = f"{where} took longer than {CALL_MAX_S:g} s"
-            raise Unheard(why=why, passing=True, **about) from error
+            raise CallUnanswered(why=why, passing=True, **about) from error
         except Exception as error:
             # "Could not connect" is among these, and is said of applied writes too.
             why = f"{where} at {self._client.meta.endpoint_url} failed ({type(error).__name__})"
-            raise Unheard(why=why, passing=True, **about) from error
-        if HELD[operation] not in answer:
+            raise CallUnanswered(why=why, passing=True, **about) from error
+        if PROOF[operation] not in answer:
             why = f"{where} was answered by something that is not DynamoDB"
-            raise Unheard(why=why, passing=True, **about)
+            raise CallUnanswered(why=why, passing=True, **about)
         return answer
 
-    def _heard(self, error: ClientError, where: str, about: dict[str, str]) -> errors.StoreError:
+    def _read_error(
+        self, error: ClientError, where: str, about: dict[str, str]
+    ) -> errors.StoreError:
         answer: Answer = dict(error.response)
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         attempts = answer.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
@@ -272,44 +277,47 @@ class Client:
         why = f"{where} answered {code}"
         if not (400 <= status < 500 and code in OWN_NAMES and attempts == 1):
             passing = status >= 500 or status in (408, 429)
-            return Unheard(why=f"{why} (HTTP {status})", passing=passing, **about)
+            return CallUnanswered(why=f"{why} (HTTP {status})", passing=passing, **about)
         words = str(answer["Error"].get("Message", ""))
         for reason in answer.get("ThrottlingReasons") or answer.get("throttlingReasons") or ():
             words += f" {reason.get('reason')} {reason.get('resource', '')}"
-        self._tell(code, where, words[:500])
+        self._log_words(code, where, words[:500])
         reasons = [str(reason.get("Code")) for reason in answer.get("CancellationReasons", ())]
         if reasons:
             why += f" ({', '.join(reasons)})"
         why += f"; {ADVICE[code]}" if code in ADVICE else ""
-        kind = Refused
+        kind = CallRefused
         if code in THROTTLED:
-            kind = RefusedForNow
+            kind = CallThrottled
         elif code in (NO_TABLE, DENIED, INVALID):
-            kind = RefusedForGood
+            kind = CallRefusedForGood
         return kind(why=why, said=code, item=answer.get("Item"), reasons=tuple(reasons), **about)
 
-    def _tell(self, code: str, where: str, words: str) -> None:
+    def _log_words(self, code: str, where: str, words: str) -> None:
         """Log AWS's own words, which name accounts and roles and so stay out of our answers."""
         now = asyncio.get_running_loop().time()
-        if code in TOLD and now >= self._told.get(code, now):
-            self._told[code] = now + TOLD_AGAIN_S
+        if code in LOGGED and now >= self._logged.get(code, now):
+            self._logged[code] = now + LOG_AGAIN_S
             log.warning("%s: %s: %s", where, code, words, extra={"action": "dynamodb_refused"})
 
     async def transact(self, writes: Sequence[Answer], action: str) -> None:
-        """All writes or none. Sent again only where another transaction was in the way, which is a
-        refusal: every create writes the catalogue's head. Raises as `call`."""
+        """Write all or nothing. Raises as `call`.
+
+        It is sent again only if another transaction was in the way, which is a refusal: every
+        change writes the catalogue's head.
+        """
         for attempt in range(CONFLICT_TRIES):
             try:
                 await self.call("TransactWriteItems", action, TransactItems=writes)
                 return
-            except Refused as refused:
+            except CallRefused as refused:
                 if not refused.in_the_way or attempt == CONFLICT_TRIES - 1:
                     raise
             await asyncio.sleep(self._random.uniform(0.01, 0.05) * 2 ** min(attempt, 4))
 
 
 def _why_not_open(error: Exception) -> tuple[str, bool]:
-    """Why no client could be made and what to do, and whether waiting helps."""
+    """Return why no client could be made and what to do, and True if waiting helps."""
     match error:
         case NoRegionError():
             why = "no region is known: add ?region=REGION to the address, or set AWS_DEFAULT_REGION"

@@ -3,7 +3,7 @@
 import shlex
 
 from idservice.stores.dynamodb import items
-from idservice.stores.dynamodb.client import Answer, Client
+from idservice.stores.dynamodb.client import Answer, DynamoClient
 from idservice.stores.findings import (
     ADVICE,
     BEHIND,
@@ -26,7 +26,7 @@ WRITES_LOW = 5  # write units per second, below which a few instances that start
 
 
 def split_over(table: Answer, region: str) -> str:
-    """The other regions that write copies of their own of this table; empty where none do.
+    """Return the other regions that count in their own copy of the table; empty if none do.
 
     Two regions that write one counter hand out the same ids: each sees its own copy, and the later
     write of an item silently replaces the other.
@@ -37,7 +37,7 @@ def split_over(table: Answer, region: str) -> str:
 
 
 def replicas(table: Answer, region: str) -> list[str]:
-    """The other regions that hold a replica."""
+    """Return the other regions that hold a replica."""
     named = {str(each.get("RegionName")) for each in table.get("Replicas") or ()}
     return sorted(named - {region})
 
@@ -62,7 +62,7 @@ def advise(table: Answer, name: str, region: str) -> list[Finding]:
     return [_protected(table, on), _provided(table, on)]
 
 
-def missing(client: Client) -> Finding:
+def missing(client: DynamoClient) -> Finding:
     """Return the fault that the region has no table of this name."""
     return Finding(
         FAULT, "table", f"region {client.region} has no table {client.table!r}",
@@ -72,7 +72,7 @@ def missing(client: Client) -> Finding:
     )  # fmt: skip
 
 
-def check_identity(item: Answer | None, table: Answer, client: Client) -> list[Finding]:
+def check_identity(item: Answer | None, table: Answer, client: DynamoClient) -> list[Finding]:
     """Compare the item `identity` with this version and with the table; `serve` refuses a fault."""
     store = shlex.quote(client.store)
     if item is None:
@@ -106,7 +106,7 @@ def status(table: Answer, name: str, region: str, *, about: str = "table") -> Fi
     if found in ("ACTIVE", "UPDATING"):
         return fine(about, f"{name} in region {region} is {found}")
     why = "wait until it is ACTIVE" if found == "CREATING" else "make it ACTIVE"
-    return Finding(FAULT, about, f"it is {found}", f"no id is reserved meanwhile; {why}")
+    return Finding(FAULT, about, f"it is {found}", f"until then no ids are reserved; {why}")
 
 
 def _keyed(table: Answer) -> Finding:
@@ -133,7 +133,7 @@ def _replicated(table: Answer, name: str, region: str) -> Finding:
             "each write crosses regions, and such a table refuses transactions, by which counters"
             " are created and changed; ids themselves are safe",
         )  # fmt: skip
-    return fine(about, "none: one region counts")
+    return fine(about, "none")
 
 
 def _protected(table: Answer, on: str) -> Finding:
@@ -142,8 +142,8 @@ def _protected(table: Answer, on: str) -> Finding:
         return fine(about, "on")
     return Finding(
         WARNING, about, "off",
-        "who deletes the table by mistake takes every counter's position with it; a new table would"
-        " begin at 0 and repeat ids",
+        "a table deleted by mistake takes every counter's position with it; a new table would start"
+        " from 0 and repeat ids",
         f"aws dynamodb update-table {on} --deletion-protection-enabled",
     )  # fmt: skip
 
@@ -163,6 +163,6 @@ def _provided(table: Answer, on: str) -> Finding:
     return Finding(
         WARNING if writes < WRITES_LOW else ADVICE, about, f"provisioned: {writes} writes a second",
         "a reservation is a write: about one for each runway, counter and instance, and one for"
-        " each batch of a strict counter; beyond what is provisioned it is refused",
+        " each batch of a strict counter; above the provisioned rate it is refused",
         f"aws dynamodb update-table {on} --billing-mode PAY_PER_REQUEST",
     )  # fmt: skip

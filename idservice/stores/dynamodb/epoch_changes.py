@@ -1,4 +1,4 @@
-"""The writes of a change of epoch on DynamoDB: each one request, each under its own condition."""
+"""The writes of a change of epoch on DynamoDB: each is one request under its own condition."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ BARRED = {"S": "finished: idservice counts in the attribute 'next'"}
 
 
 def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, Any]:
-    """One of a transaction's writes: the entry, if nobody wrote it since it was `before`."""
+    """Return the write of the entry, for a transaction, if its `rev` is still that of `before`."""
     # Entries are written since a time when they had no `rev`.
     unwritten = "" if before.rev else " OR attribute_not_exists(#r)"
     return {
@@ -38,7 +38,7 @@ def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, An
 
 
 def shard_state_in(item: Answer, place: Place) -> ShardState:
-    """A shard as it stands in its item."""
+    """Return the state of a shard in its item."""
     return ShardState(
         items.string(item.get("epoch")),
         items.number(item.get(place.value)),
@@ -47,7 +47,7 @@ def shard_state_in(item: Answer, place: Place) -> ShardState:
 
 
 def epoch_replaced(place: Place, found: str | None, epoch: str) -> dict[str, Any]:
-    """The write of another epoch, where the one there is `found`; None: where it is no text."""
+    """Return the write of another epoch, if the present one is `found`; None: not a text."""
     names, values = {"#e": "epoch", "#r": "rev"}, {":epoch": {"S": epoch}, ":one": {"N": "1"}}
     if found is None:
         names["#k"] = place.any_key
@@ -69,7 +69,7 @@ def epoch_replaced(place: Place, found: str | None, epoch: str) -> dict[str, Any
 
 
 def created_closed(place: Place, seal: str) -> dict[str, Any]:
-    """The write of a missing shard: closed, with nothing reserved (I10)."""
+    """Return the write of a missing shard: closed, with nothing reserved (I10)."""
     names = {"#k": place.any_key, "#n": "next", "#m": "mark", "#r": "rev", "#e": "epoch"}
     values = {":zero": {"N": "0"}, ":seal": {"S": seal}}
     update = "SET #n = :zero, #m = :zero, #r = :zero, #e = :seal"
@@ -88,10 +88,10 @@ def created_closed(place: Place, seal: str) -> dict[str, Any]:
 
 
 def opened(place: Place, item: Item, seal: str, epoch: str) -> dict[str, Any]:
-    """The write that opens a shard: at 0, and nothing else of `item` is left.
+    """Return the write that opens a shard at 0 and removes the other attributes of `item`.
 
-    Whatever else stood there belonged to the epoch before. An item that was adopted has attributes
-    that are none of ours, and one that must stay: its old endpoint would begin anew.
+    These belonged to the epoch before. An item that was adopted also has foreign attributes, and
+    one that must stay: without it the old endpoint would begin anew.
     """
     kept = {*place.key, "next", "mark", "rev", "epoch"}
     if place.barred is not None:
@@ -117,8 +117,11 @@ def opened(place: Place, item: Item, seal: str, epoch: str) -> dict[str, Any]:
 
 
 def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, Any]]:
-    """The writes that open an adopted item, of which one applies: its old endpoint may move the
-    value at any time, so it is raised where it is below `value`, and else left alone."""
+    """Return the writes that open an adopted item, of which one applies.
+
+    Its old endpoint may move the value at any time. The value is raised if it is below `value`, and
+    else left alone.
+    """
     epoch_alone = {
         "TableName": place.table,
         "Key": place.key,
@@ -152,8 +155,11 @@ def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, 
 def finished(
     place: Place, counter: Counter, seal: str, epoch: str, first: int
 ) -> list[dict[str, Any]]:
-    """The writes that end an adoption, of which one applies: its old endpoint counts until the very
-    write that makes its value a text, so that what it took last is in what the position becomes."""
+    """Return the writes that end an adoption, of which one applies.
+
+    The old endpoint counts until the write that makes its value a text. The position is computed
+    from the value in the same write, so it includes the last id that the old endpoint took.
+    """
     base = counter.base  # of its index is the value, and of the new epoch's the id
     update = "#e = :epoch, #v = :barred ADD #r :one REMOVE #l"
     names = {"#n": "next", "#m": "mark", "#v": place.value, "#e": "epoch", "#r": "rev"}

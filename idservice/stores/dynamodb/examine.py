@@ -1,4 +1,4 @@
-"""A look at a DynamoDB store: its table, what protects it, the clock, and which calls are allowed.
+"""An examination of a DynamoDB store: its table, what protects it, the clock, and permissions.
 
 Changes nothing: a write is tried under a condition that never holds.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from idservice import errors
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
-from idservice.stores.dynamodb.client import Answer, Client, Refused
+from idservice.stores.dynamodb.client import Answer, CallRefused, DynamoClient
 from idservice.stores.findings import ADVICE, FAULT, OK, WARNING, Clock, Finding, fine
 from idservice.stores.records import VALUE, Adopted, Counter
 
@@ -25,17 +25,17 @@ NEVER = {
 OURS = {items.KEY, VALUE, "mark", "rev", "epoch", "revision", "config", "state"}
 
 
-async def examine_item(client: Client, counter: Counter) -> list[Finding]:
-    """As `CatalogueStore.examine_item`."""
-    look = _Look(client)
+async def examine_item(client: DynamoClient, counter: Counter) -> list[Finding]:
+    """Judge the table of an adopted counter's item, as `CatalogueStore.examine_item`."""
+    look = _Examination(client)
     if counter.elsewhere is not None:
         await look.item(counter, counter.elsewhere)
     return look.found
 
 
-async def examine(client: Client, clock: Clock, *, thorough: bool) -> list[Finding]:
-    """As `IdStore.examine`."""
-    look = _Look(client, clock)
+async def examine(client: DynamoClient, clock: Clock, *, thorough: bool) -> list[Finding]:
+    """Judge the table, as `IdStore.examine`."""
+    look = _Examination(client, clock)
     try:
         table = await look.table(client.table)
         if table is not None:
@@ -53,27 +53,27 @@ async def examine(client: Client, clock: Clock, *, thorough: bool) -> list[Findi
     return look.found
 
 
-_UNREACHABLE = "without it no id is reserved; what is in memory lasts for a runway"
+_UNREACHABLE = "without it no ids are reserved; ids in memory last for one runway"
 
 
-class _Look:
-    """What was found so far."""
+class _Examination:
+    """Collects findings."""
 
-    def __init__(self, client: Client, clock: Clock | None = None) -> None:
+    def __init__(self, client: DynamoClient, clock: Clock | None = None) -> None:
         self.client = client
         self.clock = clock
         self.found: list[Finding] = []
-        self.answers = True  # whether there is anybody, and anything, to ask more of
+        self.answers = True  # the table exists and answers: further questions make sense
 
     async def _ask(self, operation: str, table: str, **request: Any) -> Answer:
-        """Raises StoreError."""
+        """Send one request. Raises StoreError."""
         return await self.client.call(
             operation, f"looking at table {table}", TableName=table, **request
         )
 
     @property
     def _store(self) -> str:
-        """As a command names it."""
+        """The address of the store, quoted for a command."""
         return shlex.quote(self.client.store)
 
     def _on(self, table: str) -> str:
@@ -82,35 +82,35 @@ class _Look:
     # --- the table -------------------------------------------------------------------------------
 
     async def table(self, name: str, *, about: str = "table") -> Answer | None:
-        """A table's description, where it can be had."""
+        """Return a table's description, if it can be read."""
         try:
             answer = await self._ask("DescribeTable", name)
         except errors.StoreUnready:
             raise
         except errors.StoreError as error:
-            self.found.append(self._unseen(error, name, about))
+            self.found.append(self._not_described(error, name, about))
             return None
         table: Answer = answer["Table"]
         if self.clock is not None:
             self._skew(answer, self.clock)
         return table
 
-    def _unseen(self, error: errors.StoreError, name: str, about: str) -> Finding:
-        """Not there, not allowed, or not heard of: three different things to do."""
+    def _not_described(self, error: errors.StoreError, name: str, about: str) -> Finding:
+        """Return the finding for a table that is missing, denied, or not reached."""
         why = str(error.fields["why"])
-        if _said(error) == dynamo.NO_TABLE:
+        if _error_name(error) == dynamo.NO_TABLE:
             self.answers = False
             if about == "table":
                 return description.missing(self.client)
             found = f"region {self.client.region} has no table {name!r}"
             return Finding(FAULT, about, found, "its counter cannot be served; restore the table")
-        if _said(error) == dynamo.DENIED:
+        if _error_name(error) == dynamo.DENIED:
             return _not_allowed("DescribeTable", name, FAULT, "serving needs it")
         self.answers = False
         return Finding(FAULT, "reach", why, _UNREACHABLE)
 
     def _skew(self, answer: Answer, clock: Clock) -> None:
-        """The engine's clock against ours; nothing where it does not tell."""
+        """Compare the engine's clock with ours, if it gives one."""
         date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
         try:
             skew = clock() - parsedate_to_datetime(date).timestamp()
@@ -123,7 +123,7 @@ class _Look:
             Finding(
                 FAULT if abs(skew) >= SKEW_MAX_S else WARNING, "clock",
                 f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the engine's",
-                "requests are signed with the time, and from some five minutes on none is believed;"
+                "requests are signed with the time; AWS refuses them from about five minutes on;"
                 " ids do not depend on it",
                 "timedatectl set-ntp true",
             )
@@ -141,24 +141,24 @@ class _Look:
     # --- what protects it ------------------------------------------------------------------------
 
     async def expiry(self, table: str, own: Mapping[str, object] | None = None) -> None:
-        """Whether items are deleted when a number in them is a time that is over."""
+        """Judge if items are deleted once a time in them has passed."""
         about = "time_to_live"
         try:
             answer = await self._ask("DescribeTimeToLive", table)
         except errors.StoreError as error:
-            self._untold(error, about, "DescribeTimeToLive", "whether items expire")
+            self._unknown(error, about, "DescribeTimeToLive", "do items expire?")
             return
-        told = answer["TimeToLiveDescription"]
-        name = told.get("AttributeName", "")
-        if told.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
+        described = answer["TimeToLiveDescription"]
+        name = described.get("AttributeName", "")
+        if described.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
             self.found.append(fine(about, f"off on table {table}"))
             return
-        bites = name in OURS or items.is_of_an_epoch(name) or name in (own or ())
+        is_ours = name in OURS or items.is_of_an_epoch(name) or name in (own or ())
         self.found.append(
             Finding(
-                FAULT if bites else WARNING, about, f"on, by attribute {name!r} of table {table}",
-                "DynamoDB deletes an item when the number in it is a time that is over, as every"
-                " position is" if bites else
+                FAULT if is_ours else WARNING, about, f"on, by attribute {name!r} of table {table}",
+                "DynamoDB deletes an item when the time in this attribute has passed, and every"
+                " position looks like one" if is_ours else
                 "an item that ever gets this attribute is deleted, with its position",
                 f"aws dynamodb update-time-to-live {self._on(table)} --time-to-live-specification"
                 f" Enabled=false,AttributeName={name}",
@@ -166,41 +166,41 @@ class _Look:
         )  # fmt: skip
 
     async def recovery(self) -> None:
-        """Whether a table that is lost can be had back."""
+        """Judge if a lost table can be recovered."""
         about, table = "recovery", self.client.table
         try:
             answer = await self._ask("DescribeContinuousBackups", table)
         except errors.StoreError as error:
-            self._untold(error, about, "DescribeContinuousBackups", "whether it can be recovered")
+            self._unknown(error, about, "DescribeContinuousBackups", "can the table be recovered?")
             return
-        told = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
-        if told.get("PointInTimeRecoveryStatus") == "ENABLED":
+        described = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+        if described.get("PointInTimeRecoveryStatus") == "ENABLED":
             self.found.append(fine(about, "point-in-time recovery is on"))
             return
         self.found.append(
             Finding(
                 WARNING, about, "point-in-time recovery is off",
-                "a table that is lost or spoilt cannot be had back, and with it is lost up to where"
-                " each counter was",
+                "a lost or damaged table cannot be restored, and the positions of all counters are"
+                " lost with it",
                 f"aws dynamodb update-continuous-backups {self._on(table)}"
                 " --point-in-time-recovery-specification PointInTimeRecoveryEnabled=true",
             )
         )  # fmt: skip
 
-    def _untold(self, error: errors.StoreError, about: str, operation: str, what: str) -> None:
-        """What only this look asks is no fault where it is not allowed, or not known."""
-        if _said(error) == dynamo.DENIED:
-            why = f"dynamodb:{operation} is not allowed to this role; only doctor asks it"
-        elif _said(error) == dynamo.NO_OPERATION:
-            why = "this engine does not know the question"
+    def _unknown(self, error: errors.StoreError, about: str, operation: str, what: str) -> None:
+        """Add advice for a question that only doctor asks: its denial is not a fault."""
+        if _error_name(error) == dynamo.DENIED:
+            why = f"dynamodb:{operation} is not allowed to this role; only doctor needs it"
+        elif _error_name(error) == dynamo.NO_OPERATION:
+            why = "this engine does not support the question"
         else:
             why = str(error.fields["why"])
-        self.found.append(Finding(ADVICE, about, f"it cannot be told {what}", why))
+        self.found.append(Finding(ADVICE, about, f"unknown: {what}", why))
 
     # --- permissions -----------------------------------------------------------------------------
 
     async def calls(self) -> None:
-        """Which calls are allowed, each tried without any effect."""
+        """Try each call without any effect, and report which are allowed."""
         position = {items.KEY: {"S": "ctr:default"}}
         entry = {items.KEY: {"S": f"{items.ENTRY}default"}}
         tries: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
@@ -225,16 +225,16 @@ class _Look:
         try:
             await self._ask(operation, table, **request)
         except errors.StoreError as error:
-            if _said(error) == dynamo.DENIED:
+            if _error_name(error) == dynamo.DENIED:
                 return _not_allowed(operation, table, level, needed)
-            if _said(error) != dynamo.CONDITION_FAILED:
+            if _error_name(error) != dynamo.CONDITION_FAILED:
                 return Finding(WARNING, "reach", str(error.fields["why"]), needed)
         return fine("permissions", operation)
 
     # --- items of other tables -------------------------------------------------------------------
 
     async def item(self, counter: Counter, adopted: Adopted) -> None:
-        """The table of an item that was adopted."""
+        """Judge the table of an adopted item."""
         about = "adopted_table"
         table = await self.table(adopted.table, about=about)
         if table is None:
@@ -244,7 +244,7 @@ class _Look:
         if regions:
             self.found.append(
                 Finding(FAULT, about, f"table {adopted.table} of counter {counter.name} has"
-                        f" replicas in {regions}", "each region hands out the same ids")
+                        f" replicas in {regions}", "two regions hand out the same ids; remove them")
             )  # fmt: skip
         found = table.get("TableId")
         if None not in (adopted.table_id, found) and found != adopted.table_id:
@@ -271,14 +271,14 @@ class _Look:
 _UNCHANGED = {"UpdateExpression": "SET #e = :never", "ReturnValues": "UPDATED_NEW"}
 
 
-def _said(error: errors.StoreError) -> str:
-    """DynamoDB's own name for it; empty where it said nothing."""
-    return error.said if isinstance(error, Refused) else ""
+def _error_name(error: errors.StoreError) -> str:
+    """Return DynamoDB's own name for an error; empty if it gave none."""
+    return error.said if isinstance(error, CallRefused) else ""
 
 
 def _not_allowed(operation: str, table: str, level: str, needed: str) -> Finding:
     return Finding(
         level, "permissions", f"dynamodb:{operation} on table {table} is not allowed",
-        f"{needed}; allow it to the role or user that this shows",
+        f"{needed}; allow it to the role or user that this command shows",
         "aws sts get-caller-identity",
     )  # fmt: skip

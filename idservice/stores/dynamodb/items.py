@@ -1,7 +1,7 @@
-"""How counters stand in a DynamoDB table: keys, attributes, and what each must be to be believed.
+"""The items of a DynamoDB table that describe counters: keys, attributes, and how they are read.
 
 `ctr:<name>` (`ctr:<name>:<s>` from shard 1 on) is a position, `entry:<name>` a counter's catalogue
-entry, `catalogue` the catalogue's revision, `identity` what `init` recorded.
+entry, `catalogue` the catalogue's revision, `identity` the record that `init` wrote.
 """
 
 import re
@@ -30,7 +30,7 @@ Item = Mapping[str, Any]  # attributes as DynamoDB writes them: {"next": {"N": "
 
 
 def number(attribute: Any) -> int | None:
-    """The value of a whole number >= 0, None for anything else."""
+    """Return the value of a whole number >= 0; None for anything else."""
     written = attribute.get("N") if isinstance(attribute, Mapping) else None
     if isinstance(written, str) and NUMBER.fullmatch(written):
         return int(written)
@@ -38,18 +38,18 @@ def number(attribute: Any) -> int | None:
 
 
 def string(attribute: Any) -> str | None:
-    """The value of a text, None for anything else."""
+    """Return the value of a text; None for anything else."""
     written = attribute.get("S") if isinstance(attribute, Mapping) else None
     return written if isinstance(written, str) else None
 
 
 def is_of_an_epoch(name: str) -> bool:
-    """Whether an attribute is one of ours that ends with its epoch."""
+    """Return True for an attribute of ours that ends with its epoch."""
     return name in ("returned", WRITERS) or name.startswith(WRITER)
 
 
 def ranges(attribute: Any) -> tuple[range, ...]:
-    """The ranges in a list of pairs of numbers; none where it is missing. Raises ValueError."""
+    """Return the ranges in a list of pairs of numbers; none if it is missing. Raises ValueError."""
     if attribute is None:
         return ()
     pairs = attribute.get("L") if isinstance(attribute, Mapping) else None
@@ -61,18 +61,18 @@ def ranges(attribute: Any) -> tuple[range, ...]:
                 if start is not None and stop is not None and start < stop:
                     found.append(range(start, stop))
                     continue
-        raise ValueError("its attribute 'returned' is no list of ranges")
+        raise ValueError("its attribute 'returned' is not a list of ranges")
     return tuple(found)
 
 
 def listed(ranges: Iterable[range]) -> dict[str, Any]:
-    """The attribute that holds these ranges."""
+    """Return the attribute that holds these ranges."""
     pairs = [{"L": [{"N": str(each.start)}, {"N": str(each.stop)}]} for each in ranges]
     return {"L": pairs}
 
 
 def shown(attribute: Any) -> str:
-    """An attribute as a message shows it."""
+    """Return an attribute as a message shows it."""
     match attribute:
         case {"N": value}:
             return str(value)[:60]
@@ -86,9 +86,9 @@ def shown(attribute: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a position is written: table, key, and the attribute that holds its value.
+    """The location of a position: table, key, and the attribute that holds its value.
 
-    `barred` is one that must stay a text: an old endpoint would count on in it.
+    `barred` is an attribute that must stay a text: an old endpoint would count on in it.
     """
 
     table: str
@@ -98,12 +98,12 @@ class Place:
 
     @property
     def any_key(self) -> str:
-        """An attribute that the item has if it is there at all."""
+        """Return the name of an attribute that an existing item always has."""
         return next(iter(self.key))
 
 
 def place_of(counter: Counter, shard: int, table: str) -> Place:
-    """The place of a shard; an adopted counter's is where its old endpoint keeps it."""
+    """Return the place of a shard; of an adopted counter it is that of its old endpoint."""
     item = counter.elsewhere
     if item is not None and shard == 0:
         key = {name: {kind: value} for name, kind, value in item.key}
@@ -115,7 +115,7 @@ def place_of(counter: Counter, shard: int, table: str) -> Place:
 
 
 def place_in(item: Item, place: Place, counter: Counter) -> Place:
-    """Where the value stands in this item, which a change that is under way may have moved."""
+    """Return the place of the value in this item, which an unfinished change may have moved."""
     intent = counter.intent
     if intent is not None and intent.finishes and string(item.get("epoch")) == intent.epoch:
         return Place(place.table, place.key, VALUE, barred=place.value)
@@ -123,7 +123,7 @@ def place_in(item: Item, place: Place, counter: Counter) -> Place:
 
 
 def position_in(item: Item, place: Place) -> Position:
-    """Raises ValueError saying which attribute is wrong."""
+    """Return the position in an item. Raises ValueError naming the attribute that is wrong."""
     epoch = string(item.get("epoch"))
     if epoch is None:
         raise ValueError(f"its attribute 'epoch' is {shown(item.get('epoch'))}, not a text")
@@ -140,7 +140,7 @@ def position_in(item: Item, place: Place) -> Position:
 
 
 def record_in(item: Item, writer: str) -> Record | None:
-    """What a writer has on a position; None also for what cannot be read, which is not its own."""
+    """Return the record of a writer on a position; None if it is missing or cannot be read."""
     written = (item.get(WRITER + writer) or {}).get("M") or {}
     seq, top = number(written.get("seq")), number(written.get("top"))
     if seq is None:
@@ -149,7 +149,7 @@ def record_in(item: Item, writer: str) -> Record | None:
 
 
 def writers_in(item: Item) -> Writers:
-    """Who is registered on a position."""
+    """Return the writers that are registered on a position."""
     names = [name.removeprefix(WRITER) for name in item if name.startswith(WRITER)]
     records = {name: record_in(item, name) for name in sorted(names)}
     return Writers(
@@ -159,17 +159,17 @@ def writers_in(item: Item) -> Writers:
 
 
 def entry_in(item: Item) -> Counter:
-    """Raises ValueError where this version cannot read it."""
+    """Return the entry in an item. Raises ValueError if this version cannot read it."""
     return msgspec.json.decode(string(item.get("config")) or "", type=Counter)
 
 
 def entry_key(name: str) -> Item:
-    """The key of a counter's entry."""
+    """Return the key of a counter's entry."""
     return {KEY: {"S": f"{ENTRY}{name}"}}
 
 
 def new(table: str, item: Item) -> dict[str, Any]:
-    """The write of an item that must not be there yet."""
+    """Return the write of an item that must not exist yet."""
     return {
         "Put": {
             "TableName": table,
@@ -181,7 +181,7 @@ def new(table: str, item: Item) -> dict[str, Any]:
 
 
 def new_entry(table: str, counter: Counter) -> dict[str, Any]:
-    """The write of a counter's entry."""
+    """Return the write of a counter's entry."""
     return new(
         table,
         {
@@ -194,7 +194,7 @@ def new_entry(table: str, counter: Counter) -> dict[str, Any]:
 
 
 def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
-    """The writes of the positions of a counter of our own."""
+    """Return the writes of the positions of a counter that is not adopted."""
     first = {"N": str(counter.start - counter.base)}
     return [
         new(
@@ -212,7 +212,7 @@ def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
 
 
 def head_moved(table: str) -> dict[str, Any]:
-    """The write that goes with every write of an entry: instances look only at the revision."""
+    """Return the write that goes with every write of an entry: instances poll the revision."""
     return {
         "Update": {
             "TableName": table,

@@ -47,7 +47,7 @@ def reserve(sent: SentReservation, place: Place) -> dict[str, Any]:
         "ConditionExpression": condition,
         "ExpressionAttributeNames": names,
         "ExpressionAttributeValues": values,
-        "ReturnValues": "ALL_NEW",  # of what it did not write, `returned` matters
+        "ReturnValues": "ALL_NEW",  # `returned` matters, which it does not write
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 
@@ -80,7 +80,7 @@ def read_grant(sent: SentReservation, place: Place, written: Answer) -> Grant:
     assert stop is not None
     assert rev is not None
     if not sent.seen <= stop - sent.count <= sent.room:
-        raise sent.unknown(f"it ends at {stop}, outside of what was sent for")
+        raise sent.unknown(f"its answer ends at {stop}, outside of the requested range")
     try:
         returned = items.ranges(written.get("returned"))
     except ValueError:

@@ -1,7 +1,7 @@
-"""DynamoDB as a store: many instances on one table, and no reservation but one conditional write.
+"""DynamoDB as a store: many instances on one table, and each reservation one conditional write.
 
-The requests, and how each failed condition is read, are those of the protocol between instances;
-`client` knows what an answer proves, `items` how a counter is written down.
+The rules of the requests are those of `protocol`. `client` knows what an answer proves, `items` how
+a counter is written down.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from idservice.stores.dynamodb import adopt as adoption
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import epoch_changes, items, requests
 from idservice.stores.dynamodb import examine as examination
-from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.dynamodb.table import Table, TableIdentity
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
@@ -24,13 +24,13 @@ from idservice.stores.reservation import SentReservation
 
 
 class DynamoStore:
-    """Counters in one DynamoDB table; adopted ones may live in another of the same region."""
+    """Keeps counters in one DynamoDB table; adopted ones may live in another of the same region."""
 
     def __init__(self, address: DynamoAddress) -> None:
         self.hold_s: float | None = None
         self.address = str(address)
         self._name = address.table
-        self._client = Client(self.address, address.table, address.region, address.endpoint)
+        self._client = DynamoClient(self.address, address.table, address.region, address.endpoint)
         self._table = Table(self._client)
         self._own = TableIdentity()
         # Of the tables that adopted items are in, by the identity that the entry names.
@@ -144,21 +144,19 @@ class DynamoStore:
         try:
             await self._client.transact([entry, items.head_moved(self._name), *positions], action)
             return counter
-        except Refused as refused:
+        except CallRefused as refused:
             self._invalidate_missing(refused, self._name)
             found = await self.counter(counter.name)
             if found is not None:
                 return found
             if counter.adopted is not None:
-                why = (
-                    "its item was prepared, but its entry was refused; the command may be repeated"
-                )
+                why = "its item was prepared, but its entry was refused; repeat the command"
                 raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from refused
             why = items.why_not_created(counter, refused.reasons)
             if not why:
                 raise
             raise errors.NotApplied(store=self.address, action=action, why=why) from refused
-        except Unheard as unheard:
+        except CallUnanswered as unheard:
             try:
                 found = await self.counter(counter.name)
             except errors.StoreError:
@@ -183,7 +181,7 @@ class DynamoStore:
         entry = epoch_changes.entry_rewritten(self._name, before, after)
         try:
             await self._client.transact([entry, items.head_moved(self._name)], action)
-        except Refused as refused:
+        except CallRefused as refused:
             self._invalidate_missing(refused, self._name)
             if refused.reasons[:1] == ("ConditionalCheckFailed",):
                 return False
@@ -202,7 +200,7 @@ class DynamoStore:
         if found is not None:
             write = epoch_changes.epoch_replaced(place, found.epoch, seal)
         else:
-            assert counter.adopted is None  # whose item is not ours to create
+            assert counter.adopted is None  # an adopted item is never created
             write = epoch_changes.created_closed(place, seal)
         await self._write_if(write, f"sealing counter {counter.name}")
 
@@ -228,7 +226,7 @@ class DynamoStore:
         await self._ensure_table(action)
         try:
             await self._client.call("UpdateItem", action, **write)
-        except Refused as refused:
+        except CallRefused as refused:
             self._invalidate_missing(refused, write["TableName"])
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
@@ -255,7 +253,7 @@ class DynamoStore:
         table = await self._ensure_table_of(counter, shard, sent.action)
         try:
             written = await self._write(table, requests.reserve(sent, place), sent.action)
-        except Refused as refused:
+        except CallRefused as refused:
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
                     table.invalidate()
@@ -312,23 +310,24 @@ class DynamoStore:
         table = await self._ensure_table_of(counter, shard, action)
         try:
             return await self._write(table, write, action)
-        except Refused as refused:
+        except CallRefused as refused:
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return None
 
     async def _write(self, table: TableIdentity, write: dict[str, Any], action: str) -> Answer:
-        """Send one write, and return the attributes in its answer. Raises Refused, OutcomeUnknown.
+        """Send one write and return the attributes in its answer.
 
-        Unknown also if the table was not found meanwhile: another one may have answered.
+        Raises CallRefused, OutcomeUnknown: also if the table was not found meanwhile, because
+        another one may have answered.
         """
         try:
             answer = await self._client.call("UpdateItem", action, **write)
-        except Refused as refused:
+        except CallRefused as refused:
             self._invalidate_missing(refused, write["TableName"])
             raise
         if table.is_invalid:
-            why = "the table was not found meanwhile: this may be another one"
+            why = "the table was not found in the meantime, so this may be another one"
             raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
         table.answered()
         attributes: Answer = answer["Attributes"]
@@ -364,7 +363,7 @@ class DynamoStore:
             return self._own
         return self._adopted.setdefault((item.table, item.table_id), TableIdentity())
 
-    def _invalidate_missing(self, refused: Refused, name: str) -> None:
+    def _invalidate_missing(self, refused: CallRefused, name: str) -> None:
         """Invalidate the identity of the table of this name if it was not found, and no other."""
         if refused.said == dynamo.NO_TABLE:
             known = [table for (its, _), table in self._adopted.items() if its == name]
@@ -377,13 +376,13 @@ class DynamoStore:
         return item
 
     async def _read(self, operation: str, action: str, **request: Any) -> Answer:
-        """Send a request that changes nothing: no outcome of it is unknown. Raises NotApplied."""
+        """Send a request that changes nothing; its outcome is never unknown. Raises NotApplied."""
         await self._ensure_table(action)
         try:
             return await self._client.call(operation, action, **request)
-        except Unheard as unheard:
+        except CallUnanswered as unheard:
             raise errors.NotApplied(**unheard.fields) from unheard
-        except Refused as refused:
+        except CallRefused as refused:
             self._invalidate_missing(refused, request["TableName"])
             raise
 

@@ -1,4 +1,4 @@
-"""The table that holds a DynamoDB store: how it is made, told from another, and found unusable."""
+"""The table that holds a DynamoDB store: its creation, its recognition, and its identity."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 from idservice import errors
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items
-from idservice.stores.dynamodb.client import Answer, Client, Refused, Unheard
+from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.findings import FAULT, Finding, refusal
 from idservice.stores.records import Counter
 
@@ -69,9 +69,9 @@ class TableIdentity:
 
 
 class Table:
-    """The table of a store, as one that is to be created or recognised."""
+    """Creates and recognises the table of a store."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: DynamoClient) -> None:
         self.client = client
         self.name = client.table
 
@@ -98,7 +98,7 @@ class Table:
                 raise refusal(finding, self.client.store, asked=asked, waiting_helps=creating)
 
     async def accept(self) -> None:
-        """As `CatalogueStore.accept`."""
+        """Record the table's identity, as `CatalogueStore.accept`."""
         table = await self._description()
         if table is None:
             raise self._no_table("DescribeTable")
@@ -120,10 +120,10 @@ class Table:
                 ExpressionAttributeValues={":id": {"S": table_id}},
                 ReturnValues="UPDATED_NEW",
             )
-        except Refused as refused:
+        except CallRefused as refused:
             if refused.said != dynamo.CONDITION_FAILED:  # else another instance did
                 raise self._unready(str(refused.fields["why"]), "") from refused
-        except Unheard as unheard:
+        except CallUnanswered as unheard:
             why = str(unheard.fields["why"])
             raise self._unready(why, "", waiting_helps=True) from unheard
 
@@ -140,7 +140,7 @@ class Table:
         return await self._record(table, first)
 
     async def _active(self) -> Answer:
-        """The table's description once it is ready, created if need be."""
+        """Return the table's description once it is ready; create it if it is missing."""
         created = False
         for _ in range(ACTIVE_MAX_POLLS):
             table = await self._description()
@@ -169,14 +169,14 @@ class Table:
                 BillingMode="PAY_PER_REQUEST",
                 DeletionProtectionEnabled=True,
             )
-        except Refused as refused:
+        except CallRefused as refused:
             if refused.said != dynamo.IN_USE:  # another init was first
                 raise self._failed("CreateTable", refused) from refused
-        except Unheard as unheard:
+        except CallUnanswered as unheard:
             raise self._failed("CreateTable", unheard) from unheard
 
     async def _recoverable(self) -> None:
-        """Switch point-in-time recovery on. Where that cannot be, the store works without."""
+        """Switch point-in-time recovery on. Without it the store works all the same."""
         why = "it is not offered yet"
         for _ in range(BACKUPS_TRIES):
             try:
@@ -187,9 +187,9 @@ class Table:
                     PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
                 )
                 return
-            except (Refused, Unheard) as error:
+            except (CallRefused, CallUnanswered) as error:
                 why = str(error.fields["why"])
-                if not (isinstance(error, Refused) and error.said == dynamo.NO_BACKUPS_YET):
+                if not (isinstance(error, CallRefused) and error.said == dynamo.NO_BACKUPS_YET):
                     break
             await asyncio.sleep(BACKUPS_POLL_S)  # AWS offers it a little after the creation
         log.warning(
@@ -200,7 +200,7 @@ class Table:
         )
 
     async def _record(self, table: Answer, first: Counter) -> bool:
-        """Identity, head, first entry and position, all or none; False where another did it."""
+        """Write identity, head, first entry and position, all or none; False if another did."""
         ours = secrets.token_hex(16)
         identity: dict[str, Any] = {
             items.KEY: {"S": items.IDENTITY},
@@ -219,11 +219,11 @@ class Table:
         try:
             await self.client.transact(writes, "initialising the table")
             return True
-        except (Refused, Unheard) as error:
+        except (CallRefused, CallUnanswered) as error:
             found = await self._identity()
             if found is not None:
                 return items.string(found.get("id")) == ours  # else another init was first
-            if isinstance(error, Refused) and "ConditionalCheckFailed" in error.reasons:
+            if isinstance(error, CallRefused) and "ConditionalCheckFailed" in error.reasons:
                 taken = [
                     write["Put"]["Item"][items.KEY]["S"]
                     for write, reason in zip(writes, error.reasons, strict=False)
@@ -239,15 +239,15 @@ class Table:
     # --- requests --------------------------------------------------------------------------------
 
     async def _description(self) -> Answer | None:
-        """What DescribeTable says; None where there is no such table."""
+        """Return the answer of DescribeTable; None if there is no such table."""
         action = "looking at the table"
         try:
             answer = await self.client.call("DescribeTable", action, TableName=self.name)
-        except Refused as refused:
+        except CallRefused as refused:
             if refused.said == dynamo.NO_TABLE:
                 return None
             raise self._failed("DescribeTable", refused) from refused
-        except Unheard as unheard:
+        except CallUnanswered as unheard:
             raise self._failed("DescribeTable", unheard) from unheard
         table: Answer = answer["Table"]
         return table
@@ -261,7 +261,7 @@ class Table:
                 Key={items.KEY: {"S": items.IDENTITY}},
                 ConsistentRead=True,
             )
-        except (Refused, Unheard) as error:
+        except (CallRefused, CallUnanswered) as error:
             raise self._failed("GetItem", error) from error
         return answer.get("Item")
 
@@ -271,10 +271,10 @@ class Table:
         missing = description.missing(self.client)
         return refusal(missing, self.client.store, asked=f"{self.client.where(operation)}: ")
 
-    def _failed(self, operation: str, error: Refused | Unheard) -> errors.StoreUnready:
-        """What a start is to say of a call that failed."""
+    def _failed(self, operation: str, error: CallRefused | CallUnanswered) -> errors.StoreUnready:
+        """Return the error of a start whose call failed."""
         why = str(error.fields["why"])
-        if isinstance(error, Unheard):
+        if isinstance(error, CallUnanswered):
             why += "; check region, endpoint and network"
             return self._unready(why, "", waiting_helps=error.passing)
         if error.said == dynamo.NO_TABLE:

@@ -18,7 +18,7 @@ import msgspec
 from idservice import errors
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's
-INODE_MASK = 2**63 - 1  # what an INTEGER column holds
+INODE_MASK = 2**63 - 1  # the highest value of an INTEGER column
 PUT_BACK = "stop all instances, put the original back, and start again"
 
 T = TypeVar("T")

@@ -1,5 +1,4 @@
-"""What a change of epoch reads and writes in an SQLite file; each function is part of one of its
-caller's transactions."""
+"""Reads and writes of a change of epoch in an SQLite file, each part of a caller's transaction."""
 
 import sqlite3
 
@@ -10,7 +9,7 @@ from idservice.stores.sqlite import give_back, writers
 
 
 def revision(database: sqlite3.Connection) -> int:
-    """As `CatalogueStore.revision`."""
+    """Return the catalogue's revision, as `CatalogueStore.revision`."""
     row = database.execute("SELECT revision FROM catalogue").fetchone()
     if row is None:
         raise sqlite3.DatabaseError("its table `catalogue` is empty")
@@ -18,12 +17,12 @@ def revision(database: sqlite3.Connection) -> int:
 
 
 def move_revision(database: sqlite3.Connection) -> None:
-    """The write that goes with every write of an entry: instances look only at the revision."""
+    """Move the revision, with every write of an entry: instances poll only the revision."""
     database.execute("UPDATE catalogue SET revision = revision + 1")
 
 
 def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bool:
-    """As `CatalogueStore.rewrite`."""
+    """Write an entry, as `CatalogueStore.rewrite`."""
     row = database.execute("SELECT config FROM entry WHERE name = ?", (before.name,)).fetchone()
     if row is None or msgspec.json.decode(row[0], type=Counter).rev != before.rev:
         return False
@@ -37,7 +36,7 @@ def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bo
 
 
 def shard_state(database: sqlite3.Connection, counter: Counter, shard: int) -> ShardState | None:
-    """As `CatalogueStore.shard_state`."""
+    """Return the state of a shard, as `CatalogueStore.shard_state`."""
     row = database.execute(
         "SELECT epoch, next, mark FROM position WHERE counter = ? AND shard = ?",
         (counter.name, shard),
@@ -48,7 +47,7 @@ def shard_state(database: sqlite3.Connection, counter: Counter, shard: int) -> S
 def seal(
     database: sqlite3.Connection, counter: Counter, shard: int, found: ShardState | None, seal: str
 ) -> None:
-    """As `CatalogueStore.seal`."""
+    """Seal a shard, as `CatalogueStore.seal`."""
     if found is None:
         database.execute(
             "INSERT INTO position VALUES (?, ?, 0, 0, 0, ?) ON CONFLICT DO NOTHING",
@@ -65,7 +64,7 @@ def seal(
 def open_shard(
     database: sqlite3.Connection, counter: Counter, shard: int, seal: str, epoch: str
 ) -> None:
-    """As `CatalogueStore.open_shard`."""
+    """Open a shard, as `CatalogueStore.open_shard`."""
     done = database.execute(
         "UPDATE position SET next = 0, mark = 0, rev = rev + 1, epoch = ?"
         " WHERE counter = ? AND shard = ? AND epoch = ?",

@@ -1,5 +1,4 @@
-"""A look at an SQLite store: the file, the folder and the disk that it is on, and what SQLite says
-of it. Changes nothing."""
+"""An examination of an SQLite store: its file, folder and disk, and what SQLite reports."""
 
 import os
 import shlex
@@ -23,22 +22,22 @@ from idservice.stores.sqlite.connection import is_busy
 
 MOUNTS = Path("/proc/self/mountinfo")
 SPACE_WARNED, SPACE_MIN = 64 * 1024**2, 1024**2  # bytes
-# Locks over a network are what SQLite's own documentation warns of.
+# SQLite's own documentation warns of locks over a network.
 NETWORKED = frozenset(
     (
         "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs",
         "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs", "virtiofs",
     )
 )  # fmt: skip
-OF_THE_MOMENT = {
-    "tmpfs": "memory, which a reboot empties",
-    "ramfs": "memory, which a reboot empties",
+VOLATILE = {
+    "tmpfs": "memory, which a reboot clears",
+    "ramfs": "memory, which a reboot clears",
 }
-OF_THE_CONTAINER = "overlay"
+OVERLAY = "overlay"
 
 
 def check_place(path: Path) -> Iterator[Finding]:
-    """Yield what `serve` refuses of the file as it lies there, before it is opened."""
+    """Yield what `serve` refuses of the file before it is opened."""
     if not path.exists() or path.stat().st_size == 0:
         yield Finding(
             FAULT, "file", f"{path} is missing or empty",
@@ -59,7 +58,7 @@ def check_place(path: Path) -> Iterator[Finding]:
 
 
 def look_at_place(path: Path) -> list[Finding]:
-    """Return all there is to say of the file as it lies there, before it is opened."""
+    """Return all findings about the file that do not need it open."""
     found = list(check_place(path))
     if any(finding.about == "file" for finding in found):
         return found
@@ -67,8 +66,10 @@ def look_at_place(path: Path) -> list[Finding]:
 
 
 def look_at_header(path: Path) -> list[Finding]:
-    """What opening the file as reservations do would change, which a look must not. Not for a file
-    that this process has open: to close it again would drop SQLite's locks."""
+    """Report a write-ahead log, which opening the file would end: an examination changes nothing.
+
+    Not for a file that this process has open: to close it again would drop SQLite's locks.
+    """
     with path.open("rb") as file:
         versions = file.read(20)[18:]
     if versions != b"\2\2":
@@ -76,9 +77,8 @@ def look_at_header(path: Path) -> list[Finding]:
     return [
         Finding(
             FAULT, "file", "it is set to a write-ahead log",
-            "somebody opened it with another tool; what is acknowledged so may be lost at a power"
-            " cut. The next start sets it right, once nobody else has the file open; then look"
-            " again for what is inside",
+            "another tool opened it; ids acknowledged since may be lost at a power cut. Close the"
+            " file in all other processes; the next start removes the log. Then run doctor again",
             shlex.join(["fuser", str(path)]),
         )
     ]  # fmt: skip
@@ -94,7 +94,7 @@ def _permissions(path: Path) -> Iterator[Finding]:
     if unwritable:
         yield Finding(
             FAULT, about, f"{' and '.join(unwritable)} cannot be written by this user",
-            "the file takes reservations, its folder the journal beside it",
+            "the file takes reservations, and its folder the journal beside it",
             shlex.join(["chown", str(os.geteuid()), *unwritable]),
         )  # fmt: skip
     open_to_others = []
@@ -105,7 +105,7 @@ def _permissions(path: Path) -> Iterator[Finding]:
     if open_to_others:
         yield Finding(
             WARNING, about, f"{' and '.join(open_to_others)} can be written by everybody",
-            "who replaces or edits the file makes ids repeat",
+            "an edited or replaced file repeats ids",
             shlex.join(["chmod", "o-w", *open_to_others]),
         )  # fmt: skip
     if not (unwritable or open_to_others):
@@ -116,16 +116,16 @@ def _journal(path: Path) -> Iterator[Finding]:
     journal, log = Path(f"{path}-journal"), Path(f"{path}-wal")
     if log.exists():
         yield Finding(
-            WARNING, "journal", f"{log.name} lies beside it",
-            "somebody opened the file with a write-ahead log, which loses what was acknowledged at"
-            " a power cut; the next start sets it right once nobody else has the file open",
+            WARNING, "journal", f"{log.name} is beside it",
+            "another tool opened the file with a write-ahead log, which loses acknowledged ids at a"
+            " power cut; close it in all other processes, and the next start removes the log",
             shlex.join(["fuser", str(path)]),
         )  # fmt: skip
     elif journal.exists() and journal.stat().st_size:
         yield Finding(
-            ADVICE, "journal", f"{journal.name} lies beside it",
-            "a write is under way, or a process died in one: who opens the file next rolls it back."
-            " Never move or copy the file without it",
+            ADVICE, "journal", f"{journal.name} is beside it",
+            "a write is under way, or a process died during one: the next process that opens the"
+            " file rolls it back. Never move or copy the file without the journal",
         )  # fmt: skip
     else:
         yield fine("journal", "none is left")
@@ -136,7 +136,7 @@ def _disk(path: Path) -> Iterator[Finding]:
     if free < SPACE_WARNED:
         yield Finding(
             FAULT if free < SPACE_MIN else WARNING, "space", f"{free // 1024} KiB are free",
-            "a reservation that finds no room is refused, and ids in memory last for a runway",
+            "a reservation without room is refused, and ids in memory last for one runway",
             shlex.join(["df", str(path.parent)]),
         )  # fmt: skip
     else:
@@ -145,27 +145,29 @@ def _disk(path: Path) -> Iterator[Finding]:
     if kind in NETWORKED:
         yield Finding(
             WARNING, "file_system", f"{kind}, over a network",
-            "neither its locks nor its word that something is on the disk are proven: two processes"
-            " could reserve the same ids. Use a disk of this machine, or DynamoDB",
+            "its locks and its syncs cannot be relied on: two processes could reserve the same ids;"
+            " use a disk of this machine, or DynamoDB",
         )  # fmt: skip
-    elif kind in OF_THE_MOMENT:
+    elif kind in VOLATILE:
         yield Finding(
-            WARNING, "file_system", f"{kind}: {OF_THE_MOMENT[kind]}",
-            "a new file begins at 0 and repeats ids; put it on a disk",
+            WARNING, "file_system", f"{kind}: {VOLATILE[kind]}",
+            "a new file starts from 0 and repeats ids; put the file on a disk",
         )  # fmt: skip
-    elif kind == OF_THE_CONTAINER:
+    elif kind == OVERLAY:
         yield Finding(
             ADVICE, "file_system", "the container's own layer",
-            "it goes when the container is removed, and a new file begins at 0; if this is a"
-            " container that comes and goes, mount a volume",
+            "it is deleted with the container, and a new file starts from 0; if the container may"
+            " be replaced, mount a volume",
         )  # fmt: skip
     else:
         yield fine("file_system", kind or "not known")
 
 
 def kind_of_file_system(path: Path, mounts: str) -> str:
-    """The type of the file system that holds a path, by the kernel's list of mounts; empty where
-    that does not tell."""
+    """Return the type of the file system that holds a path, by the kernel's list of mounts.
+
+    Empty if the list does not tell.
+    """
     kind, deepest = "", -1
     for line in mounts.splitlines():
         left, dash, right = line.partition(" - ")
@@ -181,9 +183,9 @@ def kind_of_file_system(path: Path, mounts: str) -> str:
 def check_inside(
     database: sqlite3.Connection, path: Path, inode: int, schema: int, *, thorough: bool
 ) -> Iterator[Finding]:
-    """Yield what SQLite says, by a connection as reservations use it. `serve` refuses a fault.
+    """Yield what SQLite reports by a connection as reservations use it; `serve` refuses a fault.
 
-    `inode` is the file's now, `schema` the one that this version reads. Raises sqlite3.Error.
+    `inode` is that of the file now, `schema` the one that this version reads. Raises sqlite3.Error.
     """
     pragmas = {
         name: database.execute(f"PRAGMA {name}").fetchone()[0]
@@ -195,7 +197,7 @@ def check_inside(
     else:
         yield Finding(
             FAULT, "pragmas", f"{pragmas}, not {wanted}",
-            "a power cut loses what was acknowledged",
+            "a power cut loses acknowledged ids; use the file system of a local disk",
         )  # fmt: skip
     if thorough:
         (health,) = database.execute("PRAGMA quick_check(1)").fetchone()

@@ -1,4 +1,4 @@
-"""Ranges given back in an SQLite file; each function is part of a transaction of its caller."""
+"""Ranges given back in an SQLite file; each function is part of a caller's transaction."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ CREATE TABLE IF NOT EXISTS returned (
 
 
 def add_table(database: sqlite3.Connection) -> None:
-    """Bring a file of an earlier version up to date, where that was not done. A transaction."""
+    """Bring a file of an earlier version up to date, in a transaction, if that was not done."""
     known = "SELECT 1 FROM sqlite_schema WHERE name = 'returned'"
     if database.execute(known).fetchone() is None:
         database.execute(TABLE)
 
 
 def listed(database: sqlite3.Connection, counter: Counter, shard: int) -> tuple[range, ...]:
-    """What nobody has claimed yet."""
+    """Return the ranges that were not claimed yet."""
     rows = database.execute(
         "SELECT start, stop FROM returned WHERE counter = ? AND shard = ? ORDER BY start",
         (counter.name, shard),
@@ -38,7 +38,7 @@ def give_back(
     next: int,
     returned: tuple[range, ...],
 ) -> bool:
-    """As `CatalogueStore.give_back`."""
+    """Give ranges back, as `CatalogueStore.give_back`."""
     done = database.execute(
         "UPDATE position SET next = ?, mark = ?, rev = rev + 1"
         " WHERE counter = ? AND shard = ? AND epoch = ? AND rev = ? AND next = ?",
@@ -57,7 +57,7 @@ def give_back(
 def claim(
     database: sqlite3.Connection, counter: Counter, shard: int, rev: int
 ) -> tuple[range, ...]:
-    """As `CatalogueStore.claim`."""
+    """Claim all ranges, as `CatalogueStore.claim`."""
     done = database.execute(
         "UPDATE position SET rev = rev + 1"
         " WHERE counter = ? AND shard = ? AND epoch = ? AND rev = ?",
@@ -67,7 +67,7 @@ def claim(
 
 
 def emptied(database: sqlite3.Connection, counter: Counter, shard: int) -> tuple[range, ...]:
-    """What nobody had claimed; from now on nobody can."""
+    """Remove and return the ranges that were not claimed."""
     rows = database.execute(
         "DELETE FROM returned WHERE counter = ? AND shard = ? RETURNING start, stop",
         (counter.name, shard),

@@ -48,7 +48,7 @@ POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND sh
 
 
 class SQLiteStore:
-    """Counters in the SQLite file at `path`. Every operation runs on the connection's thread."""
+    """Keeps counters in the SQLite file at `path`; operations run on the connection's thread."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)

@@ -1,5 +1,7 @@
-"""The registered writers of strict counters in an SQLite file; each function is part of one of its
-caller's transactions. Their tables come with the first registration: older files lack them."""
+"""The registered writers of strict counters in an SQLite file, in a caller's transaction.
+
+Their tables are created by the first registration: older files lack them.
+"""
 
 import sqlite3
 
@@ -23,7 +25,7 @@ def _exist(database: sqlite3.Connection) -> bool:
 
 
 def found(database: sqlite3.Connection, counter: Counter) -> Writers | None:
-    """As `CatalogueStore.writers`."""
+    """Return the writers, as `CatalogueStore.writers`."""
     if not database.execute(
         "SELECT 1 FROM position WHERE counter = ? AND shard = 0", (counter.name,)
     ).fetchone():
@@ -38,7 +40,7 @@ def found(database: sqlite3.Connection, counter: Counter) -> Writers | None:
 
 
 def register(database: sqlite3.Connection, counter: Counter, name: str, registrations: int) -> bool:
-    """As `CatalogueStore.register`."""
+    """Register a writer, as `CatalogueStore.register`."""
     known = found(database, counter)
     if known is None or known.registrations != registrations or name in known.seqs:
         return False
@@ -59,7 +61,7 @@ def register(database: sqlite3.Connection, counter: Counter, name: str, registra
 
 
 def prune(database: sqlite3.Connection, counter: Counter, name: str, seq: int) -> None:
-    """As `CatalogueStore.prune`."""
+    """Remove a writer, as `CatalogueStore.prune`."""
     if not _exist(database):
         return
     if database.execute(
@@ -71,14 +73,14 @@ def prune(database: sqlite3.Connection, counter: Counter, name: str, seq: int) -
 
 
 def forget_all(database: sqlite3.Connection, counter: Counter) -> None:
-    """What opening an epoch does: nobody is registered, and nobody ever was."""
+    """Remove all writers and the count of registrations: an epoch opens without any."""
     if _exist(database):
         database.execute("DELETE FROM writer WHERE counter = ?", (counter.name,))
         database.execute("DELETE FROM registrations WHERE counter = ?", (counter.name,))
 
 
 def record(database: sqlite3.Connection, counter: Counter, batch: Batch) -> Record | None:
-    """What the batch's writer has on the position."""
+    """Return the record of the batch's writer on the position."""
     if not _exist(database):
         return None
     row = database.execute(
@@ -89,7 +91,7 @@ def record(database: sqlite3.Connection, counter: Counter, batch: Batch) -> Reco
 
 
 def keep(database: sqlite3.Connection, counter: Counter, batch: Batch, top: int) -> None:
-    """Make the record that of a batch which was granted up to `top`."""
+    """Record a batch that was granted up to `top` as its writer's last."""
     database.execute(
         "UPDATE writer SET seq = ?, top = ?, nonce = ? WHERE counter = ? AND name = ?",
         (batch.seq, top, batch.nonce, counter.name, batch.writer),
