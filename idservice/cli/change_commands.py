@@ -18,7 +18,7 @@ from idservice.catalogue.changes import (
 )
 from idservice.catalogue.counters import check_reason
 from idservice.catalogue.mover import CounterMover
-from idservice.cli.store_commands import number, opened, operator
+from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
 from idservice.core.timeouts import stale_after
 from idservice.observability import logs
@@ -30,9 +30,8 @@ from idservice.stores.records import ACTIVE, SUSPENDED, Counter, check_name
 
 async def set_next(arguments: argparse.Namespace) -> None:
     """Go on from another id."""
-    next = number("--next", arguments.next, 0)
-    change = SetNext(next=next, lower=arguments.allow_lower, forced=arguments.force)
-    await _change(arguments, change)
+    lower, forced = arguments.allow_lower, arguments.force
+    await _change(arguments, SetNext(next=arguments.next, lower=lower, forced=forced))
 
 
 async def suspend(arguments: argparse.Namespace) -> None:
@@ -47,7 +46,7 @@ async def resume(arguments: argparse.Namespace) -> None:
 
 async def reshard(arguments: argparse.Namespace) -> None:
     """Go on with another number of shards."""
-    await _change(arguments, Reshard(shards=number("--shards", arguments.shards, 1)))
+    await _change(arguments, Reshard(shards=arguments.shards))
 
 
 async def delete(arguments: argparse.Namespace) -> None:
@@ -106,7 +105,7 @@ async def fence(arguments: argparse.Namespace) -> None:
         raise errors.Usage(why="fence needs either the name of a counter or --all")
     if (arguments.past is None) == (arguments.ahead is None):
         raise errors.Usage(why="fence needs either --past N or --ahead N")
-    change = Fence(past=_given(arguments, "past"), ahead=_given(arguments, "ahead"))
+    change = Fence(past=arguments.past, ahead=arguments.ahead)
     if arguments.name is not None:
         check_name(arguments.name)
     async with opened(arguments, verify=False) as store:
@@ -128,15 +127,9 @@ async def fence(arguments: argparse.Namespace) -> None:
             except (errors.PositionMissing, errors.PositionIllFormed) as error:
                 # Its position grants no ids, in any store.
                 print(f"idservice: left as it is: {error}", file=sys.stderr)
-        await with_catalogue(
-            store
-        ).accept()  # last: earlier, a crash half-way would unlock the other counters
+        # Last: earlier, a crash half-way would unlock the other counters.
+        await with_catalogue(store).accept()
         print(f"{store.address} is accepted as the right store; restart its instances")
-
-
-def _given(arguments: argparse.Namespace, flag: str) -> int | None:
-    value = getattr(arguments, flag)
-    return None if value is None else number(f"--{flag}", value, 0)
 
 
 async def _change(arguments: argparse.Namespace, change: Change) -> None:

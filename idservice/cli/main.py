@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from idservice import __version__, errors
+from idservice.core.limits import ID_MAX, NUMBER_MAX
 from idservice.server import loop
 from idservice.server import settings as config
 from idservice.server.exits import EXIT_OK, ending
@@ -49,6 +50,19 @@ def _add(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
+def _number(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Return a flag with a number in the range of ids."""
+    read = config.whole(0, ID_MAX)
+
+    def parse(value: str) -> int:
+        try:
+            return read(value)
+        except ValueError as rule:
+            raise errors.Usage(why=f"{flag} is {value!r}; it must be {rule}") from None
+
+    return flag, {"metavar": "N", "type": parse, **options}
+
+
 NAME = _add("name", metavar="NAME", help="the counter")
 JSON = _add("--json", action="store_true", help="print JSON")
 REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log")
@@ -65,11 +79,11 @@ COMMANDS = {
         CHANGE,
         (
             _add("name", metavar="NAME", help="the name of the counter"),
-            _add("--start", metavar="N", help="the first id (default 0)"),
-            _add("--limit", metavar="N", help="the highest id (default 2^53 - 1)"),
+            _number("--start", help="the first id (default: 0)"),
+            _number("--limit", default=NUMBER_MAX, help="the highest id (default: 2^53 - 1)"),
             _add("--strict", action="store_true",
                  help="one order over all instances; a write per batch"),
-            _add("--shards", metavar="N", default="1", help=SHARDS),
+            _number("--shards", default=1, help=SHARDS),
             _add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table"),
             _add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item"),
             _add("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
@@ -95,7 +109,7 @@ COMMANDS = {
         "idservice.cli.change_commands:set_next", "Go on from another id.", CHANGE,
         (
             NAME,
-            _add("--next", metavar="N", required=True, help="the id to go on from"),
+            _number("--next", required=True, help="the id to go on from"),
             _add("--allow-lower", action="store_true", help="even below ids in use: repeats them"),
             _add("--force", action="store_true", help="even over more than a million ids"),
             REASON,
@@ -110,7 +124,7 @@ COMMANDS = {
     ),
     "reshard": Command(
         "idservice.cli.change_commands:reshard", "Give a counter in use another number of shards.",
-        CHANGE, (NAME, _add("--shards", metavar="N", required=True, help=SHARDS), REASON),
+        CHANGE, (NAME, _number("--shards", required=True, help=SHARDS), REASON),
     ),
     "delete": Command(
         "idservice.cli.change_commands:delete", "Delete a counter; its ids are not used again.",
@@ -122,8 +136,8 @@ COMMANDS = {
         (
             _add("name", metavar="NAME", nargs="?", help="the counter"),
             _add("--all", action="store_true", help="every counter, and the store's identity"),
-            _add("--past", metavar="N", help="the highest id that may be in use"),
-            _add("--ahead", metavar="N", help="distance beyond the highest id known to the store"),
+            _number("--past", help="the highest id that may be in use"),
+            _number("--ahead", help="distance beyond the highest id known to the store"),
             REASON,
         ),
     ),
@@ -232,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_setting(parser: argparse.ArgumentParser, setting: config.Setting) -> None:
     """Add the flag of a setting; the variable and the default are filled in after parsing."""
-    default = f" (default {setting.shown_default})" if setting.shown_default else ""
+    default = f" (default: {setting.shown_default})" if setting.shown_default else ""
     text = f"{setting.help}{default} [{setting.variable}]".replace("%", "%%")
     if not setting.value:
         parser.add_argument(setting.flag, action="store_true", default=None, help=text)

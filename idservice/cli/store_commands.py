@@ -28,8 +28,6 @@ from idservice.stores.records import (
     ACTIVE,
     DEFAULT_COUNTER,
     DELETED,
-    LIMIT_DEFAULT,
-    LIMIT_MAX,
     MOVED,
     SUSPENDED,
     Adopted,
@@ -56,9 +54,6 @@ async def init(arguments: argparse.Namespace) -> None:
 async def create(arguments: argparse.Namespace) -> None:
     """Create or adopt a counter."""
     check_name(arguments.name)
-    start = number("--start", arguments.start, 0)
-    limit = number("--limit", arguments.limit, LIMIT_DEFAULT)
-    shards = number("--shards", arguments.shards, 1)
     async with opened(arguments) as store:
         adopted, value = await _locate(arguments, store)
         if adopted is not None:
@@ -71,10 +66,10 @@ async def create(arguments: argparse.Namespace) -> None:
         wanted = new_counter(
             arguments.name,
             SystemRandom(),
-            start=value if adopted is not None else start,
-            limit=limit,
+            start=value if adopted is not None else arguments.start or 0,
+            limit=arguments.limit,
             strict=arguments.strict,
-            shards=shards,
+            shards=arguments.shards,
             runway=arguments.runway if arguments.runway_said else None,
             adopted=adopted,
         )
@@ -127,10 +122,10 @@ def _print_table(found: Sequence[Counter]) -> None:
 
     rows = [described(counter, settings.RUNWAY.default) for counter in found]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(*(column.upper() for column in columns), box=None, header_style="reverse")
+    table = Table(*(column.upper() for column in columns), box=None, header_style="bold")
     for row in rows:
         style = None if row["state"] == ACTIVE else "yellow"
-        table.add_row(*(str(row.get(column, "")) for column in columns), style=style)
+        table.add_row(*(str(row.get(column, "–")) for column in columns), style=style)
     Console(highlight=False).print(table)
 
 
@@ -271,13 +266,3 @@ def operator() -> str:
     except (KeyError, OSError):  # a user of a container that has no name
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
-
-
-def number(flag: str, value: str | None, default: int) -> int:
-    """Return the number that a flag names, within the range of ids. Raises Usage."""
-    if value is None:
-        return default
-    try:
-        return settings.whole(0, LIMIT_MAX)(value)
-    except ValueError as rule:
-        raise errors.Usage(why=f"{flag} is {value!r}; it must be {rule}") from None

@@ -52,17 +52,18 @@ async def _bench(bench: "Bench", as_json: bool) -> int:
 @contextmanager
 def _progress_bar(seconds: float) -> Iterator[Callable[[float, str], None]]:
     """Yield a function that shows the progress on a terminal."""
-    from rich.console import Console  # slow to load: for a terminal only
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.console import Console, Group  # slow to load: for a terminal only
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
 
-    columns = (BarColumn(20), TextColumn("{task.description}"))
-    with Progress(
-        *columns, console=Console(stderr=True), auto_refresh=False, transient=True
-    ) as progress:
-        task = progress.add_task("", total=seconds)
-        yield lambda done, line: progress.update(
-            task, completed=done, description=line, refresh=True
-        )
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+
+        def say(done: float, line: str) -> None:
+            bar = ProgressBar(total=seconds, completed=min(done, seconds), width=len(line))
+            live.update(Group(Text(line), bar), refresh=True)
+
+        yield say
 
 
 class Bench:
