@@ -244,8 +244,7 @@ class EpochChanged(NotApplied):
     text = (
         "The position of counter {name!r} in {store} has the epoch {found!r}, not {epoch!r}. If "
         "that begins with gone-back, it was moved back: `idservice fence {name} --past N` or "
-        "`--ahead N` goes on above every id in use, see 'Recover a restored store' in the "
-        "documentation."
+        "`--ahead N` goes on above every id in use, see docs/how-to/recover.md."
     )
 
     @property
@@ -299,8 +298,8 @@ class PositionIllFormed(NotApplied):
 class WentBack(NotApplied):
     text = (
         "The position of counter {name!r} in {store} was moved back to {position}, below {above}. "
-        "`idservice fence {name} --ahead N` goes on above that, see 'Recover a restored store' in "
-        "the documentation."
+        "`idservice fence {name} --ahead N` goes on above that, see "
+        "docs/how-to/recover.md."
     )
     retryable = False
 

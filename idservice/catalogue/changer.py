@@ -36,7 +36,7 @@ log = logging.getLogger("idservice.change")
 
 CALL_MAX_S = 5.0  # what one call of the store may take
 AT_ONCE = 16  # shards
-TRIES = 8  # failures in a row before it is left to others
+TRIES = 8  # failures in a row after which it is left to an instance
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 2.0
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ NEXT = {
 
 @dataclass(slots=True)
 class _Work:
-    """A change under way, as one look found it; `past` is what an operator vouches for."""
+    """A change under way, as one look found it; `past` is the number an operator vouches for."""
 
     entry: Counter
     past: int | None
@@ -81,8 +81,8 @@ class _Work:
 class EpochChanger:
     """Changes counters of one store.
 
-    `stale_s` is how long any instance goes on that cannot reach the store: an epoch that repeats
-    ids on purpose opens only so long after the last one was sealed. Everything raises StoreError.
+    An instance that cannot reach the store goes on for `stale_s` at most. An epoch that repeats ids
+    on purpose opens only that long after the last one was sealed. Every method raises StoreError.
     """
 
     def __init__(self, store: CatalogueStore, *, random: Random, stale_s: float) -> None:
@@ -98,10 +98,10 @@ class EpochChanger:
         }
 
     async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
-        """Change a counter; its entry before and after, the same one where it is so already.
+        """Change a counter; return its entry before and after, the same one if it is so already.
 
-        Another change under way is finished first. Raises UnknownCounter, ChangeRefused;
-        OutcomeUnknown also where the change was begun, which somebody will finish.
+        Another change under way is finished first. Raises UnknownCounter, Moved, ChangeRefused;
+        OutcomeUnknown also if the change was begun, which an instance then finishes.
         """
         vouched = wanted.vouched is not None
         for _ in range(TRIES):
@@ -115,14 +115,14 @@ class EpochChanger:
                 if after.intent is None:
                     return before, after
                 return before, await self._finish(after, wanted)
-        why = "others change it at the same time; try again"
+        why = "other operators change it at the same time; try again"
         raise errors.NotApplied(store=self._store.address, action=_action(name), why=why)
 
     async def carry_out(self, name: str, *, past: int | None = None) -> Counter:
-        """The entry once no change is under way; the one that is, is carried out.
+        """Carry out the change under way, if any; return the entry without one.
 
-        `past` is a number that somebody vouches for to be above every id in use, where the
-        position of a shard is lost. Raises UnknownCounter.
+        `past` is a number that an operator vouches is above every id in use, if the position of a
+        shard is lost. Raises UnknownCounter.
         """
         while True:
             done = await self._patiently(partial(self._take_round, name, past))
@@ -130,7 +130,7 @@ class EpochChanger:
                 return done
 
     async def _take_round(self, name: str, past: int | None) -> Counter | None:
-        """The entry where no change is under way; else take its steps, and look again."""
+        """Return the entry if no change is under way, or take its steps and return None."""
         entry = await self._entry(name)
         if entry is None:
             raise errors.UnknownCounter(name=name)
@@ -142,26 +142,26 @@ class EpochChanger:
     # --- the steps -------------------------------------------------------------------------------
 
     async def _begin(self, before: Counter, after: Counter, wanted: Change) -> bool:
-        """Write the intent down; False where the entry was written by somebody else first."""
+        """Write the intent; return False if another writer wrote the entry first."""
         unsure = False
         for attempt in range(1, TRIES + 1):
             try:
                 if await self._call(self._store.rewrite(before, after)):
                     break
-                # The condition failed: by a copy of our own that was applied unheard?
+                # The condition failed, maybe because of our own write, whose answer was lost.
                 entry = await self._entry(before.name)
                 if entry == after or _carries(entry, after.intent):
                     break
                 if not unsure or entry is None or entry.rev == after.rev:
                     return False
-                raise self._unsure(before, "it was changed again since")
+                raise self._unsure(before, "another change followed")
             except errors.OutcomeUnknown:
                 unsure = True
                 if attempt == TRIES:
                     raise
             except errors.NotApplied as error:
                 if not error.retryable or attempt == TRIES:
-                    if unsure:  # that a repeat is refused says nothing of the first
+                    if unsure:  # the refusal of a repeat does not tell what became of the first
                         raise self._unsure(before, str(error).rstrip(".")) from error
                     raise
             await self._pause(attempt)
@@ -169,9 +169,11 @@ class EpochChanger:
         return True
 
     def _unsure(self, before: Counter, why: str) -> errors.OutcomeUnknown:
-        """Where a write of the intent got no answer, and nothing since tells what became of it."""
+        """Return the error for a write of the intent whose outcome cannot be found out."""
         return errors.OutcomeUnknown(
-            store=self._store.address, action=_action(before.name), why=f"{why}; see what it is now"
+            store=self._store.address,
+            action=_action(before.name),
+            why=f"{why}; `idservice show {before.name}` tells what it is now",
         )
 
     async def _finish(self, begun: Counter, wanted: Change) -> Counter:
@@ -181,8 +183,8 @@ class EpochChanger:
             raise errors.OutcomeUnknown(
                 store=self._store.address,
                 action=_action(begun.name),
-                why=f"{wanted.kind} is begun and not done ({str(error).rstrip('.')}); a serving"
-                " instance finishes it, or the same command again",
+                why=f"{wanted.kind} is begun and not done ({str(error).rstrip('.')}). A serving"
+                " instance finishes it, and so does the same command",
             ) from error
 
     async def _take_steps(self, entry: Counter, past: int | None) -> None:
@@ -239,7 +241,7 @@ class EpochChanger:
         return True
 
     async def _seal(self, entry: Counter, seal: str, shard: int, *, vouched: bool) -> ShardState:
-        """How a shard stands once nobody is granted anything there."""
+        """Seal a shard, so that no writer is granted ids there; return it as it is then."""
         intent = entry.intent
         assert intent is not None
         for _ in range(2):
@@ -269,8 +271,8 @@ class EpochChanger:
         return errors.NotApplied(
             store=self._store.address,
             action=_action(entry.name),
-            why=f"its shard {shard} carries {found!r}, which is not as its entry has it: somebody"
-            " else changes it, or did by hand",
+            why=f"its shard {shard} has the epoch {found!r}, which its entry does not have. Another"
+            " operator changes it now, or changed it by hand; try again",
         )
 
     async def _entry(self, name: str) -> Counter | None:
@@ -280,25 +282,28 @@ class EpochChanger:
         return await self._patiently(partial(self._stand, entry, shard, vouched=vouched))
 
     async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> ShardState | None:
-        """A shard that can be read, unless somebody vouches for what it granted, or it is yet to
-        be, and granted nothing."""
+        """Return a shard.
+
+        It must be readable, unless an operator vouches for the ids that it granted, or it is new.
+        Raises PositionMissing, PositionIllFormed.
+        """
         stand = await self._call(self._store.shard_state(entry, shard))
-        vouched = vouched and entry.adopted is None  # whose item is not ours to create
+        vouched = vouched and entry.adopted is None  # an adopted item is never created
         if shard >= entry.shards or vouched or (stand and stand.reserved is not None):
             return stand
         about = {"store": self._store.address, "name": entry.name}
         if stand is None:
             raise errors.PositionMissing(**about)
-        raise errors.PositionIllFormed(**about, why="its next or mark is no whole number")
+        raise errors.PositionIllFormed(**about, why="its next or mark is not a whole number")
 
     async def _outlast_the_stale(self, entry: Counter, epoch: str) -> None:
-        """Wait until whoever has not heard of the seals has stopped."""
+        """Wait until every instance that has not read of the seals has stopped serving."""
         until = self._sealed_at[epoch] + max(self._stale_s, 2 * (entry.runway or 0.0))
         seconds = until - asyncio.get_running_loop().time()
         if seconds <= 0:
             return
         log.info(
-            "counter %s: %s waits %.0f s, until every instance has heard of it or stopped",
+            "counter %s: %s waits %.0f s, until each instance has read of it or stopped serving",
             entry.name, entry.intent.kind if entry.intent else "a change", seconds,
             extra={"action": "change_waits"},
         )  # fmt: skip
@@ -309,9 +314,9 @@ class EpochChanger:
     async def _on_each(
         self, shards: range, step: Callable[[int], Coroutine[object, object, T]]
     ) -> list[T]:
-        """What a step brings on each shard, several at once: nobody is granted any id meanwhile.
+        """Take a step on each shard, several at once, and return the results in order.
 
-        Raises what one of them raised, once all are over.
+        Raises the error of one of them, once all have ended.
         """
         free = asyncio.Semaphore(AT_ONCE)
 
@@ -329,7 +334,7 @@ class EpochChanger:
         return await in_time(self._store, call)
 
     async def _patiently(self, step: Callable[[], Coroutine[object, object, T]]) -> T:
-        """Try a step that may be repeated until it succeeds, for a while."""
+        """Repeat a step until it succeeds, TRIES times at most."""
         attempt = 1
         while True:
             try:
@@ -347,7 +352,7 @@ class EpochChanger:
 
 
 async def in_time(store: CatalogueStore, call: Coroutine[object, object, T]) -> T:
-    """What a call of the store answers. Raises OutcomeUnknown where that takes too long."""
+    """Return the answer of the store. Raises OutcomeUnknown if a call takes too long."""
     try:
         async with asyncio.timeout(CALL_MAX_S):
             return await call
@@ -358,7 +363,7 @@ async def in_time(store: CatalogueStore, call: Coroutine[object, object, T]) -> 
 
 
 def _carries(entry: Counter | None, intent: Intent | None) -> bool:
-    """Whether the entry has this intent under way, or has it behind it."""
+    """Return True if the entry has this intent under way, or done."""
     if entry is None or intent is None:
         return False
     under_way = entry.intent is not None and entry.intent.epoch == intent.epoch
@@ -370,7 +375,7 @@ def _action(name: str) -> str:
 
 
 def _audit(before: Counter, after: Counter, wanted: Change) -> None:
-    """Who changed what, from what to what, and why."""
+    """Log a change: the operator, the values before and after, and the reason."""
     intent = after.intent
     changes = []
     if intent is None:
@@ -388,7 +393,7 @@ def _audit(before: Counter, after: Counter, wanted: Change) -> None:
             changes.append(f"{intent.ahead} ids further on")
     log.info(
         "counter %s: %s by %s (%s): %s",
-        before.name, wanted.kind, wanted.by or "somebody", wanted.why or "no reason given",
+        before.name, wanted.kind, wanted.by or "an operator", wanted.why or "no reason given",
         ", ".join(changes),
         extra={"action": "counter_changed"},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a counter may be called and configured as, and how one is created without repeating one."""
+"""Validates the configuration of a counter, and creates it without repeating an id."""
 
 import asyncio
 from random import Random
@@ -27,7 +27,7 @@ REASON_MAX = 200
 
 
 def check_runway(runway: float | None) -> None:
-    """Raises BadConfiguration."""
+    """Raise BadConfiguration if a runway is out of bounds."""
     if runway is not None and not RUNWAY_MIN_S <= runway <= RUNWAY_MAX_S:
         raise errors.BadConfiguration(
             why=f"runway is {runway:g} s; it must be from {RUNWAY_MIN_S:g} to {RUNWAY_MAX_S:g}"
@@ -35,7 +35,7 @@ def check_runway(runway: float | None) -> None:
 
 
 def check_reason(reason: str) -> str:
-    """Why a counter is changed, as it is written down. Raises BadConfiguration."""
+    """Return the reason of a change, if it can be logged. Raises BadConfiguration."""
     if len(reason) > REASON_MAX or not reason.isprintable():
         raise errors.BadConfiguration(
             why=f"reason is {reason[:80]!r}; it must be at most {REASON_MAX} printable characters"
@@ -54,7 +54,7 @@ def new_counter(
     runway: float | None = None,
     adopted: Adopted | None = None,
 ) -> Counter:
-    """A counter in its first epoch, not yet in any store.
+    """Return a counter in its first epoch, not yet in any store.
 
     `start` and `limit` are the first and the highest id, `runway` is in seconds. For an adopted
     counter `start` is the id its old endpoint would answer next. Raises BadName, BadConfiguration.
@@ -100,19 +100,21 @@ def new_counter(
 
 
 async def shown(store: IdStore, name: str) -> Counter | None:
-    """The entry of a counter, for people to look at. Raises as `IdStore.counter`."""
+    """Return the entry of a counter, to be shown. Raises as `IdStore.counter`."""
     counter = await store.counter(name)
     if counter is None or has_catalogue(store):
         return counter
-    try:  # what may be borrowed is not how it stands at the service that lends it
+    try:  # a borrowed counter differs from the entry at the service that lends it
         return await store.entry(name)
     except errors.ChangedElsewhere:
         return counter
 
 
 async def positions_of(store: IdStore, counter: Counter) -> list[Position]:
-    """The positions of its shards, in their order, for people to look at. Raises PositionMissing,
-    and as `IdStore.position`."""
+    """Return the positions of all shards in order, to be shown.
+
+    Raises PositionMissing, and as `IdStore.position`.
+    """
     found = await asyncio.gather(*(store.position(counter, at) for at in range(counter.shards)))
     positions = [position for position in found if position is not None]
     if len(positions) < counter.shards:
@@ -123,20 +125,20 @@ async def positions_of(store: IdStore, counter: Counter) -> list[Position]:
 async def ensure(
     store: IdStore, wanted: Counter, *, runway: float, random: Random, by: str = ""
 ) -> tuple[Counter, bool]:
-    """The counter as it stands in the store, and whether this call created it.
+    """Return the counter as the store has it, and True if this call created it.
 
-    A deleted name is used again, for ids above those it handed out. `runway` (seconds) is what a
-    counter that names none is served with, `by` who wants it. Raises CounterDiffers where one of
-    this name is configured otherwise, Moved where it is in another store, NotApplied or
+    A deleted name is used again, for ids above the ids it handed out. `runway` (seconds) is the
+    runway of a counter that names none, `by` the operator. Raises CounterDiffers if a counter of
+    this name is configured otherwise, Moved if it is in another store, and NotApplied or
     OutcomeUnknown from the store.
     """
     try:
         found = await store.create(wanted)
     except errors.OutcomeUnknown as unknown:
         try:
-            found = await store.create(wanted)  # its random epoch tells our work from another's
+            found = await store.create(wanted)  # its random epoch identifies our write
         except errors.NotApplied:
-            raise unknown from None  # that the repeat was refused says nothing of the first
+            raise unknown from None  # the refusal of a repeat does not tell of the first
     if found.epoch == wanted.epoch:
         return found, True
     if found.intent is not None or found.state in (DELETED, MOVED):

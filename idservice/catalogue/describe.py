@@ -1,4 +1,4 @@
-"""How counters and their numbers are shown to people and programs."""
+"""Describes counters and their numbers as JSON values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,13 +9,13 @@ from idservice.stores.records import ACTIVE, LIMIT_DEFAULT, Counter, Position
 def described(
     counter: Counter, runway: float, positions: Sequence[Position] = ()
 ) -> dict[str, object]:
-    """A counter's configuration and state as JSON values; `runway` where it names none.
+    """Return a counter's configuration and state as JSON values; `runway` if it names none.
 
-    With the positions of its shards also the lowest id that nobody reserved, that of each shard
-    where there are several, and how many ids were given back and wait for somebody to claim them,
-    where there are any; the state is `suspect` where a position carries another epoch for no known
-    reason, so that nobody is granted anything there. A `change` is one under way;
-    `home` is the item it was adopted from, when that is finished.
+    With the positions of its shards, `next` is the lowest id that is not reserved, `next_by_shard`
+    that of each of several shards, and `returned` counts ids that were given back and not claimed.
+    The state is then `suspect` if a position has another epoch for no known reason, so that the
+    store grants no ids. `change` is a change under way; `home` is the item that the counter was
+    adopted from, once that is finished.
     """
     body: dict[str, object] = {
         "counter": counter.name,
@@ -57,15 +57,15 @@ def described(
 
 
 def number(counter: Counter, value: int) -> int | str:
-    """A number in JSON: a string where JavaScript would round the counter's highest ids."""
+    """Return a number for JSON: a string if JavaScript would round the counter's highest ids."""
     return str(value) if as_strings(counter) else value
 
 
 def as_strings(counter: Counter) -> bool:
-    """Whether all numbers of a counter are strings in JSON."""
+    """Return True if all numbers of a counter are strings in JSON."""
     return counter.limit > LIMIT_DEFAULT
 
 
 def gaps_described(gaps: Mapping[str, int]) -> dict[str, object]:
-    """How many ids became gaps since the start, by cause, and what each cause is."""
+    """Return the number of ids lost since the start and the meaning of each cause, by cause."""
     return {cause: {"ids": ids, "why": GapCause(cause).text} for cause, ids in sorted(gaps.items())}

@@ -1,5 +1,8 @@
-"""A look at a whole store: its place, and every counter's position against marks, epochs and
-limits."""
+"""Examines a whole store: the store itself, by its own checks, and every counter.
+
+To add a check of counters, add a function to CHECKS. The checks of a store are beside it; `verify`
+makes the same ones.
+"""
 
 import asyncio
 import shlex
@@ -21,27 +24,21 @@ from idservice.stores.records import (
 
 AT_ONCE = 16
 LOOKS_MAX = 3  # at a counter that is changed each time
-WHOLE = (
-    "reach",
-    "file",
-    "table",
-    "key",
-    "central",
-)  # else there are no counters
-LEFT_MIN = 20  # of a counter's ids, the part that is to be left: one in so many
+WHOLE = ("reach", "file", "table", "key", "central")  # a fault of these hides all counters
+LEFT_MIN = 20  # one id in 20 is to be left below a limit
 
 
 async def examine(store: IdStore, clock: Clock) -> list[Finding]:
-    """Everything that can be found out. Changes nothing, and raises nothing of the store's."""
+    """Return all findings. Changes nothing, and turns an error of the store into a finding."""
     found = await store.examine(clock, thorough=True)
     if any(finding.about in WHOLE and finding.level == FAULT for finding in found):
-        return found  # every counter would only say it again
+        return found  # every counter would only repeat it
     entries, unlisted = await _entries(store)
     return [*found, *unlisted, *await _counters(store, entries)]
 
 
 async def _entries(store: IdStore) -> tuple[list[Counter], list[Finding]]:
-    """Every counter; the default one where they cannot be listed."""
+    """Return every counter, or the default one if they cannot be listed."""
     try:
         return await store.counters(), []
     except errors.NotShown as error:
@@ -51,7 +48,7 @@ async def _entries(store: IdStore) -> tuple[list[Counter], list[Finding]]:
         unlisted = Finding(
             FAULT if not error.retryable else WARNING, "counters",
             f"the counters cannot be listed: {error.fields['why']}",
-            f"only {DEFAULT_COUNTER} is looked at",
+            f"only {DEFAULT_COUNTER} is examined",
         )  # fmt: skip
     try:
         entry = await store.entry(DEFAULT_COUNTER)
@@ -71,7 +68,9 @@ async def _counters(store: IdStore, entries: Sequence[Counter]) -> list[Finding]
     await asyncio.gather(*(look() for _ in range(AT_ONCE)))
     if entries and not any(finding.is_worse_than_advice for finding in found):
         count = sum(entry.state != DELETED for entry in entries)
-        found.append(fine("counters", f"{count} in use, each where its entry and its mark have it"))
+        found.append(
+            fine("counters", f"{count} in use, each position agrees with its entry and its mark")
+        )
     return sorted(found, key=lambda finding: (finding.about, finding.found))
 
 
@@ -86,7 +85,7 @@ async def _counter(store: IdStore, entry: Counter) -> list[Finding]:
 
 async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
     again = f" --store {shlex.quote(store.address)}"
-    if not has_catalogue(store):  # its counters are kept elsewhere, and shown
+    if not has_catalogue(store):  # another service keeps the counters, and shows them
         position = await store.position(entry)
         if position is None:
             return judge(entry, [None], again)
@@ -98,71 +97,76 @@ async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
         now = await store.entry(entry.name) if found else None
         if now is None or now.rev == entry.rev:
             break
-        entry = now  # it was changed meanwhile, and what was found may be of that
+        entry = now  # it was changed meanwhile, which the findings may be about
     return found
 
 
-def judge(entry: Counter, stands: Sequence[ShardState | None], again: str) -> list[Finding]:
-    """What is to be said of one counter, as its entry and its shards stand; `again` is how commands
-    name the store."""
-    found = []
-    if entry.intent is not None:
-        found.append(_unfinished(entry, again))
-    elif entry.state == MOVED and entry.move is not None:  # another service does not say where to
-        found += _moved(entry, again)
-    for shard, stand in enumerate(stands):
-        finding = _shard(entry, shard, stand, again)
-        if finding is not None:
-            found.append(finding)
-    if not found and entry.state == ACTIVE:
-        found += _limit(entry, stands)
-    return found
+def judge(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+    """Return the findings about one counter; `again` is how commands name the store."""
+    findings: list[Finding] = []
+    for check in CHECKS:
+        findings += check(entry, found, again)
+    return findings or _limit(entry, found)
 
 
-def _unfinished(entry: Counter, again: str) -> Finding:
+def _unfinished(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+    """Find a change that is begun and not done."""
     intent = entry.intent
-    assert intent is not None
-    name, kind = entry.name, intent.kind
-    return Finding(
-        WARNING, "change", f"counter {name}: {kind} is begun and not done"
-        f" (by {intent.by or 'somebody'})",
-        "nothing is handed out meanwhile; an instance that serves the counter finishes it within"
-        " seconds, and so does the same command again",
-        f"idservice {command(name, intent)}{again}",
-    )  # fmt: skip
-
-
-def _moved(entry: Counter, again: str) -> list[Finding]:
-    assert entry.move is not None
-    if entry.move.arrived:
+    if intent is None:
         return []
     return [
         Finding(
-            WARNING, "move", f"counter {entry.name} is being moved to {entry.move.to}",
-            "it left this store, and is not known to have arrived: until then nobody hands out its"
-            " ids",
-            f"idservice move {entry.name} --to {shlex.quote(entry.move.to)}{again}",
+            WARNING, "change", f"counter {entry.name}: {intent.kind} is begun and not done"
+            f" (by {intent.by or 'an operator'})",
+            "no ids are handed out meanwhile; an instance that serves the counter finishes it"
+            " within seconds, and so does the same command",
+            f"idservice {command(entry.name, intent)}{again}",
         )
     ]  # fmt: skip
 
 
+def _moved(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+    """Find a counter that left this store, and is not known to have arrived."""
+    move = entry.move  # unknown to another service
+    if entry.intent is not None or entry.state != MOVED or move is None or move.arrived:
+        return []
+    return [
+        Finding(
+            WARNING, "move", f"counter {entry.name} is being moved to {move.to}",
+            "it left this store, and is not known to have arrived: until then its ids are not"
+            " handed out",
+            f"idservice move {entry.name} --to {shlex.quote(move.to)}{again}",
+        )
+    ]  # fmt: skip
+
+
+def _shards(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+    """Find the shards whose position does not agree with the entry or with its mark."""
+    findings = (_shard(entry, shard, each, again) for shard, each in enumerate(found))
+    return [finding for finding in findings if finding is not None]
+
+
+# The checks of a counter, in this order. Its limit is checked if there is nothing else to find.
+CHECKS = (_unfinished, _moved, _shards)
+
+
 def _shard(entry: Counter, shard: int, stand: ShardState | None, again: str) -> Finding | None:
-    """What is wrong with one shard."""
+    """Return what is wrong with one shard, if anything."""
     place = f"counter {entry.name}" + (f", shard {shard}" if entry.shards > 1 else "")
     past = f"idservice fence {entry.name} --past N{again}"
     ahead = f"idservice fence {entry.name} --ahead N{again}"
     if stand is None:
-        why = "nobody knows how far it was; N is the highest id in use"
+        why = "the store does not know how far it was; N is the highest id in use"
         return Finding(FAULT, "position", f"{place}: it has no position", why, past)
     if stand.next is None or stand.mark is None:
-        why = "nobody is granted ids on it; N is the highest id in use"
-        return Finding(FAULT, "position", f"{place}: its next or mark is no number", why, past)
+        why = "no ids are granted on it; N is the highest id in use"
+        return Finding(FAULT, "position", f"{place}: its next or mark is not a number", why, past)
     if stand.epoch is not None and stand.epoch.startswith(GONE_BACK):
-        why = "somebody moved it back, and an instance closed it; N is how far to go beyond"
+        why = "it was moved back, and an instance closed it; N is how many ids to skip"
         return Finding(FAULT, "position", f"{place}: it went back", why, ahead)
     if stand.next < stand.mark:
         where = f"{place}: it stands at {stand.next}, below its mark {stand.mark}"
-        why = "somebody moved it back: from there ids would repeat, so none is granted"
+        why = "it was moved back: from there ids would repeat, so none are granted"
         return Finding(FAULT, "position", where, why, ahead)
     if entry.intent is not None or stand.epoch == entry.epoch:
         return None
@@ -171,13 +175,16 @@ def _shard(entry: Counter, shard: int, stand: ShardState | None, again: str) -> 
     later = ordinal_on(stand.epoch) > entry.ordinal
     why = "its entry was restored or edited" if later else "it was restored or edited"
     carries = f"{place}: it carries the epoch {stand.epoch!r}, its entry {entry.epoch!r}"
-    return Finding(FAULT, "position", carries, f"{why}, and nobody is granted ids on it", past)
+    return Finding(FAULT, "position", carries, f"{why}, and no ids are granted on it", past)
 
 
-def _limit(entry: Counter, stands: Sequence[ShardState | None]) -> list[Finding]:
+def _limit(entry: Counter, found: Sequence[ShardState | None]) -> list[Finding]:
+    """Find a counter in use with few ids left below its limit."""
+    if entry.state != ACTIVE:
+        return []
     left = sum(
         max(0, entry.layout(shard).end - (stand.next or 0))
-        for shard, stand in enumerate(stands)
+        for shard, stand in enumerate(found)
         if stand is not None
     )
     if left * LEFT_MIN > entry.limit - entry.start + 1:

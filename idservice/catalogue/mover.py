@@ -1,5 +1,7 @@
-"""Takes a counter from one store to another: nobody is granted its ids on the way, and whoever dies
-leaves what the same command finishes."""
+"""Moves a counter from one store to another.
+
+No ids are granted on the way. A move that stops half-way is finished by the same command.
+"""
 
 import logging
 from random import Random
@@ -20,9 +22,11 @@ MARK_TRIES = 3
 
 
 class CounterMover:
-    """Moves counters from `source` to `target`, two stores that are open and are those they should
-    be. `to` is the address of the target, as it is written down, `stale_s` as for an
-    `EpochChanger`: a change that is under way is finished first. Everything raises StoreError."""
+    """Moves counters from `source` to `target`, two open stores whose identity was verified.
+
+    `to` is the address of the target, as it is written into the entry; `stale_s` is as for
+    `EpochChanger`. Every method raises StoreError.
+    """
 
     def __init__(
         self,
@@ -41,10 +45,10 @@ class CounterMover:
         self._at_target = EpochChanger(target, random=random, stale_s=stale_s)
 
     async def move(self, name: str, *, by: str = "", why: str = "") -> Counter:
-        """The counter as it is at the target once it is there; where it is already, it is left so.
+        """Move a counter, unless it has arrived already; return it as it is at the target.
 
-        Raises UnknownCounter; ChangeRefused and Moved, with nothing changed; OutcomeUnknown where
-        it is under way, which the same call finishes.
+        Raises UnknownCounter; ChangeRefused and Moved, with nothing changed; OutcomeUnknown if the
+        move is under way, which the same call finishes.
         """
         entry = await self._at_source.carry_out(name)
         if entry.move is None:
@@ -60,11 +64,11 @@ class CounterMover:
         return arrived
 
     async def _leave(self, entry: Counter, leaving: MoveAway) -> Counter:
-        """The entry once nobody is granted anything by it, and it says where the counter goes."""
+        """Close the counter at the source; return its entry, with the address of the target."""
         try:
             await self._prepare(entry, leaving)
         except errors.ChangeRefused:
-            # What is in use there may be this very counter, moved by somebody else meanwhile.
+            # The counter in use there may be this one, moved by another operator meanwhile.
             entry = await self._at_source.carry_out(entry.name)
             if entry.move is None:
                 raise
@@ -73,9 +77,11 @@ class CounterMover:
         return entry
 
     async def _prepare(self, entry: Counter, leaving: MoveAway) -> None:
-        """See that it can be moved there, and have a tombstone there, which also shows that we may
-        write, before anything here is closed."""
-        rules.begun(entry, leaving, [], self._random)  # what is refused here is refused first
+        """Check that the counter can arrive, before it is closed here.
+
+        A tombstone is written at the target, which also shows that we may write there.
+        """
+        rules.begun(entry, leaving, [], self._random)  # a refusal here comes first
         there = await self._entry_there(entry.name)
         if there is None:
             there = await in_time(
@@ -92,7 +98,7 @@ class CounterMover:
         rules.begun(there, trial, [], self._random)
 
     async def _is_untouched(self, there: Counter) -> bool:
-        """Whether nobody was ever granted anything by an entry in use, as after `init`."""
+        """Return True if an entry in use has never granted an id, as after `init`."""
         if there.ordinal != FIRST_ORDINAL or there.state == DELETED or there.adopted is not None:
             return False
         stands = [
@@ -103,22 +109,22 @@ class CounterMover:
         return all(stand is not None and stand.reserved == first for stand in stands)
 
     async def _clear(self, there: Counter, leaving: MoveAway) -> Counter:
-        """Make room where a counter of this name is that never handed out an id."""
+        """Delete a counter of this name that has never handed out an id."""
         delete = Delete(by=leaving.by, why=leaving.why)
         _, cleared = await self._at_target.change(there.name, delete)
-        if cleared.high > there.start:  # somebody began just now
+        if cleared.high > there.start:  # its first ids were just taken
             raise errors.ChangeRefused(
                 name=there.name,
-                why=f"there is one of this name, which handed out ids up to {cleared.high - 1} just"
-                " now, and is deleted since. Move again to go on above both, or create it again"
-                " there",
+                why="the store has a counter of this name, which handed out ids up to"
+                f" {cleared.high - 1} just now and was deleted. Move again to go on above both, or"
+                " create it again there",
             )
         return cleared
 
     async def _arrive(self, entry: Counter, move: Move, *, by: str, why: str) -> Counter:
         if await self._entry_there(entry.name) is None:
             log.warning(
-                "%s knew counter %s when it left for there, and was made anew since: if ids were"
+                "%s had counter %s when it left for there, and was created again since: if ids were"
                 " handed out there already, they repeat from %d on; fence it past them at once",
                 self._to, entry.name, entry.high,
                 extra={"action": "arrival_anew"},
@@ -131,12 +137,14 @@ class CounterMover:
         try:
             _, there = await self._at_target.change(entry.name, arrival)
         except errors.ChangeRefused as refused:
-            why = f"{refused.fields['why']}. Until then nobody hands out its ids: it left its store"
+            why = (
+                f"{refused.fields['why']}. Until then its ids are not handed out: it left its store"
+            )
             raise errors.ChangeRefused(name=entry.name, why=why) from refused
         return there
 
     async def _note_arrival(self, name: str, move: Move) -> None:
-        """Say so at the source. Who cannot only leaves a message there that is out of date."""
+        """Note the arrival at the source. A failure leaves a message there that is out of date."""
         try:
             for _ in range(MARK_TRIES):
                 entry = await self._at_source.carry_out(name)
@@ -147,8 +155,8 @@ class CounterMover:
                     return
         except errors.StoreError as error:
             log.warning(
-                "counter %s arrived at %s, and its old store could not be told: %s; move it again"
-                " to have it told",
+                "counter %s arrived at %s, and its old store could not note it: %s; move it again"
+                " to have it noted",
                 name, move.to, error,
                 extra={"action": "arrival_not_noted"},
             )  # fmt: skip
@@ -165,7 +173,7 @@ class CounterMover:
 
 
 def _tombstone(entry: Counter, random: Random) -> Counter:
-    """The entry of a name that nothing was ever granted under, and is not in use."""
+    """Return the entry of a name that has granted no ids and is not in use."""
     epoch = epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}")
     return Counter(
         name=entry.name, epoch=epoch, start=entry.start, limit=entry.limit,

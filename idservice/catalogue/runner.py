@@ -1,5 +1,4 @@
-"""Changes of counters that this instance carries out: those asked of it, and those that somebody
-began and left standing."""
+"""Carries out the changes of an instance: changes asked for here, and changes left unfinished."""
 
 import asyncio
 import logging
@@ -40,9 +39,9 @@ class ChangeRunner:
         self._finishing: set[str] = set()
 
     async def change(self, name: str, wanted: Change) -> Done:
-        """The entry of a counter before and after a change. Raises as `EpochChanger.change`.
+        """Return the entry of a counter before and after a change. Raises as `EpochChanger.change`.
 
-        It goes on where the caller does not wait for it.
+        The change goes on if the caller does not wait for it.
         """
         changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
         changing.add_done_callback(_retrieve)
@@ -61,7 +60,7 @@ class ChangeRunner:
             changing.set_exception(error)
 
     def finish(self, name: str) -> None:
-        """Finish a change that stands still, unless that is being done."""
+        """Finish a change that stands still, unless this instance does so already."""
         if name not in self._finishing:
             self._finishing.add(name)
             self._spawn(self._finish(name))
@@ -84,4 +83,4 @@ class ChangeRunner:
 
 def _retrieve(changing: asyncio.Future[Done]) -> None:
     if not changing.cancelled():
-        changing.exception()  # it may be that nobody is left to hear of it
+        changing.exception()  # the caller may have left: not an error that was never retrieved

@@ -55,7 +55,7 @@ def test_who_waits_for_that_is_told_for_how_long(caplog: pytest.LogCaptureFixtur
     run(main())
     waits = [one for one in caplog.records if getattr(one, "action", "") == "change_waits"]
     assert [one.getMessage() for one in waits] == [
-        "counter orders: set waits 60 s, until every instance has heard of it or stopped"
+        "counter orders: set waits 60 s, until each instance has read of it or stopped serving"
     ]
 
 

@@ -61,8 +61,8 @@ def test_a_counter_in_order_is_not_mentioned() -> None:
     ("stand", "part", "command"),
     [
         (None, "no position", "--past N"),
-        (ShardState("1.x", None, 5), "no number", "--past N"),
-        (ShardState("1.x", 5, None), "no number", "--past N"),
+        (ShardState("1.x", None, 5), "is not a number", "--past N"),
+        (ShardState("1.x", 5, None), "is not a number", "--past N"),
         (ShardState("1.x", 4, 5), "stands at 4, below its mark 5", "--ahead N"),
         (ShardState(gone_back("1.x"), 4, 5), "went back", "--ahead N"),
         (ShardState("1.another", 5, 5), "carries the epoch '1.another'", "--past N"),

@@ -430,7 +430,7 @@ async def test_a_name_that_is_taken_there_in_between_keeps_both_closed_until_it_
     store = SimStore(Random(1), two.source)
     await steps(store, wish=MoveAway(to=TO))
     two.target.reserve(entry, count=1, seen=0, room=100, shard=0)
-    with pytest.raises(errors.ChangeRefused, match=r"Until then nobody hands out its ids"):
+    with pytest.raises(errors.ChangeRefused, match=r"Until then its ids are not handed out"):
         await two.mover().move(NAME)
     assert not two.grant(two.source)
     await steps(SimStore(Random(1), two.target), wish=Delete())
@@ -538,7 +538,7 @@ async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
     source, target = Lost(Random(1), two.source), SimStore(Random(1), two.target)
     there = await CounterMover(source, target, to=TO, random=Random(2), stale_s=60.0).move(NAME)
     assert there.state == "active"
-    assert "could not be told" in caplog.text
+    assert "could not note it" in caplog.text
     left = two.source.entries[NAME].move
     assert left is not None
     assert not left.arrived
