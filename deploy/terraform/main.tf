@@ -1,4 +1,4 @@
-# The table of idservice, a role for what serves ids, and one for whoever operates the counters. The
+# The table of idservice, a role for instances that serve ids, and one for operators of the counters. The
 # policies are those of cloudformation/table.yaml.
 
 data "aws_caller_identity" "here" {}
@@ -28,7 +28,7 @@ resource "aws_dynamodb_table" "counters" {
 locals {
   table = aws_dynamodb_table.counters.arn
 
-  # ForAllValues is true of no keys at all, hence Null beside it. A transaction is judged by its parts.
+  # ForAllValues is true if there are no keys at all, hence Null. A transaction is judged by its parts.
   own_items = {
     "ForAllValues:StringLike" = { "dynamodb:LeadingKeys" = ["identity", "catalogue", "entry:*", "ctr:*"] }
     "Null"                    = { "dynamodb:LeadingKeys" = "false" }
@@ -124,7 +124,7 @@ resource "aws_iam_role" "serve" {
 
 resource "aws_iam_role" "operate" {
   name        = var.operate_role_name
-  description = "The commands of idservice, for whoever this account lets take the role"
+  description = "The commands of idservice, for principals of this account that may take the role"
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{

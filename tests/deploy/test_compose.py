@@ -123,7 +123,7 @@ def test_prometheus_scrapes_where_metrics_are_and_grafana_asks_it() -> None:
     (target,) = job["static_configs"][0]["targets"]
     name, _, port = target.partition(":")
     heard = told(services[name]["environment"])
-    assert heard.values["admin_listen"].rpartition(":")[2] == port
+    assert heard.values["admin_listen"].port == int(port)
     mounted = services["prometheus"]["volumes"][1].split(":")[1]
     assert str(Path("/etc/prometheus") / scraped["rule_files"][0]) == mounted
     (sources,) = (MONITORING / "grafana/provisioning/datasources").glob("*.yml")

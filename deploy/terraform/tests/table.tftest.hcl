@@ -1,4 +1,4 @@
-# No account is asked: the provider only tells which arguments there are.
+# No account is used: the provider only names the arguments that exist.
 mock_provider "aws" {
   override_during = plan # nothing may be applied: the table cannot be destroyed again
 
