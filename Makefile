@@ -18,7 +18,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test prove check bench pictures docs lock sbom dist engines deployers image
+.PHONY: help run test quick prove check bench pictures docs lock sbom dist engines deployers image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,6 +29,9 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 
 test: $(VENV)/.dev ## the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist load --maxschedchunk 2 $(ARGS)
+
+quick: $(VENV)/.dev ## the tests that need no process and no tool, in a minute
+	@$(BIN)/python -m pytest -n $(JOBS) --dist load --maxschedchunk 2 -m quick $(ARGS)
 
 prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10
 	@$(BIN)/python -m tests.prove --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)

@@ -14,7 +14,13 @@ from tests.processes import STORE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that run processes: they take longest, and wait while others compute."""
+    """Mark what `make quick` runs, and begin with the tests that run processes: they take longest,
+    and wait while others compute."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        bound = marks & {"process", "long"} or any(name.startswith("needs_") for name in marks)
+        if not bound and "moto" not in item.name and "moto_url" not in item.fixturenames:
+            item.add_marker("quick")
     items.sort(key=lambda item: item.get_closest_marker("process") is None)
 
 

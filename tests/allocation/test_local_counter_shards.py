@@ -270,6 +270,7 @@ def test_nobody_waits_for_a_reshard_as_long_as_ids_last() -> None:
 # --- give-back ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_clean_stop_gives_back_to_every_shard_it_holds_ids_of() -> None:
     async def main() -> None:
         data = table(shards=3)

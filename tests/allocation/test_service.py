@@ -117,6 +117,7 @@ def test_only_so_many_counters_are_read_at_once() -> None:
 # --- cost -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_ten_thousand_idle_counters_cost_memory_only(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -21,6 +21,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
 def test_every_promise_holds_over_sidecars(start: int) -> None:
     for seed in range(start, start + CHUNK):

@@ -41,6 +41,7 @@ def _quiet() -> Iterator[None]:
 # --- the promises ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scenario", "start"),
     [(name, at) for name in SCENARIOS for at in range(0, FEWER.get(name, SEEDS), CHUNK)],
@@ -60,6 +61,7 @@ def test_what_a_seed_once_found_it_finds_no_more(scenario: str, seed: int) -> No
     assert first_violation(scenario, seed) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_same_seed_gives_the_identical_history(scenario: str) -> None:
     worlds = [play(scenario, seed) for seed in range(5)]
@@ -76,6 +78,7 @@ def told(grant: Grant) -> tuple[object, ...]:
     return grant.epoch, grant.ids, grant.copy, grant.answered
 
 
+@pytest.mark.long
 def test_the_scenarios_reach_what_they_are_there_for() -> None:
     """A run in which nothing went wrong proves nothing."""
     worlds: list[World] = [play(name, seed) for name in SCENARIOS for seed in range(REACHED)]
@@ -108,6 +111,7 @@ def test_the_scenarios_reach_what_they_are_there_for() -> None:
     assert any(world.serving == [] and one.crashed for world in worlds for one in world.instances)
 
 
+@pytest.mark.long
 def test_a_client_library_that_repeats_requests_burns_ids_and_repeats_none() -> None:
     for scenario in SCENARIOS:
         for seed in range(10):
@@ -118,6 +122,7 @@ def test_a_client_library_that_repeats_requests_burns_ids_and_repeats_none() -> 
 # --- planted faults -------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", ALL_MUTANTS, ids=lambda mutant: mutant.fault.__name__)
 def test_a_planted_fault_is_found(mutant: Mutant) -> None:
     finding_seed(mutant)

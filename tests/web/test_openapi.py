@@ -67,6 +67,7 @@ def test_the_document_names_the_bounds_of_this_server() -> None:
     assert b"77" in document(batch_max=77, range_max=88)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("accept", ["*/*", "application/json"])
 async def test_a_fuzzer_that_reads_the_document_finds_no_contradiction(
     serving: Serving, accept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +82,7 @@ async def test_a_fuzzer_that_reads_the_document_finds_no_contradiction(
     assert await serving.one() >= 0, "the service goes on"
 
 
+@pytest.mark.process
 async def test_the_fuzzer_sees_a_wrong_answer(
     serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

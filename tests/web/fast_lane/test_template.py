@@ -1,5 +1,6 @@
 """Which requests are known by the one before: never one that a parser would judge otherwise."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def head(names: list[bytes], values: list[bytes]) -> bytes:
     return b"\r\n".join([LINE, *lines]) + b"\r\n\r\n"
 
 
+@pytest.mark.long
 @settings(max_examples=1500, derandomize=True, deadline=None, database=None)
 @given(st.data())
 def test_what_fits_is_judged_by_the_parser_as_the_two_it_was_learnt_from(
