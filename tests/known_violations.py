@@ -29,10 +29,8 @@ KNOWN: dict[str, dict[str, str]] = {
         "tests/allocation/test_service.py": "to be shortened",
         "tests/allocation/test_strict.py": "to be shortened",
         "tests/catalogue/test_rules.py": "to be shortened",
-        "tests/client/test_asynchronous.py": "to be shortened",
         "tests/core/test_sizing.py": "to be shortened",
         "tests/core/test_timeouts.py": "to be shortened",
         "tests/prove/test_processes.py": "to be shortened",
-        "tests/stores/test_chained.py": "to be shortened",
     },
 }

@@ -229,7 +229,7 @@ class EpochChanger:
         entry, intent = work.entry, work.intent
         after = rules.done(entry)
         if intent.kind == "fence":
-            after = await self._call(self._store.renewed(after))
+            after = await self._call(self._store.with_table_identity(after))
         if not await self._call(self._store.rewrite(entry, after)):
             return False
         self._sealed_at.pop(intent.epoch, None)

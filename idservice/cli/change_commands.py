@@ -128,7 +128,7 @@ async def fence(arguments: argparse.Namespace) -> None:
                 # Its position grants no ids, in any store.
                 print(f"idservice: left as it is: {error}", file=sys.stderr)
         # Last: earlier, a crash half-way would unlock the other counters.
-        await with_catalogue(store).accept()
+        await with_catalogue(store).accept_identity()
         print(f"{store.address} is accepted as the right store; restart its instances")
 
 

@@ -115,7 +115,7 @@ class CatalogueStore(IdStore, Protocol):
         """
         ...
 
-    async def accept(self) -> None:
+    async def accept_identity(self) -> None:
         """Record the identity that the store has now: the last step of fencing every counter.
 
         May be repeated. Raises StoreUnready.
@@ -140,7 +140,7 @@ class CatalogueStore(IdStore, Protocol):
         """
         ...
 
-    async def renewed(self, counter: Counter) -> Counter:
+    async def with_table_identity(self, counter: Counter) -> Counter:
         """Return the entry with the identity that the table of its item has now. Writes nothing.
 
         Raises NotApplied.

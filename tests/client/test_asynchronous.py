@@ -23,7 +23,7 @@ def over(client: AsyncClient, central: Central, *, delay: float = 0.01) -> None:
     client._transport.send = ask  # type: ignore[method-assign]
 
 
-def test_ids_that_are_not_used_in_time_are_dropped_and_nothing_runs_for_an_idle_client() -> None:
+def test_unused_ids_expire_and_an_idle_client_does_nothing() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)

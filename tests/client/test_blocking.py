@@ -210,7 +210,7 @@ async def test_a_forked_child_keeps_none_of_its_parents_connections_open() -> No
 
 
 @pytest.mark.parametrize(("idle_s", "connections"), [(0.0, 3), (60.0, 1)])
-async def test_a_connection_that_was_idle_for_too_long_is_closed_and_not_used_again(
+async def test_a_connection_idle_for_too_long_is_closed_and_not_reused(
     monkeypatch: pytest.MonkeyPatch, idle_s: float, connections: int
 ) -> None:
     monkeypatch.setattr("idservice.client.http_sync.IDLE_MAX_S", idle_s)

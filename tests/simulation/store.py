@@ -244,7 +244,7 @@ class Table:
 
     # --- change ----------------------------------------------------------------------------------
 
-    def accept(self) -> None:
+    def accept_identity(self) -> None:
         self.recorded = self.identity
 
     def rewrite(self, before: Counter, after: Counter) -> bool:
@@ -429,8 +429,8 @@ class SimStore:
     async def counters(self) -> list[Counter]:
         return await self._call("read", lambda _: self.data.counters())
 
-    async def accept(self) -> None:
-        await self._call("accept", lambda _: self.data.accept())
+    async def accept_identity(self) -> None:
+        await self._call("accept", lambda _: self.data.accept_identity())
 
     async def revision(self) -> int | None:
         return await self._call("read", lambda _: self.data.revision)
@@ -438,7 +438,7 @@ class SimStore:
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         return await self._call("rewrite", lambda _: self.data.rewrite(before, after))
 
-    async def renewed(self, counter: Counter) -> Counter:
+    async def with_table_identity(self, counter: Counter) -> Counter:
         return counter
 
     async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:

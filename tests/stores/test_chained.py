@@ -287,7 +287,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
         assert await (await sidecar.local_counter("tickets")).next_id() == 7
 
 
-async def test_a_counter_suspended_at_the_central_is_quiet_here_once_what_is_held_is_used(
+async def test_a_counter_suspended_at_the_central_ends_here_after_its_ids(
     central: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
@@ -415,7 +415,7 @@ async def test_a_store_that_is_no_service_is_not_ready() -> None:
         await ChainedStore(Said(Reply(200, "text/html", b"<h1>"))).verify()
 
 
-async def test_a_store_that_takes_connections_and_never_answers_is_not_waited_for_without_end(
+async def test_a_silent_store_is_waited_for_no_longer_than_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("idservice.stores.chained.ANSWER_MAX_S", 0.05)

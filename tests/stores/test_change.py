@@ -321,7 +321,7 @@ async def test_a_lost_position_is_repaired_only_by_who_names_a_number(
     assert repaired.layout().ids(await reserve(store, repaired, 1)) == range(500, 501)
 
 
-async def test_a_position_that_cannot_be_read_is_repaired_only_by_who_names_a_number(
+async def test_an_unreadable_position_is_repaired_only_with_a_number(
     backend: Backend, store: CatalogueStore
 ) -> None:
     if 41.5 in backend.cannot:
@@ -353,5 +353,5 @@ async def test_the_identity_is_recorded_anew_only_when_told(
     backend: Backend, store: CatalogueStore
 ) -> None:
     await store.verify()
-    await store.accept()
+    await store.accept_identity()
     await store.verify()

@@ -160,7 +160,7 @@ async def test_a_block_may_touch_both_bounds(next: int) -> None:
         assert await reserve(ids) == range(next - 10, next)
 
 
-async def test_a_fraction_that_was_counted_on_is_a_suspect_position_with_unknown_outcome() -> None:
+async def test_a_counted_fraction_is_a_suspect_position_of_unknown_outcome() -> None:
     answer = success(Attributes=item(rev=8) | {"next": {"N": "110.5"}})
     async with serving(answer) as server, store_at(server.url) as store:
         with pytest.raises(errors.PositionIllFormed) as raised:
@@ -251,7 +251,7 @@ async def test_a_create_whose_answer_was_lost_is_found_by_reading() -> None:
         assert server.operations == ["TransactWriteItems", "GetItem"]
 
 
-async def test_a_create_whose_answer_was_lost_and_that_is_not_found_stays_unknown() -> None:
+async def test_a_create_without_answer_that_is_not_found_stays_unknown() -> None:
     async with (
         serving(TransactWriteItems=answers.reset, GetItem=success(ConsumedCapacity={})) as server,
         store_at(server.url) as store,
@@ -372,7 +372,7 @@ def test_a_right_address_is_accepted(address: str) -> None:
 # --- credentials ----------------------------------------------------------------------------------
 
 
-async def test_credentials_are_refreshed_in_the_background_and_again_after_a_failure(
+async def test_credentials_are_refreshed_in_the_background_and_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dynamodb_client, "CREDENTIALS_CHECK_S", 0)

@@ -437,7 +437,7 @@ async def test_an_adopted_item_in_a_table_that_was_recreated_is_refused(
 
 @on_dynoxide
 @pytest.mark.parametrize("noticed", ["by silence", "by its absence"])
-async def test_an_adopted_item_is_refused_to_an_instance_that_runs_on_over_another_table(
+async def test_a_replaced_table_refuses_its_adopted_item_to_a_running_instance(
     backend: Dynamo,
     store: DynamoStore,
     client: Any,

@@ -338,7 +338,7 @@ async def test_init_and_serve_refuse_a_table_that_two_regions_count_on(mode: str
         assert not set(server.operations) & {"TransactWriteItems", "UpdateItem", "PutItem"}
 
 
-async def test_a_table_without_replicas_or_with_strongly_consistent_ones_is_taken() -> None:
+async def test_a_table_without_replicas_or_with_consistent_ones_is_accepted() -> None:
     for table in (
         PROTECTED, PROTECTED | {"Replicas": []},
         PROTECTED | {"Replicas": EVENTUAL, "MultiRegionConsistency": "STRONG"},
@@ -348,7 +348,7 @@ async def test_a_table_without_replicas_or_with_strongly_consistent_ones_is_take
             await store.verify()
 
 
-async def test_nothing_is_adopted_from_or_served_of_a_table_that_two_regions_count_on() -> None:
+async def test_a_table_that_two_regions_count_on_is_neither_adopted_nor_served() -> None:
     adopted = Adopted(table="old", key=(("id", "S", "x"),), attribute="v", returns="old",
                       table_id="one")  # fmt: skip
     counter = new_counter("donations", random, adopted=adopted)

@@ -132,9 +132,9 @@ async def test_a_recreated_table_is_accepted_when_told_and_watched_over_again(
             await change(store, "default", Fence(past=99))
             with pytest.raises(errors.StoreReplaced):
                 await store.verify()
-            await store.accept()
+            await store.accept_identity()
             await store.verify()
-            await store.accept()
+            await store.accept_identity()
             recreate(client, engine.table)
             with pytest.raises(errors.StoreReplaced):
                 await store.verify()

@@ -220,7 +220,7 @@ async def test_a_value_called_next_cannot_be_made_a_text(store: DynamoStore, cli
 
 
 @pytest.mark.parametrize("returns", ["old", "new"])
-async def test_what_the_old_endpoint_took_after_the_base_was_decided_is_not_repeated(
+async def test_ids_the_old_endpoint_took_after_the_base_are_not_repeated(
     store: DynamoStore, legacy: Legacy, returns: str
 ) -> None:
     counter = await store.create(await wanted(store, legacy, returns))

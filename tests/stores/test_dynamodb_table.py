@@ -299,7 +299,7 @@ async def test_a_table_recreated_with_its_old_items_is_refused_at_the_start(
 
 
 @pytest.mark.needs_engine
-async def test_after_a_table_was_not_found_nothing_succeeds_on_another_of_its_name(
+async def test_once_a_table_was_missing_its_namesake_is_refused(
     dynoxide: Dynamo, in_use: tuple[DynamoStore, Any]
 ) -> None:
     store, client = in_use

@@ -56,7 +56,7 @@ async def test_a_grant_tells_the_revision_that_it_wrote(store: CatalogueStore) -
         assert grant.returned == found.returned == ()
 
 
-async def test_position_and_mark_go_back_together_and_the_next_one_goes_on_from_there(
+async def test_position_and_mark_go_back_together_and_are_continued(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, start=5)
@@ -68,7 +68,7 @@ async def test_position_and_mark_go_back_together_and_the_next_one_goes_on_from_
     assert (await reserve(other, counter, 3)).indices == range(12, 15)
 
 
-async def test_ranges_that_go_back_are_told_with_every_grant_until_they_are_claimed(
+async def test_returned_ranges_are_in_every_grant_until_they_are_claimed(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store)
@@ -122,7 +122,7 @@ async def test_a_give_back_is_refused_once_anything_was_written_since_its_read(
     assert await stands(store, counter) == before
 
 
-async def test_a_copy_that_comes_after_the_same_tail_was_reserved_again_does_nothing(
+async def test_a_late_copy_after_the_tail_was_reserved_again_does_nothing(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
     """Its value alone stands where it stood: what a condition on the value would take for its
@@ -287,7 +287,7 @@ async def test_ids_of_an_epoch_that_is_over_do_not_go_back(store: CatalogueStore
         {"M": {}},
     ],
 )
-async def test_a_list_that_cannot_be_read_grants_nothing_and_stops_no_reservation(
+async def test_an_unreadable_list_grants_nothing_and_stops_no_reservation(
     moto_url: str, written: dict[str, Any]
 ) -> None:
     backend = backends.moto(moto_url)

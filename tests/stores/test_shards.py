@@ -199,7 +199,7 @@ async def test_the_highest_of_all_shards_decides_where_the_next_epoch_begins(
     assert (await reshard(store, 2)).base > highest
 
 
-async def test_a_reshard_that_stands_still_anywhere_is_finished_by_the_next_who_comes(
+async def test_a_reshard_stopped_anywhere_is_finished_by_the_next_operator(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
     counter = await made(store, 2)

@@ -40,7 +40,7 @@ async def send(store: CatalogueStore, counter: Counter, batch: Batch, *, seen: i
 # --- writers --------------------------------------------------------------------------------------
 
 
-async def test_a_new_position_has_no_writers_and_one_that_is_missing_has_none_at_all(
+async def test_a_new_position_has_no_writers_and_a_missing_one_has_none(
     store: CatalogueStore, backend: Backend
 ) -> None:
     counter = await strict(store)
@@ -206,7 +206,7 @@ async def test_what_a_batch_got_in_an_epoch_that_is_over_is_burnt(
     assert await next_of(store, counter) == 5
 
 
-async def test_an_epoch_begins_without_writers_whatever_of_the_one_before_comes_late(
+async def test_an_epoch_begins_without_writers_despite_late_copies(
     store: CatalogueStore,
 ) -> None:
     before = await strict(store)

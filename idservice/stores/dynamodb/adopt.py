@@ -100,7 +100,7 @@ def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
         )
 
 
-def renewed(counter: Counter, table_id: str | None) -> Counter:
+def with_table_identity(counter: Counter, table_id: str | None) -> Counter:
     """Return the entry of a counter that was adopted from a table with this identity."""
     assert counter.elsewhere is not None
     item = msgspec.structs.replace(counter.elsewhere, table_id=table_id)

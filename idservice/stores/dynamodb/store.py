@@ -56,8 +56,8 @@ class DynamoStore:
     async def verify(self) -> None:
         await self._own.recognise(self._table.verify)
 
-    async def accept(self) -> None:
-        await self._table.accept()
+    async def accept_identity(self) -> None:
+        await self._table.accept_identity()
 
     async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
         return await examination.examine(self._client, clock, thorough=thorough)
@@ -79,11 +79,11 @@ class DynamoStore:
         item = await self._get(self._name, items.entry_key(name), action)
         return None if item is None else self._entry(item, action)
 
-    async def renewed(self, counter: Counter) -> Counter:
+    async def with_table_identity(self, counter: Counter) -> Counter:
         if counter.elsewhere is None:
             return counter
         table = await self._table_of(counter)
-        return adoption.renewed(counter, table.get("TableId"))
+        return adoption.with_table_identity(counter, table.get("TableId"))
 
     async def _recognise_adopted(self, counter: Counter) -> None:
         table = await self._table_of(counter)

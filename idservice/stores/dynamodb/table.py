@@ -97,8 +97,8 @@ class Table:
                 asked = f"{self.client.where(operation)}: "
                 raise refusal(finding, self.client.store, asked=asked, waiting_helps=creating)
 
-    async def accept(self) -> None:
-        """Record the table's identity, as `CatalogueStore.accept`."""
+    async def accept_identity(self) -> None:
+        """Record the table's identity, as `CatalogueStore.accept_identity`."""
         table = await self._description()
         if table is None:
             raise self._no_table("DescribeTable")

@@ -71,8 +71,8 @@ class SQLiteStore:
     async def verify(self) -> None:
         await self._connection.run(self._verify)
 
-    async def accept(self) -> None:
-        await self._connection.run(self._accept)
+    async def accept_identity(self) -> None:
+        await self._connection.run(self._accept_identity)
 
     async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
         return await self._connection.run(self._examine, thorough)
@@ -101,7 +101,7 @@ class SQLiteStore:
         action = f"changing counter {before.name}"
         return await self._connection.write(action, epoch_changes.rewrite, before, after)
 
-    async def renewed(self, counter: Counter) -> Counter:
+    async def with_table_identity(self, counter: Counter) -> Counter:
         return counter
 
     async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
@@ -236,7 +236,7 @@ class SQLiteStore:
             database, self.path, self._connection.inode, SCHEMA, thorough=thorough
         )
 
-    def _accept(self) -> None:
+    def _accept_identity(self) -> None:
         try:
             database = self._connection.connect()
             database.execute("UPDATE identity SET inode = ?", (self._connection.inode,))
