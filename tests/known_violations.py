@@ -16,10 +16,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/stores/findings.py": "to be reworded",
         "idservice/web/app.py": "to be reworded",
         "idservice/web/connection.py": "to be reworded",
-        "idservice/web/fast_lane/parser.py": "to be reworded",
-        "idservice/web/fast_lane/responses.py": "to be reworded",
-        "idservice/web/fast_lane/template.py": "to be reworded",
-        "idservice/web/page.py": "to be reworded",
     },
     "long_names": {
         "tests/allocation/test_give_back.py": "to be shortened",

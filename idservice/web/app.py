@@ -18,7 +18,7 @@ from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
 from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
-from idservice.web.status_page import Overview
+from idservice.web.status_page import StatusRoutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,10 @@ def _control(
 ) -> dict[str, dict[str, Handler]]:
     """The control plane: by path, the handlers of its methods."""
     counters = CounterRoutes(catalogue, view, access)
-    overview = Overview(view, catalogue.store.address)
+    status = StatusRoutes(view, catalogue.store.address)
     return {
-        "/": {"GET": overview.page},
-        "/v1/status": {"GET": overview.json},
+        "/": {"GET": status.page},
+        "/v1/status": {"GET": status.json},
         "/v1/counters": {"GET": counters.list},
         "/v1/counters/{name}": {
             "GET": counters.show,

@@ -1,17 +1,32 @@
-"""The routes that show the whole service at a glance, from memory alone: the page and its JSON."""
+"""The routes that show the whole service from memory alone: a page and its JSON.
 
+The page is `status.html` filled in here, so that every figure is worded once. Its script fetches
+the page again, replaces what has changed, and draws the lines. The page loads nothing: its policy
+names its style and its script by their hashes.
+"""
+
+import base64
+import hashlib
 import re
+import shlex
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 
 from idservice import errors
+from idservice.observability import format
 from idservice.observability.status import StatusQuery, status
 from idservice.observability.status_records import Status
 from idservice.observability.view import ServiceView
-from idservice.web.page import page
 from idservice.web.problems import NO_STORE
 from idservice.web.request import COUNT, read_query
 
@@ -19,11 +34,16 @@ FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
 PER_MAX = 1000
 PAGE_MAX = 1_000_000
 AUTHORITY = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}", re.ASCII)
+FILE = Path(__file__).with_name("status.html")
+HIDDEN = " hidden"
+ROW_START, ROW_END = '<template id="row">\n', "</template>\n"
 
 
-class Overview:
-    """Handlers over the `view` service, whose store is at an address; `clock` tells the time in
-    seconds since 1970."""
+class StatusRoutes:
+    """Handlers that show the service of `view`.
+
+    `store` is the address of its store, `clock` returns the time in seconds since 1970.
+    """
 
     def __init__(
         self, view: ServiceView, store: str, clock: Callable[[], float] = time.time
@@ -33,13 +53,14 @@ class Overview:
         self._clock = clock
 
     async def page(self, request: web.Request) -> web.Response:
-        """The status as a page."""
+        """Show the status as a page."""
         values = msgspec.to_builtins(await self._status(request))
-        headers = {**NO_STORE, **page().headers}
-        return web.Response(body=page().filled(values), headers=headers)
+        template = page_template()
+        headers = {**NO_STORE, **template.headers}
+        return web.Response(body=template.filled(values), headers=headers)
 
     async def json(self, request: web.Request) -> web.Response:
-        """The status as JSON."""
+        """Show the status as JSON."""
         return web.Response(
             body=msgspec.json.encode(await self._status(request)),
             content_type="application/json",
@@ -47,7 +68,7 @@ class Overview:
         )
 
     async def _status(self, request: web.Request) -> Status:
-        """Raises BadPage, RepeatedKey, MalformedRequest, ParentSilent."""
+        """Return the status. Raises BadPage, RepeatedKey, MalformedRequest, ParentSilent."""
         wanted = read_status_query(request.rel_url.raw_query_string)
         host = request.headers.get("Host", "")
         return status(
@@ -76,3 +97,135 @@ def read_status_query(query: str) -> StatusQuery:
             raise errors.BadPage(key=key, value=value[:80], rule=rule)
         numbers[key] = int(value)
     return StatusQuery(find=find, **numbers)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+class PageTemplate:
+    """The text of a page with one row for a counter, and the headers it is served with."""
+
+    def __init__(self, text: str) -> None:
+        parts = {name: _inside(text, name) for name in ("style", "script")}
+        for name, part in parts.items():
+            text = text.replace(part, f"${name}", 1)
+        before, _, rest = text.partition(ROW_START)
+        row, _, after = rest.partition(ROW_END)
+        self._parts = parts
+        self._row = Template(row)
+        self._page = Template(before + after)
+        self.headers = {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": (
+                f"default-src 'none'; script-src '{_hash(parts['script'])}'; style-src"
+                f" '{_hash(parts['style'])}'; img-src data:; connect-src 'self'; form-action"
+                " 'self'; base-uri 'none'; frame-ancestors 'none'"
+            ),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+
+    def filled(self, status: dict[str, Any]) -> bytes:
+        """Return the page for a status, whose values are JSON's."""
+        rows = [self._filled_row(counter, status["time"]) for counter in status["counters"]]
+        words = {key: escape(value) for key, value in _words(status).items()}
+        page = self._page.substitute(
+            words, **self._parts, **_visible(status), rows="".join(rows), time=status["time"]
+        )
+        return page.encode()
+
+    def _filled_row(self, counter: dict[str, Any], now: float) -> str:
+        row = format.row(counter, now)
+        strict, total = counter["mode"] == "strict", counter["stock"] or 1
+        left = counter["runway_seconds"] if counter["ids_in_memory"] else 0
+        words = {
+            **row,
+            "name": counter["counter"],
+            "about": f"{row['mode']}, epoch {row['epoch']}",
+            "level": counter["level"],
+            "change": f"{counter['change']} under way" if counter["change"] else "",
+            "waiting": f"{format.whole(counter['waiting'])} waiting" if counter["waiting"] else "",
+            "lost": format.whole(sum(counter["gaps"].values())),
+            "by": "" if row["gaps"] == "0" else row["gaps"],
+            "ends": "" if counter["runs_out_seconds"] is None else row["ends"],
+            "why": counter["why"],
+            "command": counter["command"],
+        }
+        return self._row.substitute(
+            {key: escape(value) for key, value in words.items()},
+            bar=HIDDEN if strict or not counter["stock"] else "",
+            fill=f"{100 * counter['ids_in_memory'] / total:.1f}",
+            low=f"{99 * counter['refill_at'] / total:.1f}",
+            quiet="" if counter["why"] or counter["command"] else HIDDEN,
+            left="" if strict or left is None else left,
+            aim=counter["runway"],
+        )
+
+
+@cache
+def page_template() -> PageTemplate:
+    """Return the page of this version."""
+    return PageTemplate(FILE.read_text(encoding="utf-8"))
+
+
+def _words(status: dict[str, Any]) -> dict[str, str]:
+    """Return the texts around the counters."""
+    store, lag = status["store"], status["loop_lag"]
+    seconds = status["shortest_runway_seconds"]
+    nothing = "No counter has such a name." if status["in_use"] else "No counter is in use yet."
+    return {
+        "title": (f"({status['attention']}) " if status["attention"] else "") + "idservice",
+        "level": status["level"],
+        "verdict": status["verdict"],
+        "clock": datetime.fromtimestamp(status["time"], UTC).strftime("%H:%M:%S"),
+        "store": f"{store['address']} {'answers' if store['up'] else 'does not answer'}",
+        "store_error": store["error"],
+        "store_flag": shlex.quote(store["address"]),
+        "shortest": (
+            f"{format.span(seconds)}, {status['shortest']}" if status["shortest"] else format.NONE
+        ),
+        "rate": format.rate(status["ids_per_second"]),
+        "memory": format.whole(status["ids_in_memory"]),
+        "waiting": format.whole(status["waiting"]),
+        "reserve": format.reserve(status["reserve"]),
+        "lag": format.at_most(lag["p99"]) if lag else format.NONE,
+        "workers": format.workers(status),
+        "uptime": f"up for {format.span(status['uptime_seconds'])}",
+        "version": status["version"],
+        "find": status["find"],
+        "found": f"{format.whole(status['found'])} of {format.whole(status['in_use'])}",
+        "nothing": nothing,
+        "page": f"Page {status['page']} of {status['pages']}",
+        "before": _query(status, status["page"] - 1),
+        "after": _query(status, status["page"] + 1),
+        "causes": " ".join(f"{cause}: {why}." for cause, why in status["gap_causes"].items()),
+    }
+
+
+def _query(status: dict[str, Any], page: int) -> str:
+    return "?" + urlencode({"page": page, "per": status["per"], "find": status["find"]})
+
+
+def _visible(status: dict[str, Any]) -> dict[str, str]:
+    """Return the attribute that hides a part, or nothing."""
+    shown = {
+        "some": status["found"] > 0,
+        "none": status["found"] == 0,
+        "many": status["in_use"] > 1,
+        "paged": status["pages"] > 1,
+        "has_before": status["page"] > 1,
+        "has_after": status["page"] < status["pages"],
+    }
+    return {name: "" if is_shown else HIDDEN for name, is_shown in shown.items()}
+
+
+def _inside(text: str, element: str) -> str:
+    match = re.search(f"<{element}>(.*?)</{element}>", text, re.DOTALL)
+    assert match is not None, element
+    return match[1]
+
+
+def _hash(part: str) -> str:
+    digest = hashlib.sha256(part.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -16,7 +16,7 @@ from idservice.observability.readings import (
     Snapshot,
 )
 from idservice.web.problems import guard
-from idservice.web.status_page import Overview
+from idservice.web.status_page import StatusRoutes
 
 NAMES = (
     "orders", "members", "tickets", "invoices", "donations", "parcels", "bookings", "refunds",
@@ -129,7 +129,7 @@ SCENES: dict[str, Callable[[float], list[CounterSample]]] = {
 @asynccontextmanager
 async def shown(scene: Scene) -> AsyncIterator[str]:
     """The page of a scene, at the URL."""
-    overview = Overview(scene, "dynamodb:counters?region=eu-central-1", lambda: scene.now)  # type: ignore[arg-type]
+    routes = StatusRoutes(scene, "dynamodb:counters?region=eu-central-1", lambda: scene.now)  # type: ignore[arg-type]
 
     @web.middleware
     async def absent(request: web.Request, handler: object) -> web.StreamResponse:
@@ -138,8 +138,8 @@ async def shown(scene: Scene) -> AsyncIterator[str]:
         return await handler(request)  # type: ignore[operator, no-any-return]
 
     app = web.Application(middlewares=[guard, absent])
-    app.router.add_get("/", overview.page, allow_head=False)
-    app.router.add_get("/v1/status", overview.json, allow_head=False)
+    app.router.add_get("/", routes.page, allow_head=False)
+    app.router.add_get("/v1/status", routes.json, allow_head=False)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:

@@ -35,12 +35,12 @@ from idservice.web.connection import KEEPALIVE_S, Connection, ConnectionLimit, a
 from idservice.web.fast_lane.handover import Handover
 from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser, may_go_on
 from idservice.web.fast_lane.responses import Responder, Target
-from idservice.web.fast_lane.template import RequestTemplate, form_of
+from idservice.web.fast_lane.template import RequestTemplate, template_of
 
-BUFFER_MAX = 65_536  # bytes kept while a request waits for ids or a client does not read
+BUFFER_MAX = 65_536  # bytes kept while a request waits or a client does not read
 SWEEP_S = 5.0
 SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
-FORMS_MAX = 16  # forms tried on a connection without one that fits a later request
+TEMPLATES_MAX = 16  # templates tried on a connection without one that fits a later request
 
 
 class FastConnections:
@@ -63,24 +63,24 @@ class FastConnections:
             return self.limit.protocol(self.server())
         return FastConnection(self)
 
-    def opened(self, lane: "FastConnection") -> None:
-        """A connection began."""
-        self.limit.opened(lane, lane.is_busy)
-        self._open.add(lane)
+    def opened(self, connection: "FastConnection") -> None:
+        """Count a connection that begins."""
+        self.limit.opened(connection, connection.is_busy)
+        self._open.add(connection)
         if self._timer is None:
             self._sweep_later()
 
-    def closed(self, lane: "FastConnection") -> None:
-        """A connection ended."""
-        self.limit.closed(lane)
-        self._open.discard(lane)
+    def closed(self, connection: "FastConnection") -> None:
+        """Count a connection that ends."""
+        self.limit.closed(connection)
+        self._open.discard(connection)
 
     def close(self) -> None:
         """Close every connection; one that aiohttp answers on, as soon as it is done."""
         self.is_closed = True
-        for lane in tuple(self._open):
-            if not lane.is_handed_over:
-                lane.close()
+        for connection in tuple(self._open):
+            if not connection.is_handed_over:
+                connection.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -89,10 +89,10 @@ class FastConnections:
         self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """One timer for all, and none while nobody is connected."""
+        """Close silent connections. One timer serves all, and none runs without connections."""
         self._timer = None
-        for lane in tuple(self._open):
-            lane.grow_older()
+        for connection in tuple(self._open):
+            connection.grow_older()
         if self._open:
             self._sweep_later()
 
@@ -101,58 +101,58 @@ class FastConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_buffer", "_descriptor", "_form", "_forms_left", "_handover", "_head", "_known", "_lanes",
-        "_parser", "_paused", "_queued", "_responder", "_silent", "_stopped", "_target",
-        "_transport", "_waiting",
+        "_buffer", "_connections", "_descriptor", "_handover", "_head", "_known", "_parser",
+        "_paused", "_queued", "_responder", "_silent", "_stopped", "_target", "_template",
+        "_templates_left", "_transport", "_waiting",
     )  # fmt: skip
 
-    def __init__(self, lanes: FastConnections) -> None:
-        self._lanes = lanes
-        self._responder = lanes.responder
-        self._parser = lanes.parser
+    def __init__(self, connections: FastConnections) -> None:
+        self._connections = connections
+        self._responder = connections.responder
+        self._parser = connections.parser
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
-        # The last request, what it asked for, and what the next may differ in. None where nothing
-        # is known, and wherever the next bytes are not the beginning of a request to be answered.
+        # The last request, its target, and what the next request may differ in. None if nothing is
+        # known, and if the next bytes are not the beginning of a request to be answered.
         self._head: bytes | None = None
-        self._form: RequestTemplate | None = None
+        self._template: RequestTemplate | None = None
         self._target: Target
         self._known: tuple[bytes | None, RequestTemplate | None] = None, None  # while stopped
-        self._forms_left = FORMS_MAX
-        self._queued = False  # whether the transport got something that may not be sent yet
-        self._buffer = b""  # an unfinished request, or what came while one waits
+        self._templates_left = TEMPLATES_MAX
+        self._queued = False  # True if the transport may hold bytes that are not sent yet
+        self._buffer = b""  # an unfinished request, or bytes behind one that waits
         self._waiting: Callable[[], object] | None = None  # gives up what a request waits for
         self._handover: Handover | None = None  # the request that aiohttp answers
         self._paused = False  # the client does not read
-        self._stopped = False  # no request may be looked at: one waits, or the client does not read
+        self._stopped = False  # a request waits, or the client does not read
         self._silent = 0  # sweeps since the last answer
 
     # --- the connection --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        """Take the connection."""
+        self._transport = cast(asyncio.Transport, transport)  # by duck typing on uvloop
         self._descriptor = transport.get_extra_info("socket").fileno()
-        self._lanes.opened(self)
+        self._connections.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The end; a request that waits gives up."""
+        """End. A request that waits gives up."""
         self._transport = None
-        self._lanes.closed(self)
+        self._connections.closed(self)
         if self._waiting is not None:
             self._waiting()
         if self._handover is not None:
             self._handover.lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read: take no id for it."""
+        """Take no ids for a client that does not read."""
         self._paused = True
         self._stop()
         if self._handover is not None:
             self._handover.pause_writing()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Go on, as the client reads again."""
         self._paused = False
         if self._handover is not None:
             self._handover.resume_writing()
@@ -173,14 +173,17 @@ class FastConnection(asyncio.Protocol):
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def grow_older(self) -> None:
-        """Close a connection on which no request was answered for long: none came, one never
-        ends, or its answer is not read. While aiohttp answers, its own timers count."""
+        """Close a connection on which no request was answered for `KEEPALIVE_S`.
+
+        Either none came, or one never ended, or its answer is not read. While aiohttp answers, its
+        own timers count.
+        """
         self._silent += 1
         if self._silent > SILENT_MAX and self._waiting is None and self._handover is None:
             self.close()
 
     def close(self) -> None:
-        """Close at once, or as soon as what is being sent is sent; who does not read is cut off."""
+        """Close once all answers are sent; at once if the client does not read."""
         if self._transport is not None:
             if self._paused:
                 self._transport.abort()
@@ -188,9 +191,9 @@ class FastConnection(asyncio.Protocol):
                 self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """More bytes; nearly always one whole request like the one before, for one id as text: that
-        goes without a further call, but for those that cannot be left out."""
-        if data == self._head or (self._form is not None and self._fits(data)):
+        """Take bytes: nearly always one whole request for one id as text, like the last one. It is
+        answered with as few calls as possible."""
+        if data == self._head or (self._template is not None and self._fits(data)):
             target = self._target
             if target.plain:
                 for id in target.epoch_state.buffer.cursor:  # the cheapest `next` there is
@@ -205,8 +208,8 @@ class FastConnection(asyncio.Protocol):
             self._receive(data)
 
     def _fits(self, data: bytes) -> bool:
-        fits = self._form is not None and self._form.fits(data)
-        self._forms_left = FORMS_MAX if fits else self._forms_left
+        fits = self._template is not None and self._template.fits(data)
+        self._templates_left = TEMPLATES_MAX if fits else self._templates_left
         return fits
 
     def _receive(self, data: bytes) -> None:
@@ -221,10 +224,10 @@ class FastConnection(asyncio.Protocol):
             self._work(data)
 
     def _stop(self) -> None:
-        """Look at no further request for now."""
+        """Stop looking at requests."""
         if not self._stopped:
             self._stopped = True
-            self._known = (self._head, self._form)
+            self._known = (self._head, self._template)
             self._forget()
 
     def _keep(self, data: bytes) -> None:
@@ -233,7 +236,7 @@ class FastConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _go_on(self) -> None:
-        """Look at what came while a request waited, or the client did not read."""
+        """Look at the bytes that came while a request waited or the client did not read."""
         transport = self._transport
         if transport is None or self._paused or self._waiting or self._handover:
             return
@@ -241,7 +244,7 @@ class FastConnection(asyncio.Protocol):
             return
         self._stopped = False
         if not self._buffer:
-            self._head, self._form = self._known
+            self._head, self._template = self._known
             return
         transport.resume_reading()
         data, self._buffer = self._buffer, b""
@@ -284,49 +287,45 @@ class FastConnection(asyncio.Protocol):
             data = rest
 
     def _remember(self, head: bytes, target: Target) -> None:
-        """Know the same request again, and one that differs from it as it does from the last."""
-        form = None  # not that of an earlier request: it asked for something else
-        if self._head is not None and self._forms_left:
-            self._forms_left -= 1
-            form = form_of(self._head, head)
-        self._head, self._form, self._target = head, form, target
+        """Recognise the same request, and one that differs from it as it does from the last."""
+        template = None  # never that of an earlier request, which asked for something else
+        if self._head is not None and self._templates_left:
+            self._templates_left -= 1
+            template = template_of(self._head, head)
+        self._head, self._template, self._target = head, template, target
 
     def _forget(self) -> None:
-        self._head = self._form = None
+        self._head = self._template = None
 
     def _hand_over(self, head: bytes, rest: bytes) -> bytes:
         """Have aiohttp answer a request; return the bytes after it."""
-        transport = self._transport
-        assert transport is not None
-        assert not self._stopped
+        assert self._transport is not None
         self._stop()
-        handler = Connection(self._lanes.server())
-        self._handover = Handover(handler, transport, self._handed_back)
+        handler = Connection(self._connections.server())
+        self._handover = Handover(handler, self._transport, self._handed_back)
         self._handover.begin(head)
         return self._handover.feed(rest)
 
     def _handed_back(self, go_on: bool) -> None:
-        """Aiohttp answered; `go_on` where the connection may serve further requests."""
+        """Take the connection back; `go_on` if it may serve further requests."""
         self._handover = None
         self._silent = 0
         self._queued = True
-        if self._transport is None:
-            return
-        if go_on and not self._lanes.is_closed:
+        if go_on and not self._connections.is_closed:
             self._go_on()
-        else:
+        elif self._transport is not None:
             self._transport.close()
 
     # --- answers ---------------------------------------------------------------------------------
 
     def _answer(self, target: Target) -> None:
-        """Write the answer, or let it wait for ids."""
+        """Write the answer, or let the request wait for ids."""
         try:
             answer = self._at_once(target)
             if answer is None:
                 self._stop()
-                waiter = target.supply.enqueue(target.count, self._served)
-                self._waiting = partial(target.supply.cancel, waiter)
+                waiter = target.counter.enqueue(target.count, self._served)
+                self._waiting = partial(target.counter.cancel, waiter)
                 return
         except errors.IdserviceError as error:
             answer = self._refused(target, error)
@@ -368,16 +367,16 @@ class FastConnection(asyncio.Protocol):
             self._go_on()
 
     def _at_once(self, target: Target) -> bytes | None:
-        """The answer, where there are ids in memory."""
-        supply = target.supply
+        """Return the answer if there are ids in memory."""
+        counter = target.counter
         if not target.single:
-            blocks = supply.take_many(target.count)
+            blocks = counter.take_many(target.count)
             return None if blocks is None else self._responder.batch(target, blocks)
-        id = supply.take()
+        id = counter.take()
         return None if id is None else self._responder.single(target, id)
 
     def _refused(self, target: Target, error: errors.IdserviceError) -> bytes:
-        if isinstance(error, errors.UnknownCounter):  # it is gone, and may come again as another
+        if isinstance(error, errors.UnknownCounter):  # it may be created again, as another
             self._known = (None, None)
             self._forget()
             self._responder.forget()
@@ -392,7 +391,7 @@ class FastConnection(asyncio.Protocol):
             try:  # noqa: SIM105  suppress() costs as much as the rest of this
                 sent = os.write(self._descriptor, answer)
             except OSError:
-                pass  # it takes nothing now; what is wrong with it, the transport finds out
+                pass  # the socket takes nothing now; the transport finds the cause
         self._queued = sent < len(answer)
         if self._queued:
             transport.write(answer[sent:])

@@ -1,7 +1,7 @@
-"""Which requests are plain: what llhttp makes of a whole head, and which headers change an answer.
+"""Finds plain requests: heads that llhttp accepts, without a header that changes the answer.
 
-One parser serves all connections of a listener, since it is only ever given whole heads. The header
-callback is a dictionary's own method, so that a header costs no Python call.
+One parser serves all connections of a listener, since it gets nothing but whole heads. The header
+callback is a method of a dictionary, so that a header costs no Python call.
 """
 
 import httptools
@@ -9,11 +9,11 @@ import httptools
 from idservice.web.problems import CONDITIONAL_HEADERS, PREFETCH_HEADERS
 
 END = b"\r\n\r\n"
-HEAD_MAX = 4096  # bytes; aiohttp is to judge longer ones
+HEAD_MAX = 4096  # bytes; aiohttp judges longer ones
 HEADERS_MAX = 64
 KEPT = (b"keep-alive", b"Keep-Alive")
 SHAPES_MAX = 1024  # distinct lists of header names remembered
-# A head that names one of these is not plain.
+# A head with one of these headers is not plain.
 TELLING = frozenset(
     map(
         str.lower,
@@ -26,21 +26,21 @@ TELLING = frozenset(
             "Content-Length",
             "Transfer-Encoding",
             "Trailer",
-            "Proxy-Connection",  # llhttp takes it for Connection
+            "Proxy-Connection",  # llhttp reads it as Connection
             "Sec-WebSocket-Key1",  # aiohttp refuses it
         ),
     )
 )
 
-Shape = tuple[bytes, bytes]  # how a head spells Accept and Connection; b"" where it has none
+Shape = tuple[bytes, bytes]  # a head's spelling of Accept and Connection; b"" if it has none
 
 
 class RequestParser:
-    """Reads heads; `headers` and `line` are those of the head read last."""
+    """Reads heads. `headers` are those of the last head."""
 
     def __init__(self) -> None:
         self.headers: dict[bytes, bytes] = {}
-        self.on_header = self.headers.setdefault  # of a repeated header the first; see `plain`
+        self.on_header = self.headers.setdefault  # the first of a repeated header; see `plain`
         self._shapes: dict[tuple[bytes, ...], Shape | None] = {}
         self._complete = 0
         self._new_parser()
@@ -49,14 +49,13 @@ class RequestParser:
         self._feed = httptools.HttpRequestParser(self).feed_data
 
     def on_message_complete(self) -> None:
-        """llhttp's: a request is whole."""
+        """Count a whole request; called by the parser."""
         self._complete += 1
 
     def plain(self, head: bytes) -> bytes | None:
-        """The Accept header of a plain head, empty where it has none; None where aiohttp is to
-        judge it.
+        """Return the Accept header of a plain head, empty if it has none; None if it is not plain.
 
-        `head` ends with its first blank line. What a callback raises is raised here.
+        `head` ends with its first blank line. An exception of a callback is raised here.
         """
         headers = self.headers
         headers.clear()
@@ -65,19 +64,19 @@ class RequestParser:
             self._feed(head)
         except httptools.HttpParserCallbackError as error:
             self._new_parser()
-            raise error.__context__ or error from None  # a bug of ours, never a hand-over
+            raise error.__context__ or error from None  # a bug, not a reason to hand over
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._new_parser()
             return None
         names = tuple(headers)
         shape = self._shapes.get(names) or self._shape(names)
-        # As many headers as lines, or one of them is there twice.
+        # Fewer headers than lines: one is repeated.
         if shape is None or self._complete != 1 or head.count(b"\n") - 2 != len(names):
             self._new_parser()
             return None
         accept, connection = shape
         if connection and headers[connection] not in KEPT:
-            self._new_parser()  # it may think that the connection is over
+            self._new_parser()  # it may hold the connection for closed
             return None
         return headers[accept] if accept else b""
 
@@ -95,7 +94,7 @@ class RequestParser:
 
 
 def may_go_on(data: bytes) -> bool:
-    """Whether what is there of an unfinished head may become one, by the parser's judgement."""
+    """Return True if the parser accepts an unfinished head so far."""
     if len(data) > HEAD_MAX:
         return False
     try:

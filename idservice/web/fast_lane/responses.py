@@ -1,13 +1,14 @@
-"""What the fast lane's connections on one listener share: known targets, and the heads of answers.
+"""Finds what a plain request asks for, and words its answer, for all connections of a listener.
 
-Answers are aiohttp's to the byte, but for the date.
+Answers are the same as aiohttp's, byte by byte, except the date.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from time import time
 
@@ -32,13 +33,13 @@ _crashes = RateLimitedLog(logging.getLogger("idservice.web"))
 
 
 class Target:
-    """What a request line asks for: ids of a supply, in some form."""
+    """The aim of a request line: ids of a counter, in one form."""
 
-    __slots__ = ("asked", "count", "epoch_state", "plain", "single", "supply")
+    __slots__ = ("asked", "count", "counter", "epoch_state", "plain", "single")
 
-    def __init__(self, supply: LocalCounter, asked: IdRequest) -> None:
-        self.supply = supply
-        self.epoch_state = supply.epoch_state
+    def __init__(self, counter: LocalCounter, asked: IdRequest) -> None:
+        self.counter = counter
+        self.epoch_state = counter.epoch_state
         self.asked = asked
         self.count = asked.count or 1
         self.single = asked.count is None and asked.format != "ranges"
@@ -49,7 +50,7 @@ Found = Target | bytes | Coroutine[object, object, bytes] | None
 
 
 class Responder:
-    """Finds out what a request asks for, and writes answers.
+    """Finds targets and words answers.
 
     `paths` maps paths to counters; `clock` tells the time of day.
     """
@@ -75,16 +76,16 @@ class Responder:
         self._as_text: dict[bytes, Target] = {}
         self._as_json: dict[bytes, Target] = {}
         self._by_accept: dict[bytes, dict[bytes, Target]] = {}
-        self._date = ""  # empty: of a second that is over
+        self._date = ""  # empty if its second is over
         self.plain_heads: dict[int, bytes] = {}  # by the length of the id; of this second
 
     def drain(self) -> None:
-        """From now on every answer says that the connection will be closed."""
+        """Say in each answer from now on that the connection will be closed."""
         self.draining = True
         self.plain_heads.clear()
 
     def forget(self) -> None:
-        """Look every request line up anew."""
+        """Forget all request lines."""
         self._as_text.clear()
         self._as_json.clear()
 
@@ -93,8 +94,7 @@ class Responder:
     def find(self, line: bytes, accept: bytes) -> Found:
         """Return what a request line and an Accept header ask for.
 
-        That is a target, a whole answer, or the work that ends with one. None if aiohttp is to
-        answer.
+        That is a target, a whole answer, or work that returns one. None means that aiohttp answers.
         """
         known = self._by_accept.get(accept)
         if known is None:
@@ -128,7 +128,7 @@ class Responder:
         if name is not None:
             return self._find_ids(name, target, accept)
         if path == "/readyz" and method == "GET":
-            return self._later(self._ready())
+            return self._later(self._ready)
         if path == "/livez" and method == "GET":
             return self._answer(TEXT, LIVE.encode())
         return None
@@ -145,18 +145,18 @@ class Responder:
             return None  # the connection is closed as well
         except errors.RequestRefused as error:
             return self.refusal(error)
-        supply = self.service.local_counters.get(name)
-        if supply is None:
-            return self._later(issue(self.service, name, asked))
-        return Target(supply, asked)
+        counter = self.service.local_counters.get(name)
+        if counter is None:
+            return self._later(partial(issue, self.service, name, asked))
+        return Target(counter, asked)
 
     async def _ready(self) -> tuple[str, bytes]:
         return TEXT, (await ready(self._view, draining=self.draining)).encode()
 
-    async def _later(self, work: Coroutine[object, object, tuple[str, bytes]]) -> bytes:
+    async def _later(self, work: Callable[[], Awaitable[tuple[str, bytes]]]) -> bytes:
         """Return the whole answer to a request that takes some `work`."""
         try:
-            return self._answer(*await work)
+            return self._answer(*await work())
         except errors.IdserviceError as error:
             return self.refusal(error)
         except Exception:
@@ -165,7 +165,7 @@ class Responder:
     # --- answers ---------------------------------------------------------------------------------
 
     def plain_head(self, body: bytes) -> bytes:
-        """What comes before one id as text."""
+        """Return the head before one id as text."""
         head = self.plain_heads.get(len(body))
         if head is None:
             head = self._head(HTTPStatus.OK, {"Content-Type": TEXT}, len(body))
@@ -173,26 +173,26 @@ class Responder:
         return head
 
     def single(self, target: Target, id: int) -> bytes:
-        """A whole answer: one id, in the form asked for."""
+        """Return a whole answer with one id."""
         if target.plain:
             body = b"%d" % id
             return self.plain_head(body) + body
         return self._answer(*one(target.epoch_state.counter, target.asked, id))
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
-        """A whole answer: as many ids as were asked for."""
+        """Return a whole answer with a batch of ids."""
         return self._answer(*several(target.epoch_state.counter, target.asked, blocks))
 
     def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
-        """A whole answer that refuses, and is counted."""
-        count_one(target.supply.tally.refusals, error.code)
+        """Return a whole answer that refuses, and count it."""
+        count_one(target.counter.tally.refusals, error.code)
         return self.refusal(error)
 
     def _answer(self, content_type: str, body: bytes) -> bytes:
         return self._head(HTTPStatus.OK, {"Content-Type": content_type}, len(body)) + body
 
     def refusal(self, error: errors.IdserviceError) -> bytes:
-        """A whole answer that refuses."""
+        """Return a whole answer that refuses."""
         response = problem(error)
         assert isinstance(response.body, bytes)
         headers = dict(response.headers)
@@ -206,7 +206,7 @@ class Responder:
         return self.refusal(errors.IdserviceError())
 
     def _head(self, status: HTTPStatus, headers: dict[str, str], length: int) -> bytes:
-        """In the order in which aiohttp writes them."""
+        """Return the lines of a head in the order of aiohttp."""
         if not self._date:
             self._new_second()
         lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Cache-Control: no-store"]
@@ -217,8 +217,8 @@ class Responder:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def _new_second(self) -> None:
-        """The date, until a timer ends it: no request asks for the time, and no timer runs while
-        nobody asks for anything."""
+        """Set the date until a timer ends it. No request reads the clock, and no timer runs without
+        requests."""
         now = self._clock()
         self._date = formatdate(int(now), usegmt=True)
         self._loop.call_later(1 - now % 1, self._end_second)

@@ -23,14 +23,14 @@ from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.connection import (
     BUFFER_MAX,
-    FORMS_MAX,
     SILENT_MAX,
+    TEMPLATES_MAX,
     FastConnection,
     FastConnections,
 )
 from idservice.web.fast_lane.parser import HEAD_MAX
 from idservice.web.fast_lane.responses import Responder
-from idservice.web.fast_lane.template import form_of
+from idservice.web.fast_lane.template import template_of
 from tests.web.conftest import Serve, Serving
 from tests.web.test_battery import FINE, MALFORMED
 from tests.web.wire import connected, request
@@ -667,24 +667,24 @@ async def test_forms_are_learnt_for_as_long_as_they_fit_now_and_then(
 ) -> None:
     learnt: list[bytes] = []
     monkeypatch.setattr(
-        "idservice.web.fast_lane.connection.form_of",
-        lambda one, other: (learnt.append(other), form_of(one, other))[1],
+        "idservice.web.fast_lane.connection.template_of",
+        lambda one, other: (learnt.append(other), template_of(one, other))[1],
     )
     lane, _ = hand.lane()
-    for token in range(3 * FORMS_MAX):  # a token that is renewed, and has another length
+    for token in range(3 * TEMPLATES_MAX):  # a token that is renewed, and has another length
         for number in range(4):
             await hand.stocked()
             lane.data_received(traced(number, also=b"y: " + b"t" * token))
-    assert len(learnt) == 6 * FORMS_MAX - 1
+    assert len(learnt) == 6 * TEMPLATES_MAX - 1
     learnt.clear()
-    for number in range(3 * FORMS_MAX):  # never two of one length
+    for number in range(3 * TEMPLATES_MAX):  # never two of one length
         await hand.stocked()
         lane.data_received(head(GET, H, b"y: " + b"t" * number))
-    assert len(learnt) == FORMS_MAX
+    assert len(learnt) == TEMPLATES_MAX
     assert not hand.taken
 
 
-@pytest.mark.parametrize("before", range(FORMS_MAX + 2))
+@pytest.mark.parametrize("before", range(TEMPLATES_MAX + 2))
 async def test_a_form_is_that_of_the_last_request_or_of_none(hand: Hand, before: int) -> None:
     """Also where the form of an earlier one was the last that was tried for."""
     lane, transport = hand.lane()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idservice.web.fast_lane.parser import TELLING, RequestParser
-from idservice.web.fast_lane.template import VALUES_MAX, form_of
+from idservice.web.fast_lane.template import VALUES_MAX, template_of
 
 LINE = b"GET /next HTTP/1.1"
 NAMES = st.sampled_from(
@@ -45,7 +45,7 @@ def test_what_fits_is_judged_by_the_parser_as_the_two_it_was_learnt_from(
     judged = [RequestParser().plain(one) for one in heads]
     if judged[0] is None or judged[1] is None:
         return  # the lane learns from plain requests alone
-    form = form_of(heads[0], heads[1])
+    form = template_of(heads[0], heads[1])
     if form is not None and form.fits(heads[2]):
         assert judged[2] == judged[0] == judged[1]
 
@@ -55,7 +55,7 @@ def varied(*values: bytes) -> bytes:
 
 
 def test_values_that_vary_are_found_and_others_must_stay() -> None:
-    form = form_of(varied(b"aaa", b"same", b"bbb"), varied(b"ccc", b"same", b"ddd"))
+    form = template_of(varied(b"aaa", b"same", b"bbb"), varied(b"ccc", b"same", b"ddd"))
     assert form is not None
     assert form.fits(varied(b"e e", b"same", b"~!f"))
     assert not form.fits(varied(b"eee", b"sane", b"fff"))
@@ -66,10 +66,10 @@ def test_values_that_vary_are_found_and_others_must_stay() -> None:
 
 def test_two_that_differ_in_more_than_a_few_values_have_no_form() -> None:
     count = VALUES_MAX + 1
-    assert form_of(varied(*[b"a"] * count), varied(*[b"b"] * count)) is None
-    assert form_of(varied(b"a"), varied(b"a")) is None
-    assert form_of(varied(b"a"), varied(b"aa")) is None
-    assert form_of(varied(b"a").replace(b"X-0", b"X-1"), varied(b"a")) is None
-    assert form_of(varied(b"a").replace(b"GET", b"PUT"), varied(b"a")) is None
+    assert template_of(varied(*[b"a"] * count), varied(*[b"b"] * count)) is None
+    assert template_of(varied(b"a"), varied(b"a")) is None
+    assert template_of(varied(b"a"), varied(b"aa")) is None
+    assert template_of(varied(b"a").replace(b"X-0", b"X-1"), varied(b"a")) is None
+    assert template_of(varied(b"a").replace(b"GET", b"PUT"), varied(b"a")) is None
     queried = [varied(b"a").replace(b"/next", b"/next?x:%d" % number) for number in range(2)]
-    assert form_of(*queried) is None
+    assert template_of(*queried) is None
