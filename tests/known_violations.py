@@ -9,7 +9,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "idservice/web/connection.py": "to be renamed",
     },
     "questions": {
-        "idservice/allocation/catalogue_watch.py": "to be reworded",
         "idservice/allocation/service.py": "to be reworded",
         "idservice/allocation/strict.py": "to be reworded",
         "idservice/errors.py": "to be reworded",

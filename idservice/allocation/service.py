@@ -66,12 +66,7 @@ class Service:
         self.spawn(self._watch())
         if has_catalogue(self.store):
             self._catalogue = CatalogueWatcher(
-                self.store,
-                self.local_counters,
-                runway_s=self.limits.runway,
-                health=self.health,
-                random=self.random,
-                finish=self._finish,
+                self.store, self._context, self.local_counters, finish=self._finish
             )
             self.spawn(self._catalogue.run())
         _entered.add(self)

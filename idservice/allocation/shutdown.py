@@ -1,76 +1,71 @@
-"""The clean stop of an instance: every counter drops its ids, and gives back what it can."""
+"""The clean stop of an instance: every counter drops its ids, and gives back the unused ones."""
 
 import asyncio
 import logging
 from collections.abc import Collection
+from functools import partial
 
 from idservice import errors
 from idservice.allocation import give_back
 from idservice.allocation.local_counter import LocalCounter
 from idservice.core.gap_causes import GapCause
 from idservice.core.shards import Shard
+from idservice.stores.at_once import for_each
 from idservice.stores.protocol import IdStore, with_catalogue
 
 log = logging.getLogger("idservice.closing")
 
 GIVE_BACK_MAX_S = 2.0  # for all counters together
-AT_ONCE = 16  # counters, so that the store is not flooded
 
 
-async def close_all(supplies: Collection[LocalCounter], store: IdStore, *, within_s: float) -> None:
-    """Stop all of them for good, and log what became of their ids.
+async def close_all(
+    local_counters: Collection[LocalCounter], store: IdStore, *, within_s: float
+) -> None:
+    """Stop all counters for good, and log what became of their ids. Raises nothing.
 
-    What was not given back in time is a gap. Raises nothing.
+    Ids that were not given back in time are a gap.
     """
     reasons: dict[str, str] = {}
-    waiting = iter(tuple(supplies))
-
-    async def close_some() -> None:
-        for supply in waiting:
-            await _close(supply, store, reasons, patience_s=within_s / 2)
-
+    close = partial(_close, store=store, reasons=reasons, patience_s=within_s / 2)
     try:
-        async with asyncio.timeout(within_s), asyncio.TaskGroup() as group:
-            for _ in range(min(AT_ONCE, len(supplies))):
-                group.create_task(close_some())
+        async with asyncio.timeout(within_s):
+            await for_each(tuple(local_counters), close)
     except TimeoutError:
         pass
     finally:
-        for supply in supplies:
-            supply.stop(errors.Stopped(), cause=GapCause.STOP)
-            _log(supply, reasons.get(supply.counter.name, "there was no time left"))
+        for local in local_counters:
+            local.stop(errors.Stopped(), cause=GapCause.STOP)
+            _log(local, reasons.get(local.counter.name, "there was no time left"))
 
 
 async def _close(
-    supply: LocalCounter, store: IdStore, reasons: dict[str, str], *, patience_s: float
+    local: LocalCounter, store: IdStore, reasons: dict[str, str], *, patience_s: float
 ) -> None:
-    name = supply.counter.name
-    blocks = await supply.close(patience_s)  # first: forget them
+    name = local.counter.name
+    blocks = await local.close(patience_s)  # first: forget them
     if not blocks:
-        reasons[name] = "what was lent is not given back"
+        reasons[name] = "borrowed ids are not given back"
         return
     reasons[name] = "the store did not answer in time"
     why = "they are of an epoch that is over"
-    for shard in supply.allocator.shards:
+    for shard in local.allocator.shards:
         if any(shard.layout.indices(ids) is not None for ids in blocks):
-            why = await _give_back(supply, store, shard, blocks) or why
+            why = await _give_back(local, store, shard, blocks) or why
     reasons[name] = why
 
 
-async def _give_back(
-    supply: LocalCounter, store: IdStore, shard: Shard, blocks: list[range]
-) -> str:
-    """Give back what is of one shard; why some of it is a gap, empty where none is."""
+async def _give_back(local: LocalCounter, store: IdStore, shard: Shard, blocks: list[range]) -> str:
+    """Give back the ids of one shard; return why some of them are a gap, empty if none are."""
     try:
         plan = await give_back.give_back(
             with_catalogue(store),
-            supply.counter,
+            local.counter,
             blocks,
             rev=shard.rev,
             end=shard.seen,
             shard=shard.layout.shard,
         )
-        supply.allocator.returned(plan.count, too_many=plan.too_many)
+        local.allocator.returned(plan.count, too_many=plan.too_many)
     except errors.StoreError as error:
         return str(error)
     except Exception:  # a bug of ours or of a library
@@ -79,8 +74,8 @@ async def _give_back(
     return "the list of returned ranges is full" if plan.too_many else ""
 
 
-def _log(supply: LocalCounter, why: str) -> None:
-    reading, name = supply.reading(), supply.counter.name
+def _log(local: LocalCounter, why: str) -> None:
+    reading, name = local.reading(), local.counter.name
     if reading.returned:
         log.info(
             "counter %s: %d ids were given back", name, reading.returned,

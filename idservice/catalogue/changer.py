@@ -29,13 +29,13 @@ from idservice.catalogue import rules
 from idservice.catalogue.changes import Change
 from idservice.core import backoff
 from idservice.core import epoch as epochs
+from idservice.stores.at_once import for_each
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Intent, ShardState
 
 log = logging.getLogger("idservice.change")
 
 CALL_MAX_S = 5.0  # what one call of the store may take
-AT_ONCE = 16  # shards
 TRIES = 8  # failures in a row after which it is left to an instance
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 2.0
 
@@ -107,7 +107,7 @@ class EpochChanger:
         for _ in range(TRIES):
             before = await self.carry_out(name, past=wanted.vouched)
             shards = range(max(before.shards, wanted.new_shards))
-            found = await self._on_each(shards, partial(self._found, before, vouched=vouched))
+            found = await for_each(shards, partial(self._found, before, vouched=vouched))
             after = rules.begun(before, wanted, found, self._random)
             if after is before:
                 return before, before
@@ -199,7 +199,7 @@ class EpochChanger:
     async def _seal_shards(self, work: "_Work") -> bool:
         intent = work.intent
         vouched = work.past is not None or (intent.kind == "fence" and not intent.ahead)
-        work.found = await self._on_each(
+        work.found = await for_each(
             rules.to_seal(work.entry), partial(self._seal, work.entry, work.seal, vouched=vouched)
         )
         self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
@@ -220,9 +220,7 @@ class EpochChanger:
         if intent.lower:
             await self._outlast_the_stale(work.entry, intent.epoch)
         if intent.opens:
-            await self._on_each(
-                range(intent.shards), partial(self._open, work.entry, intent, work.seal)
-            )
+            await for_each(range(intent.shards), partial(self._open, work.entry, intent, work.seal))
         return True
 
     async def _conclude(self, work: "_Work") -> bool:
@@ -310,25 +308,6 @@ class EpochChanger:
         await asyncio.sleep(seconds)
 
     # --- calls -----------------------------------------------------------------------------------
-
-    async def _on_each(
-        self, shards: range, step: Callable[[int], Coroutine[object, object, T]]
-    ) -> list[T]:
-        """Take a step on each shard, several at once, and return the results in order.
-
-        Raises the error of one of them, once all have ended.
-        """
-        free = asyncio.Semaphore(AT_ONCE)
-
-        async def one(shard: int) -> T:
-            async with free:
-                return await step(shard)
-
-        results = await asyncio.gather(*map(one, shards), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in results if not isinstance(result, BaseException)]
 
     async def _call(self, call: Coroutine[object, object, T]) -> T:
         return await in_time(self._store, call)

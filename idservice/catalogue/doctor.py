@@ -4,13 +4,14 @@ To add a check of counters, add a function to CHECKS. The checks of a store are 
 makes the same ones.
 """
 
-import asyncio
 import shlex
 from collections.abc import Sequence
+from functools import partial
 
 from idservice import errors
 from idservice.catalogue.changes import command
 from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
+from idservice.stores.at_once import for_each
 from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import (
@@ -22,7 +23,6 @@ from idservice.stores.records import (
     ShardState,
 )
 
-AT_ONCE = 16
 LOOKS_MAX = 3  # at a counter that is changed each time
 WHOLE = ("reach", "file", "table", "key", "central")  # a fault of these hides all counters
 LEFT_MIN = 20  # one id in 20 is to be left below a limit
@@ -58,14 +58,8 @@ async def _entries(store: IdStore) -> tuple[list[Counter], list[Finding]]:
 
 
 async def _counters(store: IdStore, entries: Sequence[Counter]) -> list[Finding]:
-    found: list[Finding] = []
-    rest = iter(entries)
-
-    async def look() -> None:
-        for entry in rest:
-            found.extend(await _counter(store, entry))
-
-    await asyncio.gather(*(look() for _ in range(AT_ONCE)))
+    looked = await for_each(entries, partial(_counter, store))
+    found = [finding for findings in looked for finding in findings]
     if entries and not any(finding.is_worse_than_advice for finding in found):
         count = sum(entry.state != DELETED for entry in entries)
         found.append(

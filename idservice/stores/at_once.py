@@ -1,0 +1,30 @@
+"""Work on many items over a store: several at once, but without flooding it."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TypeVar
+
+AT_ONCE = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+async def for_each(
+    items: Iterable[Item], work: Callable[[Item], Coroutine[object, object, Result]]
+) -> list[Result]:
+    """Return the results of `work` on each item, in the order of the items.
+
+    If some of them fail, the others end, and then the first failure is raised.
+    """
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def work_on(item: Item) -> Result:
+        async with free:
+            return await work(item)
+
+    results = await asyncio.gather(*map(work_on, items), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
