@@ -5,13 +5,15 @@ Each step is tried again until its deadline if waiting can help.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from random import Random
 
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
-from idservice.core import backoff
+from idservice.core.backoff import pause
 from idservice.server.settings import STORE_DEFAULT
 from idservice.stores import initialise
 from idservice.stores.findings import Clock
@@ -31,24 +33,53 @@ def may_create(store: str | None, *, init: bool) -> bool:
 
 async def reach(store: IdStore, random: Random, *, create: bool, deadline: float) -> None:
     """Check that the store can be used. Raises StoreUnready after `deadline`, a loop time."""
+
+    async def attempt() -> None:
+        if create and await initialise(store, new_counter(DEFAULT_COUNTER, random)):
+            log.warning(
+                "%s was created; ids start from 0",
+                store.address,
+                extra={"action": "store_created"},
+            )
+        await store.verify()
+
+    def may_pass(error: errors.StoreError) -> bool:
+        return isinstance(error, errors.StoreUnready) and error.waiting_helps
+
+    await _until(deadline, attempt, may_pass)
+
+
+async def warm(service: Service, *, deadline: float) -> None:
+    """Reserve the first ids, which shows that the store allows it. Raises StoreUnready."""
+    try:
+        await _until(deadline, service.warm, lambda error: error.retryable)
+    except errors.StoreError as error:
+        why = str(error).rstrip(".")
+        raise errors.StoreUnready(store=service.store.address, why=why) from error
+
+
+async def _until(
+    deadline: float,
+    attempt: Callable[[], Awaitable[None]],
+    may_pass: Callable[[errors.StoreError], bool],
+) -> None:
+    """Try again until the deadline, as long as errors may pass."""
     loop = asyncio.get_running_loop()
-    failures = 0
-    while True:
-        failures += 1
-        pause = backoff.pause(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
+    for failures in count(1):
+        pause_s = pause(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
         try:
-            if create and await initialise(store, new_counter(DEFAULT_COUNTER, random)):
-                log.warning(
-                    "%s was created; ids start from 0",
-                    store.address,
-                    extra={"action": "store_created"},
-                )
-            return await store.verify()
-        except errors.StoreUnready as error:
-            if not error.waiting_helps or loop.time() + pause > deadline:
+            await attempt()
+            return
+        except errors.StoreError as error:
+            left_s = deadline - loop.time()
+            if not may_pass(error) or pause_s > left_s:
                 raise
-            _say_waiting(error, deadline - loop.time(), first=failures == 1)
-        await asyncio.sleep(pause)
+            if failures == 1:
+                why = str(error).rstrip(".")
+                log.warning(
+                    "%s; trying again for %.0f s", why, left_s, extra={"action": "store_wait"}
+                )
+        await asyncio.sleep(pause_s)
 
 
 async def log_findings(store: IdStore, clock: Clock) -> None:
@@ -70,26 +101,3 @@ async def log_findings(store: IdStore, clock: Clock) -> None:
                 finding.why,
                 extra={"action": "store_examined"},
             )
-
-
-async def warm(service: Service, *, deadline: float) -> None:
-    """Reserve the first ids, which shows that the store allows it. Raises StoreUnready."""
-    loop = asyncio.get_running_loop()
-    failures = 0
-    while True:
-        failures += 1
-        pause = backoff.pause(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
-        try:
-            return await service.warm()
-        except errors.StoreError as error:
-            if not error.retryable or loop.time() + pause > deadline:
-                why = str(error).rstrip(".")
-                raise errors.StoreUnready(store=service.store.address, why=why) from error
-            _say_waiting(error, deadline - loop.time(), first=failures == 1)
-        await asyncio.sleep(pause)
-
-
-def _say_waiting(error: errors.StoreError, seconds: float, *, first: bool) -> None:
-    if first:
-        why = str(error).rstrip(".")
-        log.warning("%s; trying again for %.0f s", why, seconds, extra={"action": "store_wait"})

@@ -13,15 +13,15 @@ LATE_NS = 1_000_000  # allowed delay of the load itself, at the 99th percentile
 UNKNOWN = "not checked: the answers do not name the kind of the counter"
 
 
-def order_promised(told: Ranges | None, *, unordered: bool) -> str:
+def order_promised(answer: Ranges | None, *, unordered: bool) -> str:
     """Return the order that a counter promises, by an answer of the service."""
     if unordered:
         return "not checked: --unordered"
-    if told is None:
+    if answer is None:
         return UNKNOWN
-    if told.mode == "strict":
+    if answer.mode == "strict":
         return "strict over all connections"
-    if any(block.step > 1 for block in told.ranges):
+    if any(block.step > 1 for block in answer.ranges):
         return "not checked: the counter has shards"
     return "rising on each connection"
 

@@ -37,8 +37,8 @@ class PoolView:
     async def reading(self, counter: str) -> CounterSample | None:
         """Return the figures of a counter; None if it is not in use. Raises ParentSilent."""
         if self._link is None:
-            supply = self._service.local_counters.get(counter)
-            return supply.reading() if supply is not None else None
+            local = self._service.local_counters.get(counter)
+            return local.reading() if local is not None else None
         readings = (await self.snapshot()).readings
         return next((reading for reading in readings if reading.counter == counter), None)
 

@@ -27,8 +27,8 @@ class WorkerProcess:
         self.connection = connection
         self.served_from: float | None = None
         self.hung_up = False  # it closed the channel, or the channel failed
-        self.asked = 0  # number of the last request for a report,
-        self.told = 0  # and of the last one it answered
+        self.requested = 0  # number of the last request for a report,
+        self.reported = 0  # and of the last one it answered
         self.silent_s = 0.0  # see `silent_for`
         self.unsent = bytearray()
         self._reader = messages.MessageReader()
@@ -62,12 +62,12 @@ class WorkerProcess:
 
     def answered(self, number: int) -> None:
         """Note its answer to the request `number`, which shows that it runs."""
-        self.told = max(self.told, number)
+        self.reported = max(self.reported, number)
         self.silent_s = 0.0
 
     def silent_for(self, elapsed: float) -> float:
         """Add `elapsed` seconds to the time for which it has owed an answer, and return that."""
-        self.silent_s = self.silent_s + elapsed if self.told < self.asked else 0.0
+        self.silent_s = self.silent_s + elapsed if self.reported < self.requested else 0.0
         return self.silent_s
 
     def kill(self) -> None:

@@ -91,7 +91,7 @@ class Collecting:
 
     def over(self, now: float) -> bool:
         """Return True if there is nothing left to wait for."""
-        return now >= self.due or all(worker.told >= self.number for worker in self.missing)
+        return now >= self.due or all(worker.reported >= self.number for worker in self.missing)
 
 
 class Supervisor:
@@ -267,7 +267,7 @@ class Supervisor:
     def _ask(self, workers: list[WorkerProcess], *, full: bool, ready: bool = True) -> None:
         self._number += 1
         for worker in workers:
-            worker.asked = self._number
+            worker.requested = self._number
             self._send(worker, messages.ReportRequest(self._number, full, ready))
 
     def _send(self, worker: WorkerProcess, message: messages.Message | None = None) -> None:
@@ -293,7 +293,7 @@ class Supervisor:
         """Ask all workers to report, and kill those that hang."""
         if now >= self._ask_at:
             self._ask_at = now + ASK_S
-            prompt = [one for one in self._workers.values() if one.told >= one.asked]
+            prompt = [one for one in self._workers.values() if one.reported >= one.requested]
             full = now >= self._full_at
             if full:
                 self._full_at = now + max(ASK_S, FULL_S * self._totals.counters)

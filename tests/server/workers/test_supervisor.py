@@ -250,7 +250,7 @@ def watching(process: subprocess.Popen[bytes]) -> tuple[Supervisor, WorkerProces
     worker = WorkerProcess(0, process.pid, ours)
     parent._add(worker)
     parent._watch(0.0, 0.0)
-    assert worker.asked > worker.told
+    assert worker.requested > worker.reported
     return parent, worker, theirs
 
 
@@ -280,7 +280,7 @@ def test_a_worker_that_answers_late_but_answers_is_left_alone(
     with worker.connection, theirs:
         for second in range(100):
             parent._ask([worker], full=True)  # so that it always owes the newest
-            theirs.sendall(messages.encoded(messages.Report(worker.asked - 1, None)))
+            theirs.sendall(messages.encoded(messages.Report(worker.requested - 1, None)))
             parent._receive(worker)
             parent._watch(second, 1.0)
             assert worker.silent_s == 1.0
@@ -315,10 +315,10 @@ def test_a_collection_does_not_wait_for_a_worker_that_ended() -> None:
     asker, ends = parent._workers.values()
     with parent._selector, asker.connection, theirs[0], theirs[1]:
         parent._collect(asker, full=False)
-        parent._on_message(asker, messages.Report(asker.asked, replace(REPORT, snapshot=None)))
+        parent._on_message(asker, messages.Report(asker.requested, replace(REPORT, snapshot=None)))
         parent._answer(0.0)
         heard = messages.MessageReader().messages(theirs[0].recv(2**16))
-        assert heard == [messages.ReportRequest(asker.asked, False)], "the other is waited for"
+        assert heard == [messages.ReportRequest(asker.requested, False)], "the other is waited for"
         parent._ended(ends, -signal.SIGKILL)
         parent._answer(0.0)  # long before it is due
         assert messages.MessageReader().messages(theirs[0].recv(2**16)) == [
