@@ -85,7 +85,7 @@ async def _drive(
 ) -> Span:
     """Take ids at an even rate; what memory cannot serve waits without holding the others up."""
     loop = asyncio.get_running_loop()
-    writes, waits, began = store.writes, supply.tally.waits, loop.time()
+    writes, waits, began = store.writes, supply.stats.waits, loop.time()
     waiting: set[asyncio.Task[int]] = set()
     each = round(rate * TICK_S)
     for tick in range(1, round(seconds / TICK_S) + 1):
@@ -109,7 +109,7 @@ async def _drive(
     return Span(
         ids=each * round(seconds / TICK_S) - refused,
         writes=store.writes - writes,
-        waits=supply.tally.waits - waits,
+        waits=supply.stats.waits - waits,
         refused=refused,
     )
 

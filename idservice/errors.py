@@ -249,7 +249,7 @@ class EpochChanged(NotApplied):
 
     @property
     def gone_back(self) -> bool:
-        """Whether somebody closed the position because it was moved back."""
+        """Return True if an instance closed the position because it was moved back."""
         return str(self.fields["found"]).startswith("gone-back:")
 
 

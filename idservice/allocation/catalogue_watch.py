@@ -93,11 +93,11 @@ class CatalogueWatcher:
 
         await asyncio.gather(*(read_some() for _ in range(AT_ONCE)))
 
-    # --- silence ---------------------------------------------------------------------------------
+    # --- age -------------------------------------------------------------------------------------
 
     @property
-    def silence(self) -> CatalogueAge:
-        """The time since the catalogue was heard of."""
+    def age(self) -> CatalogueAge:
+        """The time since the catalogue was last read."""
         return CatalogueAge(self._loop.time() - self._heard_at, self._stale_s)
 
     @property

@@ -17,16 +17,16 @@ from idservice.stores.records import Counter
 
 class EpochState:
     """`allocator` serves the present epoch. One that was replaced hands out nothing more, and ids
-    that still come to it are burnt. `tally` is counted elsewhere."""
+    that still come to it are burnt. `stats` is counted elsewhere."""
 
     __slots__ = (
         "_context", "_epoch", "_expiry", "_loop", "_past", "allocator", "buffer", "counter",
-        "tally",
+        "stats",
     )  # fmt: skip
 
-    def __init__(self, counter: Counter, context: Context, tally: CounterStats) -> None:
+    def __init__(self, counter: Counter, context: Context, stats: CounterStats) -> None:
         self.counter = counter
-        self.tally = tally
+        self.stats = stats
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._past: CounterSample | None = None  # of the allocators that were replaced
@@ -80,7 +80,7 @@ class EpochState:
         """The shards in a random order: each instance begins elsewhere and goes elsewhere next."""
         count = self.counter.shards
         order = self._context.random.sample(range(count), count) if count > 1 else (0,)
-        return Shards(*(self.counter.layout(at) for at in order), moves=self.tally.moves)
+        return Shards(*(self.counter.layout(at) for at in order), moves=self.stats.moves)
 
     def _new_allocator(self, shards: Shards) -> Allocator:
         self._epoch = self.counter.epoch
@@ -125,7 +125,7 @@ class EpochState:
             held=allocator.held,
             rate=allocator.present_rate(now),
             waiting=waiting,
-            standing=self._standing(now, reason),
+            state=self._standing(now, reason),
         )
 
     def _with(self, allocator: Allocator, **present: Any) -> CounterSample:
@@ -141,7 +141,7 @@ class EpochState:
 
     @property
     def _before(self) -> CounterSample:
-        return self._past or CounterSample(self.counter.name, 0, 0, 0, 0.0, 0, {}, self.tally)
+        return self._past or CounterSample(self.counter.name, 0, 0, 0, 0.0, 0, {}, self.stats)
 
     def _standing(self, now: float, reason: errors.IdserviceError | None) -> CounterState:
         counter, allocator = self.counter, self.allocator
@@ -155,7 +155,7 @@ class EpochState:
             low=allocator.low,
             highest=allocator.pace.highest,
             pace=allocator.pace.per_second(now),
-            lent=self.borrows,
+            borrowed=self.borrows,
             change=counter.intent.kind if counter.intent is not None else "",
             code=reason.code if reason is not None else "",
             why=str(reason) if reason is not None else "",

@@ -44,14 +44,14 @@ class LocalCounter:
         keep_filled: bool = False,
         missing: "Callable[[LocalCounter], None]",
     ) -> None:
-        self.tally = CounterStats()
+        self.stats = CounterStats()
         self._serving = ServingState()
         self._recheck_at = 0.0  # when a suspect counter is checked again
         self._context = context
         self._missing = missing
         self._loop = asyncio.get_running_loop()
-        self._queue = WaitQueue(self.tally, self._too_long, window_over=self._start_refill)
-        self.epoch_state = EpochState(counter, context, self.tally)
+        self._queue = WaitQueue(self.stats, self._too_long, window_over=self._start_refill)
+        self.epoch_state = EpochState(counter, context, self.stats)
         self.reserver = Reserver(context, self.epoch_state, self._queue)
         self._refiller = Refiller(
             context, self.epoch_state, self._queue, self.reserver, keep_filled=keep_filled
@@ -200,7 +200,7 @@ class LocalCounter:
             self._queue.share_out(self.allocator, outcome.arrived, strict=self.counter.strict)
         if outcome.result is Result.GRANTED:
             self.epoch_state.expire_from(outcome.began)
-        count(self.tally.reservations, counted)
+        count(self.stats.reservations, counted)
 
     # --- the catalogue ---------------------------------------------------------------------------
 

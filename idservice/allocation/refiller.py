@@ -199,7 +199,7 @@ class Refiller:
             return await self._reserve(outcome, in_background=in_background)
         except asyncio.CancelledError:
             asked.allocator.refused(asked.request.token, unknown=True)
-            count(self._epoch_state.tally.reservations, Result.UNKNOWN)
+            count(self._epoch_state.stats.reservations, Result.UNKNOWN)
             raise
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
@@ -247,7 +247,7 @@ class Refiller:
         finally:  # before any waiter is answered, which takes time too
             took = self._queue.window.took = self._loop.time() - began
             self._context.health.latency.observe(took)
-            self._epoch_state.tally.latency.observe(took)
+            self._epoch_state.stats.latency.observe(took)
         self._context.health.answered()
         return answer
 

@@ -102,7 +102,7 @@ class Reserver:
             asked.shard,
             patience_s=self._patience(in_background=False),
         )
-        self._epoch_state.tally.claimed += claimed
+        self._epoch_state.stats.claimed += claimed
         return claimed > 0
 
     # --- batches of a strict counter -------------------------------------------------------------

@@ -240,7 +240,7 @@ class Service:
             latency=self.health.latency,
             lag=self.lag,
             version=__version__,
-            silence=self._catalogue.silence if self._catalogue is not None else None,
+            catalogue_age=self._catalogue.age if self._catalogue is not None else None,
             draining=self.stop_by < float("inf"),
         )
 

@@ -45,19 +45,19 @@ class WaitQueue:
     """
 
     __slots__ = (
-        "_loop", "_tally", "_timer", "_too_long", "_waiting", "arrivals", "window",
+        "_loop", "_stats", "_timer", "_too_long", "_waiting", "arrivals", "window",
     )  # fmt: skip
 
     def __init__(
         self,
-        tally: CounterStats,
+        stats: CounterStats,
         too_long: Callable[[Waiter], IdserviceError],
         *,
         window_over: Callable[[], None],
     ) -> None:
         self.arrivals = 0  # the number of waiters that ever arrived
         self.window = BatchWindow(window_over)
-        self._tally = tally
+        self._stats = stats
         self._too_long = too_long
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Waiter] = {}  # by number, and so in order
@@ -91,7 +91,7 @@ class WaitQueue:
         number = self.arrivals
         waiter = self._waiting[number] = Waiter(count, answer, gone, number, now, now + patience_s)
         self.arrivals = number + 1
-        self._tally.waits += 1
+        self._stats.waits += 1
         if self._timer is None:
             self._timer = self._loop.call_at(waiter.deadline, self._expire)
         return waiter
@@ -100,7 +100,7 @@ class WaitQueue:
         """Remove a waiter; return False if it was not there any more."""
         if self._waiting.pop(waiter.number, None) is None:
             return False
-        self._tally.wait_seconds += now - waiter.since
+        self._stats.wait_seconds += now - waiter.since
         return True
 
     def refuse(self, waiter: Waiter, error: IdserviceError) -> None:

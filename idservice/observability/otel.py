@@ -205,10 +205,10 @@ def _observe(meters: MeterProvider, counted: _Counted) -> None:
     count, gauge = meter.create_observable_counter, meter.create_observable_gauge
     count("idservice.ids.issued", of_each(lambda one: one.issued), "{id}")
     count("idservice.ids.reserved", of_each(lambda one: one.reserved), "{id}")
-    count("idservice.waits", of_each(lambda one: one.tally.waits), "{request}")
+    count("idservice.waits", of_each(lambda one: one.stats.waits), "{request}")
     count("idservice.gaps", by("cause", lambda one: one.gaps), "{id}")
-    count("idservice.refusals", by("code", lambda one: one.tally.refusals), "{request}")
-    count("idservice.reservations", by("result", lambda one: one.tally.reservations), "{call}")
+    count("idservice.refusals", by("code", lambda one: one.stats.refusals), "{request}")
+    count("idservice.reservations", by("result", lambda one: one.stats.reservations), "{call}")
     gauge("idservice.ids.in_memory", of_each(lambda one: one.held), "{id}")
     gauge("idservice.runway", of_each(_finite_runway_s), "s")
     gauge("idservice.store.up", [store_up], "1")

@@ -108,33 +108,33 @@ def _counts(rows: _Lines) -> Iterator[bytes]:
         lambda row: row.reserved,
     )
     yield from rows.counter(
-        "ids_claimed", "Ids claimed that other instances gave back.", lambda row: row.tally.claimed
+        "ids_claimed", "Ids claimed that other instances gave back.", lambda row: row.stats.claimed
     )
     yield from rows.by(
         "reservations",
         "Reservations, by result.",
         "result",
-        lambda row: row.tally.reservations,
+        lambda row: row.stats.reservations,
     )
     yield from rows.by(
         "shard_moves",
         "Moves of reservations to another shard, by cause.",
         "cause",
-        lambda row: row.tally.moves,
+        lambda row: row.stats.moves,
     )
     yield from rows.by(
         "gap_ids", "Ids that will never be handed out, by cause.", "cause", lambda row: row.gaps
     )
     yield from rows.by(
-        "refusals", "Requests refused, by error code.", "code", lambda row: row.tally.refusals
+        "refusals", "Requests refused, by error code.", "code", lambda row: row.stats.refusals
     )
     yield from rows.counter(
-        "waits", "Requests that waited for the store.", lambda row: row.tally.waits
+        "waits", "Requests that waited for the store.", lambda row: row.stats.waits
     )
     yield from rows.counter(
         "wait_seconds",
         "Seconds that requests waited for the store.",
-        lambda row: row.tally.wait_seconds,
+        lambda row: row.stats.wait_seconds,
     )
 
 
@@ -152,17 +152,17 @@ def _gauges(rows: _Lines) -> Iterator[bytes]:
     yield from rows.gauge(
         "suspect",
         "1 if the position of the counter cannot be trusted, so that no id is handed out.",
-        lambda row: row.standing.suspect if row.standing else None,
+        lambda row: row.state.suspect if row.state else None,
     )
     yield from rows.gauge(
         "strict",
         "1 if the counter is strict, so that each id waits for a write.",
-        lambda row: row.standing.strict if row.standing else None,
+        lambda row: row.state.strict if row.state else None,
     )
     yield from rows.gauge(
         "limit_used_ratio",
         "Share of the ids up to the limit that is used, 0 to 1.",
-        lambda row: row.standing.limit_used if row.standing else None,
+        lambda row: row.state.limit_used if row.state else None,
     )
 
 
@@ -178,16 +178,16 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
         "1 if the store answered the last call.",
         value=float(snapshot.store_up),
     )
-    if snapshot.silence is not None:
+    if snapshot.catalogue_age is not None:
         yield GaugeMetricFamily(
             "idservice_catalogue_age_seconds",
             "Seconds since the catalogue was last read.",
-            value=snapshot.silence.seconds,
+            value=snapshot.catalogue_age.seconds,
         )
         yield GaugeMetricFamily(
             "idservice_catalogue_age_limit_seconds",
             "Age of the catalogue in seconds from which no id is handed out.",
-            value=snapshot.silence.most,
+            value=snapshot.catalogue_age.most,
         )
     yield GaugeMetricFamily(
         "idservice_draining",

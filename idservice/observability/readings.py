@@ -29,7 +29,7 @@ class CounterState(msgspec.Struct, frozen=True):
     low: int  # held when the next one begins
     highest: int | None  # of the ids this instance was ever granted in this epoch
     pace: float  # ids a second by which all instances together move on; 0: not known
-    lent: bool = False  # by another service
+    borrowed: bool = False  # by another service
     change: str = ""  # the kind of a change under way
     code: str = ""
     why: str = ""
@@ -54,42 +54,42 @@ class CounterState(msgspec.Struct, frozen=True):
         return (self.highest + 1) / (self.limit + 1)
 
 
-def together(standings: Sequence[CounterState]) -> CounterState | None:
+def together(states: Sequence[CounterState]) -> CounterState | None:
     """Return the state of a counter that several workers have in use. Each worker has its own ids,
     and sees all of the counter. The trouble of one worker is the trouble of the clients connected
     to it."""
-    if not standings:
+    if not states:
         return None
-    newest = max(standings, key=lambda one: one.epoch)
-    worst = next((one for one in standings if one.code), newest)
-    current = [one for one in standings if one.epoch == newest.epoch]
+    newest = max(states, key=lambda one: one.epoch)
+    worst = next((one for one in states if one.code), newest)
+    current = [one for one in states if one.epoch == newest.epoch]
     return CounterState(
         epoch=newest.epoch,
         strict=newest.strict,
         shards=newest.shards,
         limit=newest.limit,
         runway=newest.runway,
-        stock=sum(one.stock for one in standings),
-        low=sum(one.low for one in standings),
+        stock=sum(one.stock for one in states),
+        low=sum(one.low for one in states),
         highest=max((one.highest for one in current if one.highest is not None), default=None),
         pace=max(one.pace for one in current),
-        lent=newest.lent,
+        borrowed=newest.borrowed,
         change=newest.change,
         code=worst.code,
         why=worst.why,
     )
 
 
-def worst(standings: Sequence[CounterState]) -> CounterState | None:
+def worst(states: Sequence[CounterState]) -> CounterState | None:
     """Return the state that looks as bad as each of several: suspect if one is, and as near to its
     limit as the nearest."""
-    if not standings:
+    if not states:
         return None
-    shown = next((one for one in standings if one.suspect), standings[0])
-    nearest = max(standings, key=lambda one: one.limit_used or 0.0)
+    shown = next((one for one in states if one.suspect), states[0])
+    nearest = max(states, key=lambda one: one.limit_used or 0.0)
     return msgspec.structs.replace(
         shown,
-        strict=any(one.strict for one in standings),
+        strict=any(one.strict for one in states),
         limit=nearest.limit,
         highest=nearest.limit if nearest.code == "exhausted" else nearest.highest,
     )
@@ -168,16 +168,16 @@ class CounterSample:
     rate: float  # ids per second of late; 0 for a strict counter
     waiting: int
     gaps: dict[str, int]
-    tally: CounterStats
+    stats: CounterStats
     returned: int = 0  # ids that went back to the store at the stop
-    standing: CounterState | None = None  # None where nobody who lives has it in use
+    state: CounterState | None = None  # None where nobody who lives has it in use
 
     @property
     def runway_s(self) -> float:
         """Seconds for which the ids in memory last at that rate. Infinite if none need to be
         held."""
         if not self.held:
-            return float("inf") if self.standing is not None and self.standing.closed else 0.0
+            return float("inf") if self.state is not None and self.state.closed else 0.0
         return self.held / self.rate if self.rate else float("inf")
 
 
@@ -202,7 +202,7 @@ class Snapshot:
     restarts: int = 0  # of workers that ended by themselves
     store_error: str = ""  # why it is not up
     uptime_s: float = 0.0
-    silence: CatalogueAge | None = None  # of the catalogue; None where the store has none
+    catalogue_age: CatalogueAge | None = None  # of the catalogue; None where the store has none
     draining: bool = False  # it was told to stop, and still answers
 
 
@@ -224,23 +224,23 @@ def capped(readings: list[CounterSample], most: int) -> list[CounterSample]:
     shortest = min(reading.runway_s for reading in rest)
     total = summed(REST, rest)
     rate = total.held / shortest if shortest else inf
-    standings = [one.standing for one in rest if one.standing is not None]
-    return [*kept, replace(total, rate=rate, standing=worst(standings))]
+    states = [one.state for one in rest if one.state is not None]
+    return [*kept, replace(total, rate=rate, state=worst(states))]
 
 
 def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
     """Return the sum of several readings, as one of `counter`."""
     gaps: dict[str, int] = {}
-    tally = CounterStats()
+    stats = CounterStats()
     for reading in readings:
         _add(gaps, reading.gaps)
-        _add(tally.reservations, reading.tally.reservations)
-        _add(tally.refusals, reading.tally.refusals)
-        tally.waits += reading.tally.waits
-        tally.wait_seconds += reading.tally.wait_seconds
-        tally.claimed += reading.tally.claimed
-        _add(tally.moves, reading.tally.moves)
-    tally.latency = Latency.sum(reading.tally.latency for reading in readings)
+        _add(stats.reservations, reading.stats.reservations)
+        _add(stats.refusals, reading.stats.refusals)
+        stats.waits += reading.stats.waits
+        stats.wait_seconds += reading.stats.wait_seconds
+        stats.claimed += reading.stats.claimed
+        _add(stats.moves, reading.stats.moves)
+    stats.latency = Latency.sum(reading.stats.latency for reading in readings)
     return CounterSample(
         counter=counter,
         issued=sum(reading.issued for reading in readings),
@@ -249,9 +249,9 @@ def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
         rate=sum(reading.rate for reading in readings),
         waiting=sum(reading.waiting for reading in readings),
         gaps=gaps,
-        tally=tally,
+        stats=stats,
         returned=sum(reading.returned for reading in readings),
-        standing=together([one.standing for one in readings if one.standing is not None]),
+        state=together([one.state for one in readings if one.state is not None]),
     )
 
 

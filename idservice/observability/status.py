@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idservice.core.gap_causes import GapCause
+from idservice.core.limits import NUMBER_MAX
 from idservice.observability.readings import CounterSample, CounterState, Latency, Snapshot
 from idservice.observability.status_records import (
     CounterStatus,
@@ -17,7 +18,6 @@ from idservice.observability.status_records import (
     Status,
     StoreStatus,
 )
-from idservice.stores.records import LIMIT_DEFAULT
 
 COMMAND = re.compile(r"`(idservice [^`]+)`")
 PER_DEFAULT = 50
@@ -134,63 +134,63 @@ def _counters(number: int) -> str:
 
 
 def _state(reading: CounterSample) -> State:
-    standing = reading.standing
-    if standing is None:
+    known = reading.state
+    if known is None:
         return "unused"  # by any worker that lives
-    state = STATES.get(standing.code, "empty")
-    overdue = reading.held <= standing.low and _runway_s(reading) < SHORT * standing.runway
+    state = STATES.get(known.code, "empty")
+    overdue = reading.held <= known.low and _runway_s(reading) < SHORT * known.runway
     return "short" if state == "active" and overdue else state
 
 
 def _runway_s(reading: CounterSample) -> float:
     """Return the runway. It is infinite if no ids are used, and if none need to be held."""
-    standing = reading.standing
-    if standing is None or standing.strict or not reading.rate:
+    known = reading.state
+    if known is None or known.strict or not reading.rate:
         return math.inf
     return reading.runway_s
 
 
 def _counter(reading: CounterSample, state: State, *, store: str, authority: str) -> CounterStatus:
-    standing = reading.standing or CounterState(0, False, 1, None, 0.0, 0, 0, None, 0.0)
-    used, seconds = _end(standing)
-    limit = standing.limit
+    known = reading.state or CounterState(0, False, 1, None, 0.0, 0, 0, None, 0.0)
+    used, seconds = _end(known)
+    limit = known.limit
     return CounterStatus(
         counter=reading.counter,
         state=state,
         level=LEVELS[state],
-        code=standing.code,
-        why=standing.why or _why(reading, state),
-        command=_command(reading.counter, state, standing, store, authority),
-        change=standing.change,
-        epoch=standing.epoch,
-        mode="strict" if standing.strict else "block",
-        shards=standing.shards,
+        code=known.code,
+        why=known.why or _why(reading, state),
+        command=_command(reading.counter, state, known, store, authority),
+        change=known.change,
+        epoch=known.epoch,
+        mode="strict" if known.strict else "block",
+        shards=known.shards,
         ids_in_memory=reading.held,
-        stock=max(standing.stock, reading.held),
-        refill_at=standing.low,
+        stock=max(known.stock, reading.held),
+        refill_at=known.low,
         issued=reading.issued,
-        ids_per_second=None if standing.strict else round(reading.rate, 3),
+        ids_per_second=None if known.strict else round(reading.rate, 3),
         waiting=reading.waiting,
-        runway=standing.runway,
+        runway=known.runway,
         runway_seconds=_finite(reading.runway_s),
-        reserve=_took(reading.tally.latency),
+        reserve=_took(reading.stats.latency),
         gaps=dict(sorted(reading.gaps.items())),
-        limit=str(limit) if limit is not None and limit > LIMIT_DEFAULT else limit,
+        limit=str(limit) if limit is not None and limit > NUMBER_MAX else limit,
         limit_used=used,
         runs_out_seconds=seconds,
     )
 
 
-def _end(standing: CounterState) -> tuple[float | None, float | None]:
+def _end(known: CounterState) -> tuple[float | None, float | None]:
     """Return the used share of the limit, and the seconds until it is reached at the present
     pace."""
-    used = standing.limit_used
-    if standing.code == "exhausted":
+    used = known.limit_used
+    if known.code == "exhausted":
         return used, 0.0
-    if standing.limit is None or standing.highest is None:
+    if known.limit is None or known.highest is None:
         return used, None
-    left = max(0, standing.limit - standing.highest)
-    return used, round(left / standing.pace, 1) if standing.pace else None
+    left = max(0, known.limit - known.highest)
+    return used, round(left / known.pace, 1) if known.pace else None
 
 
 def _took(latency: Latency) -> Reserve | None:
@@ -210,17 +210,17 @@ def _why(reading: CounterSample, state: str) -> str:
     return "What is in memory lasts less than half as long as it is to."
 
 
-def _command(name: str, state: str, standing: CounterState, store: str, authority: str) -> str:
+def _command(name: str, state: str, known: CounterState, store: str, authority: str) -> str:
     """Return the command that an operator runs. N is for the operator to choose. A problem of
     borrowed ids is solved where they come from."""
     at = f"--store {shlex.quote(store)}"
-    if standing.lent and state in ("suspect", "exhausted", "suspended"):
+    if known.borrowed and state in ("suspect", "exhausted", "suspended"):
         return ""
-    if standing.code == "store_replaced":
+    if known.code == "store_replaced":
         return f"idservice fence --all --past N {at}"
     match state:
         case "suspect":
-            said = COMMAND.search(standing.why)  # errors name the way out
+            said = COMMAND.search(known.why)  # errors name the way out
             return f"{said[1] if said else f'idservice fence {name} --past N'} {at}"
         case "exhausted":
             body = shlex.quote('{"limit": N}')

@@ -48,7 +48,7 @@ async def issue(service: Service, name: str, asked: IdRequest) -> tuple[str, byt
             id = (await supply.wait(1))[0].start
         return one(supply.counter, asked, id)
     except errors.IdserviceError as error:
-        count_one(supply.tally.refusals, error.code)
+        count_one(supply.stats.refusals, error.code)
         raise
 
 

@@ -52,7 +52,7 @@ def test_of_instances_that_ran_together_all_that_is_left_is_claimed_and_handed_o
         async with serving(data) as service:
             supply = await service.local_counter("orders")
             assert [await supply.next_id() for _ in range(9)] == [3, 4, 5, 6, 7, 8, 9, 13, 14]
-            assert supply.tally.claimed == 7
+            assert supply.stats.claimed == 7
             assert supply.reading().issued == 9
             assert await supply.next_id() == 15
         assert data.positions["orders", 0].returned == ()
@@ -169,7 +169,7 @@ def test_who_stops_claims_nothing_any_more() -> None:
         data = table()
         data.set_by_hand("orders", next=100, mark=100, returned=(range(40, 60),))
         supply = await stopped_while_it_asks(data)
-        assert supply.tally.claimed == 0
+        assert supply.stats.claimed == 0
         assert supply.reading().gaps == {}
         assert data.positions["orders", 0].returned == (range(40, 60),)
 
@@ -203,7 +203,7 @@ def test_a_reservation_that_our_own_give_back_overtakes_raises_no_alarm() -> Non
             assert supply.allocator.waits_for_store
             await elapse(0.1)  # or it would never be sent
         await elapse(10.0)
-        assert supply.tally.reservations == {"granted": 1, "changed": 1}
+        assert supply.stats.reservations == {"granted": 1, "changed": 1}
         position = data.positions["orders", 0]
         assert position.epoch == data.entries["orders"].epoch, "nobody closed it"
         assert position.next == 7

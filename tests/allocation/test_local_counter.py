@@ -214,9 +214,9 @@ def test_in_steady_use_nobody_waits_though_the_store_takes_a_second() -> None:
         async with serving(table(), answers_after(1.0), limits=limits) as service:
             supply = await service.local_counter("orders")
             await use(supply, rate=50, seconds=60.0)
-            waits, sent = supply.tally.waits, len(store_of(service).sent)
+            waits, sent = supply.stats.waits, len(store_of(service).sent)
             ids = await use(supply, rate=50, seconds=120.0)
-            assert supply.tally.waits == waits
+            assert supply.stats.waits == waits
             assert len(store_of(service).sent) - sent <= 120 / 30 + 1
             assert len(ids) > 5900
 
@@ -262,10 +262,10 @@ def test_an_outage_that_ends_shortly_before_memory_is_empty_is_felt_by_nobody(se
             supply = await service.local_counter("orders")
             await use(supply, rate=20, seconds=100.0 + 3 * seed)
             lasts = supply.allocator.held / 20
-            waits = supply.tally.waits
+            waits = supply.stats.waits
             faults.outages = [(now(), now() + lasts - 3.0)]
             await use(supply, rate=20, seconds=lasts + 20.0)
-            assert supply.tally.waits == waits
+            assert supply.stats.waits == waits
 
     run(main(), seed=seed)
 
@@ -397,7 +397,7 @@ def test_a_request_that_the_store_refused_in_its_own_words_costs_no_ids() -> Non
             store_of(service).faults = faults
             for _ in range(60):
                 await outcome(supply, 500)
-            refused = supply.tally.reservations["throttled"]
+            refused = supply.stats.reservations["throttled"]
             assert refused > 0
             assert supply.reading().gaps == {}
 
@@ -876,10 +876,10 @@ def test_what_is_counted_adds_up_over_a_life() -> None:
             reading = supply.reading()
             assert reading.issued == issued > 500
             assert reading.reserved == issued + reading.held
-            assert sum(reading.tally.reservations.values()) == len(store_of(service).sent)
+            assert sum(reading.stats.reservations.values()) == len(store_of(service).sent)
             unheard = sum(len(grant.ids) for grant in data.ledger if not grant.answered)
             assert 0 < unheard <= reading.gaps["unknown"]
-            assert reading.tally.waits > 0
+            assert reading.stats.waits > 0
         end = supply.reading()
         left = end.reserved - end.issued
         assert left == end.returned + end.gaps.get("stop", 0) >= reading.held

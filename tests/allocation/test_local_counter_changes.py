@@ -226,7 +226,7 @@ def test_a_request_that_was_made_but_not_sent_when_its_epoch_was_over_is_never_s
             assert data.positions["orders", 0].epoch == entry.epoch
             assert await supply.next_id() >= 100
             assert [grant.epoch for grant in data.ledger[sent:]] == [entry.epoch]
-            assert supply.tally.reservations == {"granted": 2}, "it was sent"
+            assert supply.stats.reservations == {"granted": 2}, "it was sent"
             assert "late" not in supply.reading().gaps
 
     run(main())

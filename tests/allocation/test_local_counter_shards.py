@@ -61,7 +61,7 @@ def test_an_instance_stays_with_one_shard_and_instances_begin_on_different_ones(
                 ids = [await supply.next_id() for _ in range(200)]
                 assert {id % 8 for id in ids} == {first % 8}
                 assert [first, *ids] == sorted({first, *ids})
-                assert supply.tally.moves == {}
+                assert supply.stats.moves == {}
                 begun.add(first % 8)
         assert len(begun) > 4
 
@@ -78,8 +78,8 @@ def test_an_instance_that_is_throttled_goes_on_elsewhere_and_that_is_counted() -
             service.store.shards = {home}  # type: ignore[attr-defined]
             ids = [await supply.next_id() for _ in range(500)]
             assert at(supply) != home
-            assert supply.tally.moves == {"throttled": 1}
-            assert supply.tally.reservations["throttled"] == 1
+            assert supply.stats.moves == {"throttled": 1}
+            assert supply.stats.reservations["throttled"] == 1
             assert not supply.reading().gaps
             by_shard = defaultdict(list)
             for id in ids:
@@ -121,9 +121,9 @@ def test_a_counter_that_is_throttled_everywhere_is_tried_with_pauses_and_served_
             supply = await service.local_counter("orders")
             with pytest.raises(errors.WaitedTooLong):
                 await supply.next_id()
-            tries = supply.tally.reservations["throttled"]
+            tries = supply.stats.reservations["throttled"]
             assert 4 <= tries <= 9
-            assert supply.tally.moves == {"throttled": tries}
+            assert supply.stats.moves == {"throttled": tries}
             service.store.shards = set()  # type: ignore[attr-defined]
             assert await supply.next_id() in range(3)
 
@@ -148,7 +148,7 @@ def test_exhausted_is_said_once_every_shard_is_and_every_id_was_handed_out(secon
             with pytest.raises(errors.Exhausted):
                 await supply.next_id()
             assert loop.time() - began < 0.001, "its own reservations have told it"
-            assert supply.tally.moves == {"exhausted": 7}
+            assert supply.stats.moves == {"exhausted": 7}
             assert service.health.up
             assert "410" not in str(supply.unavailable_reason)
             assert supply.unavailable_reason
@@ -166,10 +166,10 @@ def test_a_new_instance_looks_at_every_shard_before_it_says_exhausted() -> None:
             supply = await service.local_counter("orders")
             with pytest.raises(errors.Exhausted):
                 await supply.next_id()
-            assert supply.tally.reservations == {"no_room": 8}
+            assert supply.stats.reservations == {"no_room": 8}
             with pytest.raises(errors.Exhausted):
                 await supply.next_id()
-            assert supply.tally.reservations == {"no_room": 8}, "it was told a moment ago"
+            assert supply.stats.reservations == {"no_room": 8}, "it was told a moment ago"
         assert all(grant.ids[-1] <= 99 for grant in data.ledger)
 
     run(main())
@@ -253,13 +253,13 @@ def test_nobody_waits_for_a_reshard_as_long_as_ids_last() -> None:
                     await elapse(0.01)
 
             await ask(20.0)
-            waits = supply.tally.waits
+            waits = supply.stats.waits
             asking = asyncio.create_task(ask(40.0))
             for shards in (8, 2, 64, 1):
                 await elapse(3.0)
                 await reshard(data, shards)
             await asking
-            assert supply.tally.waits == waits
+            assert supply.stats.waits == waits
             assert len(set(got)) == len(got)
             assert supply.counter.ordinal == 5
             assert not set(supply.reading().gaps) - {"late"}
@@ -313,10 +313,10 @@ def test_what_was_given_back_to_a_shard_is_claimed_by_who_comes_to_it_first() ->
                 supply = await service.local_counter("orders")
                 if at(supply) != home:
                     await supply.next_id()
-                    assert supply.tally.claimed == 0
+                    assert supply.stats.claimed == 0
                     continue
                 ids = [await supply.next_id() for _ in range(held)]
-                assert supply.tally.claimed == held
+                assert supply.stats.claimed == held
                 assert ids == sorted(ids)
                 assert ids[-1] < ids[0] + 2 * held
                 break

@@ -268,7 +268,7 @@ def test_a_writer_that_somebody_prunes_all_the_time_does_not_take_the_store_for_
         async with serving(data, store=Pruned, limits=Limits(wait=1.0)) as service:
             supply = await service.local_counter("orders")
             assert await said(supply) == "waited_too_long"
-            assert supply.reading().tally.reservations.get("not_applied"), "its turns were up"
+            assert supply.reading().stats.reservations.get("not_applied"), "its turns were up"
             assert service.health.up
 
     run(main())

@@ -44,7 +44,7 @@ def test_ids_go_down_only_when_every_instance_has_heard_or_stopped() -> None:
     run(main())
 
 
-def test_who_waits_for_that_is_told_for_how_long(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_change_that_waits_logs_for_how_long(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "idservice.change")
 
     async def main() -> None:

@@ -71,7 +71,7 @@ def test_a_counter_in_order_is_not_mentioned() -> None:
         (ShardState(None, 5, 5), "carries the epoch None", "--past N"),
     ],
 )
-def test_a_position_that_is_not_as_its_entry_has_it_is_a_fault(
+def test_a_position_that_disagrees_with_its_entry_is_a_fault(
     stand: ShardState | None, part: str, command: str
 ) -> None:
     entry = replace(counter(), epoch="1.x")
@@ -100,7 +100,7 @@ def test_each_shard_is_looked_at() -> None:
         (Configure(limit=4000), "fence orders --ahead 0"),
     ],
 )
-def test_a_change_that_stands_still_is_told_with_what_finishes_it(
+def test_an_unfinished_change_is_found_with_the_command_that_finishes_it(
     wish: Change, command: str
 ) -> None:
     entry = counter()

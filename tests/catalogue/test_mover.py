@@ -120,7 +120,7 @@ async def test_a_counter_goes_on_above_in_the_other_store_as_it_was_configured()
 
 
 @pytest.mark.parametrize("state", ["active", "suspended"])
-async def test_a_counter_with_shards_arrives_with_them_right_above_all_it_gave(state: str) -> None:
+async def test_a_counter_arrives_with_its_shards_right_above_all_its_ids(state: str) -> None:
     two = Two(start=1000, shards=4)
     entry = two.source.entries[NAME]
     two.source.reserve(entry, count=5, seen=0, room=9, shard=3)  # up to 1000 + 3 + 4 * 4
@@ -423,7 +423,7 @@ async def test_an_untouched_name_that_is_used_just_then_is_refused_too() -> None
     assert there.base == 10
 
 
-async def test_a_name_that_is_taken_there_in_between_keeps_both_closed_until_it_is_free() -> None:
+async def test_a_name_taken_at_the_target_keeps_both_closed_until_it_is_free() -> None:
     two = Two()
     two.take()
     entry = two.target.create(new_counter(NAME, Random(8)))
@@ -446,7 +446,7 @@ async def test_a_move_that_is_under_way_goes_only_where_it_was_begun_to() -> Non
     assert two.take() == [False, False]
 
 
-async def test_of_a_moved_counter_nothing_is_changed_but_its_tombstone_is_fenced() -> None:
+async def test_a_moved_counter_cannot_be_changed_but_its_tombstone_is_fenced() -> None:
     two = Two()
     two.take()
     store = SimStore(Random(1), two.source)
@@ -467,7 +467,7 @@ async def test_of_a_moved_counter_nothing_is_changed_but_its_tombstone_is_fenced
     assert two.take() == [False, True]
 
 
-async def test_something_else_does_not_arrive_where_a_counter_is_on_its_way_from() -> None:
+async def test_nothing_arrives_at_a_store_that_its_name_is_just_leaving() -> None:
     two = Two()
     two.target.create(new_counter(NAME, Random(8)))
     await steps(SimStore(Random(1), two.target), wish=MoveAway(to="sqlite:/far.db"))
@@ -546,7 +546,7 @@ async def test_an_arrival_that_the_source_cannot_be_told_of_is_one_all_the_same(
     assert two.take() == [False, True]
 
 
-async def test_an_arrival_that_was_not_noted_is_none_again_when_the_counter_has_moved_on() -> None:
+async def test_an_arrival_not_noted_does_not_count_once_the_counter_moved_on() -> None:
     two, far = Two(), table("default")
 
     class Forgets(CounterMover):
@@ -571,7 +571,7 @@ async def test_an_arrival_that_was_not_noted_is_none_again_when_the_counter_has_
     assert told.arrived
 
 
-async def test_an_entry_that_was_never_moved_is_written_as_earlier_versions_read_it() -> None:
+async def test_an_entry_that_never_moved_is_readable_by_earlier_versions() -> None:
     written = msgspec.to_builtins(new_counter(NAME, Random(1)))
     assert not {"move", "origins", "home"} & set(written)
     two = Two()

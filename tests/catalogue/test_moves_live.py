@@ -123,7 +123,7 @@ async def test_a_command_that_was_killed_on_the_way_is_run_again(
     assert command("next", *there, folder=tmp_path).stdout == "40\n"
 
 
-def test_a_counter_moved_into_another_file_and_a_start_on_the_one_it_left(tmp_path: Path) -> None:
+def test_a_service_starts_on_the_file_that_a_counter_left(tmp_path: Path) -> None:
     for name in ("a.db", "b.db"):
         assert command("init", "--store", f"sqlite:{name}", folder=tmp_path).returncode == 0
     moved = command("move", "default", "--store", "sqlite:a.db", "--to", "sqlite:b.db",

@@ -84,7 +84,7 @@ def test_permission_to_go_lower_changes_nothing_where_it_is_not_needed() -> None
     assert (done.base, done.revoked) == (100, 0)
 
 
-def test_a_suspended_counter_is_not_promised_a_lower_id_that_resuming_it_would_forget() -> None:
+def test_a_lower_id_is_refused_for_a_suspended_counter() -> None:
     suspended = carried_out(counter(), SUSPEND, next=57)
     with pytest.raises(errors.ChangeRefused, match=r"it is suspended.*resume it first"):
         carried_out(suspended, SetNext(next=5, lower=True), next=57)
@@ -98,7 +98,7 @@ def test_a_position_below_its_mark_does_not_lower_the_base() -> None:
     assert carried_out(counter(), Fence(past=10), next=3, mark=57).base == 57
 
 
-def test_ids_that_were_granted_between_the_wish_and_the_seal_are_not_repeated() -> None:
+def test_ids_granted_between_intent_and_seal_are_not_repeated() -> None:
     entry = counter()
     begun = rules.begun(entry, SetNext(next=60), stands(entry, 57), RANDOM)
     based = rules.based(begun, stands(entry, 90), None)
@@ -206,7 +206,7 @@ def test_a_fence_goes_past_a_number_or_ahead_of_what_is_known_and_revokes() -> N
     assert (ahead.base, ahead.revoked, ahead.high) == (1057, 1, 1057)
 
 
-def test_a_fence_leaves_what_is_closed_closed_and_raises_where_it_will_begin() -> None:
+def test_a_fence_of_a_closed_counter_raises_its_first_id_only() -> None:
     for wish in (SUSPEND, DELETE):
         closed = carried_out(counter(), wish, next=57)
         fenced = carried_out(closed, Fence(past=500), next=57)
@@ -228,7 +228,7 @@ def test_a_position_of_a_later_epoch_than_the_entry_s_is_passed_by() -> None:
     ],
     ids=lambda wish: wish.kind,
 )  # fmt: skip
-def test_of_an_adopted_counter_only_what_its_old_endpoint_can_live_with(wish: Change) -> None:
+def test_an_adopted_counter_refuses_changes_its_endpoint_would_ignore(wish: Change) -> None:
     entry = counter(adopted=OLD)
     with pytest.raises(errors.ChangeRefused, match="old endpoint"):
         rules.begun(entry, wish, stands(entry), RANDOM)
@@ -253,7 +253,7 @@ def test_an_adoption_ends_where_the_id_is_the_index(returns: str, free: int) -> 
     assert (moved_on.base, moved_on.home) == (500, entry.adopted)
 
 
-def test_only_what_was_adopted_can_be_finished_and_not_where_the_value_is_the_position() -> None:
+def test_only_an_adoption_in_another_attribute_can_be_finished() -> None:
     for entry, why in (
         (counter(), "not adopted"),
         (counter(adopted=replace(OLD, attribute="next")), "position itself needs"),
@@ -276,7 +276,7 @@ def resharded(entry: Counter, shards: int, *nexts: int) -> Counter:
     return rules.done(rules.based(begun, found[: entry.shards], None))
 
 
-def test_a_reshard_begins_above_the_highest_id_of_any_shard_and_uses_blocks_up() -> None:
+def test_a_reshard_begins_above_all_shards_and_uses_blocks_up() -> None:
     entry = counter(shards=3, start=100)
     assert (entry.base, entry.layout(2).id(0)) == (100, 102)
     after = resharded(entry, 8, 2, 7, 0)  # the highest granted is 100 + 1 + 3 * 6
@@ -319,7 +319,7 @@ def test_a_reshard_that_would_leave_no_ids_is_refused() -> None:
     assert resharded(entry, 2, 0, 0, 25, 0).base == 99
 
 
-def test_a_suspended_counter_keeps_its_shards_and_resumes_above_all_of_them() -> None:
+def test_a_suspended_counter_keeps_its_shards_and_resumes_above_them() -> None:
     entry = counter(shards=3)
     found = [ShardState(entry.epoch, next, next) for next in (1, 9, 4)]
     begun = rules.begun(entry, SUSPEND, found, RANDOM)

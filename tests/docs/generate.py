@@ -239,9 +239,9 @@ def _sample() -> readings.Snapshot:
     state = readings.CounterState(
         epoch=1, strict=False, shards=1, limit=9, runway=30.0, stock=1, low=1, highest=1, pace=1.0
     )
-    sample = readings.CounterSample("a", 1, 1, 1, 1.0, 0, {"a": 1}, stats, standing=state)
+    sample = readings.CounterSample("a", 1, 1, 1, 1.0, 0, {"a": 1}, stats, state=state)
     age = readings.CatalogueAge(1.0, 60.0)
-    return readings.Snapshot([sample], True, readings.Latency(), "1", silence=age)
+    return readings.Snapshot([sample], True, readings.Latency(), "1", catalogue_age=age)
 
 
 # --- Markdown -------------------------------------------------------------------------------------

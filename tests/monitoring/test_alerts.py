@@ -24,7 +24,7 @@ METRIC = re.compile(r"\bidservice_\w+")
 
 def page() -> str:
     """What is scraped of a service in every kind of trouble."""
-    snapshot = Snapshot(in_trouble(), False, Latency(), "1", silence=CatalogueAge(1.0, 60.0))
+    snapshot = Snapshot(in_trouble(), False, Latency(), "1", catalogue_age=CatalogueAge(1.0, 60.0))
     return b"".join(prometheus.pieces(snapshot, counters_max=100)).decode()
 
 

@@ -172,7 +172,7 @@ def test_nothing_is_sent_and_nothing_loaded_unless_it_is_asked_for(
     assert not collector.points
 
 
-def test_no_word_of_a_client_s_becomes_a_series(folder: Path, collector: Collector) -> None:
+def test_a_client_cannot_create_a_series(folder: Path, collector: Collector) -> None:
     with Serving(folder, *TRACED, env={**collector.environment, **LATER}) as serving:
         assert [ask_by(serving.port, word) for word in ("PURGE", "LOCK", "COPY")] == [405] * 3
         stopped(serving)
@@ -180,7 +180,7 @@ def test_no_word_of_a_client_s_becomes_a_series(folder: Path, collector: Collect
     assert series == ("http.request.method=_OTHER,url.scheme=http,http.response.status_code=405", 3)
 
 
-def test_a_collector_that_is_away_hinders_no_request_and_no_stop(folder: Path) -> None:
+def test_an_absent_collector_delays_neither_requests_nor_a_stop(folder: Path) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "1"}
     with Serving(folder, *TRACED, env=env) as serving:
         assert set(ask(serving.port, *["/next"] * 50)) == {200}
@@ -191,14 +191,16 @@ def test_a_collector_that_is_away_hinders_no_request_and_no_stop(folder: Path) -
     ("variable", "value"),
     [("OTEL_TRACES_EXPORTER", "jaeger"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
 )
-def test_what_cannot_be_done_is_said_at_the_start(folder: Path, variable: str, value: str) -> None:
+def test_an_unsupported_variable_is_refused_at_the_start(
+    folder: Path, variable: str, value: str
+) -> None:
     serve = ("serve", "--store", STORE, "--listen", "127.0.0.1:0", "--otel")
     ran = command(*serve, folder=folder, env={variable: value})
     assert ran.returncode == 2
     assert f"{variable} is '{value}'" in ran.stdout + ran.stderr
 
 
-def test_without_the_extra_it_is_told_which_one_to_install(folder: Path, tmp_path: Path) -> None:
+def test_without_the_extra_the_message_names_it(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['opentelemetry'] = None\n")
     serve = ("serve", "--store", STORE, "--listen", "127.0.0.1:0", "--otel")
     ran = command(*serve, folder=folder, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})

@@ -15,10 +15,10 @@ from tests.web.scenes import closed, in_trouble, many
 
 
 def snapshot() -> Snapshot:
-    tally = CounterStats(
+    stats = CounterStats(
         {"granted": 2, "late": 1}, {"exhausted": 10**7}, waits=3, wait_seconds=1e-7
     )
-    readings = [replace(one, tally=tally) for one in in_trouble()]
+    readings = [replace(one, stats=stats) for one in in_trouble()]
     known = {one.counter for one in readings}
     others = [one for one in many(3 * PIECE, 1.0) if one.counter not in known]
     return Snapshot([*readings, *others], True, Latency([3], 0.1), "0.1.0")

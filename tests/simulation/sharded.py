@@ -151,7 +151,7 @@ async def online(world: World) -> None:
         for number in range(4):
             group.create_task(steady(number))
         await elapse(20.0)
-        waits = sum(one.service.local_counters[NAME].tally.waits for one in world.instances)
+        waits = sum(one.service.local_counters[NAME].stats.waits for one in world.instances)
         for shards in (8, 2):
             wish = Reshard(shards=shards)
             await operate(world, changes=1, wishes=(wish,), lasting=True)
@@ -161,7 +161,7 @@ async def online(world: World) -> None:
     for op in world.history:
         if op.outcome != "ok":
             raise Violation("available", f"a reshard was noticed: {op}")
-    after = sum(one.service.local_counters[NAME].tally.waits for one in world.instances[:2])
+    after = sum(one.service.local_counters[NAME].stats.waits for one in world.instances[:2])
     if after > waits:
         raise Violation("available", f"{after - waits} requests had to wait for the store")
     await world.finish()

@@ -33,7 +33,7 @@ def test_the_scenarios_of_shards_reach_what_they_are_there_for() -> None:
     for world in worlds:
         for instance in world.instances:
             if NAME in instance.service.local_counters:
-                moves.update(instance.service.local_counters[NAME].tally.moves)
+                moves.update(instance.service.local_counters[NAME].stats.moves)
     assert min(moves["throttled"], moves["exhausted"]) > 20
     ledger = [grant for world in worlds for grant in world.table.ledger]
     assert {grant.shard for grant in ledger} == {0, 1, 2, 3, 4}

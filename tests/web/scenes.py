@@ -37,12 +37,12 @@ def reading(
     """A counter in order, but for what is said otherwise."""
     low, held = max(5, int(rate * 30)), int(rate * seconds)
     shown = structs.replace(STANDING, low=low, stock=2 * low, highest=4_812_003, pace=rate)
-    tally = CounterStats(latency=Latency([], 0.3))
+    stats = CounterStats(latency=Latency([], 0.3))
     for took in (0.0008, 0.002, 0.003, 0.004, 0.004, 0.02):
-        tally.latency.observe(took)
+        stats.latency.observe(took)
     return CounterSample(
-        name, 4_000_000, 4_000_000 + held, held, rate, 0, {}, tally,
-        standing=structs.replace(shown, **standing),
+        name, 4_000_000, 4_000_000 + held, held, rate, 0, {}, stats,
+        state=structs.replace(shown, **standing),
     )  # fmt: skip
 
 

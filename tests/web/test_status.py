@@ -195,7 +195,7 @@ async def test_what_several_workers_hold_is_shown_as_one() -> None:
     of_each = [next(one for one in part.readings if one.counter == "invoices") for part in parts]
     assert invoices.ids_in_memory == sum(one.held for one in of_each)
     assert invoices.reserve is not None
-    assert invoices.reserve.count == sum(sum(one.tally.latency.counts) for one in of_each)
+    assert invoices.reserve.count == sum(sum(one.stats.latency.counts) for one in of_each)
     totals.ended(0)
     after = together()
     assert after["invoices"].state == "active", "its trouble went with it"

@@ -90,9 +90,9 @@ class Totals:
             uptime_s=max((snapshot.uptime_s for snapshot in living), default=0.0),
             latency=Latency.sum([self._past_latency, *(one.latency for one in living)]),
             lag=Latency.sum([self._past_lag, *(one.lag for one in living)]),
-            silence=max(
-                (one.silence for one in stores if one.silence is not None),
-                key=lambda silence: silence.seconds / silence.most,
+            catalogue_age=max(
+                (one.catalogue_age for one in stores if one.catalogue_age is not None),
+                key=lambda age: age.seconds / age.most,
                 default=None,
             ),
             draining=any(one.draining for one in living),
@@ -107,4 +107,4 @@ def _without_memory(reading: CounterSample) -> CounterSample:
     gaps = dict(reading.gaps)
     if reading.held:
         gaps[GapCause.KILLED] = gaps.get(GapCause.KILLED, 0) + reading.held
-    return replace(reading, held=0, waiting=0, rate=0.0, gaps=gaps, standing=None)
+    return replace(reading, held=0, waiting=0, rate=0.0, gaps=gaps, state=None)

@@ -185,7 +185,7 @@ class Responder:
 
     def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
         """Return a whole answer that refuses, and count it."""
-        count_one(target.counter.tally.refusals, error.code)
+        count_one(target.counter.stats.refusals, error.code)
         return self.refusal(error)
 
     def _answer(self, content_type: str, body: bytes) -> bytes:

@@ -37,15 +37,15 @@ def of(totals: Totals, counter: str = "a") -> CounterSample:
 
 def test_counts_are_summed_per_counter() -> None:
     totals = Totals()
-    tally = CounterStats(
+    stats = CounterStats(
         {"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5, moves={"throttled": 4}
     )
-    totals.reported(0, report(reading(issued=3, reserved=10, held=7, waiting=1, tally=tally)))
+    totals.reported(0, report(reading(issued=3, reserved=10, held=7, waiting=1, stats=stats)))
     totals.reported(1, report(reading("b", issued=1), reading(issued=4, reserved=9, held=5)))
-    totals.reported(2, report(reading(tally=tally, gaps={"late": 2})))
+    totals.reported(2, report(reading(stats=stats, gaps={"late": 2})))
     assert of(totals) == reading(
         issued=7, reserved=19, held=12, waiting=1, gaps={"late": 2},
-        tally=CounterStats({"granted": 4}, {"bad_count": 2}, waits=6, wait_seconds=1.0,
+        stats=CounterStats({"granted": 4}, {"bad_count": 2}, waits=6, wait_seconds=1.0,
                     moves={"throttled": 8}),
     )  # fmt: skip
     assert of(totals, "b").issued == 1
@@ -181,12 +181,12 @@ def test_no_sum_falls_when_a_worker_dies_or_a_counter_comes() -> None:
 def test_the_oldest_catalogue_and_a_worker_that_stops_are_shown() -> None:
     totals = Totals()
     for worker, (seconds, most) in enumerate([(1.0, 60.0), (50.0, 60.0), (90.0, 900.0)]):
-        heard = Snapshot([], True, Latency(), "x", silence=CatalogueAge(seconds, most))
+        heard = Snapshot([], True, Latency(), "x", catalogue_age=CatalogueAge(seconds, most))
         totals.reported(worker, WorkerStatus(READY, heard))
     seen = totals.snapshot([0, 1, 2], restarts=0)
-    assert (seen.silence, seen.draining) == (CatalogueAge(50.0, 60.0), False)
+    assert (seen.catalogue_age, seen.draining) == (CatalogueAge(50.0, 60.0), False)
     totals.reported(2, WorkerStatus(READY, Snapshot([], True, Latency(), "x", draining=True)))
     assert totals.snapshot([0, 1], restarts=0).draining
     totals = Totals()
     totals.reported(0, report())
-    assert totals.snapshot([0], restarts=0).silence is None
+    assert totals.snapshot([0], restarts=0).catalogue_age is None

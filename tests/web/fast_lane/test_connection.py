@@ -90,7 +90,7 @@ class Pair:
             other = self.fast.service.local_counters.get(name)
             assert other is not None, name
             assert other.allocator.issued_ids == supply.allocator.issued_ids, pieces
-            assert other.tally.refusals == supply.tally.refusals
+            assert other.stats.refusals == supply.stats.refusals
         return fast
 
 
