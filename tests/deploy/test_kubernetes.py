@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from idservice.server.settings import ADMIN_DEFAULT, LISTEN_DEFAULT
-from idservice.stores.chained import ChainedStore
+from idservice.stores import open_store
 
 from .conftest import DEPLOY, Command, Documents, documents
 from .rules import complaints, containers, environment, mounts, of_kind, ours
@@ -82,7 +82,7 @@ def test_a_sidecar_asks_the_service_of_the_base(rendered: Rendered) -> None:
     store = environment(sidecar)["IDSERVICE_STORE"]
     ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
     assert store == f"http://{service['metadata']['name']}:{ports['http']}"
-    assert ChainedStore.from_address(store, hold_s=10).address == store
+    assert open_store(store, hold_s=10).address == store
 
 
 def test_the_application_asks_where_the_sidecar_listens(rendered: Rendered) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue.counters import ensure, new_counter
+from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import table as dynamodb_table
 from idservice.stores.dynamodb.client import DynamoClient
@@ -331,7 +332,7 @@ async def test_a_lost_answer_to_the_first_write_is_unknown_and_not_repeated() ->
             return item if request["TableName"] == "old" else none
 
     async with answers.serving(kind=Server) as server:
-        async with DynamoStore("ids", region="eu-west-1", endpoint=server.url) as store:
+        async with DynamoStore(DynamoAddress("ids", "eu-west-1", server.url)) as store:
             with pytest.raises(errors.OutcomeUnknown):
                 await store.create(counter)
         assert server.operations == ["GetItem", "GetItem", "UpdateItem"]
