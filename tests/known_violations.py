@@ -2,16 +2,11 @@
 
 KNOWN: dict[str, dict[str, str]] = {
     "upward": {},
-    "homonyms": {
-        "idservice/client/protocol.py": "to be renamed",
-        "idservice/web/connection.py": "to be renamed",
-    },
+    "homonyms": {},
     "questions": {
         "idservice/allocation/service.py": "to be reworded",
         "idservice/allocation/strict.py": "to be reworded",
         "idservice/stores/findings.py": "to be reworded",
-        "idservice/web/app.py": "to be reworded",
-        "idservice/web/connection.py": "to be reworded",
     },
     "long_names": {
         "tests/allocation/test_give_back.py": "to be shortened",

@@ -1,4 +1,4 @@
-"""Which path leads to which handler, on which kind of listener."""
+"""Builds the aiohttp application of a listener: its paths and their handlers."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from idservice.web.status_page import StatusRoutes
 
 @dataclass(frozen=True, slots=True)
 class WebLimits:
-    """What one request may ask for, and how much one page may hold."""
+    """Bounds of a request and of a page."""
 
     batch_max: int = 10_000  # ids written out one by one
     range_max: int = 1_000_000  # ids as ranges
@@ -45,11 +45,11 @@ def build_app(
     data: bool = True,
     around: Sequence[Middleware] = (),
 ) -> web.Application:
-    """The application of one listener.
+    """Return the application of one listener.
 
-    `data` adds the routes that hand out ids, `control` those on counters; `writable` those that
-    change them. `routes` maps further paths to counters. `view` is the service with all its
-    workers; `around` sees each request first.
+    `data` adds the routes that hand out ids, `control` the routes on counters. With `writable` they
+    may change counters. `routes` maps further paths to counters. `view` shows the service with all
+    its workers; the middlewares `around` see each request first.
     """
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
@@ -77,7 +77,7 @@ def build_app(
     if control:
         access = WriteAccess(writable, unix)
         for path, handlers in _control(catalogue, view, access, limits).items():
-            if path not in routes or not data:  # an old path of somebody's goes before
+            if path not in routes or not data:  # a path of --route comes first
                 serve(path, **handlers)
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(view, draining))
@@ -88,7 +88,7 @@ def build_app(
 def _control(
     catalogue: Catalogue, view: ServiceView, access: WriteAccess, limits: WebLimits
 ) -> dict[str, dict[str, Handler]]:
-    """The control plane: by path, the handlers of its methods."""
+    """Return the handlers of the control plane by path and method."""
     counters = CounterRoutes(catalogue, view, access)
     status = StatusRoutes(view, catalogue.store.address)
     return {
@@ -123,7 +123,7 @@ def _metrics(view: ServiceView, counters_max: int) -> Handler:
         parts = []
         for part in prometheus.pieces(snapshot, counters_max=counters_max):
             parts.append(part)
-            await asyncio.sleep(0)  # let requests for ids go before
+            await asyncio.sleep(0)  # requests for ids go first
         headers = {**NO_STORE, "Content-Type": CONTENT_TYPE_LATEST}
         return web.Response(body=b"".join(parts), headers=headers)
 

@@ -1,4 +1,4 @@
-"""One client connection: aiohttp's, with malformed requests answered and logged in our way."""
+"""A client connection that aiohttp serves, and the limit on the number of connections."""
 
 import asyncio
 import logging
@@ -20,14 +20,14 @@ _malformed = RateLimitedLog(log)
 _failed = RateLimitedLog(log)
 
 KEEPALIVE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
-LINGERING_S = 2.0  # for the rest of a body nobody reads
-POLL_S = 0.02  # between looks whether the last connection is gone
-REFUSED_S = 1.0  # for a connection beyond the most to send its request,
-REFUSED_MAX = 32  # unless so many have that time already
+LINGERING_S = 2.0  # for the rest of a body that is not read
+POLL_S = 0.02  # between two looks for the end of the last connection
+REFUSED_S = 1.0  # for a connection above the limit to send its request,
+REFUSED_MAX = 32  # given to so many at once
 
 
 def _closing(status: bytes, kind: bytes, body: bytes) -> bytes:
-    """A whole answer after which the connection is closed."""
+    """Return a whole answer after which the connection is closed."""
     return (
         b"HTTP/1.1 %s\r\nCache-Control: no-store\r\nServer: idservice\r\nContent-Type: %s\r\n"
         b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (status, kind, len(body), body)
@@ -42,7 +42,7 @@ TOO_MANY = _closing(
     b'"status":503,"detail":"Too many connections are open.","code":"too_many_connections",'
     b'"retryable":true,"outcome":"not_applied"}',
 )
-WHY_MAX = 120  # characters of a parser's complaint that are shown
+WHY_MAX = 120  # characters shown of a parser's complaint
 
 
 class Connection(RequestHandler):
@@ -96,7 +96,7 @@ class Connection(RequestHandler):
         return self._force_close
 
     def is_busy(self) -> bool:
-        """Whether a request is being served, or its answer is still being sent."""
+        """Return True while a request is served or its answer is being sent."""
         if self._request_in_progress or self._messages:
             return True
         return self.transport is not None and self.transport.get_write_buffer_size() > 0
@@ -121,7 +121,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP, or to a failure outside of every handler."""
+        """Return the answer to a malformed request, or to a failure outside of every handler."""
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer was sent already")
         if isinstance(exc, HttpProcessingError):
@@ -142,7 +142,7 @@ class Connection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As aiohttp, but with its own refusals (which bypass every handler) in our form."""
+        """Send a response. A refusal by aiohttp itself bypasses handlers; make it a problem."""
         if isinstance(resp, web.HTTPException):
             resp = problem_of(resp, request)
         resp, broken = await super().finish_response(request, resp, start_time)
@@ -150,44 +150,48 @@ class Connection(RequestHandler):
         return resp, broken
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """What goes wrong on a connection, sampled."""
+        """Log a fault on a connection, sampled."""
         _failed.error(*args, **kw, extra={"action": "connection_bug"})
 
 
 class ConnectionLimit:
-    """The connections that are open, of how many that may be, over all listeners: those that
-    aiohttp serves and those in the fast lane. `tell` is told how many, at each change."""
+    """Counts the open connections of all listeners, of aiohttp and of the fast lane, up to `most`.
+
+    `tell` is called with their number at each change.
+    """
 
     def __init__(self, most: int, tell: Callable[[int], None] | None = None) -> None:
-        self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and whether it is busy
-        self.refused = 0  # that are being told so
+        self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and their `is_busy`
+        self.refused = 0  # connections that are being refused
         self.most = most
         self._tell = tell
 
     @property
     def full(self) -> bool:
-        """Whether nobody else may come in."""
+        """True if no further connection is served."""
         return len(self.connections) >= self.most
 
     def opened(self, connection: asyncio.Protocol, is_busy: Callable[[], bool]) -> None:
-        """A connection began."""
+        """Count a connection that begins."""
         self.connections[connection] = is_busy
         if self._tell is not None:
             self._tell(len(self.connections))
 
     def closed(self, connection: asyncio.Protocol) -> None:
-        """A connection ended."""
+        """Count a connection that ends."""
         self.connections.pop(connection, None)
         if self._tell is not None:
             self._tell(len(self.connections))
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """Return the protocol for the next connection of a listener."""
-        return Refused(self) if self.full else Connection(server, self)
+        return RefusedConnection(self) if self.full else Connection(server, self)
 
     async def emptied(self, *, last_call: float, most: float) -> None:
-        """Wait until nobody is connected; no longer than `last_call` seconds for who is silent,
-        and `most` seconds for who is being served."""
+        """Wait until all connections are closed.
+
+        Wait `last_call` seconds at most for silent ones, and `most` seconds for busy ones.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         while self.connections and loop.time() < began + most:
@@ -200,28 +204,28 @@ class ConnectionLimit:
         return any(is_busy() for is_busy in self.connections.values())
 
 
-class Refused(asyncio.Protocol):
-    """Stands in for a connection beyond the most that are served: told so and closed.
+class RefusedConnection(asyncio.Protocol):
+    """A connection above the limit: it is refused and closed.
 
-    Only whether the process lives is answered even so: a full house is no reason to restart it.
+    `/livez` is answered all the same: too many connections are not a reason for a restart.
     """
 
-    def __init__(self, gate: ConnectionLimit) -> None:
-        self._gate = gate
+    def __init__(self, limit: ConnectionLimit) -> None:
+        self._limit = limit
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
-        # Not before there is a request: to close with one unread resets the connection.
-        patience_s = REFUSED_S if self._gate.refused < REFUSED_MAX else 0.0
+        self._transport = cast(asyncio.Transport, transport)  # by duck typing on uvloop
+        # Wait for the request: closing with a request unread resets the connection.
+        patience_s = REFUSED_S if self._limit.refused < REFUSED_MAX else 0.0
         self._timer = asyncio.get_running_loop().call_later(patience_s, self.data_received, b"")
-        self._gate.refused += 1
+        self._limit.refused += 1
 
     def data_received(self, data: bytes) -> None:
         self._transport.write(LIVE if data.startswith(b"GET /livez ") else TOO_MANY)
         self._transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._gate.refused -= 1
+        self._limit.refused -= 1
         self._timer.cancel()
 
 

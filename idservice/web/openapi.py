@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of what this version serves."""
+"""Builds the OpenAPI 3.1 document of this version."""
 
 from typing import Any
 
@@ -20,37 +20,37 @@ NAME_PARAMETER = {
     "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
 }
 
-WHICH: list[Schema] = [
+STATUS_QUERY: list[Schema] = [
     {
         "name": "page",
         "in": "query",
-        "description": "From 1; behind the last one is the last one.",
+        "description": "The number of the page, from 1. A number too high means the last page.",
         "schema": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": 1},
     },
     {
         "name": "per",
         "in": "query",
-        "description": "Counters on a page.",
+        "description": "The number of counters on a page.",
         "schema": {"type": "integer", "minimum": 1, "maximum": PER_MAX, "default": PER_DEFAULT},
     },
     {
         "name": "find",
         "in": "query",
-        "description": "Only counters whose name contains this.",
+        "description": "Part of a name: only counters whose name contains it are shown.",
         "schema": {"type": "string", "pattern": f"^{FIND.pattern}$"},
     },
 ]
 
 
 def document(*, batch_max: int, range_max: int) -> bytes:
-    """The document as JSON, with the counts that this server permits."""
+    """Return the document as JSON, with the counts that this server permits."""
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
             "info": {
                 "title": "idservice",
                 "version": __version__,
-                "description": "Unique, short, ordered numbers. No answer may be cached.",
+                "description": "Unique, short, ordered numbers. Answers must not be cached.",
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "paths": {
@@ -76,7 +76,7 @@ def _control() -> Schema:
     }
     put = _operation(
         "createCounter",
-        "Create a counter, or find it as it is wished.",
+        "Create a counter, or find it with the same configuration.",
         {"200": there, "201": there},
         parameters=[NAME_PARAMETER],
         refusals=("400", "403", "408", "409", "413", "423", "503"),
@@ -86,7 +86,7 @@ def _control() -> Schema:
         "/v1/counters": {
             "get": _operation(
                 "listCounters",
-                "Every counter and its configuration.",
+                "List every counter with its configuration.",
                 {"200": _json(_ref("CounterList"))},
                 refusals=("503",),
             )
@@ -94,46 +94,52 @@ def _control() -> Schema:
         "/v1/counters/{name}": {
             "get": _operation(
                 "showCounter",
-                "A counter, and where it stands in the store.",
+                "Show a counter and its position in the store.",
                 {"200": _json(_ref("CounterAnswer"))},
                 parameters=[NAME_PARAMETER],
                 refusals=("400", "404", "503"),
             ),
             "put": put,
             "patch": _change(
-                "patchCounter", "Suspend or resume it, change limit or runway.", "Patch"
+                "patchCounter",
+                "Suspend or resume a counter, or change its limit or runway.",
+                "Patch",
             ),
-            "delete": _change("deleteCounter", "Delete it; no id is used again.", "Deletion"),
+            "delete": _change(
+                "deleteCounter", "Delete a counter. No id is used again.", "Deletion"
+            ),
         },
         "/v1/counters/{name}/set": {
-            "post": _change("setCounter", "Go on from another id.", "SetTo"),
+            "post": _change("setCounter", "Make a counter go on from another id.", "SetTo"),
         },
-        **_overview(),
+        **_status(),
     }
 
 
-def _overview() -> Schema:
+def _status() -> Schema:
     return {
         "/": {
             "get": _operation(
                 "statusPage",
-                "The status as a page; it asks the store for nothing.",
-                {"200": {"description": "HTML.", "content": {"text/html": {}}}},
-                parameters=WHICH,
+                "Show the status as a page. The store is not asked.",
+                {"200": {"description": "The page.", "content": {"text/html": {}}}},
+                parameters=STATUS_QUERY,
                 refusals=("400", "503"),
             )
         },
         "/v1/status": {
             "get": _operation(
                 "status",
-                "The service, and its counters in use, as they are in memory; those that need"
-                " attention first. It asks the store for nothing.",
+                "Show the service and its counters in use, those that need attention first."
+                " The store is not asked.",
                 {"200": _json(_ref("Status"))},
-                parameters=WHICH,
+                parameters=STATUS_QUERY,
                 refusals=("400", "503"),
             )
         },
-        "/metrics": {"get": _operation("metrics", "Prometheus metrics.", {"200": _text()})},
+        "/metrics": {
+            "get": _operation("metrics", "Show the metrics for Prometheus.", {"200": _text()})
+        },
     }
 
 
@@ -142,7 +148,10 @@ def _change(operation: str, summary: str, body: str) -> Schema:
     change = _operation(
         operation,
         summary,
-        {"200": answer, "202": {**answer, "description": "Begun; it goes on by itself."}},
+        {
+            "200": answer,
+            "202": {**answer, "description": "The change has begun and goes on by itself."},
+        },
         parameters=[NAME_PARAMETER],
         refusals=("400", "403", "404", "408", "409", "413", "423", "503"),
     )
@@ -155,13 +164,13 @@ def _change(operation: str, summary: str, body: str) -> Schema:
 
 def _health() -> Schema:
     ready = _operation(
-        "readyz", "Whether the next id can be served.", {"200": _text()}, refusals=("503",)
+        "readyz", "Say if the next id can be served.", {"200": _text()}, refusals=("503",)
     )
     return {
-        "/livez": {"get": _operation("livez", "Whether the process answers.", {"200": _text()})},
+        "/livez": {"get": _operation("livez", "Say that the process answers.", {"200": _text()})},
         "/readyz": {"get": ready},
         "/openapi.json": {
-            "get": _operation("openapi", "This document.", {"200": _json({"type": "object"})})
+            "get": _operation("openapi", "Show this document.", {"200": _json({"type": "object"})})
         },
     }
 
@@ -171,25 +180,25 @@ def _ids(of: str, parameters: list[Schema], batch_max: int, range_max: int) -> S
         {
             "name": "count",
             "in": "query",
-            "description": f"How many ids; up to {range_max} as ranges, else up to {batch_max}.",
+            "description": f"How many ids: up to {range_max} as ranges, else up to {batch_max}.",
             "schema": {"type": "integer", "minimum": 1, "maximum": batch_max},
         },
         {
             "name": "format",
             "in": "query",
-            "description": "Instead of an Accept header.",
+            "description": "The format of the answer; it takes precedence over the Accept header.",
             "schema": {"enum": ["text", "json", "ranges"]},
         },
         {
             "name": "nonce",
             "in": "query",
-            "description": "Echoed in an answer of ranges.",
+            "description": "A text that an answer of ranges repeats.",
             "schema": {"type": "string", "pattern": f"^{NONCE.pattern}$"},
         },
     ]
     answers = {
         "200": {
-            "description": "The next ids; digits only for a single one as text.",
+            "description": "The next ids. As text, a single id is its digits and nothing else.",
             "content": {
                 "text/plain": {"schema": {"type": "string"}},
                 "application/json": {
@@ -203,7 +212,7 @@ def _ids(of: str, parameters: list[Schema], batch_max: int, range_max: int) -> S
     return {
         method: _operation(
             f"{method}Next{suffix}",
-            f"The next id of {of}, or several.",
+            f"Take the next id of {of}, or several.",
             answers,
             parameters=parameters + query,
             refusals=refusals,
@@ -221,7 +230,7 @@ def _operation(
     refusals: tuple[str, ...] = (),
 ) -> Schema:
     problem = {
-        "description": "Refused; nothing is handed out.",
+        "description": "The request is refused and no id is handed out.",
         "content": {"application/problem+json": {"schema": _ref("Problem")}},
     }
     return {
@@ -237,8 +246,8 @@ def _ref(name: str) -> Schema:
 
 
 def _json(schema: Schema) -> Schema:
-    return {"description": "As asked.", "content": {"application/json": {"schema": schema}}}
+    return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
 
 
 def _text() -> Schema:
-    return {"description": "As asked.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"description": "The answer.", "content": {"text/plain": {"schema": {"type": "string"}}}}
