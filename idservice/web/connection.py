@@ -102,7 +102,10 @@ class Connection(RequestHandler):
         return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except Exception:  # a target may make the parser raise what aiohttp does not expect
+            super().data_received(b"\0")  # after that, the parser refuses whatever comes
         if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
             return
         # A body may turn out to be malformed after its head was read. Aiohttp queues the complaint

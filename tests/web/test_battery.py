@@ -49,6 +49,7 @@ MALFORMED = {
     "bare carriage return": b"GET /next HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n",
     "NUL in a header": b"GET /next HTTP/1.1\r\n" + HOST + b"X: a\x00b\r\n\r\n",
     "NUL in the path": b"GET /ne\x00xt HTTP/1.1\r\n" + HOST + b"\r\n",
+    "target that is not a URL": b"OPTIONS ws://[]@ HTTP/1.1\r\n" + HOST + b"\r\n",
     "space in the path": b"GET /next x HTTP/1.1\r\n" + HOST + b"\r\n",
     "no host": b"GET /next HTTP/1.1\r\nX: y\r\n\r\n",
     "two hosts": b"GET /next HTTP/1.1\r\n" + HOST + HOST + b"\r\n",

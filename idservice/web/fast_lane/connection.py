@@ -248,7 +248,11 @@ class FastConnection(asyncio.Protocol):
             return
         transport.resume_reading()
         data, self._buffer = self._buffer, b""
-        self._work(data)
+        try:
+            self._work(data)
+        except Exception:  # a bug; the caller answers other clients too, and must not be harmed
+            self._responder.crash()
+            transport.abort()
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -256,10 +260,7 @@ class FastConnection(asyncio.Protocol):
         """Answer the requests in `data`, one after the other."""
         while True:
             size = data.find(END) + 4
-            if size == len(data):
-                head, rest = data, b""
-            else:
-                head, rest = data[:size], data[size:]
+            head, rest = data[:size], data[size:]
             if size < 4:
                 if may_go_on(data):
                     self._buffer = data

@@ -893,6 +893,25 @@ async def test_who_waits_keeps_its_place_and_holds_nobody_up(serve: Serve) -> No
         assert third > first
 
 
+async def test_a_fault_behind_a_request_that_waited_harms_nobody_else(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refiller answers the waiting requests one by one, and ends the service if it fails."""
+    serving = await serve(limits=Limits(wait=5))
+    await serving.service.warm()
+    go_on = await empty(serving)
+    lanes = Hand(serving)
+    (lane, transport), (other, unharmed) = lanes.lane(), lanes.lane()
+    monkeypatch.setattr(lanes.lanes, "server", lambda: 1 // 0)
+    lane.data_received(NEXT + OTHER)
+    other.data_received(NEXT)
+    go_on()
+    await answered(unharmed, 1)
+    assert transport.written.count(b"200 OK") == 1
+    assert transport.done == ["resume", "abort"]
+    await lanes.close()
+
+
 async def test_who_went_away_stands_in_line_no_longer(serve: Serve) -> None:
     serving = await serve(limits=Limits(wait=5))
     await serving.service.warm()
