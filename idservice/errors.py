@@ -217,7 +217,7 @@ class Stopped(Unavailable):
 class StoreError(Unavailable):
     text = "The store {store} failed: {why}."
     code = "store_unavailable"
-    throttled = False  # whether it refused because that item is too hot: another shard's may do
+    throttled = False  # True if the item has too many requests: another shard may serve
 
 
 class NotApplied(StoreError):

@@ -35,8 +35,8 @@ class Lines(logging.Formatter):
     """Formats a record as time, level and sentence, with the worker if there are several."""
 
     def __init__(self, worker: int | None = None) -> None:
-        who = "" if worker is None else f"worker {worker}: "
-        super().__init__(f"%(asctime)s %(levelname)-7s {who}%(message)s", "%H:%M:%S")
+        prefix = "" if worker is None else f"worker {worker}: "
+        super().__init__(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", "%H:%M:%S")
 
 
 class Handler(logging.StreamHandler[TextIO]):

@@ -8,7 +8,7 @@ from idservice.observability.readings import Latency
 log = logging.getLogger("idservice.pulse")
 
 BEAT_S = 0.1
-STILL_S = 1.0  # late by that much it stood still, which is worth a line in the log
+STILL_S = 1.0  # a delay that is logged
 
 
 async def watch(lag: Latency) -> None:
@@ -21,7 +21,7 @@ async def watch(lag: Latency) -> None:
         lag.observe(late_s)
         if late_s >= STILL_S:
             log.warning(
-                "the process stood still for %.1f s: it got no CPU, or was suspended",
+                "the process stood still for %.1f s: it got no CPU time, or was suspended",
                 late_s,
                 extra={"action": "stood_still"},
             )

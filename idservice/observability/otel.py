@@ -33,17 +33,17 @@ from idservice import __version__, errors
 from idservice.observability.readings import CounterSample, Snapshot, capped
 
 PROTOCOL = "http/protobuf"
-ALLOWED = {  # what of the standard is served; another value would be ignored without a word
+ALLOWED = {  # values that are supported; another one would be ignored silently
     "OTEL_TRACES_EXPORTER": ("otlp", "none"),
     "OTEL_METRICS_EXPORTER": ("otlp", "none"),
     "OTEL_EXPORTER_OTLP_PROTOCOL": (PROTOCOL,),
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": (PROTOCOL,),
     "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": (PROTOCOL,),
 }
-FLUSH_MAX_S, FLUSH_MIN_S = 2.0, 0.5  # for the rest to be sent at the stop, as time allows
-SNAPSHOT_S = 5.0  # for the loop to tell a thread what is counted
+FLUSH_MAX_S, FLUSH_MIN_S = 2.0, 0.5  # to send the rest at the stop, as time allows
+SNAPSHOT_S = 5.0  # for the loop to give a thread a snapshot
 FRESH_S = 0.2  # all instruments of one collection share a snapshot
-# Any other word is a client's, and each would be a series of its own.
+# A client can send any other word, and each would be a separate series.
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -78,7 +78,7 @@ async def exported(
     try:
         yield _middleware(tracers, meters)
     finally:
-        # Threads of their own, which nobody waits for: the loop's would hold up its end.
+        # Daemon threads: the threads of the loop would delay its end.
         done = [_in_thread(end) for end in (tracers.shutdown, meters.shutdown)]
         left = stop_by() - asyncio.get_running_loop().time()
         await asyncio.wait(done, timeout=max(FLUSH_MIN_S, min(FLUSH_MAX_S, left)))
@@ -96,7 +96,7 @@ def _in_thread(work: Callable[[], object]) -> "asyncio.Future[None]":
         try:
             work()
         finally:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=run, daemon=True).start()
@@ -108,7 +108,7 @@ def _middleware(tracers: TracerProvider, meters: MeterProvider) -> Middleware:
     duration = meters.get_meter("idservice", __version__).create_histogram(
         "http.server.request.duration",
         "s",
-        "How long requests took.",
+        "Seconds that requests took.",
         explicit_bucket_boundaries_advisory=DURATIONS_S,
     )
 

@@ -89,10 +89,9 @@ class _Lines:
 
 
 def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
-    """Yield the metrics page in Prometheus' text format, in pieces that are made quickly, so that
-    requests can be served in between.
+    """Yield the metrics page in pieces that are made quickly: requests are served in between.
 
-    At most `counters_max` counters have a separate label.
+    At most `counters_max` counters have a separate label; the others are summed up.
     """
     rows = _Lines(capped(snapshot.readings, counters_max))
     yield from _counts(rows)

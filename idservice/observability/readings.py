@@ -23,13 +23,13 @@ class CounterState(msgspec.Struct, frozen=True):
     epoch: int
     strict: bool
     shards: int
-    limit: int | None  # the highest id; None where another service lends them and does not tell
-    runway: float  # for which ids are to last
-    stock: int  # held after the last refill
-    low: int  # held when the next one begins
-    highest: int | None  # of the ids this instance was ever granted in this epoch
-    pace: float  # ids a second by which all instances together move on; 0: not known
-    borrowed: bool = False  # by another service
+    limit: int | None  # the highest id; None if the ids are borrowed
+    runway: float  # for which the ids in memory are meant to last
+    stock: int  # in memory after the last refill
+    low: int  # in memory when the next refill begins
+    highest: int | None  # id that this instance was granted in this epoch
+    pace: float  # ids per second of all instances together; 0 if not known
+    borrowed: bool = False  # borrowed from another service
     change: str = ""  # the kind of a change under way
     code: str = ""
     why: str = ""
@@ -98,10 +98,10 @@ def worst(states: Sequence[CounterState]) -> CounterState | None:
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
-PIECE = 50  # counters looked at, or written about, at once: well below a millisecond
+PIECE = 50  # counters that are read or written at once: well below a millisecond
 
 
-REST = "_rest"  # label of the counters beyond the cap; no counter can be called so
+REST = "_rest"  # label of the counters beyond the cap; it is not a valid name
 
 
 @dataclass(slots=True)
@@ -152,25 +152,25 @@ class CounterStats:
     refusals: dict[str, int] = field(default_factory=dict)  # by error code
     waits: int = 0
     wait_seconds: float = 0.0
-    claimed: int = 0  # ids that others gave back, and that were taken over
+    claimed: int = 0  # ids that other instances gave back, and this one took over
     latency: Latency = field(default_factory=Latency)  # of its reservations
     moves: dict[str, int] = field(default_factory=dict)  # from shard to shard, by cause
 
 
 @dataclass(frozen=True, slots=True)
 class CounterSample:
-    """One counter at the moment of a scrape."""
+    """One counter at one moment."""
 
     counter: str
     issued: int
     reserved: int
     held: int
-    rate: float  # ids per second of late; 0 for a strict counter
+    rate: float  # recent ids per second; 0 for a strict counter
     waiting: int
     gaps: dict[str, int]
     stats: CounterStats
-    returned: int = 0  # ids that went back to the store at the stop
-    state: CounterState | None = None  # None where nobody who lives has it in use
+    returned: int = 0  # ids returned to the store at shutdown
+    state: CounterState | None = None  # None if no running worker uses it
 
     @property
     def runway_s(self) -> float:
@@ -191,19 +191,19 @@ class CatalogueAge:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at the moment of a scrape."""
+    """All counts at one moment."""
 
     readings: list[CounterSample]
     store_up: bool
     latency: Latency
     version: str
-    lag: Latency = field(default_factory=Latency)  # of the event loop; see `pulse`
+    lag: Latency = field(default_factory=Latency)  # of the event loop; see `loop_lag`
     workers: int = 1  # that serve
-    restarts: int = 0  # of workers that ended by themselves
+    restarts: int = 0  # workers that replaced one that ended
     store_error: str = ""  # why it is not up
     uptime_s: float = 0.0
-    catalogue_age: CatalogueAge | None = None  # of the catalogue; None where the store has none
-    draining: bool = False  # it was told to stop, and still answers
+    catalogue_age: CatalogueAge | None = None  # None if the store has no catalogue
+    draining: bool = False  # told to stop, and still answering
 
 
 def count(counts: dict[str, int], key: str) -> None:
@@ -220,7 +220,7 @@ def capped(readings: list[CounterSample], most: int) -> list[CounterSample]:
     kept, rest = readings[:most], readings[most:]
     if not rest:
         return kept
-    # What they hold together serves none of them longer: the shortest runway stands for all.
+    # Ids of one counter do not serve another: the shortest runway stands for all.
     shortest = min(reading.runway_s for reading in rest)
     total = summed(REST, rest)
     rate = total.held / shortest if shortest else inf

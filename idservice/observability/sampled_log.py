@@ -33,6 +33,6 @@ class RateLimitedLog:
             return
         self._next = now + INTERVAL_S
         if self._kept_back:
-            message += f" ({self._kept_back} more like it were not logged)"
+            message += f" ({self._kept_back} similar lines were not logged)"
             self._kept_back = 0
         self._log.log(level, message, *arguments, **keywords)

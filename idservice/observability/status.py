@@ -21,9 +21,9 @@ from idservice.observability.status_records import (
 
 COMMAND = re.compile(r"`(idservice [^`]+)`")
 PER_DEFAULT = 50
-SHORT = 0.5  # of the time for which ids are to last: less is left when no refill has come
-# What a counter's error is called, in the order in which they matter; an error of another code is
-# the store's, and nothing is left in memory.
+SHORT = 0.5  # share of the runway: less is left if a refill is overdue
+# The state of a counter by the code of its error, worst first. Any other code is an error of the
+# store, and no ids are left in memory.
 STATES: dict[str, State] = {
     "counter_suspect": "suspect",
     "store_replaced": "suspect",
@@ -35,7 +35,7 @@ STATES: dict[str, State] = {
     "moved": "moved",
     "": "active",
 }
-# In this order they are shown, with how bad each is; `calm` is neither good nor bad.
+# The states in the order in which they are shown, with their level; `calm` is neither good nor bad.
 LEVELS: dict[State, Level] = {
     "suspect": "bad",
     "stale": "bad",
@@ -136,7 +136,7 @@ def _counters(number: int) -> str:
 def _state(reading: CounterSample) -> State:
     known = reading.state
     if known is None:
-        return "unused"  # by any worker that lives
+        return "unused"  # by the workers that run
     state = STATES.get(known.code, "empty")
     overdue = reading.held <= known.low and _runway_s(reading) < SHORT * known.runway
     return "short" if state == "active" and overdue else state
@@ -207,7 +207,7 @@ def _finite(seconds: float) -> float | None:
 def _why(reading: CounterSample, state: str) -> str:
     if state != "short":
         return ""
-    return "What is in memory lasts less than half as long as it is to."
+    return "The ids in memory last less than half as long as they should."
 
 
 def _command(name: str, state: str, known: CounterState, store: str, authority: str) -> str:

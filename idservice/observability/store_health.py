@@ -1,4 +1,4 @@
-"""Keeps whether the store answers, as this instance last saw it."""
+"""Notes if the store answers, as this instance last saw it."""
 
 import asyncio
 import logging
