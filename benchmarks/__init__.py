@@ -1,1 +1,1 @@
-"""What the service costs, as ratios measured side by side. `python -m benchmarks --help`."""
+"""The cost of the service, as ratios measured side by side. `python -m benchmarks --help`."""

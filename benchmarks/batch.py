@@ -1,4 +1,4 @@
-"""What a thousand ids in one answer cost the server, as text and as JSON, and what ranges cost.
+"""The cost of a thousand ids in one answer, as text and as JSON, and of ranges.
 
 One real server, its counter at ids of ten digits, under flat-out load on keep-alive connections by
 wrk, the candidates in turns. CPU time of all of the server's threads, from the OS. Blocks may be as
@@ -32,7 +32,7 @@ CANDIDATES: dict[str, tuple[str, str]] = {
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `batch`."""
+    """Return the rows of `batch`."""
     rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
     if shutil.which("wrk") is None:
         return [Row("batch: ids in one answer", None, note="wrk is not installed")]

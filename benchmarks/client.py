@@ -1,4 +1,4 @@
-"""What an id costs in the application that takes it through the Python client.
+"""The cost of an id in an application that takes it through the Python client.
 
 One real service on the core for servers, the clients in this process on the other. For the price of
 a call the block is warm; CPU time, the empty loop subtracted. For ids per second the client goes on
@@ -20,7 +20,7 @@ from idservice.client import AsyncClient, Client
 
 GOALS_NS = {"synchronous": 60.0, "asyncio": 150.0}
 GOAL_PER_S = 5_000_000
-WARM = 4  # so many times what is measured is taken before, so that a block holds it all
+WARM = 4  # ids taken before, as a multiple of those measured, so that a block holds them all
 WORDS = {
     "synchronous": "client.next_id()",
     "asyncio": "await client.next_id()",
@@ -30,7 +30,7 @@ WORDS = {
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `client`."""
+    """Return the rows of `client`."""
     count, rounds, most = (20_000, 1, 200_000) if quick else (300_000, 2 * ROUNDS, 10_000_000)
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         store = f"sqlite:{Path(folder) / 'client'}"

@@ -1,4 +1,4 @@
-"""What a million ids cost: by API Gateway with a write for each, by Lambda, and by this service.
+"""The price of a million ids: by API Gateway with a write for each, by Lambda, and by this service.
 
 List prices and arithmetic, and the writes of the service by simulation (see `fleet`). What AWS
 charges by the hour (a container), for storage, logs and traffic is not in it.
@@ -13,7 +13,7 @@ from benchmarks.sidecar import DIRECT, sample
 MILLION = 1_000_000
 MONTH_S = 30 * 86_400
 
-# To be re-checked before anybody relies on them: from secondary pages, not from a bill.
+# To be checked again before they are relied on: from secondary pages, not from a bill.
 LIST_PRICES = "list prices of us-east-1, in force since November 2024 and to be re-checked"
 WRITE_UNIT = 0.625 / MILLION  # $ per write of up to 1 KB, on demand
 READ_UNIT = 0.125 / MILLION  # $ per strongly consistent read of up to 4 KB, on demand
@@ -21,7 +21,7 @@ REST_CALL = 3.50 / MILLION  # $ per call of a REST API, first tier
 HTTP_CALL = 1.00 / MILLION  # $ per call of an HTTP API, first tier
 LAMBDA_CALL = 0.20 / MILLION
 LAMBDA_GB_S = 0.0000166667
-LAMBDA_USE_GB_S = 0.128 * 0.012  # a call: 128 MB for 12 ms, which nobody measured
+LAMBDA_USE_GB_S = 0.128 * 0.012  # a call: 128 MB for 12 ms, which is an assumption
 
 POLL_S = 2.0  # an instance reads the catalogue's head so often: consistently, one read unit
 RATES = (1, 100, 1_000)
@@ -33,7 +33,7 @@ def monthly(writes_per_s: float, reads_per_s: float) -> float:
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `cost`."""
+    """Return the rows of `cost`."""
     rows = [
         _row("REST API, a write per id", REST_CALL + WRITE_UNIT, "the replaced one"),
         _row(

@@ -1,4 +1,4 @@
-"""What a fleet of sidecars asks of one table, by simulation with the real allocator.
+"""The load of a fleet of sidecars on one table, by simulation with the real allocator.
 
 Direct: each sidecar reserves on the table itself. Chained: a few central services stand between,
 each sidecar asks those, and drops what it holds for more than 10 s. A sample of sidecars is
@@ -49,7 +49,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is simulated."""
+    """The extent of the simulation."""
 
     sidecars: tuple[int, ...] = SIDECARS
     rates: tuple[int, ...] = RATES
@@ -63,7 +63,7 @@ QUICK = Size((10, 10_000), (1, 10), 2, (60.0, 180.0), sample_max=10, checked=20)
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `fleet`."""
+    """Return the rows of `fleet`."""
     size = QUICK if quick else Size()
     rows = []
     for rate in size.rates:
@@ -138,7 +138,7 @@ def _verdict(writes: float, reads: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Central:
-    """What was seen of one central after the warm-up."""
+    """The figures of one central service after the warm-up."""
 
     writes_per_s: float
     held: float
@@ -147,7 +147,7 @@ class Central:
 
 
 def central(requests: Iterator[tuple[float, int]], size: Size) -> Central:
-    """One central service that is asked for so many ids at those times."""
+    """One central service, asked for given numbers of ids at given times."""
     warm, until = size.central_s
     allocator = Allocator(
         Shards(Layout(base=0, limit=LIMIT_DEFAULT)),

@@ -97,7 +97,7 @@ def wrk(
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `http`."""
+    """Return the rows of `http`."""
     rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
     per_second: dict[str, list[float]] = {}
 

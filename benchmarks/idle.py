@@ -1,4 +1,4 @@
-"""A service that nobody asks: memory and CPU of the process, with SQLite and with DynamoDB, and
+"""An idle service: memory and CPU of the process, with SQLite and with DynamoDB, and
 what each counter adds.
 
 The process by its resident memory once it is ready and gave one id, and by the CPU time that it
@@ -38,14 +38,14 @@ CREDENTIALS = {
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What one process took: memory in MB, and CPU in per cent of a core."""
+    """The use of one process: memory in MB, and CPU in per cent of a core."""
 
     memory: float
     cpu: float
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `idle`."""
+    """Return the rows of `idle`."""
     rounds, watched_s = (1, 0.5) if quick else (5, 12.0)
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         store = f"sqlite:{Path(folder) / 'idle'}"
@@ -101,7 +101,7 @@ def _on_dynamodb(rounds: int, watched_s: float) -> list[Row]:
 
 
 def _engine() -> tuple[str, list[str]] | None:
-    """What stands in for DynamoDB here, and how it is started, up to its port."""
+    """The command that starts the stand-in for DynamoDB, up to its port."""
     if DYNOXIDE.exists():
         return "dynoxide", [str(DYNOXIDE), "serve", "--host", "127.0.0.1", "--port"]
     if importlib.util.find_spec("moto") and importlib.util.find_spec("flask"):

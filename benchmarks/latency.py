@@ -1,4 +1,4 @@
-"""Whether a slow store is felt: p99.9 of `GET /next` over a 1 ms store and over one of 1 s.
+"""The effect of a slow store: p99.9 of `GET /next` over a 1 ms store and over one of 1 s.
 
 Two real servers over SQLite take requests in turns from one open-loop generator, one to this and
 the next to that, so that both meet the same machine at the same time. A latency counts from the
@@ -24,7 +24,7 @@ TICK_S = 0.002  # the service's loop counts whole milliseconds, at both ends of 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured. A refill may take a quarter of the runway: a store of 1 s needs 4 s."""
+    """Sizes. A refill may take a quarter of the runway: a store of 1 s needs 4 s."""
 
     slow_s: float = 1.0
     fast_s: float = 0.001
@@ -61,7 +61,7 @@ class Server:
         return f"{self.delay_s * 1000:g} ms"
 
     def steady(self) -> None:
-        """What is counted begins now."""
+        """Begin to count."""
         self._before = Counted.of(self.port)
 
     def round(self) -> None:
@@ -72,7 +72,7 @@ class Server:
         self.medians.append(median(latencies))
 
     def counted(self) -> "Counted":
-        """What was counted since it is steady."""
+        """Return the counts since `steady`."""
         found = Counted.of(self.port).since(self._before)
         check(found.refills > 0, f"no refill from the store of {self} while it was measured")
         least = found.refills * (self.delay_s - TICK_S)
@@ -105,7 +105,7 @@ class Counted:
         )
 
     def since(self, before: "Counted") -> "Counted":
-        """What was counted since then."""
+        """Return the counts since an earlier time."""
         return Counted(
             self.refills - before.refills, self.waits - before.waits, self.seconds - before.seconds
         )
@@ -119,7 +119,7 @@ def _metric(page: str, name: str) -> float:
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `latency`."""
+    """Return the rows of `latency`."""
     size = QUICK if quick else Size()
     clock = Clock()
     with ExitStack() as stack:

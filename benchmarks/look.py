@@ -1,4 +1,4 @@
-"""What a look at a service with a thousand counters takes, and whether who asks for ids feels it.
+"""The cost of a look at a service with a thousand counters, and its effect on requests for ids.
 
 The status page is complete with its document and the first page of figures that its script asks
 for. A latency under load counts from the time at which the request was meant to be sent; rounds
@@ -37,7 +37,7 @@ while True:
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `look`."""
+    """Return the rows of `look`."""
     # Whole intervals, so that each round has as many scrapes.
     counters, rounds, round_s = (20, 1, 1.0) if quick else (COUNTERS, 5, 10.0)
     clock = Clock()
@@ -96,7 +96,7 @@ def _got(port: int, target: str) -> int:
 
 
 def _times(look: Callable[[], int], rounds: int) -> list[float]:
-    """Milliseconds that each of so many looks took."""
+    """Return the milliseconds that each look took."""
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -107,7 +107,7 @@ def _times(look: Callable[[], int], rounds: int) -> list[float]:
 
 @contextmanager
 def _scraping(port: int) -> Iterator[None]:
-    """Somebody scrapes every `EVERY_S`: a process of its own, for the load must not wait for it."""
+    """Scrape every `EVERY_S`, in another process, so that the load does not wait for it."""
     with process(
         [sys.executable, "-c", SCRAPER, str(port), str(EVERY_S)], on_all_cores=True
     ) as one:

@@ -1,4 +1,4 @@
-"""How figures are taken and judged: interleaved rounds, medians, CPU from the OS's accounting."""
+"""Takes and judges figures: interleaved rounds, medians, CPU from the OS's accounting."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is reached; None where there is no goal or no figure."""
+        """True if the goal is reached; None without a goal or a figure."""
         if self.goal is None or self.figure is None:
             return None
         return self.figure >= self.goal if self.at_least else self.figure <= self.goal
@@ -42,7 +42,7 @@ class Row:
 def interleaved(
     candidates: Mapping[str, Callable[[], float]], rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
-    """What each candidate measured in each round: A B A B …, so that all meet the same machine."""
+    """Return the figures of each candidate, taken in turns on the same machine."""
     found: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, run in candidates.items():
@@ -79,7 +79,7 @@ def distinct(ids: list[int]) -> None:
 # --- the machine ----------------------------------------------------------------------------------
 
 
-@cache  # the answer of the beginning: whoever generates load is held to one core afterwards
+@cache  # as at the start: the process that generates load is held to one core later
 def cores() -> tuple[int, int]:
     """A core for servers and one for load; the same where there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -87,7 +87,7 @@ def cores() -> tuple[int, int]:
 
 
 def machine() -> str:
-    """What the figures were taken on."""
+    """Return a description of the machine."""
     cpus = sorted(os.sched_getaffinity(0))
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -39,7 +39,7 @@ class MemoryStore:
         return Grant(range(first, first + count), self.writes)
 
     async def position(self, counter: Counter, shard: int = 0) -> Position:
-        """Where it stands: `rev` is that of nobody's last reservation, so nothing goes back."""
+        """Return the position; its `rev` is not that of a reservation, so nothing goes back."""
         next = self._positions[counter.name, shard]
         return Position(next, next, -1, counter.epoch)
 

@@ -1,7 +1,7 @@
-"""How long a service goes on at full rate when its store is gone, from the worst moment on.
+"""The time for which a service goes on at full rate without its store, from the worst moment.
 
 One client asks at a steady rate. What is in memory is between one runway and two of them, and least
-just before a refill: shortly before that somebody locks the SQLite file and does not let go. Every
+just before a refill: shortly before that the SQLite file is locked for good. Every
 request has to be answered in time until the first that is not.
 """
 
@@ -24,7 +24,7 @@ PATIENCE = 5  # runways until memory has been through a whole round
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """The extent of the measurement."""
 
     runway_s: int = 30
     rate: int = 200
@@ -59,7 +59,7 @@ class Client(Connection):
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `outage`."""
+    """Return the rows of `outage`."""
     size = QUICK if quick else Size()
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         file = Path(folder) / "store"

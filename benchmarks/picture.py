@@ -139,7 +139,7 @@ def lines(
 
 
 def _meets(line: Line, limit: float) -> float | None:
-    """Where a line rises above a limit, if it does, straight between its points as it is drawn."""
+    """Return the place where a line rises above a limit, straight between its points; else None."""
     for (x0, y0), (x1, y1) in pairwise(line.points):
         if y0 < limit <= y1:
             part = math.log(limit / y0) / math.log(y1 / y0)
@@ -173,7 +173,7 @@ def _page(parts: list[str], y: float, note: str) -> str:
 
 
 def documents(name: str, rows: list[Row]) -> dict[str, str]:
-    """What a benchmark makes of its rows besides the rows, by file name; only few do."""
+    """Return the files that a benchmark makes of its rows, by name."""
     make = getattr(importlib.import_module(f"benchmarks.{name}"), "documents", None)
     return make(rows) if make is not None and rows else {}
 

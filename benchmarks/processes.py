@@ -19,7 +19,7 @@ POLL_S = 0.002
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at the moment."""
+    """Return a port of loopback that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -106,7 +106,7 @@ def answers(port: int, child: subprocess.Popen[bytes]) -> None:
 
 
 def accepts(port: int, child: subprocess.Popen[bytes]) -> None:
-    """Wait until somebody accepts connections on a port."""
+    """Wait until connections are accepted on a port."""
 
     def connects() -> bool:
         with socket.socket() as probe:
@@ -124,7 +124,7 @@ def _until(holds: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
 
 
 def get(port: int, target: str) -> tuple[int, str]:
-    """Status and body of one GET on a connection of its own; (0, "") where nobody listens."""
+    """Return status and body of one GET on a new connection; (0, "") if it is refused."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=START_MAX_S) as connection:
             connection.sendall(
@@ -166,7 +166,7 @@ def on_load_core() -> Iterator[None]:
 
 @contextmanager
 def cores_awake() -> Iterator[None]:
-    """The cores for servers and for load do not halt while nobody needs them: where they are
+    """The cores for servers and for load do not halt while they are idle: where they are
     virtual ones, to wake them costs the server many times what it takes to send an answer."""
     with ExitStack() as stack:
         for core in set(cores()):

@@ -1,4 +1,4 @@
-"""Whether a reshard is felt: p99 of `GET /next`, second by second, while shards go 1 -> 8 -> 2.
+"""The effect of a reshard: p99 of `GET /next`, second by second, while shards go 1 -> 8 -> 2.
 
 Two instances on one SQLite file are asked in turns at a fixed rate. A latency counts from the time
 a request was meant to be sent, and an answer that is no id ends the benchmark. The runway is so
@@ -31,7 +31,7 @@ STEPS = (8, 2)  # shards
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """The extent of the measurement."""
 
     runway_s: int = 4
     rate: int = 5_000  # ids/s of both instances together
@@ -59,7 +59,7 @@ class Instance(Target):
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `reshard`."""
+    """Return the rows of `reshard`."""
     size = QUICK if quick else Size()
     clock = Clock()
     with ExitStack() as stack:
@@ -85,7 +85,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def _operate(file: str, size: Size) -> None:
-    """What `idservice reshard` does, without the start of a process beside the load."""
+    """Do the work of `idservice reshard`, without the start of a process beside the load."""
 
     async def reshard(shards: int) -> None:
         async with SQLiteStore(file) as store:

@@ -41,7 +41,7 @@ class Kind:
 
     @property
     def missing(self) -> str:
-        """What is not installed; empty where nothing is missing."""
+        """Return the programs that are not installed."""
         absent = [
             str(need)
             for need in self.needs
@@ -116,7 +116,7 @@ def redis(folder: Path, stack: ExitStack) -> Rival:
 
 
 def webdis(folder: Path, stack: ExitStack) -> Rival:
-    """webdis, one thread, before a Redis of its own; both count."""
+    """webdis, one thread, in front of another Redis; both count."""
     behind = redis(folder, stack)
     port = free_port()
     settings = folder / "webdis.json"

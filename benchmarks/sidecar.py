@@ -27,9 +27,9 @@ PEEKS = 500  # how often it is looked into the memory of each
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a sidecar is supplied. With `hold_s` ids are dropped that long after they were asked for.
+    """The supply of a sidecar. With `hold_s` ids are dropped that long after they were asked for.
 
-    It is looked at for a window of so many seconds, after as many runways of warm-up as that takes.
+    It is observed for a window, after as many runways of warm-up as that takes.
     """
 
     runway_s: float
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(slots=True)
 class Life:
-    """What was seen of one sidecar. Everything but `starts` is of the time after the warm-up."""
+    """The figures of one sidecar. Everything but `starts` is of the time after the warm-up."""
 
     starts: int = 0  # refills in the first minute
     refills: list[tuple[float, int]] = field(default_factory=list)  # when, and for how many ids
@@ -98,11 +98,11 @@ class Sidecar:
         return looked
 
     def due(self, now: float) -> Request | None:
-        """What to ask for now."""
+        """Return the number of ids to ask for now."""
         return self.allocator.due(now, waiting=self.waiting, first=min(1, self.waiting))
 
     def granted(self, request: Request, asked_at: float, ids: range, now: float) -> None:
-        """What it brought, first for those who wait."""
+        """Take a block, first for requests that wait."""
         if self._borrows:
             fits = self.allocator.borrowed(request.token, [ids], now, since=asked_at)
         else:
@@ -169,7 +169,7 @@ def live(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of `lives` after the warm-up, for `seconds`."""
+    """Return the figures of `lives` after the warm-up, for `seconds`."""
 
     kind: Kind
     rate: int

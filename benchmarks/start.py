@@ -1,4 +1,4 @@
-"""How long a start takes until `/readyz` says yes, and a health check until it ends.
+"""The time of a start until `/readyz` says yes, and of a health check.
 
 Every start is a process of its own on the core for servers, and turns are taken with python's own
 start, whose time is in all of them.
@@ -16,7 +16,7 @@ GOAL_S = 0.7
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `start`."""
+    """Return the rows of `start`."""
     rounds = 1 if quick else ROUNDS
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         return [*_starts(Path(folder), rounds), *_health(Path(folder), rounds)]

@@ -1,4 +1,4 @@
-"""What a strict counter gives: 64 clients, one id per request, over a store of 5 ms a write.
+"""Ids per second of a strict counter: 64 clients, one id a request, a store of 5 ms a write.
 
 A real server over SQLite, one write in flight; each answer of the store is held back until 5 ms are
 over, so the file is in memory where the machine has a folder there: no disk makes a write longer.
@@ -25,7 +25,7 @@ IN_MEMORY = Path("/dev/shm")
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `strict`."""
+    """Return the rows of `strict`."""
     rounds, round_s = (1, 1) if quick else (ROUNDS, 3)
     folder_of = IN_MEMORY if IN_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=folder_of) as folder, on_load_core(), cores_awake():
@@ -67,8 +67,10 @@ def _load(port: int, seconds: int) -> int:
 
 
 def _check_no_gaps(port: int) -> None:
-    """Nobody left, so every id that was reserved was handed out, but for the end of wrk's rounds:
-    it hangs up on those it waits for."""
+    """Check that every reserved id was handed out, but for the end of wrk's rounds.
+
+    There wrk hangs up on the requests that it waits for.
+    """
     status, page = get(port, "/metrics")
     check(status == 200, f"/metrics answers {status}")
     for line in page.splitlines():

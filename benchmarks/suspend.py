@@ -1,4 +1,4 @@
-"""How long after an operator suspends a counter the last id of it is handed out, anywhere.
+"""The time from the suspension of a counter to its last id, anywhere.
 
 Two instances on one SQLite file, and a sidecar that borrows from the first for 10 s: all hold ids,
 and are asked in turns without a pause. The clock starts as the suspension is sent to the first. The
@@ -18,11 +18,11 @@ from benchmarks.processes import get, on_load_core, serving
 GOAL_S = 3.0  # instances hear of it when they look at the catalogue, every 2 s
 HOLD_S = 10
 CHAINED_GOAL_S = GOAL_S + HOLD_S
-QUIET_S = 1.0  # with no id from anybody, after the goal
+QUIET_S = 1.0  # without an id from any instance, after the goal
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `suspend`."""
+    """Return the rows of `suspend`."""
     rounds, hold_s = (1, 1) if quick else (5, HOLD_S)
     ids: list[int] = []
     direct: list[float] = []

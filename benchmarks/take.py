@@ -1,4 +1,4 @@
-"""What it costs to take an id out of memory, beside a bare `next()` on a range iterator.
+"""The cost of taking an id out of memory, beside a bare `next()` on a range iterator.
 
 Both run in one process, round by round; CPU time of the process, the empty loop subtracted.
 """
@@ -23,7 +23,7 @@ GOAL = 2.5
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `take`."""
+    """Return the rows of `take`."""
     return asyncio.run(_run(count=20_000 if quick else 500_000, rounds=5 if quick else 15))
 
 

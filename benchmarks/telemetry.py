@@ -1,4 +1,4 @@
-"""What traces and metrics by OpenTelemetry cost: CPU time of the server for one `GET /next`, with
+"""The cost of traces and metrics by OpenTelemetry: CPU time of the server for one `GET /next`, with
 `--otel` beside the same without.
 
 As `http`: on one core, 64 keep-alive connections from a load on the other, in turns. Traces go to a
@@ -45,7 +45,7 @@ def _collector() -> Iterator[str]:
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `telemetry`."""
+    """Return the rows of `telemetry`."""
     rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
     if shutil.which("wrk") is None:
         return [Row(_what(way), None, note=NO_WRK) for way in ON]

@@ -1,4 +1,4 @@
-"""What a request costs where two workers share a port on two cores, beside one worker.
+"""The cost of a request if two workers share a port on two cores, beside one worker.
 
 The servers may use both cores, and so may the load (wrk), which has two threads and 64 connections
 for each core: with one thread neither two workers nor the cores would be busy, and what idles now
@@ -26,7 +26,7 @@ WHAT = "workers: CPU per GET /next, two workers / one"
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `workers`."""
+    """Return the rows of `workers`."""
     rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
     if shutil.which("wrk") is None:
         return [Row(WHAT, None, goal=GOAL, note=NO_WRK)]

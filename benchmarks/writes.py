@@ -1,4 +1,4 @@
-"""How many writes the store gets per million ids, in virtual time.
+"""The writes to the store per million ids, in virtual time.
 
 A `Service` over a store in memory, on a loop whose clock jumps to the next timer: minutes of load
 take seconds, and nothing of the machine enters the figure.
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `writes`."""
+    """Return the rows of `writes`."""
     rate, runways = (1_000, 4) if quick else (RATE, 10)
     runway_s = 6.0 if quick else Limits().runway
     rows = []
@@ -47,7 +47,7 @@ def run(quick: bool) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What happened in a stretch of time."""
+    """The counts of a stretch of time."""
 
     ids: int
     writes: int
@@ -130,7 +130,7 @@ async def _write_per_id(count: int) -> float:
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Where the loop would sleep, its clock jumps."""
+    """Let the clock of the loop jump instead of sleeping."""
 
     def __init__(self) -> None:
         super().__init__()
