@@ -57,7 +57,7 @@ class LocalCounter:
             context, self.epoch_state, self._queue, self.reserver, keep_filled=keep_filled
         )
         self._last_error = self.reserver.not_yet  # why the last request to the store brought no ids
-        if counter.wished_state != ACTIVE:
+        if counter.target_state != ACTIVE:
             self._close()
 
     @property
@@ -215,7 +215,7 @@ class LocalCounter:
             return
         opened, revoked = entry.ordinal > known.ordinal, entry.revoked >= known.ordinal
         self.epoch_state.counter = entry
-        if entry.wished_state != ACTIVE:
+        if entry.target_state != ACTIVE:
             self._close()
         elif self.state in (LocalState.STALE, LocalState.SUSPECT_STALE):
             pass  # the watcher says when the catalogue is heard of again
@@ -232,9 +232,9 @@ class LocalCounter:
     def _close(self) -> None:
         """Hand out nothing until there is other news: the entry is not active."""
         error: errors.IdserviceError = errors.Suspended(name=self.counter.name)
-        if self.counter.wished_state == DELETED:
+        if self.counter.target_state == DELETED:
             error = errors.UnknownCounter(name=self.counter.name)
-        elif self.counter.wished_state == MOVED:
+        elif self.counter.target_state == MOVED:
             error = errors.Moved(name=self.counter.name, why=self.counter.whereabouts)
         self._serving.enter(LocalEvent.CLOSED, error)
         self._drop(error, GapCause.REVOKED)

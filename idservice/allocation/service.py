@@ -133,7 +133,7 @@ class Service:
                 self.store.address,
                 self.limits.wait,
             )
-            if counter is None or counter.wished_state == DELETED:
+            if counter is None or counter.target_state == DELETED:
                 raise errors.UnknownCounter(name=name)
             self.check_open()  # it may have ended in the meantime
             loading.set_result(self._add(counter))

@@ -255,7 +255,7 @@ class EpochChanger:
 
     async def _open(self, entry: Counter, intent: Intent, seal: str, shard: int) -> None:
         assert intent.base is not None
-        if intent.finishes:
+        if intent.ends_adoption:
             opening = self._store.finish_adoption(entry, seal, intent.epoch, first=intent.base)
         else:
             value = max(0, intent.base - entry.base)  # of an adopted item

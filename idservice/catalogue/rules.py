@@ -76,7 +76,7 @@ def done(entry: Counter) -> Counter:
     # A change that opens nothing leaves positions in the layout of the last open epoch. The
     # position of an adopted item is its value in every epoch; its id once the endpoint is off.
     moves = intent.opens and entry.adopted is None
-    if intent.finishes:
+    if intent.ends_adoption:
         entry = replace(entry, adopted=None, home=entry.adopted, base=0)
     return replace(
         entry,

@@ -144,7 +144,7 @@ def show(arguments: argparse.Namespace) -> Any:
 
 
 def _in_use(counter: Counter | None, name: str) -> Counter:
-    if counter is None or counter.wished_state == DELETED:
+    if counter is None or counter.target_state == DELETED:
         raise errors.UnknownCounter(name=name)
     return counter
 
@@ -173,9 +173,9 @@ def next_ids(arguments: argparse.Namespace) -> Any:
 async def _next_ids(arguments: argparse.Namespace, name: str, count: int) -> None:
     async with opened(arguments) as store:
         counter = _in_use(await store.counter(name), name)
-        if counter.wished_state == SUSPENDED:
+        if counter.target_state == SUSPENDED:
             raise errors.Suspended(name=name)
-        if counter.wished_state == MOVED:
+        if counter.target_state == MOVED:
             raise errors.Moved(name=name, why=counter.whereabouts)
         if counter.intent is not None:  # its position is closed, or will be soon
             raise errors.NotApplied(

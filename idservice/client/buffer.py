@@ -29,7 +29,7 @@ TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.01, 3600.0
 
 
 class BadBatch(errors.RequestRefused):
-    text = "A batch of {value!r} ids was asked for; it must be a whole number from 1 to {most}."
+    text = "The size of the batch is {value!r}; it must be a whole number from 1 to {most}."
     code = "bad_count"
 
 
@@ -212,7 +212,7 @@ class ClientBuffer:
 
     def _refused(self, allocator: Allocator, request: Request, error: Failure) -> None:
         if error.code == "exhausted" and request.count > 1:
-            fewer = request.room + 1  # the end less all of what was asked for, and one
+            fewer = request.room + 1  # one more than the end less the count of the request
             allocator.no_room(request.token, fewer, self.clock())
         else:
             allocator.refused(request.token, unknown=error.outcome == errors.UNKNOWN)

@@ -116,7 +116,7 @@ class ChainedStore:
             )
 
     async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
-        """Judge if the service answers and can serve; the rest is judged where its store is."""
+        """Judge if the service answers and can serve; it judges its own store itself."""
         try:
             async with asyncio.timeout(ANSWER_MAX_S):
                 reply = await self._transport.send("GET", "/readyz")
@@ -212,7 +212,7 @@ class ChainedStore:
     async def counter(self, name: str) -> Counter | None:
         """Return the entry as the service shows it, or as its answers described it so far.
 
-        Uses no id. The state is left out: each request for ids is told if the counter is closed.
+        Uses no id. The state is left out: a request for ids learns if the counter is closed.
         """
         try:
             shown = await self._shown(name)
@@ -237,17 +237,17 @@ class ChainedStore:
         action = f"creating counter {counter.name}"
         if counter.adopted is not None:
             raise self._not_applied(action, "an item is adopted where the store is")
-        wish: dict[str, object] = {
+        wanted: dict[str, object] = {
             "start": str(counter.start),
             "limit": str(counter.limit),
             "strict": counter.strict,
             "shards": counter.shards,
         }
         if counter.runway is not None:
-            wish["runway"] = counter.runway
+            wanted["runway"] = counter.runway
         path = f"/v1/counters/{counter.name}"
         try:
-            reply = await self._transport.send("PUT", path, msgspec.json.encode(wish))
+            reply = await self._transport.send("PUT", path, msgspec.json.encode(wanted))
             body = protocol.read_object(reply, url=self.address)
         except NoUsableAnswer as error:
             raise self._unknown(action, error.why) from None

@@ -17,7 +17,7 @@ from idservice.stores.records import Adopted, Counter, Grant, Loan, Position, Sh
 class IdStore(Protocol):
     """A source of ids: a store of our own, or another service that lends them.
 
-    Entering opens connections, leaving closes them; neither looks at what the store holds.
+    Entering opens connections, leaving closes them; neither reads the store.
     """
 
     address: str  # how messages name the store

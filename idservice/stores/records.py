@@ -88,7 +88,7 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     origin: str = ""
 
     @property
-    def finishes(self) -> bool:
+    def ends_adoption(self) -> bool:
         """Return True if it ends an adoption: the old endpoint cannot count any more afterwards."""
         return self.kind == FINISH
 
@@ -129,12 +129,12 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     origins: tuple[str, ...] = ()
 
     @property
-    def wished_state(self) -> str:
+    def target_state(self) -> str:
         """Return the state it has, or the one that its change leads to."""
         return self.state if self.intent is None else self.intent.state
 
     @property
-    def carried(self) -> str:
+    def initial_epoch(self) -> str:
         """Return the epoch of new positions: its own if it is active, else a seal."""
         return self.epoch if self.state == ACTIVE else sealed(self.epoch)
 
@@ -156,7 +156,7 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return ordinal_of(self.epoch)
 
     @property
-    def elsewhere(self) -> Adopted | None:
+    def adopted_item(self) -> Adopted | None:
         """Return the foreign item that holds the position of its first shard, if there is one."""
         return self.adopted or self.home
 
@@ -226,7 +226,7 @@ class Loan:
 
     counter: Counter  # as the answer has it: epoch and mode
     blocks: tuple[range, ...]
-    since: float  # loop time at which they were asked for
+    since: float  # loop time at which they were requested
 
 
 class ShardState(msgspec.Struct, frozen=True):

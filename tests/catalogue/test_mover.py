@@ -76,7 +76,7 @@ class Two:
     def grant(self, data: Table) -> bool:
         """Take three ids, as any instance could that has read the entry as it is."""
         entry = data.entries.get(NAME)
-        if entry is None or entry.wished_state != "active":
+        if entry is None or entry.target_state != "active":
             return False
         try:
             indices = data.reserve(entry, count=3, seen=0, room=10**6, shard=0)
@@ -266,7 +266,7 @@ def test_whoever_dies_at_any_call_leaves_what_the_same_command_finishes(
         except Died:
             pass
         between()
-        if two.source.entries[NAME].wished_state == "moved":
+        if two.source.entries[NAME].target_state == "moved":
             assert not two.grant(two.source)
         there = await two.mover().move(NAME)
         assert two.take() == [False, True]

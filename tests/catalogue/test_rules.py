@@ -247,7 +247,7 @@ def test_an_adoption_ends_where_the_id_is_the_index(returns: str, free: int) -> 
     done = carried_out(entry, FinishAdoption(), next=57)
     assert (done.adopted, done.home, done.base) == (None, entry.adopted, 0)
     assert (done.high, done.revoked, done.shards) == (free, 0, 1)
-    assert done.elsewhere == entry.elsewhere
+    assert done.adopted_item == entry.adopted_item
     assert rules.begun(done, FinishAdoption(), stands(done), RANDOM) is done
     moved_on = carried_out(done, SetNext(next=500), next=free)
     assert (moved_on.base, moved_on.home) == (500, entry.adopted)

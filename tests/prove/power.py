@@ -191,7 +191,7 @@ async def _check_counter(store: SQLiteStore, name: str, known: Known | None, whe
         raise Violation("lost", f"counter {name} {when}")
     if entry.ordinal < known.ordinal:
         raise Violation("lost", f"epoch {known.ordinal} of {name}: {entry} {when}")
-    if entry.wished_state != known.state and not known.changing:
+    if entry.target_state != known.state and not known.changing:
         raise Violation("lost", f"state {known.state} of {name}: {entry} {when}")
     entry = await _put_right(store, entry)
     position = await store.position(entry)

@@ -490,7 +490,7 @@ class NeverRevokes(LocalCounter):
     """Uses up what is in memory, whatever the change was."""
 
     def apply_entry(self, entry: Counter) -> None:
-        if entry.wished_state == self.counter.wished_state:
+        if entry.target_state == self.counter.target_state:
             entry = msgspec.structs.replace(entry, revoked=0)
         super().apply_entry(entry)
 

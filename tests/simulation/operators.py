@@ -65,7 +65,7 @@ def a_wish(world: "World") -> Change:
         world.name, rng, start=rng.randint(0, 2000), strict=world.strict, shards=shards
     )
     fences = [Fence(past=rng.randint(0, 3000)), Fence(ahead=rng.randint(0, 50))]
-    state = world.table.entries[world.name].wished_state
+    state = world.table.entries[world.name].target_state
     if state == SUSPENDED:
         resume = Configure(state=ACTIVE)
         return rng.choice([resume, resume, resume, Delete(), *fences])

@@ -118,7 +118,7 @@ class Table:
         self.revision += 1
         self.entries[counter.name] = counter
         for shard in range(counter.shards):
-            self.positions[counter.name, shard] = Position(first, first, 0, counter.carried)
+            self.positions[counter.name, shard] = Position(first, first, 0, counter.initial_epoch)
         return counter
 
     def position(self, counter: Counter, shard: int) -> Position | None:

@@ -82,7 +82,7 @@ def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
 
     Raises NotApplied.
     """
-    adopted = counter.elsewhere
+    adopted = counter.adopted_item
     assert adopted is not None
     action = f"serving counter {counter.name}"
     regions = description.split_over(table, region)
@@ -102,8 +102,8 @@ def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
 
 def with_table_identity(counter: Counter, table_id: str | None) -> Counter:
     """Return the entry of a counter that was adopted from a table with this identity."""
-    assert counter.elsewhere is not None
-    item = msgspec.structs.replace(counter.elsewhere, table_id=table_id)
+    assert counter.adopted_item is not None
+    item = msgspec.structs.replace(counter.adopted_item, table_id=table_id)
     if counter.adopted is None:
         return msgspec.structs.replace(counter, home=item)
     return msgspec.structs.replace(counter, adopted=item)
@@ -179,7 +179,7 @@ def _found_in(item: Item | None, adopted: Adopted) -> Found:
     if epoch is not None:
         return Found(value, _open(epoch, item_name))
     for name in item:
-        # A number in `rev` is counted on from where it stands, as the template's mapping does.
+        # A number in `rev` is continued, as the template's mapping does.
         taken = name != adopted.attribute and (name in OURS or items.is_of_an_epoch(name))
         if taken and not (name == "rev" and items.number(item["rev"]) is not None):
             raise ValueError(

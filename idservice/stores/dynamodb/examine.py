@@ -20,37 +20,39 @@ SKEW_MAX_S = 300.0  # beyond it AWS believes no signature
 NEVER = {
     "ConditionExpression": "#e = :never",
     "ExpressionAttributeNames": {"#e": "epoch"},
-    "ExpressionAttributeValues": {":never": {"S": "never: a look by doctor"}},
+    "ExpressionAttributeValues": {":never": {"S": "never: a try by doctor"}},
 }
 OURS = {items.KEY, VALUE, "mark", "rev", "epoch", "revision", "config", "state"}
 
 
 async def examine_item(client: DynamoClient, counter: Counter) -> list[Finding]:
     """Judge the table of an adopted counter's item, as `CatalogueStore.examine_item`."""
-    look = _Examination(client)
-    if counter.elsewhere is not None:
-        await look.item(counter, counter.elsewhere)
-    return look.found
+    examination = _Examination(client)
+    if counter.adopted_item is not None:
+        await examination.item(counter, counter.adopted_item)
+    return examination.found
 
 
 async def examine(client: DynamoClient, clock: Clock, *, thorough: bool) -> list[Finding]:
     """Judge the table, as `IdStore.examine`."""
-    look = _Examination(client, clock)
+    examination = _Examination(client, clock)
     try:
-        table = await look.table(client.table)
+        table = await examination.table(client.table)
         if table is not None:
             checked = description.check(table, client.table, client.region)
-            look.found += [*checked, *description.advise(table, client.table, client.region)]
-            look.answers = not any(one.level == FAULT and one.about == "key" for one in checked)
-        if thorough and table is not None and look.answers:
-            await look.identity(table)
-        if thorough and look.answers:
-            await look.expiry(client.table)
-            await look.recovery()
-            await look.calls()
+            examination.found += [*checked, *description.advise(table, client.table, client.region)]
+            examination.answers = not any(
+                one.level == FAULT and one.about == "key" for one in checked
+            )
+        if thorough and table is not None and examination.answers:
+            await examination.identity(table)
+        if thorough and examination.answers:
+            await examination.expiry(client.table)
+            await examination.recovery()
+            await examination.calls()
     except errors.StoreUnready as error:  # no credentials, say
-        look.found.append(Finding(FAULT, "reach", str(error.fields["why"]), _UNREACHABLE))
-    return look.found
+        examination.found.append(Finding(FAULT, "reach", str(error.fields["why"]), _UNREACHABLE))
+    return examination.found
 
 
 _UNREACHABLE = "without it no ids are reserved; ids in memory last for one runway"

@@ -104,7 +104,7 @@ class Place:
 
 def place_of(counter: Counter, shard: int, table: str) -> Place:
     """Return the place of a shard; of an adopted counter it is that of its old endpoint."""
-    item = counter.elsewhere
+    item = counter.adopted_item
     if item is not None and shard == 0:
         key = {name: {kind: value} for name, kind, value in item.key}
         if counter.adopted is not None:
@@ -117,7 +117,7 @@ def place_of(counter: Counter, shard: int, table: str) -> Place:
 def place_in(item: Item, place: Place, counter: Counter) -> Place:
     """Return the place of the value in this item, which an unfinished change may have moved."""
     intent = counter.intent
-    if intent is not None and intent.finishes and string(item.get("epoch")) == intent.epoch:
+    if intent is not None and intent.ends_adoption and string(item.get("epoch")) == intent.epoch:
         return Place(place.table, place.key, VALUE, barred=place.value)
     return place
 
@@ -204,7 +204,7 @@ def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
                 "next": first,
                 "mark": first,
                 "rev": {"N": "0"},
-                "epoch": {"S": counter.carried},
+                "epoch": {"S": counter.initial_epoch},
             },
         )
         for shard in range(counter.shards)

@@ -69,9 +69,13 @@ class DynamoStore:
 
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
-        if counter is not None and counter.elsewhere is not None and counter.elsewhere.table_id:
-            look, table = partial(self._recognise_adopted, counter), self._identity_of(counter)
-            await (look() if table is self._own else table.recognise(look))
+        if (
+            counter is not None
+            and counter.adopted_item is not None
+            and counter.adopted_item.table_id
+        ):
+            check, table = partial(self._recognise_adopted, counter), self._identity_of(counter)
+            await (check() if table is self._own else table.recognise(check))
         return counter
 
     async def entry(self, name: str) -> Counter | None:
@@ -80,7 +84,7 @@ class DynamoStore:
         return None if item is None else self._entry(item, action)
 
     async def with_table_identity(self, counter: Counter) -> Counter:
-        if counter.elsewhere is None:
+        if counter.adopted_item is None:
             return counter
         table = await self._table_of(counter)
         return adoption.with_table_identity(counter, table.get("TableId"))
@@ -91,8 +95,8 @@ class DynamoStore:
 
     async def _table_of(self, counter: Counter) -> Answer:
         """Return the description of the table that holds an adopted counter's item."""
-        assert counter.elsewhere is not None
-        table = counter.elsewhere.table
+        assert counter.adopted_item is not None
+        table = counter.adopted_item.table
         answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
         found: Answer = answer["Table"]
         return found
@@ -259,7 +263,7 @@ class DynamoStore:
                     table.invalidate()
                 return requests.read_refusal(sent, place, refused.item)
             if refused.said == dynamo.INVALID:
-                await self.position(counter, shard)  # raises where that is why: `rev` is missing
+                await self.position(counter, shard)  # raises if that is the cause: `rev` is missing
             raise
         return requests.read_grant(sent, place, written)
 
@@ -358,7 +362,7 @@ class DynamoStore:
         return table
 
     def _identity_of(self, counter: Counter, shard: int = 0) -> TableIdentity:
-        item = counter.elsewhere
+        item = counter.adopted_item
         if item is None or shard or item.table == self._name or item.table_id is None:
             return self._own
         return self._adopted.setdefault((item.table, item.table_id), TableIdentity())

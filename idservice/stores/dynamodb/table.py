@@ -23,7 +23,7 @@ SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one und
 
 
 class TableIdentity:
-    """Knows if a table is still the one that was recognised; another may bear its name meanwhile.
+    """Knows if a table is still the one that was recognised; another may have its name by now.
 
     It is to be recognised again after something was not found in it, and after a silence in which a
     replacement would not have been noticed.
@@ -33,7 +33,7 @@ class TableIdentity:
         self._invalidations = 0
         self._settled = 0  # invalidations before it was last recognised
         self._answered_at = float("inf")  # when it last answered as itself; before that: later
-        self._looking = asyncio.Lock()
+        self._checking = asyncio.Lock()
 
     @property
     def is_invalid(self) -> bool:
@@ -48,19 +48,19 @@ class TableIdentity:
         """Note that it answered as itself."""
         self._answered_at = asyncio.get_running_loop().time()
 
-    async def recognise(self, look: Callable[[], Awaitable[None]]) -> None:
-        """Recognise it by `look`, which raises if it is another table."""
+    async def recognise(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Recognise it by `check`, which raises if it is another table."""
         invalidations = self._invalidations
-        await look()
+        await check()
         self._settled = invalidations
         self.answered()
 
-    async def ensure(self, look: Callable[[], Awaitable[None]]) -> None:
-        """Recognise it by `look` if that is due."""
+    async def ensure(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Recognise it by `check` if that is due."""
         if self._is_due:
-            async with self._looking:  # one for all calls that come meanwhile
+            async with self._checking:  # one for all calls that come meanwhile
                 if self._is_due:
-                    await self.recognise(look)
+                    await self.recognise(check)
 
     @property
     def _is_due(self) -> bool:

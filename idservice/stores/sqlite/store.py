@@ -300,7 +300,7 @@ def _insert(database: sqlite3.Connection, counter: Counter) -> None:
     for shard in range(counter.shards):
         database.execute(
             "INSERT INTO position VALUES (?, ?, ?, ?, 0, ?)",
-            (counter.name, shard, first, first, counter.carried),
+            (counter.name, shard, first, first, counter.initial_epoch),
         )
 
 
