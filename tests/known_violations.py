@@ -15,8 +15,5 @@ KNOWN: dict[str, dict[str, str]] = {
         "tests/allocation/test_local_counter_shards.py": "to be shortened",
         "tests/allocation/test_service.py": "to be shortened",
         "tests/allocation/test_strict.py": "to be shortened",
-        "tests/core/test_sizing.py": "to be shortened",
-        "tests/core/test_timeouts.py": "to be shortened",
-        "tests/prove/test_processes.py": "to be shortened",
     },
 }

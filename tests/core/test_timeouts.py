@@ -35,14 +35,14 @@ def test_with_nothing_in_memory_or_nobody_who_takes_it_there_is_no_hurry(
     assert timeouts.lasts(held=held, rate=rate) == inf
 
 
-def test_a_call_for_which_nobody_waits_may_take_a_quarter_of_what_is_left_within_bounds() -> None:
+def test_a_call_in_the_background_may_take_a_quarter_of_the_time_left() -> None:
     assert timeouts.in_background(lasts_s=12.0, runway_s=30.0) == 3.0
     assert timeouts.in_background(lasts_s=inf, runway_s=12.0) == 3.0
     assert timeouts.in_background(lasts_s=0.1, runway_s=30.0) == REFILL_MIN_S
     assert timeouts.in_background(lasts_s=inf, runway_s=3600.0) == REFILL_MAX_S
 
 
-def test_a_call_for_which_somebody_waits_may_take_as_long_as_they_do_but_never_no_time() -> None:
+def test_a_call_that_is_waited_for_may_take_as_long_as_the_waiter() -> None:
     assert timeouts.waited_for(1.5) == 1.5
     assert timeouts.waited_for(1.5, most_s=1.0) == 1.0
     assert timeouts.waited_for(-3.0) == ATTEMPT_MIN_S

@@ -47,7 +47,7 @@ def shown(verdict: Verdict) -> Verdict:
 
 @pytest.mark.needs_engine
 @pytest.mark.usefixtures("dynoxide_url")  # where it is missing this is skipped, and not in CI
-def test_on_dynamodb_behind_a_faulty_network_no_id_comes_twice_and_none_is_lost_uncounted() -> None:
+def test_behind_a_faulty_network_no_id_repeats_and_each_loss_is_counted() -> None:
     verdict = shown(prove_processes("dynamodb", seconds=SECONDS, quiet=True))
     assert verdict.holds, verdict
 
