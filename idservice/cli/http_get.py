@@ -8,9 +8,9 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 
+from idservice.client.address import ServiceAddress
 from idservice.errors import Unavailable, Usage
 from idservice.server.address import Address
 from idservice.server.settings import LISTEN, from_environment
@@ -45,12 +45,13 @@ def ask(url: str, target: str, *, timeout: float, accept: str = "*/*") -> tuple[
     `timeout` in seconds holds for the whole call. Raises NoAnswer, Usage.
     """
     deadline = time.monotonic() + timeout
-    address = _address(url)
+    address = ServiceAddress.parse(url)
+    if address.tls:
+        raise Usage(why=f"--url is {url!r}; it must be http://HOST:PORT or unix:PATH")
     try:
         with _connect(address, timeout) as connection:
-            host = "localhost" if address.path else str(address)
             connection.sendall(
-                f"GET {target} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n"
+                f"GET {target} HTTP/1.1\r\nHost: {address.authority}\r\nAccept: {accept}\r\n"
                 "User-Agent: idservice\r\nConnection: close\r\n\r\n".encode()
             )
             answer = b""
@@ -90,15 +91,7 @@ def detail(status: int, body: str) -> str:
         return f"{status}: {body[:200]}"
 
 
-def _address(url: str) -> Address:
-    """Read http://HOST:PORT or unix:PATH. Raises Usage."""
-    if url.startswith(("http://", "unix:")):
-        with suppress(ValueError):
-            return Address.parse(url.removeprefix("http://").removesuffix("/"))
-    raise Usage(why=f"--url is {url!r}; it must be http://HOST:PORT or unix:PATH")
-
-
-def _connect(address: Address, timeout: float) -> socket.socket:
+def _connect(address: ServiceAddress, timeout: float) -> socket.socket:
     if not address.path:
         return socket.create_connection((address.host, address.port), timeout=timeout)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from idservice import __version__
+from idservice.client.address import ServiceAddress
 from idservice.errors import Usage
-from idservice.server.address import Address
 
+HTTP = re.compile(r"(https?://[^/]*)(/.+)?/?")
 PATH = re.compile(r"/[!-~]*", re.ASCII)
 
 
@@ -16,20 +17,14 @@ PATH = re.compile(r"/[!-~]*", re.ASCII)
 class BenchTarget:
     """A service and a path on it."""
 
-    address: Address
+    address: ServiceAddress
     path: str
 
     @classmethod
     def parse(cls, url: str, counter: str | None) -> "BenchTarget":
         """Read http://HOST:PORT[/PATH] or unix:PATH. Raises Usage."""
-        path = ""
-        if url.startswith("unix:"):
-            authority = url
-        elif url.startswith("http://"):
-            authority, slash, rest = url.removeprefix("http://").partition("/")
-            path = slash + rest if rest else ""
-        else:
-            raise Usage(why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH")
+        parts = HTTP.fullmatch(url)
+        base, path = (parts[1], parts[2] or "") if parts else (url, "")
         if path and counter is not None:
             raise Usage(
                 why=f"--counter is {counter!r} and URL names the path {path!r}; name only one"
@@ -39,12 +34,9 @@ class BenchTarget:
                 why=f"the path of URL is {path!r}; it must be plain ASCII without a query:"
                 " --count and --ranges say what is asked for"
             )
-        try:
-            address = Address.parse(authority)
-        except ValueError:
-            raise Usage(
-                why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH"
-            ) from None
+        address = ServiceAddress.parse(base)
+        if address.tls:
+            raise Usage(why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH")
         default = f"/v1/counters/{counter}/next" if counter is not None else "/next"
         return cls(address, path or default)
 
@@ -55,9 +47,8 @@ class BenchTarget:
 
     def request(self, target: str) -> bytes:
         """Return the bytes of one request."""
-        host = "localhost" if self.address.path else str(self.address)
         return (
-            f"GET {target} HTTP/1.1\r\nHost: {host}\r\n"
+            f"GET {target} HTTP/1.1\r\nHost: {self.address.authority}\r\n"
             f"User-Agent: idservice-bench/{__version__}\r\n\r\n"
         ).encode()
 

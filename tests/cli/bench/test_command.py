@@ -215,7 +215,7 @@ def test_a_refusal_comes_before_the_load_begins(bench: Run) -> None:
         ([], 2, ["URL"]),
         (["https://127.0.0.1:1"], 2, ["https://127.0.0.1:1", "http://HOST:PORT"]),
         (["127.0.0.1:8080"], 2, ["127.0.0.1:8080", "http://HOST:PORT"]),
-        (["http://localhost"], 2, ["http://localhost", "http://HOST:PORT"]),
+        (["http://localhost:0"], 2, ["http://localhost:0", "http://HOST:PORT"]),
         (["http://h:1/next?count=3"], 2, ["?count=3", "--count"]),
         (["http://h:1/n x"], 2, ["/n x"]),
         (["http://h:1/next", "--counter", "a"], 2, ["--counter", "/next"]),
