@@ -321,7 +321,7 @@ async def test_connections_beyond_the_cap_are_told_so_and_it_recovers(
     assert await serving.one() == 6
 
 
-async def test_many_malformed_requests_are_one_line_without_traceback_or_control_bytes(
+async def test_many_malformed_requests_are_one_clean_line_of_the_log(
     serving: Serving,
 ) -> None:
     root = logging.getLogger()
@@ -348,7 +348,7 @@ async def test_many_malformed_requests_are_one_line_without_traceback_or_control
     assert max(map(len, text.splitlines())) < 500
 
 
-def test_what_the_parser_complains_of_is_shown_without_control_bytes_and_short() -> None:
+def test_a_complaint_of_the_parser_is_short_and_has_no_control_bytes() -> None:
     assert _first_line("Bad \x1b[31m\x07 é\r\n:\n\n  GET ^") == "Bad \\x1b[31m\\x07 \\xe9"
     assert _first_line("a" * 1000) == "a" * 120
     assert _first_line("") == "bad request"

@@ -80,7 +80,7 @@ async def test_all_ids_up_to_the_limit_come_out_of_all_shards_and_then_410(
         assert_problem(await serving.ask(target), 410, "exhausted")
 
 
-def test_next_is_the_lowest_of_all_shards_and_one_that_is_closed_makes_it_suspect() -> None:
+def test_next_is_the_lowest_of_all_shards_and_a_closed_one_is_suspect() -> None:
     counter = new_counter("s", Random(1), shards=3, start=100)
     stands = [
         Position(9, 9, 1, counter.epoch, (range(2, 4),)),

@@ -120,7 +120,7 @@ def below(kind: type[errors.IdserviceError]) -> set[type[errors.IdserviceError]]
     return {kind}.union(*(below(one) for one in kind.__subclasses__()))
 
 
-def test_every_way_in_which_a_counter_hands_out_nothing_has_a_state_of_its_own() -> None:
+def test_every_reason_for_handing_out_nothing_has_a_state() -> None:
     """Any other error is the store's, with nothing left in memory."""
     for kind in (
         errors.CounterSuspect, errors.StoreReplaced, errors.CatalogueStale, errors.Stopped,
@@ -302,7 +302,7 @@ async def test_no_link_of_the_page_uses_an_id_or_leads_outside(serve: Serve) -> 
     assert re.findall(r"fetch\((.*?)[,)]", html) == ["location.href"]
 
 
-async def test_only_what_stands_in_the_page_may_run_and_nothing_inline_is_let_pass(
+async def test_the_policy_allows_nothing_but_the_parts_of_the_page(
     serve: Serve,
 ) -> None:
     html, policy = await served(serve)

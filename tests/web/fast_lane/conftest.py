@@ -1,0 +1,41 @@
+"""Services with the fast lane."""
+
+from typing import Any
+
+import pytest
+
+from idservice.stores.sqlite.store import SQLiteStore
+from tests.web.conftest import Serve, Serving
+from tests.web.fast_lane.hand import Hand
+from tests.web.fast_lane.pair import Pair
+
+
+@pytest.fixture
+def lane() -> bool:
+    return True
+
+
+@pytest.fixture
+async def pair(serve: Serve, tmp_path: Any) -> Pair:
+    fast = await serve(routes={"/old": "c"})
+    slow = await serve(
+        store=SQLiteStore(str(tmp_path / "other.db")), routes={"/old": "c"}, lane=False
+    )
+    for one in (fast, slow):
+        await one.create("c", start=990, limit=1020)
+        await one.create("wide", start=2**53, limit=2**63 - 2)
+        await one.create("strict", strict=True)
+        for name in ("c", "wide", "strict"):
+            await one.service.local_counter(name)
+        await one.service.warm()
+        for name in ("c", "wide"):
+            await one.service.local_counters[name].fill()
+    return Pair(fast, slow)
+
+
+@pytest.fixture
+async def hand(serving: Serving) -> Any:
+    await serving.service.warm()
+    hand = Hand(serving)
+    yield hand
+    await hand.close()

@@ -1,0 +1,74 @@
+"""Two services alike, one with the fast lane and one without, and what is sent to both."""
+
+import asyncio
+from contextlib import suppress
+
+from tests.web.conftest import Serving
+from tests.web.wire import connected, request
+
+HOST = b"Host: 127.0.0.1\r\n"
+NEXT = request()
+LAST = request("/livez", headers={"Connection": "close"})
+
+
+def head(line: bytes, *headers: bytes) -> bytes:
+    return b"\r\n".join([line, *headers]) + b"\r\n\r\n"
+
+
+GET = b"GET /next HTTP/1.1"
+H = b"Host: 127.0.0.1"
+
+
+async def said(port: int, pieces: list[bytes], patience: float) -> bytes:
+    """All that is answered until the server closes; the last request asks for that."""
+    async with connected(port) as wire:
+        with suppress(ConnectionError):
+            for piece in pieces:
+                await wire.send(piece)
+                await asyncio.sleep(0)
+        found = b""
+        with suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(patience):
+                while chunk := await wire.reader.read(65536):
+                    found += chunk
+        return found
+
+
+def without_date(answers: bytes) -> bytes:
+    return b"\r\n".join(
+        line for line in answers.split(b"\r\n") if not line.startswith((b"Date: ", b"\r\nDate: "))
+    )
+
+
+class Pair:
+    """Two services alike, one with the lane and one without."""
+
+    def __init__(self, fast: Serving, slow: Serving) -> None:
+        self.fast, self.slow = fast, slow
+
+    async def alike(self, *pieces: bytes, last: bytes = LAST, endless: bool = False) -> bytes:
+        """Send the same to both: the same bytes come back, and the counters stand alike.
+
+        `endless` where aiohttp may take what follows an upgrade for another protocol, though it
+        does not upgrade: the lane answers the last request all the same.
+        """
+        fast = without_date(await said(self.fast.port, [*pieces, last], 5))
+        slow = without_date(await said(self.slow.port, [*pieces, last], 0.5 if endless else 5))
+        if endless and not slow.endswith(b"live"):
+            slow += without_date(await said(self.slow.port, [last], 5))
+        assert fast == slow, pieces
+        for name, supply in self.slow.service.local_counters.items():
+            other = self.fast.service.local_counters.get(name)
+            assert other is not None, name
+            assert other.allocator.issued_ids == supply.allocator.issued_ids, pieces
+            assert other.stats.refusals == supply.stats.refusals
+        return fast
+
+
+TRACED = (b"authorization: Bearer abc", b"traceparent: 00-%04d-01", b"x-id:%03d")
+
+
+def traced(number: int, *, of: bytes = b"/next", also: bytes = b"") -> bytes:
+    """A request whose headers vary with `number`."""
+    varied = [line % number if b"%" in line else line for line in TRACED]
+    return head(b"GET " + of + b" HTTP/1.1", H, *varied, *([also] if also else []))
