@@ -91,7 +91,7 @@ def states() -> list[tuple[str, str, list[str]]]:
     """Return the file, the enum and the states of each table of states."""
     section = PAGE.read_text().partition("## States\n")[2].partition("\n## ")[0]
     return [
-        (named[1], named[2], re.findall(r"(?m)^\| ([A-Z]+) \|", part))
+        (named[1], named[2], re.findall(r"(?m)^\| ([A-Z_]+) \|", part))
         for part in section.split("\n### ")
         if (named := re.search(r"In `([\w/]+)\.py` · `(\w+)`", part))
     ]
