@@ -226,7 +226,7 @@ class AsyncClient:
         self._buffer.forget()
         self._ids = self._buffer.allocator.buffer
 
-    def reset_in_child(self) -> None:
+    def forget_in_child(self) -> None:
         """Begin anew after a fork: ids and connections are the parent's."""
         self._reset()
         self._entered = False

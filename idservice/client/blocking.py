@@ -209,7 +209,7 @@ class Client:
                 )
         return None
 
-    def reset_in_child(self) -> None:
+    def forget_in_child(self) -> None:
         """Begin anew after a fork: ids, connections and the thread are the parent's."""
         self._connections.forget()
         self._entered = False

@@ -268,15 +268,15 @@ def next_step(steps: Steps, answer: Reply | NoUsableAnswer | None) -> Step:
     return steps.throw(answer) if isinstance(answer, NoUsableAnswer) else steps.send(answer)
 
 
-clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `reset_in_child`
+clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`
 
 
-def _reset_in_child() -> None:
+def _forget_in_child() -> None:
     for client in list(clients):
-        client.reset_in_child()
+        client.forget_in_child()
 
 
-os.register_at_fork(after_in_child=_reset_in_child)
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def is_final(error: Failure) -> bool:
