@@ -1,7 +1,7 @@
 """The command line: the table of commands, and the parser made of it.
 
-The module of a command is imported once the arguments are parsed: `health` and `wait` run every few
-seconds and must not load an HTTP server.
+The module of a command is imported after the arguments are parsed. `health` and `wait` run every
+few seconds, and must not load an HTTP server.
 """
 
 import argparse

@@ -8,8 +8,8 @@ accepted, and the client believes in its end even sooner. Closing the socket res
 shorten the queue or to drop every packet does not help: the client's side is complete already. Only
 a client whose *first* packet (SYN) is ignored is unharmed: it sends that again a second later, and
 is refused. So a packet filter drops first packets shortly before the socket is closed.
-Measured with 16 stock clients that open a connection per request, 5 ms away: in 5 stops 51 requests
-were reset without the filter, none with it.
+Measured with 16 stock clients, 5 ms away, with a connection per request: 5 stops reset 51
+requests without the filter, and none with it.
 """
 
 import asyncio

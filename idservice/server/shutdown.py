@@ -1,8 +1,8 @@
 """The stop of a serving process: its signals, its time limits, and the drain.
 
-A stop signal begins the stop; a second one ends the process at once. While it drains, answers say
-`Connection: close` before connections are closed: a client whose idle connection is closed just as
-it sends a request sees the request fail.
+A stop signal begins the stop; a second one ends the process at once. During the drain, answers say
+`Connection: close` before connections are closed. Else a client that sends a request on an idle
+connection just as it is closed would see the request fail.
 """
 
 import asyncio

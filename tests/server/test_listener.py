@@ -21,7 +21,7 @@ from tests.web.wire import ask
 
 @asynccontextmanager
 async def listening(
-    seat: AcceptSlot | None = None, bound: socket.socket | None = None
+    slot: AcceptSlot | None = None, bound: socket.socket | None = None
 ) -> AsyncIterator[tuple[Listener, int]]:
     """A listener that tells whether its side of a connection sends without delay, and its port."""
 
@@ -38,19 +38,19 @@ async def listening(
         port = bound.getsockname()[1]
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         async with Listener(
-            runner, bound, ConnectionLimit(100), None, seat or AcceptSlot()
+            runner, bound, ConnectionLimit(100), None, slot or AcceptSlot()
         ) as listener:
             yield listener, port
 
 
-def courteous_seat() -> AcceptSlot:
+def courteous_slot() -> AcceptSlot:
     """Of one who has more connections than another."""
     balance = AcceptBalance(2)
-    seats = [AcceptSlot(balance, number) for number in range(2)]
-    for seat in seats:
-        seat.take()
-    seats[0].set_count(1)
-    return seats[0]
+    slots = [AcceptSlot(balance, number) for number in range(2)]
+    for slot in slots:
+        slot.take()
+    slots[0].set_count(1)
+    return slots[0]
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -90,7 +90,7 @@ async def test_a_listener_that_lets_others_first_serves_in_the_end(
 
     monkeypatch.setattr(Listener, "_pause", spy)
     monkeypatch.setattr(module, "COURTESIES_MAX", 3)
-    async with listening(courteous_seat()) as (_, port):
+    async with listening(courteous_slot()) as (_, port):
         for _ in range(5):
             assert (await ask(port)).status == 200
         assert waited == [module.COURTESY_S] * 3, "nobody came: it waits for nobody for a while"
@@ -102,7 +102,7 @@ async def test_of_two_the_courteous_one_has_nothing_to_do(
     monkeypatch.setattr(module, "COURTESY_S", 60.0)  # however slow the other one is
     with socket.create_server(("127.0.0.1", 0)) as bound:
         async with (
-            listening(courteous_seat(), bound.dup()) as (courteous, port),
+            listening(courteous_slot(), bound.dup()) as (courteous, port),
             listening(bound=bound.dup()) as (other, _),
         ):
             for _ in range(20):
@@ -201,13 +201,13 @@ async def test_at_the_end_no_client_joins_a_queue_that_is_dropped(
                 pass
 
     balance = AcceptBalance(2)
-    seat = AcceptSlot(balance, 0)
+    slot = AcceptSlot(balance, 0)
     if others:
         AcceptSlot(balance, 1).take()
     bound = socket.socket(family)
     bound.bind(("127.0.0.1", 0) if kind == "tcp" else str(folder / "socket"))
     address = bound.getsockname()
-    async with listening(seat, bound) as (listener, _):
+    async with listening(slot, bound) as (listener, _):
         early.connect(address)
         listener.turn_away()
         listener._bound = Slow(listener._bound, connect)  # type: ignore[assignment]

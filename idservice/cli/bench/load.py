@@ -115,8 +115,8 @@ class LoadConnection(asyncio.Protocol):
 class Load:
     """Sends the requests of a plan.
 
-    `connect` opens a connection served by the protocol of a factory; `wake` calls back once, after
-    some ns; `clock` is in ns.
+    `connect` opens a connection served by the protocol of a factory. `wake` calls back once, after
+    some ns. `clock` is in ns.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Checks that ids are distinct and that they rise, from the ids alone.
 
 The ids that came are kept as intervals. A sharded counter gives ids S apart, so ids are kept by
-their remainder modulo S: there they lie side by side again, and some hundred intervals hold a
+their remainder modulo S. There they lie side by side again, and some hundred intervals hold a
 hundred million ids.
 """
 

@@ -30,7 +30,7 @@ class ReportRequest(msgspec.Struct, tag=True, frozen=True):
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
-    """Worker: its status, under the number of the request; None before it serves.
+    """Worker: its status, under the number of the request, or None before it serves.
 
     Number 0 is its last report, which it sends unasked.
     """
@@ -44,9 +44,10 @@ class Serving(msgspec.Struct, tag=True, frozen=True):
 
 
 class CollectRequest(msgspec.Struct, tag=True, frozen=True):
-    """Worker: send the status of the pool; one such request is outstanding at a time.
+    """Worker: send the status of the pool.
 
-    Without `ready`, workers answer from memory; a verdict on the next id may read the store.
+    One such request is outstanding at a time. Without `ready`, workers answer from memory.
+    A verdict on the next id may read the store.
     """
 
     full: bool

@@ -1,8 +1,8 @@
 """Keeps several worker processes alive that serve on the same sockets.
 
 The supervisor binds every socket once and forks the workers, which share them. A connection that
-waits when its worker is killed is accepted by another one. (With a socket for each worker, by
-SO_REUSEPORT, it would be lost.) The supervisor serves nothing and has neither threads nor an event
+waits when its worker is killed is accepted by another one. With a socket for each worker, by
+SO_REUSEPORT, it would be lost. The supervisor serves nothing and has neither threads nor an event
 loop, so it can be forked at any time. It waits for signals and messages, and for nothing else.
 """
 

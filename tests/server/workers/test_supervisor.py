@@ -21,7 +21,13 @@ from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import GONE, AcceptBalance, AcceptSlot
 from idservice.server.workers.link import ParentSilent, SupervisorLink
 from idservice.server.workers.process import WorkerProcess
-from idservice.server.workers.supervisor import HANG_S, Supervisor, WorkerEvent
+from idservice.server.workers.supervisor import (
+    HANG_S,
+    TRANSITIONS,
+    Supervisor,
+    WorkerEvent,
+    WorkerState,
+)
 from idservice.server.workers.totals import WorkerStatus
 
 TALLY = CounterStats({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
@@ -57,25 +63,25 @@ def test_the_pause_before_a_restart_doubles_until_a_worker_lives_long() -> None:
 
 def test_a_worker_with_more_connections_lets_others_first() -> None:
     balance = AcceptBalance(3)
-    seats = [AcceptSlot(balance, number) for number in range(3)]
-    assert not any(seat.lets_others_first() for seat in seats), "none accepts yet: whoever is first"
-    for seat, count in zip(seats, (2, 1, 1), strict=True):
-        seat.take()
-        seat.set_count(count)
-    assert [seat.lets_others_first() for seat in seats] == [True, False, False]
-    seats[1].leave()
-    seats[1].set_count(0)  # a connection that ends while it drains
+    slots = [AcceptSlot(balance, number) for number in range(3)]
+    assert not any(slot.lets_others_first() for slot in slots), "none accepts yet: any may be first"
+    for slot, count in zip(slots, (2, 1, 1), strict=True):
+        slot.take()
+        slot.set_count(count)
+    assert [slot.lets_others_first() for slot in slots] == [True, False, False]
+    slots[1].leave()
+    slots[1].set_count(0)  # a connection that ends while it drains
     assert balance.counts[1] == GONE
     balance.gone(2)
-    assert [seat.lets_others_first() for seat in seats] == [False, True, True]
+    assert [slot.lets_others_first() for slot in slots] == [False, True, True]
 
 
 def test_a_process_alone_lets_no_other_first() -> None:
-    seat = AcceptSlot()
-    assert not seat.lets_others_first()
-    seat.take()
-    seat.set_count(100)
-    assert not seat.lets_others_first()
+    slot = AcceptSlot()
+    assert not slot.lets_others_first()
+    slot.take()
+    slot.set_count(100)
+    assert not slot.lets_others_first()
 
 
 # --- the channel ----------------------------------------------------------------------------------
@@ -229,6 +235,25 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later(
     assert parent._start_at[1] > 0
     assert not parent._workers
     assert "worker 1 cannot be started" in caplog.text
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [one for one in WorkerState if one is not WorkerState.DOWN])
+def test_a_worker_in_any_state_can_be_killed_and_can_end(state: WorkerState) -> None:
+    assert TRANSITIONS[state, WorkerEvent.KILL] is WorkerState.KILLED
+    assert TRANSITIONS[state, WorkerEvent.ENDED] is WorkerState.DOWN
+
+
+def test_an_event_that_a_state_does_not_allow_is_a_bug() -> None:
+    parent = Supervisor(Sockets([], []), 1, lambda link, first: 0)
+    with pytest.raises(KeyError):
+        parent._on(0, WorkerEvent.SERVES)
+    for event in (WorkerEvent.FORKED, WorkerEvent.SERVES, WorkerEvent.LAST_REPORT):
+        parent._on(0, event)
+    assert parent._states == [WorkerState.LEAVING]
+    assert parent._serving() == []
 
 
 # --- hanging --------------------------------------------------------------------------------------
