@@ -50,8 +50,8 @@ async def locate(
             f"--adopt-table is {table!r}, and region {client.region} has no such table; name the"
             " right table, or the right region in --store"
         ) from refused
-    except CallUnanswered as unheard:
-        raise errors.NotApplied(**unheard.fields) from unheard
+    except CallUnanswered as unanswered:
+        raise errors.NotApplied(**unanswered.fields) from unanswered
     regions = description.split_over(answer["Table"], client.region)
     if regions:
         why = description.why_split(regions)
@@ -153,8 +153,8 @@ async def _look(client: DynamoClient, adopted: Adopted, action: str) -> Found:
         answer = await client.call(
             "GetItem", action, TableName=place.table, Key=place.key, ConsistentRead=True
         )
-    except CallUnanswered as unheard:
-        raise errors.NotApplied(**unheard.fields) from unheard
+    except CallUnanswered as unanswered:
+        raise errors.NotApplied(**unanswered.fields) from unanswered
     return _found_in(answer.get("Item"), adopted)
 
 

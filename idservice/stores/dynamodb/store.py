@@ -160,11 +160,11 @@ class DynamoStore:
             if not why:
                 raise
             raise errors.NotApplied(store=self.address, action=action, why=why) from refused
-        except CallUnanswered as unheard:
+        except CallUnanswered as unanswered:
             try:
                 found = await self.counter(counter.name)
             except errors.StoreError:
-                raise unheard from None  # not the reading's error, which says "not applied"
+                raise unanswered from None  # not the reading's error, which says "not applied"
             if found is None:
                 raise
             return found
@@ -384,8 +384,8 @@ class DynamoStore:
         await self._ensure_table(action)
         try:
             return await self._client.call(operation, action, **request)
-        except CallUnanswered as unheard:
-            raise errors.NotApplied(**unheard.fields) from unheard
+        except CallUnanswered as unanswered:
+            raise errors.NotApplied(**unanswered.fields) from unanswered
         except CallRefused as refused:
             self._invalidate_missing(refused, request["TableName"])
             raise

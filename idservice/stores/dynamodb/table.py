@@ -85,7 +85,7 @@ class Table:
         self._refuse(description.check(table, self.name, self.client.region), table)
         item = await self._identity()
         self._refuse(description.check_identity(item, table, self.client))
-        if item and not item.get("table_id") and table.get("TableId"):  # taken away by hand
+        if item and not item.get("table_id") and table.get("TableId"):  # removed by hand
             await self._remember(table["TableId"])
 
     def _refuse(self, findings: Iterable[Finding], table: Answer | None = None) -> None:
@@ -106,26 +106,19 @@ class Table:
             await self._remember(table["TableId"], anew=True)
 
     async def _remember(self, table_id: str, *, anew: bool = False) -> None:
-        action = "recording the table's identity"
         unless = "" if anew else " AND attribute_not_exists(#t)"
-        try:
-            await self.client.call(
-                "UpdateItem",
-                action,
-                TableName=self.name,
-                Key={items.KEY: {"S": items.IDENTITY}},
-                UpdateExpression="SET #t = :id",
-                ConditionExpression=f"attribute_exists(#k){unless}",
-                ExpressionAttributeNames={"#k": items.KEY, "#t": "table_id"},
-                ExpressionAttributeValues={":id": {"S": table_id}},
-                ReturnValues="UPDATED_NEW",
-            )
-        except CallRefused as refused:
-            if refused.said != dynamo.CONDITION_FAILED:  # else another instance did
-                raise self._unready(str(refused.fields["why"]), "") from refused
-        except CallUnanswered as unheard:
-            why = str(unheard.fields["why"])
-            raise self._unready(why, "", waiting_helps=True) from unheard
+        await self._call(
+            "UpdateItem",
+            "recording the table's identity",
+            expected=dynamo.CONDITION_FAILED,  # another instance recorded it first
+            TableName=self.name,
+            Key={items.KEY: {"S": items.IDENTITY}},
+            UpdateExpression="SET #t = :id",
+            ConditionExpression=f"attribute_exists(#k){unless}",
+            ExpressionAttributeNames={"#k": items.KEY, "#t": "table_id"},
+            ExpressionAttributeValues={":id": {"S": table_id}},
+            ReturnValues="UPDATED_NEW",
+        )
 
     # --- creation --------------------------------------------------------------------------------
 
@@ -159,21 +152,16 @@ class Table:
         )
 
     async def _create(self) -> None:
-        try:
-            await self.client.call(
-                "CreateTable",
-                "creating the table",
-                TableName=self.name,
-                KeySchema=description.KEY_SCHEMA,
-                AttributeDefinitions=[description.KEY_TYPE],
-                BillingMode="PAY_PER_REQUEST",
-                DeletionProtectionEnabled=True,
-            )
-        except CallRefused as refused:
-            if refused.said != dynamo.IN_USE:  # another init was first
-                raise self._failed("CreateTable", refused) from refused
-        except CallUnanswered as unheard:
-            raise self._failed("CreateTable", unheard) from unheard
+        await self._call(
+            "CreateTable",
+            "creating the table",
+            expected=dynamo.IN_USE,  # another init was first
+            TableName=self.name,
+            KeySchema=description.KEY_SCHEMA,
+            AttributeDefinitions=[description.KEY_TYPE],
+            BillingMode="PAY_PER_REQUEST",
+            DeletionProtectionEnabled=True,
+        )
 
     async def _recoverable(self) -> None:
         """Switch point-in-time recovery on. Without it the store works all the same."""
@@ -240,30 +228,28 @@ class Table:
 
     async def _description(self) -> Answer | None:
         """Return the answer of DescribeTable; None if there is no such table."""
-        action = "looking at the table"
-        try:
-            answer = await self.client.call("DescribeTable", action, TableName=self.name)
-        except CallRefused as refused:
-            if refused.said == dynamo.NO_TABLE:
-                return None
-            raise self._failed("DescribeTable", refused) from refused
-        except CallUnanswered as unheard:
-            raise self._failed("DescribeTable", unheard) from unheard
-        table: Answer = answer["Table"]
-        return table
+        answer = await self._call(
+            "DescribeTable", "looking at the table", expected=dynamo.NO_TABLE, TableName=self.name
+        )
+        return answer and answer["Table"]
 
     async def _identity(self) -> Answer | None:
+        key = {items.KEY: {"S": items.IDENTITY}}
+        answer = await self._call(
+            "GetItem", "reading the identity", TableName=self.name, Key=key, ConsistentRead=True
+        )
+        return answer and answer.get("Item")
+
+    async def _call(
+        self, operation: str, action: str, *, expected: str = "", **request: object
+    ) -> Answer | None:
+        """Return the answer; None for the `expected` refusal. Raises StoreUnready."""
         try:
-            answer = await self.client.call(
-                "GetItem",
-                "reading the identity",
-                TableName=self.name,
-                Key={items.KEY: {"S": items.IDENTITY}},
-                ConsistentRead=True,
-            )
+            return await self.client.call(operation, action, **request)
         except (CallRefused, CallUnanswered) as error:
-            raise self._failed("GetItem", error) from error
-        return answer.get("Item")
+            if isinstance(error, CallRefused) and error.said == expected:
+                return None
+            raise self._failed(operation, error) from error
 
     # --- why not ---------------------------------------------------------------------------------
 
