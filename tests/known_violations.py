@@ -2,8 +2,6 @@
 
 KNOWN: dict[str, dict[str, str]] = {
     "questions": {
-        "idservice/allocation/service.py": "to be reworded",
-        "idservice/allocation/strict.py": "to be reworded",
         "idservice/stores/findings.py": "to be reworded",
     },
     "long_names": {

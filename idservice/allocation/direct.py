@@ -1,4 +1,4 @@
-"""Ids for one caller straight from the store: exactly as many as are wanted, and none are kept."""
+"""Takes ids for one caller straight from the store; none are kept in memory."""
 
 from random import Random
 
@@ -10,10 +10,9 @@ from idservice.stores.records import Counter, Loan
 
 
 async def take(store: IdStore, counter: Counter, count: int, *, random: Random) -> list[range]:
-    """`count` ids as blocks, from one shard if any has so many left.
+    """Return `count` ids as blocks, from one shard if it has enough left.
 
-    Raises Exhausted, and as `IdStore.reserve`. What was reserved before another shard failed is a
-    gap.
+    Raises Exhausted, and as `IdStore.reserve`. Ids reserved before another shard failed are a gap.
     """
     order = random.sample(range(counter.shards), counter.shards)
     allocator = Allocator(

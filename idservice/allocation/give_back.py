@@ -1,5 +1,7 @@
-"""Ids that nobody used, on their way: back to the store at a clean stop, and from there to whoever
-starts next. A stop gives back exactly once, whatever comes of it (I5)."""
+"""Returns unused ids to the store at a clean stop, and claims ids that other instances returned.
+
+A stop gives back exactly once, whatever the outcome (I5).
+"""
 
 import asyncio
 import logging
@@ -26,12 +28,12 @@ async def give_back(
     end: int,
     shard: int = 0,
 ) -> GiveBack:
-    """Give ids of one shard back that nobody can hand out any more.
+    """Give back ids of one shard that this instance has dropped.
 
-    `rev` and `end` are those of one's own last reservation there, as the store answered it. Raises
-    StoreError, after which they are gaps: not even a refusal proves that nothing happened, for a
-    hop may have sent the request twice. Ids of other shards, or of an epoch that is over, are left
-    out.
+    `rev` and `end` are those of this instance's last reservation there, as the store answered it.
+    Ids of other shards, or of an epoch that is over, are left out. Raises StoreError; the ids are
+    then gaps. Not even a refusal proves that nothing happened: a proxy may have sent the request
+    twice.
     """
     about = {"store": store.address, "name": counter.name}
     about["action"] = f"giving back ids of counter {counter.name}"
@@ -53,18 +55,17 @@ async def give_back(
     if plan.count and not await store.give_back(
         counter, found, next=plan.next, returned=plan.returned, shard=shard
     ):
-        raise errors.NotApplied(**about, why="somebody else wrote between its read and it")
+        raise errors.NotApplied(**about, why="another instance wrote after the read")
     return plan
 
 
 async def claim(
     store: CatalogueStore, counter: Counter, grant: Grant, *, shard: int = 0
 ) -> list[range]:
-    """Take over what others gave back to a shard, as blocks of ids in rising order; all below the
-    grant.
+    """Take over ids that were given back to a shard, as blocks in rising order below the grant.
 
-    Conditional on nobody having written since the grant, so nothing newer can be among them.
-    Raises StoreError; after OutcomeUnknown they are gaps.
+    The write holds only if none came since the grant, so no newer id is among them. Raises
+    StoreError; after OutcomeUnknown they are gaps.
     """
     about = {"store": store.address, "action": f"claiming ids of counter {counter.name}"}
     below = grant.indices.start
@@ -72,13 +73,13 @@ async def claim(
         merged_below(grant.returned, below)
     except ValueError as error:
         raise errors.NotApplied(
-            **about, why=f"what was returned is not believed: {error}"
+            **about, why=f"the list of returned ranges is not valid: {error}"
         ) from error
     taken = await store.claim(counter, grant.rev, shard)
     try:
         ranges = merged_below(taken, below)
     except ValueError as error:
-        raise errors.OutcomeUnknown(**about, why=f"its answer is not believed: {error}") from error
+        raise errors.OutcomeUnknown(**about, why=f"its answer is not valid: {error}") from error
     return [counter.layout(shard).ids(indices) for indices in ranges]
 
 
@@ -91,15 +92,15 @@ async def inherit(
     *,
     patience_s: float,
 ) -> int:
-    """Claim what others gave back to a shard, and bring it into memory; how many ids.
+    """Claim ids that were given back to a shard, bring them into memory, and return their number.
 
-    Only where nothing newer of the shard was handed out. What may have been taken unheard is
-    counted as a gap. Raises nothing.
+    Only if no newer id of the shard was handed out. Ids that may have been claimed without an
+    answer are counted as a gap. Raises nothing.
     """
     over = allocator.retired
     if counter.strict or shard.begun or over:
         return 0
-    lost = sum(map(len, grant.returned))  # unless it proves otherwise
+    lost = sum(map(len, grant.returned))  # until the outcome is known
     claimed: list[range] = []
     try:
         async with asyncio.timeout(patience_s):
@@ -123,7 +124,7 @@ async def inherit(
         shard.begun = True
         allocator.inherit(claimed)
         log.info(
-            "counter %s: %d ids are claimed that others gave back",
+            "counter %s: claimed %d ids that were given back",
             counter.name,
             count,
             extra={"action": "ids_claimed"},

@@ -1,4 +1,4 @@
-"""Every counter in use on this instance, and the tasks that keep them supplied."""
+"""The counters in use on this instance, and the tasks that keep ids of them in memory."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ LOADING_MAX = 256  # counters being read from the store at once
 
 
 class Service:
-    """Ids of many counters over one store. Enter it, and it may be asked; leave it to stop.
+    """Serves ids of many counters over one store, from its entry to its exit.
 
     `declared` counters are filled at the start and decide whether the service is ready. `finish`
     is called with the name of a counter in use whose change has stood still for too long.
@@ -90,7 +90,7 @@ class Service:
             await self._group.__aexit__(kind, error, trace)
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """A task that ends with the service; what it raises ends the service."""
+        """Start a task that ends with the service; an error that it raises ends the service."""
         task = self._group.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
@@ -106,7 +106,7 @@ class Service:
     # --- counters --------------------------------------------------------------------------------
 
     async def local_counter(self, name: str) -> LocalCounter:
-        """The supply of a counter, read from the store at its first use.
+        """Return a counter in use; at its first use it is read from the store.
 
         Raises BadName, UnknownCounter, StoreError.
         """
@@ -146,53 +146,50 @@ class Service:
             del self._loading[name]
 
     def _add(self, counter: Counter) -> LocalCounter:
-        supply = self.local_counters[counter.name] = LocalCounter(
-            counter,
-            self._context,
-            keep_filled=counter.name in self.declared,
-            missing=self._forget,
-        )
-        return supply
+        name, declared = counter.name, counter.name in self.declared
+        local = LocalCounter(counter, self._context, keep_filled=declared, missing=self._forget)
+        self.local_counters[name] = local
+        return local
 
     def apply_entry(self, entry: Counter) -> None:
         """Apply an entry that this instance wrote to its counter, if that is in use."""
-        supply = self.local_counters.get(entry.name)
-        if supply is not None:
-            supply.apply_entry(entry)
+        local = self.local_counters.get(entry.name)
+        if local is not None:
+            local.apply_entry(entry)
 
-    def _forget(self, supply: LocalCounter) -> None:
-        if self.local_counters.get(supply.counter.name) is supply:
-            del self.local_counters[supply.counter.name]
+    def _forget(self, local: LocalCounter) -> None:
+        if self.local_counters.get(local.counter.name) is local:
+            del self.local_counters[local.counter.name]
 
     # --- life ------------------------------------------------------------------------------------
 
     async def warm(self) -> None:
         """Bring first ids of the declared counters into memory, so that no request waits for them.
 
-        Raises StoreError. A declared counter that is missing or suspect is logged: it may be put
-        right while others are served.
+        Raises StoreError. A declared counter that is missing or suspect is only logged: it may be
+        repaired while other counters are served.
         """
         for name in self.declared:
             try:
-                supply = await self.local_counter(name)
-                if supply.state is LocalState.SERVING:
-                    await supply.fill()
+                local = await self.local_counter(name)
+                if local.state is LocalState.SERVING:
+                    await local.fill()
             except errors.CounterSuspect:
                 pass  # logged where it was found
             except errors.UnknownCounter as error:
                 log.warning("%s", error, extra={"action": "counter_missing"})
 
     async def not_ready(self) -> str:
-        """Why the next id of a declared counter cannot be served now; empty where it can."""
+        """Return why the next id of a declared counter cannot be served now; empty if it can."""
         if self.stopping:
             return str(errors.Stopped())
         if self._replaced is not None:
             return str(self._replaced)
         for name in self.declared:
             try:
-                supply = await self.local_counter(name)
-                supply.recheck()  # who is not ready is not asked for ids, and would never know
-                why = str(supply.unavailable_reason or "")
+                local = await self.local_counter(name)
+                local.recheck()  # without readiness no request comes that would do so
+                why = str(local.unavailable_reason or "")
             except errors.IdserviceError as error:
                 why = str(error)
             if why:
@@ -200,7 +197,7 @@ class Service:
         return ""
 
     async def _watch(self) -> None:
-        """While the store is down, ask it now and then: a strict counter would not know else."""
+        """Ask a store that is down now and then: strict counters ask it only if a request comes."""
         while True:
             await self.health.down.wait()
             await asyncio.sleep(BACKOFF_MAX_S * (0.5 + 0.5 * self.random.random()))
@@ -221,16 +218,19 @@ class Service:
         if self._replaced is None:
             log.error("%s", error, extra={"action": "store_replaced"})
         self._replaced = error
-        for supply in self.local_counters.values():
-            supply.stop(error, cause=GapCause.WENT_BACK)
+        for local in self.local_counters.values():
+            local.stop(error, cause=GapCause.WENT_BACK)
 
     async def snapshot(self) -> Snapshot:
-        """What is counted; nothing of counters that may turn out not to be there: their names would
-        stay on a metrics page, of which nothing may vanish. Requests are served in between."""
-        supplies = [supply for supply in self.local_counters.values() if supply.counter.ordinal]
+        """Return everything that is counted. Requests are served in between.
+
+        A counter that may turn out not to exist is left out: a metrics page, from which nothing may
+        vanish, would keep its name.
+        """
+        counted = [local for local in self.local_counters.values() if local.counter.ordinal]
         readings: list[CounterSample] = []
-        for at in range(0, len(supplies), PIECE):
-            readings += [supply.reading() for supply in supplies[at : at + PIECE]]
+        for at in range(0, len(counted), PIECE):
+            readings += [local.reading() for local in counted[at : at + PIECE]]
             await asyncio.sleep(0)
         return Snapshot(
             readings=readings,
@@ -250,14 +250,14 @@ _entered: "weakref.WeakSet[Service]" = weakref.WeakSet()
 
 def _retrieve(future: asyncio.Future[LocalCounter]) -> None:
     if not future.cancelled():
-        future.exception()  # it may be that nobody is left to hear of it
+        future.exception()  # all requests for it may have left
 
 
 def _forget_in_child() -> None:
     for service in _entered:
         service.stopping = True
-        for supply in service.local_counters.values():
-            supply.forget_in_child()
+        for local in service.local_counters.values():
+            local.forget_in_child()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

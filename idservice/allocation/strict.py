@@ -1,7 +1,7 @@
-"""A strict counter's reservations: each a numbered batch, sent again until it has an answer.
+"""Reserves ids of a strict counter in numbered batches; each is sent until it has an answer (I8).
 
-A lost answer loses no ids: the same batch is asked for again while somebody waits for it, and
-whichever copy is answered tells what it got. Only what nobody waits for any more is burnt.
+A lost answer loses no ids: the same batch is sent again while a request waits for it, and any copy
+that is answered tells what the batch got. Only a batch that no request waits for is burnt.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from idservice.stores.records import Counter, Grant, Loan, Writers
 log = logging.getLogger("idservice.batches")
 
 WRITERS_MAX = 12  # on one position: DynamoDB's item stays below 1 KB, which is one write unit
-WRITERS_FEW = 6  # up to so many nobody is pruned
+WRITERS_FEW = 6  # with fewer, none is pruned
 STANDS_STILL_S = 90.0  # a writer is pruned after this; no request waits longer than 60 s
-SILENCE_MIN_S, SILENCE_MAX_S = 0.1, 1.0  # without an answer, before a copy of the first is sent
-PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0  # before a copy, where the last one failed
-CALL_MAX_S = 5.0  # for what is not sent again
-TRIES = 3  # new batches for one request, each after somebody had taken the writer's record away
+SILENCE_MIN_S, SILENCE_MAX_S = 0.1, 1.0  # without an answer, before a copy is sent
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0  # before a copy, if the last one failed
+CALL_MAX_S = 5.0  # for a call that is not sent again
+TRIES = 3  # new batches for one request, each after the writer's record was taken away
 
 T = TypeVar("T")
 
@@ -40,10 +40,10 @@ class BatchAbandoned(errors.OutcomeUnknown):
 
 
 class StrictReserver:
-    """Reservations of one strict counter on this instance.
+    """Sends the batches of one strict counter on this instance.
 
-    `burnt` is told of ids that nobody is given, and by what cause, once that is known. `unique`
-    makes texts that nobody ever made before: a copy of this process must not repeat them.
+    `burnt` is called with a number of ids that are not handed out, and the cause. `unique` makes
+    texts that were never made before: a copy of this process must not repeat them.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class StrictReserver:
         self._unique = unique
         self._writer = Writer()
         self._epoch = ""
-        self._name = ""  # that registering is tried with: nothing was ever sent under it
-        self._full = False  # when last looked at, and until somebody was pruned
+        self._name = ""  # tried for registering: no batch was ever sent under it
+        self._full = False  # when last looked at, and until a writer was pruned
         self._watching = False
-        self._unsure = False  # whether a copy of the present batch may be applied unheard
+        self._unsure = False  # a copy of the present batch may be applied without an answer
         self._took = 0.0  # seconds, of the last call that was answered
         self._busy = False
         self._over = False
@@ -73,10 +73,10 @@ class StrictReserver:
     async def reserve(
         self, counter: Counter, request: Request, *, wanted: Callable[[], bool]
     ) -> Grant | Loan:
-        """The grant of one batch; raises as `IdStore.reserve`.
+        """Return the grant of one batch; raises as `IdStore.reserve`.
 
-        It is sent again while it is `wanted` and the caller waits. Where there is no place for
-        another writer it is an ordinary reservation, sent once.
+        It is sent again while it is `wanted`. If there is no place for another writer it is an
+        ordinary reservation, sent once.
         """
         self._begin(counter)
         self._busy, self._over = True, False
@@ -101,13 +101,13 @@ class StrictReserver:
             self._epoch = counter.epoch
 
     def end(self) -> None:
-        """Nothing more will be reserved for now: what is left open is counted as unknown."""
+        """Reserve no more for now: batches left open are counted as unknown."""
         self._over = True
         if not self._busy:
             self.forget()
 
     def forget(self) -> None:
-        """Be no writer any longer."""
+        """Give the name of the writer up."""
         self._count(self._writer.unregister())
         self._name = ""
 
@@ -139,16 +139,16 @@ class StrictReserver:
         return grant
 
     def _never_applied(self, error: BaseException) -> bool:
-        """Whether the batch that ended so left the position as it was, all of its copies."""
+        """Return True if no copy of the batch that ended so was applied."""
         if isinstance(error, errors.OutOfTurn) and error.record is not None:
-            return True  # its number is another's; without a record nothing is told of the past
+            return True  # another batch has its number; without a record the past is unknown
         if isinstance(error, errors.WentBack) and error.applied:
-            return False  # by a copy that a hop had made
+            return False  # by a copy that a proxy had made
         refused = isinstance(error, errors.StoreError) and error.outcome == errors.NOT_APPLIED
         return refused and not self._unsure
 
     async def _reserve_once(self, counter: Counter, request: Request) -> Grant | Loan:
-        """An ordinary reservation: what becomes of it unheard is burnt (I4)."""
+        """Reserve without a number: ids of an unknown outcome are burnt (I4)."""
         try:
             async with asyncio.timeout(CALL_MAX_S):
                 return await self._call(counter, request, None)
@@ -165,12 +165,12 @@ class StrictReserver:
     async def _repeat(
         self, call: Callable[[], Coroutine[object, object, T]], wanted: Callable[[], bool]
     ) -> T:
-        """The answer to a call that may be repeated, as the copy says that is answered first."""
+        """Return the first answer to any copy of a call that may be repeated."""
         loop = asyncio.get_running_loop()
         began = due = loop.time()
         silence_s = min(max(SILENCE_MIN_S, 3 * self._took), SILENCE_MAX_S)
         failures = 0
-        copies: dict[asyncio.Task[T], float] = {}  # that may be answered yet, and when sent
+        copies: dict[asyncio.Task[T], float] = {}  # without an answer yet, and when each was sent
         self._unsure = False
         try:
             while True:
@@ -185,7 +185,7 @@ class StrictReserver:
                     if (error := copy.exception()) is None:
                         self._took = loop.time() - sent_at
                         return copy.result()
-                    self._judge(error, alone=not copies)
+                    self._raise_if_final(error, alone=not copies)
                     failures += 1
                     due = min(due, loop.time() + self._pause(failures))
         finally:
@@ -193,14 +193,14 @@ class StrictReserver:
                 copy.cancel()
             await asyncio.gather(*copies, return_exceptions=True)
 
-    def _judge(self, error: BaseException, *, alone: bool) -> None:
-        """Raise what one copy failed with, where another one would not do better."""
+    def _raise_if_final(self, error: BaseException, *, alone: bool) -> None:
+        """Raise the error of one copy, unless another copy may do better."""
         if isinstance(error, errors.StoreError) and error.retryable:
             if isinstance(error, errors.OutcomeUnknown):
                 self._unsure = True
                 return
             if not isinstance(error, FINAL) and (self._unsure or not alone):
-                return  # that copy was refused; what became of the others is not known
+                return  # that copy was refused; the outcome of the others is not known
         self._unsure = self._unsure or not alone
         raise error
 
@@ -209,17 +209,17 @@ class StrictReserver:
         return backoff.pause(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
     def _given_up(self) -> "BatchAbandoned":
-        why = "nobody waits for them any more"
+        why = "no request waits for them any more"
         return BatchAbandoned(store=self._store.address, action="reserving ids", why=why)
 
     # --- registration ----------------------------------------------------------------------------
 
     async def _register(self, counter: Counter, wanted: Callable[[], bool]) -> bool:
-        """Become a writer; False where there is no place for one, or nothing to register on."""
+        """Become a writer; return False if there is no place for one, or no position."""
         if self._full:
             return False
         self._name = self._name or self._unique()
-        for _ in range(WRITERS_MAX):  # each failure is somebody else's success
+        for _ in range(WRITERS_MAX):  # each failure is another writer's success
             found = await self._repeat(lambda: self._store.writers(counter), wanted)
             if found is None:
                 return False
@@ -245,7 +245,7 @@ class StrictReserver:
                 lambda: self._store.register(counter, name, registrations=known), wanted
             )
         except errors.OutcomeUnknown as error:
-            # No id is at stake: the next look tells whether it was.
+            # No id is at stake: the next look tells if it was applied.
             raise errors.NotApplied(**error.fields) from error
 
     def _watch(self, counter: Counter, found: Writers) -> None:
@@ -254,7 +254,7 @@ class StrictReserver:
             self._spawn(self._prune(counter, found))
 
     async def _prune(self, counter: Counter, before: Writers) -> None:
-        """Make place: whoever does not move for long is gone, or registers anew when it returns."""
+        """Remove writers that have not moved for long; one that returns registers anew."""
         try:
             await asyncio.sleep(STANDS_STILL_S)
             async with asyncio.timeout(CALL_MAX_S):
@@ -263,7 +263,7 @@ class StrictReserver:
                     if after is not None and after.seqs.get(name) == seq:
                         await self._store.prune(counter, name, seq)
         except (errors.StoreError, TimeoutError):
-            pass  # the next one that finds it full tries again
+            pass  # the next instance that finds it full tries again
         except Exception:  # a bug of ours or of a library
             log.exception("pruning writers failed", extra={"action": "prune_bug"})
         finally:
@@ -271,7 +271,7 @@ class StrictReserver:
 
 
 async def _answered(copies: list[asyncio.Task[T]], patience_s: float) -> list[asyncio.Task[T]]:
-    """Those that are answered by then, what was granted first; as soon as there is one."""
+    """Return the copies that have an answer, grants first, as soon as there is one."""
     if not copies:
         await asyncio.sleep(patience_s)
         return []

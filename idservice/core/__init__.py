@@ -1,4 +1,6 @@
-"""The invariants every part of the project keeps. Code and tests cite them by number.
+"""Pure rules: no input or output, no clock, no randomness.
+
+These invariants hold in every part of the project. Code and tests cite them by number.
 
 I1   An id belongs to at most one block, and a block to at most one holder.
 I2   A block enters memory only after the store acknowledged it, and is built only from the
@@ -16,9 +18,9 @@ I5   Ids go back once, and only from an instance that has forgotten them. First 
      claimed under the revision at which they were seen; an unknown outcome burns them.
 I6   A position is an index k. Shard s of S shards in an epoch with base b yields the id
      b + s + S*k; the limit is the highest id. A block belongs to one epoch; a grant of an epoch
-     that is no longer the counter's own is burnt. An epoch opens only after every shard of the one
-     before is sealed, with a base above every id they granted, but for what was given back (I5). A
-     lower ordinal is ignored.
+     that is over is burnt. An epoch opens only after every shard of the one before is sealed, with
+     a base above every id they granted, except ids that were given back (I5). A lower ordinal is
+     ignored.
 I7   Every transport error means "unknown", "could not connect" included (applied writes are
      reported so), and so does a success without well-formed contents. "Not applied" is only what
      the store itself said in its own words to the only attempt. One attempt per call; whether to
@@ -29,7 +31,7 @@ I8   A strict counter holds nothing between requests. Requests that wait togethe
      and the rest is burnt. A writer's name and a batch's nonce are never used again.
 I9   Every count is above 0 and every id within the limit, checked where the value is made; the
      store checks the limit in the same write.
-I10  A position comes to be only by create or, closed, by a seal. A reservation on a missing
+I10  A position is made only by create or, closed, by a seal. A reservation on a missing
      position is an error, never a start from 0.
 I11  Taking an id is synchronous: nothing can run between reading a cursor and moving it.
 I12  An answer to an old request changes nothing: each request carries a token, and one request

@@ -21,7 +21,7 @@ def ordinal_of(epoch: str) -> int:
     name."""
     ordinal, dot, random = epoch.partition(".")
     if not (dot and random and ordinal.isascii() and ordinal.isdigit()):
-        raise ValueError(f"{epoch!r} is no epoch")
+        raise ValueError(f"{epoch!r} is not an epoch")
     return int(ordinal)
 
 

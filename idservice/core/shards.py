@@ -16,14 +16,14 @@ EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is 
 
 @dataclass(slots=True, eq=False)
 class Shard:
-    """One shard, as far as one instance knows it. All positions are indices."""
+    """One shard. All positions are indices."""
 
     layout: Layout
-    seen: int = 0  # where its own last reservation here ended; 0 before the first
+    seen: int = 0  # the end of this instance's last reservation; 0 before the first
     rev: int = 0  # the position's revision after that write
-    found: int | None = None  # where the store said it stands, when there was no room
-    used_up: bool = False  # whether that left nothing
-    begun: bool = False  # whether ids of it came into memory
+    found: int | None = None  # the position as the store told it, when there was no room
+    used_up: bool = False  # that position leaves no index
+    begun: bool = False  # ids of it came into memory
     end: int = field(init=False)  # the first index above the limit
 
     def __post_init__(self) -> None:
@@ -36,10 +36,7 @@ class Shard:
 
 
 class Shards:
-    """The shards of one epoch, by `layouts` in the order in which this instance prefers them.
-
-    `moves` counts, by cause, how often it went on to another one.
-    """
+    """The shards of one epoch, in the order of `layouts`. `moves` counts moves to another one."""
 
     __slots__ = ("_at", "_found_at", "_moves", "_row")
 
@@ -47,7 +44,7 @@ class Shards:
         assert layouts
         self._row = tuple(map(Shard, layouts))
         self._at = 0
-        self._found_at = inf  # when there was no room last, where that is still believed
+        self._found_at = inf  # when there was no room last; infinite once that is not believed
         self._moves = moves if moves is not None else {}
 
     def __getitem__(self, number: int) -> Shard:
@@ -69,7 +66,7 @@ class Shards:
     def room(self, now: float) -> int:
         """Return the number of ids that the limit leaves, as far as is known without a call to the
         store."""
-        self._doubt(now)
+        self._forget_old(now)
         room = 0
         for shard in self._row:  # asked for each request that waits
             room += shard.room
@@ -81,7 +78,7 @@ class Shards:
 
         It becomes the present one.
         """
-        self._doubt(now)
+        self._forget_old(now)
         for steps in range(len(self._row)):
             if self._row[(self._at + steps) % len(self._row)].room:
                 if steps:
@@ -117,7 +114,7 @@ class Shards:
             self._at = (self._at + steps) % len(self._row)
             self._moves[cause] = self._moves.get(cause, 0) + 1
 
-    def _doubt(self, now: float) -> None:
+    def _forget_old(self, now: float) -> None:
         """Forget which shards have no room, if that is old: a change may have made room."""
         if now - self._found_at >= EXHAUSTED_RECHECK_S:
             self._found_at = inf

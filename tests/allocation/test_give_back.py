@@ -103,7 +103,7 @@ def test_of_two_that_stop_at_once_the_second_counts_and_logs_its_gap(
         words = {record.action: record.getMessage() for record in caplog.records}  # type: ignore[attr-defined]
         assert words["ids_returned"] == "counter orders: 9 ids were given back"
         assert "9 ids in memory become a gap" in words["ids_dropped"]
-        assert "somebody else wrote" in words["ids_dropped"]
+        assert "another instance wrote" in words["ids_dropped"]
 
     run(main())
 
