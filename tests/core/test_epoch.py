@@ -42,9 +42,9 @@ def test_an_epoch_is_an_ordinal_and_a_random_part() -> None:
     ],
 )
 def test_what_is_no_open_epoch_has_no_ordinal(epoch: str) -> None:
-    with pytest.raises(ValueError, match="no epoch"):
+    with pytest.raises(ValueError, match="not an epoch"):
         ordinal_of(epoch)
-    with pytest.raises(ValueError, match="no epoch"):
+    with pytest.raises(ValueError, match="not an epoch"):
         gone_back(epoch)
 
 
