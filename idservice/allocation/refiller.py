@@ -93,7 +93,7 @@ class Refiller:
         self._keep_filled = keep_filled
         self._loop = asyncio.get_running_loop()
         self._running = False
-        self._asking = False  # a request is under way
+        self._asking = False  # a request is under way, or its outcome is being decided on
         self._closing: asyncio.Event | None = None  # set once none is any more
         self._sent_to = 0  # arrivals before the last request was sent,
         self._unsure_to = 0  # and before the last one whose outcome is unknown
@@ -119,8 +119,11 @@ class Refiller:
                 asked = self._due()
             while asked is not None:
                 used = self._epoch_state.allocator.issued_ids
-                outcome = await self._carry_out(asked, in_background=failures > 0)
-                yield outcome
+                try:
+                    outcome = await self._carry_out(asked, in_background=failures > 0)
+                    yield outcome
+                finally:
+                    self._ended()
                 if outcome.succeeded:
                     failures = 0
                 else:
@@ -142,7 +145,10 @@ class Refiller:
                 asked = self._due()
                 if asked is None:
                     return
-                yield await self._carry_out(asked, in_background=True)
+                try:
+                    yield await self._carry_out(asked, in_background=True)
+                finally:
+                    self._ended()
                 if self._epoch_state.allocator.held:
                     return
         finally:
@@ -207,9 +213,12 @@ class Refiller:
             return self._failed(outcome, unknown)
         finally:
             self._epoch_state.add_late(asked.allocator)
-            self._asking = False
-            if self._closing is not None:
-                self._closing.set()
+
+    def _ended(self) -> None:
+        """Take note that a request has ended, and that its outcome was decided on."""
+        self._asking = False
+        if self._closing is not None:
+            self._closing.set()
 
     async def _reserve(self, outcome: Outcome, *, in_background: bool) -> Outcome:
         asked, counter = outcome.asked, outcome.asked.counter

@@ -34,7 +34,7 @@ def test_what_nobody_of_ours_wrote_is_below_every_epoch(written: str | None) -> 
 def test_a_seal_names_the_epoch_that_is_to_open() -> None:
     assert sealed("3.a5") == "sealed:3.a5"
     for wrong in ("sealed:3.a5", "gone-back:3", "3", ""):
-        with pytest.raises(ValueError, match="no epoch"):
+        with pytest.raises(ValueError, match="not an epoch"):
             sealed(wrong)
 
 
