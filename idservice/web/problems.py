@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Annotated
 
 import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from idservice import errors
 from idservice.observability.sampled_log import RateLimitedLog
-from idservice.web.schemas import Problem
 
 log = logging.getLogger("idservice.web")
 
@@ -29,6 +29,20 @@ CONDITIONAL_HEADERS = (
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _crashes = RateLimitedLog(log)
+
+
+class Problem(msgspec.Struct):
+    """Problem details as in RFC 9457. `outcome` says if the request may have had an effect."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    outcome: Annotated[
+        str, msgspec.Meta(extra_json_schema={"enum": [errors.NOT_APPLIED, errors.UNKNOWN]})
+    ]
 
 
 def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:

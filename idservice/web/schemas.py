@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from idservice import errors
 from idservice.catalogue.changes import JUMP_MAX
 from idservice.catalogue.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.observability.status_records import Status
 from idservice.stores.records import LIMIT_MAX, SHARDS_MAX
+from idservice.web.problems import Problem
 
 Schema = dict[str, Any]
 
@@ -84,18 +84,6 @@ class SetTo(msgspec.Struct, forbid_unknown_fields=True):
 
 
 # --- answers --------------------------------------------------------------------------------------
-
-
-class Problem(msgspec.Struct):
-    """Problem details as in RFC 9457. `outcome` says if the request may have had an effect."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    retryable: bool
-    outcome: Annotated[str, Meta(extra_json_schema={"enum": [errors.NOT_APPLIED, errors.UNKNOWN]})]
 
 
 class OneId(msgspec.Struct):
