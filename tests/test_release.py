@@ -19,9 +19,12 @@ from cyclonedx.validation.json import JsonStrictValidator
 from idservice import __version__
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "CHANGELOG.md").exists(), reason="an installation without the project around it"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (ROOT / "CHANGELOG.md").exists(), reason="an installation without the project around it"
+    ),
+    pytest.mark.xdist_group("release"),
+]
 VERSION = re.compile(r"## \[([0-9]+)\.([0-9]+)\.([0-9]+)\] - ([0-9]{4}-[0-9]{2}-[0-9]{2})")
 SECTIONS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
 PIP_S = 300

@@ -14,7 +14,12 @@ from .conftest import Command, documents, skipped_but_not_in_ci
 from .kubelet import IMAGE, Node, Pod
 from .rules import of_kind
 
-pytestmark = [pytest.mark.process, pytest.mark.needs_image, pytest.mark.needs_deployers]
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.needs_image,
+    pytest.mark.needs_deployers,
+    pytest.mark.xdist_group("pods"),
+]
 
 ENOUGH_S = 30.0
 # In place of the example's own program: its first request is its first act and is not repeated,

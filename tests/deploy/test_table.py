@@ -27,6 +27,7 @@ from .permissions import Grant, Guard, grants, guarded
 from .stacks import TEMPLATES, Account, stack
 from .test_original import protected
 
+pytestmark = pytest.mark.xdist_group("table")
 LINT = Path(sys.executable).parent / "cfn-lint"  # moto brings it
 
 

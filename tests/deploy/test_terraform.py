@@ -21,7 +21,7 @@ from .permissions import grants
 from .stacks import Account, document, stack
 from .test_readme import blocks
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("terraform")]
 
 MODULE = DEPLOY / "terraform"
 MIRRORS = ("/opt/*", "/usr/local/share/terraform/plugins")  # as patterns
