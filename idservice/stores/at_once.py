@@ -19,12 +19,19 @@ async def for_each(
     """
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def work_on(item: Item) -> Result:
+    async def work_on(item: Item) -> Result | Exception:
         async with free:
-            return await work(item)
+            try:
+                return await work(item)
+            except Exception as error:
+                return error
 
-    results = await asyncio.gather(*map(work_on, items), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work_on(item)) for item in items]
+    done = []
+    for task in tasks:
+        result = task.result()
+        if isinstance(result, Exception):
             raise result
-    return [result for result in results if not isinstance(result, BaseException)]
+        done.append(result)
+    return done
