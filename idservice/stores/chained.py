@@ -236,7 +236,9 @@ class ChainedStore:
         """Create the counter there. Raises CounterDiffers, NotShown, NotApplied, OutcomeUnknown."""
         action = f"creating counter {counter.name}"
         if counter.adopted is not None:
-            raise self._not_applied(action, "an item is adopted where the store is")
+            raise self._not_applied(
+                action, "an item can only be adopted with the --store of the service"
+            )
         wanted: dict[str, object] = {
             "start": str(counter.start),
             "limit": str(counter.limit),

@@ -252,7 +252,7 @@ def test_a_start_says_by_itself_what_is_quickly_seen(folder: Path) -> None:
     with Serving(folder, "--store", "sqlite:ids.db") as serving:
         said = serving.await_log("store_examined")
         assert said["level"] == "warning"
-        assert "written by everybody" in said["message"]
+        assert "written by every user" in said["message"]
         serving.await_log("listening")
         assert len(serving.records("store_examined")) == 1
 

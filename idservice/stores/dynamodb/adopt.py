@@ -250,5 +250,5 @@ async def take_over(client: DynamoClient, counter: Counter, adopted: Adopted) ->
         start = found.value + counter.base
         return msgspec.structs.replace(counter, start=start, epoch=found.epoch)
     raise errors.NotApplied(
-        store=client.store, action=action, why="the item changes while it is looked at; try again"
+        store=client.store, action=action, why="the item is written all the time; try again"
     )

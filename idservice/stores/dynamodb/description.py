@@ -66,8 +66,8 @@ def missing(client: DynamoClient) -> Finding:
     """Return the fault that the region has no table of this name."""
     return Finding(
         FAULT, "table", f"region {client.region} has no table {client.table!r}",
-        "name the right table and region; where it was in use before, restore it: a new one starts"
-        " from 0 and repeats ids; where there never was one, create it",
+        "name the right table and region; if it was in use before, restore it, because a new one"
+        " starts from 0 and repeats ids; otherwise create it",
         f"idservice init --store {shlex.quote(client.store)}",
     )  # fmt: skip
 
@@ -79,8 +79,8 @@ def check_identity(item: Answer | None, table: Answer, client: DynamoClient) -> 
         return [
             Finding(
                 FAULT, "schema", "it is not initialised (it has no item 'identity')",
-                "where it was in use before, restore it: a new one starts from 0 and repeats ids;"
-                " else initialise it", f"idservice init --store {store}",
+                "if it was in use before, restore it, because a new one starts from 0 and repeats"
+                " ids; otherwise initialise it", f"idservice init --store {store}",
             )
         ]  # fmt: skip
     recorded, found = items.string(item.get("table_id")), table.get("TableId")

@@ -41,8 +41,8 @@ def check_place(path: Path) -> Iterator[Finding]:
     if not path.exists() or path.stat().st_size == 0:
         yield Finding(
             FAULT, "file", f"{path} is missing or empty",
-            "where the volume was lost, restore it: a new file starts from 0 and repeats ids; where"
-            " there never was one, create it",
+            "if the volume was lost, restore it, because a new file starts from 0 and repeats ids;"
+            " otherwise create it",
             f"idservice init --store {_address(path)}",
         )  # fmt: skip
         return
@@ -52,7 +52,7 @@ def check_place(path: Path) -> Iterator[Finding]:
         return
     yield Finding(
         FAULT, "links", f"the file has {links} links",
-        "each name has a journal of its own, so that a crash spoils the file; see the names",
+        "each name has its own journal, so a crash damages the file; list the names",
         shlex.join(["find", str(path.parent), "-samefile", str(path)]),
     )  # fmt: skip
 
@@ -104,12 +104,12 @@ def _permissions(path: Path) -> Iterator[Finding]:
             open_to_others.append(str(each))
     if open_to_others:
         yield Finding(
-            WARNING, about, f"{' and '.join(open_to_others)} can be written by everybody",
+            WARNING, about, f"{' and '.join(open_to_others)} can be written by every user",
             "an edited or replaced file repeats ids",
             shlex.join(["chmod", "o-w", *open_to_others]),
         )  # fmt: skip
     if not (unwritable or open_to_others):
-        yield fine(about, "file and folder can be written by this user, and not by everybody")
+        yield fine(about, "this user can write the file and its folder, and others cannot")
 
 
 def _journal(path: Path) -> Iterator[Finding]:
