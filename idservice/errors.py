@@ -93,7 +93,7 @@ class WriteRefused(RequestRefused):
 
 class UnknownPath(RequestRefused):
     text = (
-        "Nothing is served at {path!r} of this address. Ids are at /next and "
+        "Nothing is served at {path!r} of this address. Ids are served at /next and "
         "/v1/counters/NAME/next of --listen; metrics and counters are at --admin-listen if that "
         "is used."
     )

@@ -1,6 +1,6 @@
 """Returns unused ids to the store at a clean stop, and claims ids that other instances returned.
 
-A stop gives back exactly once, whatever the outcome (I5).
+A stop gives back at most once, whatever the outcome (I5). `shutdown` decides when.
 """
 
 import asyncio

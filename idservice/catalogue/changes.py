@@ -1,6 +1,7 @@
 """Defines the kinds of change: a class each, with its checks and the intent that it becomes.
 
-To add a kind, add a class here; `rules` has the steps that all kinds share.
+To add a kind, add a class here, and a row to COMMANDS unless `idservice KIND NAME` finishes it.
+`rules` has the steps that all kinds share; commands and routes begin changes.
 """
 
 import shlex

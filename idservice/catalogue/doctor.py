@@ -1,7 +1,7 @@
 """Examines a whole store: the store itself, by its own checks, and every counter.
 
-To add a check of counters, add a function to CHECKS. The checks of a store are beside it; `verify`
-makes the same ones.
+To add a check of counters, add a function to CHECKS. The checks of a store itself are in the
+`examine` of its package (`stores.sqlite`, `stores.dynamodb`); `verify` makes some of the same ones.
 """
 
 import shlex

@@ -196,7 +196,7 @@ class ClientBuffer:
         self, allocator: Allocator, request: Request, nonce: str, reply: Reply | Failure,
         since: float,
     ) -> None:  # fmt: skip
-        """Apply the answer to a refill that was sent at `since`, or its failure."""
+        """Take in the ids of a refill sent at `since`; after a failure, note it and pause."""
         try:
             if isinstance(reply, Refused | NoUsableAnswer):
                 raise reply

@@ -1,4 +1,7 @@
-"""Bounds of names and numbers, the same for clients, services and stores."""
+"""Bounds of names and numbers, the same for clients, services and stores.
+
+The limit of a counter is elsewhere: see `shards`.
+"""
 
 import re
 

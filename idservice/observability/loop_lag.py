@@ -21,7 +21,7 @@ async def watch(lag: Latency) -> None:
         lag.observe(late_s)
         if late_s >= STILL_S:
             log.warning(
-                "the process stood still for %.1f s: it got no CPU time, or was suspended",
+                "the process answered nothing for %.1f s: it got no CPU, was stopped, or was busy",
                 late_s,
                 extra={"action": "stood_still"},
             )

@@ -1,5 +1,5 @@
-"""Defines the records that describe counters: on one instance, or on several workers together. All
-of them come from memory."""
+"""Defines the records that describe counters, on one instance or on several workers together. They
+are made from memory, without a call to the store."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,8 @@
 """The stop of a serving process: its signals, its time limits, and the drain.
 
 A stop signal begins the stop; a second one ends the process at once. During the drain, answers say
-`Connection: close` before connections are closed. Else a client that sends a request on an idle
-connection just as it is closed would see the request fail.
+`Connection: close` before connections are closed. Otherwise an idle connection could be
+closed just as its client sends a request, and that request would fail.
 """
 
 import asyncio

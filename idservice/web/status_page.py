@@ -170,7 +170,7 @@ def page_template() -> PageTemplate:
 
 
 def _words(status: dict[str, Any]) -> dict[str, str]:
-    """Return the texts around the counters."""
+    """Return the texts outside the rows of counters, by their names in the template."""
     store, lag = status["store"], status["loop_lag"]
     seconds = status["shortest_runway_seconds"]
     nothing = "No counter has such a name." if status["in_use"] else "No counter is in use yet."

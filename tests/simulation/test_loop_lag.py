@@ -34,7 +34,9 @@ def test_a_loop_that_stood_still_is_seen_and_said_once(caplog: pytest.LogCapture
     run(main())
     assert (_over(lag, 0.1), _over(lag, 2.5)) == (2, 1)
     assert [record.action for record in caplog.records] == ["stood_still"]
-    assert "stood still for 3.0 s" in caplog.text or "stood still for 2.9 s" in caplog.text
+    assert (
+        "answered nothing for 3.0 s" in caplog.text or "answered nothing for 2.9 s" in caplog.text
+    )
 
 
 def test_the_lag_is_a_histogram_of_its_own_on_the_page() -> None:

@@ -25,7 +25,7 @@ class Alarm:
         asyncio.get_running_loop().remove_signal_handler(signal.SIGALRM)
 
     def set(self, ns: int, callback: Callable[[], None]) -> None:
-        """Call `callback` after `ns`, instead of an earlier callback."""
+        """Call `callback` once, in `ns` nanoseconds. It replaces one that has not run yet."""
         self._callback = callback
         signal.setitimer(signal.ITIMER_REAL, max(1e-6, ns / 1e9))
 

@@ -84,7 +84,7 @@ class _Examination:
     # --- the table -------------------------------------------------------------------------------
 
     async def table(self, name: str, *, about: str = "table") -> Answer | None:
-        """Return a table's description, if it can be read."""
+        """Return a table's description; None, and a finding, if it cannot be read."""
         try:
             answer = await self._ask("DescribeTable", name)
         except errors.StoreUnready:

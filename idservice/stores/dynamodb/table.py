@@ -133,7 +133,7 @@ class Table:
         return await self._record(table, first)
 
     async def _active(self) -> Answer:
-        """Return the table's description once it is ready; create it if it is missing."""
+        """Return the description of the table once it is ready. Create a missing table first."""
         created = False
         for _ in range(ACTIVE_MAX_POLLS):
             table = await self._description()
