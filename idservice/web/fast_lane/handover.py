@@ -65,21 +65,22 @@ class Handover(asyncio.Transport):
 
     def feed(self, data: bytes) -> bytes:
         """Feed what belongs to the request; return the bytes after it."""
-        while data and self._body is not None:
+        at = 0  # the lines of a chunked body are short: do not copy what follows for each
+        while at < len(data) and self._body is not None:
             if self._body.is_eof():
-                return data
-            size = min(len(data), self._left)
+                return data[at:]
+            end = min(len(data), at + self._left)
             if self._chunked:
-                size = data.find(b"\n", 0, size) + 1 or size
-            self._left -= size
-            self._handler.data_received(data[:size])
-            data = data[size:]
+                end = data.find(b"\n", at, end) + 1 or end
+            self._left -= end - at
+            self._handler.data_received(data[at:end])
+            at = end
             if self._body.is_eof():
                 self._finish()
             elif not self._left:
                 self._body = None
-        if data:
-            self._handler.data_received(data)
+        if at < len(data):
+            self._handler.data_received(data[at:])
         return b""
 
     def _finish(self) -> None:
