@@ -147,6 +147,7 @@ class FastConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Take no ids for a client that does not read."""
         self._paused = True
+        self._silent = 0
         self._stop()
         if self._handover is not None:
             self._handover.pause_writing()
@@ -173,13 +174,12 @@ class FastConnection(asyncio.Protocol):
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def grow_older(self) -> None:
-        """Close a connection on which no request was answered for `KEEPALIVE_S`.
-
-        Either none came, or one never ended, or its answer is not read. While aiohttp answers, its
-        own timers count.
-        """
+        """Close a connection after `KEEPALIVE_S` without an answer, or if one is not read."""
         self._silent += 1
-        if self._silent > SILENT_MAX and self._waiting is None and self._handover is None:
+        is_served = self._waiting is not None or self._handover is not None
+        if self._silent > SILENT_MAX and (self._paused or not is_served):
+            if self._transport is not None and self._transport.is_closing():
+                self._transport.abort()  # the last answer is not read
             self.close()
 
     def close(self) -> None:

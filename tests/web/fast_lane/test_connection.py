@@ -272,6 +272,28 @@ async def test_silent_and_dripping_connections_are_closed(
     assert silent.is_busy() is False
 
 
+async def test_a_client_that_does_not_read_an_answer_of_aiohttp_is_cut_off(hand: Hand) -> None:
+    (unread, one), (slow, two), (closing, three) = (hand.lane() for _ in range(3))
+    hand.go_on.clear()  # as an answer that cannot be written does not end
+    unread.data_received(OTHER)
+    slow.data_received(OTHER)
+    closing.data_received(NEXT)
+    three.close()  # and its answer is not sent yet
+    await turns()
+    for _ in range(SILENT_MAX):
+        hand.lanes._sweep()
+    unread.pause_writing()  # counts from here
+    for sweep in range(SILENT_MAX + 1):
+        slow.pause_writing()
+        slow.resume_writing()
+        assert "abort" not in one.done, sweep
+        hand.lanes._sweep()
+    hand.go_on.set()
+    assert "abort" in one.done
+    assert not two.done
+    assert three.done[:2] == ["close", "abort"]
+
+
 async def test_one_timer_serves_all_connections_and_none_runs_without(hand: Hand) -> None:
     assert hand.lanes._timer is None
     (one, _), (two, _) = hand.lane(), hand.lane()
