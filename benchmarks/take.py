@@ -46,14 +46,14 @@ async def _run(count: int, rounds: int) -> list[Row]:
     ns = {name: median(figures) / count * 1e9 for name, figures in net.items()}
     return [
         Row(
-            "take: IdBuffer.cursor / next() on a range iterator",
+            "take: IdBuffer.take / next() on a range iterator",
             ratio(net["allocator"], net["next"]),
             "×",
             GOAL,
             f"{ns['allocator']:.1f} ns beside {ns['next']:.1f} ns",
         ),
         Row(
-            "take: Supply.take / next() on a range iterator",
+            "take: LocalCounter.take / next() on a range iterator",
             ratio(net["supply"], net["next"]),
             "×",
             note=f"{ns['supply']:.1f} ns",
@@ -85,7 +85,7 @@ def _allocator(count: int) -> float:
     holder = _Holder(_filled(count))
     began = time.process_time()
     for _ in repeat(None, count):
-        id = next(holder.buffer.cursor, None)  # as Supply.take reaches it
+        id = holder.buffer.take()  # as LocalCounter.take reaches it
     took = time.process_time() - began
     check(id == count - 1, f"the last id is {id}")
     return took

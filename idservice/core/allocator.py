@@ -99,7 +99,7 @@ class Allocator:
 
     def take(self) -> int | None:
         """Take the next id; after None: `advance`, ask `due`, and try once more."""
-        return next(self.buffer.cursor, None)
+        return self.buffer.take()
 
     def advance(self) -> None:
         """Move the cursor on to the next ids, if it has none left."""

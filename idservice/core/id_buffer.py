@@ -48,6 +48,10 @@ class IdBuffer:
 
     # --- ids out ---------------------------------------------------------------------------------
 
+    def take(self) -> int | None:
+        """Take the next id; None if the cursor has ended."""
+        return next(self.cursor, None)
+
     def advance(self) -> None:
         """Move the cursor on to the next ids, if it has none left."""
         if not self._left_in_segment() and self._rest:
