@@ -85,7 +85,7 @@ class Sidecar:
         self._borrows = kind.hold_s is not None
 
     def take(self) -> bool:
-        """A request for one id, in the order of `LocalCounter.take`; whether `due` is to be asked."""
+        """Take one id as `LocalCounter.take` does; return True if `due` is to be asked."""
         id = self.allocator.take()
         looked = id is None
         if looked:
