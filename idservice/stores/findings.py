@@ -1,4 +1,4 @@
-"""What an examination of a store finds: each finding says what, why it matters, and what to do."""
+"""Findings about a store: each has a fact, a reason why it matters, and a command to run."""
 
 from collections.abc import Callable
 
