@@ -305,10 +305,8 @@ class WentBack(NotApplied):
 
     def __init__(self, *, epoch: str, **fields: object) -> None:
         super().__init__(**fields)
-        self.epoch, self.applied = (
-            epoch,
-            False,
-        )  # what closing is conditioned on; `interpret_failure`
+        self.epoch = epoch  # closing is conditioned on it
+        self.applied = False  # `SentReservation.interpret_failure` may set it
 
 
 class Withheld(NotApplied):

@@ -142,9 +142,8 @@ class LocalCounter:
     def _admit(self, count: int, now: float) -> None:
         if self._serving.reason is not None:
             if self.state is not LocalState.SUSPECT or now < self._recheck_at:
-                raise self._serving.reason.with_traceback(
-                    None
-                )  # raised often: do not gather frames
+                # Raised for many requests: it must not gather their frames.
+                raise self._serving.reason.with_traceback(None)
             self.recheck()
         if len(self._queue) >= self._context.limits.waiters_max:
             raise errors.TooManyWaiting(name=self.counter.name, count=len(self._queue))

@@ -22,10 +22,7 @@ class GapCause(StrEnum):
     LATE = "late", "the answer to a reservation came when it could not be used any more"
     CLAIM = "claim", "taking over returned ids got no readable answer"
     ABANDONED = "abandoned", "the client had left, or a strict batch was not used up"
-    STOP = (
-        "stop",
-        NOT_RETURNED,
-    )
+    STOP = ("stop", NOT_RETURNED)
     FULL = "full", "not returned at shutdown: the list of returned ranges was full"
     KILLED = "killed", "last reported in memory of a worker that ended without a final report"
     FORK = "fork", "the process was forked; the ids belong to the parent process"

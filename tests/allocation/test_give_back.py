@@ -38,7 +38,7 @@ def test_stopped_and_started_over_and_over_one_instance_loses_nothing() -> None:
     run(main())
 
 
-def test_of_instances_that_ran_together_all_that_is_left_is_claimed_and_handed_out_first() -> None:
+def test_ids_left_by_two_instances_are_claimed_and_handed_out_first() -> None:
     async def main() -> None:
         data = table()
         async with serving(data, seed=1) as one, serving(data, seed=2) as two:
@@ -71,9 +71,7 @@ def test_a_start_costs_neither_read_nor_write_where_nothing_was_given_back() -> 
     run(main())
 
 
-def test_a_stop_without_anything_left_and_one_of_a_strict_counter_ask_nothing_of_the_store() -> (
-    None
-):
+def test_a_stop_with_nothing_to_return_sends_nothing_to_the_store() -> None:
     async def main() -> None:
         for data in (table(strict=True), table(limit=9)):
             async with serving(data) as service:
@@ -278,7 +276,7 @@ def test_who_has_handed_out_newer_ids_claims_no_older_ones() -> None:
     run(main())
 
 
-def test_a_fault_in_a_claim_that_nobody_foresaw_is_a_gap_and_does_not_end_the_service() -> None:
+def test_an_unforeseen_fault_in_a_claim_is_a_gap_and_the_service_goes_on() -> None:
     class Broken(SimStore):
         async def claim(self, *arguments: object, **rest: object) -> tuple[range, ...]:
             raise KeyError("returned")

@@ -144,7 +144,7 @@ def test_a_strict_request_that_gave_up_while_its_batch_was_under_way_says_unknow
     run(main())
 
 
-def test_a_strict_request_whose_batch_was_never_answered_says_unknown_between_tries_too() -> None:
+def test_a_strict_request_with_an_unanswered_batch_is_unknown_between_tries() -> None:
     async def main() -> None:
         faults = answers_after(0.01)
         limits = Limits(wait=CALL_MAX_S + BACKOFF_FIRST_S / 4)
@@ -223,7 +223,7 @@ def test_in_steady_use_nobody_waits_though_the_store_takes_a_second() -> None:
     run(main())
 
 
-def test_with_the_store_gone_ids_last_for_the_runway_then_503_then_it_resumes_by_itself() -> None:
+def test_without_the_store_ids_last_for_the_runway_then_503_then_it_resumes() -> None:
     async def main() -> None:
         faults = Faults()
         limits = Limits(runway=20.0, wait=2.0)
@@ -609,9 +609,7 @@ def test_a_strict_request_that_expects_no_other_is_sent_at_once() -> None:
 
 
 @pytest.mark.parametrize(("store_s", "held_s"), [(0.2, WINDOW_MAX_S), (0.0005, 0.0005)])
-def test_a_strict_batch_is_held_for_who_does_not_come_back_no_longer_than_a_write_takes(
-    store_s: float, held_s: float
-) -> None:
+def test_a_strict_batch_is_held_no_longer_than_a_write_takes(store_s: float, held_s: float) -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(store_s)) as service:
             supply = await service.local_counter("orders")
@@ -624,7 +622,7 @@ def test_a_strict_batch_is_held_for_who_does_not_come_back_no_longer_than_a_writ
     run(main())
 
 
-def test_who_joins_a_strict_batch_while_it_is_held_is_in_it_and_who_comes_later_is_not() -> None:
+def test_a_held_strict_batch_takes_in_requests_until_it_is_sent() -> None:
     async def main() -> None:
         async with serving(table(strict=True), answers_after(0.2)) as service:
             supply = await service.local_counter("orders")
@@ -779,7 +777,7 @@ def test_a_grant_ends_the_doubt_about_a_position_that_is_back() -> None:
     run(main())
 
 
-def test_a_position_that_became_ill_formed_is_suspect_and_what_the_write_took_is_counted() -> None:
+def test_an_ill_formed_position_is_suspect_and_the_ids_of_the_write_are_counted() -> None:
     class IllFormed(SimStore):
         """Its answer shows that the write went to a position that is no whole number."""
 

@@ -278,7 +278,7 @@ def test_a_change_that_stands_still_is_finished_by_an_instance() -> None:
     run(main())
 
 
-def test_without_the_catalogue_nothing_is_handed_out_after_a_minute_and_again_with_it(
+def test_without_the_catalogue_ids_end_after_a_minute_and_resume_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:

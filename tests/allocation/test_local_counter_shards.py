@@ -113,7 +113,7 @@ def test_instances_that_are_turned_away_from_one_shard_spread_over_the_others() 
     run(main())
 
 
-def test_a_counter_that_is_throttled_everywhere_is_tried_with_pauses_and_served_again() -> None:
+def test_a_counter_throttled_on_every_shard_is_retried_with_pauses() -> None:
     async def main() -> None:
         data = table(shards=3)
         async with serving(data, store=Hot) as service:

@@ -307,7 +307,7 @@ def test_ready_as_long_as_there_are_ids_and_not_when_they_and_the_store_are_gone
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_repaired_counter_becomes_ready_though_a_service_that_is_not_ready_gets_no_requests(
+def test_a_repaired_counter_becomes_ready_without_any_request(
     strict: bool,
 ) -> None:
     async def main() -> None:

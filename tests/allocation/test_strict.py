@@ -139,7 +139,7 @@ def test_a_store_that_refuses_is_asked_anew_for_all_who_wait_by_then() -> None:
 @pytest.mark.parametrize(
     ("fate", "next_id", "gap"), [("lost_after", 3, {"abandoned": 3}), ("lost_before", 0, {})]
 )
-def test_what_becomes_of_a_batch_that_all_have_left_is_counted_when_the_next_one_tells(
+def test_an_abandoned_batch_is_counted_when_the_next_one_is_answered(
     fate: str, next_id: int, gap: dict[str, int]
 ) -> None:
     async def main() -> None:
@@ -351,7 +351,7 @@ def test_a_writer_is_watched_for_longer_than_any_request_waits() -> None:
 # --- epochs ---------------------------------------------------------------------------------------
 
 
-def test_a_batch_that_was_granted_before_a_change_and_not_answered_is_burnt_as_changed() -> None:
+def test_an_unanswered_batch_granted_before_a_change_is_burnt_as_changed() -> None:
     async def main() -> None:
         data = table(strict=True)
         async with strict(data) as (supply, handle, _):
@@ -451,7 +451,7 @@ def test_a_batch_may_be_lost_where_the_position_goes_back_before_its_answer() ->
     run(main())
 
 
-def test_a_batch_that_a_hop_sent_twice_is_counted_where_the_position_went_back_between() -> None:
+def test_a_batch_sent_twice_by_a_hop_is_counted_if_the_position_went_back() -> None:
     async def main() -> None:
         data = table(strict=True)
         async with strict(data) as (supply, handle, _):
