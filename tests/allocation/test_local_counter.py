@@ -457,6 +457,23 @@ def test_a_fault_of_the_store_that_nobody_foresaw_ends_one_try_and_not_the_servi
     run(main())
 
 
+def test_an_answer_that_fails_costs_no_other_waiter_its_ids(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(served: object) -> None:
+        raise ConnectionError("the connection is broken")
+
+    async def main() -> None:
+        async with serving(table(), answers_after(0.5)) as service:
+            counter = await service.local_counter("orders")
+            counter.enqueue(1, fails)
+            assert await counter.next_id() == 1
+            assert await counter.next_batch(3)
+        assert "answer_bug" in [getattr(record, "action", "") for record in caplog.records]
+
+    run(main())
+
+
 # --- batches, and the end -------------------------------------------------------------------------
 
 
