@@ -19,11 +19,13 @@ async def for_each(
     """
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def work_on(item: Item) -> Result | Exception:
+    async def work_on(item: Item) -> Result | BaseException:
         async with free:
             try:
                 return await work(item)
-            except Exception as error:
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # raised below, as itself and not in a group
                 return error
 
     async with asyncio.TaskGroup() as group:
@@ -31,7 +33,7 @@ async def for_each(
     done = []
     for task in tasks:
         result = task.result()
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             raise result
         done.append(result)
     return done

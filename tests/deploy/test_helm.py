@@ -192,7 +192,7 @@ def test_the_monitor_finds_the_service_and_its_metrics(render: Render) -> None:
 def test_settings_reach_the_server_as_they_were_written(render: Render) -> None:
     values = told(environment(container_of(render(SHAPES["all else"])))).values
     assert (values["runway"], values["wait"], values["drain"]) == (60, 0.5, 8)
-    assert values["route"] == [("/a/next", "a"), ("/b/next", "b")]
+    assert values["route"] == (("/a/next", "a"), ("/b/next", "b"))
 
 
 # --- the schema of the values ---------------------------------------------------------------------

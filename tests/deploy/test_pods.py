@@ -27,7 +27,7 @@ ENOUGH_S = 30.0
 APPLICATION = """
 import os, signal, sys
 from idservice.client import Client, WaitedTooLong
-from idservice.probe import ask
+from idservice.cli.http_get import ask
 
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(True))

@@ -205,8 +205,9 @@ class _Examination:
         """Try each call without any effect, and report which are allowed."""
         position = {items.KEY: {"S": "ctr:default"}}
         entry = {items.KEY: {"S": f"{items.ENTRY}default"}}
+        revision = {items.KEY: {"S": items.HEAD}}  # positions are read with the counters
         tries: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-            ("GetItem", FAULT, "serving needs it", {"Key": position, "ConsistentRead": True}),
+            ("GetItem", FAULT, "serving needs it", {"Key": revision, "ConsistentRead": True}),
             ("UpdateItem", FAULT, "serving needs it", {"Key": position, **_UNCHANGED, **NEVER}),
             ("PutItem", ADVICE, "only init and create need it", {"Item": entry, **NEVER}),
             ("Scan", ADVICE, "only counters, fence --all and doctor need it", {"Limit": 1}),
