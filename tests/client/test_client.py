@@ -236,7 +236,7 @@ async def test_a_deadline_in_which_only_refusals_came_says_that_nothing_happened
     async def say(target: str) -> bytes:
         return refusal(errors.TooManyWaiting(name="orders", count=1))
 
-    async with saying(say) as url, kind(url, "orders", timeout=0.05) as client:
+    async with saying(say) as url, kind(url, "orders", timeout=0.5) as client:
         with pytest.raises(WaitedTooLong, match="already wait") as refused:
             await client.next_id()
     assert refused.value.outcome == errors.NOT_APPLIED
