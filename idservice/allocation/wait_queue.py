@@ -43,7 +43,7 @@ class Waiter:
 class WaitQueue:
     """Waiters in the order of arrival.
 
-    `too_long` makes the error for a waiter whose time is over. `window` holds a strict counter's
+    `too_long` makes the error for a waiter that waited too long. `window` holds a strict counter's
     batches; `window_over` is called when it closes.
     """
 

@@ -243,7 +243,7 @@ class ClientBuffer:
         return backoff.pause(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
     def timeout_error(self, error: Failure | None, outcome: str) -> errors.WaitedTooLong:
-        """Return the error of a call whose time is over."""
+        """Return the error of a call that got no id before its deadline."""
         why = str(error).rstrip(".") if error is not None else "no answer came"
         late = errors.WaitedTooLong(name=self.counter, seconds=self.timeout_s, why=why)
         late.outcome = outcome

@@ -1,7 +1,7 @@
 """One request of a fast-lane connection, answered by aiohttp.
 
-Aiohttp gets a connection of its own whose transport is a `Handover`. It is fed the bytes of one
-request and no more, writes its answer through, and is told to close afterwards. That close ends the
+Aiohttp gets a new connection with a `Handover` as its transport. It is fed the bytes of one request
+and no more, writes its answer through, and is told to close afterwards. That close ends the
 handover, and the connection is back in the fast lane.
 
 Where a request ends is for aiohttp's own parser to say, so that the two cannot differ:
