@@ -19,8 +19,7 @@ from benchmarks.picture import Line, lines
 from benchmarks.sidecar import CHAINED, DIRECT, Kind, Sample, sample
 from idservice.allocation.context import Limits
 from idservice.core.allocator import Allocator
-from idservice.core.epoch import Layout
-from idservice.core.shards import Shards
+from idservice.core.epoch import Layout, Shards
 from idservice.stores.records import LIMIT_DEFAULT
 
 SIDECARS = (10, 100, 1_000, 10_000, 100_000)
@@ -176,7 +175,7 @@ def central(requests: Iterator[tuple[float, int]], size: Size) -> Central:
             assert request is not None
             now, answer_at = answer_at, inf
             check(
-                allocator.granted(request.token, range(position, position + request.count), now),
+                allocator.granted(request.token, range(position, position + request.count)),
                 "a grant was refused",
             )
             position += request.count

@@ -17,8 +17,7 @@ from benchmarks.measure import check
 from idservice.allocation.context import Limits
 from idservice.client.protocol import HOLD_S
 from idservice.core.allocator import Allocator, Request
-from idservice.core.epoch import Layout
-from idservice.core.shards import Shards
+from idservice.core.epoch import Layout, Shards
 from idservice.stores.records import LIMIT_DEFAULT
 
 NEVER = float("inf")
@@ -86,11 +85,11 @@ class Sidecar:
 
     def take(self) -> bool:
         """Take one id as `LocalCounter.take` does; return True if `due` is to be asked."""
-        id = self.allocator.take()
+        id = self.allocator.buffer.take()
         looked = id is None
         if looked:
-            self.allocator.advance()
-            id = self.allocator.take()
+            self.allocator.buffer.advance()
+            id = self.allocator.buffer.take()
         if id is None:
             self.waiting += 1
         elif self._life.ids is not None:
@@ -106,7 +105,7 @@ class Sidecar:
         if self._borrows:
             fits = self.allocator.borrowed(request.token, [ids], now, since=asked_at)
         else:
-            fits = self.allocator.granted(request.token, ids, now)
+            fits = self.allocator.granted(request.token, ids)
         check(fits, "a grant was refused")
         waited, self.waiting = self.waiting, 0
         for _ in range(waited):

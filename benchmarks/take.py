@@ -15,8 +15,7 @@ from benchmarks.memory import MemoryStore
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.core.allocator import Allocator
-from idservice.core.epoch import Layout
-from idservice.core.shards import Shards
+from idservice.core.epoch import Layout, Shards
 from idservice.stores.records import LIMIT_DEFAULT
 
 GOAL = 2.5
@@ -120,7 +119,7 @@ def _filled(count: int) -> Allocator:
     )
     request = allocator.due(1.0, waiting=2 * count, first=2 * count)
     assert request is not None
-    check(allocator.granted(request.token, range(request.count), 1.0), "the grant was refused")
+    check(allocator.granted(request.token, range(request.count)), "the grant was refused")
     return allocator
 
 
@@ -130,12 +129,12 @@ def _check_every_id(count: int) -> None:
     ids: list[int] = []
     granted = allocator.held
     while len(ids) < 4 * count:
-        id = allocator.take()
+        id = allocator.buffer.take()
         if id is None:
-            allocator.advance()
+            allocator.buffer.advance()
             request = allocator.due(1.0)
             if request is not None:
-                allocator.granted(request.token, range(granted, granted + request.count), 1.0)
+                allocator.granted(request.token, range(granted, granted + request.count))
                 granted += request.count
         else:
             ids.append(id)

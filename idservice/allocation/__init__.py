@@ -5,7 +5,7 @@ store at the first use. A request takes the next id from memory: a `next()` on t
 counter's `IdBuffer`. If none is there, it waits in the `wait_queue`.
 
 When memory runs low, `local_counter` starts its `refiller`. The allocator of `core` says how many
-ids to request, `reserver` sends the request and limits its time, and `strict` does so in numbered
+ids to request. The refiller sends the request and limits its time; `strict` does so in numbered
 batches for a strict counter. Each request ends in an outcome. `local_counter` decides on it: it
 shares the ids out, or enters another state of `local_state`. `position_check` asks the store why a
 position is not as it was left. `epoch_state` has the last known entry and the allocator of its

@@ -93,8 +93,6 @@ class CatalogueWatcher:
 
         await asyncio.gather(*(read_some() for _ in range(AT_ONCE)))
 
-    # --- age -------------------------------------------------------------------------------------
-
     @property
     def age(self) -> CatalogueAge:
         """The time since the catalogue was last read."""
@@ -118,8 +116,6 @@ class CatalogueWatcher:
         log.error("%s", error, extra={"action": "catalogue_stale"})
         for local in tuple(self._local_counters.values()):
             local.go_stale(error)
-
-    # --- changes that stand still ----------------------------------------------------------------
 
     def _find_standing(self) -> None:
         now = self._loop.time()

@@ -4,7 +4,7 @@ from random import Random
 
 from idservice import errors
 from idservice.core.allocator import Allocator
-from idservice.core.shards import Shards
+from idservice.core.epoch import Shards
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter, Loan
 
@@ -48,5 +48,5 @@ async def take(store: IdStore, counter: Counter, count: int, *, random: Random) 
             continue
         if isinstance(answer, Loan):
             return list(answer.blocks)
-        allocator.granted(request.token, answer.indices, 0.0)
+        allocator.granted(request.token, answer.indices)
     return allocator.take_batch(count) or []

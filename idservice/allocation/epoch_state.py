@@ -8,8 +8,8 @@ from idservice import errors
 from idservice.allocation.context import Context
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator
+from idservice.core.epoch import Shards
 from idservice.core.gap_causes import GapCause
-from idservice.core.shards import Shards
 from idservice.observability.readings import CounterSample, CounterState, CounterStats
 from idservice.stores.protocol import has_catalogue
 from idservice.stores.records import Counter
@@ -48,8 +48,6 @@ class EpochState:
     def borrows(self) -> bool:
         """True if the ids are borrowed from another service."""
         return not has_catalogue(self._context.store)
-
-    # --- one allocator after the other -----------------------------------------------------------
 
     def begin_epoch(self, *, keep: bool) -> None:
         """Serve the epoch of the present entry; with `keep`, after the ids that are held."""
@@ -100,8 +98,6 @@ class EpochState:
         before.retire(cause)
         self._past = self._with(before)
         before.gaps = {}  # later ones are counted by `add_late`
-
-    # --- what is known ---------------------------------------------------------------------------
 
     def exhausted(self, count: int) -> errors.Exhausted:
         """Return the error that `count` more ids would go beyond the limit."""

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 from idservice import errors
 from idservice.core.allocator import Allocator
+from idservice.core.epoch import Shard
 from idservice.core.gap_causes import GapCause
-from idservice.core.give_back import GiveBack, planned
-from idservice.core.ranges import merged_below
-from idservice.core.shards import Shard
+from idservice.core.give_back import GiveBack, merged_below, planned
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant
 
@@ -115,10 +114,10 @@ async def inherit(
     except Exception:  # a bug of ours or of a library: nothing is known
         log.exception("a claim failed", extra={"action": "claim_bug"})
     finally:
-        allocator.record_lost(GapCause.CLAIM, lost)
+        allocator.record_burnt(lost, GapCause.CLAIM)
     count = sum(map(len, claimed))
     if allocator.retired:  # in the meantime
-        allocator.record_lost(GapCause.LATE, count)
+        allocator.record_burnt(count, GapCause.LATE)
         return 0
     if claimed:
         shard.begun = True

@@ -9,15 +9,14 @@ handed out on a guess; `local_state` has the states and their transitions.
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from idservice import errors
 from idservice.allocation import position_check
 from idservice.allocation.context import Context
 from idservice.allocation.epoch_state import EpochState
 from idservice.allocation.local_state import LocalEvent, LocalState, ServingState
-from idservice.allocation.refiller import Outcome, Refiller, Result
-from idservice.allocation.reserver import PendingReservation, Reserver
+from idservice.allocation.refiller import Outcome, PendingReservation, Refiller, Result
 from idservice.allocation.wait_queue import Served, Waiter, WaitQueue
 from idservice.core.allocator import Allocator
 from idservice.core.gap_causes import GapCause
@@ -52,11 +51,8 @@ class LocalCounter:
         self._loop = asyncio.get_running_loop()
         self._queue = WaitQueue(self.stats, self._too_long, window_over=self._start_refill)
         self.epoch_state = EpochState(counter, context, self.stats)
-        self.reserver = Reserver(context, self.epoch_state, self._queue)
-        self._refiller = Refiller(
-            context, self.epoch_state, self._queue, self.reserver, keep_filled=keep_filled
-        )
-        self._last_error = self.reserver.not_yet  # why the last request to the store brought no ids
+        self.refiller = Refiller(context, self.epoch_state, self._queue, keep_filled=keep_filled)
+        self._last_error = _not_yet(context.store.address)  # why the last request brought no ids
         if counter.target_state != ACTIVE:
             self._close()
 
@@ -92,8 +88,8 @@ class LocalCounter:
         """Return the next id, if one is in memory."""
         id = next(self.epoch_state.buffer.cursor, None)
         if id is None and not self.counter.strict:
-            self.allocator.advance()
-            id = self.allocator.take()
+            self.epoch_state.buffer.advance()
+            id = self.epoch_state.buffer.take()
             self._start_refill()
         return id
 
@@ -155,24 +151,24 @@ class LocalCounter:
     def _too_long(self, waiter: Waiter) -> errors.IdserviceError:
         why, seconds = str(self._last_error).rstrip("."), self._context.limits.wait
         error = errors.WaitedTooLong(name=self.counter.name, seconds=seconds, why=why)
-        return self._refiller.unsure(waiter, error)
+        return self.refiller.unsure(waiter, error)
 
     # --- refill ----------------------------------------------------------------------------------
 
     def _start_refill(self) -> None:
-        asked = self._refiller.start_if_needed()
+        asked = self.refiller.start_if_needed()
         if asked is not None:
             self._context.spawn(self._refill(asked))
 
     async def _refill(self, asked: PendingReservation) -> None:
-        async for outcome in self._refiller.outcomes(asked):
+        async for outcome in self.refiller.outcomes(asked):
             self._decide(outcome)
 
     async def fill(self) -> None:
         """Bring first ids into memory, if any are to be held and left. Raises StoreError."""
         failed = False
         try:
-            async for outcome in self._refiller.first_outcomes():
+            async for outcome in self.refiller.first_outcomes():
                 self._decide(outcome)
                 failed = not outcome.succeeded
         finally:
@@ -192,7 +188,7 @@ class LocalCounter:
                 if outcome.asked.allocator is self.allocator:
                     self.on_refusal(outcome.error)
             case Result.GRANTED:
-                self.clear_suspicion()
+                self._serving.enter(LocalEvent.CONFIRMED)
             case _:
                 self._last_error = outcome.error or self._last_error
         if outcome.serves:
@@ -223,10 +219,10 @@ class LocalCounter:
             # A suspect counter that is rechecked just now may be granted ids of the new epoch.
             if self.state is LocalState.SERVING or not self.allocator.retired:
                 self.epoch_state.begin_epoch(keep=not revoked)
-                self.reserver.end_batches()
+                self.refiller.end_batches()
                 self._start_refill()
         else:
-            self.allocator.set_runway(self.epoch_state.runway_s)
+            self.allocator.runway_s = self.epoch_state.runway_s
 
     def _close(self) -> None:
         """Hand out nothing until there is other news: the entry is not active."""
@@ -265,7 +261,7 @@ class LocalCounter:
             return "changed"  # or stopped in the meantime
         if told.changing and isinstance(error, errors.EpochChanged) and not error.gone_back:
             why = "it is being changed, or the store does not tell whether it was"
-            self._last_error = errors.NotApplied(**self.reserver.about, why=why)
+            self._last_error = errors.NotApplied(**self.refiller.about, why=why)
             return "changed"
         self._distrust(error)
         return "suspect"
@@ -285,10 +281,6 @@ class LocalCounter:
             self._missing(self)  # neither be counted nor stopped
         else:
             self._suspect(error, GapCause.REVOKED)
-
-    def clear_suspicion(self) -> None:
-        """Serve again: the store gave ids, or its position is as it should be."""
-        self._serving.enter(LocalEvent.CONFIRMED)
 
     def _distrust(self, error: errors.IdserviceError | None) -> None:
         """Hand out nothing: the ids in memory may be granted again by a restored store."""
@@ -329,7 +321,7 @@ class LocalCounter:
         if entry.ordinal > self.counter.ordinal:
             self.apply_entry(entry)
         elif found.next >= max(found.mark, allocator.shards.present.seen):
-            self.clear_suspicion()
+            self._serving.enter(LocalEvent.CONFIRMED)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -341,8 +333,8 @@ class LocalCounter:
 
     def _drop(self, error: errors.IdserviceError, cause: GapCause) -> None:
         for waiter in self._queue:
-            self._refiller.refuse(waiter, type(error)(**error.fields))
-        self.reserver.end_batches()
+            self.refiller.refuse(waiter, type(error)(**error.fields))
+        self.refiller.end_batches()
         self.allocator.retire(cause)
 
     async def close(self, patience_s: float) -> list[range]:
@@ -350,12 +342,12 @@ class LocalCounter:
 
         First, no more requests are sent, and the one under way may end: it would be a gap.
         """
-        self._refiller.close()
+        self.refiller.close()
         for waiter in self._queue:
-            self._refiller.refuse(waiter, errors.Stopped())
+            self.refiller.refuse(waiter, errors.Stopped())
         returnable = not self.epoch_state.borrows and not self.counter.strict
         if returnable:
-            await self._refiller.wait_closed(patience_s)
+            await self.refiller.wait_closed(patience_s)
         unused = self.allocator.buffer.blocks
         self.stop(errors.Stopped(), cause=GapCause.STOP)
         return unused if returnable else []
@@ -363,7 +355,7 @@ class LocalCounter:
     def forget_in_child(self) -> None:
         """Drop everything after a fork: the ids belong to the parent process."""
         self._serving.enter(LocalEvent.STOPPED, errors.Stopped())
-        self.reserver.end_batches()
+        self.refiller.end_batches()
         self.allocator.retire(GapCause.FORK)
 
     # --- what is known ---------------------------------------------------------------------------
@@ -382,6 +374,12 @@ class LocalCounter:
     def reading(self) -> CounterSample:
         """Return everything that is counted of this counter since the start."""
         return self.epoch_state.reading(waiting=len(self._queue), reason=self.unavailable_reason)
+
+
+@lru_cache(maxsize=16)
+def _not_yet(store: str) -> errors.IdserviceError:
+    """Return one error for all counters, which are many; it is shown, never raised."""
+    return errors.StoreError(store=store, why="it has not answered yet")
 
 
 def _settle(future: asyncio.Future[list[range]], served: Served) -> None:

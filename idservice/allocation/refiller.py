@@ -13,16 +13,18 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from idservice import errors
-from idservice.allocation import position_check
+from idservice.allocation import give_back, position_check
 from idservice.allocation.context import Context
 from idservice.allocation.epoch_state import EpochState
 from idservice.allocation.position_check import MismatchAnswer
-from idservice.allocation.reserver import PendingReservation, Reserver
-from idservice.allocation.strict import BatchAbandoned
+from idservice.allocation.strict import BatchAbandoned, StrictReserver
 from idservice.allocation.wait_queue import Waiter, WaitQueue
 from idservice.core import timeouts
+from idservice.core.allocator import Allocator, Request
+from idservice.core.epoch import Shard
 from idservice.observability.readings import count
-from idservice.stores.records import Grant, Loan
+from idservice.stores.protocol import with_catalogue
+from idservice.stores.records import Counter, Grant, Loan
 
 log = logging.getLogger("idservice.refill")
 
@@ -42,6 +44,20 @@ class Result(StrEnum):
     THROTTLED = "throttled"
     MISMATCH = "mismatch"  # the position is not as the epoch of the request left it
     REFUSED = "refused"  # no ids are given of this counter
+
+
+@dataclass(frozen=True, slots=True)
+class PendingReservation:
+    """A request, the allocator that made it, and the counter as it was known then."""
+
+    request: Request
+    allocator: Allocator
+    counter: Counter
+
+    @property
+    def shard(self) -> Shard:
+        """The shard that the request is for."""
+        return self.allocator.shards[self.request.shard]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +89,19 @@ class Refiller:
     """
 
     __slots__ = (
-        "_asking", "_closing", "_context", "_epoch_state", "_keep_filled", "_loop", "_queue",
-        "_reserver", "_running", "_sent_to", "_unsure_to",
+        "_asking", "_batches", "_closing", "_context", "_epoch_state", "_keep_filled", "_loop",
+        "_queue", "_running", "_sent_to", "_unsure_to",
     )  # fmt: skip
 
     def __init__(
-        self,
-        context: Context,
-        epoch_state: EpochState,
-        queue: WaitQueue,
-        reserver: Reserver,
-        *,
-        keep_filled: bool,
+        self, context: Context, epoch_state: EpochState, queue: WaitQueue, *, keep_filled: bool
     ) -> None:
         self._context = context
         self._epoch_state = epoch_state
         self._queue = queue
-        self._reserver = reserver
         self._keep_filled = keep_filled
         self._loop = asyncio.get_running_loop()
+        self._batches: StrictReserver | None = None
         self._running = False
         self._asking = False  # a request is under way, or its outcome is being decided on
         self._closing: asyncio.Event | None = None  # set once none is any more
@@ -101,10 +111,7 @@ class Refiller:
     # --- when ------------------------------------------------------------------------------------
 
     def start_if_needed(self) -> PendingReservation | None:
-        """Return the first request of a refill, if one is needed and none runs.
-
-        The caller must run through its `outcomes`. Cheap to call at any time.
-        """
+        """Return the first request of a refill that is due; the caller runs its `outcomes`."""
         if self._running or self._queue.window.is_open(len(self._queue)):
             return None
         asked = self._due()
@@ -209,8 +216,8 @@ class Refiller:
             raise
         except Exception as error:  # a bug of ours or of a library: nothing is known
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
-            unknown = self._reserver.unknown(f"an internal fault ({type(error).__name__})")
-            return self._failed(outcome, unknown)
+            why = f"an internal fault ({type(error).__name__})"
+            return self._failed(outcome, errors.OutcomeUnknown(**self.about, why=why))
         finally:
             self._epoch_state.add_late(asked.allocator)
 
@@ -225,8 +232,7 @@ class Refiller:
         allocator, token = asked.allocator, asked.request.token
         try:
             if 0 < counter.ordinal <= counter.revoked:  # the ids would have to be dropped
-                about = self._reserver.about
-                raise errors.EpochChanged(**about, name=counter.name, found="", epoch="")
+                raise errors.EpochChanged(**self.about, name=counter.name, found="", epoch="")
             answer = await self._answer(asked, outcome.arrived, in_background=in_background)
             granted = await self._taken(asked, answer)
             result = Result.GRANTED if granted else Result.LATE
@@ -250,15 +256,54 @@ class Refiller:
     async def _answer(
         self, asked: PendingReservation, arrived: int, *, in_background: bool
     ) -> Grant | Loan:
+        """Return the store's answer, for waiters that had `arrived`; raises as `IdStore.reserve`.
+
+        With `in_background` it may take longer than they wait.
+        """
         began = self._loop.time()
         try:
-            answer = await self._reserver.ask(asked, arrived, in_background=in_background)
+            async with asyncio.timeout(self._patience(in_background)):
+                answer = await self._send(asked, arrived)
+        except TimeoutError:
+            # Cancelled in the middle: it may be applied all the same, now or later.
+            raise errors.OutcomeUnknown(**self.about, why="it took too long") from None
         finally:  # before any waiter is answered, which takes time too
             took = self._queue.window.took = self._loop.time() - began
             self._context.health.latency.observe(took)
             self._epoch_state.stats.latency.observe(took)
         self._context.health.answered()
         return answer
+
+    async def _send(self, asked: PendingReservation, arrived: int) -> Grant | Loan:
+        """Reserve; a numbered batch is sent again while waiters that had `arrived` wait (I8)."""
+        request, allocator = asked.request, asked.allocator
+        if not allocator.numbered:
+            return await self._context.store.reserve(
+                asked.counter,
+                count=request.count,
+                seen=request.seen,
+                room=request.room,
+                shard=request.shard,
+            )
+
+        def wanted() -> bool:
+            there = any(waiter.number < arrived for waiter in self._queue)
+            return there and not allocator.retired
+
+        return await self.batches.reserve(asked.counter, request, wanted=wanted)
+
+    def _patience(self, in_background: bool) -> float:
+        """Return the seconds that a store call may take: no longer than a request waits for it,
+        unless that was tried and is too short."""
+        state, deadline = self._epoch_state, self._queue.deadline
+        most_s = timeouts.in_background(lasts_s=state.lasts_s, runway_s=state.runway_s)
+        if deadline is None:
+            return most_s
+        if state.allocator.numbered:  # later ones are given nothing of this batch
+            return timeouts.waited_for(deadline - self._loop.time())
+        if in_background:
+            return most_s
+        return timeouts.waited_for(deadline - self._loop.time(), most_s=most_s)
 
     async def _taken(self, asked: PendingReservation, answer: Grant | Loan) -> bool:
         """Take granted or borrowed ids into memory; return False if they come too late."""
@@ -273,10 +318,9 @@ class Refiller:
         try:
             if await self._claim(asked, answer):
                 asked.shard.rev += 1  # that of the claim
-        except asyncio.CancelledError:
-            allocator.granted(request.token, answer.indices, self._loop.time())
-            raise
-        return allocator.granted(request.token, answer.indices, self._loop.time())
+        finally:
+            taken = allocator.granted(request.token, answer.indices)
+        return taken
 
     async def _no_room(self, asked: PendingReservation, error: errors.NoRoom) -> bool:
         """Claim what other instances gave back: nothing is granted that would do so later."""
@@ -286,9 +330,19 @@ class Refiller:
         return await self._claim(asked, Grant(nothing, error.rev, error.returned))
 
     async def _claim(self, asked: PendingReservation, grant: Grant) -> bool:
+        """Bring ids that were given back to the shard into memory; return False if none were."""
         if not grant.returned or self._closing is not None:
             return False
-        return await self._reserver.claim(asked, grant)
+        claimed = await give_back.inherit(
+            with_catalogue(self._context.store),
+            asked.counter,
+            grant,
+            asked.allocator,
+            asked.shard,
+            patience_s=self._patience(in_background=False),
+        )
+        self._epoch_state.stats.claimed += claimed
+        return claimed > 0
 
     def _failed(self, outcome: Outcome, error: errors.StoreError) -> Outcome:
         if isinstance(error, errors.OutOfTurn):  # the store did answer
@@ -304,7 +358,32 @@ class Refiller:
         result = Result.THROTTLED if error.throttled else Result.NOT_APPLIED
         return replace(outcome, result=Result.UNKNOWN if unknown else result, error=error)
 
-    # --- errors for waiters ----------------------------------------------------------------------
+    # --- batches of a strict counter -------------------------------------------------------------
+
+    @property
+    def batches(self) -> StrictReserver:
+        """The sender of a strict counter's batches, made at its first use."""
+        if self._batches is None:
+            self._batches = StrictReserver(
+                with_catalogue(self._context.store),
+                spawn=self._context.spawn,
+                random=self._context.random,
+                burnt=lambda count, cause: self._epoch_state.allocator.record_burnt(count, cause),
+            )
+        return self._batches
+
+    def end_batches(self) -> None:
+        """Take note that nothing more is reserved for now."""
+        if self._batches is not None:
+            self._batches.end()
+
+    # --- errors ----------------------------------------------------------------------------------
+
+    @property
+    def about(self) -> dict[str, str]:
+        """The fields of an error of a reservation."""
+        action = f"reserving ids of counter {self._epoch_state.counter.name}"
+        return {"store": self._context.store.address, "action": action}
 
     def refuse(self, waiter: Waiter, error: errors.IdserviceError) -> None:
         """Answer a waiter with an error that tells what is known of its batch."""

@@ -6,8 +6,7 @@ import os
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from idservice import __version__, errors
 from idservice.allocation.catalogue_watch import CatalogueWatcher
@@ -72,12 +71,7 @@ class Service:
         _entered.add(self)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: Any) -> None:
         _entered.discard(self)
         self.stopping = True
         left = self.stop_by - asyncio.get_running_loop().time()
@@ -87,7 +81,7 @@ class Service:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await self._group.__aexit__(kind, error, trace)
+            await self._group.__aexit__(*failure)
 
     def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Start a task that ends with the service; an error that it raises ends the service."""

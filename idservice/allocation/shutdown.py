@@ -8,8 +8,8 @@ from functools import partial
 from idservice import errors
 from idservice.allocation import give_back
 from idservice.allocation.local_counter import LocalCounter
+from idservice.core.epoch import Shard
 from idservice.core.gap_causes import GapCause
-from idservice.core.shards import Shard
 from idservice.stores.at_once import for_each
 from idservice.stores.protocol import IdStore, with_catalogue
 

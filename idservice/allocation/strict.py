@@ -12,9 +12,9 @@ from random import Random
 from typing import TypeVar
 
 from idservice import errors
-from idservice.core import backoff
 from idservice.core.allocator import Request
 from idservice.core.gap_causes import GapCause
+from idservice.core.timeouts import backoff
 from idservice.core.writer import Batch, Burnt, Writer
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant, Loan, Writers
@@ -176,7 +176,11 @@ class StrictReserver:
             while True:
                 if loop.time() >= due:
                     if due > began and not wanted():
-                        raise self._given_up()
+                        raise BatchAbandoned(
+                            store=self._store.address,
+                            action="reserving ids",
+                            why="no request waits for them any more",
+                        )
                     copies[loop.create_task(call())] = loop.time()
                     due = loop.time() + silence_s
                     silence_s = min(2 * silence_s, SILENCE_MAX_S)
@@ -206,11 +210,7 @@ class StrictReserver:
 
     def _pause(self, failures: int) -> float:
         spread = self._random.random()
-        return backoff.pause(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
-
-    def _given_up(self) -> "BatchAbandoned":
-        why = "no request waits for them any more"
-        return BatchAbandoned(store=self._store.address, action="reserving ids", why=why)
+        return backoff(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
     # --- registration ----------------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ class StrictReserver:
                     self._full = True
                     self._watch(counter, found)
                     return False
-                if not await self._register_as(counter, self._name, found, wanted):
+                if not await self._write_record(counter, found, wanted):
                     continue
             self._writer.registered(self._name)
             self._name = ""
@@ -236,10 +236,10 @@ class StrictReserver:
             return True
         return False
 
-    async def _register_as(
-        self, counter: Counter, name: str, found: Writers, wanted: Callable[[], bool]
+    async def _write_record(
+        self, counter: Counter, found: Writers, wanted: Callable[[], bool]
     ) -> bool:
-        known = found.registrations
+        name, known = self._name, found.registrations
         try:
             return await self._repeat(
                 lambda: self._store.register(counter, name, registrations=known), wanted

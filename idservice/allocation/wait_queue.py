@@ -4,6 +4,7 @@ gathers them."""
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from idservice.core.allocator import Allocator
 from idservice.errors import IdserviceError
@@ -15,29 +16,16 @@ Served = list[range] | IdserviceError
 WINDOW_MAX_S = 0.002  # uvloop makes this 1 to 2 ms
 
 
+@dataclass(slots=True, eq=False)
 class Waiter:
-    """A request that waits for `count` ids.
+    """A request that waits for `count` ids."""
 
-    `answer` is called once, with the ids or with an error. `gone` returns True if the client left.
-    """
-
-    __slots__ = ("answer", "count", "deadline", "gone", "number", "since")
-
-    def __init__(
-        self,
-        count: int,
-        answer: Callable[[Served], None],
-        gone: Callable[[], bool] | None,
-        number: int,
-        since: float,
-        deadline: float,
-    ) -> None:
-        self.count = count
-        self.answer = answer
-        self.gone = gone
-        self.number = number  # order of arrival
-        self.since = since
-        self.deadline = deadline  # both in loop time
+    count: int
+    answer: Callable[[Served], None]  # called once, with the ids or with an error
+    gone: Callable[[], bool] | None  # returns True if the client left
+    number: int  # order of arrival
+    since: float  # in loop time, as the next
+    deadline: float
 
 
 class WaitQueue:

@@ -27,8 +27,8 @@ from typing import TypeVar
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changes import Change
-from idservice.core import backoff
 from idservice.core import epoch as epochs
+from idservice.core.timeouts import backoff
 from idservice.stores.at_once import for_each
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Intent, ShardState
@@ -326,7 +326,7 @@ class EpochChanger:
 
     async def _pause(self, attempt: int) -> None:
         spread = self._random.random()
-        pause_s = backoff.pause(attempt, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
+        pause_s = backoff(attempt, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
         await asyncio.sleep(pause_s)
 
 

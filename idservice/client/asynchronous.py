@@ -4,21 +4,18 @@ import asyncio
 import time
 from typing import Any, Self
 
-from idservice import errors
 from idservice.client.buffer import (
     ALREADY_ENTERED,
+    TIMEOUT_S,
     ClientBuffer,
     NotOpen,
     check_batch,
     clients,
-    next_step,
 )
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Request
 from idservice.core.gap_causes import GapCause
-
-TIMEOUT_S = 2.0
 
 
 class AsyncClient:
@@ -30,16 +27,9 @@ class AsyncClient:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_buffer",
-        "_entered",
-        "_expiry",
-        "_ids",
-        "_loop",
-        "_refilling",
-        "_transport",
-        "_waiters",
-    )
+        "__weakref__", "_buffer", "_entered", "_expiry", "_ids", "_loop", "_refill_ended",
+        "_refilling", "_transport", "_waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -53,7 +43,8 @@ class AsyncClient:
         self._ids = self._buffer.allocator.buffer
         self._transport = AsyncTransport(self._buffer.address)
         self._entered = False
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiting = 0  # calls that wait for a refill
+        self._refill_ended = asyncio.Event()  # of the present one; the next one has another
         self._refilling: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -128,40 +119,34 @@ class AsyncClient:
         """Wait for a refill and return an id of it; None if the counter turns out to be strict."""
         buffer = self._buffer
         refusals = buffer.refusals
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.add(waiter)
+        self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
                 while buffer.takes_ahead:
                     self._start_refill_if_due()
-                    await waiter
+                    await self._refill_ended.wait()
                     buffer.check_open()
                     id = buffer.take()
                     if id is not None:
                         return id
                     if buffer.refusals != refusals and buffer.error is not None:
                         raise buffer.error.with_traceback(None)
-                    self._waiters.discard(waiter)
-                    waiter = self._loop.create_future()
-                    self._waiters.add(waiter)
             return None
         except TimeoutError:
-            outcome = buffer.error.outcome if buffer.error is not None else errors.UNKNOWN
-            raise buffer.timeout_error(buffer.error, outcome) from None
+            raise buffer.timeout_error(buffer.error) from None
         finally:
-            self._waiters.discard(waiter)
+            self._waiting -= 1
 
     async def _borrow(self, count: int, deadline: float) -> list[int]:
         """Take ids by requests of this call alone."""
         steps = self._buffer.borrow(count, deadline)
-        answer: Reply | NoUsableAnswer | None = None
+        reply: Reply | NoUsableAnswer | None = None
         try:
             while True:
                 self._buffer.check_open()
-                step = next_step(steps, answer)
-                answer = None
+                step = steps.send(reply)
                 if isinstance(step, str):
-                    answer = await self._send(step, self._buffer.attempt_s(deadline))
+                    reply = await self._send(step, self._buffer.attempt_s(deadline))
                 else:
                     await asyncio.sleep(step)
         except StopIteration as end:
@@ -181,9 +166,8 @@ class AsyncClient:
 
     def _start_refill_if_due(self) -> None:
         if self._refilling is None:
-            waiting = len(self._waiters)
-            due = self._buffer.due(waiting)
-            if due is not None or self._buffer.retry_in(waiting) is not None:
+            due = self._buffer.due(self._waiting)
+            if due is not None or self._buffer.retry_in(self._waiting) is not None:
                 self._refilling = self._loop.create_task(self._refill(due))
 
     async def _refill(self, due: tuple[Request, str, str] | None) -> None:
@@ -197,9 +181,9 @@ class AsyncClient:
                     buffer.apply_refill(allocator, request, nonce, reply, since)
                     self._wake()
                     self._schedule_expiry()
-                due = buffer.due(len(self._waiters))
+                due = buffer.due(self._waiting)
                 if due is None:
-                    pause = buffer.retry_in(len(self._waiters))
+                    pause = buffer.retry_in(self._waiting)
                     if pause is None:
                         return
                     await asyncio.sleep(pause)
@@ -207,9 +191,8 @@ class AsyncClient:
             self._refilling = None
 
     def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._refill_ended.set()
+        self._refill_ended = asyncio.Event()
 
     def _schedule_expiry(self) -> None:
         if self._expiry is None:

@@ -5,21 +5,18 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self
 
-from idservice import errors
 from idservice.client.buffer import (
     ALREADY_ENTERED,
+    TIMEOUT_S,
     ClientBuffer,
     NotOpen,
     check_batch,
     clients,
-    next_step,
 )
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Allocator, Request
 from idservice.core.gap_causes import GapCause
-
-TIMEOUT_S = 2.0
 
 
 class Client:
@@ -85,9 +82,8 @@ class Client:
         self._connections.close()
         if thread is not None:
             thread.join()
-        self._entered = (
-            False  # only now: a client that is entered again must not get the old thread
-        )
+        # Only now: a client that is entered again must not get the old thread.
+        self._entered = False
 
     # --- ids -------------------------------------------------------------------------------------
 
@@ -138,8 +134,7 @@ class Client:
             while buffer.takes_ahead:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    outcome = buffer.error.outcome if buffer.error is not None else errors.UNKNOWN
-                    raise buffer.timeout_error(buffer.error, outcome)
+                    raise buffer.timeout_error(buffer.error)
                 self._refill_wanted.notify()
                 self._refill_ended.wait(left)
                 buffer.check_open()
@@ -155,15 +150,14 @@ class Client:
     def _borrow(self, count: int, deadline: float) -> list[int]:
         """Take ids by requests of this call alone."""
         steps = self._buffer.borrow(count, deadline)
-        answer: Reply | NoUsableAnswer | None = None
+        reply: Reply | NoUsableAnswer | None = None
         try:
             while True:
                 with self._lock:
                     self._buffer.check_open()
-                    step = next_step(steps, answer)
-                answer = None
+                    step = steps.send(reply)
                 if isinstance(step, str):
-                    answer = self._send(step, self._buffer.attempt_s(deadline))
+                    reply = self._send(step, self._buffer.attempt_s(deadline))
                 else:
                     time.sleep(step)
         except StopIteration as end:

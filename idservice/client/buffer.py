@@ -15,11 +15,12 @@ from idservice import errors
 from idservice.client import protocol
 from idservice.client.address import ServiceAddress
 from idservice.client.protocol import RANGES_MAX, ClientAnswer, NoUsableAnswer, Refused, Reply
-from idservice.core import backoff, limits
+from idservice.core import limits
 from idservice.core.allocator import Allocator, Request
-from idservice.core.epoch import Layout
-from idservice.core.shards import Shards
+from idservice.core.epoch import Layout, Shards
+from idservice.core.timeouts import backoff
 
+TIMEOUT_S = 2.0
 BATCH_MAX = 10_000_000  # ids in one list
 PAUSE_FIRST_S = 0.02  # after a failed request, doubled with each further one
 PAUSE_MAX_S = 1.0
@@ -45,11 +46,10 @@ Failure = Refused | NoUsableAnswer
 Step = str | float  # the next step: a target to send, or seconds to wait
 
 
-def check_batch(count: object) -> int:
+def check_batch(count: object) -> None:
     """Check the size of a batch. Raises BadBatch."""
     if type(count) is not int or not 1 <= count <= BATCH_MAX:
         raise BadBatch(value=count, most=BATCH_MAX)
-    return count
 
 
 class ClientBuffer:
@@ -106,8 +106,8 @@ class ClientBuffer:
 
     def take(self) -> int | None:
         """Return the next id in memory; None: there is none."""
-        self.allocator.advance()
-        return self.allocator.take()
+        self.allocator.buffer.advance()
+        return self.allocator.buffer.take()
 
     def take_many(self, count: int) -> list[int]:
         """Return `count` ids if memory holds them, else none.
@@ -117,7 +117,7 @@ class ClientBuffer:
         ids: list[int] = []
         if self.allocator.held >= count:
             while len(ids) < count:
-                self.allocator.advance()
+                self.allocator.buffer.advance()
                 before = len(ids)
                 ids += islice(self.allocator.buffer.cursor, count - before)
                 if len(ids) == before:
@@ -126,11 +126,13 @@ class ClientBuffer:
 
     # --- requests of one call ------------------------------------------------------------------
 
-    def borrow(self, count: int, deadline: float) -> Generator[Step, Reply | None, list[int]]:
+    def borrow(
+        self, count: int, deadline: float
+    ) -> Generator[Step, Reply | Failure | None, list[int]]:
         """Yield the steps that bring `count` ids for one call, and return the ids.
 
-        A failed request is followed by another, with a new nonce, until the deadline.
-        Raises Refused, WaitedTooLong.
+        Each target that was yielded is to be answered with its reply. A failed request is followed
+        by another, with a new nonce, until the deadline. Raises Refused, WaitedTooLong.
         """
         ids: list[int] = []
         epoch = failures = 0
@@ -142,11 +144,8 @@ class ClientBuffer:
                 reply = yield protocol.target(self.counter, part, nonce)
                 assert reply is not None
                 answer = self._read_ids(reply, part, nonce)
-                if answer.ordinal != epoch:
-                    epoch, ids = (
-                        answer.ordinal,
-                        [],
-                    )  # earlier parts belong to an epoch that has ended
+                if answer.ordinal != epoch:  # earlier parts belong to an epoch that has ended
+                    epoch, ids = answer.ordinal, []
                 for block in answer.blocks:
                     ids += block
                 failures = 0
@@ -198,8 +197,6 @@ class ClientBuffer:
     ) -> None:  # fmt: skip
         """Take in the ids of a refill sent at `since`; after a failure, note it and pause."""
         try:
-            if isinstance(reply, Refused | NoUsableAnswer):
-                raise reply
             answer = self._read_ids(reply, request.count, nonce)
             allocator.borrowed(request.token, answer.blocks, self.clock(), since=since)
             allocator.settle()  # it may have turned out to be strict
@@ -226,8 +223,10 @@ class ClientBuffer:
         self.allocator.block_max = count // 2
         return True
 
-    def _read_ids(self, reply: Reply, count: int, nonce: str) -> ClientAnswer:
+    def _read_ids(self, reply: Reply | Failure, count: int, nonce: str) -> ClientAnswer:
         """Return the ids in a reply. Raises Refused, NoUsableAnswer."""
+        if isinstance(reply, Refused | NoUsableAnswer):
+            raise reply
         url = self.address.url
         answer = protocol.read_answer(reply, url=url, name=self.counter, count=count, nonce=nonce)
         if protocol.is_newer(answer, url=url, ordinal=self._ordinal, strict=self._strict):
@@ -240,13 +239,14 @@ class ClientBuffer:
     def pause(self, failures: int) -> float:
         """Return the seconds to wait after this many failures in a row."""
         spread = self._random.random()
-        return backoff.pause(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
+        return backoff(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
-    def timeout_error(self, error: Failure | None, outcome: str) -> errors.WaitedTooLong:
-        """Return the error of a call that got no id before its deadline."""
+    def timeout_error(self, error: Failure | None, outcome: str = "") -> errors.WaitedTooLong:
+        """Return the error of a call that got no id before its deadline; `outcome` is by default
+        that of `error`."""
         why = str(error).rstrip(".") if error is not None else "no answer came"
         late = errors.WaitedTooLong(name=self.counter, seconds=self.timeout_s, why=why)
-        late.outcome = outcome
+        late.outcome = outcome or (error.outcome if error is not None else errors.UNKNOWN)
         return late
 
     def check_open(self) -> None:
@@ -255,17 +255,9 @@ class ClientBuffer:
             raise NotOpen(why=self.not_open)
 
 
-Steps = Generator[Step, Reply | None, list[int]]
-
-
 def _one_shard() -> Shards:
     """Return one shard: a client sees one row of ids, however many the service has."""
     return Shards(Layout(base=0, limit=limits.ID_MAX))
-
-
-def next_step(steps: Steps, answer: Reply | NoUsableAnswer | None) -> Step:
-    """Return the next step after `answer`, the result of the last step."""
-    return steps.throw(answer) if isinstance(answer, NoUsableAnswer) else steps.send(answer)
 
 
 clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forget_in_child`

@@ -22,13 +22,9 @@ class AsyncTransport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector: aiohttp.BaseConnector
-        if self._address.path:
-            connector = aiohttp.UnixConnector(self._address.path)
-        else:
-            connector = aiohttp.TCPConnector()
+        path = self._address.path
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            connector=aiohttp.UnixConnector(path) if path else aiohttp.TCPConnector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "idservice"},
             timeout=aiohttp.ClientTimeout(total=None),  # the caller has a deadline

@@ -33,16 +33,12 @@ class ConnectionPool:
     """Sends requests to one service, one at a time on each connection, and none of them twice."""
 
     def __init__(self, address: ServiceAddress) -> None:
+        self.url = address.url
         self._address = address
         self._lock = threading.Lock()
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
         self._in_use: set[http.client.HTTPConnection] = set()
         self._closed = False
-
-    @property
-    def url(self) -> str:
-        """The URL of the service, as it was named."""
-        return self._address.url
 
     def send(self, method: str, target: str, *, timeout: float) -> Reply:
         """Send one request without a body; `timeout` in seconds. Raises NoUsableAnswer."""

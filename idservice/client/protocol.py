@@ -44,9 +44,6 @@ class Refused(errors.IdserviceError):
         self.retryable, self.outcome = retryable, outcome
 
 
-# --- a request, and its answer --------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A raw answer over HTTP."""

@@ -2,11 +2,11 @@
 
 Theory of operation. The ids lie in an `IdBuffer`. Taking one is a `next()` on its cursor (I11).
 Everything that needs thought happens when the cursor ends. Therefore it ends not only with a block
-but also at the low-water mark, where the next refill should begin. The caller then calls `advance`,
-which moves the cursor on, and `due`, which tells what to request from the store, if anything. The
-caller sends the request and reports the answer.
+but also at the low-water mark, where the next refill should begin. The caller then calls
+`buffer.advance`, which moves the cursor on, and `due`, which tells what to request from the store,
+if anything. The caller sends the request and reports the answer.
 
-    take() -> id | None        None: `advance` and take again; None again: wait for a grant
+    buffer.take() -> id | None None: `advance` and take again; None again: wait for a grant
     due() -> Request | None    at most one is outstanding (I12)
     granted() borrowed() refused() throttled() no_room()    the answer to that request only
     settle()                   after a grant was shared out: a strict counter keeps nothing (I8)
@@ -25,9 +25,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from idservice.core import sizing
+from idservice.core.epoch import Shards
 from idservice.core.gap_causes import FROM_MEMORY, GapCause
 from idservice.core.id_buffer import IdBuffer
-from idservice.core.shards import Shards
 from idservice.core.sizing import Pace
 
 RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the hold time is left for a slower use
@@ -96,14 +96,6 @@ class Allocator:
         self.gaps: dict[str, int] = {}  # ids that will never be handed out, by GapCause
 
     # --- ids out ---------------------------------------------------------------------------------
-
-    def take(self) -> int | None:
-        """Take the next id; after None: `advance`, ask `due`, and try once more."""
-        return self.buffer.take()
-
-    def advance(self) -> None:
-        """Move the cursor on to the next ids, if it has none left."""
-        self.buffer.advance()
 
     def take_batch(self, count: int) -> list[range] | None:
         """Take `count` ids, as blocks in rising order; None if fewer are held. 0 < count."""
@@ -210,7 +202,7 @@ class Allocator:
 
     # --- answers in ------------------------------------------------------------------------------
 
-    def granted(self, token: int, indices: range, now: float) -> bool:
+    def granted(self, token: int, indices: range) -> bool:
         """Take in the store's answer to a request: the indices it granted, as it named them (I2).
 
         Return False if the answer is an old one (I12) or the allocator is retired: then the range
@@ -321,10 +313,8 @@ class Allocator:
 
     def expire(self, now: float) -> None:
         """Drop borrowed ids that have expired."""
-        later = None  # how many ids were borrowed after those
         while self._loans and self._loans[0][0] <= now:
-            later = self.granted_ids - self._loans.pop(0)[1]
-        if later is not None:
+            later = self.granted_ids - self._loans.pop(0)[1]  # ids borrowed after those
             while self.held > later:
                 self._gap(GapCause.EXPIRED, self.buffer.drop_first())
 
@@ -335,19 +325,14 @@ class Allocator:
         self.pace = Pace()
         self.shards, self._strict = shards, strict
 
-    def set_runway(self, runway_s: float) -> None:
-        """Let ids last `runway_s` seconds, from the next request on."""
-        assert runway_s > 0
-        self.runway_s = runway_s
-
-    def retire(self, cause: GapCause) -> int:
-        """Drop everything in memory and refuse every later grant; return the number dropped."""
+    def retire(self, cause: GapCause) -> None:
+        """Drop everything in memory and refuse every later grant."""
         self.retired = True
-        return self._drop(cause)
+        self._drop(cause)
 
     def take_over_from(self, before: "Allocator", *, keep: bool) -> None:
         """Take over the pace of an earlier epoch's allocator, and with `keep` its ids, which are
-        handed out first. It is retired. Only for an allocator that is new."""
+        handed out first. Only for an allocator that is new."""
         self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
         self._rated_s = before._rated_s
         if before._outstanding is not None:  # its outcome will not be heard of
@@ -355,7 +340,6 @@ class Allocator:
         if keep:
             before.granted_ids -= before.held
             self.inherit(before.buffer.clear())
-        before.retired = True
 
     # --- gaps ------------------------------------------------------------------------------------
 
@@ -364,14 +348,9 @@ class Allocator:
         self._gap(GapCause.ABANDONED, count)
 
     def record_burnt(self, count: int, cause: GapCause) -> None:
-        """Count ids that were, or may have been, granted for requests whose clients all left."""
+        """Count ids that were, or may have been, granted and never come into memory."""
         if cause in FROM_MEMORY:
             self.granted_ids += count
-        self._gap(cause, count)
-
-    def record_lost(self, cause: GapCause, count: int) -> None:
-        """Count ids that were to come into memory and became a gap on the way."""
-        assert cause not in FROM_MEMORY
         self._gap(cause, count)
 
     def returned(self, count: int, *, too_many: int) -> None:
@@ -386,13 +365,11 @@ class Allocator:
         assert self.gaps[GapCause.STOP] >= 0
         self.gaps = {cause: count for cause, count in self.gaps.items() if count}
 
-    def _drop(self, cause: GapCause) -> int:
+    def _drop(self, cause: GapCause) -> None:
         assert cause in FROM_MEMORY
-        dropped = self.held
-        self._gap(cause, dropped)
+        self._gap(cause, self.held)
         self.buffer.clear()
         self._loans.clear()
-        return dropped
 
     def _gap(self, cause: GapCause, count: int) -> None:
         if count:

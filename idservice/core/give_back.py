@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from idservice.core.ranges import merged, merged_below
-
 RETURNED_MAX = 8  # ranges that a position holds for other instances to claim
 
 
@@ -46,3 +44,30 @@ def planned(
         else:
             listed = longer
     return GiveBack(next, tuple(listed), total - too_many, too_many)
+
+
+def merged(ranges: Iterable[range]) -> list[range]:
+    """Return the same indices in rising order, adjacent ranges made one.
+
+    Raises ValueError if an index is in two of them.
+    """
+    result: list[range] = []
+    for each in sorted((each for each in ranges if each), key=lambda each: each.start):
+        if result and each.start < result[-1].stop:
+            raise ValueError(f"{each} and {result[-1]} share indices")
+        if result and each.start == result[-1].stop:
+            result[-1] = range(result[-1].start, each.stop)
+        else:
+            result.append(each)
+    return result
+
+
+def merged_below(ranges: Iterable[range], bound: int) -> list[range]:
+    """Return the same indices in rising order, adjacent ranges made one.
+
+    Raises ValueError if ranges overlap, or are not all between 0 and `bound`.
+    """
+    result = merged(ranges)
+    if result and not 0 <= result[0].start <= result[-1].stop <= bound:
+        raise ValueError(f"{result} is not below {bound}")
+    return result

@@ -1,9 +1,7 @@
 """The ids in memory: a row of blocks, and the cursor that runs through the first (I3, I11)."""
 
 from collections import deque
-from collections.abc import Iterator
-
-from idservice.core import ranges
+from collections.abc import Iterable, Iterator
 
 
 class IdBuffer:
@@ -26,8 +24,6 @@ class IdBuffer:
         self._rest_count = 0
         self._stop_at = 0  # how many ids are left where the cursor ends early
 
-    # --- what is held ----------------------------------------------------------------------------
-
     @property
     def held(self) -> int:
         """The number of ids at hand."""
@@ -45,8 +41,6 @@ class IdBuffer:
 
     def _remaining(self) -> range:
         return self._segment[len(self._segment) - self._left_in_segment() :]
-
-    # --- ids out ---------------------------------------------------------------------------------
 
     def take(self) -> int | None:
         """Take the next id; None if the cursor has ended."""
@@ -72,11 +66,11 @@ class IdBuffer:
         missing = count
         while missing:
             self.advance()
-            head, tail = ranges.split(self._remaining(), missing)
-            self._point_at(tail)
-            blocks.append(head)
-            missing -= len(head)
-        return ranges.joined(blocks)
+            remaining = self._remaining()
+            self._point_at(remaining[missing:])
+            blocks.append(remaining[:missing])
+            missing -= len(blocks[-1])
+        return joined(blocks)
 
     def drop_first(self) -> int:
         """Drop what is left of the first block; return its number of ids."""
@@ -96,16 +90,12 @@ class IdBuffer:
         self._rest_count = 0
         return blocks
 
-    # --- ids in ----------------------------------------------------------------------------------
-
     def append(self, ids: range) -> None:
         """Add a block behind the others, joined to the last one if it continues it."""
-        if not self._shared and self._rest and ranges.continues(self._rest[-1], ids):
-            before = self._rest.pop()
-            ids = range(before.start, ids.stop, ids.step)
-            self._rest_count -= len(before)
-        self._rest.append(ids)
         self._rest_count += len(ids)
+        if not self._shared and self._rest and _continues(self._rest[-1], ids):
+            ids = range(self._rest.pop().start, ids.stop, ids.step)
+        self._rest.append(ids)
 
     def stop_at(self, left: int) -> None:
         """Let the cursor end where `left` ids are left, and point it anew."""
@@ -116,11 +106,7 @@ class IdBuffer:
         remaining = self._remaining()
         if remaining:
             self._point_at(range(0))
-            if self._rest and ranges.continues(remaining, self._rest[0]):
-                after = self._rest.popleft()
-                self._rest_count -= len(after)
-                remaining = range(remaining.start, after.stop, after.step)
-            self._rest.appendleft(remaining)
+            self._rest = deque(joined([remaining, *self._rest]))
             self._rest_count += len(remaining)
         if self._rest:
             self._load()
@@ -129,13 +115,27 @@ class IdBuffer:
         """Point the cursor at the next block, or at its part before the stop."""
         ids = self._rest.popleft()
         before_stop = self._rest_count - self._stop_at
-        self._rest_count -= len(ids)
         if 0 < before_stop < len(ids):
-            ids, after = ranges.split(ids, before_stop)
-            self._rest.appendleft(after)
-            self._rest_count += len(after)
+            self._rest.appendleft(ids[before_stop:])
+            ids = ids[:before_stop]
+        self._rest_count -= len(ids)
         self._point_at(ids)
 
     def _point_at(self, ids: range) -> None:
         self._segment = ids
         self.cursor = iter(ids)
+
+
+def joined(blocks: Iterable[range]) -> list[range]:
+    """Return the same ids in the same order, with blocks that continue each other made one."""
+    result: list[range] = []
+    for block in blocks:
+        if result and block and _continues(result[-1], block):
+            result[-1] = range(result[-1].start, block.stop, block.step)
+        elif block:
+            result.append(block)
+    return result
+
+
+def _continues(block: range, after: range) -> bool:
+    return block.step == after.step and block.stop == after.start

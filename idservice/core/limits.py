@@ -1,6 +1,6 @@
 """Bounds of names and numbers, the same for clients, services and stores.
 
-The limit of a counter is elsewhere: see `shards`.
+The limit of a counter is elsewhere: see `epoch`.
 """
 
 import re

@@ -1,9 +1,8 @@
 """Time limits of calls to the store, and the pause after a failed one; all in seconds."""
 
-from idservice.core import backoff
-
 BACKOFF_FIRST_S = 0.05  # the pause after a failed refill, doubled with each further failure
 BACKOFF_MAX_S = 2.0
+DOUBLINGS_MAX = 10  # so that the power stays finite
 REFILL_MAX_S = 5.0  # a refill in the background may take this long at most,
 REFILL_MIN_S = 2.0  # and at least this: a quarter of a short runway is too short for a slow store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
@@ -31,7 +30,17 @@ def waited_for(left_s: float, *, most_s: float = float("inf")) -> float:
 def pause(failures: int, *, lasts_s: float, spread: float) -> float:
     """Return the pause after failed refills in a row; several tries fit in while memory lasts."""
     max_s = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, lasts_s / 4))
-    return backoff.pause(failures, first_s=BACKOFF_FIRST_S, max_s=max_s, spread=spread)
+    return backoff(failures, first_s=BACKOFF_FIRST_S, max_s=max_s, spread=spread)
+
+
+def backoff(failures: int, *, first_s: float, max_s: float, spread: float = 1.0) -> float:
+    """Return the pause after `failures` in a row: `first_s`, doubled with each further one, `max_s`
+    at most.
+
+    `spread` is random, 0 .. 1, and takes away up to half, so that not all instances return at once.
+    """
+    longest = min(max_s, first_s * 2.0 ** min(failures - 1, DOUBLINGS_MAX))
+    return longest * (0.5 + 0.5 * spread)
 
 
 def stale_after(runway_s: float) -> float:

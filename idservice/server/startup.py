@@ -13,7 +13,7 @@ from random import Random
 from idservice import errors
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import new_counter
-from idservice.core.backoff import pause
+from idservice.core.timeouts import backoff
 from idservice.server.settings import STORE_DEFAULT
 from idservice.stores import initialise
 from idservice.stores.findings import Clock
@@ -66,7 +66,7 @@ async def _until(
     """Try again until the deadline, as long as errors may pass."""
     loop = asyncio.get_running_loop()
     for failures in count(1):
-        pause_s = pause(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
+        pause_s = backoff(failures, first_s=RETRY_FIRST_S, max_s=RETRY_MAX_S)
         try:
             await attempt()
             return

@@ -19,20 +19,12 @@ async def for_each(
     """
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def work_on(item: Item) -> Result | BaseException:
+    async def work_on(item: Item) -> Result:
         async with free:
-            try:
-                return await work(item)
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # raised below, as itself and not in a group
-                return error
+            return await work(item)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work_on(item)) for item in items]
     done = []
-    for task in tasks:
-        result = task.result()
+    for result in await asyncio.gather(*map(work_on, items), return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
         done.append(result)

@@ -147,6 +147,7 @@ class ChainedStore:
         the limit of one answer is requested in parts; if one part is lost, all are.
         """
         since = asyncio.get_running_loop().time()
+        action = f"reserving {count} ids of counter {counter.name}"
         blocks: list[range] = []
         missing = count
         while missing:
@@ -156,14 +157,14 @@ class ChainedStore:
                 if self._begins_epoch(counter.name, answer) and blocks:
                     raise NoUsableAnswer(url=self.address, why="an epoch began between two parts")
             except NoUsableAnswer as error:
-                raise self._unknown(_reserving(counter, count), error.why) from None
+                raise self._unknown(action, error.why) from None
             except Refused as error:
                 if error.code == "bad_count" and part > 1:  # its --range-max is lower
                     self._part_max = part // 2
                     continue
-                if blocks:
-                    raise self._unknown(_reserving(counter, count), error.why) from None
-                raise self._store_error(error, counter, count) from None
+                if blocks or error.outcome == errors.UNKNOWN:
+                    raise self._unknown(action, error.why) from None
+                raise self._store_error(error, counter, count, action) from None
             blocks += answer.blocks
             missing -= part
         return Loan(self._known[counter.name], tuple(blocks), since)
@@ -188,12 +189,12 @@ class ChainedStore:
             )
         return newer
 
-    def _store_error(self, error: Refused, counter: Counter, count: int) -> errors.IdserviceError:
+    def _store_error(
+        self, error: Refused, counter: Counter, count: int, action: str
+    ) -> errors.IdserviceError:
         """Return the store error that a refusal of the service amounts to."""
-        about: dict[str, Any] = {"store": self.address, "name": counter.name}
-        about["why"] = error.why.rstrip(".")
-        if error.outcome == errors.UNKNOWN:
-            return self._unknown(_reserving(counter, count), error.why)
+        why = error.why.rstrip(".")
+        about: dict[str, Any] = {"store": self.address, "name": counter.name, "why": why}
         if error.code == "exhausted":  # how many are left is not said: fewer than these
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
         if error.code == "unknown_counter":
@@ -204,7 +205,7 @@ class ChainedStore:
         if error.code == "suspended":
             return errors.Suspended(name=counter.name)
         if error.retryable:
-            return self._not_applied(_reserving(counter, count), error.why)
+            return self._not_applied(action, error.why)
         return errors.Withheld(**about)
 
     # --- counters --------------------------------------------------------------------------------
@@ -258,9 +259,9 @@ class ChainedStore:
                 difference = error.why.partition("configuration: ")[2].rstrip(".") or error.why
                 raise errors.CounterDiffers(name=counter.name, difference=difference) from None
             raise self._refusal(error, action) from None
-        return (
-            counter if reply.status == 201 else self._converted(body, RemoteCounter, action).entry()
-        )
+        if reply.status == 201:
+            return counter
+        return self._converted(body, RemoteCounter, action).entry()
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         """Return the position as the service shows it. Raises NotShown, NotApplied."""
@@ -317,7 +318,3 @@ class ChainedStore:
 
 def _reason(error: NoUsableAnswer | TimeoutError) -> str:
     return error.why if isinstance(error, NoUsableAnswer) else f"within {ANSWER_MAX_S:g} s"
-
-
-def _reserving(counter: Counter, count: int) -> str:
-    return f"reserving {count} ids of counter {counter.name}"

@@ -58,8 +58,8 @@ async def outcome(supply: LocalCounter, count: int = 1) -> list[int] | errors.Id
 
 async def registered(supply: LocalCounter) -> None:
     """A strict counter's writer registers at its first use; here before."""
-    supply.reserver.batches._begin(supply.counter)
-    assert await supply.reserver.batches._register(supply.counter, lambda: True)
+    supply.refiller.batches._begin(supply.counter)
+    assert await supply.refiller.batches._register(supply.counter, lambda: True)
 
 
 # --- the line -------------------------------------------------------------------------------------
@@ -153,8 +153,8 @@ def test_a_strict_request_with_an_unanswered_batch_is_unknown_between_tries() ->
             assert data.register(data.entries["orders"], f"w{number}", number)
         async with serving(data, faults, limits=limits) as service:
             supply = await service.local_counter("orders")
-            supply.reserver.batches._begin(supply.counter)
-            assert not await supply.reserver.batches._register(supply.counter, lambda: True)
+            supply.refiller.batches._begin(supply.counter)
+            assert not await supply.refiller.batches._register(supply.counter, lambda: True)
             faults.lost_after = 1.0
             with pytest.raises(errors.WaitedTooLong) as caught:
                 await supply.next_id()

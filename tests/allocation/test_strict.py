@@ -54,8 +54,8 @@ async def strict(
     async with serving(data, limits=limits, seed=seed, store=Scripted) as service:
         supply, handle = await service.local_counter("orders"), service.store
         assert isinstance(handle, Scripted)
-        supply.reserver.batches._begin(supply.counter)
-        assert await supply.reserver.batches._register(supply.counter, lambda: True)
+        supply.refiller.batches._begin(supply.counter)
+        assert await supply.refiller.batches._register(supply.counter, lambda: True)
         yield supply, handle, service
 
 
@@ -195,7 +195,7 @@ def test_a_process_that_was_forked_sends_no_batch_of_its_parent_again() -> None:
             supply.forget_in_child()
             await elapse(5.0)
             assert len(handle.sent) == 1
-            assert not supply.reserver.batches._writer.name
+            assert not supply.refiller.batches._writer.name
             asked.cancel()
 
     run(main())
@@ -335,7 +335,7 @@ def test_writers_that_stand_still_are_pruned_where_there_are_many(others: int, l
             assert len(data.records["orders"]) == others + 1
             await elapse(2.0)
             assert len(data.records["orders"]) == left
-            assert supply.reserver.batches._writer.name in data.records["orders"]
+            assert supply.refiller.batches._writer.name in data.records["orders"]
             assert await said(supply) == [0]
 
     run(main())

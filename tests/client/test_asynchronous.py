@@ -80,7 +80,7 @@ def test_one_of_many_who_wait_may_leave() -> None:
             left = [one for one in found if isinstance(one, asyncio.CancelledError)]
             assert len(left) == 7
             assert len(set(ids)) == len(ids) == 13
-            assert not client._waiters
+            assert not client._waiting
 
     run(main())
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idservice.core.epoch import Layout
-from idservice.core.give_back import RETURNED_MAX, planned
-from idservice.core.ranges import merged, merged_below
+from idservice.core.give_back import RETURNED_MAX, merged, merged_below, planned
 
 USED, MINE, RETURNED, OTHER = range(4)  # what an index of a shard is
 

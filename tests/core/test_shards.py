@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idservice.core.allocator import Allocator, Request
-from idservice.core.epoch import Layout
-from idservice.core.shards import EXHAUSTED_RECHECK_S, Shards
+from idservice.core.epoch import EXHAUSTED_RECHECK_S, Layout, Shards
 
 FAR = 2**53 - 1
 
@@ -38,7 +37,7 @@ def test_it_stays_with_the_shard_that_it_prefers() -> None:
     for _ in range(20):
         request = asked(allocator, 50)
         assert request.shard == 2
-        assert allocator.granted(request.token, range(position, position + request.count), 0.0)
+        assert allocator.granted(request.token, range(position, position + request.count))
         position += request.count
         allocator.take_batch(allocator.held)
 
@@ -73,8 +72,8 @@ def test_an_old_answer_moves_nobody() -> None:
     allocator.throttled(first.token)
     allocator.no_room(first.token, FAR, 0.0)
     assert allocator.waits_for_store
-    assert allocator.granted(second.token, range(second.count), 0.0)
-    assert allocator.take() == 1
+    assert allocator.granted(second.token, range(second.count))
+    assert allocator.buffer.take() == 1
 
 
 def test_it_moves_when_its_shard_is_used_up_and_takes_all_of_that_first() -> None:
@@ -84,10 +83,10 @@ def test_it_moves_when_its_shard_is_used_up_and_takes_all_of_that_first() -> Non
     allocator.no_room(request.token, 18, 0.0)  # of 21: others were here
     request = asked(allocator, 15)
     assert (request.shard, request.count) == (0, 3)
-    assert allocator.granted(request.token, range(18, 21), 0.0)
+    assert allocator.granted(request.token, range(18, 21))
     request = asked(allocator, 15)
     assert (request.shard, request.seen) == (1, 0)
-    assert allocator.granted(request.token, range(request.count), 0.0)
+    assert allocator.granted(request.token, range(request.count))
     assert allocator.take_batch(15) == [range(36, 42, 2), range(1, 25, 2)]
     assert moves == {"exhausted": 1}
 
@@ -96,7 +95,7 @@ def test_where_one_shard_ended_says_nothing_of_another() -> None:
     of = layouts(2, base=100)
     allocator = new(Shards(*of))
     request = asked(allocator)
-    assert allocator.granted(request.token, range(7000, 7000 + request.count), 0.0)
+    assert allocator.granted(request.token, range(7000, 7000 + request.count))
     allocator.take_batch(allocator.held)
     allocator.throttled(asked(allocator).token)
     assert asked(allocator).seen == 0
@@ -178,7 +177,7 @@ class Wandering:
         else:
             self.positions[request.shard] += request.count
             indices = range(position, position + request.count)
-            assert allocator.granted(request.token, indices, self.now)
+            assert allocator.granted(request.token, indices)
 
 
 @settings(max_examples=200, deadline=None)
@@ -205,7 +204,7 @@ def test_a_batch_of_all_there_is_is_put_together_from_every_shard(shards: int) -
     while allocator.held <= limit:
         request = allocator.due(0.0, waiting=limit + 1, first=limit + 1)
         assert request is not None
-        assert allocator.granted(request.token, range(request.count), 0.0)
+        assert allocator.granted(request.token, range(request.count))
     blocks = allocator.take_batch(limit + 1)
     assert blocks is not None
     assert len(blocks) == shards

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from idservice.core import sizing
 from idservice.core.allocator import Allocator, Request
-from idservice.core.epoch import Layout
-from idservice.core.shards import Shards
+from idservice.core.epoch import Layout, Shards
 
 RATES = st.floats(0, 1e6, allow_nan=False)
 RUNWAYS = st.floats(1, 86_400)
@@ -86,10 +85,10 @@ class Demand:
             self.ask()
 
     def take(self) -> None:
-        if self.allocator.take() is not None:
+        if self.allocator.buffer.take() is not None:
             return
-        self.allocator.advance()
-        taken = self.allocator.take()
+        self.allocator.buffer.advance()
+        taken = self.allocator.buffer.take()
         self.ask()
         if taken is None:
             self.dry.append(self.now)
@@ -106,7 +105,7 @@ class Demand:
         self.answer = None
         indices = range(self.position, self.position + request.count)
         self.position = indices.stop
-        assert self.allocator.granted(request.token, indices, self.now)
+        assert self.allocator.granted(request.token, indices)
         served = min(self.waiting, self.allocator.held)
         if served:
             self.allocator.take_batch(served)

@@ -11,6 +11,7 @@ from idservice.core.timeouts import (
     BACKOFF_MAX_S,
     REFILL_MAX_S,
     REFILL_MIN_S,
+    backoff,
 )
 
 
@@ -46,3 +47,14 @@ def test_a_call_that_is_waited_for_may_take_as_long_as_the_waiter() -> None:
     assert timeouts.waited_for(1.5) == 1.5
     assert timeouts.waited_for(1.5, most_s=1.0) == 1.0
     assert timeouts.waited_for(-3.0) == ATTEMPT_MIN_S
+
+
+def test_a_back_off_doubles_up_to_its_most() -> None:
+    pauses = [backoff(failures, first_s=0.1, max_s=1.0) for failures in range(1, 2000)]
+    assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
+    assert set(pauses[4:]) == {1.0}
+
+
+def test_a_back_off_is_spread_over_its_upper_half() -> None:
+    assert backoff(3, first_s=0.1, max_s=1.0, spread=0.0) == 0.2
+    assert backoff(3, first_s=0.1, max_s=1.0, spread=0.5) == 0.4 * 0.75

@@ -14,8 +14,7 @@ import msgspec
 from idservice import errors
 from idservice.allocation.catalogue_watch import CatalogueWatcher
 from idservice.allocation.local_counter import LocalCounter
-from idservice.allocation.refiller import Outcome, Refiller, Result
-from idservice.allocation.reserver import PendingReservation
+from idservice.allocation.refiller import Outcome, PendingReservation, Refiller, Result
 from idservice.allocation.wait_queue import WaitQueue
 from idservice.catalogue import rules
 from idservice.core import sizing
@@ -228,7 +227,7 @@ class KeepsTheRest(Allocator):
 class BelievesOldAnswers(Allocator):
     """Takes whatever answer comes for the answer to its last request (no token)."""
 
-    def granted(self, token: int, indices: range, now: float) -> bool:
+    def granted(self, token: int, indices: range) -> bool:
         request = self._outstanding
         if request is not None and not self.retired:
             self._outstanding = Request(
@@ -237,7 +236,7 @@ class BelievesOldAnswers(Allocator):
                 seen=0,
                 room=self.shards.present.layout.end - len(indices),
             )
-        return super().granted(token, indices, now)
+        return super().granted(token, indices)
 
 
 class AsksForAllAgain(Allocator):
@@ -284,7 +283,7 @@ class HandsOutEarly(Refiller):
     async def _carry_out(self, asked: PendingReservation, *, in_background: bool) -> Outcome:
         request = asked.request
         expected = max(request.seen, asked.counter.start)
-        asked.allocator.granted(request.token, range(expected, expected + request.count), 0.0)
+        asked.allocator.granted(request.token, range(expected, expected + request.count))
         self._queue.share_out(self._epoch_state.allocator, self._queue.arrivals, strict=False)
         outcome = await super()._carry_out(asked, in_background=in_background)
         return replace(outcome, result=Result.GRANTED)
@@ -344,19 +343,20 @@ class HearsLateAnswers(Refiller):
     """
 
     async def _carry_out(self, asked: PendingReservation, *, in_background: bool) -> Outcome:
-        real = self._reserver._store
-        self._reserver._store = _Patient(real, self, asked)  # type: ignore[assignment]
+        real = self._context
+        self._context = replace(real, store=_Patient(real.store, self, asked))  # type: ignore[arg-type]
         try:
             return await super()._carry_out(asked, in_background=in_background)
         finally:
-            self._reserver._store = real
+            self._context = real
 
 
 class _Patient:
     def __init__(self, store: Any, refill: Refiller, asked: PendingReservation) -> None:
-        self.address = store.address
-        self.claim = store.claim
         self._store, self._refill, self._asked = store, refill, asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
     async def reserve(self, counter: Counter, **rest: Any) -> Grant:
         call = asyncio.ensure_future(self._store.reserve(counter, **rest))
@@ -370,9 +370,8 @@ class _Patient:
         refill = self._refill
         if call.cancelled() or call.exception() is not None:
             return
-        now = refill._loop.time()
         present = refill._epoch_state.allocator
-        if present.granted(self._asked.request.token, call.result().indices, now):
+        if present.granted(self._asked.request.token, call.result().indices):
             refill._queue.share_out(present, refill._queue.arrivals, strict=False)
 
 

@@ -14,7 +14,7 @@ from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.changes import Configure, Fence, FinishAdoption, Reshard
 from idservice.catalogue.counters import new_counter
-from idservice.core.shards import EXHAUSTED_RECHECK_S
+from idservice.core.epoch import EXHAUSTED_RECHECK_S
 from idservice.core.timeouts import REFILL_MAX_S, stale_after
 from idservice.server.instance import build_instance
 from idservice.stores.records import Adopted, Counter

@@ -5,7 +5,7 @@ from typing import Any
 from idservice import errors
 from idservice.allocation.epoch_state import EpochState
 from idservice.core import epoch
-from idservice.core.shards import Shards
+from idservice.core.epoch import Shards
 from idservice.stores.records import Counter, Position
 from tests.simulation import sharded  # noqa: F401  its scenarios join the others
 from tests.simulation.mutants import (

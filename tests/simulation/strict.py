@@ -135,7 +135,7 @@ async def _prunes(world: World) -> None:
 
 def _batches(instance: Instance) -> strict.StrictReserver | None:
     supply = instance.service.local_counters.get(NAME)
-    return supply.reserver.batches if supply is not None else None
+    return supply.refiller.batches if supply is not None else None
 
 
 async def _changes(world: World) -> None:

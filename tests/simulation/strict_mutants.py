@@ -14,7 +14,7 @@ from tests.simulation.mutants import Mutant, WithoutEpoch
 from tests.simulation.store import Table
 
 BATCHES, MEANT = (
-    "idservice.allocation.reserver.StrictReserver",
+    "idservice.allocation.refiller.StrictReserver",
     "idservice.stores.reservation.SentReservation.interpret_failure",
 )
 interpret_failure = SentReservation.interpret_failure

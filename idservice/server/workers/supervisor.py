@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
-from idservice.core.backoff import pause
+from idservice.core.timeouts import backoff
 from idservice.server.exits import EXIT_FAILURE, EXIT_OK, ending
 from idservice.server.shutdown import STOP_MAX_S
 from idservice.server.sockets import Sockets
@@ -355,7 +355,7 @@ class Supervisor:
         if worker.served_from is not None and now - worker.served_from >= LIVED_S:
             self._failures[worker.number] = 0
         self._failures[worker.number] += 1
-        pause_s = pause(self._failures[worker.number], first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
+        pause_s = backoff(self._failures[worker.number], first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S)
         log.warning(
             "worker %d (process %d) ended with %s; another starts in %.1f s",
             worker.number,
