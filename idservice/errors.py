@@ -93,9 +93,9 @@ class WriteRefused(RequestRefused):
 
 class UnknownPath(RequestRefused):
     text = (
-        "Nothing is served at {path!r} of this address. Ids are served at /next and "
-        "/v1/counters/NAME/next of --listen; metrics and counters are at --admin-listen if that "
-        "is used."
+        "Nothing is served at {path!r} of this address. Ids are at /next and "
+        "/v1/counters/NAME/next of the --listen address. Metrics and counters are at the "
+        "--admin-listen address, if the service has one."
     )
     code = "unknown_path"
     status = 404
@@ -273,8 +273,8 @@ class OutOfTurn(NotApplied):
 
 class NotShown(NotApplied):
     text = (
-        "{store} neither shows nor changes counters, so {action} is not possible there. Ask its "
-        "--admin-listen address, or use its own store."
+        "The store {store} refused {action}: a service shows and changes no counters at this "
+        "address. Name its --admin-listen address, or the store that it uses itself."
     )
     retryable = False
 

@@ -323,9 +323,9 @@ class MoveAway(Change):
 
 @dataclass(frozen=True, kw_only=True)
 class Arrive(Change):
-    """Takes up a counter from another store: `wanted`, in `state`, at the id `next` or above.
+    """Creates a counter that another store had, as the move with the token `origin` brings it.
 
-    `origin` is the token of the move that brings it.
+    The counter is configured as `wanted`. It starts in `state`, at the id `next` or above.
     """
 
     wanted: Counter

@@ -22,8 +22,9 @@ MARK_TRIES = 3
 
 
 class CounterMover:
-    """Moves counters from `source` to `target`, two open stores whose identity was verified.
+    """Moves counters from the store `source` to the store `target`.
 
+    Both are open, and are known to be the right ones (`verify`).
     `to` is the address of the target, as it is written into the entry; `stale_s` is as for
     `EpochChanger`. Every method raises StoreError.
     """

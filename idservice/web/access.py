@@ -14,8 +14,8 @@ FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 @dataclass(frozen=True, slots=True)
 class WriteAccess:
-    """The rules of one listener. It is `writable` if counters may be changed through it, and `unix`
-    if it is a Unix socket."""
+    """Checks requests of one listener: `writable` if it may change counters, `unix` if its socket
+    is a Unix socket."""
 
     writable: bool
     unix: bool
