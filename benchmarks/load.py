@@ -14,10 +14,9 @@ from contextlib import ExitStack
 from typing import Self
 
 from benchmarks.measure import check
-from idservice.cli.bench.answers import BenchRequest
 from idservice.cli.bench.load import Load, Plan
+from idservice.cli.bench.request import BenchRequest, BenchTarget
 from idservice.cli.bench.tally import Tally
-from idservice.cli.bench.where import BenchTarget
 from idservice.server import loop
 
 STALL_MAX_S = 10.0
@@ -161,7 +160,7 @@ def flat_out(
     return tally.succeeded
 
 
-def _no_timer(ns: int, callback: object) -> None:
+def _no_timer(ns: int) -> None:
     raise AssertionError("a closed loop needs no timer")
 
 

@@ -10,10 +10,11 @@ from aiohttp import web
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
-from idservice.server.instance import build_instance
-from idservice.server.workers.pool_view import PoolView
+from idservice.server.startup import build_instance
+from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
-from idservice.web.app import WebLimits, build_app
+from idservice.web.app import build_app
+from idservice.web.request import WebLimits
 
 
 @dataclass
@@ -43,8 +44,7 @@ async def served(
             service,
             catalogue,
             PoolView(service),
-            default_counter="default",
-            routes={},
+            paths={"/next": "default"},
             limits=web_limits or WebLimits(),
             draining=lambda: False,
             control=control,

@@ -6,16 +6,8 @@ from dataclasses import replace
 from random import SystemRandom
 
 from idservice import errors
+from idservice.catalogue import changes
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.changes import (
-    Change,
-    Configure,
-    Delete,
-    Fence,
-    FinishAdoption,
-    Reshard,
-    SetNext,
-)
 from idservice.catalogue.counters import check_reason
 from idservice.catalogue.mover import CounterMover
 from idservice.cli.store_commands import opened, operator
@@ -31,27 +23,27 @@ from idservice.stores.records import ACTIVE, SUSPENDED, Counter, check_name
 async def set_next(arguments: argparse.Namespace) -> None:
     """Go on from another id."""
     lower, forced = arguments.allow_lower, arguments.force
-    await _change(arguments, SetNext(next=arguments.next, lower=lower, forced=forced))
+    await _change(arguments, changes.SetNext(next=arguments.next, lower=lower, forced=forced))
 
 
 async def suspend(arguments: argparse.Namespace) -> None:
     """Hand out no ids until `resume`."""
-    await _change(arguments, Configure(state=SUSPENDED))
+    await _change(arguments, changes.Configure(state=SUSPENDED))
 
 
 async def resume(arguments: argparse.Namespace) -> None:
     """End a suspension."""
-    await _change(arguments, Configure(state=ACTIVE))
+    await _change(arguments, changes.Configure(state=ACTIVE))
 
 
 async def reshard(arguments: argparse.Namespace) -> None:
     """Go on with another number of shards."""
-    await _change(arguments, Reshard(shards=arguments.shards))
+    await _change(arguments, changes.Reshard(shards=arguments.shards))
 
 
 async def delete(arguments: argparse.Namespace) -> None:
     """Delete a counter."""
-    await _change(arguments, Delete())
+    await _change(arguments, changes.Delete())
 
 
 async def adopt(arguments: argparse.Namespace) -> None:
@@ -61,7 +53,7 @@ async def adopt(arguments: argparse.Namespace) -> None:
             why="adopt needs --finish; to take a counter over, run `idservice create NAME"
             " --adopt-table …`"
         )
-    await _change(arguments, FinishAdoption())
+    await _change(arguments, changes.FinishAdoption())
 
 
 async def move(arguments: argparse.Namespace) -> None:
@@ -105,7 +97,7 @@ async def fence(arguments: argparse.Namespace) -> None:
         raise errors.Usage(why="fence needs either the name of a counter or --all")
     if (arguments.past is None) == (arguments.ahead is None):
         raise errors.Usage(why="fence needs either --past N or --ahead N")
-    change = Fence(past=arguments.past, ahead=arguments.ahead)
+    change = changes.Fence(past=arguments.past, ahead=arguments.ahead)
     if arguments.name is not None:
         check_name(arguments.name)
     async with opened(arguments, verify=False) as store:
@@ -132,14 +124,14 @@ async def fence(arguments: argparse.Namespace) -> None:
         print(f"{store.address} is accepted as the right store; restart its instances")
 
 
-async def _change(arguments: argparse.Namespace, change: Change) -> None:
+async def _change(arguments: argparse.Namespace, change: changes.Change) -> None:
     check_name(arguments.name)
     signed = _signed(arguments, change)
     async with opened(arguments, bounded=False) as store:  # it may finish an earlier change first
         await _change_one(_changer(arguments, store), arguments.name, signed)
 
 
-def _signed(arguments: argparse.Namespace, change: Change) -> Change:
+def _signed(arguments: argparse.Namespace, change: changes.Change) -> changes.Change:
     """Return the change with its operator and reason. Raises BadConfiguration."""
     return replace(change, by=operator(), why=check_reason(arguments.reason))
 
@@ -151,7 +143,7 @@ def _changer(arguments: argparse.Namespace, store: IdStore) -> EpochChanger:
     )
 
 
-async def _change_one(changer: EpochChanger, name: str, change: Change) -> None:
+async def _change_one(changer: EpochChanger, name: str, change: changes.Change) -> None:
     before, after = await changer.change(name, change)
     if after is before:
         print(f"counter {name}: already {after.state}{_shards(after)}, nothing was changed")

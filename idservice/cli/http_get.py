@@ -39,7 +39,7 @@ def reachable_url(address: Address) -> str:
     return replace(address, host=ANY_ADDRESS.get(address.host, address.host)).url
 
 
-def ask(url: str, target: str, *, timeout: float, accept: str = "*/*") -> tuple[int, str]:
+def ask(url: str, target: str, *, timeout: float) -> tuple[int, str]:
     """GET `target` at http://HOST:PORT or unix:PATH; return the status and the body.
 
     `timeout` in seconds holds for the whole call. Raises NoAnswer, Usage.
@@ -51,11 +51,15 @@ def ask(url: str, target: str, *, timeout: float, accept: str = "*/*") -> tuple[
     try:
         with _connect(address, timeout) as connection:
             connection.sendall(
-                f"GET {target} HTTP/1.1\r\nHost: {address.authority}\r\nAccept: {accept}\r\n"
+                f"GET {target} HTTP/1.1\r\nHost: {address.authority}\r\nAccept: */*\r\n"
                 "User-Agent: idservice\r\nConnection: close\r\n\r\n".encode()
             )
             answer = b""
-            while chunk := _receive(connection, deadline):
+            while True:
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
+                chunk = connection.recv(65536)
+                if not chunk:
+                    break
                 answer += chunk
     except (OSError, UnicodeError) as error:  # the latter for the name of a host
         why = getattr(error, "strerror", None) or str(error) or "timed out"
@@ -65,6 +69,14 @@ def ask(url: str, target: str, *, timeout: float, accept: str = "*/*") -> tuple[
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
         raise NoAnswer(url=url, why="the answer is not HTTP")
     return int(words[1]), body.decode("utf-8", "replace")
+
+
+def asked(url: str, target: str, *, timeout: float) -> str:
+    """Return the body that a service answers to a GET. Raises RefusedBy, and as `ask`."""
+    status, body = ask(url, target, timeout=timeout)
+    if status != 200:
+        raise RefusedBy(url=url, why=detail(status, body))
+    return body
 
 
 def wait_until_ready(url: str, *, timeout: float) -> str:
@@ -102,8 +114,3 @@ def _connect(address: ServiceAddress, timeout: float) -> socket.socket:
         connection.close()
         raise
     return connection
-
-
-def _receive(connection: socket.socket, deadline: float) -> bytes:
-    connection.settimeout(max(0.001, deadline - time.monotonic()))
-    return connection.recv(65536)

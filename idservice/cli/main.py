@@ -38,7 +38,8 @@ DOCTOR = (
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command; `run` is `module:function`, which returns an exit code or a coroutine."""
+    """One command; `run` is `module:function` in `idservice`. That returns an exit code or a
+    coroutine."""
 
     run: str
     text: str
@@ -66,17 +67,14 @@ def _number(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
 NAME = _add("name", metavar="NAME", help="the counter")
 JSON = _add("--json", action="store_true", help="print JSON")
 REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log")
+STORE = (config.STORE,)
 CHANGE = (config.STORE, config.RUNWAY)
 
 COMMANDS = {
-    "serve": Command("idservice.server.run:serve", "Serve ids over HTTP.", config.SERVE),
-    "init": Command(
-        "idservice.cli.store_commands:init", "Create the store with its default counter.",
-        (config.STORE,),
-    ),
+    "serve": Command("server.process:run", "Serve ids over HTTP.", config.SERVE),
+    "init": Command("cli.store_commands:init", "Create the store with its default counter.", STORE),
     "create": Command(
-        "idservice.cli.store_commands:create", "Create a counter, or take over an existing one.",
-        CHANGE,
+        "cli.store_commands:create", "Create a counter, or take over an existing one.", CHANGE,
         (
             _add("name", metavar="NAME", help="the name of the counter"),
             _number("--start", help="the first id (default: 0)"),
@@ -91,14 +89,10 @@ COMMANDS = {
                  help="the value that its endpoint answers: before the increment, or after it"),
         ),
     ),
-    "counters": Command(
-        "idservice.cli.store_commands:counters", "List the counters.", (config.STORE,), (JSON,)
-    ),
-    "show": Command(
-        "idservice.cli.store_commands:show", SHOW, (config.STORE, config.URL), (NAME, JSON)
-    ),
+    "counters": Command("cli.store_commands:counters", "List the counters.", STORE, (JSON,)),
+    "show": Command("cli.store_commands:show", SHOW, (config.STORE, config.URL), (NAME, JSON)),
     "next": Command(
-        "idservice.cli.store_commands:next_ids", "Print the next id, or several, one per line.",
+        "cli.store_commands:next_ids", "Print the next id, or several, one per line.",
         (config.STORE, config.URL),
         (
             _add("--count", metavar="N", help="number of ids (default: one)"),
@@ -106,7 +100,7 @@ COMMANDS = {
         ),
     ),
     "set": Command(
-        "idservice.cli.change_commands:set_next", "Go on from another id.", CHANGE,
+        "cli.change_commands:set_next", "Go on from another id.", CHANGE,
         (
             NAME,
             _number("--next", required=True, help="the id to go on from"),
@@ -116,23 +110,21 @@ COMMANDS = {
         ),
     ),
     "suspend": Command(
-        "idservice.cli.change_commands:suspend",
-        "Hand out no ids of a counter until it is resumed.", CHANGE, (NAME, REASON),
+        "cli.change_commands:suspend", "Hand out no ids of a counter until it is resumed.", CHANGE,
+        (NAME, REASON),
     ),
-    "resume": Command(
-        "idservice.cli.change_commands:resume", "End a suspension.", CHANGE, (NAME, REASON)
-    ),
+    "resume": Command("cli.change_commands:resume", "End a suspension.", CHANGE, (NAME, REASON)),
     "reshard": Command(
-        "idservice.cli.change_commands:reshard", "Give a counter in use another number of shards.",
-        CHANGE, (NAME, _number("--shards", required=True, help=SHARDS), REASON),
+        "cli.change_commands:reshard", "Give a counter in use another number of shards.", CHANGE,
+        (NAME, _number("--shards", required=True, help=SHARDS), REASON),
     ),
     "delete": Command(
-        "idservice.cli.change_commands:delete", "Delete a counter; its ids are not used again.",
-        CHANGE, (NAME, REASON),
+        "cli.change_commands:delete", "Delete a counter; its ids are not used again.", CHANGE,
+        (NAME, REASON),
     ),
     "fence": Command(
-        "idservice.cli.change_commands:fence",
-        "Go on above every id that may be in use, after a restore.", CHANGE,
+        "cli.change_commands:fence", "Go on above every id that may be in use, after a restore.",
+        CHANGE,
         (
             _add("name", metavar="NAME", nargs="?", help="the counter"),
             _add("--all", action="store_true", help="every counter, and the store's identity"),
@@ -142,8 +134,8 @@ COMMANDS = {
         ),
     ),
     "move": Command(
-        "idservice.cli.change_commands:move",
-        "Move a counter to another store; its ids go on there, above.", CHANGE,
+        "cli.change_commands:move", "Move a counter to another store; its ids go on there, above.",
+        CHANGE,
         (
             NAME,
             _add("--to", metavar="URL", required=True,
@@ -152,36 +144,32 @@ COMMANDS = {
         ),
     ),
     "adopt": Command(
-        "idservice.cli.change_commands:adopt", "End an adoption: the old endpoint stops counting.",
-        CHANGE,
+        "cli.change_commands:adopt", "End an adoption: the old endpoint stops counting.", CHANGE,
         (
             NAME,
             _add("--finish", action="store_true", help="switch the old endpoint off, for good"),
             REASON,
         ),
     ),
-    "doctor": Command(
-        "idservice.cli.store_commands:doctor", DOCTOR, (config.STORE,), (JSON,)
-    ),
+    "doctor": Command("cli.store_commands:doctor", DOCTOR, STORE, (JSON,)),
     "health": Command(
-        "idservice.cli.service_commands:health", "Exit 0 if a service runs here and answers.",
-        (config.URL,),
+        "cli.service_commands:health", "Exit 0 if a service runs here and answers.", (config.URL,),
         (_add("--ready", action="store_true",
               help="also ask whether it can serve the next id"),),
     ),
     "wait": Command(
-        "idservice.cli.service_commands:wait",
-        "Wait until a service is ready; exit 1 if it is not in time.", (config.URL, config.TIMEOUT),
+        "cli.service_commands:wait", "Wait until a service is ready; exit 1 if it is not in time.",
+        (config.URL, config.TIMEOUT),
     ),
     "top": Command(
-        "idservice.cli.top:top", TOP, (config.URL, config.INTERVAL),
+        "cli.top:top", TOP, (config.URL, config.INTERVAL),
         (
             _add("--once", action="store_true", help="print it once and exit"),
             _add("--json", action="store_true", help="print JSON, a line for each look"),
         ),
     ),
     "bench": Command(
-        "idservice.cli.bench.run:bench", BENCH, config.BENCH,
+        "cli.bench.run:bench", BENCH, config.BENCH,
         (_add("where", metavar="URL", help="http://HOST:PORT[/PATH] or unix:PATH"), JSON),
     ),
 }  # fmt: skip
@@ -198,7 +186,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     command = COMMANDS[parsed.command]
     _fill_in(parsed, command.settings)
     module, _, function = command.run.partition(":")
-    result = getattr(importlib.import_module(module), function)(parsed)
+    result = getattr(importlib.import_module(f"idservice.{module}"), function)(parsed)
     return result if isinstance(result, int) else loop.run(result)
 
 

@@ -20,7 +20,7 @@ def asks_service(arguments: argparse.Namespace) -> bool:
 
 def show(arguments: argparse.Namespace) -> int:
     """Show a counter as a service reports it, with its ids in memory and its gaps."""
-    body = _asked(arguments.url, f"/v1/counters/{arguments.name}", accept="application/json")
+    body = http_get.asked(arguments.url, f"/v1/counters/{arguments.name}", timeout=TIMEOUT_S)
     if arguments.json:
         print(body)
         return 0
@@ -37,7 +37,7 @@ def next_ids(arguments: argparse.Namespace, name: str) -> int:
     """Take ids of a counter; of the default counter of the service if none is named."""
     target = f"/v1/counters/{name}/next" if arguments.name else "/next"
     target += f"?count={arguments.count or 1}"
-    print(_asked(arguments.url, target, accept="text/plain"), end="")
+    print(http_get.asked(arguments.url, target, timeout=TIMEOUT_S), end="")
     return 0
 
 
@@ -55,14 +55,6 @@ def wait(arguments: argparse.Namespace) -> int:
     url = arguments.url or http_get.default_url(os.environ)
     print(http_get.wait_until_ready(url, timeout=arguments.timeout))
     return 0
-
-
-def _asked(url: str, target: str, *, accept: str) -> str:
-    """Return the answer of a service. Raises RefusedBy, NoAnswer."""
-    status, body = http_get.ask(url, target, timeout=TIMEOUT_S, accept=accept)
-    if status != 200:
-        raise http_get.RefusedBy(url=url, why=http_get.detail(status, body))
-    return body
 
 
 def print_rows(rows: Mapping[str, object]) -> None:

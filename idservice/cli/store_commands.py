@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import SystemRandom
 from typing import Any
@@ -32,7 +32,6 @@ from idservice.stores.records import (
     SUSPENDED,
     Adopted,
     Counter,
-    Position,
     check_name,
 )
 from idservice.web.request import read_count
@@ -107,32 +106,26 @@ async def _locate(arguments: argparse.Namespace, store: IdStore) -> tuple[Adopte
 async def counters(arguments: argparse.Namespace) -> None:
     """List the counters."""
     async with opened(arguments) as store:
-        found = [counter for counter in await store.counters() if counter.state != DELETED]
-    if not arguments.json and sys.stdout.isatty():
-        _print_table(found)
+        found = [one for one in await store.counters() if one.state != DELETED]
+    rows = [described(counter, settings.RUNWAY.default) for counter in found]
+    if sys.stdout.isatty() and not arguments.json:
+        _print_table(rows)
         return
-    for counter in found:
-        _print_counter(counter, arguments)
+    for row in rows:
+        print(_json(row) if arguments.json else row["counter"])
 
 
-def _print_table(found: Sequence[Counter]) -> None:
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the configuration of counters as a table, for a terminal."""
     from rich.console import Console  # slow to load: for a terminal only
     from rich.table import Table
 
-    rows = [described(counter, settings.RUNWAY.default) for counter in found]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(*(column.upper() for column in columns), box=None, header_style="bold")
     for row in rows:
         style = None if row["state"] == ACTIVE else "yellow"
         table.add_row(*(str(row.get(column, "–")) for column in columns), style=style)
     Console(highlight=False).print(table)
-
-
-async def _show(arguments: argparse.Namespace) -> None:
-    async with opened(arguments) as store:
-        counter = _in_use(await shown(store, arguments.name), arguments.name)
-        _print_counter(counter, arguments, await positions_of(store, counter))
 
 
 def show(arguments: argparse.Namespace) -> Any:
@@ -143,22 +136,21 @@ def show(arguments: argparse.Namespace) -> Any:
     return _show(arguments)
 
 
+async def _show(arguments: argparse.Namespace) -> None:
+    async with opened(arguments) as store:
+        counter = _in_use(await shown(store, arguments.name), arguments.name)
+        positions = await positions_of(store, counter)
+    row = described(counter, settings.RUNWAY.default, positions)
+    if arguments.json:
+        print(_json(row))
+    else:
+        service_commands.print_rows(row)
+
+
 def _in_use(counter: Counter | None, name: str) -> Counter:
     if counter is None or counter.target_state == DELETED:
         raise errors.UnknownCounter(name=name)
     return counter
-
-
-def _print_counter(
-    counter: Counter, arguments: argparse.Namespace, positions: Sequence[Position] = ()
-) -> None:
-    rows = described(counter, settings.RUNWAY.default, positions)
-    if arguments.json:
-        print(msgspec.json.encode(rows).decode())
-    elif not positions:
-        print(counter.name)
-    else:
-        service_commands.print_rows(rows)
 
 
 def next_ids(arguments: argparse.Namespace) -> Any:
@@ -192,25 +184,24 @@ async def doctor(arguments: argparse.Namespace) -> int:
     """Report findings about a store: what is wrong, what may go wrong, and what to do."""
     async with opened(arguments, verify=False) as store:
         found = list(await catalogue_doctor.examine(store, time.time))
-        found.sort(key=lambda finding: -LEVELS.index(finding.level))
-        _print_findings(store.address, found, as_json=arguments.json)
+    found.sort(key=lambda finding: -LEVELS.index(finding.level))
+    levels = [finding.level for finding in found]
+    summary = ", ".join(f"{level} {levels.count(level)}" for level in reversed(LEVELS))
+    if arguments.json:
+        print(_json({"store": store.address, "findings": found}))
+    elif sys.stdout.isatty():
+        _print_coloured(found, summary)
+    else:
+        for finding in found:
+            print(f"{finding.level:8} {finding.about}: {finding.found}")
+            for more in filter(None, (finding.why, finding.run)):
+                print(f"{'':10} {more}")
+        print(summary)
     return 1 if any(finding.is_worse_than_advice for finding in found) else 0
 
 
-def _print_findings(store: str, found: list[Finding], *, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode({"store": store, "findings": found}).decode())
-        return
-    levels = [finding.level for finding in found]
-    summary = ", ".join(f"{level} {levels.count(level)}" for level in reversed(LEVELS))
-    if sys.stdout.isatty():
-        _print_coloured(found, summary)
-        return
-    for finding in found:
-        print(f"{finding.level:8} {finding.about}: {finding.found}")
-        for more in filter(None, (finding.why, finding.run)):
-            print(f"{'':10} {more}")
-    print(summary)
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _print_coloured(found: Sequence[Finding], summary: str) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from idservice.cli import http_get
-from idservice.errors import IdserviceError, Usage
+from idservice.errors import Unavailable
 from idservice.observability import format
 from idservice.server import settings
 
@@ -81,11 +81,9 @@ def default_url(environment: Mapping[str, str]) -> str:
 def look(url: str, *, per: int = PER_MAX) -> dict[str, Any]:
     """Return the status of a service. Raises NoAnswer, RefusedBy, Usage."""
     code, body = http_get.ask(url, f"/v1/status?page=1&per={per}", timeout=ANSWER_S)
-    if code == 404:
-        why = "it shows no status there; give the address of its --admin-listen as --url."
-        raise http_get.RefusedBy(url=url, why=why)
     if code != 200:
-        raise http_get.RefusedBy(url=url, why=http_get.detail(code, body))
+        why = "it shows no status there; give the address of its --admin-listen as --url."
+        raise http_get.RefusedBy(url=url, why=why if code == 404 else http_get.detail(code, body))
     try:
         status: dict[str, Any] = json.loads(body)
         status["counters"]
@@ -99,9 +97,7 @@ def _follow(url: str, *, as_json: bool, every_s: float) -> None:
     while True:
         try:
             _print(look(url), trails, as_json=as_json)
-        except Usage:
-            raise
-        except IdserviceError as error:
+        except Unavailable as error:
             print(f"idservice: {error}", file=sys.stderr, flush=True)
         time.sleep(every_s)
 
@@ -117,9 +113,7 @@ def _watch(url: str, *, every_s: float) -> None:
                 status = look(url, per=min(PER_MAX, max(1, console.height - AROUND)))
                 shown = Board(status, trails)
                 live.update(shown, refresh=True)
-            except Usage:
-                raise
-            except IdserviceError as error:
+            except Unavailable as error:
                 away = Text(f"Asking again. {error}", "bold red")
                 live.update(Group(away, shown), refresh=True)
             time.sleep(every_s)

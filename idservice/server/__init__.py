@@ -3,9 +3,9 @@
 Theory of operation
 ===================
 `settings` holds one record per command; each field is a row with flag, variable, default and help.
-`run` binds all sockets (`address`) before the store is opened, so that a port in use is an error at
-once. With one process it calls `process.serve`; with several, the supervisor in `workers` forks
-processes that each call it.
+`process.run` binds all sockets (`sockets`) before the store is opened, so that a port in use is an
+error at once. With one process it calls `process.serve`; with several, the supervisor in `workers`
+forks processes that each call it.
 
 `process.serve` is a life in five steps. `startup` reaches the store, creates it if asked to, and
 reserves the first ids. The allocation service is entered. A `listener` for each socket accepts
@@ -14,6 +14,6 @@ connections: the fast lane takes requests for ids, aiohttp all others. The proce
 the requests in flight, and the service returns its unused ids.
 
 `exits` turns every end into an exit code: 0 clean, 1 failure, 2 bad usage, 3 store not usable.
-`loop` picks the event loop. `settings`, `address` and `exits` load no HTTP library: the commands
-`health` and `wait` use them every few seconds.
+`loop` picks the event loop and hears its signals. `settings`, `address` and `exits` load no HTTP
+library: the commands `health` and `wait` use them every few seconds.
 """

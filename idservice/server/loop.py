@@ -1,9 +1,11 @@
-"""The event loop: uvloop's if it is installed, else asyncio's own.
+"""The event loop and its signals: uvloop's loop if it is installed, else asyncio's own.
 
 Neither is imported before it is needed: a health check runs without them.
 """
 
-from collections.abc import Callable, Coroutine
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,3 +27,18 @@ def factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+@contextmanager
+def on_signals(call: Callable[[], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Have the running loop call a function at each of these signals, in place of their effect."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.add_signal_handler(number, call)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

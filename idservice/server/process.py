@@ -1,9 +1,9 @@
-"""One serving process: opens the store, serves, and stops."""
+"""The command `serve`. A serving process opens the store, serves, and stops."""
 
+import argparse
 import asyncio
 import logging
 import os
-import resource
 import signal
 import socket
 import time
@@ -19,21 +19,22 @@ from idservice import __version__, errors
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
-from idservice.observability import loop_lag
-from idservice.server import startup
-from idservice.server.instance import build_instance
+from idservice.observability import logs, loop_lag
+from idservice.server import loop, sockets, startup
 from idservice.server.listener import Listener
-from idservice.server.settings import STORE_DEFAULT, ServeSettings
+from idservice.server.settings import STORE_DEFAULT, ServeSettings, taken
 from idservice.server.shutdown import ABANDON_S, STOP_MAX_S, StopSwitch, drain
 from idservice.server.sockets import Sockets
+from idservice.server.startup import build_instance
 from idservice.server.workers.accept_balance import AcceptSlot
-from idservice.server.workers.link import SupervisorLink
-from idservice.server.workers.pool_view import PoolView
-from idservice.stores import open_store
+from idservice.server.workers.link import PoolView, SupervisorLink
+from idservice.server.workers.supervisor import Supervisor
+from idservice.stores import open_store, preload
 from idservice.stores.records import check_name
-from idservice.web.app import WebLimits, build_app
+from idservice.web.app import build_app
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.responses import Responder
+from idservice.web.request import WebLimits
 
 log = logging.getLogger("idservice.server")
 
@@ -42,16 +43,32 @@ DESCRIPTORS_KEPT = 96  # for the store, the log, the listeners, and clients that
 DESCRIPTORS_WISHED = 65_536
 
 
-def without_creation(settings: ServeSettings) -> ServeSettings:
-    """Return the settings for a worker that begins after another has served.
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command `serve` until a stop signal: one process, or a supervisor with workers."""
+    settings = taken(ServeSettings, arguments)
 
-    A store that is missing then was lost, and must not start again from 0 (I10).
-    """
-    return replace(settings, init=False, store=settings.store or STORE_DEFAULT)
+    def set_up_logs(worker: int | None = None) -> None:
+        logs.set_up(settings.log, access=settings.access_log, worker=worker)
+
+    set_up_logs()
+    with sockets.bound(settings.listen, settings.admin_listen) as bound:
+        if settings.workers == 1:
+            return loop.run(serve(settings, bound))
+
+        def work(link: SupervisorLink, first: bool) -> int:
+            set_up_logs(link.number)
+            # Once a worker has served, a store that is missing was lost. It must not start again
+            # from 0 (I10).
+            lasting = replace(settings, init=False, store=settings.store or STORE_DEFAULT)
+            return loop.run(serve(settings if first else lasting, bound, link))
+
+        preload(settings.store or STORE_DEFAULT)
+        loop.factory()  # imports uvloop, so that the workers share its memory
+        return Supervisor(bound, settings.workers, work).run()
 
 
 async def serve(
-    settings: ServeSettings, sockets: Sockets, link: SupervisorLink | None = None
+    settings: ServeSettings, bound: Sockets, link: SupervisorLink | None = None
 ) -> None:
     """Serve until a stop signal; a worker also stops when its supervisor says so over the `link`.
 
@@ -62,12 +79,12 @@ async def serve(
     switch = StopSwitch(main)
     # Ctrl-C in a terminal reaches supervisor and workers alike: only the supervisor listens to it.
     numbers = (signal.SIGTERM,) if link is not None else (signal.SIGTERM, signal.SIGINT)
-    with switch.signals(*numbers):
+    with loop.on_signals(switch.on_signal, *numbers):
         try:
             async with AsyncExitStack() as stack:
                 if link is not None:
                     await stack.enter_async_context(link.held(switch.stop))
-                await _serve(settings, sockets, switch, link, stack)
+                await _serve(settings, bound, switch, link, stack)
         except asyncio.CancelledError:
             if not switch.asked.is_set():
                 raise
@@ -86,23 +103,29 @@ def _first(group: ExceptionGroup[errors.IdserviceError]) -> errors.IdserviceErro
 
 async def _serve(
     settings: ServeSettings,
-    sockets: Sockets,
+    bound: Sockets,
     switch: StopSwitch,
     link: SupervisorLink | None,
     stack: AsyncExitStack,
 ) -> None:
-    loop = asyncio.get_running_loop()
+    clock = asyncio.get_running_loop().time
     random = SystemRandom()
     check_name(settings.default_counter)
     routes = _routes(settings.route)
-    most = _raise_descriptor_limit(max(1, settings.connections_max // settings.workers))
+    most = _connections_max(settings)
     create = startup.may_create(settings.store, init=settings.init)
     store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold)
     await stack.enter_async_context(store)
+    limits = Limits(
+        runway=settings.runway,
+        wait=settings.wait,
+        waiters_max=settings.waiters_max,
+        block_max=max(settings.block_max, settings.range_max),
+    )
     declared = [settings.default_counter, *routes.values()]
-    service, catalogue = build_instance(store, _limits(settings), random=random, declared=declared)
+    service, catalogue = build_instance(store, limits, random=random, declared=declared)
     around = await _telemetry(settings, service, stack)
-    deadline = loop.time() + settings.store_wait
+    deadline = clock() + settings.store_wait
     await startup.reach(store, random, create=create, deadline=deadline)
     if link is None or link.number == FIRST_WORKER:
         await startup.log_findings(store, time.time)
@@ -110,14 +133,15 @@ async def _serve(
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
 
-    pool = PoolView(service, link)
+    view = PoolView(service, link)
     slot = link.slot if link is not None else AcceptSlot()
     limit = ConnectionLimit(most, slot.set_count)
     slot.take()
+    paths = {"/next": settings.default_counter, **routes}
     listeners = [
-        await stack.enter_async_context(Listener(runner, bound, limit, responder, slot))
-        for bound, runner, responder in _applications(
-            settings, sockets, switch, pool, service, catalogue, routes, around
+        await stack.enter_async_context(Listener(runner, one, limit, responder, slot))
+        for one, runner, responder in _applications(
+            settings, bound, switch, view, service, catalogue, paths, around
         )
     ]
     log.info(
@@ -128,23 +152,14 @@ async def _serve(
         extra={"action": "serving"},
     )
     if link is None:
-        sockets.log_addresses()
+        bound.log_addresses()
     else:
-        link.serving(pool.report)
+        link.serving(view.report)
     switch.started = True
     await switch.asked.wait()
-    service.stop_by = loop.time() + STOP_MAX_S
+    service.stop_by = clock() + STOP_MAX_S
     slot.leave()
     await drain(switch, listeners, limit, settings.drain)
-
-
-def _limits(settings: ServeSettings) -> Limits:
-    return Limits(
-        runway=settings.runway,
-        wait=settings.wait,
-        waiters_max=settings.waiters_max,
-        block_max=max(settings.block_max, settings.range_max),
-    )
 
 
 async def _telemetry(
@@ -165,42 +180,34 @@ async def _telemetry(
 
 def _applications(
     settings: ServeSettings,
-    sockets: Sockets,
+    bound: Sockets,
     switch: StopSwitch,
-    pool: PoolView,
+    view: PoolView,
     service: Service,
     catalogue: Catalogue,
-    routes: dict[str, str],
+    paths: dict[str, str],
     around: Sequence[Middleware],
 ) -> Iterator[tuple[socket.socket, web.AppRunner, Responder | None]]:
     """Yield the application of each socket, and a responder where ids take the fast lane."""
     limits = WebLimits(settings.batch_max, settings.range_max, settings.metrics_counters)
-    for address, bound in sockets.data + sockets.admin:
-        is_data = (address, bound) in sockets.data
+    for address, one in bound.data + bound.admin:
+        is_data = (address, one) in bound.data
         app = build_app(
             service,
             catalogue,
-            pool,
-            default_counter=settings.default_counter,
-            routes=routes,
+            view,
+            paths=paths if is_data else {},
             limits=limits,
             draining=lambda: switch.draining,
-            control=sockets.control_on_data if is_data else True,
+            control=bound.control_on_data or not is_data,
             writable=address.is_local,
             unix=bool(address.path),
-            data=is_data,
             around=around,
         )
         responder = None
         if is_data and not around:  # the fast lane has no place for middleware
-            responder = Responder(
-                service,
-                pool,
-                paths={"/next": settings.default_counter, **routes},
-                batch_max=settings.batch_max,
-                range_max=settings.range_max,
-            )
-        yield bound, web.AppRunner(app, shutdown_timeout=ABANDON_S), responder
+            responder = Responder(service, view, paths, limits)
+        yield one, web.AppRunner(app, shutdown_timeout=ABANDON_S), responder
 
 
 def _routes(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -213,13 +220,10 @@ def _routes(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return routes
 
 
-def _raise_descriptor_limit(connections_max: int) -> int:
-    """Raise the limit as far as it may be; return the number of connections that it allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wished = DESCRIPTORS_WISHED if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_WISHED)
-    if soft != resource.RLIM_INFINITY and soft < wished:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wished, hard))
-        soft = wished
-    if soft == resource.RLIM_INFINITY:
-        return connections_max
-    return max(1, min(connections_max, soft - min(DESCRIPTORS_KEPT, soft // 2)))
+def _connections_max(settings: ServeSettings) -> int:
+    """Return the number of connections of this process that its file descriptors allow."""
+    files = sockets.may_open(DESCRIPTORS_WISHED)
+    most = min(
+        settings.connections_max // settings.workers, files - min(DESCRIPTORS_KEPT, files // 2)
+    )
+    return max(1, most)

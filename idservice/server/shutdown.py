@@ -8,9 +8,6 @@ closed just as its client sends a request, and that request would fail.
 import asyncio
 import logging
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from idservice.server.exits import EXIT_FAILURE
@@ -44,24 +41,12 @@ class StopSwitch:
             if not self.started:
                 self.main.cancel()
 
-    @contextmanager
-    def signals(self, *numbers: signal.Signals) -> Iterator[None]:
-        """Listen for stop signals."""
-        loop = asyncio.get_running_loop()
-
-        def on_signal() -> None:
-            if self.signalled:
-                os._exit(EXIT_FAILURE)  # a second signal ends the process at once
-            self.signalled = True
-            self.stop()
-
-        for number in numbers:
-            loop.add_signal_handler(number, on_signal)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
+    def on_signal(self) -> None:
+        """Begin the stop; a second signal ends the process at once."""
+        if self.signalled:
+            os._exit(EXIT_FAILURE)
+        self.signalled = True
+        self.stop()
 
 
 async def drain(

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import resource
 import socket
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -86,6 +88,16 @@ def bound_address(bound: socket.socket) -> Address:
     if bound.family == socket.AF_UNIX:
         return Address("", 0, name)
     return Address(name[0], name[1])
+
+
+def may_open(wished: int) -> int:
+    """Return the number of files that this process may open, after raising it to `wished`."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if one == resource.RLIM_INFINITY else one for one in limits)
+    if soft >= wished:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wished, hard), limits[1]))
+    return min(wished, hard)
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

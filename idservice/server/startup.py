@@ -1,17 +1,19 @@
-"""The start of a service: reach the store, create it if asked to, and reserve the first ids.
+"""The start of a service: build it, reach the store, and reserve the first ids.
 
-Each step is tried again until its deadline if waiting can help.
+A step that asks the store is tried again until its deadline if waiting can help.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
 
 from idservice import errors
+from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
+from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.core.timeouts import backoff
 from idservice.server.settings import STORE_DEFAULT
@@ -26,6 +28,30 @@ LOOK_MAX_S = 5.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not answer
 
 
+def build_instance(
+    store: IdStore, limits: Limits | None = None, *, random: Random, declared: Sequence[str] = ()
+) -> tuple[Service, Catalogue]:
+    """Return the data plane and the control plane of an instance; enter the former to start both.
+
+    The service has the catalogue finish changes that stand still. The catalogue has the service
+    apply the entries that it writes.
+    """
+    service = Service(
+        store, limits, random=random, declared=declared, finish=lambda name: catalogue.finish(name)
+    )
+    catalogue = Catalogue(
+        store,
+        runway_s=service.limits.runway,
+        read_s=service.limits.wait,
+        random=random,
+        health=service.health,
+        spawn=service.spawn,
+        check_open=service.check_open,
+        on_change=service.apply_entry,
+    )
+    return service, catalogue
+
+
 def may_create(store: str | None, *, init: bool) -> bool:
     """Return True if a missing store may be created: if asked for, or if no store was named."""
     return init or (store is None and not Path(STORE_DEFAULT.partition(":")[2]).exists())
@@ -37,9 +63,7 @@ async def reach(store: IdStore, random: Random, *, create: bool, deadline: float
     async def attempt() -> None:
         if create and await initialise(store, new_counter(DEFAULT_COUNTER, random)):
             log.warning(
-                "%s was created; ids start from 0",
-                store.address,
-                extra={"action": "store_created"},
+                "%s was created; ids start from 0", store.address, extra={"action": "store_created"}
             )
         await store.verify()
 

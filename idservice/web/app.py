@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -18,16 +17,8 @@ from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
 from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
+from idservice.web.request import WebLimits
 from idservice.web.status_page import StatusRoutes
-
-
-@dataclass(frozen=True, slots=True)
-class WebLimits:
-    """Bounds of a request and of a page."""
-
-    batch_max: int = 10_000  # ids written out one by one
-    range_max: int = 1_000_000  # ids as ranges
-    metrics_counters: int = 100  # counters with a label of their own on /metrics
 
 
 def build_app(
@@ -35,21 +26,19 @@ def build_app(
     catalogue: Catalogue,
     view: ServiceView,
     *,
-    default_counter: str,
-    routes: dict[str, str],
+    paths: dict[str, str],
     limits: WebLimits,
     draining: Callable[[], bool],
     control: bool,
     writable: bool,
     unix: bool = False,
-    data: bool = True,
     around: Sequence[Middleware] = (),
 ) -> web.Application:
     """Return the application of one listener.
 
-    `data` adds the routes that hand out ids, `control` the routes on counters. With `writable` they
-    may change counters. `routes` maps further paths to counters. `view` shows the service with all
-    its workers; the middlewares `around` see each request first.
+    `paths` leads paths to counters; without any, no ids are served. `control` adds the routes on
+    counters. With `writable` they may change counters. `view` shows the service with all its
+    workers; the middlewares `around` see each request first.
     """
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
@@ -67,17 +56,18 @@ def build_app(
         for method, handler in handlers.items():
             resource.add_route(method, handler, expect_handler=expect)
 
-    def ids(name: str | None) -> Handler:
-        return next_handler(service, name, batch_max=limits.batch_max, range_max=limits.range_max)
+    def serve_ids(path: str, name: str | None) -> None:
+        handler = next_handler(service, name, limits)
+        serve(path, GET=handler, POST=handler)
 
-    if data:
-        for path, name in {"/next": default_counter, **routes}.items():
-            serve(path, GET=ids(name), POST=ids(name))
-        serve("/v1/counters/{name}/next", GET=ids(None), POST=ids(None))
+    for path, name in paths.items():
+        serve_ids(path, name)
+    if paths:
+        serve_ids("/v1/counters/{name}/next", None)
     if control:
         access = WriteAccess(writable, unix)
         for path, handlers in _control(catalogue, view, access, limits).items():
-            if path not in routes or not data:  # a path of --route comes first
+            if path not in paths:  # a path of --route comes first
                 serve(path, **handlers)
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(view, draining))
@@ -131,7 +121,7 @@ def _metrics(view: ServiceView, counters_max: int) -> Handler:
 
 
 def _openapi(limits: WebLimits) -> Handler:
-    body = document(batch_max=limits.batch_max, range_max=limits.range_max)
+    body = document(limits)
 
     async def openapi(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json", headers=NO_STORE)

@@ -21,14 +21,7 @@ from idservice.stores.records import LIMIT_DEFAULT, Counter, Position
 from idservice.web.access import WriteAccess
 from idservice.web.ids import read_body
 from idservice.web.problems import NO_STORE
-from idservice.web.schemas import (
-    Configuration,
-    CounterAnswer,
-    CounterList,
-    Deletion,
-    Patch,
-    SetTo,
-)
+from idservice.web.schemas import Configuration, CounterAnswer, CounterList, Deletion, Patch, SetTo
 
 ANSWER_AFTER_S = 4.0  # a change to lower ids takes a minute; its answer does not wait for it
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)

@@ -9,24 +9,20 @@ from idservice import errors
 from idservice.allocation.service import Service
 from idservice.observability.readings import count as count_one
 from idservice.web.problems import NO_STORE, Handler, check_headers
-from idservice.web.request import IdRequest, read_id_request
+from idservice.web.request import IdRequest, WebLimits, read_id_request
 from idservice.web.response import one, several
 
 BODY_TIMEOUT_S = 10.0
 
 
-def next_handler(service: Service, name: str | None, *, batch_max: int, range_max: int) -> Handler:
+def next_handler(service: Service, name: str | None, limits: WebLimits) -> Handler:
     """Return a handler for ids of the counter `name`, or of the counter that the path names."""
 
     async def next_id(request: web.Request) -> web.StreamResponse:
         check_headers(request)
-        asked = read_id_request(
-            request.raw_path,
-            request.headers.get("Accept", ""),
-            batch_max=batch_max,
-            range_max=range_max,
-        )
-        await pass_over_body(request)
+        asked = read_id_request(request.raw_path, request.headers.get("Accept", ""), limits)
+        if request.can_read_body:  # it has no meaning here
+            await read_body(request)
         content_type, body = await issue(service, name or request.match_info["name"], asked)
         return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
 
@@ -50,12 +46,6 @@ async def issue(service: Service, name: str, asked: IdRequest) -> tuple[str, byt
     except errors.IdserviceError as error:
         count_one(supply.stats.refusals, error.code)
         raise
-
-
-async def pass_over_body(request: web.Request) -> None:
-    """Read a body that has no meaning here. Raises as `read_body`."""
-    if request.can_read_body:
-        await read_body(request)
 
 
 async def read_body(request: web.Request) -> bytes:

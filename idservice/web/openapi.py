@@ -1,5 +1,6 @@
 """Builds the OpenAPI 3.1 document of this version."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -7,42 +8,50 @@ import msgspec
 from idservice import __version__
 from idservice.core.limits import NAME
 from idservice.observability.status import PER_DEFAULT
-from idservice.web.request import NONCE
-from idservice.web.schemas import schemas
+from idservice.observability.status_records import Status
+from idservice.web import schemas
+from idservice.web.problems import Problem
+from idservice.web.request import NONCE, WebLimits
 from idservice.web.status_page import FIND, PAGE_MAX, PER_MAX
 
 Schema = dict[str, Any]
 
-NAME_PARAMETER = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-}
+REQUESTS = (schemas.Configuration, schemas.Patch, schemas.Deletion, schemas.SetTo)
+ANSWERS = (
+    Problem, schemas.OneId, schemas.IdBatch, schemas.IdRanges, schemas.CounterAnswer,
+    schemas.CounterList, Status,
+)  # fmt: skip
 
-STATUS_QUERY: list[Schema] = [
+
+def _parameter(name: str, description: str, **schema: Any) -> Schema:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+NAMED: list[Schema] = [
     {
-        "name": "page",
-        "in": "query",
-        "description": "The number of the page, from 1. A number too high means the last page.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": 1},
-    },
-    {
-        "name": "per",
-        "in": "query",
-        "description": "The number of counters on a page.",
-        "schema": {"type": "integer", "minimum": 1, "maximum": PER_MAX, "default": PER_DEFAULT},
-    },
-    {
-        "name": "find",
-        "in": "query",
-        "description": "Part of a name: only counters whose name contains it are shown.",
-        "schema": {"type": "string", "pattern": f"^{FIND.pattern}$"},
-    },
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+    }
 ]
+STATUS_QUERY = [
+    _parameter(
+        "page", "The number of the page, from 1. A number too high means the last page.",
+        type="integer", minimum=1, maximum=PAGE_MAX, default=1,
+    ),
+    _parameter(
+        "per", "The number of counters on a page.",
+        type="integer", minimum=1, maximum=PER_MAX, default=PER_DEFAULT,
+    ),
+    _parameter(
+        "find", "Part of a name: only counters whose name contains it are shown.",
+        type="string", pattern=f"^{FIND.pattern}$",
+    ),
+]  # fmt: skip
 
 
-def document(*, batch_max: int, range_max: int) -> bytes:
+def document(limits: WebLimits) -> bytes:
     """Return the document as JSON, with the counts that this server permits."""
     return msgspec.json.encode(
         {
@@ -54,200 +63,174 @@ def document(*, batch_max: int, range_max: int) -> bytes:
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "paths": {
-                "/next": _ids("the default counter", [], batch_max, range_max),
-                "/v1/counters/{name}/next": _ids(
-                    "a counter", [NAME_PARAMETER], batch_max, range_max
-                ),
-                **_control(),
-                **_health(),
+                "/next": _ids("Next", "the default counter", [], limits),
+                "/v1/counters/{name}/next": _ids("NextOfCounter", "a counter", NAMED, limits),
+                **_counters(),
+                **_service(),
             },
-            "components": {"schemas": schemas()},
+            "components": {"schemas": _schemas()},
         }
     )
 
 
-def _control() -> Schema:
-    there = {
-        **_json(_ref("CounterAnswer")),
-        "links": {
-            operation: {"operationId": operation, "parameters": {"name": "$request.path.name"}}
-            for operation in ("getNextOfCounter", "postNextOfCounter", "showCounter")
+def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -> Schema:
+    query = [
+        _parameter(
+            "count",
+            f"How many ids: up to {limits.range_max} as ranges, else up to {limits.batch_max}.",
+            type="integer", minimum=1, maximum=limits.batch_max,
+        ),
+        _parameter(
+            "format", "The format of the answer; it takes precedence over the Accept header.",
+            enum=["text", "json", "ranges"],
+        ),
+        _parameter(
+            "nonce", "A text that an answer of ranges repeats.",
+            type="string", pattern=f"^{NONCE.pattern}$",
+        ),
+    ]  # fmt: skip
+    answer = {
+        "description": "The next ids. As text, a single id is its digits and nothing else.",
+        "content": {
+            "text/plain": {"schema": {"type": "string"}},
+            "application/json": {
+                "schema": {"anyOf": [_ref("OneId"), _ref("IdBatch"), _ref("IdRanges")]}
+            },
         },
     }
-    put = _operation(
-        "createCounter",
-        "Create a counter, or find it with the same configuration.",
-        {"200": there, "201": there},
-        parameters=[NAME_PARAMETER],
-        refusals=("400", "403", "408", "409", "413", "423", "503"),
-    )
-    put["requestBody"] = {"content": {"application/json": {"schema": _ref("Configuration")}}}
+    return {
+        method: _operation(
+            method + operation, f"Take the next id of {of}, or several.", {"200": answer},
+            parameters + query, (400, 403, 404, 408, 410, 412, 413, 416, 423, 503),
+        )
+        for method in ("get", "post")
+    }  # fmt: skip
+
+
+def _counters() -> Schema:
+    """Return the paths of the control plane."""
+    answer = _answer("CounterAnswer")
+    links = {
+        operation: {"operationId": operation, "parameters": {"name": "$request.path.name"}}
+        for operation in ("getNextOfCounter", "postNextOfCounter", "showCounter")
+    }
+    there = {**answer, "links": links}
+    begun = {**answer, "description": "The change has begun and goes on by itself."}
+
+    def change(operation: str, summary: str, body: str) -> Schema:
+        answers = {"200": answer, "202": begun}
+        refusals = (400, 403, 404, 408, 409, 413, 423, 503)
+        return _operation(operation, summary, answers, NAMED, refusals, body)
+
     return {
         "/v1/counters": {
             "get": _operation(
-                "listCounters",
-                "List every counter with its configuration.",
-                {"200": _json(_ref("CounterList"))},
-                refusals=("503",),
-            )
+                "listCounters", "List every counter with its configuration.",
+                {"200": _answer("CounterList")}, [], (503,),
+            ),
         },
         "/v1/counters/{name}": {
             "get": _operation(
-                "showCounter",
-                "Show a counter and its position in the store.",
-                {"200": _json(_ref("CounterAnswer"))},
-                parameters=[NAME_PARAMETER],
-                refusals=("400", "404", "503"),
+                "showCounter", "Show a counter and its position in the store.",
+                {"200": answer}, NAMED, (400, 404, 503),
             ),
-            "put": put,
-            "patch": _change(
-                "patchCounter",
-                "Suspend or resume a counter, or change its limit or runway.",
+            "put": _operation(
+                "createCounter", "Create a counter, or find it with the same configuration.",
+                {"200": there, "201": there}, NAMED, (400, 403, 408, 409, 413, 423, 503),
+                "Configuration",
+            ),
+            "patch": change(
+                "patchCounter", "Suspend or resume a counter, or change its limit or runway.",
                 "Patch",
             ),
-            "delete": _change(
-                "deleteCounter", "Delete a counter. No id is used again.", "Deletion"
-            ),
+            "delete": change("deleteCounter", "Delete a counter. No id is used again.", "Deletion"),
         },
         "/v1/counters/{name}/set": {
-            "post": _change("setCounter", "Make a counter go on from another id.", "SetTo"),
+            "post": change("setCounter", "Make a counter go on from another id.", "SetTo"),
         },
-        **_status(),
-    }
+    }  # fmt: skip
 
 
-def _status() -> Schema:
+def _service() -> Schema:
+    """Return the paths that show the service."""
+    page = {"description": "The page.", "content": {"text/html": {}}}
+    text = {"description": "The answer.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    def get(operation: str, summary: str, answer: Schema, *more: Any) -> Schema:
+        return {"get": _operation(operation, summary, {"200": answer}, *more)}
+
     return {
-        "/": {
-            "get": _operation(
-                "statusPage",
-                "Show the status as a page. The store is not asked.",
-                {"200": {"description": "The page.", "content": {"text/html": {}}}},
-                parameters=STATUS_QUERY,
-                refusals=("400", "503"),
-            )
-        },
-        "/v1/status": {
-            "get": _operation(
-                "status",
-                "Show the service and its counters in use, those that need attention first."
-                " The store is not asked.",
-                {"200": _json(_ref("Status"))},
-                parameters=STATUS_QUERY,
-                refusals=("400", "503"),
-            )
-        },
-        "/metrics": {
-            "get": _operation("metrics", "Show the metrics for Prometheus.", {"200": _text()})
-        },
-    }
-
-
-def _change(operation: str, summary: str, body: str) -> Schema:
-    answer = _json(_ref("CounterAnswer"))
-    change = _operation(
-        operation,
-        summary,
-        {
-            "200": answer,
-            "202": {**answer, "description": "The change has begun and goes on by itself."},
-        },
-        parameters=[NAME_PARAMETER],
-        refusals=("400", "403", "404", "408", "409", "413", "423", "503"),
-    )
-    change["requestBody"] = {
-        "required": body != "Deletion",
-        "content": {"application/json": {"schema": _ref(body)}},
-    }
-    return change
-
-
-def _health() -> Schema:
-    ready = _operation(
-        "readyz", "Say if the next id can be served.", {"200": _text()}, refusals=("503",)
-    )
-    return {
-        "/livez": {"get": _operation("livez", "Say that the process answers.", {"200": _text()})},
-        "/readyz": {"get": ready},
-        "/openapi.json": {
-            "get": _operation("openapi", "Show this document.", {"200": _json({"type": "object"})})
-        },
-    }
-
-
-def _ids(of: str, parameters: list[Schema], batch_max: int, range_max: int) -> Schema:
-    query: list[Schema] = [
-        {
-            "name": "count",
-            "in": "query",
-            "description": f"How many ids: up to {range_max} as ranges, else up to {batch_max}.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": batch_max},
-        },
-        {
-            "name": "format",
-            "in": "query",
-            "description": "The format of the answer; it takes precedence over the Accept header.",
-            "schema": {"enum": ["text", "json", "ranges"]},
-        },
-        {
-            "name": "nonce",
-            "in": "query",
-            "description": "A text that an answer of ranges repeats.",
-            "schema": {"type": "string", "pattern": f"^{NONCE.pattern}$"},
-        },
-    ]
-    answers = {
-        "200": {
-            "description": "The next ids. As text, a single id is its digits and nothing else.",
-            "content": {
-                "text/plain": {"schema": {"type": "string"}},
-                "application/json": {
-                    "schema": {"anyOf": [_ref("OneId"), _ref("IdBatch"), _ref("IdRanges")]}
-                },
-            },
-        }
-    }
-    refusals = ("400", "403", "404", "408", "410", "412", "413", "416", "423", "503")
-    suffix = "OfCounter" if parameters else ""
-    return {
-        method: _operation(
-            f"{method}Next{suffix}",
-            f"Take the next id of {of}, or several.",
-            answers,
-            parameters=parameters + query,
-            refusals=refusals,
-        )
-        for method in ("get", "post")
-    }
+        "/": get(
+            "statusPage", "Show the status as a page. The store is not asked.",
+            page, STATUS_QUERY, (400, 503),
+        ),
+        "/v1/status": get(
+            "status",
+            "Show the service and its counters in use, those that need attention first. The store"
+            " is not asked.",
+            _answer("Status"), STATUS_QUERY, (400, 503),
+        ),
+        "/metrics": get("metrics", "Show the metrics for Prometheus.", text),
+        "/livez": get("livez", "Say that the process answers.", text),
+        "/readyz": get("readyz", "Say if the next id can be served.", text, [], (503,)),
+        "/openapi.json": get("openapi", "Show this document.", _json({"type": "object"})),
+    }  # fmt: skip
 
 
 def _operation(
     operation: str,
     summary: str,
     answers: Schema,
-    *,
-    parameters: list[Schema] | None = None,
-    refusals: tuple[str, ...] = (),
+    parameters: Sequence[Schema] = (),
+    refusals: Sequence[int] = (),
+    body: str = "",
 ) -> Schema:
     problem = {
         "description": "The request is refused and no id is handed out.",
         "content": {"application/problem+json": {"schema": _ref("Problem")}},
     }
-    return {
+    described = {
         "operationId": operation,
         "summary": summary,
-        "parameters": parameters or [],
-        "responses": {**answers, **dict.fromkeys((*refusals, "500"), problem)},
+        "parameters": parameters,
+        "responses": {**answers, **{str(status): problem for status in (*refusals, 500)}},
     }
+    if body:
+        described["requestBody"] = {
+            "required": body in ("Patch", "SetTo"),  # of the others each field has a default
+            "content": {"application/json": {"schema": _ref(body)}},
+        }
+    return described
 
 
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+def _ref(record: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{record}"}
 
 
 def _json(schema: Schema) -> Schema:
     return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
 
 
-def _text() -> Schema:
-    return {"description": "The answer.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+def _answer(record: str) -> Schema:
+    return _json(_ref(record))
+
+
+def _schemas() -> Schema:
+    """Return the schemas of all bodies, by the names of their records."""
+    _, found = msgspec.json.schema_components(
+        [*REQUESTS, *ANSWERS], ref_template="#/components/schemas/{name}"
+    )
+    for record in REQUESTS:  # null means that the field is left out, and is not a value of its own
+        for field in found[record.__name__]["properties"].values():
+            if field.get("default", "") is None:
+                del field["default"]
+    # Rules between fields, which a record cannot say.
+    found["Configuration"]["anyOf"] = [
+        {"properties": {"strict": {"const": False}}},
+        {"properties": {"shards": {"const": 1}}},
+    ]
+    found["Patch"]["anyOf"] = [
+        {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
+        for field in ("state", "limit", "runway")
+    ]
+    return found

@@ -13,6 +13,15 @@ QUERY_KEYS_MAX = 32
 
 
 @dataclass(frozen=True, slots=True)
+class WebLimits:
+    """Bounds of a request and of a page."""
+
+    batch_max: int = 10_000  # ids written out one by one
+    range_max: int = 1_000_000  # ids as ranges
+    metrics_counters: int = 100  # counters with a label of their own on /metrics
+
+
+@dataclass(frozen=True, slots=True)
 class IdRequest:
     """A request for `count` ids; None if it names no count."""
 
@@ -21,7 +30,7 @@ class IdRequest:
     nonce: str | None
 
 
-def read_id_request(target: str, accept: str, *, batch_max: int, range_max: int) -> IdRequest:
+def read_id_request(target: str, accept: str, limits: WebLimits) -> IdRequest:
     """Read a request's target and its Accept header.
 
     Unknown keys are ignored, so that old callers need no change.
@@ -34,11 +43,8 @@ def read_id_request(target: str, accept: str, *, batch_max: int, range_max: int)
     nonce = query.get("nonce")
     if nonce is not None and not NONCE.fullmatch(nonce):
         raise errors.BadNonce(value=nonce[:80])
-    return IdRequest(
-        count=read_count(query.get("count"), range_max if format == "ranges" else batch_max),
-        format=format,
-        nonce=nonce,
-    )
+    most = limits.range_max if format == "ranges" else limits.batch_max
+    return IdRequest(read_count(query.get("count"), most), format, nonce)
 
 
 def read_query(query: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The bodies of requests and answers as records. The OpenAPI document is generated from them."""
+"""The bodies of requests and answers as records; `openapi` makes the document of them."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,14 +7,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from idservice.catalogue.changes import JUMP_MAX
 from idservice.catalogue.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
-from idservice.observability.status_records import Status
 from idservice.stores.records import LIMIT_MAX, SHARDS_MAX
-from idservice.web.problems import Problem
-
-Schema = dict[str, Any]
 
 
-def _digits(most: int, **bounds: int) -> Schema:
+def _digits(most: int, **bounds: int) -> dict[str, Any]:
     """A whole number, or a string of its digits."""
     text = {"type": "string", "pattern": f"^(0|[1-9][0-9]{{0,{most - 1}}})$"}
     return {"oneOf": [{"type": "integer", "minimum": 0, **bounds}, text]}
@@ -163,29 +159,3 @@ class CounterList(msgspec.Struct):
     """Every counter, by name."""
 
     counters: list[CounterAnswer]
-
-
-# --- the document ---------------------------------------------------------------------------------
-
-
-def schemas() -> Schema:
-    """Return the schemas of all bodies, by the names of their records."""
-    requests = (Configuration, Patch, Deletion, SetTo)
-    answers = (Problem, OneId, IdBatch, IdRanges, CounterAnswer, CounterList, Status)
-    _, found = msgspec.json.schema_components(
-        [*requests, *answers], ref_template="#/components/schemas/{name}"
-    )
-    for record in requests:  # null means that the field is left out, and is not a value of its own
-        for field in found[record.__name__]["properties"].values():
-            if field.get("default", "") is None:
-                del field["default"]
-    # Rules between fields, which a record cannot say.
-    found["Configuration"]["anyOf"] = [
-        {"properties": {"strict": {"const": False}}},
-        {"properties": {"shards": {"const": 1}}},
-    ]
-    found["Patch"]["anyOf"] = [
-        {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
-        for field in ("state", "limit", "runway")
-    ]
-    return found

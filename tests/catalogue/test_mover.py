@@ -26,7 +26,7 @@ from idservice.catalogue.changes import (
 )
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.catalogue.mover import CounterMover
-from idservice.server.instance import build_instance
+from idservice.server.startup import build_instance
 from idservice.stores.records import Adopted, Counter, Move
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table

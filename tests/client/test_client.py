@@ -13,8 +13,8 @@ import pytest
 from idservice import errors
 from idservice.catalogue.counters import new_counter
 from idservice.client import BadBatch, NotOpen, Refused, WaitedTooLong
-from idservice.web.app import WebLimits
 from idservice.web.problems import problem
+from idservice.web.request import WebLimits
 from tests.client.conftest import Central, answer, asked, saying
 from tests.processes import environment
 from tests.served import Served, served

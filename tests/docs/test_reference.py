@@ -15,6 +15,7 @@ from idservice.observability import logs, status
 from idservice.stores import findings
 from idservice.web import connection
 from idservice.web.openapi import document
+from idservice.web.request import WebLimits
 from tests.docs import generate
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def test_every_cause_of_a_gap_is_used_in_the_code() -> None:
 
 
 def test_the_page_of_the_http_api_names_every_operation() -> None:
-    described = json.loads(document(batch_max=1, range_max=1))["paths"]
+    described = json.loads(document(WebLimits(1, 1)))["paths"]
     operations = {f"{method.upper()} {path}" for path, of in described.items() for method in of}
     assert set(re.findall(r"^### `([A-Z]+ \S+)`$", page("http-api.md"), re.MULTILINE)) == operations
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from idservice import errors
 from idservice.server import listener as module
 from idservice.server.listener import Listener
-from idservice.server.workers.accept_balance import AcceptBalance, AcceptSlot
+from idservice.server.workers.accept_balance import AcceptSlot, shared_counts
 from idservice.web.connection import ConnectionLimit
 from tests.web.wire import ask
 
@@ -45,8 +45,8 @@ async def listening(
 
 def courteous_slot() -> AcceptSlot:
     """Of one who has more connections than another."""
-    balance = AcceptBalance(2)
-    slots = [AcceptSlot(balance, number) for number in range(2)]
+    counts = shared_counts(2)
+    slots = [AcceptSlot(counts, number) for number in range(2)]
     for slot in slots:
         slot.take()
     slots[0].set_count(1)
@@ -200,10 +200,10 @@ async def test_at_the_end_no_client_joins_a_queue_that_is_dropped(
             except (TimeoutError, ConnectionRefusedError):
                 pass
 
-    balance = AcceptBalance(2)
-    slot = AcceptSlot(balance, 0)
+    counts = shared_counts(2)
+    slot = AcceptSlot(counts, 0)
     if others:
-        AcceptSlot(balance, 1).take()
+        AcceptSlot(counts, 1).take()
     bound = socket.socket(family)
     bound.bind(("127.0.0.1", 0) if kind == "tcp" else str(folder / "socket"))
     address = bound.getsockname()

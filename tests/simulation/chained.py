@@ -19,7 +19,7 @@ from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NoUsableAnswer, Reply
 from idservice.stores.chained import ChainedStore
 from idservice.web.problems import problem
-from idservice.web.request import read_id_request
+from idservice.web.request import WebLimits, read_id_request
 from idservice.web.response import several
 from tests.simulation import checker
 from tests.simulation.checker import Violation
@@ -140,7 +140,7 @@ class Chain(World):
             error: errors.IdserviceError = errors.UnknownPath(path=path)
             return _refusal(error if serving else errors.Stopped())
         central = rng.choice(serving)
-        asked = read_id_request(target, "", batch_max=10_000, range_max=1_000_000)
+        asked = read_id_request(target, "", WebLimits())
         try:
             supply = await central.service.local_counter(path.split("/")[3])
             blocks = await supply.next_batch(asked.count or 1)

@@ -16,7 +16,7 @@ from idservice.catalogue.changes import Configure, Fence, FinishAdoption, Reshar
 from idservice.catalogue.counters import new_counter
 from idservice.core.epoch import EXHAUSTED_RECHECK_S
 from idservice.core.timeouts import REFILL_MAX_S, stale_after
-from idservice.server.instance import build_instance
+from idservice.server.startup import build_instance
 from idservice.stores.records import Adopted, Counter
 from tests.simulation import account, checker
 from tests.simulation.checker import Operation, Violation

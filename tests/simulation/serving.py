@@ -11,7 +11,7 @@ from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import Change
 from idservice.catalogue.counters import new_counter
-from idservice.server.instance import build_instance
+from idservice.server.startup import build_instance
 from idservice.stores.records import Counter
 from tests.simulation.store import Faults, SimStore, Table
 

@@ -19,7 +19,7 @@ from idservice.client import protocol
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NoUsableAnswer, Reply
-from idservice.server.instance import build_instance
+from idservice.server.startup import build_instance
 from idservice.stores import initialise, open_store
 from idservice.stores.chained import ChainedStore
 from idservice.stores.protocol import IdStore
@@ -32,8 +32,8 @@ from idservice.stores.records import (
     Counter,
     Loan,
 )
-from idservice.web.app import WebLimits
 from idservice.web.problems import problem
+from idservice.web.request import WebLimits
 from tests.served import Served, served
 from tests.simulation.serving import table
 from tests.simulation.store import SimStore, Table

@@ -16,17 +16,18 @@ from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
-from idservice.server.instance import build_instance
-from idservice.server.workers.pool_view import PoolView
+from idservice.server.startup import build_instance
+from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web import connection, problems
-from idservice.web.app import WebLimits, build_app
+from idservice.web.app import build_app
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane import responses
 from idservice.web.fast_lane.connection import FastConnections
 from idservice.web.fast_lane.responses import Responder
+from idservice.web.request import WebLimits
 
 from .wire import Answer, ask
 
@@ -119,17 +120,16 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             await stack.enter_async_context(service)
             gate = ConnectionLimit(connections_max)
             serving: Serving
+            paths = {"/next": "default", **(routes or {})}
             app = build_app(
                 service,
                 catalogue,
                 PoolView(service),
-                default_counter="default",
-                routes=routes or {},
+                paths=paths if data else {},
                 limits=web_limits or WebLimits(),
                 draining=lambda: serving.draining,
                 control=control,
                 writable=writable,
-                data=data,
             )
             runner = web.AppRunner(app, shutdown_timeout=2)
             await runner.setup()
@@ -138,13 +138,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             assert http is not None
             lanes = None
             if lane and data:
-                desk = Responder(
-                    service,
-                    PoolView(service),
-                    paths={"/next": "default", **(routes or {})},
-                    batch_max=(web_limits or WebLimits()).batch_max,
-                    range_max=(web_limits or WebLimits()).range_max,
-                )
+                desk = Responder(service, PoolView(service), paths, web_limits or WebLimits())
                 lanes = FastConnections(desk, gate, lambda: http)
                 stack.callback(lanes.close)
             server = await asyncio.get_running_loop().create_server(

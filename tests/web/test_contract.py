@@ -13,7 +13,7 @@ from idservice.allocation.context import Limits
 from idservice.core.gap_causes import GapCause
 from idservice.stores.records import LIMIT_DEFAULT, Counter, Grant
 from idservice.stores.sqlite.store import SQLiteStore
-from idservice.web.app import WebLimits
+from idservice.web.request import WebLimits
 
 from .conftest import Serve, Serving
 from .wire import Answer, connected, request

@@ -12,6 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from idservice.catalogue.changer import EpochChanger
 from idservice.web import ids
 from idservice.web.openapi import document
+from idservice.web.request import WebLimits
 
 from .conftest import Serving
 
@@ -62,9 +63,9 @@ async def test_every_operation_has_a_name_of_its_own_and_says_its_refusals(
 
 
 def test_the_document_names_the_bounds_of_this_server() -> None:
-    assert document(batch_max=77, range_max=88) != document(batch_max=10, range_max=88)
-    assert b"88" in document(batch_max=77, range_max=88)
-    assert b"77" in document(batch_max=77, range_max=88)
+    assert document(WebLimits(77, 88)) != document(WebLimits(10, 88))
+    assert b"88" in document(WebLimits(77, 88))
+    assert b"77" in document(WebLimits(77, 88))
 
 
 @pytest.mark.process

@@ -2,7 +2,8 @@
 
 Closed loop: each connection asks again as soon as it is answered, so a server that pauses is asked
 less. Fixed rate: each request has a time at which it is due, whatever became of earlier ones. If no
-connection is free, it waits, and its latency counts from the time at which it was due.
+connection is free, it waits, and its latency counts from the time at which it was due. So the time
+by which a request is sent late counts, too.
 """
 
 import asyncio
@@ -53,12 +54,10 @@ class LoadConnection(asyncio.Protocol):
         self.was_useful = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
         self._transport = cast(asyncio.Transport, transport)  # by duck typing on uvloop
         self._load.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end of the connection."""
         self._transport = None
         self._load.lost(self)
         self.closed.set()
@@ -68,7 +67,6 @@ class LoadConnection(asyncio.Protocol):
         self._load.leaves(self)
 
     def send(self, intended: int) -> None:
-        """Ask for ids."""
         assert self._transport is not None
         self.intended = intended
         self.floor = self.scope.highest
@@ -80,7 +78,6 @@ class LoadConnection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of an answer."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
@@ -103,11 +100,9 @@ class LoadConnection(asyncio.Protocol):
                 self.close()
 
     def on_body(self, data: bytes) -> None:
-        """Called by the parser."""
         self._body = self._body + data if self._body else data
 
     def on_message_complete(self) -> None:
-        """Called by the parser."""
         self._whole += 1
         self._keep_alive = self._parser.should_keep_alive()  # the parser forgets it
 
@@ -115,8 +110,8 @@ class LoadConnection(asyncio.Protocol):
 class Load:
     """Sends the requests of a plan.
 
-    `connect` opens a connection served by the protocol of a factory. `wake` calls back once, after
-    some ns. `clock` is in ns.
+    `connect` opens a connection served by the protocol of a factory. `wake` has `tick` called once,
+    after some ns. `clock` is in ns.
     """
 
     def __init__(
@@ -125,7 +120,7 @@ class Load:
         tally: Tally,
         *,
         connect: Callable[[Callable[[], LoadConnection]], Awaitable[object]],
-        wake: Callable[[int, Callable[[], None]], None],
+        wake: Callable[[int], None],
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.plan = plan
@@ -180,7 +175,7 @@ class Load:
         asyncio.get_running_loop().call_later(whole_s, self._stop_if_running)
         if plan.rate is not None:
             self._numbered = ceil(plan.rate * whole_s)
-            self._tick()
+            self.tick()
         else:
             free, self._free = self._free, deque()
             for connection in free:
@@ -192,7 +187,7 @@ class Load:
             self._finish()
             return
         if self._running and self.plan.rate is not None:
-            self._tick()
+            self.tick()
         self._numbered = self._due
         self._running, self._stopping = False, True
         self.tally.end = self._clock()
@@ -204,7 +199,7 @@ class Load:
             self.stop()
 
     def _finish_if_all_is_answered(self) -> None:
-        if self._under_way == 0 and self._sent == self._due:
+        if self._stopping and self._under_way == 0 and self._sent == self._due:
             self._finish()
 
     def _finish(self) -> None:
@@ -226,7 +221,7 @@ class Load:
         assert self.plan.rate is not None
         return self._began + number * SECOND // self.plan.rate
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
         """Send the requests that have become due, if a connection is free."""
         if self._stopping:
             return
@@ -237,19 +232,18 @@ class Load:
             if self._free:
                 self.free(self._free.popleft())
         if self._due < self._numbered:
-            self._wake(max(1, self._intended(self._due) - self._clock()), self._tick)
+            self._wake(max(1, self._intended(self._due) - self._clock()))
 
     def free(self, connection: LoadConnection) -> None:
         """Send the next request on a connection, or keep it for later."""
         if self._sent < self._due:
-            self._send(connection, self._intended(self._sent))
+            intended = self._intended(self._sent)
             self._sent += 1
         elif self._running and self.plan.rate is None:
-            self._send(connection, self._clock())
+            intended = self._clock()
         else:
             self._free.append(connection)
-
-    def _send(self, connection: LoadConnection, intended: int) -> None:
+            return
         self._under_way += 1
         connection.send(intended)
 
@@ -267,8 +261,7 @@ class Load:
             status, body, intended=intended, now=self._clock(),
             scope=connection.scope, floor=connection.floor,
         )  # fmt: skip
-        if self._stopping:
-            self._finish_if_all_is_answered()
+        self._finish_if_all_is_answered()
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -290,8 +283,7 @@ class Load:
             connection.intended = IDLE
             self._under_way -= 1
             self.tally.error("connection lost")
-            if self._stopping:
-                self._finish_if_all_is_answered()
+            self._finish_if_all_is_answered()
 
     async def _keep_open(self) -> None:
         """Keep one connection open, and open another whenever it ends."""

@@ -3,27 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from idservice.cli.bench.answers import BenchRequest, Ranges
-from idservice.cli.bench.histogram import Histogram
 from idservice.cli.bench.load import SECOND, Plan
-from idservice.cli.bench.tally import Tally
+from idservice.cli.bench.request import Ranges
+from idservice.cli.bench.tally import Histogram, Tally
 
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 LATE_NS = 1_000_000  # allowed delay of the load itself, at the 99th percentile
-UNKNOWN = "not checked: the answers do not name the kind of the counter"
-
-
-def order_promised(answer: Ranges | None, *, unordered: bool) -> str:
-    """Return the order that a counter promises, by an answer of the service."""
-    if unordered:
-        return "not checked: --unordered"
-    if answer is None:
-        return UNKNOWN
-    if answer.mode == "strict":
-        return "strict over all connections"
-    if any(block.step > 1 for block in answer.ranges):
-        return "not checked: the counter has shards"
-    return "rising on each connection"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +17,10 @@ class BenchReport:
 
     url: str
     plan: Plan
-    ask: BenchRequest
     tally: Tally
-    order: str
+    unordered: bool
     before: Ranges | None
-    after: Ranges | None
+    after: Ranges | None = None
 
     @property
     def seconds(self) -> float:
@@ -44,18 +28,25 @@ class BenchReport:
         return max(1, self.tally.end - self.tally.begin) / SECOND
 
     @property
-    def order_kept(self) -> str:
+    def order(self) -> str:
         """The order that was checked, or the reason why none was."""
-        if self.order.startswith("not checked") or self.before is None:
-            return self.order
-        if self.after is None:
+        before, after = self.before, self.after
+        if self.unordered:
+            return "not checked: --unordered"
+        if before is None:
+            return "not checked: the answers do not name the kind of the counter"
+        strict = before.mode == "strict"
+        if not strict and any(block.step > 1 for block in before.ranges):
+            return "not checked: the counter has shards"
+        if after is None:
             return "not checked: the epoch of the counter at the end is not known"
-        if self.after.epoch != self.before.epoch:
-            return (
-                f"not checked: the counter's epoch went from {self.before.epoch} to"
-                f" {self.after.epoch}"
-            )
-        return self.order
+        if after.epoch != before.epoch:
+            return f"not checked: the counter's epoch went from {before.epoch} to {after.epoch}"
+        return "strict over all connections" if strict else "rising on each connection"
+
+    @property
+    def _order_is_broken(self) -> bool:
+        return self.tally.order.faults > 0 and not self.order.startswith("not checked")
 
     def faults(self) -> list[str]:
         """Return the faults that make the run fail, a line each."""
@@ -66,7 +57,7 @@ class BenchReport:
                 f"DUPLICATE: {_some(tally.distinct.examples, tally.distinct.repeated)} came more"
                 " than once"
             )
-        if tally.order.faults and not self.order_kept.startswith("not checked"):
+        if self._order_is_broken:
             id, above = tally.order.examples[0]
             where = "" if tally.one_order else " on the same connection"
             hint = "" if tally.one_order else (
@@ -90,7 +81,7 @@ class BenchReport:
         tally = self.tally
         return {
             "url": self.url,
-            "target": self.ask.target,
+            "target": tally.ask.target,
             "counter": self.before.counter if self.before else None,
             "mode": self.before.mode if self.before else None,
             "connections": self.plan.connections,
@@ -108,7 +99,7 @@ class BenchReport:
             "ids": tally.distinct.seen,
             "distinct": tally.distinct.seen - tally.distinct.repeated,
             "duplicates": tally.distinct.repeated,
-            "order": self.order_kept,
+            "order": self.order,
             "order_faults": tally.order.faults,
             "faults": self.faults(),
         }
@@ -132,7 +123,7 @@ class BenchReport:
                     " by other work on this machine"
                 )
         if tally.errors:
-            rows["errors"] = ", ".join(f"{n:,} × {kind}" for kind, n in _often(tally.errors))
+            rows["errors"] = ", ".join(f"{n:,} × {kind}" for kind, n in tally.errors.most_common())
         if tally.unanswered:
             rows["unanswered"] = f"{tally.unanswered:,} at the end; their wait is in the latency"
         if tally.reconnects:
@@ -141,9 +132,9 @@ class BenchReport:
         rows["ids"] = f"{tally.distinct.seen:,} checked, " + (
             f"{again:,} of them REPEATED" if again else "all distinct"
         )
-        rows["order"] = self.order_kept
-        if tally.order.faults and not self.order_kept.startswith("not checked"):
-            rows["order"] = f"BROKEN: {self.order_kept} was promised"
+        rows["order"] = (
+            f"BROKEN: {self.order} was promised" if self._order_is_broken else self.order
+        )
         return "\n".join(f"{name:13} {text}" for name, text in rows.items())
 
 
@@ -174,10 +165,6 @@ def _in_words(durations: Histogram) -> str:
 
 def _ms(ns: int) -> str:
     return f"{ns / 1e6:.3f} ms" if ns < 10_000_000 else f"{ns / 1e6:,.1f} ms"
-
-
-def _often(errors: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(errors.items(), key=lambda item: -item[1])
 
 
 def _some(examples: list[int], total: int) -> str:

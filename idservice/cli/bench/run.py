@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import gc
 import json
-import resource
 import signal
 import sys
 import time
@@ -13,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from idservice.cli import http_get
-from idservice.cli.bench.alarm import Alarm
-from idservice.cli.bench.answers import BenchRequest, Ranges, read_ranges
 from idservice.cli.bench.load import Load, Plan
-from idservice.cli.bench.report import BenchReport, order_promised, progress
+from idservice.cli.bench.report import BenchReport, progress
+from idservice.cli.bench.request import BenchRequest, BenchTarget, Ranges, read_ranges
 from idservice.cli.bench.tally import Tally
-from idservice.cli.bench.where import BenchTarget
 from idservice.errors import Usage
+from idservice.server.loop import on_signals
 from idservice.server.settings import BenchSettings, taken
+from idservice.server.sockets import may_open
 from idservice.stores.records import check_name
 
 FIRST_ANSWER_S = 20.0
@@ -32,17 +31,23 @@ def bench(arguments: argparse.Namespace) -> Coroutine[object, object, int]:
     """Put load on a service, and check every id it gives."""
     settings = taken(BenchSettings, arguments)
     counter = settings.counter and check_name(settings.counter)
-    return _bench(Bench(BenchTarget.parse(arguments.where, counter), settings), arguments.json)
+    target = BenchTarget.parse(arguments.where, counter)
+    return _bench(target, _begun(target, settings), arguments.json)
 
 
-async def _bench(bench: "Bench", as_json: bool) -> int:
-    print(f"idservice: {bench.notice}", file=sys.stderr)
+async def _bench(target: BenchTarget, report: BenchReport, as_json: bool) -> int:
+    of = f"counter {report.before.counter}" if report.before else "the counter"
+    print(
+        f"idservice: takes ids of {of} at {report.url}; they are real, and a gap afterwards",
+        file=sys.stderr,
+    )
     if sys.stderr.isatty():
-        with _progress_bar(bench.seconds) as say:
-            await bench.run(say, every_s=1.0)
+        with _progress_bar(report.plan.warmup_s + report.plan.duration_s) as say:
+            report = await _run(target, report, say, every_s=1.0)
     else:
-        await bench.run(lambda _, line: print(line, file=sys.stderr, flush=True), every_s=2.0)
-    report = bench.report()
+        report = await _run(
+            target, report, lambda _, line: print(line, file=sys.stderr, flush=True), every_s=2.0
+        )
     print(json.dumps(report.as_json()) if as_json else report.lines())
     for fault in report.faults():
         print(f"idservice: {fault}", file=sys.stderr)
@@ -66,102 +71,94 @@ def _progress_bar(seconds: float) -> Iterator[Callable[[float, str], None]]:
         yield say
 
 
-class Bench:
-    """One run. It begins with one request as the load sends them, and one look at the counter.
+def _begun(target: BenchTarget, settings: BenchSettings) -> BenchReport:
+    """Send one request as the load does, and look at the counter, so that a refusal shows at once.
 
-    So a refusal shows at once. Raises http_get.NoAnswer, http_get.RefusedBy, Usage.
+    Return the report of a run that is still to come. Raises NoAnswer, RefusedBy, Usage.
     """
-
-    def __init__(self, where: BenchTarget, settings: BenchSettings) -> None:
-        _make_room(settings.connections)
-        self._settings = settings
-        self._where = where
-        ask = BenchRequest(where.path, settings.count, settings.ranges)
-        status, body = http_get.ask(where.url, ask.target, timeout=FIRST_ANSWER_S)
-        if status != 200:
-            raise http_get.RefusedBy(url=where.url, why=http_get.detail(status, body))
-        first = ask.blocks(body.encode())
-        if first is None:
-            raise http_get.NoAnswer(
-                url=where.url, why=f"{ask.target} gives {body[:80]!r}, not what was asked for"
-            )
-        self._before, looked_at = _look(where, timeout=FIRST_ANSWER_S)
-        if self._before is not None:
-            ask = replace(ask, step=max(block.step for block in self._before.ranges))
-        self._after: Ranges | None = None
-        self._tally = Tally(
-            ask, one_order=self._before is not None and self._before.mode == "strict"
+    wanted = settings.connections + DESCRIPTORS_SPARE
+    if (most := may_open(wanted)) < wanted:
+        raise Usage(
+            why=f"--connections is {settings.connections}, and this process may open only {most}"
+            " files; use fewer, or raise the limit with ulimit -n"
         )
-        self._tally.took(first)
-        self._tally.took(looked_at)
-        self._plan = Plan(
-            where.request(ask.target),
-            settings.connections,
-            settings.rate,
-            settings.warmup,
-            settings.duration,
+    url = target.address.url
+    ask = BenchRequest(target.path, settings.count, settings.ranges)
+    body = http_get.asked(url, ask.target, timeout=FIRST_ANSWER_S)
+    first = ask.blocks(body.encode())
+    if first is None:
+        raise http_get.NoAnswer(
+            url=url, why=f"{ask.target} gives {body[:80]!r}, not what was asked for"
         )
-
-    @property
-    def seconds(self) -> float:
-        """The planned time of the load."""
-        return self._plan.warmup_s + self._plan.duration_s
-
-    @property
-    def notice(self) -> str:
-        """A sentence on the ids that it takes."""
-        what = f"counter {self._before.counter}" if self._before else "the counter"
-        return f"takes ids of {what} at {self._where.url}; they are real, and a gap afterwards"
-
-    async def run(self, say: Callable[[float, str], None], *, every_s: float) -> None:
-        """Put the load on; `say` gets seconds and a line. Raises http_get.NoAnswer."""
-        with Alarm() as alarm:
-            load = Load(self._plan, self._tally, connect=self._where.connect, wake=alarm.set)
-            with _stopped_by_signals(load.stop), _without_collections():
-                watch = asyncio.create_task(self._watch(say, every_s))
-                try:
-                    await load.run()
-                except OSError as error:
-                    why = error.strerror or str(error) or "timed out"
-                    raise http_get.NoAnswer(url=self._where.url, why=why) from None
-                finally:
-                    watch.cancel()
-                self._after, looked_at = _look(self._where, timeout=LAST_ANSWER_S)
-                self._tally.took(looked_at)
-                self._tally.distinct.settle()
-
-    def report(self) -> BenchReport:
-        """Return the report."""
-        return BenchReport(
-            url=self._where.url,
-            plan=self._plan,
-            ask=self._tally.ask,
-            tally=self._tally,
-            order=order_promised(self._before, unordered=self._settings.unordered),
-            before=self._before,
-            after=self._after,
-        )
-
-    async def _watch(self, say: Callable[[float, str], None], every_s: float) -> None:
-        tally, began = self._tally, time.monotonic()
-        while True:
-            succeeded, latency, at = tally.succeeded, tally.latency.copy(), time.monotonic()
-            await asyncio.sleep(every_s)
-            tally.distinct.settle()
-            now = time.monotonic()
-            rate = (tally.succeeded - succeeded) / (now - at)
-            line = progress(now - began, tally, rate, tally.latency.since(latency))
-            say(now - began, line)
+    before, looked_at = _look(target, timeout=FIRST_ANSWER_S)
+    if before is not None:
+        ask = replace(ask, step=max(block.step for block in before.ranges))
+    tally = Tally(ask, one_order=before is not None and before.mode == "strict")
+    tally.took(first)
+    tally.took(looked_at)
+    plan = Plan(
+        target.request(ask.target),
+        settings.connections,
+        settings.rate,
+        settings.warmup,
+        settings.duration,
+    )
+    return BenchReport(url, plan, tally, settings.unordered, before)
 
 
-def _look(where: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[range]]:
+async def _run(
+    target: BenchTarget, report: BenchReport, say: Callable[[float, str], None], *, every_s: float
+) -> BenchReport:
+    """Put the load on; `say` gets seconds and a line. Raises NoAnswer."""
+    tally = report.tally
+    load = Load(report.plan, tally, connect=target.connect, wake=_set_alarm)
+    with (
+        on_signals(load.stop, signal.SIGINT, signal.SIGTERM),  # the run is still reported
+        on_signals(load.tick, signal.SIGALRM),
+        _without_collections(),
+    ):
+        watch = asyncio.create_task(_watch(tally, say, every_s))
+        try:
+            await load.run()
+        except OSError as error:
+            why = error.strerror or str(error) or "timed out"
+            raise http_get.NoAnswer(url=report.url, why=why) from None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            watch.cancel()
+        after, looked_at = _look(target, timeout=LAST_ANSWER_S)
+    tally.took(looked_at)
+    tally.distinct.settle()
+    return replace(report, after=after)
+
+
+def _set_alarm(ns: int) -> None:
+    """Have SIGALRM sent in `ns` nanoseconds, precise to some ten microseconds.
+
+    The timers of the loop have milliseconds, and latency is often less than that.
+    """
+    signal.setitimer(signal.ITIMER_REAL, max(1e-6, ns / 1e9))
+
+
+async def _watch(tally: Tally, say: Callable[[float, str], None], every_s: float) -> None:
+    began = time.monotonic()
+    while True:
+        succeeded, latency, at = tally.succeeded, tally.latency.copy(), time.monotonic()
+        await asyncio.sleep(every_s)
+        tally.distinct.settle()
+        now = time.monotonic()
+        rate = (tally.succeeded - succeeded) / (now - at)
+        say(now - began, progress(now - began, tally, rate, tally.latency.since(latency)))
+
+
+def _look(target: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[range]]:
     """Return the answer of a service that describes the counter, and the id it took.
 
     Another kind of server gives no such answer, and may have given an id all the same.
     """
-    ask = BenchRequest(where.path, 1, ranges=True)
+    ask = BenchRequest(target.path, 1, ranges=True)
     try:
-        status, text = http_get.ask(where.url, ask.target, timeout=timeout)
+        status, text = http_get.ask(target.address.url, ask.target, timeout=timeout)
     except http_get.NoAnswer:
         return None, []
     body = text.encode()
@@ -170,35 +167,7 @@ def _look(where: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[ra
     blocks = ask.blocks(body)
     if blocks is not None:
         return read_ranges(body), blocks
-    return None, BenchRequest(where.path).blocks(body) or []
-
-
-def _make_room(connections: int) -> None:
-    """Allow this process to open that many connections. Raises Usage."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + DESCRIPTORS_SPARE
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise Usage(
-            why=f"--connections is {connections}, and this process may open only {hard} files;"
-            " use fewer, or raise the limit with ulimit -n"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextmanager
-def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the run early; it is still reported."""
-    loop = asyncio.get_running_loop()
-    names = (signal.SIGINT, signal.SIGTERM)
-    for name in names:
-        loop.add_signal_handler(name, stop)
-    try:
-        yield
-    finally:
-        for name in names:
-            loop.remove_signal_handler(name)
+    return None, BenchRequest(target.path).blocks(body) or []
 
 
 @contextmanager

@@ -10,10 +10,10 @@ A socket pair joins the supervisor (`process.WorkerProcess`) to each worker (`li
 Over it go `messages`. The supervisor asks for a report every five seconds, and kills a worker that
 owes one for 30 seconds. A worker that is asked for metrics or readiness has only its own figures,
 so it sends a CollectRequest. The supervisor collects a report of each worker, and `totals` adds
-them up. `pool_view` hides this from the web layer.
+them up. `link.PoolView` hides this from the web layer.
 
 All workers accept from the same sockets. `accept_balance` is shared memory with the connection
-count of each, so that connections spread evenly. `signals` lets the supervisor, which has no event
-loop, wait for signals as for messages. A worker that ends early is started again after a pause. Its
-figures stay in the totals, and the ids it held in memory are counted as a gap.
+count of each, so that connections spread evenly. `process.Signals` lets the supervisor, which has
+no event loop, wait for signals as for messages. A worker that ends early is started again after a
+pause. Its figures stay in the totals, and the ids it held in memory are counted as a gap.
 """

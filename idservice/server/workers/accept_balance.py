@@ -11,24 +11,19 @@ GONE = 2**64 - 1  # in place of a count: this worker accepts nothing
 WORD = 8  # bytes of a count; aligned, so it is read and written whole
 
 
-class AcceptBalance:
-    """The connection counts of `workers` workers; made before they are forked."""
-
-    def __init__(self, workers: int) -> None:
-        self.counts = memoryview(mmap.mmap(-1, WORD * workers)).cast("Q")
-        for number in range(workers):
-            self.gone(number)
-
-    def gone(self, number: int) -> None:
-        """Note that a worker accepts nothing any more."""
-        self.counts[number] = GONE
+def shared_counts(workers: int) -> memoryview:
+    """Return the connection counts of `workers` workers; made before they are forked."""
+    counts = memoryview(mmap.mmap(-1, WORD * workers)).cast("Q")
+    for number in range(workers):
+        counts[number] = GONE
+    return counts
 
 
 class AcceptSlot:
-    """One worker's count in a balance; a process that serves alone has its own balance."""
+    """One worker's count among those of all; a process that serves alone has its own."""
 
-    def __init__(self, balance: AcceptBalance | None = None, number: int = 0) -> None:
-        self._balance = balance or AcceptBalance(1)
+    def __init__(self, counts: memoryview | None = None, number: int = 0) -> None:
+        self._counts = shared_counts(1) if counts is None else counts
         self._number = number
         self._taken = False
 
@@ -40,19 +35,18 @@ class AcceptSlot:
     def leave(self) -> None:
         """Accept only what every other worker leaves from now on."""
         self._taken = False
-        self._balance.gone(self._number)
+        self._counts[self._number] = GONE
 
     def set_count(self, count: int) -> None:
         """Publish the number of connections that this worker has."""
         if self._taken:
-            self._balance.counts[self._number] = count
+            self._counts[self._number] = count
 
     @property
     def all_left(self) -> bool:
         """True if no worker wants further connections."""
-        return min(self._balance.counts) == GONE
+        return min(self._counts) == GONE
 
     def lets_others_first(self) -> bool:
         """Return True if another worker has fewer connections."""
-        counts = self._balance.counts
-        return counts[self._number] > min(counts)
+        return self._counts[self._number] > min(self._counts)

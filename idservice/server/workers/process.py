@@ -1,4 +1,4 @@
-"""The supervisor's side of one worker: a forked process and the channel to it."""
+"""The supervisor's side of its workers: forked processes, the channels to them, and signals."""
 
 import asyncio
 import os
@@ -9,13 +9,47 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from idservice.server.exits import EXIT_FAILURE
 from idservice.server.workers import messages
-from idservice.server.workers.signals import HEARD
 
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 READ_MAX = 2**18  # bytes at once
+
+
+class Signals:
+    """Makes `wakeup` readable when a stop is asked for or a child has ended, while entered.
+
+    So the supervisor waits for signals as for messages. The handlers themselves do nothing.
+    """
+
+    wakeup: socket.socket
+    _written: socket.socket
+
+    def __enter__(self) -> Self:
+        self.wakeup, self._written = socket.socketpair()
+        self.wakeup.setblocking(False)
+        self._written.setblocking(False)
+        signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
+        for number in HEARD:
+            signal.signal(number, lambda *_: None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in HEARD:
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        self.close()
+
+    def stops(self) -> int:
+        """Read the signals that came, and return the number of those that ask for a stop."""
+        return sum(number != signal.SIGCHLD for number in self.wakeup.recv(4096))
+
+    def close(self) -> None:
+        """Close the sockets, also in a forked child, which has its own signals."""
+        self.wakeup.close()
+        self._written.close()
 
 
 class WorkerProcess:

@@ -23,10 +23,9 @@ from idservice.server.exits import EXIT_FAILURE, EXIT_OK, ending
 from idservice.server.shutdown import STOP_MAX_S
 from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
-from idservice.server.workers.accept_balance import AcceptBalance, AcceptSlot
+from idservice.server.workers.accept_balance import GONE, AcceptSlot, shared_counts
 from idservice.server.workers.link import SupervisorLink
-from idservice.server.workers.process import WorkerProcess, fork
-from idservice.server.workers.signals import Signals
+from idservice.server.workers.process import Signals, WorkerProcess, fork
 from idservice.server.workers.totals import Totals, WorkerStatus
 
 log = logging.getLogger("idservice.workers")
@@ -106,7 +105,7 @@ class Supervisor:
         self._sockets = sockets
         self._count = count
         self._work = work
-        self._balance = AcceptBalance(count)
+        self._counts = shared_counts(count)
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
         self._states = [WorkerState.DOWN] * count
@@ -184,7 +183,7 @@ class Supervisor:
             worker.connection.close()
         self._selector.close()
         self._signals.close()
-        link = SupervisorLink(number, connection, AcceptSlot(self._balance, number))
+        link = SupervisorLink(number, connection, AcceptSlot(self._counts, number))
         return ending(lambda: self._work(link, not self._begun))
 
     # --- messages --------------------------------------------------------------------------------
@@ -336,7 +335,7 @@ class Supervisor:
         worker.connection.close()
         del self._workers[worker.number]
         self._on(worker.number, WorkerEvent.ENDED)
-        self._balance.gone(worker.number)
+        self._counts[worker.number] = GONE
         self._totals.ended(worker.number)
         self._collecting = [one for one in self._collecting if one.asker is not worker]
         for collecting in self._collecting:

@@ -21,7 +21,7 @@ from idservice.observability.view import ServiceView
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import issue
 from idservice.web.problems import problem
-from idservice.web.request import IdRequest, prefers_json, read_id_request
+from idservice.web.request import IdRequest, WebLimits, prefers_json, read_id_request
 from idservice.web.response import TEXT, one, several
 
 TARGETS_MAX = 4096  # distinct request lines remembered
@@ -59,18 +59,15 @@ class Responder:
         self,
         service: Service,
         view: ServiceView,
-        *,
         paths: dict[str, str],
-        batch_max: int,
-        range_max: int,
+        limits: WebLimits,
         clock: Callable[[], float] = time,
     ) -> None:
         self.service = service
         self._view = view
         self.draining = False
         self._paths = paths
-        self._batch_max = batch_max
-        self._range_max = range_max
+        self._limits = limits
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._as_text: dict[bytes, Target] = {}
@@ -135,12 +132,7 @@ class Responder:
 
     def _find_ids(self, name: str, target: str, accept: bytes) -> Found:
         try:
-            asked = read_id_request(
-                target,
-                accept.decode("latin-1"),
-                batch_max=self._batch_max,
-                range_max=self._range_max,
-            )
+            asked = read_id_request(target, accept.decode("latin-1"), self._limits)
         except errors.MalformedRequest:
             return None  # the connection is closed as well
         except errors.RequestRefused as error:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from idservice.cli import main
-from idservice.cli.bench.where import BenchTarget
+from idservice.cli.bench.request import BenchTarget
 from tests.processes import Serving, command, environment
 
 SHORT = ("--duration", "0.3", "--warmup", "0", "--connections", "4")

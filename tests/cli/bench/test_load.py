@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from idservice.cli.bench.answers import BenchRequest
-from idservice.cli.bench.histogram import Histogram
 from idservice.cli.bench.load import GRACE_S, Load, LoadConnection, Plan
-from idservice.cli.bench.tally import Tally
+from idservice.cli.bench.request import BenchRequest
+from idservice.cli.bench.tally import Histogram, Tally
 from tests.simulation.loop import elapse, run
 
 MS = 1_000_000
@@ -94,9 +93,9 @@ def driven(
         tally = Tally(ask)
         plan = Plan(b"GET", connections, rate, warmup_s, duration_s)
 
-        def wake(ns: int, callback: Callable[[], None]) -> None:
+        def wake(ns: int) -> None:
             at = loop.time() + ns / 1e9
-            loop.call_at(at + overslept_s(at), callback)
+            loop.call_at(at + overslept_s(at), load.tick)
 
         load = Load(
             plan, tally, connect=server.connect, wake=wake, clock=lambda: round(loop.time() * 1e9)

@@ -18,7 +18,7 @@ from idservice.observability.readings import CounterSample, CounterStats, Latenc
 from idservice.observability.view import Readiness
 from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
-from idservice.server.workers.accept_balance import GONE, AcceptBalance, AcceptSlot
+from idservice.server.workers.accept_balance import GONE, AcceptSlot, shared_counts
 from idservice.server.workers.link import ParentSilent, SupervisorLink
 from idservice.server.workers.process import WorkerProcess
 from idservice.server.workers.supervisor import (
@@ -62,8 +62,8 @@ def test_the_pause_before_a_restart_doubles_until_a_worker_lives_long() -> None:
 
 
 def test_a_worker_with_more_connections_lets_others_first() -> None:
-    balance = AcceptBalance(3)
-    slots = [AcceptSlot(balance, number) for number in range(3)]
+    counts = shared_counts(3)
+    slots = [AcceptSlot(counts, number) for number in range(3)]
     assert not any(slot.lets_others_first() for slot in slots), "none accepts yet: any may be first"
     for slot, count in zip(slots, (2, 1, 1), strict=True):
         slot.take()
@@ -71,8 +71,8 @@ def test_a_worker_with_more_connections_lets_others_first() -> None:
     assert [slot.lets_others_first() for slot in slots] == [True, False, False]
     slots[1].leave()
     slots[1].set_count(0)  # a connection that ends while it drains
-    assert balance.counts[1] == GONE
-    balance.gone(2)
+    assert counts[1] == GONE
+    counts[2] = GONE
     assert [slot.lets_others_first() for slot in slots] == [False, True, True]
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from aiohttp import web
 
-from idservice.server.workers.pool_view import PoolView
+from idservice.server.workers.link import PoolView
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.connection import (
     FastConnection,
     FastConnections,
 )
 from idservice.web.fast_lane.responses import Responder
+from idservice.web.request import WebLimits
 from tests.web.conftest import Serving
 from tests.web.fast_lane.pair import (
     H,
@@ -77,9 +78,8 @@ class Hand:
         responder = Responder(
             serving.service,
             PoolView(serving.service),
-            paths={"/next": "default"},
-            batch_max=10_000,
-            range_max=1_000_000,
+            {"/next": "default"},
+            WebLimits(),
             clock=lambda: self.now,
         )
         self.reads = True  # False: aiohttp's handler leaves bodies unread

@@ -2,7 +2,7 @@
 
 import pytest
 
-from idservice.cli.bench.answers import BenchRequest
+from idservice.cli.bench.request import BenchRequest
 
 RANGES = b'{"counter":"a","count":3,"epoch":1,"mode":"block","ranges":%s}'
 

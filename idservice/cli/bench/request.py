@@ -1,14 +1,63 @@
-"""The request that a benchmark sends, and the ids in the body of an answer."""
+"""The target of a benchmark, the request that it sends, and the ids in the body of an answer."""
 
+import asyncio
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
+from idservice import __version__
 from idservice.cli.bench.verdict import runs
+from idservice.client.address import ServiceAddress
+from idservice.errors import Usage
 
+HTTP = re.compile(r"(https?://[^/]*)(/.+)?/?")
+PATH = re.compile(r"/[!-~]*", re.ASCII)
 COUNT_MAX = 1_000_000_000
 DIGITS_MAX = 19
 _ids = msgspec.json.Decoder(list[int])
+
+
+@dataclass(frozen=True, slots=True)
+class BenchTarget:
+    """A service and a path on it."""
+
+    address: ServiceAddress
+    path: str
+
+    @classmethod
+    def parse(cls, url: str, counter: str | None) -> "BenchTarget":
+        """Read http://HOST:PORT[/PATH] or unix:PATH. Raises Usage."""
+        parts = HTTP.fullmatch(url)
+        base, path = (parts[1], parts[2] or "") if parts else (url, "")
+        if path and counter is not None:
+            raise Usage(
+                why=f"--counter is {counter!r} and URL names the path {path!r}; name only one"
+            )
+        if path and (not PATH.fullmatch(path) or "?" in path or "#" in path):
+            raise Usage(
+                why=f"the path of URL is {path!r}; it must be plain ASCII without a query:"
+                " --count and --ranges say what is asked for"
+            )
+        address = ServiceAddress.parse(base)
+        if address.tls:
+            raise Usage(why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH")
+        default = f"/v1/counters/{counter}/next" if counter is not None else "/next"
+        return cls(address, path or default)
+
+    def request(self, target: str) -> bytes:
+        return (
+            f"GET {target} HTTP/1.1\r\nHost: {self.address.authority}\r\n"
+            f"User-Agent: idservice-bench/{__version__}\r\n\r\n"
+        ).encode()
+
+    async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> object:
+        """Open a connection. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        if self.address.path:
+            return await loop.create_unix_connection(protocol, self.address.path)
+        return await loop.create_connection(protocol, self.address.host, self.address.port)
 
 
 class Block(msgspec.Struct):
@@ -68,7 +117,6 @@ class BenchRequest:
 
     @property
     def target(self) -> str:
-        """The request's target."""
         if self.ranges:
             return f"{self.path}?format=ranges&count={self.count or 1}"
         return self.path if self.count is None else f"{self.path}?count={self.count}"
