@@ -16,9 +16,7 @@ def ending(run: Callable[[], int]) -> int:
         result = run()
         sys.stdout.flush()
         return result
-    except errors.Usage as error:
-        return _fail(error, EXIT_USAGE)
-    except (errors.BadName, errors.BadCount, errors.BadConfiguration) as error:
+    except (errors.Usage, errors.BadName, errors.BadCount, errors.BadConfiguration) as error:
         return _fail(error, EXIT_USAGE)
     except errors.StoreUnready as error:
         return _fail(error, EXIT_STORE)
@@ -26,11 +24,9 @@ def ending(run: Callable[[], int]) -> int:
         return _fail(error, EXIT_FAILURE)
     except KeyboardInterrupt:
         return EXIT_FAILURE
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
     except OSError as error:  # the output cannot be written
-        print(f"idservice: {error.strerror or error}", file=sys.stderr)
+        if not isinstance(error, BrokenPipeError):
+            print(f"idservice: {error.strerror or error}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from idservice.errors import CannotListen
 from idservice.server.address import Address
@@ -74,9 +75,25 @@ def bind(address: Address) -> socket.socket:
     Raises CannotListen.
     """
     try:
-        if address.path:
-            return _bind_unix(address.path)
-        return _bind_tcp(address.host, address.port)
+        family = socket.AF_UNIX
+        name: tuple[Any, ...] | str = address.path
+        if not address.path:
+            family, _, _, _, name = socket.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if address.path:
+                _remove_stale(address.path)
+            else:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(name)
+            if address.path:
+                os.chmod(address.path, UNIX_MODE)
+        except OSError:
+            bound.close()
+            raise
+        return bound
     except (OSError, UnicodeError) as error:  # the latter for the name of a host
         why = getattr(error, "strerror", None) or error
         raise CannotListen(address=address, why=why) from error
@@ -98,32 +115,6 @@ def may_open(wished: int) -> int:
         return soft
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(wished, hard), limits[1]))
     return min(wished, hard)
-
-
-def _bind_tcp(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
-def _bind_unix(path: str) -> socket.socket:
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        bound.bind(path)
-        os.chmod(path, UNIX_MODE)
-    except OSError:
-        bound.close()
-        raise
-    return bound
 
 
 def _identity(path: str) -> tuple[int, ...]:

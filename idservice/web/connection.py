@@ -153,7 +153,6 @@ class Connection(RequestHandler):
         return resp, broken
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log a fault on a connection, sampled."""
         _failed.error(*args, **kw, extra={"action": "connection_bug"})
 
 
@@ -163,7 +162,7 @@ class ConnectionLimit:
     `tell` is called with their number at each change.
     """
 
-    def __init__(self, most: int, tell: Callable[[int], None] | None = None) -> None:
+    def __init__(self, most: int, tell: Callable[[int], object] = lambda count: None) -> None:
         self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and their `is_busy`
         self.refused = 0  # connections that are being refused
         self.most = most
@@ -177,14 +176,12 @@ class ConnectionLimit:
     def opened(self, connection: asyncio.Protocol, is_busy: Callable[[], bool]) -> None:
         """Count a connection that begins."""
         self.connections[connection] = is_busy
-        if self._tell is not None:
-            self._tell(len(self.connections))
+        self._tell(len(self.connections))
 
     def closed(self, connection: asyncio.Protocol) -> None:
         """Count a connection that ends."""
         self.connections.pop(connection, None)
-        if self._tell is not None:
-            self._tell(len(self.connections))
+        self._tell(len(self.connections))
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """Return the protocol for the next connection of a listener."""
@@ -198,13 +195,10 @@ class ConnectionLimit:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while self.connections and loop.time() < began + most:
-            if loop.time() > began + last_call and not self._busy:
+            is_one_busy = any(is_busy() for is_busy in self.connections.values())
+            if loop.time() > began + last_call and not is_one_busy:
                 return
             await asyncio.sleep(POLL_S)
-
-    @property
-    def _busy(self) -> bool:
-        return any(is_busy() for is_busy in self.connections.values())
 
 
 class RefusedConnection(asyncio.Protocol):

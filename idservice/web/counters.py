@@ -20,7 +20,7 @@ from idservice.observability.view import ServiceView
 from idservice.stores.records import LIMIT_DEFAULT, Counter, Position
 from idservice.web.access import WriteAccess
 from idservice.web.ids import read_body
-from idservice.web.problems import NO_STORE
+from idservice.web.problems import json_answer
 from idservice.web.schemas import Configuration, CounterAnswer, CounterList, Deletion, Patch, SetTo
 
 ANSWER_AFTER_S = 4.0  # a change to lower ids takes a minute; its answer does not wait for it
@@ -154,13 +154,3 @@ def read_number(field: str, value: float | str) -> int:
         shown = repr(value)[:80]
         raise errors.BadConfiguration(why=f"{field} is {shown}, which is not a whole number")
     return int(value)
-
-
-def json_answer(body: msgspec.Struct, *, status: int = HTTPStatus.OK) -> web.Response:
-    """Return an answer of the control plane."""
-    return web.Response(
-        status=status,
-        body=msgspec.json.encode(body),
-        content_type="application/json",
-        headers=NO_STORE,
-    )

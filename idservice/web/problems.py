@@ -11,10 +11,9 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from idservice import errors
 from idservice.observability.sampled_log import RateLimitedLog
 
-log = logging.getLogger("idservice.web")
-
 SERVER = "idservice"  # no versions: they help nobody but an attacker
 RETRY_AFTER_S = 1
+BODY_MAX = 4096  # bytes
 NO_STORE = {"Cache-Control": "no-store", "Server": SERVER}
 VERSIONS = (HttpVersion10, HttpVersion11)  # the parser also lets 0.9 and 2.0 pass
 PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
@@ -28,7 +27,7 @@ CONDITIONAL_HEADERS = (
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_crashes = RateLimitedLog(log)
+_crashes = RateLimitedLog(logging.getLogger("idservice.web"))
 
 
 class Problem(msgspec.Struct):
@@ -87,7 +86,20 @@ def problem_of(exception: web.HTTPException, request: web.BaseRequest) -> web.Re
     return problem(refused)
 
 
-BODY_MAX = 4096  # bytes
+def json_answer(body: msgspec.Struct, *, status: int = HTTPStatus.OK) -> web.Response:
+    """Return an answer of the control plane."""
+    return web.Response(
+        status=status,
+        body=msgspec.json.encode(body),
+        content_type="application/json",
+        headers=NO_STORE,
+    )
+
+
+def crash() -> web.Response:
+    """Log the exception that is being handled, a bug; return the problem that says so."""
+    _crashes.error("a request failed", exc_info=True, extra={"action": "request_bug"})
+    return problem(errors.IdserviceError())
 
 
 @web.middleware
@@ -102,8 +114,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as exception:
         return problem_of(exception, request)
     except Exception:
-        _crashes.error("a request failed", exc_info=True, extra={"action": "request_bug"})
-        return problem(errors.IdserviceError())
+        return crash()
 
 
 async def expect(request: web.Request) -> web.StreamResponse | None:

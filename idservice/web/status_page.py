@@ -27,7 +27,7 @@ from idservice.observability import format
 from idservice.observability.status import StatusQuery, status
 from idservice.observability.status_records import Status
 from idservice.observability.view import ServiceView
-from idservice.web.problems import NO_STORE
+from idservice.web.problems import NO_STORE, json_answer
 from idservice.web.request import COUNT, read_query
 
 FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
@@ -61,11 +61,7 @@ class StatusRoutes:
 
     async def json(self, request: web.Request) -> web.Response:
         """Show the status as JSON."""
-        return web.Response(
-            body=msgspec.json.encode(await self._status(request)),
-            content_type="application/json",
-            headers=NO_STORE,
-        )
+        return json_answer(await self._status(request))
 
     async def _status(self, request: web.Request) -> Status:
         """Return the status. Raises BadPage, RepeatedKey, MalformedRequest, ParentSilent."""

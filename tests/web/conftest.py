@@ -24,7 +24,6 @@ from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web import connection, problems
 from idservice.web.app import build_app
 from idservice.web.connection import ConnectionLimit
-from idservice.web.fast_lane import responses
 from idservice.web.fast_lane.connection import FastConnections
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.request import WebLimits
@@ -94,7 +93,7 @@ def lane(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
     """Starts a service; keywords are those of `build_app`, and more."""
-    ours = (problems._crashes, connection._malformed, connection._failed, responses._crashes)
+    ours = (problems._crashes, connection._malformed, connection._failed)
     for sampled in ours:
         sampled._next = 0.0  # what an earlier test logged keeps nothing back
     async with AsyncExitStack() as stack:

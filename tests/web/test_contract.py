@@ -696,7 +696,7 @@ async def test_an_admin_listener_serves_no_ids(serve: Serve) -> None:
     for path in ("/next", "/v1/counters/default/next"):
         refused = await serving.ask(path)
         assert_problem(refused, 404, "unknown_path")
-        assert "/NAME/next of --listen" in refused.json["detail"]
+        assert "/NAME/next of the --listen address" in refused.json["detail"]
         assert_problem(await serving.ask(path, "POST"), 404, "unknown_path")
     for path in (*CONTROL, *HEALTH):
         assert (await serving.ask(path)).status == 200

@@ -63,7 +63,7 @@ class WorkerProcess:
         self.hung_up = False  # it closed the channel, or the channel failed
         self.requested = 0  # number of the last request for a report,
         self.reported = 0  # and of the last one it answered
-        self.silent_s = 0.0  # see `silent_for`
+        self.silent_s = 0.0  # the time for which it has owed an answer
         self.unsent = bytearray()
         self._reader = messages.MessageReader()
 
@@ -93,21 +93,6 @@ class WorkerProcess:
             pass
         except OSError:
             self.hung_up = True
-
-    def answered(self, number: int) -> None:
-        """Note its answer to the request `number`, which shows that it runs."""
-        self.reported = max(self.reported, number)
-        self.silent_s = 0.0
-
-    def silent_for(self, elapsed: float) -> float:
-        """Add `elapsed` seconds to the time for which it has owed an answer, and return that."""
-        self.silent_s = self.silent_s + elapsed if self.reported < self.requested else 0.0
-        return self.silent_s
-
-    def kill(self) -> None:
-        """End the process at once. That is safe at any time, and costs a gap at worst."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
 
 
 def fork(number: int, live: Callable[[socket.socket], int]) -> WorkerProcess:

@@ -223,7 +223,8 @@ class Supervisor:
                 worker.served_from = time.monotonic()
                 self._on_serving(worker)
             case messages.Report(number, status):
-                worker.answered(number)
+                worker.reported = max(worker.reported, number)
+                worker.silent_s = 0.0  # any answer shows that it runs
                 if number == 0:
                     self._on(worker.number, WorkerEvent.LAST_REPORT)
                 if status is not None:
@@ -299,13 +300,14 @@ class Supervisor:
             self._ask(prompt, full=full)
         for worker in self._workers.values():
             # Time in which this process did not run either, stopped or starved, does not count.
-            silent_s = worker.silent_for(min(elapsed, 2 * TICK_S))
-            if silent_s >= HANG_S and self._states[worker.number] is not WorkerState.KILLED:
+            owes = worker.reported < worker.requested
+            worker.silent_s = worker.silent_s + min(elapsed, 2 * TICK_S) if owes else 0.0
+            if worker.silent_s >= HANG_S and self._states[worker.number] is not WorkerState.KILLED:
                 log.error(
                     "worker %d (process %d) hangs: no answer for %.0f s; it is killed",
                     worker.number,
                     worker.pid,
-                    silent_s,
+                    worker.silent_s,
                     extra={"action": "worker_hung"},
                 )
                 self._kill(worker)
@@ -314,8 +316,10 @@ class Supervisor:
             self._kill_all()
 
     def _kill(self, worker: WorkerProcess) -> None:
+        """End a process at once. That is safe at any time, and costs a gap at worst."""
         self._on(worker.number, WorkerEvent.KILL)
-        worker.kill()
+        with suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         """Note which processes ended; the first process of a container also reaps others."""

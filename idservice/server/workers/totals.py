@@ -30,9 +30,7 @@ class Totals:
     def __init__(self) -> None:
         self._readiness: dict[int, Readiness] = {}
         self._snapshots: dict[int, Snapshot] = {}
-        self._past: dict[str, CounterSample] = {}
-        self._past_latency = Latency()
-        self._past_lag = Latency()
+        self._past = Snapshot([], True, Latency(), __version__)  # the sum of all that have ended
         self._names: dict[str, None] = {}  # in the order of their first use
 
     @property
@@ -55,13 +53,21 @@ class Totals:
         snapshot = self._snapshots.pop(worker, None)
         if snapshot is None:
             return
-        for reading in snapshot.readings:
-            parts = [_without_memory(reading)]
-            if reading.counter in self._past:
-                parts.append(self._past[reading.counter])
-            self._past[reading.counter] = summed(reading.counter, parts)
-        self._past_latency = Latency.sum([self._past_latency, snapshot.latency])
-        self._past_lag = Latency.sum([self._past_lag, snapshot.lag])
+        gone = replace(snapshot, readings=[_without_memory(one) for one in snapshot.readings])
+        self._past = self._sum([self._past, gone])
+
+    def _sum(self, parts: Sequence[Snapshot]) -> Snapshot:
+        """Return the sum of what was counted. A counter keeps its place among the others."""
+        of: dict[str, list[CounterSample]] = {name: [] for name in self._names}
+        for part in parts:
+            for reading in part.readings:
+                of[reading.counter].append(reading)
+        return replace(
+            self._past,
+            readings=[summed(name, readings) for name, readings in of.items()],
+            latency=Latency.sum([part.latency for part in parts]),
+            lag=Latency.sum([part.lag for part in parts]),
+        )
 
     def readiness(self, serving: Iterable[int]) -> Readiness:
         """Return why the next id cannot be served by one of the serving workers."""
@@ -75,28 +81,19 @@ class Totals:
 
     def snapshot(self, serving: Sequence[int], *, restarts: int) -> Snapshot:
         """Return the sum of all workers, including those that ended."""
-        of: dict[str, list[CounterSample]] = {name: [] for name in self._names}
-        for reading in self._past.values():
-            of[reading.counter].append(reading)
-        for snapshot in self._snapshots.values():
-            for reading in snapshot.readings:
-                of[reading.counter].append(reading)
         living = self._snapshots.values()
         stores = [self._snapshots[worker] for worker in serving if worker in self._snapshots]
-        return Snapshot(
-            readings=[summed(name, readings) for name, readings in of.items()],
+        return replace(
+            self._sum([self._past, *living]),
             store_up=all(snapshot.store_up for snapshot in stores),
             store_error=next((one.store_error for one in stores if not one.store_up), ""),
             uptime_s=max((snapshot.uptime_s for snapshot in living), default=0.0),
-            latency=Latency.sum([self._past_latency, *(one.latency for one in living)]),
-            lag=Latency.sum([self._past_lag, *(one.lag for one in living)]),
             catalogue_age=max(
                 (one.catalogue_age for one in stores if one.catalogue_age is not None),
                 key=lambda age: age.seconds / age.most,
                 default=None,
             ),
             draining=any(one.draining for one in living),
-            version=__version__,
             workers=len(serving),
             restarts=restarts,
         )

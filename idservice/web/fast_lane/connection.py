@@ -68,7 +68,7 @@ class FastConnections:
         self.limit.opened(connection, connection.is_busy)
         self._open.add(connection)
         if self._timer is None:
-            self._sweep_later()
+            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def closed(self, connection: "FastConnection") -> None:
         """Count a connection that ends."""
@@ -79,14 +79,11 @@ class FastConnections:
         """Close every connection; one that aiohttp answers on, as soon as it is done."""
         self.is_closed = True
         for connection in tuple(self._open):
-            if not connection.is_handed_over:
+            if connection.handover is None:
                 connection.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _sweep_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         """Close silent connections. One timer serves all, and none runs without connections."""
@@ -94,16 +91,16 @@ class FastConnections:
         for connection in tuple(self._open):
             connection.grow_older()
         if self._open:
-            self._sweep_later()
+            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
 
 class FastConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_buffer", "_connections", "_descriptor", "_handover", "_head", "_known", "_parser",
-        "_paused", "_queued", "_responder", "_silent", "_stopped", "_target", "_template",
-        "_templates_left", "_transport", "_waiting",
+        "_buffer", "_connections", "_descriptor", "_head", "_known", "_parser", "_paused",
+        "_queued", "_responder", "_silent", "_stopped", "_target", "_template", "_templates_left",
+        "_transport", "_waiting", "handover",
     )  # fmt: skip
 
     def __init__(self, connections: FastConnections) -> None:
@@ -122,7 +119,7 @@ class FastConnection(asyncio.Protocol):
         self._queued = False  # True if the transport may hold bytes that are not sent yet
         self._buffer = b""  # an unfinished request, or bytes behind one that waits
         self._waiting: Callable[[], object] | None = None  # gives up what a request waits for
-        self._handover: Handover | None = None  # the request that aiohttp answers
+        self.handover: Handover | None = None  # the request that aiohttp answers
         self._paused = False  # the client does not read
         self._stopped = False  # a request waits, or the client does not read
         self._silent = 0  # sweeps since the last answer
@@ -130,7 +127,6 @@ class FastConnection(asyncio.Protocol):
     # --- the connection --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
         self._transport = cast(asyncio.Transport, transport)  # by duck typing on uvloop
         self._descriptor = transport.get_extra_info("socket").fileno()
         self._connections.opened(self)
@@ -141,42 +137,37 @@ class FastConnection(asyncio.Protocol):
         self._connections.closed(self)
         if self._waiting is not None:
             self._waiting()
-        if self._handover is not None:
-            self._handover.lost(exc)
+        if self.handover is not None:
+            self.handover.lost(exc)
 
     def pause_writing(self) -> None:
         """Take no ids for a client that does not read."""
         self._paused = True
         self._silent = 0
         self._stop()
-        if self._handover is not None:
-            self._handover.pause_writing()
+        if self.handover is not None:
+            self.handover.handler.pause_writing()
 
     def resume_writing(self) -> None:
         """Go on, as the client reads again."""
         self._paused = False
-        if self._handover is not None:
-            self._handover.resume_writing()
+        if self.handover is not None:
+            self.handover.handler.resume_writing()
         else:
             self._go_on()
-
-    @property
-    def is_handed_over(self) -> bool:
-        """True while aiohttp answers a request."""
-        return self._handover is not None
 
     def is_busy(self) -> bool:
         """Return True while a request waits or is served, or an answer is still being sent."""
         if self._waiting is not None:
             return True
-        if self._handover is not None:
-            return self._handover.is_busy()
+        if self.handover is not None:
+            return self.handover.handler.is_busy()
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def grow_older(self) -> None:
         """Close a connection after `KEEPALIVE_S` without an answer, or if one is not read."""
         self._silent += 1
-        is_served = self._waiting is not None or self._handover is not None
+        is_served = self._waiting is not None or self.handover is not None
         if self._silent > SILENT_MAX and (self._paused or not is_served):
             if self._transport is not None and self._transport.is_closing():
                 self._transport.abort()  # the last answer is not read
@@ -216,8 +207,8 @@ class FastConnection(asyncio.Protocol):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        if self._handover is not None:
-            data = self._handover.feed(data)
+        if self.handover is not None:
+            data = self.handover.feed(data)
         if self._stopped:
             self._keep(data)
         else:
@@ -238,9 +229,9 @@ class FastConnection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Look at the bytes that came while a request waited or the client did not read."""
         transport = self._transport
-        if transport is None or self._paused or self._waiting or self._handover:
+        if transport is None or transport.is_closing():
             return
-        if transport.is_closing():
+        if self._paused or self._waiting or self.handover:
             return
         self._stopped = False
         if not self._buffer:
@@ -303,13 +294,13 @@ class FastConnection(asyncio.Protocol):
         assert self._transport is not None
         self._stop()
         handler = Connection(self._connections.server())
-        self._handover = Handover(handler, self._transport, self._handed_back)
-        self._handover.begin(head)
-        return self._handover.feed(rest)
+        self.handover = Handover(handler, self._transport, self._handed_back)
+        self.handover.begin(head)
+        return self.handover.feed(rest)
 
     def _handed_back(self, go_on: bool) -> None:
         """Take the connection back; `go_on` if it may serve further requests."""
-        self._handover = None
+        self.handover = None
         self._silent = 0
         self._queued = True
         if go_on and not self._connections.is_closed:

@@ -30,13 +30,13 @@ class Handover(asyncio.Transport):
     """The transport that aiohttp's `handler` writes to. `over` is called once, at the end, with
     True if the connection may serve further requests."""
 
-    __slots__ = ("_body", "_chunked", "_ended", "_handler", "_left", "_over", "_paused", "_to")
+    __slots__ = ("_body", "_chunked", "_ended", "_left", "_over", "_paused", "_to", "handler")
 
     def __init__(
         self, handler: Connection, to: asyncio.Transport, over: Callable[[bool], None]
     ) -> None:
         super().__init__()
-        self._handler = handler
+        self.handler = handler
         self._to = to
         self._over = over
         self._body: StreamReader | None = None  # of the request; None if aiohttp keeps everything
@@ -50,8 +50,8 @@ class Handover(asyncio.Transport):
 
     def begin(self, head: bytes) -> None:
         """Feed the head of a request, to its blank line."""
-        self._handler.data_received(head)
-        request = self._handler.only_request()
+        self.handler.data_received(head)
+        request = self.handler.only_request()
         if request is None:
             return
         message, self._body = request
@@ -73,42 +73,28 @@ class Handover(asyncio.Transport):
             if self._chunked:
                 end = data.find(b"\n", at, end) + 1 or end
             self._left -= end - at
-            self._handler.data_received(data[at:end])
+            self.handler.data_received(data[at:end])
             at = end
             if self._body.is_eof():
                 self._finish()
             elif not self._left:
                 self._body = None
         if at < len(data):
-            self._handler.data_received(data[at:])
+            self.handler.data_received(data[at:])
         return b""
 
     def _finish(self) -> None:
         """The request is whole: let aiohttp end the connection once it has answered."""
         assert self._body is not None
-        if self._handler.ends_with(self._body):
-            self._handler.close()
+        if self.handler.ends_with(self._body):
+            self.handler.close()
         else:
             self._body = None
 
-    # --- the real connection ---------------------------------------------------------------------
-
-    def pause_writing(self) -> None:
-        """The client does not read."""
-        self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self._handler.resume_writing()
-
-    def is_busy(self) -> bool:
-        """Return True while a request is being served."""
-        return self._handler.is_busy()
-
     def lost(self, exc: BaseException | None) -> None:
-        """The client is gone."""
+        """Tell aiohttp that the client is gone."""
         self._ended = True
-        self._handler.connection_lost(exc)
+        self.handler.connection_lost(exc)
 
     # --- what aiohttp does with its transport ----------------------------------------------------
 
@@ -142,7 +128,7 @@ class Handover(asyncio.Transport):
     abort = close
 
     def _end(self) -> None:
-        handler = self._handler
+        handler = self.handler
         whole = self._body is not None and self._body.is_eof()
         comes_back = whole and handler.kept_alive and not handler.is_forced
         handler.connection_lost(None)

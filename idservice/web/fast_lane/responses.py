@@ -4,7 +4,6 @@ Answers are the same as aiohttp's, byte by byte, except the date.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from email.utils import formatdate
@@ -12,15 +11,16 @@ from functools import partial
 from http import HTTPStatus
 from time import time
 
+from aiohttp import web
+
 from idservice import errors
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.observability.readings import count as count_one
-from idservice.observability.sampled_log import RateLimitedLog
 from idservice.observability.view import ServiceView
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import issue
-from idservice.web.problems import problem
+from idservice.web.problems import crash, problem
 from idservice.web.request import IdRequest, WebLimits, prefers_json, read_id_request
 from idservice.web.response import TEXT, one, several
 
@@ -29,7 +29,6 @@ ACCEPTS_MAX = 256  # and distinct Accept headers
 COUNTERS, NEXT = "/v1/counters/", "/next"
 VERSION = " HTTP/1.1"
 _is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # in a path
-_crashes = RateLimitedLog(logging.getLogger("idservice.web"))
 
 
 class Target:
@@ -185,17 +184,18 @@ class Responder:
 
     def refusal(self, error: errors.IdserviceError) -> bytes:
         """Return a whole answer that refuses."""
-        response = problem(error)
+        return self._whole(problem(error))
+
+    def crash(self) -> bytes:
+        """Log the exception that is being handled, a bug; return the answer that says so."""
+        return self._whole(crash())
+
+    def _whole(self, response: web.Response) -> bytes:
         assert isinstance(response.body, bytes)
         headers = dict(response.headers)
         for name in ("Cache-Control", "Server", "Connection"):
             headers.pop(name, None)
         return self._head(HTTPStatus(response.status), headers, len(response.body)) + response.body
-
-    def crash(self) -> bytes:
-        """Log the exception that is being handled, a bug; return the answer that says so."""
-        _crashes.error("a request failed", exc_info=True, extra={"action": "request_bug"})
-        return self.refusal(errors.IdserviceError())
 
     def _head(self, status: HTTPStatus, headers: dict[str, str], length: int) -> bytes:
         """Return the lines of a head in the order of aiohttp."""

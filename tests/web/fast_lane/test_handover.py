@@ -62,7 +62,7 @@ async def test_a_body_may_come_later_than_its_head(hand: Hand) -> None:
     await answered(transport, 2)
     assert hand.taken == [("POST /body", b"ab\r\nc")]
     assert transport.written.count(b"200 OK") == 2
-    assert not lane.is_handed_over
+    assert not lane.handover
 
 
 async def test_a_body_that_is_not_read_is_passed_over(hand: Hand) -> None:
@@ -70,10 +70,10 @@ async def test_a_body_that_is_not_read_is_passed_over(hand: Hand) -> None:
     lane, transport = hand.lane()
     lane.data_received(BODY[:-3])
     await answered(transport, 1)
-    assert lane.is_handed_over
+    assert lane.handover
     lane.data_received(BODY[-3:] + NEXT)
     await answered(transport, 2)
-    assert not lane.is_handed_over
+    assert not lane.handover
     assert transport.written.rpartition(b"\r\n")[2].isdigit()
 
 
@@ -94,7 +94,7 @@ async def test_aiohttp_keeps_a_connection_whose_request_has_no_clear_end(
     lane, _ = hand.lane()
     lane.data_received(sent)
     await turns()
-    assert lane.is_handed_over
+    assert lane.handover
     lane.data_received(NEXT)
     await turns()
     assert lane._buffer == b"", "it has all bytes"
@@ -137,7 +137,7 @@ async def test_a_client_that_does_not_read_holds_aiohttp_up(hand: Hand) -> None:
     lane.pause_writing()
     hand.go_on.set()
     await turns()
-    assert lane.is_handed_over
+    assert lane.handover
     issued = hand.issued
     lane.resume_writing()
     await answered(transport, 2)
