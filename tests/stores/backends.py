@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 from idservice.catalogue.counters import new_counter
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
+from idservice.stores.address import DynamoAddress
 from idservice.stores.chained import ChainedStore
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.protocol import CatalogueStore
@@ -161,7 +162,7 @@ class Dynamo(Backend):
         return f"{self.table}?region={engines.REGION}&endpoint={self.url}"
 
     def open(self) -> DynamoStore:
-        return DynamoStore.from_address(self.address)
+        return DynamoStore(DynamoAddress.parse(self.address))
 
     def push(self, counter: Counter, **attributes: object) -> None:
         given = {name: value for name, value in attributes.items() if value is not None}

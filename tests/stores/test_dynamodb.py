@@ -8,6 +8,7 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue.counters import new_counter
+from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import client as dynamodb_client
 from tests.engines import REGION
@@ -28,7 +29,7 @@ def item(**attributes: object) -> dict[str, object]:
 
 
 def store_at(url: str) -> DynamoStore:
-    return DynamoStore.from_address(f"ids?region={REGION}&endpoint={url}")
+    return DynamoStore(DynamoAddress.parse(f"ids?region={REGION}&endpoint={url}"))
 
 
 async def reserve(store: DynamoStore, *, seen: int = 100, room: int = 1000) -> range:
@@ -354,7 +355,7 @@ async def test_an_entry_of_another_version_is_named_and_not_guessed() -> None:
 )
 def test_an_address_that_is_wrong_is_told_what_is(address: str, named: str) -> None:
     with pytest.raises(errors.Usage) as raised:
-        DynamoStore.from_address(address)
+        DynamoStore(DynamoAddress.parse(address))
     assert named in str(raised.value)
     assert "secret" not in str(raised.value)
 
@@ -364,7 +365,7 @@ def test_an_address_that_is_wrong_is_told_what_is(address: str, named: str) -> N
     ["ids", "my_table.1-x?region=us-east-1", "ids?endpoint=http://127.0.0.1:8000&region=x-1"],
 )
 def test_a_right_address_is_accepted(address: str) -> None:
-    assert DynamoStore.from_address(address).address.startswith(
+    assert DynamoStore(DynamoAddress.parse(address)).address.startswith(
         f"dynamodb:{address.partition('?')[0]}"
     )
 

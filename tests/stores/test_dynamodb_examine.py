@@ -12,6 +12,7 @@ import pytest
 from idservice import errors
 from idservice.catalogue import doctor
 from idservice.catalogue.counters import new_counter
+from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore, description
 from idservice.stores.findings import Finding
 from idservice.stores.records import Adopted, Counter
@@ -38,7 +39,7 @@ def default() -> Counter:
 
 
 def store_at(url: str) -> DynamoStore:
-    return DynamoStore.from_address(f"ids?region={REGION}&endpoint={url}")
+    return DynamoStore(DynamoAddress.parse(f"ids?region={REGION}&endpoint={url}"))
 
 
 def healthy(**table: object) -> dict[str, Answer]:

@@ -9,6 +9,7 @@ import pytest
 
 from idservice import errors
 from idservice.catalogue.counters import new_counter
+from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import client as dynamodb_client
 from idservice.stores.dynamodb import table as dynamodb_table
@@ -377,7 +378,7 @@ async def test_a_schema_of_another_version_is_refused(backend: Dynamo) -> None:
 
 
 def store_at(url: str) -> DynamoStore:
-    return DynamoStore.from_address(f"ids?region={REGION}&endpoint={url}")
+    return DynamoStore(DynamoAddress.parse(f"ids?region={REGION}&endpoint={url}"))
 
 
 def assert_one_sentence(raised: errors.StoreUnready, operation: str, table: str = "ids") -> None:
@@ -515,7 +516,7 @@ async def test_no_region_is_told_and_aws_region_is_one(
 ) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     address = f"{backend.table}?endpoint={backend.url}"
-    async with DynamoStore.from_address(address) as store:
+    async with DynamoStore(DynamoAddress.parse(address)) as store:
         with pytest.raises(errors.StoreUnready, match="no region is known") as raised:
             await store.verify()
         assert not raised.value.waiting_helps

@@ -1,7 +1,7 @@
 """DynamoDB as a store: many instances on one table.
 
 Theory of operation. `store` has the operations of `CatalogueStore`. Each builds its request with
-`requests` or `epoch_changes`, sends it with `client`, and reads the answer with `items`.
+`requests`, sends it with `client`, and reads the answer with `items`.
 `client` sends each request once. It raises CallRefused for a refusal in DynamoDB's own words, which
 proves that nothing was applied, and CallUnanswered for everything else, which proves nothing.
 A reservation is one UpdateItem. When its condition fails, DynamoDB returns the item as it was, so

@@ -13,7 +13,7 @@ import msgspec
 from idservice import errors
 from idservice.core.epoch import ordinal_of
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import description, items
+from idservice.stores.dynamodb import description, items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.records import Adopted, Counter
@@ -219,28 +219,12 @@ async def take_over(client: DynamoClient, counter: Counter, adopted: Adopted) ->
             raise errors.BadConfiguration(why=error) from error
         if found.epoch is None:
             try:
-                await client.call(
-                    "UpdateItem",
-                    action,
-                    TableName=place.table,
-                    Key=place.key,
-                    UpdateExpression="SET #e = :epoch, #m = #v, #r = if_not_exists(#r, :zero)",
-                    ConditionExpression="attribute_type(#v, :number) AND #v >= :read"
-                    " AND attribute_not_exists(#e)",
-                    ExpressionAttributeNames={
-                        "#v": place.value,
-                        "#e": "epoch",
-                        "#m": "mark",
-                        "#r": "rev",
-                    },
-                    ExpressionAttributeValues={
-                        ":epoch": {"S": counter.epoch},
-                        ":zero": {"N": "0"},
-                        ":number": {"S": "N"},
-                        ":read": {"N": str(found.value)},
-                    },
-                    ReturnValues="UPDATED_NEW",
-                )
+                write = requests.update(
+                    place, "SET #e = :epoch, #m = #v, #r = if_not_exists(#r, :zero)",
+                    "attribute_type(#v, :number) AND #v >= :read AND attribute_not_exists(#e)",
+                    epoch=counter.epoch, number="N", read=found.value,
+                )  # fmt: skip
+                await client.call("UpdateItem", action, **write)
             except CallRefused as refused:
                 if refused.said != dynamo.CONDITION_FAILED:
                     raise

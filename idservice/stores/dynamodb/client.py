@@ -246,6 +246,8 @@ class DynamoClient:
         await self.open(operation)
         if PROOF[operation] == "ConsumedCapacity":
             request["ReturnConsumedCapacity"] = "TOTAL"
+        elif PROOF[operation] == "Attributes":
+            request.setdefault("ReturnValues", "UPDATED_NEW")
         method = getattr(self._client, re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
         table = request.get("TableName")
         where = self.where(operation, table if isinstance(table, str) else None)

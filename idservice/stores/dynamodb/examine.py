@@ -271,7 +271,7 @@ class _Examination:
                 self.found.append(finding)
 
 
-_UNCHANGED = {"UpdateExpression": "SET #e = :never", "ReturnValues": "UPDATED_NEW"}
+_UNCHANGED = {"UpdateExpression": "SET #e = :never"}
 
 
 def _error_name(error: errors.StoreError) -> str:

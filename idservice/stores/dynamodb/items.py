@@ -163,7 +163,7 @@ def entry_in(item: Item) -> Counter:
     return msgspec.json.decode(string(item.get("config")) or "", type=Counter)
 
 
-def entry_key(name: str) -> Item:
+def entry_key(name: str) -> dict[str, dict[str, str]]:
     """Return the key of a counter's entry."""
     return {KEY: {"S": f"{ENTRY}{name}"}}
 
@@ -182,47 +182,17 @@ def new(table: str, item: Item) -> dict[str, Any]:
 
 def new_entry(table: str, counter: Counter) -> dict[str, Any]:
     """Return the write of a counter's entry."""
-    return new(
-        table,
-        {
-            **entry_key(counter.name),
-            "epoch": {"S": counter.epoch},
-            "state": {"S": counter.state},
-            "config": {"S": msgspec.json.encode(counter).decode()},
-        },
-    )
+    config = msgspec.json.encode(counter).decode()
+    about = {"epoch": {"S": counter.epoch}, "state": {"S": counter.state}, "config": {"S": config}}
+    return new(table, {**entry_key(counter.name), **about})
 
 
 def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:
     """Return the writes of the positions of a counter that is not adopted."""
-    first = {"N": str(counter.start - counter.base)}
-    return [
-        new(
-            table,
-            {
-                **place_of(counter, shard, table).key,
-                "next": first,
-                "mark": first,
-                "rev": {"N": "0"},
-                "epoch": {"S": counter.initial_epoch},
-            },
-        )
-        for shard in range(counter.shards)
-    ]
-
-
-def head_moved(table: str) -> dict[str, Any]:
-    """Return the write that goes with every write of an entry: instances poll the revision."""
-    return {
-        "Update": {
-            "TableName": table,
-            "Key": {KEY: {"S": HEAD}},
-            "UpdateExpression": "SET #r = #r + :one",
-            "ConditionExpression": "attribute_exists(#r)",
-            "ExpressionAttributeNames": {"#r": "revision"},
-            "ExpressionAttributeValues": {":one": {"N": "1"}},
-        }
-    }
+    first, epoch = {"N": str(counter.start - counter.base)}, {"S": counter.initial_epoch}
+    position = {"next": first, "mark": first, "rev": {"N": "0"}, "epoch": epoch}
+    places = (place_of(counter, shard, table) for shard in range(counter.shards))
+    return [new(table, {**place.key, **position}) for place in places]
 
 
 def scan_of_entries(table: str) -> dict[str, Any]:

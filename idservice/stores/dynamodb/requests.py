@@ -1,18 +1,64 @@
-"""The writes of a position on DynamoDB: each one conditional request, sent once, and its answer.
+"""The writes on DynamoDB: each is one request under its own condition, and has one answer.
 
-`reserve` moves the position on, `give_back` and `claim` carry ranges from one instance to another,
-`register` and `prune` keep the writers of a strict counter.
+`reserve` moves a position on, `give_back` and `claim` carry ranges from one instance to another,
+`register` and `prune` keep the writers of a strict counter. The others are steps of a change.
 """
 
+import re
 from typing import Any
 
+import msgspec
+
 from idservice import errors
-from idservice.core.writer import Batch
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
-from idservice.stores.dynamodb.items import Place
-from idservice.stores.records import Counter, Grant, Position
+from idservice.stores.dynamodb.items import Item, Place
+from idservice.stores.records import VALUE, Counter, Grant, Position, ShardState
 from idservice.stores.reservation import SentReservation
+
+# What an old endpoint's attribute holds once it is off: to add to a text is an error.
+BARRED = {"S": "finished: idservice counts in the attribute 'next'"}
+PLACEHOLDER = re.compile(r"[#:]\w+")
+NAMES = {
+    "#a": "state", "#c": "config", "#e": "epoch", "#l": "returned", "#m": "mark", "#n": VALUE,
+    "#o": "nonce", "#q": "seq", "#r": "rev", "#s": items.WRITERS, "#t": "top",
+}  # fmt: skip
+NUMBERS = {"one": 1, "zero": 0}
+
+
+def update(
+    place: Place,
+    change: str,
+    condition: str,
+    names: dict[str, str] | None = None,
+    **values: int | str | Item,
+) -> dict[str, Any]:
+    """Return the parameters of an UpdateItem.
+
+    In `change` and `condition`, `#v` is the value at the place, `#k` a part of its key, and others
+    are in NAMES or `names`. A value is a number, a text, or an attribute as DynamoDB writes it.
+    """
+    used = set(PLACEHOLDER.findall(f"{change} {condition}"))  # more of them would be refused
+    known = {"#v": place.value, "#k": place.any_key, **NAMES, **(names or {})}
+    given = {f":{name}": _attribute(value) for name, value in {**NUMBERS, **values}.items()}
+    return {
+        "TableName": place.table,
+        "Key": place.key,
+        "UpdateExpression": change,
+        "ConditionExpression": condition,
+        "ExpressionAttributeNames": {name: known[name] for name in known if name in used},
+        "ExpressionAttributeValues": {name: given[name] for name in given if name in used},
+    }
+
+
+def _attribute(value: int | str | Item) -> Item:
+    match value:
+        case int():
+            return {"N": str(value)}
+        case str():
+            return {"S": value}
+    return value
+
 
 # --- reserve --------------------------------------------------------------------------------------
 
@@ -20,48 +66,30 @@ from idservice.stores.reservation import SentReservation
 def reserve(sent: SentReservation, place: Place) -> dict[str, Any]:
     """Return the parameters of the only UpdateItem of a reservation."""
     # No ADD and no if_not_exists: they would start a deleted counter from 0 (I10).
-    update = "SET #n = #n + :count, #m = #n + :count, #r = #r + :one"
-    condition = "#e = :epoch AND #n BETWEEN :seen AND :room AND #n >= #m"
-    names = {"#n": place.value, "#m": "mark", "#r": "rev", "#e": "epoch"}
-    values = {
-        ":count": {"N": str(sent.count)},
-        ":one": {"N": "1"},
-        ":epoch": {"S": sent.counter.epoch},
-        ":seen": {"N": str(sent.seen)},
-        ":room": {"N": str(sent.room)},
-    }
+    change = "SET #v = #v + :count, #m = #v + :count, #r = #r + :one"
+    condition = "#e = :epoch AND #v BETWEEN :seen AND :room AND #v >= #m"
+    values: dict[str, int | str] = {
+        "count": sent.count, "epoch": sent.counter.epoch, "seen": sent.seen, "room": sent.room,
+    }  # fmt: skip
+    names = {}
     if sent.batch is not None:
         # Never "or not there": a late copy would pass once the writer is pruned.
-        update += ", #w.#s = :seq, #w.#t = #n + :count, #w.#o = :nonce"
-        condition += " AND #w.#s = :before"
-        names |= _names(sent.batch)
-        values |= {
-            ":seq": {"N": str(sent.batch.seq)},
-            ":before": {"N": str(sent.batch.seq - 1)},
-            ":nonce": {"S": sent.batch.nonce},
-        }
-    return {
-        "TableName": place.table,
-        "Key": place.key,
-        "UpdateExpression": update,
-        "ConditionExpression": condition,
-        "ExpressionAttributeNames": names,
-        "ExpressionAttributeValues": values,
+        change += ", #w.#q = :seq, #w.#t = #v + :count, #w.#o = :nonce"
+        condition += " AND #w.#q = :before"
+        names["#w"] = items.WRITER + sent.batch.writer
+        seq = sent.batch.seq
+        values |= {"seq": seq, "before": seq - 1, "nonce": sent.batch.nonce}
+    return update(place, change, condition, names, **values) | {
         "ReturnValues": "ALL_NEW",  # `returned` matters, which it does not write
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 
 
-def _names(batch: Batch) -> dict[str, str]:
-    return {"#w": items.WRITER + batch.writer, "#s": "seq", "#t": "top", "#o": "nonce"}
-
-
 def read_grant(sent: SentReservation, place: Place, written: Answer) -> Grant:
     """Return the grant in an answer's attributes, if they are well-formed (I2).
 
-    A `returned` that cannot be read is left out, as it grants nothing.
-
-    Raises OutcomeUnknown or, where the position itself is at fault, PositionIllFormed.
+    A `returned` that cannot be read is left out, as it grants nothing. Raises OutcomeUnknown or,
+    where the position itself is at fault, PositionIllFormed.
     """
     for name in (place.value, "rev"):
         if items.number(written.get(name)) is not None:
@@ -115,42 +143,18 @@ def give_back(
 
     An old endpoint moves the value of an adopted item and no `rev`: hence also `next` as found.
     """
-    return {
-        "TableName": place.table,
-        "Key": place.key,
-        "UpdateExpression": "SET #n = :next, #m = :mark, #l = :list, #r = #r + :one",
-        "ConditionExpression": "#e = :epoch AND #r = :rev AND #n = :found",
-        "ExpressionAttributeNames": {
-            "#n": place.value, "#m": "mark", "#l": "returned", "#r": "rev", "#e": "epoch",
-        },
-        "ExpressionAttributeValues": {
-            ":next": {"N": str(next)},
-            ":mark": {"N": str(min(next, found.mark))},
-            ":list": items.listed(returned),
-            ":one": {"N": "1"},
-            ":epoch": {"S": epoch},
-            ":rev": {"N": str(found.rev)},
-            ":found": {"N": str(found.next)},
-        },
-        "ReturnValues": "UPDATED_NEW",
-    }  # fmt: skip
+    return update(
+        place, "SET #v = :next, #m = :mark, #l = :list, #r = #r + :one",
+        "#e = :epoch AND #r = :rev AND #v = :found",
+        next=next, mark=min(next, found.mark), list=items.listed(returned),
+        epoch=epoch, rev=found.rev, found=found.next,
+    )  # fmt: skip
 
 
 def claim(place: Place, epoch: str, rev: int) -> dict[str, Any]:
     """Return the write of a claim, for a position with this `rev`. It answers with the old item."""
-    return {
-        "TableName": place.table,
-        "Key": place.key,
-        "UpdateExpression": "SET #r = #r + :one REMOVE #l",
-        "ConditionExpression": "#e = :epoch AND #r = :rev",
-        "ExpressionAttributeNames": {"#l": "returned", "#r": "rev", "#e": "epoch"},
-        "ExpressionAttributeValues": {
-            ":one": {"N": "1"},
-            ":epoch": {"S": epoch},
-            ":rev": {"N": str(rev)},
-        },
-        "ReturnValues": "ALL_OLD",
-    }
+    change, condition = "SET #r = #r + :one REMOVE #l", "#e = :epoch AND #r = :rev"
+    return update(place, change, condition, epoch=epoch, rev=rev) | {"ReturnValues": "ALL_OLD"}
 
 
 def read_claim(before: Answer, rev: int) -> tuple[range, ...]:
@@ -165,39 +169,124 @@ def read_claim(before: Answer, rev: int) -> tuple[range, ...]:
 
 def register(place: Place, counter: Counter, name: str, registrations: int) -> dict[str, Any]:
     """Return the write of a new record, as the next registration in this epoch."""
-    values: dict[str, Any] = {
-        ":writer": {"M": {"seq": {"N": "0"}}},
-        ":after": {"N": str(registrations + 1)},
-        ":one": {"N": "1"},
-        ":epoch": {"S": counter.epoch},
-    }
-    condition = "#e = :epoch AND attribute_not_exists(#w)"
-    if registrations:
-        condition += " AND #c = :before"
-        values[":before"] = {"N": str(registrations)}
-    else:
-        condition += " AND attribute_not_exists(#c)"
-    return {
-        "TableName": place.table,
-        "Key": place.key,
-        "UpdateExpression": "SET #w = :writer, #c = :after, #r = #r + :one",
-        "ConditionExpression": condition,
-        "ExpressionAttributeNames": {
-            "#w": items.WRITER + name, "#c": items.WRITERS, "#r": "rev", "#e": "epoch",
-        },
-        "ExpressionAttributeValues": values,
-        "ReturnValues": "UPDATED_NEW",
-    }  # fmt: skip
+    before = "#s = :before" if registrations else "attribute_not_exists(#s)"
+    return update(
+        place, "SET #w = :writer, #s = :after, #r = #r + :one",
+        f"#e = :epoch AND attribute_not_exists(#w) AND {before}", {"#w": items.WRITER + name},
+        writer={"M": {"seq": {"N": "0"}}}, before=registrations, after=registrations + 1,
+        epoch=counter.epoch,
+    )  # fmt: skip
 
 
 def prune(place: Place, name: str, seq: int) -> dict[str, Any]:
     """Return the write that removes a record if its number is still `seq`."""
-    return {
-        "TableName": place.table,
-        "Key": place.key,
-        "UpdateExpression": "SET #r = #r + :one REMOVE #w",
-        "ConditionExpression": "#w.#s = :seq",
-        "ExpressionAttributeNames": {"#w": items.WRITER + name, "#s": "seq", "#r": "rev"},
-        "ExpressionAttributeValues": {":one": {"N": "1"}, ":seq": {"N": str(seq)}},
-        "ReturnValues": "UPDATED_NEW",
-    }
+    names = {"#w": items.WRITER + name}
+    return update(place, "SET #r = #r + :one REMOVE #w", "#w.#q = :seq", names, seq=seq)
+
+
+# --- a change of epoch ----------------------------------------------------------------------------
+
+
+def head_moved(table: str) -> dict[str, Any]:
+    """Return the write that goes with every write of an entry: instances poll the revision."""
+    head = Place(table, {items.KEY: {"S": items.HEAD}}, "revision")
+    return {"Update": update(head, "SET #v = #v + :one", "attribute_exists(#v)")}
+
+
+def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, Any]:
+    """Return the write of the entry, for a transaction, if its `rev` is still that of `before`."""
+    # Entries are written since a time when they had no `rev`.
+    unwritten = "" if before.rev else " OR attribute_not_exists(#v)"
+    write = update(
+        Place(table, items.entry_key(after.name), "rev"),
+        "SET #e = :epoch, #a = :state, #c = :config, #v = :after",
+        f"attribute_exists(#k) AND (#v = :before{unwritten})",
+        epoch=after.epoch, state=after.state, config=msgspec.json.encode(after).decode(),
+        before=before.rev, after=after.rev,
+    )  # fmt: skip
+    return {"Update": write}
+
+
+def shard_state_in(item: Item, place: Place) -> ShardState:
+    """Return the state of a shard in its item."""
+    return ShardState(
+        items.string(item.get("epoch")),
+        items.number(item.get(place.value)),
+        items.number(item.get("mark")),
+    )
+
+
+def epoch_replaced(place: Place, found: str | None, epoch: str) -> dict[str, Any]:
+    """Return the write of another epoch, if the present one is `found`; None: not a text."""
+    condition = "#e = :found"
+    if found is None:
+        condition = "attribute_exists(#k) AND NOT attribute_type(#e, :text)"
+    # ADD creates a `rev` that is missing, but no item: the condition needs one.
+    change = "SET #e = :epoch ADD #r :one"
+    return update(place, change, condition, epoch=epoch, found=found or "", text="S")
+
+
+def created_closed(place: Place, seal: str) -> dict[str, Any]:
+    """Return the write of a missing shard: closed, with nothing reserved (I10)."""
+    change = "SET #v = :zero, #m = :zero, #r = :zero, #e = :seal"
+    names = {}
+    if place.barred is not None:
+        change += ", #b = :barred"
+        names["#b"] = place.barred
+    return update(place, change, "attribute_not_exists(#k)", names, seal=seal, barred=BARRED)
+
+
+def opened(place: Place, item: Item, seal: str, epoch: str) -> dict[str, Any]:
+    """Return the write that opens a shard at 0 and removes the other attributes of `item`.
+
+    These belonged to the epoch before. An item that was adopted also has foreign attributes, and
+    one that must stay: without it the old endpoint would begin anew.
+    """
+    kept = {*place.key, VALUE, "mark", "rev", "epoch"}
+    if place.barred is not None:
+        kept |= {name for name in item if not items.is_of_an_epoch(name)} | {place.barred}
+    gone = {f"#x{at}": name for at, name in enumerate(sorted(set(item) - kept))}
+    change = "SET #v = :zero, #m = :zero, #e = :epoch ADD #r :one"
+    if gone:
+        change += f" REMOVE {', '.join(gone)}"
+    return update(place, change, "#e = :seal", gone, epoch=epoch, seal=seal)
+
+
+def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, Any]]:
+    """Return the writes that open an adopted item, of which one applies.
+
+    Its old endpoint may move the value at any time. The value is raised if it is below `value`, and
+    else left alone.
+    """
+    return [
+        update(place, change, condition, epoch=epoch, seal=seal, value=value)
+        for change, condition in (
+            (
+                "SET #e = :epoch, #v = :value, #m = :value ADD #r :one REMOVE #l",
+                "#e = :seal AND #v < :value",
+            ),
+            ("SET #e = :epoch ADD #r :one REMOVE #l", "#e = :seal AND #v >= :value"),
+        )
+    ]
+
+
+def finished(
+    place: Place, counter: Counter, seal: str, epoch: str, first: int
+) -> list[dict[str, Any]]:
+    """Return the writes that end an adoption, of which one applies.
+
+    The old endpoint counts until the write that makes its value a text. The position is computed
+    from the value in the same write, so it includes the last id that the old endpoint took.
+    """
+    base = counter.base  # of its index is the value, and of the new epoch's the id
+    rest = "#e = :epoch, #v = :barred ADD #r :one REMOVE #l"
+    moved_back = (f"SET #n = :first, #m = :first, {rest}", "#e = :seal AND #v < :value")
+    # Every operand is the value as it was before the write.
+    counted = (f"SET #n = #v + :base, #m = #v + :base, {rest}", "#e = :seal AND #v >= :value")
+    return [
+        update(
+            place, change, condition, epoch=epoch, seal=seal, barred=BARRED, first=first,
+            base=base, value=max(0, first - base),
+        )
+        for change, condition in (moved_back, counted)
+    ]  # fmt: skip

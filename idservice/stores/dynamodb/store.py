@@ -14,8 +14,8 @@ from idservice.core.writer import Batch
 from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import adopt as adoption
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import epoch_changes, items, requests
 from idservice.stores.dynamodb import examine as examination
+from idservice.stores.dynamodb import items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.dynamodb.table import Table, TableIdentity
 from idservice.stores.findings import Clock, Finding
@@ -35,11 +35,6 @@ class DynamoStore:
         self._own = TableIdentity()
         # Of the tables that adopted items are in, by the identity that the entry names.
         self._adopted: dict[tuple[str, str], TableIdentity] = {}
-
-    @classmethod
-    def from_address(cls, address: str) -> Self:
-        """Return the store at `TABLE?region=…&endpoint=…`. Raises Usage."""
-        return cls(DynamoAddress.parse(address))
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -69,11 +64,8 @@ class DynamoStore:
 
     async def counter(self, name: str) -> Counter | None:
         counter = await self.entry(name)
-        if (
-            counter is not None
-            and counter.adopted_item is not None
-            and counter.adopted_item.table_id
-        ):
+        item = None if counter is None else counter.adopted_item
+        if counter is not None and item is not None and item.table_id:
             check, table = partial(self._recognise_adopted, counter), self._identity_of(counter)
             await (check() if table is self._own else table.recognise(check))
         return counter
@@ -146,7 +138,8 @@ class DynamoStore:
             counter = await adoption.take_over(self._client, counter, counter.adopted)
         entry = items.new_entry(self._name, counter)
         try:
-            await self._client.transact([entry, items.head_moved(self._name), *positions], action)
+            writes = [entry, requests.head_moved(self._name), *positions]
+            await self._client.transact(writes, action)
             return counter
         except CallRefused as refused:
             self._invalidate_missing(refused, self._name)
@@ -182,9 +175,9 @@ class DynamoStore:
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         action = f"changing counter {after.name}"
         await self._ensure_table(action)
-        entry = epoch_changes.entry_rewritten(self._name, before, after)
+        entry = requests.entry_rewritten(self._name, before, after)
         try:
-            await self._client.transact([entry, items.head_moved(self._name)], action)
+            await self._client.transact([entry, requests.head_moved(self._name)], action)
         except CallRefused as refused:
             self._invalidate_missing(refused, self._name)
             if refused.reasons[:1] == ("ConditionalCheckFailed",):
@@ -197,15 +190,15 @@ class DynamoStore:
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
-        return epoch_changes.shard_state_in(item, items.place_in(item, place, counter))
+        return requests.shard_state_in(item, items.place_in(item, place, counter))
 
     async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
         if found is not None:
-            write = epoch_changes.epoch_replaced(place, found.epoch, seal)
+            write = requests.epoch_replaced(place, found.epoch, seal)
         else:
             assert counter.adopted is None  # an adopted item is never created
-            write = epoch_changes.created_closed(place, seal)
+            write = requests.created_closed(place, seal)
         await self._write_if(write, f"sealing counter {counter.name}")
 
     async def open_shard(
@@ -214,15 +207,15 @@ class DynamoStore:
         action = f"opening an epoch of counter {counter.name}"
         place = items.place_of(counter, shard, self._name)
         if counter.adopted is not None:
-            for write in epoch_changes.reopened(place, seal, epoch, value):
+            for write in requests.reopened(place, seal, epoch, value):
                 await self._write_if(write, action)
             return
         item = await self._get(place.table, place.key, action) or {}
-        await self._write_if(epoch_changes.opened(place, item, seal, epoch), action)
+        await self._write_if(requests.opened(place, item, seal, epoch), action)
 
     async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
         place = items.place_of(counter, 0, self._name)
-        for write in epoch_changes.finished(place, counter, seal, epoch, first):
+        for write in requests.finished(place, counter, seal, epoch, first):
             await self._write_if(write, f"finishing the adoption of counter {counter.name}")
 
     async def _write_if(self, write: dict[str, Any], action: str) -> bool:
@@ -339,7 +332,7 @@ class DynamoStore:
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         place = items.place_of(counter, shard, self._name)
-        write = epoch_changes.epoch_replaced(place, found, epochs.gone_back(found))
+        write = requests.epoch_replaced(place, found, epochs.gone_back(found))
         await self._write_if(write, f"closing the position of counter {counter.name}")
 
     # --- requests --------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Any
 
 from idservice import errors
 from idservice.stores.dynamodb import client as dynamo
-from idservice.stores.dynamodb import description, items
+from idservice.stores.dynamodb import description, items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
+from idservice.stores.dynamodb.items import Place
 from idservice.stores.findings import FAULT, Finding, refusal
 from idservice.stores.records import Counter
 
@@ -106,19 +107,16 @@ class Table:
             await self._remember(table["TableId"], anew=True)
 
     async def _remember(self, table_id: str, *, anew: bool = False) -> None:
-        unless = "" if anew else " AND attribute_not_exists(#t)"
+        unless = "" if anew else " AND attribute_not_exists(#v)"
         await self._call(
             "UpdateItem",
             "recording the table's identity",
             expected=dynamo.CONDITION_FAILED,  # another instance recorded it first
-            TableName=self.name,
-            Key={items.KEY: {"S": items.IDENTITY}},
-            UpdateExpression="SET #t = :id",
-            ConditionExpression=f"attribute_exists(#k){unless}",
-            ExpressionAttributeNames={"#k": items.KEY, "#t": "table_id"},
-            ExpressionAttributeValues={":id": {"S": table_id}},
-            ReturnValues="UPDATED_NEW",
-        )
+            **requests.update(
+                Place(self.name, {items.KEY: {"S": items.IDENTITY}}, "table_id"),
+                "SET #v = :id", f"attribute_exists(#k){unless}", id=table_id,
+            ),
+        )  # fmt: skip
 
     # --- creation --------------------------------------------------------------------------------
 
