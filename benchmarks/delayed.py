@@ -12,7 +12,7 @@ from typing import TypeVar
 from unittest import mock
 
 from idservice.cli.main import main
-from idservice.stores.sqlite import store
+from idservice.stores.sqlite import store, transactions
 from idservice.stores.sqlite.connection import FileConnection
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class DelayedConnection(FileConnection):
         # In the store's own thread, as it would wait for a disk: the loop's timers are in whole
         # milliseconds and may end early, and another thread would cost two more switches.
         result = self._write(action, function, arguments)
-        if function is store._reserve:
+        if function is transactions.reserve:
             time.sleep(max(0.0, due - time.perf_counter()))
         return result
 

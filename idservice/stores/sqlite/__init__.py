@@ -1,8 +1,7 @@
 """SQLite as a store: one file on a disk of this machine.
 
-Theory of operation. `store` has the operations of `CatalogueStore`; each is a function that runs in
-one transaction on the writer thread of `connection`. `epoch_changes`, `give_back` and `writers` are
-parts of such transactions. `examine` has the checks that `verify` and `doctor` share.
+Theory of operation. `store` has the operations of `CatalogueStore`; each runs one of `transactions`
+on the writer thread of `connection`. `examine` has the checks that `verify` and `doctor` share.
 A transaction begins with BEGIN IMMEDIATE, so that no other process writes between its read and its
 write. A failure before COMMIT proves that nothing was applied; a failure of COMMIT itself is
 unknown, unless SQLite still has the transaction open and rolls it back. The rollback journal and

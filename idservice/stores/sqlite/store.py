@@ -1,17 +1,10 @@
-"""SQLite as a store: one file, one writer thread, every acknowledged write on the disk.
-
-Several processes may share a file. Tables are STRICT: elsewhere an integer that overflows becomes a
-float, and every next equal.
-"""
+"""The operations of an SQLite store. Several processes may share a file."""
 
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
-
-import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
@@ -19,32 +12,10 @@ from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, IDENTITY, Clock, Finding, refusal
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
 from idservice.stores.reservation import SentReservation
-from idservice.stores.sqlite import epoch_changes, examine, give_back, writers
+from idservice.stores.sqlite import examine, transactions
 from idservice.stores.sqlite.connection import PUT_BACK, FileConnection
 
 SCHEMA = 1
-TABLES = """
-CREATE TABLE identity (id TEXT NOT NULL, inode INTEGER NOT NULL, schema INTEGER NOT NULL) STRICT;
-CREATE TABLE catalogue (revision INTEGER NOT NULL) STRICT;
-CREATE TABLE entry (
-    name TEXT PRIMARY KEY, epoch TEXT NOT NULL, state TEXT NOT NULL, config TEXT NOT NULL
-) STRICT;
-CREATE TABLE position (
-    counter TEXT NOT NULL, shard INTEGER NOT NULL, next INTEGER NOT NULL, mark INTEGER NOT NULL,
-    rev INTEGER NOT NULL, epoch TEXT NOT NULL, PRIMARY KEY (counter, shard)
-) STRICT;
-"""  # and give_back.TABLE, which came later
-RESERVE = """
-UPDATE position SET next = next + :count, mark = next + :count, rev = rev + 1
-WHERE counter = :counter AND shard = :shard AND epoch = :epoch
-  AND next BETWEEN :seen AND :room AND next >= mark
-RETURNING next, rev
-"""
-TOUCH = "UPDATE position SET rev = rev + 1 WHERE counter = ? AND shard = ?"
-CLOSE_GONE_BACK = """
-UPDATE position SET epoch = ?, rev = rev + 1 WHERE counter = ? AND shard = ? AND epoch = ?
-"""
-POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
 
 
 class SQLiteStore:
@@ -83,40 +54,41 @@ class SQLiteStore:
     # --- the catalogue ---------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
-        return await self._connection.read(f"reading counter {name}", _entry, name)
+        return await self._connection.read(f"reading counter {name}", transactions.entry, name)
 
     async def entry(self, name: str) -> Counter | None:
         return await self.counter(name)
 
     async def counters(self) -> list[Counter]:
-        return await self._connection.read("reading the counters", _entries)
+        return await self._connection.read("reading the counters", transactions.entries)
 
     async def create(self, counter: Counter) -> Counter:
-        return await self._connection.write(f"creating counter {counter.name}", _create, counter)
+        action = f"creating counter {counter.name}"
+        return await self._connection.write(action, transactions.create, counter)
 
     async def revision(self) -> int:
-        return await self._connection.read("reading the catalogue", epoch_changes.revision)
+        return await self._connection.read("reading the catalogue", transactions.revision)
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         action = f"changing counter {before.name}"
-        return await self._connection.write(action, epoch_changes.rewrite, before, after)
+        return await self._connection.write(action, transactions.rewrite, before, after)
 
     async def with_table_identity(self, counter: Counter) -> Counter:
         return counter
 
     async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
         action = f"reading counter {counter.name}"
-        return await self._connection.read(action, epoch_changes.shard_state, counter, shard)
+        return await self._connection.read(action, transactions.shard_state, counter, shard)
 
     async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         action = f"changing counter {counter.name}"
-        await self._connection.write(action, epoch_changes.seal, counter, shard, found, seal)
+        await self._connection.write(action, transactions.seal, counter, shard, found, seal)
 
     async def open_shard(
         self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
     ) -> None:
         action = f"changing counter {counter.name}"
-        await self._connection.write(action, epoch_changes.open_shard, counter, shard, seal, epoch)
+        await self._connection.write(action, transactions.open_shard, counter, shard, seal, epoch)
 
     async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
         raise AssertionError("nothing is adopted here")
@@ -130,7 +102,7 @@ class SQLiteStore:
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         action = f"reading counter {counter.name}"
-        return await self._connection.read(action, _position, counter, shard)
+        return await self._connection.read(action, transactions.position, counter, shard)
 
     async def reserve(
         self,
@@ -146,19 +118,20 @@ class SQLiteStore:
         assert seen <= room
         assert batch is None or (batch.count, shard) == (count, 0)
         sent = SentReservation(self.address, counter, count, seen, room, batch)
-        return await self._connection.write(sent.action, _reserve, sent, shard)
+        return await self._connection.write(sent.action, transactions.reserve, sent, shard)
 
     async def writers(self, counter: Counter) -> Writers | None:
         action = f"reading the writers of counter {counter.name}"
-        return await self._connection.read(action, writers.found, counter)
+        return await self._connection.read(action, transactions.registered, counter)
 
     async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
         action = f"registering a writer of counter {counter.name}"
-        return await self._connection.write(action, writers.register, counter, name, registrations)
+        arguments = (counter, name, registrations)
+        return await self._connection.write(action, transactions.register, *arguments)
 
     async def prune(self, counter: Counter, name: str, seq: int) -> None:
         action = f"pruning a writer of counter {counter.name}"
-        await self._connection.write(action, writers.prune, counter, name, seq)
+        await self._connection.write(action, transactions.prune, counter, name, seq)
 
     async def give_back(
         self,
@@ -171,18 +144,18 @@ class SQLiteStore:
     ) -> bool:
         action = f"giving back ids of counter {counter.name}"
         return await self._connection.write(
-            action, give_back.give_back, counter, shard, found, next, returned
+            action, transactions.give_back, counter, shard, found, next, returned
         )
 
     async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
         action = f"claiming ids of counter {counter.name}"
-        return await self._connection.write(action, give_back.claim, counter, shard, rev)
+        return await self._connection.write(action, transactions.claim, counter, shard, rev)
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         await self._connection.write(
             f"closing the position of counter {counter.name}",
             sqlite3.Connection.execute,
-            CLOSE_GONE_BACK,
+            transactions.REPLACE_EPOCH,
             (epochs.gone_back(found), counter.name, shard, found),
         )
 
@@ -197,12 +170,12 @@ class SQLiteStore:
                     database.execute("ROLLBACK")
                     self._verify()
                     return False
-                for statement in (*TABLES.split(";"), give_back.TABLE):
+                for statement in (*transactions.TABLES.split(";"), transactions.RETURNED_TABLE):
                     database.execute(statement)
                 identity = (secrets.token_hex(16), self._connection.inode, SCHEMA)
                 database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
                 database.execute("INSERT INTO catalogue VALUES (0)")
-                _insert(database, first)
+                transactions.insert(database, first)
                 database.execute("COMMIT")
                 return True
             except BaseException:
@@ -220,7 +193,7 @@ class SQLiteStore:
             database = connection.connect()
             # An operator sets 0 to accept the file as it is.
             database.execute("UPDATE identity SET inode = ? WHERE inode = 0", (connection.inode,))
-            give_back.add_table(database)
+            transactions.add_returned_table(database)
         except (sqlite3.Error, OSError) as error:
             raise connection.unready(error) from error
 
@@ -259,75 +232,3 @@ class SQLiteStore:
 
 def _about_file(found: list[Finding]) -> bool:
     return any(finding.about == "file" for finding in found)
-
-
-# --- parts of a transaction -----------------------------------------------------------------------
-
-
-def _entry(database: sqlite3.Connection, name: str) -> Counter | None:
-    row = database.execute("SELECT config FROM entry WHERE name = ?", (name,)).fetchone()
-    return msgspec.json.decode(row[0], type=Counter) if row else None
-
-
-def _entries(database: sqlite3.Connection) -> list[Counter]:
-    rows = database.execute("SELECT config FROM entry ORDER BY name")
-    return [msgspec.json.decode(config, type=Counter) for (config,) in rows]
-
-
-def _position(database: sqlite3.Connection, counter: Counter, shard: int) -> Position | None:
-    row = database.execute(POSITION, (counter.name, shard)).fetchone()
-    if row is None:
-        return None
-    next, mark, rev, epoch = row
-    return Position(next, mark, rev, epoch, give_back.listed(database, counter, shard))
-
-
-def _create(database: sqlite3.Connection, counter: Counter) -> Counter:
-    found = _entry(database, counter.name)
-    if found is None:
-        _insert(database, counter)
-    return found or counter
-
-
-def _insert(database: sqlite3.Connection, counter: Counter) -> None:
-    assert counter.adopted is None
-    epoch_changes.move_revision(database)
-    database.execute(
-        "INSERT INTO entry VALUES (?, ?, ?, ?)",
-        (counter.name, counter.epoch, counter.state, msgspec.json.encode(counter).decode()),
-    )
-    first = counter.start - counter.base
-    for shard in range(counter.shards):
-        database.execute(
-            "INSERT INTO position VALUES (?, ?, ?, ?, 0, ?)",
-            (counter.name, shard, first, first, counter.initial_epoch),
-        )
-
-
-def _reserve(database: sqlite3.Connection, sent: SentReservation, shard: int) -> Grant:
-    counter, batch = sent.counter, sent.batch
-    record = writers.record(database, counter, batch) if batch else None
-    row = None
-    if batch is None or (record is not None and record.seq == batch.seq - 1):
-        row = database.execute(
-            RESERVE,
-            {
-                "count": sent.count,
-                "counter": counter.name,
-                "shard": shard,
-                "epoch": counter.epoch,
-                "seen": sent.seen,
-                "room": sent.room,
-            },
-        ).fetchone()
-    if row is None:
-        grant = sent.interpret_failure(_position(database, counter, shard), record)
-        # What an earlier copy committed may not have reached the disk, if that is why it is sent
-        # again: a commit that is synced is the proof for all before it.
-        database.execute(TOUCH, (counter.name, shard))
-        return replace(grant, rev=grant.rev + 1)
-    stop, rev = row
-    if batch is not None:
-        writers.keep(database, counter, batch, stop)
-    returned = give_back.listed(database, counter, shard)
-    return Grant(range(stop - sent.count, stop), rev, returned)
