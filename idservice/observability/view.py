@@ -22,12 +22,9 @@ class ServiceView(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """Return everything that is counted."""
-        ...
 
     async def readiness(self) -> Readiness:
         """Return if the next id can be served."""
-        ...
 
     async def reading(self, counter: str) -> CounterSample | None:
         """Return the sample of a counter; None if it is not in use."""
-        ...

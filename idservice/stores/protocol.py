@@ -33,7 +33,6 @@ class IdStore(Protocol):
         Raises StoreReplaced, or StoreUnready (missing, denied, not initialised, not reachable), in
         which `waiting_helps` says whether to try again.
         """
-        ...
 
     async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
         """Judge the file, table or service itself. Changes nothing, and raises nothing.
@@ -41,22 +40,18 @@ class IdStore(Protocol):
         A question without an answer is a finding. Every check of `verify` is among them. Without
         `thorough` it is quick, and asks nothing that serving needs no permission for.
         """
-        ...
 
     async def counter(self, name: str) -> Counter | None:
         """Return the entry of a counter that is to be used, read consistently; None: there is none.
 
         Raises NotApplied also if the item that it was adopted from is in another table now.
         """
-        ...
 
     async def entry(self, name: str) -> Counter | None:
         """Return the entry as it is written, read consistently; to be shown or changed."""
-        ...
 
     async def counters(self) -> list[Counter]:
         """Return every entry, by name."""
-        ...
 
     async def create(self, counter: Counter) -> Counter:
         """Create a counter with its position, in one step that happens whole or not at all.
@@ -65,14 +60,12 @@ class IdStore(Protocol):
         the epochs. May be repeated with the same `counter`: its random epoch tells its own work
         from another's.
         """
-        ...
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         """Return a shard's position, read consistently; None: it is missing.
 
         It is shown to operators: no id is ever derived from it (I4). Raises PositionIllFormed.
         """
-        ...
 
     async def reserve(
         self,
@@ -101,7 +94,6 @@ class IdStore(Protocol):
         answers with the ids of the batch. Raises, read after all of the above, OutOfTurn: it is not
         applied and never will be. BatchBurnt, before any of them: it was, in an epoch that is over.
         """
-        ...
 
 
 class CatalogueStore(IdStore, Protocol):
@@ -113,24 +105,20 @@ class CatalogueStore(IdStore, Protocol):
         False, with nothing changed, if the store is initialised already. May be repeated after any
         failure. Raises StoreUnready.
         """
-        ...
 
     async def accept_identity(self) -> None:
         """Record the identity that the store has now: the last step of fencing every counter.
 
         May be repeated. Raises StoreUnready.
         """
-        ...
 
     async def examine_item(self, counter: Counter) -> list[Finding]:
         """Judge the table that an adopted counter's item is in, as `examine`; else nothing."""
-        ...
 
     # --- the catalogue, and changes of it --------------------------------------------------------
 
     async def revision(self) -> int:
         """Return the catalogue's revision, read consistently; every write of an entry moves it."""
-        ...
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         """Write an entry, and move the catalogue's revision with it, in one step.
@@ -138,18 +126,15 @@ class CatalogueStore(IdStore, Protocol):
         Conditional on the entry still having the `rev` of `before`; False if it has another.
         `after.rev` is one more, so a copy that arrives late does nothing. May be repeated.
         """
-        ...
 
     async def with_table_identity(self, counter: Counter) -> Counter:
         """Return the entry with the identity that the table of its item has now. Writes nothing.
 
         Raises NotApplied.
         """
-        ...
 
     async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
         """Return a shard as it is written, read consistently; None: it is missing."""
-        ...
 
     async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         """Replace the epoch on a shard, so that no instance is granted ids there.
@@ -158,7 +143,6 @@ class CatalogueStore(IdStore, Protocol):
         reserved, conditional on being missing still. Silent if the condition fails: the caller
         looks again. May be repeated, and a late copy does nothing once the epoch is another.
         """
-        ...
 
     async def open_shard(
         self, counter: Counter, shard: int, seal: str, epoch: str, *, value: int
@@ -169,7 +153,6 @@ class CatalogueStore(IdStore, Protocol):
         Conditional on `seal` still being there, and silent if it is not. May be repeated, and a
         late copy does nothing: a seal never returns.
         """
-        ...
 
     async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
         """Begin an epoch on the sealed item of an adopted counter; its old endpoint counts no more.
@@ -179,7 +162,6 @@ class CatalogueStore(IdStore, Protocol):
         which nothing can be added. Conditional on `seal` still being there, and silent if it is
         not. May be repeated; a late copy does nothing.
         """
-        ...
 
     async def locate(
         self, table: str, key: Mapping[str, str], attribute: str, returns: str
@@ -189,13 +171,11 @@ class CatalogueStore(IdStore, Protocol):
         `key` holds every key attribute of `table` and its value. Raises Usage if it cannot be
         adopted, NotApplied if that could not be found out.
         """
-        ...
 
     # --- positions -------------------------------------------------------------------------------
 
     async def writers(self, counter: Counter) -> Writers | None:
         """Return the registered writers, read consistently; None: the position is missing."""
-        ...
 
     async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
         """Register a writer under a name that was never used, with number 0.
@@ -204,14 +184,12 @@ class CatalogueStore(IdStore, Protocol):
         by one, so a copy that arrives late does nothing. False if the condition failed: the caller
         reads again, as after an unknown outcome.
         """
-        ...
 
     async def prune(self, counter: Counter, name: str, seq: int) -> None:
         """Remove the record of a writer if its number is still `seq`; silent if it is not.
 
         May be repeated.
         """
-        ...
 
     async def give_back(
         self,
@@ -229,7 +207,6 @@ class CatalogueStore(IdStore, Protocol):
         `found`, which was just read. False, with nothing changed, if they do not hold; a late copy
         does nothing, because `rev` never returns. Never to be sent again, whatever the answer (I5).
         """
-        ...
 
     async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
         """Take all ranges that were given back, in one conditional write.
@@ -237,14 +214,12 @@ class CatalogueStore(IdStore, Protocol):
         Conditions: the position's epoch is the counter's, and its `rev` is this one. None are taken
         if they do not hold; after OutcomeUnknown they are burnt, as with `reserve`.
         """
-        ...
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:
         """Replace the epoch `found` on a position that went back by one that grants nothing.
 
         Conditional on `found` still being there, so it may be repeated; silent if it is not.
         """
-        ...
 
 
 def has_catalogue(store: IdStore) -> TypeGuard[CatalogueStore]:

@@ -10,25 +10,15 @@ from idservice.core.limits import ID_MAX, NAME, NUMBER_MAX
 
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX
-
-
 # A counter is created in one transaction, which on DynamoDB holds 100 writes: its entry, the
 # catalogue's revision and its shards. So many shards take more writes than a table does by default.
 SHARDS_MAX = 64
-
-
 DEFAULT_COUNTER = "default"
-
-
 VALUE = "next"  # the name of the first free index, wherever it is written
 
-
-FINISH = "finish"  # the kind of a change that ends an adoption
-
-
+# Kinds of change.
+FINISH = "finish"  # ends an adoption
 MOVE, ARRIVE = "move", "arrive"  # the two changes that take a counter from one store to another
-
-
 # States of a counter.
 ACTIVE, SUSPENDED, DELETED, MOVED = "active", "suspended", "deleted", "moved"
 
