@@ -1,18 +1,24 @@
 """Lists, shows, creates and changes counters on behalf of one instance."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from random import Random
 
 from idservice import errors
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import Change
 from idservice.catalogue.counters import ensure, positions_of, shown
-from idservice.catalogue.runner import ChangeRunner
+from idservice.core.timeouts import stale_after
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import DELETED, Counter, Position, check_name
 
+log = logging.getLogger("idservice.change")
+
 CREATE_MAX_S = 5.0
+
+Done = tuple[Counter, Counter]
 
 
 class Catalogue:
@@ -42,11 +48,11 @@ class Catalogue:
         self._health = health
         self._check_open = check_open
         self._on_change = on_change
-        self._runner: ChangeRunner | None = None
+        self._spawn = spawn
+        self._finishing: set[str] = set()
+        self._changer: EpochChanger | None = None
         if has_catalogue(store):
-            self._runner = ChangeRunner(
-                store, runway_s=runway_s, random=random, spawn=spawn, on_change=on_change
-            )
+            self._changer = EpochChanger(store, random=random, stale_s=stale_after(runway_s))
 
     async def counters(self) -> list[Counter]:
         """Return every counter in the store, by name. Raises StoreError."""
@@ -87,18 +93,56 @@ class Catalogue:
         self._on_change(counter)  # it may be in use, and have been deleted
         return counter, created
 
-    async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
+    async def change(self, name: str, wanted: Change) -> Done:
         """Return the entry of a counter before and after a change.
 
-        Raises as `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
+        The change goes on if the caller does not wait for it. Raises as
+        `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
         """
         check_name(name)
         self._check_open()
-        if self._runner is None:
+        if self._changer is None:
             raise errors.ChangedElsewhere(store=self.store.address)
-        return await self._runner.change(name, wanted)
+        changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        changing.add_done_callback(_retrieve)
+        self._spawn(self._change(self._changer, name, wanted, changing))
+        return await asyncio.shield(changing)
+
+    async def _change(
+        self, changer: EpochChanger, name: str, wanted: Change, changing: asyncio.Future[Done]
+    ) -> None:
+        try:
+            before, after = await changer.change(name, wanted)
+            self._on_change(after)
+            changing.set_result((before, after))
+        except asyncio.CancelledError:
+            changing.set_exception(errors.Stopped())
+            raise
+        except Exception as error:
+            changing.set_exception(error)
 
     def finish(self, name: str) -> None:
-        """Finish a change that stands still, as `ChangeRunner.finish`."""
-        assert self._runner is not None, "changes are seen in a catalogue only"
-        self._runner.finish(name)
+        """Finish a change that stands still, unless this instance does so already."""
+        assert self._changer is not None, "changes are seen in a catalogue only"
+        if name not in self._finishing:
+            self._finishing.add(name)
+            self._spawn(self._finish(self._changer, name))
+
+    async def _finish(self, changer: EpochChanger, name: str) -> None:
+        try:
+            after = await changer.carry_out(name)
+            about = {"action": "change_finished"}
+            log.warning("finished a change of counter %s that stood still", name, extra=about)
+            self._on_change(after)
+        except errors.IdserviceError as error:
+            about = {"action": "change_stuck"}
+            log.error("a change of counter %s is not finished: %s", name, error, extra=about)
+        except Exception:  # a bug of ours or of a library
+            log.exception("finishing a change failed", extra={"action": "change_bug"})
+        finally:
+            self._finishing.discard(name)
+
+
+def _retrieve(changing: asyncio.Future[Done]) -> None:
+    if not changing.cancelled():
+        changing.exception()  # the caller may have left: not an error that was never retrieved

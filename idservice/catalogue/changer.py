@@ -1,10 +1,10 @@
 """Carries out changes of epoch, step by step.
 
-Theory of operation. The state of a change is in the store: in the entry and on the shards. NEXT is
-the order of the states, and each step leads to one. Every step is conditional and may be repeated
-by any instance or operator at any time: a step that was taken before, by an operator that died or
-by a late copy of a request, is found done. So each look at an entry begins at INTENT and passes the
-steps that are done. A step that another writer was ahead of ends the look, and the next one begins.
+Theory of operation. The state of a change is in the store: in the entry and on the shards. Each
+step leads to the next state. Every step is conditional and may be repeated by any instance or
+operator at any time: a step that was taken before, by an operator that died or by a late copy of a
+request, is found done. So each look at an entry begins at INTENT and passes the steps that are
+done. A step that another writer was ahead of ends the look, and the next one begins.
 
 | state | the store | left by |
 |---|---|---|
@@ -52,14 +52,6 @@ class ChangeState(Enum):
     DONE = "done"
 
 
-NEXT = {
-    ChangeState.INTENT: ChangeState.SEALED,
-    ChangeState.SEALED: ChangeState.BASED,
-    ChangeState.BASED: ChangeState.OPEN,
-    ChangeState.OPEN: ChangeState.DONE,
-}
-
-
 @dataclass(slots=True)
 class _Work:
     """A change under way, as one look found it; `past` is the number an operator vouches for."""
@@ -72,10 +64,6 @@ class _Work:
     def intent(self) -> Intent:
         assert self.entry.intent is not None
         return self.entry.intent
-
-    @property
-    def seal(self) -> str:
-        return epochs.sealed(self.intent.epoch)
 
 
 class EpochChanger:
@@ -90,11 +78,12 @@ class EpochChanger:
         self._random = random
         self._stale_s = stale_s
         self._sealed_at: dict[str, float] = {}  # by epoch: when all shards were seen to be sealed
+        # By the state that is left, in the order of the states.
         self._steps: dict[ChangeState, Callable[[_Work], Coroutine[object, object, bool]]] = {
-            ChangeState.SEALED: self._seal_shards,
-            ChangeState.BASED: self._write_base,
-            ChangeState.OPEN: self._open_shards,
-            ChangeState.DONE: self._conclude,
+            ChangeState.INTENT: self._seal_shards,
+            ChangeState.SEALED: self._write_base,
+            ChangeState.BASED: self._open_shards,
+            ChangeState.OPEN: self._conclude,
         }
 
     async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
@@ -125,19 +114,9 @@ class EpochChanger:
         shard is lost. Raises UnknownCounter.
         """
         while True:
-            done = await self._patiently(partial(self._take_round, name, past))
-            if done is not None:
-                return done
-
-    async def _take_round(self, name: str, past: int | None) -> Counter | None:
-        """Return the entry if no change is under way, or take its steps and return None."""
-        entry = await self._entry(name)
-        if entry is None:
-            raise errors.UnknownCounter(name=name)
-        if entry.intent is None:
-            return entry
-        await self._take_steps(entry, past)
-        return None
+            entry = await self._patiently(partial(self._take_steps, name, past))
+            if entry.intent is None:
+                return entry
 
     # --- the steps -------------------------------------------------------------------------------
 
@@ -187,25 +166,30 @@ class EpochChanger:
                 " instance finishes it, and so does the same command",
             ) from error
 
-    async def _take_steps(self, entry: Counter, past: int | None) -> None:
-        """Take the change from its first state to the last, unless another writer is ahead."""
-        work = _Work(entry, past)
-        state = ChangeState.INTENT
-        while state is not ChangeState.DONE:
-            state = NEXT[state]
-            if not await self._steps[state](work):
-                return
+    async def _take_steps(self, name: str, past: int | None) -> Counter:
+        """Take the change under way, if any, from its first state to the last.
 
-    async def _seal_shards(self, work: "_Work") -> bool:
+        Return the entry as it was found. Another writer that is ahead ends the look early.
+        """
+        entry = await self._entry(name)
+        if entry is None:
+            raise errors.UnknownCounter(name=name)
+        if entry.intent is not None:
+            work = _Work(entry, past)
+            for step in self._steps.values():
+                if not await step(work):
+                    break
+        return entry
+
+    async def _seal_shards(self, work: _Work) -> bool:
         intent = work.intent
         vouched = work.past is not None or (intent.kind == "fence" and not intent.ahead)
-        work.found = await for_each(
-            rules.to_seal(work.entry), partial(self._seal, work.entry, work.seal, vouched=vouched)
-        )
+        seal = partial(self._seal, work.entry, intent, vouched=vouched)
+        work.found = await for_each(rules.to_seal(work.entry), seal)
         self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
         return True
 
-    async def _write_base(self, work: "_Work") -> bool:
+    async def _write_base(self, work: _Work) -> bool:
         entry, intent = work.entry, work.intent
         if intent.base is not None:
             return True
@@ -215,15 +199,15 @@ class EpochChanger:
         work.entry = rules.based(entry, work.found[: entry.shards], work.past)
         return await self._call(self._store.rewrite(entry, work.entry))
 
-    async def _open_shards(self, work: "_Work") -> bool:
+    async def _open_shards(self, work: _Work) -> bool:
         intent = work.intent
         if intent.lower:
             await self._outlast_the_stale(work.entry, intent.epoch)
         if intent.opens:
-            await for_each(range(intent.shards), partial(self._open, work.entry, intent, work.seal))
+            await for_each(range(intent.shards), partial(self._open, work.entry, intent))
         return True
 
-    async def _conclude(self, work: "_Work") -> bool:
+    async def _conclude(self, work: _Work) -> bool:
         entry, intent = work.entry, work.intent
         after = rules.done(entry)
         if intent.kind == "fence":
@@ -238,23 +222,23 @@ class EpochChanger:
         )  # fmt: skip
         return True
 
-    async def _seal(self, entry: Counter, seal: str, shard: int, *, vouched: bool) -> ShardState:
+    async def _seal(
+        self, entry: Counter, intent: Intent, shard: int, *, vouched: bool
+    ) -> ShardState:
         """Seal a shard, so that no writer is granted ids there; return it as it is then."""
-        intent = entry.intent
-        assert intent is not None
+        seal, ordinal = epochs.sealed(intent.epoch), epochs.ordinal_of(intent.epoch)
         for _ in range(2):
             stand = await self._stand(entry, shard, vouched=vouched)
             if stand is not None and stand.epoch in (seal, intent.epoch):
                 return stand
-            if stand is not None and epochs.ordinal_on(stand.epoch) >= epochs.ordinal_of(
-                intent.epoch
-            ):
+            if stand is not None and epochs.ordinal_on(stand.epoch) >= ordinal:
                 break
             await self._call(self._store.seal(entry, shard, stand, seal))
         raise self._unexpected(entry, shard, stand.epoch if stand else None)
 
-    async def _open(self, entry: Counter, intent: Intent, seal: str, shard: int) -> None:
+    async def _open(self, entry: Counter, intent: Intent, shard: int) -> None:
         assert intent.base is not None
+        seal = epochs.sealed(intent.epoch)
         if intent.ends_adoption:
             opening = self._store.finish_adoption(entry, seal, intent.epoch, first=intent.base)
         else:
@@ -280,10 +264,9 @@ class EpochChanger:
         return await self._patiently(partial(self._stand, entry, shard, vouched=vouched))
 
     async def _stand(self, entry: Counter, shard: int, *, vouched: bool) -> ShardState | None:
-        """Return a shard.
+        """Return a shard. Raises PositionMissing or PositionIllFormed if it cannot be read.
 
-        It must be readable, unless an operator vouches for the ids that it granted, or it is new.
-        Raises PositionMissing, PositionIllFormed.
+        It need not be readable if an operator vouches for the ids that it granted, or if it is new.
         """
         stand = await self._call(self._store.shard_state(entry, shard))
         vouched = vouched and entry.adopted is None  # an adopted item is never created

@@ -5,7 +5,7 @@ To add a check of counters, add a function to CHECKS. The checks of a store itse
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from idservice import errors
@@ -14,18 +14,13 @@ from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
 from idservice.stores.at_once import for_each
 from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
 from idservice.stores.protocol import IdStore, has_catalogue
-from idservice.stores.records import (
-    ACTIVE,
-    DEFAULT_COUNTER,
-    DELETED,
-    MOVED,
-    Counter,
-    ShardState,
-)
+from idservice.stores.records import ACTIVE, DEFAULT_COUNTER, DELETED, MOVED, Counter, ShardState
 
 LOOKS_MAX = 3  # at a counter that is changed each time
 WHOLE = ("reach", "file", "table", "key", "central")  # a fault of these hides all counters
 LEFT_MIN = 20  # one id in 20 is to be left below a limit
+
+Found = Sequence[ShardState | None]
 
 
 async def examine(store: IdStore, clock: Clock) -> list[Finding]:
@@ -80,10 +75,8 @@ async def _counter(store: IdStore, entry: Counter) -> list[Finding]:
 async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
     again = f" --store {shlex.quote(store.address)}"
     if not has_catalogue(store):  # another service keeps the counters, and shows them
-        position = await store.position(entry)
-        if position is None:
-            return judge(entry, [None], again)
-        return judge(entry, [ShardState(position.epoch, position.next, position.mark)], again)
+        at = await store.position(entry)
+        return judge(entry, [ShardState(at.epoch, at.next, at.mark) if at else None], again)
     found: list[Finding] = []
     for _ in range(LOOKS_MAX):
         stands = [await store.shard_state(entry, shard) for shard in range(entry.shards)]
@@ -95,49 +88,41 @@ async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
     return found
 
 
-def judge(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+def judge(entry: Counter, found: Found, again: str) -> list[Finding]:
     """Return the findings about one counter; `again` is how commands name the store."""
-    findings: list[Finding] = []
-    for check in CHECKS:
-        findings += check(entry, found, again)
-    return findings or _limit(entry, found)
+    findings = [finding for check in CHECKS for finding in check(entry, found, again)]
+    return findings or list(_limit(entry, found))
 
 
-def _unfinished(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+def _unfinished(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
     """Find a change that is begun and not done."""
     intent = entry.intent
-    if intent is None:
-        return []
-    return [
-        Finding(
+    if intent is not None:
+        yield Finding(
             WARNING, "change", f"counter {entry.name}: {intent.kind} is begun and not done"
             f" (by {intent.by or 'an operator'})",
             "no ids are handed out meanwhile; an instance that serves the counter finishes it"
             " within seconds, and so does the same command",
             f"idservice {command(entry.name, intent)}{again}",
-        )
-    ]  # fmt: skip
+        )  # fmt: skip
 
 
-def _moved(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+def _moved(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
     """Find a counter that left this store, and is not known to have arrived."""
     move = entry.move  # unknown to another service
-    if entry.intent is not None or entry.state != MOVED or move is None or move.arrived:
-        return []
-    return [
-        Finding(
+    if entry.intent is None and entry.state == MOVED and move is not None and not move.arrived:
+        yield Finding(
             WARNING, "move", f"counter {entry.name} is being moved to {move.to}",
             "it left this store, and is not known to have arrived: until then its ids are not"
             " handed out",
             f"idservice move {entry.name} --to {shlex.quote(move.to)}{again}",
-        )
-    ]  # fmt: skip
+        )  # fmt: skip
 
 
-def _shards(entry: Counter, found: Sequence[ShardState | None], again: str) -> list[Finding]:
+def _shards(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
     """Find the shards whose position does not agree with the entry or with its mark."""
     findings = (_shard(entry, shard, each, again) for shard, each in enumerate(found))
-    return [finding for finding in findings if finding is not None]
+    return (finding for finding in findings if finding is not None)
 
 
 # The checks of a counter, in this order. Its limit is checked if there is nothing else to find.
@@ -172,22 +157,17 @@ def _shard(entry: Counter, shard: int, stand: ShardState | None, again: str) -> 
     return Finding(FAULT, "position", carries, f"{why}, and no ids are granted on it", past)
 
 
-def _limit(entry: Counter, found: Sequence[ShardState | None]) -> list[Finding]:
+def _limit(entry: Counter, found: Found) -> Iterator[Finding]:
     """Find a counter in use with few ids left below its limit."""
-    if entry.state != ACTIVE:
-        return []
     left = sum(
         max(0, entry.layout(shard).end - (stand.next or 0))
         for shard, stand in enumerate(found)
         if stand is not None
     )
-    if left * LEFT_MIN > entry.limit - entry.start + 1:
-        return []
-    what = f"{left} ids are left below its limit {entry.limit}" if left else "its limit is reached"
-    return [
-        Finding(
-            WARNING, "limit", f"counter {entry.name}: {what}",
+    if entry.state == ACTIVE and left * LEFT_MIN <= entry.limit - entry.start + 1:
+        what = f"{left} ids are left below its limit {entry.limit}"
+        yield Finding(
+            WARNING, "limit", f"counter {entry.name}: {what if left else 'its limit is reached'}",
             "beyond it every request is answered with 410; raise it, up to 2^53 - 1",
             f"curl -X PATCH http://127.0.0.1:8080/v1/counters/{entry.name} -d '{{\"limit\": N}}'",
-        )
-    ]  # fmt: skip
+        )  # fmt: skip

@@ -17,8 +17,7 @@ import msgspec
 from idservice import errors
 from idservice.allocation import direct
 from idservice.catalogue import doctor as catalogue_doctor
-from idservice.catalogue.counters import ensure, new_counter, positions_of, shown
-from idservice.catalogue.describe import described
+from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
 from idservice.cli import service_commands
 from idservice.server import settings
 from idservice.stores import initialise, open_store

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from idservice.catalogue.describe import as_strings, number
+from idservice.catalogue.counters import as_strings, number
 from idservice.stores.records import Counter
 from idservice.web.request import IdRequest
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId

@@ -13,7 +13,7 @@ from idservice.allocation.context import Limits
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.catalogue.changes import Configure
-from idservice.catalogue.describe import described
+from idservice.catalogue.counters import described
 from idservice.stores.records import Counter, Grant
 from tests.allocation.test_local_counter import store_of
 from tests.simulation.loop import elapse, run

@@ -1,16 +1,21 @@
 """The control plane of one instance: counters are listed, shown and created."""
 
+from collections.abc import Coroutine
 from random import Random
 
 import msgspec
 import pytest
 
 from idservice import errors
+from idservice.catalogue.catalogue import Catalogue
+from idservice.catalogue.changes import SetNext
 from idservice.catalogue.counters import ensure, new_counter
+from idservice.catalogue.rules import begun
+from idservice.observability.store_health import StoreHealth
 from idservice.stores.records import Adopted, Counter
 from tests.simulation.loop import run
 from tests.simulation.serving import controlled, table
-from tests.simulation.store import Faults
+from tests.simulation.store import Faults, SimStore, Table
 
 
 def test_looking_at_counters_consumes_nothing() -> None:
@@ -78,3 +83,43 @@ async def test_a_repeated_create_that_is_refused_says_nothing_of_the_first() -> 
 
     with pytest.raises(errors.OutcomeUnknown):
         await ensure(LosesThenRefuses(), new_counter("a", Random(1)), runway=30.0, random=Random(1))  # type: ignore[arg-type]
+
+
+async def finish(data: Table, caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return what an instance logs that finds a change which an operator began and left."""
+    entry = data.entries["orders"]
+    data.rewrite(entry, begun(entry, SetNext(next=500), [], Random(3)))
+    tasks: list[Coroutine[object, object, None]] = []
+    catalogue = Catalogue(
+        SimStore(Random(1), data), runway_s=30.0, read_s=5.0, random=Random(2),
+        health=StoreHealth(), spawn=tasks.append, check_open=lambda: None,
+        on_change=lambda entry: None,
+    )  # fmt: skip
+    catalogue.finish("orders")
+    catalogue.finish("orders")
+    [task] = tasks
+    await task
+    return [(getattr(one, "action", ""), one.getMessage()) for one in caplog.records]
+
+
+def test_a_change_that_cannot_be_finished_names_its_counter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        data = table()
+        del data.positions["orders", 0]
+        [(action, message)] = await finish(data, caplog)
+        assert action == "change_stuck"
+        assert message.startswith("a change of counter orders is not finished: ")
+
+    run(main())
+
+
+def test_a_change_is_called_finished_once_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        data = table()
+        said = await finish(data, caplog)
+        assert data.entries["orders"].intent is None
+        assert said == [("change_finished", "finished a change of counter orders that stood still")]
+
+    run(main())

@@ -3,8 +3,7 @@
 import json
 from random import Random
 
-from idservice.catalogue.counters import new_counter
-from idservice.catalogue.describe import described
+from idservice.catalogue.counters import described, new_counter
 from idservice.stores.records import Position
 from tests.web.conftest import Serve, Serving
 from tests.web.test_contract import JSON, assert_problem
