@@ -131,12 +131,16 @@ class Catalogue:
     async def _finish(self, changer: EpochChanger, name: str) -> None:
         try:
             after = await changer.carry_out(name)
-            about = {"action": "change_finished"}
-            log.warning("finished a change of counter %s that stood still", name, extra=about)
+            log.warning(
+                "finished a change of counter %s that stood still", name,
+                extra={"action": "change_finished"},
+            )  # fmt: skip
             self._on_change(after)
         except errors.IdserviceError as error:
-            about = {"action": "change_stuck"}
-            log.error("a change of counter %s is not finished: %s", name, error, extra=about)
+            log.error(
+                "a change of counter %s is not finished: %s", name, error,
+                extra={"action": "change_stuck"},
+            )  # fmt: skip
         except Exception:  # a bug of ours or of a library
             log.exception("finishing a change failed", extra={"action": "change_bug"})
         finally:

@@ -14,13 +14,12 @@ SPARK = "▁▂▃▄▅▆▇█"
 
 
 def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
-    """Return the figures of one counter of a status, in the order in which they are shown. `now` is
-    the `time` of the status."""
-    strict = counter["mode"] == "strict"
+    """Return the figures of one counter as they are shown; `now` is the `time` of the status."""
+    strict, shards = counter["mode"] == "strict", counter["shards"]
     return {
         "state": counter["state"],
         "epoch": str(counter["epoch"] or NONE),
-        "mode": mode(counter),
+        "mode": f"{counter['mode']}, {shards} shards" if shards > 1 else counter["mode"],
         "memory": NONE if strict else whole(counter["ids_in_memory"]),
         "rate": rate(counter["ids_per_second"]),
         "runway": NONE if strict else runway(counter),
@@ -29,12 +28,6 @@ def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
         "used": share(counter["limit_used"]),
         "ends": ends(counter["runs_out_seconds"], now),
     }
-
-
-def mode(counter: Mapping[str, Any]) -> str:
-    """Return the mode in which ids are handed out."""
-    shards = counter["shards"]
-    return f"{counter['mode']}, {shards} shards" if shards > 1 else str(counter["mode"])
 
 
 def whole(number: int) -> str:
@@ -109,8 +102,7 @@ def share(used: float | None) -> str:
 
 
 def ends(seconds: float | None, now: float) -> str:
-    """Return the moment at which a limit is reached: a date (UTC), a time if it is soon, or a word
-    if it is far away."""
+    """Return the moment at which a limit is reached: a date (UTC), or a time if it is soon."""
     if seconds is None:
         return NONE
     if seconds >= CENTURY_S:
@@ -121,8 +113,7 @@ def ends(seconds: float | None, now: float) -> str:
 
 
 def spark(values: Sequence[float | None], full: float) -> str:
-    """Return a line of blocks, of which the highest is `full`. A value that is not known is a
-    blank."""
+    """Return a line of blocks, of which the highest is `full`; blank if a value is not known."""
     steps = len(SPARK) - 1
     return "".join(
         " " if value is None else SPARK[min(steps, int(value / full * steps + 0.5))]

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import isfinite
 
 from aiohttp import web
@@ -30,7 +31,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from idservice import __version__, errors
-from idservice.observability.readings import CounterSample, Snapshot, capped
+from idservice.observability.metrics import COUNTER_METRICS, CounterMetric
+from idservice.observability.readings import LATENCY_BUCKETS_S, CounterSample, Snapshot, capped
 
 PROTOCOL = "http/protobuf"
 ALLOWED = {  # values that are supported; another one would be ignored silently
@@ -45,7 +47,17 @@ SNAPSHOT_S = 5.0  # for the loop to give a thread a snapshot
 FRESH_S = 0.2  # all instruments of one collection share a snapshot
 # A client can send any other word, and each would be a separate series.
 METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
-DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+RUNWAY = "runway_seconds"  # not sent for a counter that nobody uses
+INSTRUMENTS = {  # name and unit, by the name that a metric has for Prometheus
+    "ids_issued": ("idservice.ids.issued", "{id}"),
+    "ids_reserved": ("idservice.ids.reserved", "{id}"),
+    "waits": ("idservice.waits", "{request}"),
+    "gap_ids": ("idservice.gaps", "{id}"),
+    "refusals": ("idservice.refusals", "{request}"),
+    "reservations": ("idservice.reservations", "{call}"),
+    "ids_in_memory": ("idservice.ids.in_memory", "{id}"),
+    RUNWAY: ("idservice.runway", "s"),
+}
 
 Read = Callable[[], Coroutine[object, object, Snapshot]]
 
@@ -109,7 +121,7 @@ def _middleware(tracers: TracerProvider, meters: MeterProvider) -> Middleware:
         "http.server.request.duration",
         "s",
         "Seconds that requests took.",
-        explicit_bucket_boundaries_advisory=DURATIONS_S,
+        explicit_bucket_boundaries_advisory=LATENCY_BUCKETS_S,
     )
 
     @web.middleware
@@ -177,42 +189,27 @@ class _Counted:
 
 def _observe(meters: MeterProvider, counted: _Counted) -> None:
     meter = meters.get_meter("idservice", __version__)
-
-    def of_each(
-        value: Callable[[CounterSample], float | None],
-    ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            for one in counted.readings:
-                if (seen := value(one)) is not None:
-                    yield Observation(seen, {"counter": one.counter})
-
-        return [observe]
-
-    def by(
-        label: str, values: Callable[[CounterSample], dict[str, int]]
-    ) -> list[Callable[[CallbackOptions], Iterable[Observation]]]:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            for one in counted.readings:
-                for key, value in values(one).items():
-                    yield Observation(value, {"counter": one.counter, label: key})
-
-        return [observe]
+    count, gauge = meter.create_observable_counter, meter.create_observable_gauge
+    for metric in COUNTER_METRICS:
+        if metric.name in INSTRUMENTS:
+            name, unit = INSTRUMENTS[metric.name]
+            create = count if metric.counts else gauge
+            create(name, [partial(_observed, counted, metric)], unit)
 
     def store_up(_: CallbackOptions) -> Iterable[Observation]:
         if (snapshot := counted.snapshot) is not None:
             yield Observation(int(snapshot.store_up))
 
-    count, gauge = meter.create_observable_counter, meter.create_observable_gauge
-    count("idservice.ids.issued", of_each(lambda one: one.issued), "{id}")
-    count("idservice.ids.reserved", of_each(lambda one: one.reserved), "{id}")
-    count("idservice.waits", of_each(lambda one: one.stats.waits), "{request}")
-    count("idservice.gaps", by("cause", lambda one: one.gaps), "{id}")
-    count("idservice.refusals", by("code", lambda one: one.stats.refusals), "{request}")
-    count("idservice.reservations", by("result", lambda one: one.stats.reservations), "{call}")
-    gauge("idservice.ids.in_memory", of_each(lambda one: one.held), "{id}")
-    gauge("idservice.runway", of_each(_finite_runway_s), "s")
     gauge("idservice.store.up", [store_up], "1")
 
 
-def _finite_runway_s(reading: CounterSample) -> float | None:
-    return reading.runway_s if reading.rate and isfinite(reading.runway_s) else None
+def _observed(
+    counted: _Counted, metric: CounterMetric, _: CallbackOptions
+) -> Iterable[Observation]:
+    for row in counted.readings:
+        value = metric.value(row)
+        if isinstance(value, dict):
+            for key, number in value.items():
+                yield Observation(number, {"counter": row.counter, metric.label: key})
+        elif value is not None and isfinite(value) and (row.rate or metric.name != RUNWAY):
+            yield Observation(value, {"counter": row.counter})

@@ -4,11 +4,11 @@ Counting must cost nothing on the path of an id. `prometheus_client` counters co
 much as an integer, so the registry of that library is used only to write the page.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from math import inf
 
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import Metric, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from idservice.observability.metrics import COUNTER_METRICS, CounterMetric
 from idservice.observability.readings import (
     LATENCY_BUCKETS_S,
     PIECE,
@@ -36,56 +37,7 @@ class _Part(Collector):
 
 
 def _text(part: Metric) -> bytes:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Part(part))
-    return generate_latest(registry)
-
-
-class _Lines:
-    """Writes the lines of counters, family by family. None of them needs escaping, and the library
-    takes six times as long."""
-
-    def __init__(self, rows: list[CounterSample]) -> None:
-        self._rows = rows
-
-    def counter(
-        self, name: str, text: str, values: Callable[[CounterSample], float]
-    ) -> Iterator[bytes]:
-        def lines(row: CounterSample) -> tuple[str]:
-            return (f'idservice_{name}_total{{counter="{row.counter}"}} {float(values(row))!r}\n',)
-
-        return self._written(CounterMetricFamily(f"idservice_{name}", text), lines)
-
-    def by(
-        self, name: str, text: str, label: str, values: Callable[[CounterSample], dict[str, int]]
-    ) -> Iterator[bytes]:
-        def lines(row: CounterSample) -> Iterator[str]:
-            for key, value in sorted(values(row).items()):
-                one, other = sorted((f'counter="{row.counter}"', f'{label}="{key}"'))
-                yield f"idservice_{name}_total{{{one},{other}}} {float(value)!r}\n"
-
-        return self._written(CounterMetricFamily(f"idservice_{name}", text), lines)
-
-    def gauge(
-        self, name: str, text: str, values: Callable[[CounterSample], float | None]
-    ) -> Iterator[bytes]:
-        """Yield the lines of a gauge, without the counters whose value is None."""
-
-        def lines(row: CounterSample) -> tuple[str, ...]:
-            if (value := values(row)) is None:
-                return ()
-            shown = "+Inf" if value == inf else repr(float(value))
-            return (f'idservice_{name}{{counter="{row.counter}"}} {shown}\n',)
-
-        return self._written(GaugeMetricFamily(f"idservice_{name}", text), lines)
-
-    def _written(
-        self, family: Metric, lines: Callable[[CounterSample], Iterable[str]]
-    ) -> Iterator[bytes]:
-        yield _text(family)  # what it is
-        for at in range(0, len(self._rows), PIECE):
-            part = self._rows[at : at + PIECE]
-            yield "".join(chain.from_iterable(map(lines, part))).encode()
+    return generate_latest(_Part(part))
 
 
 def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
@@ -93,76 +45,32 @@ def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
 
     At most `counters_max` counters have a separate label; the others are summed up.
     """
-    rows = _Lines(capped(snapshot.readings, counters_max))
-    yield from _counts(rows)
-    yield from _gauges(rows)
+    rows = capped(snapshot.readings, counters_max)
+    for metric in COUNTER_METRICS:
+        yield from _family(metric, rows)
     yield b"".join(map(_text, _of_instance(snapshot)))
 
 
-def _counts(rows: _Lines) -> Iterator[bytes]:
-    yield from rows.counter("ids_issued", "Ids handed out.", lambda row: row.issued)
-    yield from rows.counter(
-        "ids_reserved",
-        "Ids that the store granted, claimed ids included.",
-        lambda row: row.reserved,
-    )
-    yield from rows.counter(
-        "ids_claimed", "Ids claimed that other instances gave back.", lambda row: row.stats.claimed
-    )
-    yield from rows.by(
-        "reservations",
-        "Reservations, by result.",
-        "result",
-        lambda row: row.stats.reservations,
-    )
-    yield from rows.by(
-        "shard_moves",
-        "Moves of reservations to another shard, by cause.",
-        "cause",
-        lambda row: row.stats.moves,
-    )
-    yield from rows.by(
-        "gap_ids", "Ids that will never be handed out, by cause.", "cause", lambda row: row.gaps
-    )
-    yield from rows.by(
-        "refusals", "Requests refused, by error code.", "code", lambda row: row.stats.refusals
-    )
-    yield from rows.counter(
-        "waits", "Requests that waited for the store.", lambda row: row.stats.waits
-    )
-    yield from rows.counter(
-        "wait_seconds",
-        "Seconds that requests waited for the store.",
-        lambda row: row.stats.wait_seconds,
-    )
+def _family(metric: CounterMetric, rows: list[CounterSample]) -> Iterator[bytes]:
+    """Yield the lines of a metric of counters. None of them needs escaping, and the library takes
+    six times as long."""
+    family = CounterMetricFamily if metric.counts else GaugeMetricFamily
+    yield _text(family(f"idservice_{metric.name}", metric.text))  # what it is
+    name = f"idservice_{metric.name}{'_total' * metric.counts}"
+    for at in range(0, len(rows), PIECE):
+        part = rows[at : at + PIECE]
+        yield "".join(chain.from_iterable(_lines(metric, name, row) for row in part)).encode()
 
 
-def _gauges(rows: _Lines) -> Iterator[bytes]:
-    yield from rows.gauge(
-        "ids_in_memory", "Ids in memory, not handed out yet.", lambda row: row.held
-    )
-    yield from rows.gauge("waiting_requests", "Requests waiting now.", lambda row: row.waiting)
-    yield from rows.gauge(
-        "runway_seconds",
-        "Seconds until the ids in memory run out at the current rate; +Inf before the first id is"
-        " taken.",
-        lambda row: row.runway_s,
-    )
-    yield from rows.gauge(
-        "suspect",
-        "1 if the position of the counter cannot be trusted, so that no id is handed out.",
-        lambda row: row.state.suspect if row.state else None,
-    )
-    yield from rows.gauge(
-        "strict",
-        "1 if the counter is strict, so that each id waits for a write.",
-        lambda row: row.state.strict if row.state else None,
-    )
-    yield from rows.gauge(
-        "limit_used_ratio",
-        "Share of the ids up to the limit that is used, 0 to 1.",
-        lambda row: row.state.limit_used if row.state else None,
-    )
+def _lines(metric: CounterMetric, name: str, row: CounterSample) -> Iterator[str]:
+    counter = f'counter="{row.counter}"'
+    value = metric.value(row)
+    if isinstance(value, dict):
+        for key, number in sorted(value.items()):
+            labels = ",".join(sorted((counter, f'{metric.label}="{key}"')))
+            yield f"{name}{{{labels}}} {float(number)!r}\n"
+    elif value is not None:
+        yield f"{name}{{{counter}}} {'+Inf' if value == inf else repr(float(value))}\n"
 
 
 def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:

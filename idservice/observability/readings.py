@@ -1,14 +1,18 @@
-"""Defines the records that describe counters, on one instance or on several workers together. They
-are made from memory, without a call to the store."""
+"""Defines the records that describe counters, on one instance or on several workers together, and
+the view by which others get them. They are made from memory, without a call to the store."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import inf
+from typing import Protocol
 
 import msgspec
 
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+PIECE = 50  # counters that are read or written at once: well below a millisecond
+REST = "_rest"  # label of the counters beyond the cap; it is not a valid name
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
 CLOSED = ("suspended", "moved", "unknown_counter")
 
@@ -63,18 +67,12 @@ def together(states: Sequence[CounterState]) -> CounterState | None:
     newest = max(states, key=lambda one: one.epoch)
     worst = next((one for one in states if one.code), newest)
     current = [one for one in states if one.epoch == newest.epoch]
-    return CounterState(
-        epoch=newest.epoch,
-        strict=newest.strict,
-        shards=newest.shards,
-        limit=newest.limit,
-        runway=newest.runway,
+    return msgspec.structs.replace(
+        newest,
         stock=sum(one.stock for one in states),
         low=sum(one.low for one in states),
         highest=max((one.highest for one in current if one.highest is not None), default=None),
         pace=max(one.pace for one in current),
-        borrowed=newest.borrowed,
-        change=newest.change,
         code=worst.code,
         why=worst.why,
     )
@@ -93,15 +91,6 @@ def worst(states: Sequence[CounterState]) -> CounterState | None:
         limit=nearest.limit,
         highest=nearest.limit if nearest.code == "exhausted" else nearest.highest,
     )
-
-
-LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-
-
-PIECE = 50  # counters that are read or written at once: well below a millisecond
-
-
-REST = "_rest"  # label of the counters beyond the cap; it is not a valid name
 
 
 @dataclass(slots=True)
@@ -177,8 +166,8 @@ class CounterSample:
         """Seconds for which the ids in memory last at that rate. Infinite if none need to be
         held."""
         if not self.held:
-            return float("inf") if self.state is not None and self.state.closed else 0.0
-        return self.held / self.rate if self.rate else float("inf")
+            return inf if self.state is not None and self.state.closed else 0.0
+        return self.held / self.rate if self.rate else inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +193,30 @@ class Snapshot:
     uptime_s: float = 0.0
     catalogue_age: CatalogueAge | None = None  # None if the store has no catalogue
     draining: bool = False  # told to stop, and still answering
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The reason why the next id cannot be served, and the fault of a service that still serves.
+
+    Either is empty if there is none.
+    """
+
+    not_ready: str
+    degraded: str
+
+
+class ServiceView(Protocol):
+    """A service with all its workers. Each method raises ParentSilent if they cannot be asked."""
+
+    async def snapshot(self) -> Snapshot:
+        """Return everything that is counted."""
+
+    async def readiness(self) -> Readiness:
+        """Return if the next id can be served."""
+
+    async def reading(self, counter: str) -> CounterSample | None:
+        """Return the sample of a counter; None if it is not in use."""
 
 
 def count(counts: dict[str, int], key: str) -> None:

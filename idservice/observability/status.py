@@ -1,5 +1,4 @@
-"""Makes the status as JSON values: the order of the counters, their problems, and the commands to
-run."""
+"""Makes the status as JSON values: the counters in order, their problems, the commands to run."""
 
 import math
 import re
@@ -21,6 +20,7 @@ from idservice.observability.status_records import (
 
 COMMAND = re.compile(r"`(idservice [^`]+)`")
 PER_DEFAULT = 50
+LOW = "The ids in memory last less than half as long as they should."
 SHORT = 0.5  # share of the runway: less is left if a refill is overdue
 # The state of a counter by the code of its error, worst first. Any other code is an error of the
 # store, and no ids are left in memory.
@@ -159,7 +159,7 @@ def _counter(reading: CounterSample, state: State, *, store: str, authority: str
         state=state,
         level=LEVELS[state],
         code=known.code,
-        why=known.why or _why(reading, state),
+        why=known.why or (LOW if state == "short" else ""),
         command=_command(reading.counter, state, known, store, authority),
         change=known.change,
         epoch=known.epoch,
@@ -182,8 +182,7 @@ def _counter(reading: CounterSample, state: State, *, store: str, authority: str
 
 
 def _end(known: CounterState) -> tuple[float | None, float | None]:
-    """Return the used share of the limit, and the seconds until it is reached at the present
-    pace."""
+    """Return the used share of the limit, and the seconds until it is reached at this pace."""
     used = known.limit_used
     if known.code == "exhausted":
         return used, 0.0
@@ -202,12 +201,6 @@ def _took(latency: Latency) -> Reserve | None:
 
 def _finite(seconds: float) -> float | None:
     return round(seconds, 4) if math.isfinite(seconds) else None
-
-
-def _why(reading: CounterSample, state: str) -> str:
-    if state != "short":
-        return ""
-    return "The ids in memory last less than half as long as they should."
 
 
 def _command(name: str, state: str, known: CounterState, store: str, authority: str) -> str:

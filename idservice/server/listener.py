@@ -25,7 +25,7 @@ from typing import Self
 from aiohttp import web
 
 from idservice.errors import CannotListen
-from idservice.observability.sampled_log import RateLimitedLog
+from idservice.observability.logs import RateLimitedLog
 from idservice.server.sockets import BACKLOG, bound_address
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.web.connection import ConnectionLimit

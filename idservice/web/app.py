@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
-from idservice.observability.view import ServiceView
+from idservice.observability.readings import ServiceView
 from idservice.web.access import WriteAccess
 from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready

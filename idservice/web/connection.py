@@ -11,7 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from idservice import errors
-from idservice.observability.sampled_log import RateLimitedLog
+from idservice.observability.logs import RateLimitedLog
 from idservice.web.problems import problem, problem_of
 
 log = logging.getLogger("idservice.web")

@@ -21,7 +21,7 @@ from idservice.catalogue.counters import (
     gaps_described,
     new_counter,
 )
-from idservice.observability.view import ServiceView
+from idservice.observability.readings import ServiceView
 from idservice.stores.records import LIMIT_DEFAULT, Counter, Position
 from idservice.web.access import WriteAccess
 from idservice.web.ids import read_body

@@ -1,7 +1,7 @@
 """The text of `/livez` and `/readyz`, for aiohttp and the fast lane alike."""
 
 from idservice import errors
-from idservice.observability.view import ServiceView
+from idservice.observability.readings import ServiceView
 
 LIVE = "live"
 

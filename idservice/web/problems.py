@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from idservice import errors
-from idservice.observability.sampled_log import RateLimitedLog
+from idservice.observability.logs import RateLimitedLog
 
 SERVER = "idservice"  # no versions: they help nobody but an attacker
 RETRY_AFTER_S = 1

@@ -24,9 +24,9 @@ from aiohttp import web
 
 from idservice import errors
 from idservice.observability import format
+from idservice.observability.readings import ServiceView
 from idservice.observability.status import StatusQuery, status
 from idservice.observability.status_records import Status
-from idservice.observability.view import ServiceView
 from idservice.web.problems import NO_STORE, json_answer
 from idservice.web.request import COUNT, read_query
 

@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 
 from idservice import errors
 from idservice.allocation.service import Service
-from idservice.observability.readings import CounterSample, Snapshot
-from idservice.observability.view import Readiness
+from idservice.observability.readings import CounterSample, Readiness, Snapshot
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.totals import WorkerStatus

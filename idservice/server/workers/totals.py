@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 from idservice import __version__
 from idservice.core.gap_causes import GapCause
-from idservice.observability.readings import CounterSample, Latency, Snapshot, summed
-from idservice.observability.view import Readiness
+from idservice.observability.readings import CounterSample, Latency, Readiness, Snapshot, summed
 
 
 @dataclass(frozen=True, slots=True)

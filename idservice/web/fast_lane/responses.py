@@ -16,8 +16,8 @@ from aiohttp import web
 from idservice import errors
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
+from idservice.observability.readings import ServiceView
 from idservice.observability.readings import count as count_one
-from idservice.observability.view import ServiceView
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import issue
 from idservice.web.problems import crash, problem

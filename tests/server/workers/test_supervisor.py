@@ -14,8 +14,13 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from idservice.observability.readings import CounterSample, CounterStats, Latency, Snapshot
-from idservice.observability.view import Readiness
+from idservice.observability.readings import (
+    CounterSample,
+    CounterStats,
+    Latency,
+    Readiness,
+    Snapshot,
+)
 from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import GONE, AcceptSlot, shared_counts

@@ -11,10 +11,10 @@ from idservice.observability.readings import (
     CounterSample,
     CounterStats,
     Latency,
+    Readiness,
     Snapshot,
     capped,
 )
-from idservice.observability.view import Readiness
 from idservice.server.workers.totals import Totals, WorkerStatus
 
 READY = Readiness("", "")
