@@ -6,7 +6,6 @@ a reservation differs from any other only in the name of the value.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -21,14 +20,6 @@ from idservice.stores.records import Adopted, Counter
 OURS = ("epoch", "mark", "next", "returned", "rev")  # and `items.is_of_an_epoch`
 TAKE_OVER_TRIES = 3
 KEY_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An item to adopt: its value, and the epoch it has if it was taken over already."""
-
-    value: int
-    epoch: str | None
 
 
 async def locate(
@@ -63,18 +54,13 @@ async def locate(
             f"--adopt-attribute is {attribute!r}, which is a key attribute or a name this service"
             " needs for itself; name the attribute that holds the counter's value"
         )
-    adopted = Adopted(
-        table=table,
-        key=typed,
-        attribute=attribute,
-        returns=returns,
-        table_id=answer["Table"].get("TableId"),
-    )
+    table_id = answer["Table"].get("TableId")
+    adopted = Adopted(table, typed, attribute, returns, table_id)
     try:
-        found = await _look(client, adopted, action)
+        value, _ = await _look(client, adopted, action)
     except ValueError as error:
         raise _usage(str(error)) from error
-    return adopted, found.value
+    return adopted, value
 
 
 def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
@@ -146,8 +132,11 @@ def _typed_key(
     return tuple((name, kinds[name], key[name]) for name in names)
 
 
-async def _look(client: DynamoClient, adopted: Adopted, action: str) -> Found:
-    """Read the item. Raises ValueError if it cannot be adopted, NotApplied."""
+async def _look(client: DynamoClient, adopted: Adopted, action: str) -> tuple[int, str | None]:
+    """Return the item's value, and the epoch it has if it was taken over already.
+
+    Raises ValueError if it cannot be adopted, NotApplied.
+    """
     place = _place(adopted)
     try:
         answer = await client.call(
@@ -163,7 +152,7 @@ def _place(adopted: Adopted) -> Place:
     return Place(adopted.table, key, adopted.attribute)
 
 
-def _found_in(item: Item | None, adopted: Adopted) -> Found:
+def _found_in(item: Item | None, adopted: Adopted) -> tuple[int, str | None]:
     key = ",".join(f"{name}={value}" for name, _, value in adopted.key)
     item_name = f"the item {key} of table {adopted.table!r}"
     if not item:
@@ -177,7 +166,7 @@ def _found_in(item: Item | None, adopted: Adopted) -> Found:
         )
     epoch = item.get("epoch")
     if epoch is not None:
-        return Found(value, _open(epoch, item_name))
+        return value, _open(epoch, item_name)
     for name in item:
         # A number in `rev` is continued, as the template's mapping does.
         taken = name != adopted.attribute and (name in OURS or items.is_of_an_epoch(name))
@@ -186,7 +175,7 @@ def _found_in(item: Item | None, adopted: Adopted) -> Found:
                 f"{item_name} has an attribute {name!r} of its own, a name this service needs;"
                 " rename it in the item first"
             )
-    return Found(value, None)
+    return value, None
 
 
 def _open(epoch: object, item_name: str) -> str:
@@ -214,25 +203,23 @@ async def take_over(client: DynamoClient, counter: Counter, adopted: Adopted) ->
     place = _place(adopted)
     for _ in range(TAKE_OVER_TRIES):
         try:
-            found = await _look(client, adopted, action)
+            value, epoch = await _look(client, adopted, action)
         except ValueError as error:
             raise errors.BadConfiguration(why=error) from error
-        if found.epoch is None:
+        if epoch is None:
             try:
                 write = requests.update(
                     place, "SET #e = :epoch, #m = #v, #r = if_not_exists(#r, :zero)",
                     "attribute_type(#v, :number) AND #v >= :read AND attribute_not_exists(#e)",
-                    epoch=counter.epoch, number="N", read=found.value,
+                    epoch=counter.epoch, number="N", read=value,
                 )  # fmt: skip
                 await client.call("UpdateItem", action, **write)
             except CallRefused as refused:
                 if refused.said != dynamo.CONDITION_FAILED:
                     raise
                 continue  # it was written since it was read: look again
-            found = Found(found.value, counter.epoch)
-        assert found.epoch is not None
-        start = found.value + counter.base
-        return msgspec.structs.replace(counter, start=start, epoch=found.epoch)
+        start = value + counter.base
+        return msgspec.structs.replace(counter, start=start, epoch=epoch or counter.epoch)
     raise errors.NotApplied(
         store=client.store, action=action, why="the item is written all the time; try again"
     )

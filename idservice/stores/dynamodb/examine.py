@@ -22,6 +22,8 @@ NEVER = {
     "ExpressionAttributeNames": {"#e": "epoch"},
     "ExpressionAttributeValues": {":never": {"S": "never: a try by doctor"}},
 }
+UNCHANGED = {"UpdateExpression": "SET #e = :never"}
+UNREACHABLE = "without it no ids are reserved; ids in memory last for one runway"
 OURS = {items.KEY, VALUE, "mark", "rev", "epoch", "revision", "config", "state"}
 
 
@@ -47,15 +49,12 @@ async def examine(client: DynamoClient, clock: Clock, *, thorough: bool) -> list
         if thorough and table is not None and examination.answers:
             await examination.identity(table)
         if thorough and examination.answers:
-            await examination.expiry(client.table)
-            await examination.recovery()
+            examination.found.append(await examination.expiry(client.table))
+            examination.found.append(await examination.recovery())
             await examination.calls()
     except errors.StoreUnready as error:  # no credentials, say
-        examination.found.append(Finding(FAULT, "reach", str(error.fields["why"]), _UNREACHABLE))
+        examination.found.append(Finding(FAULT, "reach", str(error.fields["why"]), UNREACHABLE))
     return examination.found
-
-
-_UNREACHABLE = "without it no ids are reserved; ids in memory last for one runway"
 
 
 class _Examination:
@@ -73,11 +72,6 @@ class _Examination:
             operation, f"looking at table {table}", TableName=table, **request
         )
 
-    @property
-    def _store(self) -> str:
-        """The address of the store, quoted for a command."""
-        return shlex.quote(self.client.store)
-
     def _on(self, table: str) -> str:
         return f"--table-name {table} --region {self.client.region}"
 
@@ -94,7 +88,7 @@ class _Examination:
             return None
         table: Answer = answer["Table"]
         if self.clock is not None:
-            self._skew(answer, self.clock)
+            self.found += _skew(answer, self.clock)
         return table
 
     def _not_described(self, error: errors.StoreError, name: str, about: str) -> Finding:
@@ -109,27 +103,7 @@ class _Examination:
         if _error_name(error) == dynamo.DENIED:
             return _not_allowed("DescribeTable", name, FAULT, "serving needs it")
         self.answers = False
-        return Finding(FAULT, "reach", why, _UNREACHABLE)
-
-    def _skew(self, answer: Answer, clock: Clock) -> None:
-        """Compare the engine's clock with ours, if it gives one."""
-        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-        try:
-            skew = clock() - parsedate_to_datetime(date).timestamp()
-        except (TypeError, ValueError):
-            return
-        if abs(skew) < SKEW_WARNED_S:
-            self.found.append(fine("clock", "within 30 s of the engine's"))
-            return
-        self.found.append(
-            Finding(
-                FAULT if abs(skew) >= SKEW_MAX_S else WARNING, "clock",
-                f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the engine's",
-                "requests are signed with the time; AWS refuses them from about five minutes on;"
-                " ids do not depend on it",
-                "timedatectl set-ntp true",
-            )
-        )  # fmt: skip
+        return Finding(FAULT, "reach", why, UNREACHABLE)
 
     async def identity(self, table: Answer) -> None:
         """Compare the recorded identity with the table's."""
@@ -142,62 +116,45 @@ class _Examination:
 
     # --- what protects it ------------------------------------------------------------------------
 
-    async def expiry(self, table: str, own: Mapping[str, object] | None = None) -> None:
+    async def expiry(self, table: str, own: Mapping[str, object] | None = None) -> Finding:
         """Judge if items are deleted once a time in them has passed."""
         about = "time_to_live"
         try:
             answer = await self._ask("DescribeTimeToLive", table)
         except errors.StoreError as error:
-            self._unknown(error, about, "DescribeTimeToLive", "do items expire?")
-            return
+            return _unknown(error, about, "DescribeTimeToLive", "do items expire?")
         described = answer["TimeToLiveDescription"]
         name = described.get("AttributeName", "")
         if described.get("TimeToLiveStatus") not in ("ENABLED", "ENABLING"):
-            self.found.append(fine(about, f"off on table {table}"))
-            return
+            return fine(about, f"off on table {table}")
         is_ours = name in OURS or items.is_of_an_epoch(name) or name in (own or ())
-        self.found.append(
-            Finding(
-                FAULT if is_ours else WARNING, about, f"on, by attribute {name!r} of table {table}",
-                "DynamoDB deletes an item when the time in this attribute has passed, and every"
-                " position looks like one" if is_ours else
-                "an item that ever gets this attribute is deleted, with its position",
-                f"aws dynamodb update-time-to-live {self._on(table)} --time-to-live-specification"
-                f" Enabled=false,AttributeName={name}",
-            )
+        return Finding(
+            FAULT if is_ours else WARNING, about, f"on, by attribute {name!r} of table {table}",
+            "DynamoDB deletes an item when the time in this attribute has passed, and every"
+            " position looks like one" if is_ours else
+            "an item that ever gets this attribute is deleted, with its position",
+            f"aws dynamodb update-time-to-live {self._on(table)} --time-to-live-specification"
+            f" Enabled=false,AttributeName={name}",
         )  # fmt: skip
 
-    async def recovery(self) -> None:
+    async def recovery(self) -> Finding:
         """Judge if a lost table can be recovered."""
         about, table = "recovery", self.client.table
         try:
             answer = await self._ask("DescribeContinuousBackups", table)
         except errors.StoreError as error:
-            self._unknown(error, about, "DescribeContinuousBackups", "can the table be recovered?")
-            return
+            operation, question = "DescribeContinuousBackups", "can the table be recovered?"
+            return _unknown(error, about, operation, question)
         described = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
         if described.get("PointInTimeRecoveryStatus") == "ENABLED":
-            self.found.append(fine(about, "point-in-time recovery is on"))
-            return
-        self.found.append(
-            Finding(
-                WARNING, about, "point-in-time recovery is off",
-                "a lost or damaged table cannot be restored, and the positions of all counters are"
-                " lost with it",
-                f"aws dynamodb update-continuous-backups {self._on(table)}"
-                " --point-in-time-recovery-specification PointInTimeRecoveryEnabled=true",
-            )
+            return fine(about, "point-in-time recovery is on")
+        return Finding(
+            WARNING, about, "point-in-time recovery is off",
+            "a lost or damaged table cannot be restored, and the positions of all counters are"
+            " lost with it",
+            f"aws dynamodb update-continuous-backups {self._on(table)}"
+            " --point-in-time-recovery-specification PointInTimeRecoveryEnabled=true",
         )  # fmt: skip
-
-    def _unknown(self, error: errors.StoreError, about: str, operation: str, what: str) -> None:
-        """Add advice for a question that only doctor asks: its denial is not a fault."""
-        if _error_name(error) == dynamo.DENIED:
-            why = f"dynamodb:{operation} is not allowed to this role; only doctor needs it"
-        elif _error_name(error) == dynamo.NO_OPERATION:
-            why = "this engine does not support the question"
-        else:
-            why = str(error.fields["why"])
-        self.found.append(Finding(ADVICE, about, f"unknown: {what}", why))
 
     # --- permissions -----------------------------------------------------------------------------
 
@@ -208,7 +165,7 @@ class _Examination:
         revision = {items.KEY: {"S": items.HEAD}}  # positions are read with the counters
         tries: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
             ("GetItem", FAULT, "serving needs it", {"Key": revision, "ConsistentRead": True}),
-            ("UpdateItem", FAULT, "serving needs it", {"Key": position, **_UNCHANGED, **NEVER}),
+            ("UpdateItem", FAULT, "serving needs it", {"Key": position, **UNCHANGED, **NEVER}),
             ("PutItem", ADVICE, "only init and create need it", {"Item": entry, **NEVER}),
             ("Scan", ADVICE, "only counters, fence --all and doctor need it", {"Limit": 1}),
         )
@@ -244,25 +201,22 @@ class _Examination:
             return
         self.found.append(description.status(table, adopted.table, self.client.region, about=about))
         regions = description.split_over(table, self.client.region)
+        name = f"table {adopted.table} of counter {counter.name}"
         if regions:
-            self.found.append(
-                Finding(FAULT, about, f"table {adopted.table} of counter {counter.name} has"
-                        f" replicas in {regions}", "two regions hand out the same ids; remove them")
-            )  # fmt: skip
+            why = "two regions hand out the same ids; remove them"
+            self.found.append(Finding(FAULT, about, f"{name} has replicas in {regions}", why))
         found = table.get("TableId")
         if None not in (adopted.table_id, found) and found != adopted.table_id:
-            self.found.append(
-                Finding(
-                    FAULT, about, f"table {adopted.table} of counter {counter.name} was recreated"
-                    " or restored", "its position may be behind ids that are in use",
-                    f"idservice fence {counter.name} --past N --store {self._store}",
-                )
-            )  # fmt: skip
+            why = "its position may be behind ids that are in use"
+            run = (
+                f"idservice fence {counter.name} --past N --store {shlex.quote(self.client.store)}"
+            )
+            self.found.append(Finding(FAULT, about, f"{name} was recreated or restored", why, run))
         key = {name: {kind: value} for name, kind, value in adopted.key}
-        await self.expiry(adopted.table, {**key, adopted.attribute: None})
+        self.found.append(await self.expiry(adopted.table, {**key, adopted.attribute: None}))
         for operation, request in (
             ("GetItem", {"Key": key}),
-            ("UpdateItem", {"Key": key, **_UNCHANGED, **NEVER}),
+            ("UpdateItem", {"Key": key, **UNCHANGED, **NEVER}),
         ):
             finding = await self._try(
                 operation, adopted.table, FAULT, f"counter {counter.name} needs it", request
@@ -271,7 +225,31 @@ class _Examination:
                 self.found.append(finding)
 
 
-_UNCHANGED = {"UpdateExpression": "SET #e = :never"}
+def _skew(answer: Answer, clock: Clock) -> list[Finding]:
+    """Compare the engine's clock with ours, if it gives one."""
+    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        skew = clock() - parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return []
+    if abs(skew) < SKEW_WARNED_S:
+        return [fine("clock", "within 30 s of the engine's")]
+    return [Finding(
+        FAULT if abs(skew) >= SKEW_MAX_S else WARNING, "clock",
+        f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the engine's",
+        "requests are signed with the time; AWS refuses them from about five minutes on; ids do not"
+        " depend on it", "timedatectl set-ntp true",
+    )]  # fmt: skip
+
+
+def _unknown(error: errors.StoreError, about: str, operation: str, what: str) -> Finding:
+    """Return advice for a question that only doctor asks: its denial is not a fault."""
+    why = str(error.fields["why"])
+    if _error_name(error) == dynamo.DENIED:
+        why = f"dynamodb:{operation} is not allowed to this role; only doctor needs it"
+    elif _error_name(error) == dynamo.NO_OPERATION:
+        why = "this engine does not support the question"
+    return Finding(ADVICE, about, f"unknown: {what}", why)
 
 
 def _error_name(error: errors.StoreError) -> str:
