@@ -80,33 +80,22 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
         "Seconds by which the event loop was late, measured ten times a second.",
         snapshot.lag,
     )
-    yield GaugeMetricFamily(
-        "idservice_store_up",
-        "1 if the store answered the last call.",
-        value=float(snapshot.store_up),
-    )
-    if snapshot.catalogue_age is not None:
-        yield GaugeMetricFamily(
-            "idservice_catalogue_age_seconds",
-            "Seconds since the catalogue was last read.",
-            value=snapshot.catalogue_age.seconds,
-        )
-        yield GaugeMetricFamily(
-            "idservice_catalogue_age_limit_seconds",
-            "Age of the catalogue in seconds from which no id is handed out.",
-            value=snapshot.catalogue_age.most,
-        )
-    yield GaugeMetricFamily(
-        "idservice_draining",
-        "1 if the instance was told to stop and still answers.",
-        value=float(snapshot.draining),
-    )
-    yield GaugeMetricFamily("idservice_workers", "Workers that serve.", value=snapshot.workers)
-    yield CounterMetricFamily(
-        "idservice_worker_restarts",
-        "Workers that replaced one that ended.",
-        value=snapshot.restarts,
-    )
+    age = snapshot.catalogue_age
+    gauges = (
+        ("store_up", "1 if the store answered the last call.", snapshot.store_up),
+        ("catalogue_age_seconds", "Seconds since the catalogue was last read.",
+         age.seconds if age else None),
+        ("catalogue_age_limit_seconds",
+         "Age of the catalogue in seconds from which no id is handed out.",
+         age.most if age else None),
+        ("draining", "1 if the instance was told to stop and still answers.", snapshot.draining),
+        ("workers", "Workers that serve.", snapshot.workers),
+    )  # fmt: skip
+    for name, text, value in gauges:
+        if value is not None:
+            yield GaugeMetricFamily(f"idservice_{name}", text, value=float(value))
+    text = "Workers that replaced one that ended."
+    yield CounterMetricFamily("idservice_worker_restarts", text, value=snapshot.restarts)
     yield InfoMetricFamily(
         "idservice_build", "The version of idservice.", value={"version": snapshot.version}
     )

@@ -42,23 +42,14 @@ INVALID = "ValidationException"
 IN_USE = "ResourceInUseException"
 NO_OPERATION = "UnknownOperationException"
 NO_BACKUPS_YET = "ContinuousBackupsUnavailableException"
-THROTTLED = frozenset(
-    {
-        "LimitExceededException",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "ThrottlingException",
-    }
-)
-NOT_AUTHENTICATED = frozenset(
-    {
-        "ExpiredTokenException",
-        "IncompleteSignatureException",
-        "InvalidSignatureException",
-        "MissingAuthenticationTokenException",
-        "UnrecognizedClientException",
-    }
-)
+THROTTLED = {
+    "LimitExceededException", "ProvisionedThroughputExceededException", "RequestLimitExceeded",
+    "ThrottlingException",
+}  # fmt: skip
+NOT_AUTHENTICATED = {
+    "ExpiredTokenException", "IncompleteSignatureException", "InvalidSignatureException",
+    "MissingAuthenticationTokenException", "UnrecognizedClientException",
+}  # fmt: skip
 OWN_NAMES = (
     THROTTLED
     | NOT_AUTHENTICATED
@@ -101,6 +92,8 @@ class CallRefused(errors.NotApplied):
         self, *, said: str, item: Answer | None, reasons: tuple[str, ...], **fields: object
     ) -> None:
         super().__init__(**fields)
+        self.throttled = said in THROTTLED
+        self.retryable = said not in (NO_TABLE, DENIED, INVALID)  # else an operator must act
         self.said = said  # DynamoDB's own name of the error
         self.item = item  # as it was when a condition failed
         self.reasons = reasons  # of a transaction, one for each write; "None": no obstacle
@@ -111,18 +104,6 @@ class CallRefused(errors.NotApplied):
         if self.said == CANCELED:
             return set(self.reasons) <= {"None", "TransactionConflict"}
         return self.said == CONFLICT
-
-
-class CallRefusedForGood(CallRefused):
-    """A request that DynamoDB refuses until an operator acts."""
-
-    retryable = False  # until an operator acts
-
-
-class CallThrottled(CallRefused):
-    """A request that DynamoDB refused because there were too many."""
-
-    throttled = True
 
 
 class CallUnanswered(errors.OutcomeUnknown):
@@ -202,18 +183,15 @@ class DynamoClient:
             max_pool_connections=32,
             parameter_validation=False,
         )
-        client: Any = session.client(
+        opening: Any = session.client(
             "dynamodb", region_name=region, endpoint_url=self._endpoint, config=config
         )
-        self._client = await self._stack.enter_async_context(client)
+        self._client = client = await self._stack.enter_async_context(opening)
         self._refresher = asyncio.create_task(self._keep_credentials(credentials))
         log.info(
-            "DynamoDB table %s in region %s at %s",
-            self.table,
-            region,
-            self._client.meta.endpoint_url,
+            "DynamoDB table %s in region %s at %s", self.table, region, client.meta.endpoint_url,
             extra={"action": "store_opened"},
-        )
+        )  # fmt: skip
 
     async def _keep_credentials(self, credentials: Any) -> None:
         """Refresh credentials in good time, without a reservation's deadline.
@@ -226,10 +204,9 @@ class DynamoClient:
                 await credentials.get_frozen_credentials()
             except Exception as error:
                 log.warning(
-                    "the AWS credentials could not be refreshed (%s)",
-                    type(error).__name__,
+                    "the AWS credentials could not be refreshed (%s)", type(error).__name__,
                     extra={"action": "credentials_not_refreshed"},
-                )
+                )  # fmt: skip
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -288,12 +265,8 @@ class DynamoClient:
         if reasons:
             why += f" ({', '.join(reasons)})"
         why += f"; {ADVICE[code]}" if code in ADVICE else ""
-        kind = CallRefused
-        if code in THROTTLED:
-            kind = CallThrottled
-        elif code in (NO_TABLE, DENIED, INVALID):
-            kind = CallRefusedForGood
-        return kind(why=why, said=code, item=answer.get("Item"), reasons=tuple(reasons), **about)
+        item = answer.get("Item")
+        return CallRefused(why=why, said=code, item=item, reasons=tuple(reasons), **about)
 
     def _log_words(self, code: str, where: str, words: str) -> None:
         """Log AWS's own words, which name accounts and roles and so stay out of our answers."""

@@ -180,10 +180,8 @@ class Table:
             await asyncio.sleep(BACKUPS_POLL_S)  # AWS offers it a little after the creation
         log.warning(
             "point-in-time recovery of table %s is not switched on: %s; switch it on by hand",
-            self.name,
-            why,
-            extra={"action": "recovery_off"},
-        )
+            self.name, why, extra={"action": "recovery_off"},
+        )  # fmt: skip
 
     async def _record(self, table: Answer, first: Counter) -> bool:
         """Write identity, head, first entry and position, all or none; False if another did."""
