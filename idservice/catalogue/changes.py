@@ -5,9 +5,9 @@ To add a kind, add a class here, and a row to COMMANDS unless `idservice KIND NA
 """
 
 import shlex
-from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
 from msgspec.structs import replace
 
 from idservice import errors
@@ -42,8 +42,7 @@ COMMANDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A change of one counter. `by` is the operator and `why` the reason, as they are logged."""
 
     drops: ClassVar[bool] = False  # see `revokes`
@@ -98,8 +97,7 @@ class Change:
         return self.drops
 
 
-@dataclass(frozen=True, kw_only=True)
-class SetNext(Change):
+class SetNext(Change, frozen=True, kw_only=True):
     """Goes on from the id `next`.
 
     `lower` allows ids that may be in use, `forced` a jump over more than JUMP_MAX ids.
@@ -108,7 +106,7 @@ class SetNext(Change):
     next: int
     lower: bool = False
     forced: bool = False
-    kind = "set"
+    kind: ClassVar = "set"
 
     def check(self, entry: Counter, free: int) -> None:
         super().check(entry, free)
@@ -134,8 +132,7 @@ class SetNext(Change):
         return intent.lower
 
 
-@dataclass(frozen=True, kw_only=True)
-class Configure(Change):
+class Configure(Change, frozen=True, kw_only=True):
     """Suspends or resumes a counter, or changes its limit or its runway; None is as it was."""
 
     state: str | None = None
@@ -186,23 +183,21 @@ class Configure(Change):
         return entry.limit if self.limit is None else self.limit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delete(Change):
+class Delete(Change, frozen=True):
     """Deletes a counter; its entry stays as a tombstone, so that no id is repeated."""
 
-    kind = "delete"
-    drops = True
+    kind: ClassVar = "delete"
+    drops: ClassVar = True
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         return replace(super().intent(entry, free, epoch), state=DELETED)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reshard(Change):
+class Reshard(Change, frozen=True, kw_only=True):
     """Goes on with another number of shards."""
 
     shards: int
-    kind = "reshard"
+    kind: ClassVar = "reshard"
 
     @property
     def new_shards(self) -> int:
@@ -230,8 +225,7 @@ class Reshard(Change):
         return replace(super().intent(entry, free, epoch), shards=self.shards)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fence(Change):
+class Fence(Change, frozen=True, kw_only=True):
     """Opens an epoch above every id that may be in use.
 
     `past` is the highest such id; `ahead` is the number of ids to skip beyond those that the store
@@ -240,8 +234,8 @@ class Fence(Change):
 
     past: int | None = None
     ahead: int | None = None
-    kind = "fence"
-    drops = True
+    kind: ClassVar = "fence"
+    drops: ClassVar = True
 
     @property
     def vouched(self) -> int | None:
@@ -255,16 +249,27 @@ class Fence(Change):
         return replace(super().intent(entry, free, epoch), floor=floor, ahead=self.ahead or 0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CreateAgain(Change):
-    """Uses a deleted name again, for the counter `wanted`, above all ids that had the name."""
+class _Renewal(Change, frozen=True, kw_only=True):
+    """Uses a name again, for the counter `wanted`."""
 
     wanted: Counter
-    kind = "create"
 
     @property
     def new_shards(self) -> int:
         return self.wanted.shards
+
+    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
+        new = self.wanted
+        return replace(
+            super().intent(entry, free, epoch), move=None, start=new.start, limit=new.limit,
+            shards=new.shards, strict=new.strict, runway=new.runway,
+        )  # fmt: skip
+
+
+class CreateAgain(_Renewal, frozen=True):
+    """Uses a deleted name again, above all ids that had the name."""
+
+    kind: ClassVar = "create"
 
     def is_done(self, entry: Counter) -> bool:
         return entry.state not in (DELETED, MOVED)
@@ -281,15 +286,14 @@ class CreateAgain(Change):
             _refuse(entry, NONE_ABOVE.format(free - 1, self.wanted.limit))
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
-        new = _configured(super().intent(entry, free, epoch), self.wanted)
-        return replace(new, state=ACTIVE, floor=self.wanted.start)
+        floor = self.wanted.start
+        return replace(super().intent(entry, free, epoch), state=ACTIVE, floor=floor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinishAdoption(Change):
+class FinishAdoption(Change, frozen=True):
     """Ends an adoption: the old endpoint can count no more."""
 
-    kind = FINISH
+    kind: ClassVar = FINISH
 
     def is_done(self, entry: Counter) -> bool:
         return entry.home is not None
@@ -305,13 +309,12 @@ class FinishAdoption(Change):
             _refuse(entry, why)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MoveAway(Change):
+class MoveAway(Change, frozen=True, kw_only=True):
     """Closes a counter in this store, because it moves to the store at the address `to`."""
 
     to: str
-    kind = MOVE
-    drops = True
+    kind: ClassVar = MOVE
+    drops: ClassVar = True
 
     def is_done(self, entry: Counter) -> bool:
         return entry.move is not None and entry.move.to == self.to
@@ -321,23 +324,17 @@ class MoveAway(Change):
         return replace(super().intent(entry, free, epoch), state=MOVED, move=move)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arrive(Change):
+class Arrive(_Renewal, frozen=True, kw_only=True):
     """Creates a counter that another store had, as the move with the token `origin` brings it.
 
     The counter is configured as `wanted`. It starts in `state`, at the id `next` or above.
     """
 
-    wanted: Counter
     state: str
     next: int
     origin: str
-    kind = ARRIVE
-    drops = True
-
-    @property
-    def new_shards(self) -> int:
-        return self.wanted.shards
+    kind: ClassVar = ARRIVE
+    drops: ClassVar = True
 
     def is_done(self, entry: Counter) -> bool:
         return self.origin in entry.origins
@@ -358,8 +355,8 @@ class Arrive(Change):
         _check_not_adopted(entry, self.kind)
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
-        new = _configured(super().intent(entry, free, epoch), self.wanted)
-        return replace(new, state=self.state, floor=self.next, origin=self.origin)
+        intent = super().intent(entry, free, epoch)
+        return replace(intent, state=self.state, floor=self.next, origin=self.origin)
 
 
 def command(name: str, intent: Intent) -> str:
@@ -368,13 +365,6 @@ def command(name: str, intent: Intent) -> str:
     to = shlex.quote(intent.move.to) if intent.move else ""
     template = COMMANDS.get(intent.kind, "{i.kind} {name}")
     return template.format(name=name, i=intent, past=past, lower=lower, to=to)
-
-
-def _configured(intent: Intent, wanted: Counter) -> Intent:
-    return replace(
-        intent, move=None, start=wanted.start, limit=wanted.limit, shards=wanted.shards,
-        strict=wanted.strict, runway=wanted.runway,
-    )  # fmt: skip
 
 
 def _refuse(entry: Counter, why: str) -> None:

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from dataclasses import replace
 from random import SystemRandom
+
+from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import changes

@@ -4,7 +4,6 @@ import asyncio
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -114,7 +113,8 @@ class CounterRoutes:
 
     async def _change(self, request: web.Request, change: Change, reason: str) -> web.Response:
         name = request.match_info["name"]
-        change = replace(change, by=self._access.client(request), why=check_reason(reason))
+        by, why = self._access.client(request), check_reason(reason)
+        change = msgspec.structs.replace(change, by=by, why=why)
         try:
             async with asyncio.timeout(ANSWER_AFTER_S):
                 _, entry = await self._catalogue.change(name, change)
