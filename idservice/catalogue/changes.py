@@ -28,6 +28,7 @@ from idservice.stores.records import (
     Move,
 )
 
+REASON_MAX = 200
 JUMP_MAX = 1_000_000  # ids that a `set` may skip without being forced to
 NONE_ABOVE = "ids up to {} may be in use, and its limit {} leaves none above"
 # By kind: the command that finishes a change that stands still; see `command`.
@@ -76,13 +77,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         _check_present(entry)
         _check_not_adopted(entry, self.kind)
 
-    def needs_epoch(self, entry: Counter) -> bool:
-        """Return True if the change opens another epoch, False if it only rewrites the entry."""
-        return True
-
-    def rewritten(self, entry: Counter) -> Counter:
-        """Return the entry after a change that needs no epoch."""
-        return entry
+    def rewritten(self, entry: Counter) -> Counter | None:
+        """Return the entry after a change that needs no epoch; None if this one opens one."""
+        return None
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         """Return the intent; this one leaves the counter as it is, in another epoch."""
@@ -160,10 +157,9 @@ class Configure(Change, frozen=True, kw_only=True):
             why += " which ids in JSON are strings"
             _refuse(entry, why)
 
-    def needs_epoch(self, entry: Counter) -> bool:
-        return (self.state or entry.state, self._limit(entry)) != (entry.state, entry.limit)
-
-    def rewritten(self, entry: Counter) -> Counter:
+    def rewritten(self, entry: Counter) -> Counter | None:
+        if (self.state or entry.state, self._limit(entry)) != (entry.state, entry.limit):
+            return None
         if self.runway is None or self.runway == entry.runway:
             return entry
         return replace(entry, runway=self.runway, rev=entry.rev + 1)
@@ -218,8 +214,8 @@ class Reshard(Change, frozen=True, kw_only=True):
             why = NONE_ABOVE.format(free - 1, entry.limit)
         _refuse(entry, why)
 
-    def needs_epoch(self, entry: Counter) -> bool:
-        return self.shards != entry.shards
+    def rewritten(self, entry: Counter) -> Counter | None:
+        return entry if self.shards == entry.shards else None
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         return replace(super().intent(entry, free, epoch), shards=self.shards)
@@ -357,6 +353,15 @@ class Arrive(_Renewal, frozen=True, kw_only=True):
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         intent = super().intent(entry, free, epoch)
         return replace(intent, state=self.state, floor=self.next, origin=self.origin)
+
+
+def check_reason(reason: str) -> str:
+    """Return the reason of a change, if it can be logged. Raises BadConfiguration."""
+    if len(reason) > REASON_MAX or not reason.isprintable():
+        raise errors.BadConfiguration(
+            why=f"reason is {reason[:80]!r}; it must be at most {REASON_MAX} printable characters"
+        )
+    return reason
 
 
 def command(name: str, intent: Intent) -> str:

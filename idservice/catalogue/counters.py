@@ -26,7 +26,6 @@ from idservice.stores.records import (
 
 RUNWAY_MIN_S = 1.0
 RUNWAY_MAX_S = 86_400.0
-REASON_MAX = 200
 
 
 def check_runway(runway: float | None) -> None:
@@ -35,15 +34,6 @@ def check_runway(runway: float | None) -> None:
         raise errors.BadConfiguration(
             why=f"runway is {runway:g} s; it must be from {RUNWAY_MIN_S:g} to {RUNWAY_MAX_S:g}"
         )
-
-
-def check_reason(reason: str) -> str:
-    """Return the reason of a change, if it can be logged. Raises BadConfiguration."""
-    if len(reason) > REASON_MAX or not reason.isprintable():
-        raise errors.BadConfiguration(
-            why=f"reason is {reason[:80]!r}; it must be at most {REASON_MAX} printable characters"
-        )
-    return reason
 
 
 def new_counter(
@@ -63,28 +53,24 @@ def new_counter(
     counter `start` is the id its old endpoint would answer next. Raises BadName, BadConfiguration.
     """
     check_name(name)
-    refuse = errors.BadConfiguration
-    if not 0 <= start <= LIMIT_MAX:
-        raise refuse(why=f"start is {start}; it must be from 0 to {LIMIT_MAX}")
-    if not 0 <= limit <= LIMIT_MAX:
-        raise refuse(why=f"limit is {limit}; it must be from 0 to {LIMIT_MAX}")
-    if start > limit:
-        raise refuse(why=f"start is {start}, above the limit {limit}")
     check_runway(runway)
-    if not 1 <= shards <= SHARDS_MAX:
-        raise refuse(why=f"shards is {shards}; it must be from 1 to {SHARDS_MAX}")
-    if strict and shards > 1:
-        raise refuse(
-            why=f"strict with {shards} shards; a strict counter has one order, and one shard"
-        )
-    if adopted is not None and shards > 1:
-        raise refuse(
-            why=f"shards is {shards}; an adopted counter is one item, that of its old endpoint"
-        )
-    if adopted is not None and strict:
-        raise refuse(
-            why="strict; an adopted counter cannot be, because its old endpoint keeps no order"
-        )
+    why = ""
+    if not 0 <= start <= LIMIT_MAX:
+        why = f"start is {start}; it must be from 0 to {LIMIT_MAX}"
+    elif not 0 <= limit <= LIMIT_MAX:
+        why = f"limit is {limit}; it must be from 0 to {LIMIT_MAX}"
+    elif start > limit:
+        why = f"start is {start}, above the limit {limit}"
+    elif not 1 <= shards <= SHARDS_MAX:
+        why = f"shards is {shards}; it must be from 1 to {SHARDS_MAX}"
+    elif strict and shards > 1:
+        why = f"strict with {shards} shards; a strict counter has one order, and one shard"
+    elif adopted is not None and shards > 1:
+        why = f"shards is {shards}; an adopted counter is one item, that of its old endpoint"
+    elif adopted is not None and strict:
+        why = "strict; an adopted counter cannot be, because its old endpoint keeps no order"
+    if why:
+        raise errors.BadConfiguration(why=why)
     # An old endpoint that answers the value after its increment gives id v + 1 for a stored v (I6).
     base = first_base(start, shards)
     if adopted is not None and adopted.returns == "new":

@@ -27,8 +27,8 @@ def begun(
     reserved = [stand_reserved(stand) for stand in found[: entry.shards]]
     free = first_free(entry.base, reserved, entry.high)
     change.check(entry, free)
-    if not change.needs_epoch(entry):
-        return change.rewritten(entry)
+    if (rewritten := change.rewritten(entry)) is not None:
+        return rewritten
     ordinal = max(entry.ordinal, *(ordinal_on(stand.epoch) for stand in found if stand), 0) + 1
     epoch = epoch_name(ordinal, f"{random.getrandbits(64):016x}")
     intent = change.intent(entry, free, epoch)

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.catalogue import changes
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.counters import check_reason
 from idservice.catalogue.mover import CounterMover
 from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
@@ -59,7 +58,7 @@ async def adopt(arguments: argparse.Namespace) -> None:
 
 async def move(arguments: argparse.Namespace) -> None:
     """Move a counter to another store."""
-    name, reason = check_name(arguments.name), check_reason(arguments.reason)
+    name, reason = check_name(arguments.name), changes.check_reason(arguments.reason)
     to = _address(arguments.to)
     logs.set_up("auto", sys.stderr)
     async with opened(arguments, bounded=False) as store, open_store(to) as target:
@@ -134,7 +133,7 @@ async def _change(arguments: argparse.Namespace, change: changes.Change) -> None
 
 def _signed(arguments: argparse.Namespace, change: changes.Change) -> changes.Change:
     """Return the change with its operator and reason. Raises BadConfiguration."""
-    return replace(change, by=operator(), why=check_reason(arguments.reason))
+    return replace(change, by=operator(), why=changes.check_reason(arguments.reason))
 
 
 def _changer(arguments: argparse.Namespace, store: IdStore) -> EpochChanger:

@@ -9,8 +9,8 @@ the first fault of the same checks that `doctor` prints.
 A position is one row or item per shard. Each operation on it is one conditional write. Its
 conditions prove what the caller believes: the epoch is current (no change came between), `next` is
 not below `mark` (it was not moved back), `next` is at least `seen` (no restored copy), and `rev` is
-unchanged (nothing was written since it was read). `SentReservation` (`reservation`) reads a failed
-reservation in the only safe order.
+unchanged (nothing was written since it was read). `SentReservation` reads a failed reservation in
+the only safe order.
 An operation ends in one of three ways: its result; NotApplied, which proves that nothing happened;
 or OutcomeUnknown. After the last a reserved range is burnt (I4), and nothing is sent again but
 what may be repeated. Engines are imported only when used.

@@ -12,14 +12,8 @@ from aiohttp import web
 
 from idservice import errors
 from idservice.catalogue.catalogue import Catalogue
-from idservice.catalogue.changes import Change, Configure, Delete, SetNext
-from idservice.catalogue.counters import (
-    check_reason,
-    check_runway,
-    described,
-    gaps_described,
-    new_counter,
-)
+from idservice.catalogue.changes import Change, Configure, Delete, SetNext, check_reason
+from idservice.catalogue.counters import check_runway, described, gaps_described, new_counter
 from idservice.observability.readings import ServiceView
 from idservice.stores.records import LIMIT_DEFAULT, Counter, Position
 from idservice.web.access import WriteAccess

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from idservice.catalogue.changes import JUMP_MAX
-from idservice.catalogue.counters import REASON_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
+from idservice.catalogue.changes import JUMP_MAX, REASON_MAX
+from idservice.catalogue.counters import RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.stores.records import LIMIT_MAX, SHARDS_MAX
 
 

@@ -1,6 +1,5 @@
 """What doctor says of counters, how it ends, and what a start says by itself."""
 
-import dataclasses
 import json
 import sqlite3
 import time
@@ -105,7 +104,7 @@ def test_an_unfinished_change_is_found_with_the_command_that_finishes_it(
 ) -> None:
     entry = counter()
     begun = rules.begun(
-        entry, dataclasses.replace(wish, by="ann"), [ShardState(entry.epoch, 5, 5)], RANDOM
+        entry, replace(wish, by="ann"), [ShardState(entry.epoch, 5, 5)], RANDOM
     )
     one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], ""))
     assert (one.level, one.about, one.run) == ("warning", "change", f"idservice {command}")

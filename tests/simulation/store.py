@@ -20,8 +20,8 @@ from idservice.core import epoch as epochs
 from idservice.core.writer import Batch, Record
 from idservice.stores import records
 from idservice.stores.findings import Clock, Finding
+from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Counter, Position, ShardState, Writers
-from idservice.stores.reservation import SentReservation
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours

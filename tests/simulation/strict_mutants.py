@@ -8,14 +8,14 @@ from idservice import errors
 from idservice.allocation.strict import StrictReserver
 from idservice.core.allocator import Request
 from idservice.core.writer import Batch, Burnt, Record, Writer
+from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Counter, Grant, Writers
-from idservice.stores.reservation import SentReservation
 from tests.simulation.mutants import Mutant, WithoutEpoch
 from tests.simulation.store import Table
 
 BATCHES, MEANT = (
     "idservice.allocation.refiller.StrictReserver",
-    "idservice.stores.reservation.SentReservation.interpret_failure",
+    "idservice.stores.protocol.SentReservation.interpret_failure",
 )
 interpret_failure = SentReservation.interpret_failure
 

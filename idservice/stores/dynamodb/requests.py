@@ -13,8 +13,8 @@ from idservice import errors
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Item, Place
+from idservice.stores.protocol import SentReservation
 from idservice.stores.records import VALUE, Counter, Grant, Position, ShardState
-from idservice.stores.reservation import SentReservation
 
 # What an old endpoint's attribute holds once it is off: to add to a text is an error.
 BARRED = {"S": "finished: idservice counts in the attribute 'next'"}

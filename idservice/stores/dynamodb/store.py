@@ -19,8 +19,8 @@ from idservice.stores.dynamodb import items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.dynamodb.table import Table, TableIdentity
 from idservice.stores.findings import Clock, Finding
+from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
-from idservice.stores.reservation import SentReservation
 
 
 class DynamoStore:

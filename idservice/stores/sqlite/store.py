@@ -10,8 +10,8 @@ from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, IDENTITY, Clock, Finding, refusal
+from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
-from idservice.stores.reservation import SentReservation
 from idservice.stores.sqlite import examine, transactions
 from idservice.stores.sqlite.connection import PUT_BACK, FileConnection
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import msgspec
 
 from idservice.core.writer import Batch, Record
+from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Counter, Grant, Position, ShardState, Writers
-from idservice.stores.reservation import SentReservation
 
 TABLES = """
 CREATE TABLE identity (id TEXT NOT NULL, inode INTEGER NOT NULL, schema INTEGER NOT NULL) STRICT;
