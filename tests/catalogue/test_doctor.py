@@ -103,9 +103,7 @@ def test_an_unfinished_change_is_found_with_the_command_that_finishes_it(
     wish: Change, command: str
 ) -> None:
     entry = counter()
-    begun = rules.begun(
-        entry, replace(wish, by="ann"), [ShardState(entry.epoch, 5, 5)], RANDOM
-    )
+    begun = rules.begun(entry, replace(wish, by="ann"), [ShardState(entry.epoch, 5, 5)], RANDOM)
     one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], ""))
     assert (one.level, one.about, one.run) == ("warning", "change", f"idservice {command}")
     assert "by ann" in one.found

@@ -93,7 +93,6 @@ class CallRefused(errors.NotApplied):
     ) -> None:
         super().__init__(**fields)
         self.throttled = said in THROTTLED
-        self.retryable = said not in (NO_TABLE, DENIED, INVALID)  # else an operator must act
         self.said = said  # DynamoDB's own name of the error
         self.item = item  # as it was when a condition failed
         self.reasons = reasons  # of a transaction, one for each write; "None": no obstacle
@@ -104,6 +103,12 @@ class CallRefused(errors.NotApplied):
         if self.said == CANCELED:
             return set(self.reasons) <= {"None", "TransactionConflict"}
         return self.said == CONFLICT
+
+
+class CallRefusedForGood(CallRefused):
+    """A request that DynamoDB refuses until an operator acts."""
+
+    retryable = False
 
 
 class CallUnanswered(errors.OutcomeUnknown):
@@ -265,8 +270,9 @@ class DynamoClient:
         if reasons:
             why += f" ({', '.join(reasons)})"
         why += f"; {ADVICE[code]}" if code in ADVICE else ""
+        kind = CallRefusedForGood if code in (NO_TABLE, DENIED, INVALID) else CallRefused
         item = answer.get("Item")
-        return CallRefused(why=why, said=code, item=item, reasons=tuple(reasons), **about)
+        return kind(why=why, said=code, item=item, reasons=tuple(reasons), **about)
 
     def _log_words(self, code: str, where: str, words: str) -> None:
         """Log AWS's own words, which name accounts and roles and so stay out of our answers."""
