@@ -3,7 +3,7 @@
 import importlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from tests.processes import ROOT
+
+from . import forked
 
 DEPLOY = ROOT / "deploy"
 DEPLOYERS = ROOT / ".deployers"
@@ -72,6 +74,14 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Runs helm in the project's root and answers what it printed."""
     program, folder = deployer("helm"), tmp_path_factory.mktemp("helm")
     return lambda *arguments, **more: run(program, *arguments, folder=folder, **more)
+
+
+@pytest.fixture(scope="session")
+def aws(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the AWS command line."""
+    needed("awscli")
+    with forked.aws(tmp_path_factory.mktemp("aws")) as folder:
+        yield folder
 
 
 def documents(text: str) -> Documents:

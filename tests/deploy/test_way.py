@@ -34,12 +34,12 @@ MONTH_S = 30 * 86_400
 class Follower:
     """Runs commands of the run-book as they stand, but for addresses: services get free ports."""
 
-    def __init__(self, folder: Path, account: Account, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, account: Account, aws: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.account = account
         self.address = ADDRESS
         self.variables = {
-            "PATH": f"{Path(sys.executable).parent}:{os.defpath}", "HOME": str(folder),
+            "PATH": f"{aws}:{Path(sys.executable).parent}:{os.defpath}", "HOME": str(folder),
             "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION,
         }  # fmt: skip
         self._stack = stack
@@ -70,12 +70,12 @@ class Follower:
 
 
 @pytest.fixture
-def follower(moto_url: str, tmp_path: Path) -> Iterator[Follower]:
+def follower(moto_url: str, aws: Path, tmp_path: Path) -> Iterator[Follower]:
     account = Account(moto_url)
     account.reset()  # the run-book names tables, stacks and roles, and others may have them too
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
     with ExitStack() as stack:
-        yield Follower(tmp_path, account, stack)
+        yield Follower(tmp_path, account, aws, stack)
     account.reset()
 
 
@@ -133,16 +133,17 @@ def roles(account: Account) -> set[str]:
 
 
 class OldEndpoint(threading.Thread):
-    """Calls the API Gateway endpoint for as long as it answers with ids."""
+    """Calls the API Gateway endpoint, 50 times a second, for as long as it answers with ids."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
         self.url = url
         self.got: list[int] = []
         self.ended = 0
+        self._never = threading.Event()
 
     def run(self) -> None:
-        while not self.ended:
+        while not self.ended and not self._never.wait(0.02):
             try:
                 with urllib.request.urlopen(f"{self.url}/donations/next", timeout=10) as answer:
                     self.got.append(int(answer.read()))
