@@ -33,7 +33,7 @@ CANDIDATES: dict[str, tuple[str, str]] = {
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `batch`."""
-    rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
     if shutil.which("wrk") is None:
         return [Row("batch: ids in one answer", None, note="wrk is not installed")]
     with tempfile.TemporaryDirectory() as folder, on_load_core():
@@ -76,7 +76,7 @@ def _rows(us: dict[str, list[float]]) -> list[Row]:
     return rows
 
 
-def _cpu_us(port: int, pid: int, path: str, accept: str, seconds: int) -> float:
+def _cpu_us(port: int, pid: int, path: str, accept: str, seconds: float) -> float:
     """Microseconds of the server's CPU per answer."""
     before = cpu_seconds(pid)
     answered = wrk(port, seconds, path=path, headers={**HEADERS, "Accept": accept})

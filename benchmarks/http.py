@@ -72,7 +72,7 @@ GOALS: tuple[tuple[str, str, float | None], ...] = (
 
 def wrk(
     port: int,
-    seconds: int,
+    seconds: float,
     *,
     path: str = "/next",
     headers: Mapping[str, str] = HEADERS,
@@ -80,8 +80,12 @@ def wrk(
     threads: int = 1,
     connections: int = CONNECTIONS,
 ) -> int:
-    """Load by wrk; how many requests were answered."""
-    arguments = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}"]
+    """Load by wrk; how many requests were answered.
+
+    wrk takes whole seconds. In a toy size it is told to end earlier, as by Ctrl-C.
+    """
+    arguments = ["timeout", "--preserve-status", "--signal=INT", f"{seconds}"] * (seconds < 1)
+    arguments += ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}"]
     for name, value in headers.items():
         arguments += ["-H", f"{name}: {value}"]
     if varied:
@@ -98,7 +102,7 @@ def wrk(
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `http`."""
-    rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
     per_second: dict[str, list[float]] = {}
 
     def measure(name: str, rival: Rival, load: Callable[[], int]) -> float:
@@ -131,13 +135,13 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-def _own_load(port: int, seconds: int) -> int:
+def _own_load(port: int, seconds: float) -> int:
     """Load by this package; how many requests were answered."""
     return flat_out(port, connections=CONNECTIONS, seconds=seconds, headers=HEADERS)
 
 
 def _loads(
-    folder: Path, stack: ExitStack, round_s: int, *, warm_s: float
+    folder: Path, stack: ExitStack, round_s: float, *, warm_s: float
 ) -> dict[str, tuple[Rival, Callable[[], int]]]:
     """Every candidate that can be started here, running and warm, and the load on it."""
     has_wrk = shutil.which("wrk") is not None

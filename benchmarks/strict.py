@@ -26,7 +26,7 @@ IN_MEMORY = Path("/dev/shm")
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `strict`."""
-    rounds, round_s = (1, 1) if quick else (ROUNDS, 3)
+    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 3)
     folder_of = IN_MEMORY if IN_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=folder_of) as folder, on_load_core(), cores_awake():
         store = ("--store", f"sqlite:{Path(folder) / 'strict'}")
@@ -60,7 +60,7 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-def _load(port: int, seconds: int) -> int:
+def _load(port: int, seconds: float) -> int:
     if shutil.which("wrk") is not None:
         return wrk(port, seconds)
     return flat_out(port, connections=CLIENTS, seconds=seconds)

@@ -23,7 +23,7 @@ QUIET_S = 1.0  # without an id from any instance, after the goal
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `suspend`."""
-    rounds, hold_s = (1, 1) if quick else (5, HOLD_S)
+    rounds, hold_s, pause_s = (1, 1, 0.01) if quick else (5, HOLD_S, 0.0)
     ids: list[int] = []
     direct: list[float] = []
     chained: list[float] = []
@@ -37,7 +37,7 @@ def run(quick: bool) -> list[Row]:
             for _ in range(rounds):
                 _say(first, "active")
                 _until_all_serve((first, second, sidecar), ids)
-                found = _suspended(first, (first, second, sidecar), GOAL_S + hold_s, ids)
+                found = _suspended(first, (first, second, sidecar), GOAL_S + hold_s, pause_s, ids)
                 direct.append(max(found[first], found[second]))
                 chained.append(found[sidecar])
     distinct(ids)
@@ -72,7 +72,9 @@ def _until_all_serve(ports: Sequence[int], ids: list[int]) -> None:
         _take(port, ids)
 
 
-def _suspended(by: int, ports: Sequence[int], most_s: float, ids: list[int]) -> dict[int, float]:
+def _suspended(
+    by: int, ports: Sequence[int], most_s: float, pause_s: float, ids: list[int]
+) -> dict[int, float]:
     """Seconds from the suspension to the last id of each."""
     last = dict.fromkeys(ports, 0.0)
     began = time.perf_counter()
@@ -82,6 +84,7 @@ def _suspended(by: int, ports: Sequence[int], most_s: float, ids: list[int]) -> 
         for port in ports:
             if _take(port, ids):
                 last[port] = time.perf_counter() - began
+        time.sleep(pause_s)
     return last
 
 

@@ -46,7 +46,7 @@ def _collector() -> Iterator[str]:
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `telemetry`."""
-    rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
     if shutil.which("wrk") is None:
         return [Row(_what(way), None, note=NO_WRK) for way in ON]
 

@@ -27,7 +27,7 @@ WHAT = "workers: CPU per GET /next, two workers / one"
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `workers`."""
-    rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
     if shutil.which("wrk") is None:
         return [Row(WHAT, None, goal=GOAL, note=NO_WRK)]
     per_second: dict[int, list[float]] = {1: [], 2: []}
@@ -53,7 +53,7 @@ def run(quick: bool) -> list[Row]:
             )
             pids = (child.pid, *children(child.pid, 0 if workers == 1 else workers))
             candidates[str(workers)] = partial(measure, workers, port, pids)
-            load(port, 1)  # warms up
+            load(port, min(round_s, 1))  # warms up
         us = interleaved(candidates, rounds)
     return [
         Row(
