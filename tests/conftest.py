@@ -3,10 +3,8 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from botocore.loaders import JSONFileLoader
 
 from idservice.__main__ import main
 from tests import engines
@@ -36,19 +34,8 @@ def _environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _models_read_once() -> Iterator[None]:
-    """The AWS library parses its descriptions of services for each client, 60 ms of JSON."""
-    known: dict[str, Any] = {}
-    load = JSONFileLoader.load_file
-
-    def load_once(self: JSONFileLoader, path: str) -> Any:
-        if path not in known:
-            known[path] = load(self, path)
-        return known[path]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(JSONFileLoader, "load_file", load_once)
-        yield
+def _models_read_once() -> None:
+    engines.read_models_once()
 
 
 @pytest.fixture

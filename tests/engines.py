@@ -8,10 +8,12 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.loaders import JSONFileLoader
 
 DYNOXIDE = (
     Path(__file__).parent.parent / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
@@ -33,6 +35,13 @@ def clean_environment() -> dict[str, str]:
     ours = ("IDSERVICE_", "AWS_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return kept | ENVIRONMENT
+
+
+def read_models_once() -> None:
+    """From now on: the AWS library parses its descriptions of services for each client, 60 ms of
+    JSON."""
+    load = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
+    JSONFileLoader.load_file = lambda self, path: load(path)
 
 
 @contextmanager

@@ -53,7 +53,10 @@ class Hammer:
     """Processes, clients and faults; `report` grows while it runs."""
 
     targets: tuple[tuple[str, str], ...] = (("default", "/next"),)  # counters, and where they are
-    think_s = 0.0  # how long a client waits between two requests, on average
+    # How long a client waits between two requests, on average: what the tests need is requests at
+    # all times, and many at the moment of a fault, before which no client waits.
+    think_s = 0.03
+    rush_s = 0.1
 
     def __init__(
         self,
@@ -74,15 +77,16 @@ class Hammer:
         self._ports: dict[Serving, int] = {}
         self._killed: set[Serving] = set()
         self._over = False
+        self._rushing = False
         self._event = 0
 
-    async def run(self, *, processes: int, clients: int, seconds: float, pause: float) -> Report:
+    async def run(self, *, processes: int, clients: int, faults: int, pause: float) -> Report:
         try:
             await asyncio.gather(*(self._start() for _ in range(processes)))
             async with asyncio.TaskGroup() as group:
                 for number in range(clients):
                     group.create_task(self._client(random.Random(f"{self.report.seed}-{number}")))
-                await self._faults(time.monotonic() + seconds, pause)
+                await self._faults(faults, pause)
                 self._over = True
         finally:
             for instance in self._instances:
@@ -96,15 +100,15 @@ class Hammer:
         self._instances.append(instance)
         self._ports[instance] = await asyncio.to_thread(lambda: instance.port)
 
-    async def _faults(self, end: float, pause: float) -> None:
+    async def _faults(self, faults: int, pause: float) -> None:
         """SIGKILL and SIGTERM in turns, one instance after the other, each started again."""
-        turn = 0
-        while time.monotonic() < end or turn < 2:  # on a busy machine at least one of each
-            await asyncio.sleep(pause * self._random.uniform(0.5, 1.5))
+        for turn in range(faults):
+            await self._rush_after(pause * self._random.uniform(0.5, 1.5))
             victim = self._random.choice(list(self._ports))
             restart = asyncio.create_task(self._start())
             if turn % 2:
                 victim.terminate()
+                self._rushing = False
                 self.report.terms += 1
                 code = await asyncio.to_thread(victim.end)
                 if code != 0:
@@ -112,11 +116,17 @@ class Hammer:
             else:
                 self._killed.add(victim)
                 victim.kill()
+                self._rushing = False
                 self.report.kills += 1
                 await asyncio.to_thread(victim.end)
             del self._ports[victim]
             await restart
-            turn += 1
+
+    async def _rush_after(self, seconds: float) -> None:
+        """Until `_rushing` ends every client asks as fast as it is answered."""
+        await asyncio.sleep(seconds)
+        self._rushing = True
+        await asyncio.sleep(self.rush_s)
 
     async def _client(self, rng: random.Random) -> None:
         """Ask whoever lives, on a connection that is kept while it works."""
@@ -162,7 +172,7 @@ class Hammer:
         for _ in range(200):
             if self._over:
                 return
-            if self.think_s:
+            if not self._rushing:
                 await asyncio.sleep(rng.uniform(0.0, 2 * self.think_s))
             count = rng.choice((0, 0, 0, 0, 1, 3, 20))
             counter, path = rng.choice(self.targets)
@@ -205,11 +215,11 @@ async def hammer(
     arguments: tuple[str, ...] = (),
     processes: int = 3,
     clients: int = 16,
-    seconds: float = 8.0,
+    faults: int = 8,
     pause: float = 0.3,
     seed: int | None = None,
 ) -> Report:
-    """Run it for some seconds; about every `pause` seconds a process is ended and another begun."""
+    """About every `pause` seconds a process is ended and another begun, `faults` times in all."""
     seed = random.randrange(10**6) if seed is None else seed
     driver = Hammer(folder, store, env=env, arguments=arguments, seed=seed)
-    return await driver.run(processes=processes, clients=clients, seconds=seconds, pause=pause)
+    return await driver.run(processes=processes, clients=clients, faults=faults, pause=pause)

@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Self
 
-ROOT = Path(__file__).parent.parent
+from tests.forked import ROOT, Forked
+
 STORE = "sqlite:ids.db"  # in the folder that a process runs in
 START_S = 30.0  # on a machine under load
 
@@ -29,10 +31,33 @@ def command(
     *arguments: str, folder: Path, env: Mapping[str, str] | None = None, timeout: float = START_S
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
-    return subprocess.run(
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = started(arguments, folder, environment(env), out.fileno(), err.fileno())
+        try:
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+def started(
+    arguments: Sequence[str],
+    folder: Path,
+    env: Mapping[str, str],
+    out: int,
+    err: int,
+    before: Callable[[], None] | None = None,
+) -> "subprocess.Popen[bytes] | Forked":
+    """A process that runs a command: forked, unless its interpreter is to start otherwise."""
+    if before is None and env.get("PYTHONPATH") == str(ROOT):
+        return Forked(arguments, folder=folder, env=env, out=out, err=err)
+    return subprocess.Popen(
         [sys.executable, "-m", "idservice", *arguments],
-        cwd=folder, env=environment(env), capture_output=True, text=True, timeout=timeout,
-        check=False,
+        cwd=folder, env=env, stdout=out, stderr=err, preexec_fn=before,
     )  # fmt: skip
 
 
@@ -66,11 +91,13 @@ class Serving:
         before: Callable[[], None] | None = None,
     ) -> None:
         addresses = [word for address in listen for word in ("--listen", address)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "idservice", "serve", "--log", "json", *addresses, *arguments],
-            cwd=folder, env=environment(env), text=True, preexec_fn=before,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        given = ["serve", "--log", "json", *addresses, *arguments]
+        read, write = os.pipe()
+        self._said = os.fdopen(read)
+        try:
+            self.process = started(given, folder, environment(env), write, write, before)
+        finally:
+            os.close(write)
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
@@ -85,12 +112,10 @@ class Serving:
             self.process.kill()
         self.process.wait()
         self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._said.close()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._said:
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
                 self._changed.notify_all()

@@ -13,7 +13,7 @@ from tests.processes import Serving, command
 
 pytestmark = [pytest.mark.process]
 
-SECONDS = 4.0
+FAULTS = 4
 PAUSE_S = 0.6  # between faults
 
 
@@ -36,7 +36,7 @@ async def test_sidecars_over_centrals_never_repeat_an_id(tmp_path: Path, strict:
         hop.faults.lost_after, hop.silent = 0.05, 0.0
 
         async def upset() -> Serving:
-            await asyncio.sleep(SECONDS / 3)
+            await asyncio.sleep(2 * PAUSE_S)
             one.kill()
             third = await asyncio.to_thread(central)
             hop.servers[0] = await asyncio.to_thread(at, third)
@@ -46,7 +46,7 @@ async def test_sidecars_over_centrals_never_repeat_an_id(tmp_path: Path, strict:
             upsetting = asyncio.create_task(upset())
             report = await hammer(
                 tmp_path, hop.url, arguments=("--default-counter", "orders"), processes=2,
-                clients=8, seconds=SECONDS, pause=PAUSE_S, seed=1,
+                clients=8, faults=FAULTS, pause=PAUSE_S, seed=1,
             )  # fmt: skip
         with await upsetting:
             pass

@@ -16,8 +16,9 @@ from tests.processes import command, environment
 
 pytestmark = [pytest.mark.process]
 
-SECONDS = 4.0
+FAULTS = 4
 PAUSE_S = 0.5  # between faults
+OLD_S = 0.01  # between requests to the old endpoint
 
 
 @pytest.fixture(params=[pytest.param("dynoxide", marks=pytest.mark.needs_engine)])
@@ -54,7 +55,7 @@ def assert_unique(report: Report) -> None:
 @both_engines
 async def test_instances_on_one_table_never_repeat_an_id(store: str, tmp_path: Path) -> None:
     report = await hammer(
-        tmp_path, store, env=environment(engines.ENVIRONMENT), seconds=SECONDS, pause=PAUSE_S
+        tmp_path, store, env=environment(engines.ENVIRONMENT), faults=FAULTS, pause=PAUSE_S
     )
     assert_unique(report)
 
@@ -69,7 +70,7 @@ async def test_a_strict_counter_rises_over_kills_and_restarts(store: str, tmp_pa
         store,
         env=environment(engines.ENVIRONMENT),
         arguments=("--default-counter", "orders"),
-        seconds=SECONDS,
+        faults=FAULTS,
         pause=PAUSE_S,
     )
     assert_unique(report)
@@ -99,7 +100,7 @@ class OldEndpoint:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._over.wait(OLD_S):
             try:
                 self.ids.append(self.ask())
             except Exception as error:  # told to the test, which is on another thread
@@ -163,7 +164,7 @@ async def test_the_old_endpoint_and_killed_instances_share_no_id(
             store,
             env=environment(engines.ENVIRONMENT),
             arguments=("--default-counter", "donations"),
-            seconds=SECONDS,
+            faults=FAULTS,
             pause=PAUSE_S,
         )
         during = len(old.ids)

@@ -24,6 +24,7 @@ CLIENTS = 8
 class Rolling(Hammer):
     """The clients of the hammer, and restarts as a deployment does them instead of its faults."""
 
+    think_s = 0.015
     gone: list[Serving]
 
     async def restarts(self, *, at_once: bool) -> None:
@@ -36,7 +37,9 @@ class Rolling(Hammer):
                 group.create_task(self._client(random.Random(f"{self.report.seed}-{number}")))
             await asyncio.sleep(1.0)
             for victim in list(self._ports) if not at_once else ():
+                await self._rush_after(0.0)
                 victim.terminate()
+                self._rushing = False
                 await self._ended(victim)
                 await self._start()
             self._over = True

@@ -17,6 +17,9 @@ from tests.stores.test_dynamodb_adopt import KEYS, Legacy
 pytestmark = [pytest.mark.process, pytest.mark.needs_engine]
 
 
+EVERY_S = 0.005  # a request, of each that asks
+
+
 class OldEndpoint(threading.Thread):
     """Increments the item for as long as it is a number, as one that nobody thought of."""
 
@@ -28,7 +31,7 @@ class OldEndpoint(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        while not self.over.is_set():
+        while not self.over.wait(EVERY_S):
             try:
                 self.got.append(self.legacy.next(self.returns))
             except ClientError as error:
@@ -47,7 +50,7 @@ class Caller(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        while not self.over.is_set():
+        while not self.over.wait(EVERY_S):
             status, body = http_get.ask(self.url, "/next", timeout=10.0, accept="text/plain")
             if status == 200:
                 self.got.append(int(body))

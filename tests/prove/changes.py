@@ -5,14 +5,15 @@ marked `pytest.mark.process`.
 """
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryFile
 
 from tests.hammer import BROKEN
+from tests.processes import environment, started
 from tests.web.wire import ask
 
 # A command and its flags; or method, path below the counter's and body of a request.
@@ -101,16 +102,14 @@ class Operators:
         return answer.status, answer.text
 
     async def _command(self, word: str, *flags: str) -> tuple[int, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "idservice", word, self._counter, *flags, "--store", self.store,
-            cwd=self._folder, env=self._env,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stderr is not None
-        try:
-            said = (await process.stderr.read()).decode()
-            return await process.wait(), said
-        finally:
-            with suppress(ProcessLookupError):
+        words = [word, self._counter, *flags, "--store", self.store]
+        with TemporaryFile("w+") as said:
+            to = said.fileno()
+            process = started(words, self._folder, environment(self._env), to, to)
+            try:
+                code = await asyncio.to_thread(process.wait)
+            finally:
                 process.kill()
-            await process.wait()
+                process.wait()
+            said.seek(0)
+            return code, said.read()

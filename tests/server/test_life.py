@@ -448,7 +448,7 @@ def assert_sound(report: Report) -> None:
 async def test_three_processes_on_one_file_under_kill_and_term_repeat_no_id(
     folder: Path,
 ) -> None:
-    assert_sound(await hammer(folder, STORE, seconds=7))
+    assert_sound(await hammer(folder, STORE, faults=8))
 
 
 async def test_the_hammer_sees_a_duplicate(folder: Path) -> None:

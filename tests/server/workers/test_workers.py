@@ -8,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import stat
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -179,16 +178,17 @@ async def test_a_store_lost_meanwhile_does_not_start_again_from_0(
 class WorkersHammer(Hammer):
     """Kills a worker of the one instance, again and again; its requests may break."""
 
-    async def _faults(self, end: float, pause: float) -> None:
+    async def _faults(self, faults: int, pause: float) -> None:
         [serving] = self._ports
         self._killed.add(serving)
         await_starts(serving, 3)
-        while time.monotonic() < end:
-            await asyncio.sleep(pause * self._random.uniform(0.5, 1.5))
+        while self.report.kills < faults:
+            await self._rush_after(pause * self._random.uniform(0.5, 1.5))
             alive = [pid for pid in pids(serving).values() if is_alive(pid)]
             if alive:
                 os.kill(self._random.choice(alive), signal.SIGKILL)
                 self.report.kills += 1
+            self._rushing = False
         await until(lambda: len(serving.records("worker_started")) == 3 + self.report.kills)
         assert len(serving.records("worker_died")) == self.report.kills
         self._over = True
@@ -212,7 +212,7 @@ async def test_killed_workers_cost_no_duplicate_and_no_refused_connection(
         assert done.returncode == 0, done.stderr
     seed = random.randrange(10**6)
     driver = WorkersHammer(folder, store, env=env, arguments=("--workers", "3"), seed=seed)
-    report = await driver.run(processes=1, clients=16, seconds=4.0, pause=0.4)
+    report = await driver.run(processes=1, clients=16, faults=6, pause=0.4)
     print(report)
     assert report.duplicates == {}, report
     assert report.disorder == [], report
