@@ -21,10 +21,8 @@ STANDS_STILL_S = 5.0  # after which an instance finishes a change that another b
 
 
 class CatalogueWatcher:
-    """Looks at the revision of the catalogue, and at the entries of counters in use when it moved.
-
-    `finish` is called with the name of a counter whose change stands still.
-    """
+    """Reads the revision of the catalogue, and the entries of counters in use when it moved.
+    `finish` is called with the name of a counter whose change stands still."""
 
     def __init__(
         self,

@@ -10,10 +10,8 @@ from idservice.stores.records import Counter, Loan
 
 
 async def take(store: IdStore, counter: Counter, count: int, *, random: Random) -> list[range]:
-    """Return `count` ids as blocks, from one shard if it has enough left.
-
-    Raises Exhausted, and as `IdStore.reserve`. Ids reserved before another shard failed are a gap.
-    """
+    """Return `count` ids as blocks, from one shard if it has enough left. Raises Exhausted, and as
+    `IdStore.reserve`; ids reserved before another shard failed are a gap."""
     order = random.sample(range(counter.shards), counter.shards)
     allocator = Allocator(
         Shards(*(counter.layout(at) for at in order)),

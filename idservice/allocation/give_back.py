@@ -71,9 +71,8 @@ async def claim(
     try:
         merged_below(grant.returned, below)
     except ValueError as error:
-        raise errors.NotApplied(
-            **about, why=f"the list of returned ranges is not valid: {error}"
-        ) from error
+        why = f"the list of returned ranges is not valid: {error}"
+        raise errors.NotApplied(**about, why=why) from error
     taken = await store.claim(counter, grant.rev, shard)
     try:
         ranges = merged_below(taken, below)

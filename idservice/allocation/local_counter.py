@@ -200,10 +200,8 @@ class LocalCounter:
     # --- the catalogue ---------------------------------------------------------------------------
 
     def apply_entry(self, entry: Counter) -> None:
-        """Apply an entry of the catalogue; one that is older than the known one is ignored.
-
-        Ids of a revoked epoch are dropped, ids of one that is merely over are used up (I6).
-        """
+        """Apply an entry, if it is newer than the known one. Ids of a revoked epoch are dropped,
+        ids of one that is merely over are used up (I6)."""
         known = self.counter
         older = entry.rev <= known.rev or entry.ordinal < known.ordinal
         if older or self.state is LocalState.STOPPED:
@@ -248,10 +246,7 @@ class LocalCounter:
     # --- suspicion -------------------------------------------------------------------------------
 
     def on_mismatch(self, outcome: Outcome) -> str:
-        """Decide what it means that a position is not as the epoch of a request left it.
-
-        The entry alone decides. Returns `changed` or `suspect`.
-        """
+        """Return `changed` or `suspect`: the entry alone tells why a position is not as it was."""
         error, told = outcome.error, outcome.told
         if told is None:
             return "changed"
@@ -297,10 +292,8 @@ class LocalCounter:
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
     def recheck(self) -> None:
-        """Ask the store once more about a suspect counter, if it is time to.
-
-        The request remembers this instance's last reservation. A grant ends the suspicion.
-        """
+        """Ask the store once more about a suspect counter, if it is time to. The request remembers
+        this instance's last reservation, so a grant ends the suspicion."""
         now = self._loop.time()
         if self.state is not LocalState.SUSPECT or now < self._recheck_at:
             return
@@ -338,10 +331,8 @@ class LocalCounter:
         self.allocator.retire(cause)
 
     async def close(self, patience_s: float) -> list[range]:
-        """Drop the ids in memory for good; return the ones that may go back to the store.
-
-        First, no more requests are sent, and the one under way may end: it would be a gap.
-        """
+        """Drop the ids in memory for good; return the ones that may go back to the store. No more
+        requests are sent, and the one under way may end first: it would be a gap."""
         self.refiller.close()
         for waiter in self._queue:
             self.refiller.refuse(waiter, errors.Stopped())

@@ -80,10 +80,8 @@ class ServingState:
         self.reason: IdserviceError | None = None
 
     def enter(self, event: LocalEvent, reason: IdserviceError | None = None) -> bool:
-        """Enter the state that follows an event; return False if the event changes nothing.
-
-        Suspicion is told before anything else: its reason stays while the counter is closed.
-        """
+        """Enter the state that follows an event; return False if the event changes nothing. The
+        reason of a suspicion stays while the counter is closed."""
         after = TRANSITIONS.get((self.state, event))
         if after is None:
             return False

@@ -16,10 +16,8 @@ log = logging.getLogger("idservice.doubt")
 
 @dataclass(frozen=True, slots=True)
 class MismatchAnswer:
-    """The entry of a counter; None if there is none or the store does not tell.
-
-    `changing` is true if the counter may be under change, which moves its positions.
-    """
+    """The entry of a counter; None if there is none or the store does not tell. If it is
+    `changing`, it may be under change, which moves its positions."""
 
     entry: Counter | None
     changing: bool
@@ -28,10 +26,8 @@ class MismatchAnswer:
 async def ask(
     store: IdStore, counter: Counter, error: errors.NotApplied, shard: int
 ) -> MismatchAnswer:
-    """Ask why the position of a shard is not as the epoch of `counter` left it. Raises nothing.
-
-    A position that was moved back is closed first, for all instances.
-    """
+    """Ask why the position of a shard is not as the epoch of `counter` left it. Raises nothing. A
+    position that was moved back is closed first, for all instances."""
     entry, known = None, False
     async with _in_time():
         if isinstance(error, errors.WentBack) and has_catalogue(store):
@@ -44,10 +40,8 @@ async def ask(
 
 
 async def look(store: IdStore, name: str) -> tuple[Counter, Position] | None:
-    """Return the entry of a counter and its first position. Raises nothing.
-
-    None if the store does not tell, or if the two are not of one epoch.
-    """
+    """Return the entry of a counter and its first position; None if the store does not tell, or if
+    the two are not of one epoch. Raises nothing."""
     entry = found = None
     async with _in_time():
         entry = await store.counter(name)

@@ -83,10 +83,8 @@ class Outcome:
 
 
 class Refiller:
-    """Brings ids of a counter into memory on behalf of the requests in `queue`.
-
-    With `keep_filled` it goes on after an outage even if no request comes.
-    """
+    """Brings ids of a counter into memory on behalf of the requests in `queue`. With `keep_filled`
+    it goes on after an outage even if no request comes."""
 
     __slots__ = (
         "_asking", "_batches", "_closing", "_context", "_epoch_state", "_keep_filled", "_loop",
@@ -256,10 +254,8 @@ class Refiller:
     async def _answer(
         self, asked: PendingReservation, arrived: int, *, in_background: bool
     ) -> Grant | Loan:
-        """Return the store's answer, for waiters that had `arrived`; raises as `IdStore.reserve`.
-
-        With `in_background` it may take longer than they wait.
-        """
+        """Return the store's answer, for waiters that had `arrived`; `in_background` it may take
+        longer than they wait. Raises as `IdStore.reserve`."""
         began = self._loop.time()
         try:
             async with asyncio.timeout(self._patience(in_background)):

@@ -100,10 +100,8 @@ class Service:
     # --- counters --------------------------------------------------------------------------------
 
     async def local_counter(self, name: str) -> LocalCounter:
-        """Return a counter in use; at its first use it is read from the store.
-
-        Raises BadName, UnknownCounter, StoreError.
-        """
+        """Return a counter in use, which is read from the store at its first use. Raises BadName,
+        UnknownCounter, StoreError."""
         known = self.local_counters.get(name)
         if known is not None:
             return known
@@ -175,19 +173,15 @@ class Service:
 
     async def not_ready(self) -> str:
         """Return why the next id of a declared counter cannot be served now; empty if it can."""
-        if self.stopping:
-            return str(errors.Stopped())
-        if self._replaced is not None:
-            return str(self._replaced)
-        for name in self.declared:
-            try:
+        try:
+            self.check_open()
+            for name in self.declared:
                 local = await self.local_counter(name)
                 local.recheck()  # without readiness no request comes that would do so
-                why = str(local.unavailable_reason or "")
-            except errors.IdserviceError as error:
-                why = str(error)
-            if why:
-                return why
+                if (reason := local.unavailable_reason) is not None:
+                    return str(reason)
+        except errors.IdserviceError as error:
+            return str(error)
         return ""
 
     async def _watch(self) -> None:

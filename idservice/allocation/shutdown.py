@@ -21,10 +21,8 @@ GIVE_BACK_MAX_S = 2.0  # for all counters together
 async def close_all(
     local_counters: Collection[LocalCounter], store: IdStore, *, within_s: float
 ) -> None:
-    """Stop all counters for good, and log what became of their ids. Raises nothing.
-
-    Ids that were not given back in time are a gap.
-    """
+    """Stop all counters for good, and log what became of their ids; ids that were not given back in
+    time are a gap. Raises nothing."""
     reasons: dict[str, str] = {}
     close = partial(_close, store=store, reasons=reasons, patience_s=within_s / 2)
     try:

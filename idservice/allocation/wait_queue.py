@@ -29,11 +29,8 @@ class Waiter:
 
 
 class WaitQueue:
-    """Waiters in the order of arrival.
-
-    `too_long` makes the error for a waiter that waited too long. `window` holds a strict counter's
-    batches; `window_over` is called when it closes.
-    """
+    """Waiters in the order of arrival. `too_long` makes the error for a waiter that waited too
+    long; `window_over` is called when the `window` of a strict counter's batch closes."""
 
     __slots__ = (
         "_loop", "_stats", "_timer", "_too_long", "_waiting", "arrivals", "window",
@@ -100,10 +97,8 @@ class WaitQueue:
             self._loop.call_soon(waiter.answer, error)
 
     def share_out(self, allocator: Allocator, arrived: int, *, strict: bool) -> None:
-        """Serve waiters from memory, in the order of arrival.
-
-        A strict batch serves only waiters that had `arrived` when it was sent (I8).
-        """
+        """Serve waiters from memory, in the order of arrival. A strict batch serves only waiters
+        that had `arrived` when it was sent (I8)."""
         now, waiting = self._loop.time(), list(self)
         served = []
         for waiter in waiting:

@@ -29,21 +29,17 @@ class ServiceAddress:
         kind, _, path = url.partition(":")
         if kind == "unix" and path:
             return cls(url, path=path)
+        parts = HTTP.fullmatch(url)
         try:
-            return cls._parse_http(url)
+            if parts is None or (parts[4] and not 1 <= int(parts[4]) <= 65535):
+                raise ValueError
+            host = (parts[2] or parts[3]).lower()
+            host.encode("idna")  # as connecting does; refuses a part that is empty or too long
         except ValueError:
             raise Usage(
                 why=f"the address of a service is {url!r}; it must be http://HOST:PORT,"
                 " https://HOST:PORT or unix:PATH"
             ) from None
-
-    @classmethod
-    def _parse_http(cls, url: str) -> "ServiceAddress":
-        parts = HTTP.fullmatch(url)
-        if parts is None or (parts[4] and not 1 <= int(parts[4]) <= 65535):
-            raise ValueError
-        host = (parts[2] or parts[3]).lower()
-        host.encode("idna")  # as connecting does; refuses a part that is empty or too long
         tls = parts[1].lower() == "https"
         port = int(parts[4]) if parts[4] else 443 if tls else 80
         return cls(url.rstrip("/"), host=host, port=port, tls=tls)

@@ -53,10 +53,8 @@ def check_batch(count: object) -> None:
 
 
 class ClientBuffer:
-    """Holds ids of `counter` from the service at `url`. Raises Usage, BadName.
-
-    `timeout` is for one call, `hold` is how long ids are kept; `clock` returns seconds.
-    """
+    """Holds ids of `counter` from the service at `url`. Raises Usage, BadName. `timeout` is for one
+    call, `hold` is how long ids are kept; `clock` returns seconds."""
 
     def __init__(
         self, url: str, counter: str, *, timeout: float, hold: float, clock: Callable[[], float]
@@ -110,10 +108,7 @@ class ClientBuffer:
         return self.allocator.buffer.take()
 
     def take_many(self, count: int) -> list[int]:
-        """Return `count` ids if memory holds them, else none.
-
-        Fewer if another thread takes some meanwhile.
-        """
+        """Return `count` ids if memory holds them, else none; fewer if a thread takes some."""
         ids: list[int] = []
         if self.allocator.held >= count:
             while len(ids) < count:
@@ -242,8 +237,7 @@ class ClientBuffer:
         return backoff(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
 
     def timeout_error(self, error: Failure | None, outcome: str = "") -> errors.WaitedTooLong:
-        """Return the error of a call that got no id before its deadline; `outcome` is by default
-        that of `error`."""
+        """Return the error of a call that got no id in time, by default with `error`'s outcome."""
         why = str(error).rstrip(".") if error is not None else "no answer came"
         late = errors.WaitedTooLong(name=self.counter, seconds=self.timeout_s, why=why)
         late.outcome = outcome or (error.outcome if error is not None else errors.UNKNOWN)

@@ -35,7 +35,7 @@ RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the hold time is left f
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A reservation to make: `count` indices of a shard, none below `seen`, the first at most
+    """A reservation to make: `count` indices of a shard from `seen` on, the first at most
     `room`."""
 
     token: int
@@ -147,11 +147,8 @@ class Allocator:
     # --- requests out ----------------------------------------------------------------------------
 
     def due(self, now: float, *, waiting: int = 0, first: int = 0) -> Request | None:
-        """Return the request to send to the store now, if any.
-
-        `waiting` is the number of ids that are waited for and not in memory, `first` the number
-        that the first waiter needs.
-        """
+        """Return the request to send to the store now, if any. `waiting` ids are waited for and not
+        in memory, `first` of them by the first waiter."""
         if self.retired or self._outstanding is not None:
             return None
         if not waiting and (self._strict or self.held > self.low):
@@ -219,10 +216,8 @@ class Allocator:
         return True
 
     def borrowed(self, token: int, blocks: Sequence[range], now: float, *, since: float) -> bool:
-        """Take in another service's answer to a request sent at `since`, as `granted` does.
-
-        Ids that have expired before `now` are dropped, even if waited for.
-        """
+        """Take in another service's answer to a request sent at `since`, as `granted` does. Ids
+        that have expired before `now` are dropped, even if waited for."""
         assert self._hold_s is not None
         total = sum(map(len, blocks))
         request = self._expected(token, total)

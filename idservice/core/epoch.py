@@ -15,10 +15,8 @@ EXHAUSTED_RECHECK_S = 1.0  # how long "no room" is believed before the store is 
 
 
 def epoch_name(ordinal: int, random: str) -> str:
-    """Return the name of an open epoch, as a position carries it: `<ordinal>.<random>`.
-
-    The random part tells two epochs of one ordinal apart (two stores, a restored table).
-    """
+    """Return the name of an open epoch, as a position carries it: `<ordinal>.<random>`. The random
+    part tells two epochs of one ordinal apart (two stores, a restored table)."""
     return f"{ordinal}.{random}"
 
 
@@ -46,10 +44,8 @@ def sealed(epoch: str) -> str:
 
 
 def ordinal_on(position: str | None) -> int:
-    """Return the ordinal of the epoch that a position carries: open, sealed, or gone back.
-
-    It is 0, below every epoch, for any other text, which was not written by idservice.
-    """
+    """Return the ordinal of the epoch that a position carries: open, sealed, or gone back. It is 0,
+    below every epoch, for any other text, which was not written by idservice."""
     if position is None:
         return 0
     if position.startswith(GONE_BACK):
@@ -61,10 +57,8 @@ def ordinal_on(position: str | None) -> int:
 
 
 def first_base(start: int, shards: int) -> int:
-    """Return the base of the first epoch of a counter that was not adopted.
-
-    With one shard index and id agree. With several every shard begins at index 0.
-    """
+    """Return the base of the first epoch of a counter that was not adopted. With one shard index
+    and id agree; with several every shard begins at index 0."""
     return start if shards > 1 else 0
 
 
@@ -104,11 +98,7 @@ class Layout:
     def ids(self, indices: range) -> range:
         """Return the ids of a stretch of indices of this shard, in rising order."""
         assert indices.step == 1
-        return range(
-            self.base + self.shard + self.shards * indices.start,
-            self.base + self.shard + self.shards * indices.stop,
-            self.shards,
-        )
+        return range(self.id(indices.start), self.id(indices.stop), self.shards)
 
     def id(self, index: int) -> int:
         """Return the id of one index."""

@@ -33,15 +33,6 @@ class GapCause(StrEnum):
     EXPIRED = "expired", "the ids were borrowed from another service and not used in time"
 
 
-# These ids were in memory before; ids of the other causes never got there.
-FROM_MEMORY = (
-    GapCause.ABANDONED,
-    GapCause.FORK,
-    GapCause.WENT_BACK,
-    GapCause.EPOCH,
-    GapCause.REVOKED,
-    GapCause.STALE,
-    GapCause.STOP,
-    GapCause.FULL,
-    GapCause.EXPIRED,
-)
+# Ids of these causes never got into memory; ids of the other causes were there before.
+NEVER_HELD = (GapCause.UNKNOWN, GapCause.LATE, GapCause.CLAIM, GapCause.KILLED)
+FROM_MEMORY = tuple(cause for cause in GapCause if cause not in NEVER_HELD)

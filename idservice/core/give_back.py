@@ -47,10 +47,8 @@ def planned(
 
 
 def merged(ranges: Iterable[range]) -> list[range]:
-    """Return the same indices in rising order, adjacent ranges made one.
-
-    Raises ValueError if an index is in two of them.
-    """
+    """Return the same indices in rising order, adjacent ranges made one. Raises ValueError if an
+    index is in two of them."""
     result: list[range] = []
     for each in sorted((each for each in ranges if each), key=lambda each: each.start):
         if result and each.start < result[-1].stop:
@@ -63,10 +61,7 @@ def merged(ranges: Iterable[range]) -> list[range]:
 
 
 def merged_below(ranges: Iterable[range], bound: int) -> list[range]:
-    """Return the same indices in rising order, adjacent ranges made one.
-
-    Raises ValueError if ranges overlap, or are not all between 0 and `bound`.
-    """
+    """Return the same as `merged`. Raises ValueError also if not all are between 0 and `bound`."""
     result = merged(ranges)
     if result and not 0 <= result[0].start <= result[-1].stop <= bound:
         raise ValueError(f"{result} is not below {bound}")

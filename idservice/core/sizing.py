@@ -37,10 +37,8 @@ def refill(*, rate: float, runway_s: float, held: int, used: int, block_max: int
 
 
 def loan(*, rate: float, runway_s: float, held: int, used: int, block_max: int) -> int:
-    """Return the same for ids that expire; between 0 and `block_max`.
-
-    It is 0 if not even one id is used within two runways: an id not used in time is a gap.
-    """
+    """Return the same for ids that expire; between 0 and `block_max`. It is 0 if not even one id is
+    used within two runways: an id not used in time is a gap."""
     wanted = floor(2 * rate * runway_s) - held
     return max(0, min(wanted, GROWTH_MAX * used, block_max))
 

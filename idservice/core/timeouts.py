@@ -10,10 +10,8 @@ STALE_MIN_S = 60.0
 
 
 def lasts(*, held: int, rate: float) -> float:
-    """Return the seconds until memory is empty at the rate last measured.
-
-    Infinite if it is empty already: then nothing is gained by hurrying.
-    """
+    """Return the seconds until memory is empty at the rate last measured. Infinite if it is empty
+    already: then nothing is gained by hurrying."""
     return held / rate if held and rate else float("inf")
 
 
@@ -35,17 +33,12 @@ def pause(failures: int, *, lasts_s: float, spread: float) -> float:
 
 def backoff(failures: int, *, first_s: float, max_s: float, spread: float = 1.0) -> float:
     """Return the pause after `failures` in a row: `first_s`, doubled with each further one, `max_s`
-    at most.
-
-    `spread` is random, 0 .. 1, and takes away up to half, so that not all instances return at once.
-    """
+    at most. `spread` is random, 0 .. 1, and takes away up to half, so that not all return at
+    once."""
     longest = min(max_s, first_s * 2.0 ** min(failures - 1, DOUBLINGS_MAX))
     return longest * (0.5 + 0.5 * spread)
 
 
 def stale_after(runway_s: float) -> float:
-    """Return how long an instance hands out ids without hearing of the catalogue.
-
-    `runway_s` is the longest of its counters.
-    """
+    """Return how long to serve without the catalogue; `runway_s` is the longest of all counters."""
     return max(STALE_MIN_S, 2 * runway_s)

@@ -13,10 +13,8 @@ Result = TypeVar("Result")
 async def for_each(
     items: Iterable[Item], work: Callable[[Item], Coroutine[object, object, Result]]
 ) -> list[Result]:
-    """Return the results of `work` on each item, in the order of the items.
-
-    If some of them fail, the others end, and then the first failure is raised.
-    """
+    """Return the results of `work` on each item, in the order of the items. If some of them fail,
+    the others end, and then the first failure is raised."""
     free = asyncio.Semaphore(AT_ONCE)
 
     async def work_on(item: Item) -> Result:

@@ -211,10 +211,8 @@ class ChainedStore:
     # --- counters --------------------------------------------------------------------------------
 
     async def counter(self, name: str) -> Counter | None:
-        """Return the entry as the service shows it, or as its answers described it so far.
-
-        Uses no id. The state is left out: a request for ids learns if the counter is closed.
-        """
+        """Return the entry as the service shows it, or as its answers described it so far. Uses no
+        id. The state is left out: a request for ids learns if the counter is closed."""
         try:
             shown = await self._shown(name)
         except errors.NotShown:
