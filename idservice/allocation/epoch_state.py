@@ -1,8 +1,6 @@
 """The state of one counter on an instance: its last known entry, and the allocator of its epoch."""
 
 import asyncio
-from dataclasses import replace
-from typing import Any
 
 from idservice import errors
 from idservice.allocation.context import Context
@@ -20,8 +18,7 @@ class EpochState:
     that still come to it are burnt. `stats` is counted elsewhere."""
 
     __slots__ = (
-        "_context", "_epoch", "_expiry", "_loop", "_past", "allocator", "buffer", "counter",
-        "stats",
+        "_context", "_epoch", "_expiry", "_loop", "allocator", "buffer", "counter", "stats",
     )  # fmt: skip
 
     def __init__(self, counter: Counter, context: Context, stats: CounterStats) -> None:
@@ -29,7 +26,6 @@ class EpochState:
         self.stats = stats
         self._context = context
         self._loop = asyncio.get_running_loop()
-        self._past: CounterSample | None = None  # of the allocators that were replaced
         self._expiry: asyncio.TimerHandle | None = None
         self.allocator = self._new_allocator(self._new_shards())
         self.buffer = self.allocator.buffer  # so that taking an id reads one attribute less
@@ -94,10 +90,7 @@ class EpochState:
     def _replace_by(self, after: Allocator, cause: GapCause, *, keep: bool) -> None:
         before = self.allocator
         self.allocator, self.buffer = after, after.buffer
-        after.take_over_from(before, keep=keep)
-        before.retire(cause)
-        self._past = self._with(before)
-        before.gaps = {}  # later ones are counted by `add_late`
+        after.take_over_from(before, cause, keep=keep)
 
     def exhausted(self, count: int) -> errors.Exhausted:
         """Return the error that `count` more ids would go beyond the limit."""
@@ -106,38 +99,21 @@ class EpochState:
             limit = f"at {self._context.store.address}"
         return errors.Exhausted(name=self.counter.name, count=count, limit=limit)
 
-    def add_late(self, allocator: Allocator) -> None:
-        """Count the gaps of an allocator since it was replaced, if it was."""
-        if allocator is not self.allocator:
-            past = self._before
-            self._past = replace(past, gaps=_together(past.gaps, allocator.gaps))
-            allocator.gaps = {}
-
     def reading(self, *, waiting: int, reason: errors.IdserviceError | None) -> CounterSample:
         """Return all counts since the start. `reason` is the error that a request would get now."""
         now, allocator = self._loop.time(), self.allocator
-        return self._with(
-            allocator,
+        return CounterSample(
+            self.counter.name,
+            issued=allocator.issued_ids,
+            reserved=allocator.granted_ids,
             held=allocator.held,
             rate=allocator.present_rate(now),
             waiting=waiting,
+            gaps=dict(allocator.gaps),
+            stats=self.stats,
+            returned=allocator.returned_ids,
             state=self._standing(now, reason),
         )
-
-    def _with(self, allocator: Allocator, **present: Any) -> CounterSample:
-        past = self._before
-        return replace(
-            past,
-            **present,
-            issued=past.issued + allocator.issued_ids,
-            reserved=past.reserved + allocator.granted_ids,
-            gaps=_together(past.gaps, allocator.gaps),
-            returned=past.returned + allocator.returned_ids,
-        )
-
-    @property
-    def _before(self) -> CounterSample:
-        return self._past or CounterSample(self.counter.name, 0, 0, 0, 0.0, 0, {}, self.stats)
 
     def _standing(self, now: float, reason: errors.IdserviceError | None) -> CounterState:
         counter, allocator = self.counter, self.allocator
@@ -156,7 +132,3 @@ class EpochState:
             code=reason.code if reason is not None else "",
             why=str(reason) if reason is not None else "",
         )
-
-
-def _together(gaps: dict[str, int], more: dict[str, int]) -> dict[str, int]:
-    return {cause: gaps.get(cause, 0) + more.get(cause, 0) for cause in {**gaps, **more}}

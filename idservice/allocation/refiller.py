@@ -216,8 +216,6 @@ class Refiller:
             log.exception("a reservation failed", extra={"action": "reservation_bug"})
             why = f"an internal fault ({type(error).__name__})"
             return self._failed(outcome, errors.OutcomeUnknown(**self.about, why=why))
-        finally:
-            self._epoch_state.add_late(asked.allocator)
 
     def _ended(self) -> None:
         """Take note that a request has ended, and that its outcome was decided on."""

@@ -325,9 +325,9 @@ class Allocator:
         self.retired = True
         self._drop(cause)
 
-    def take_over_from(self, before: "Allocator", *, keep: bool) -> None:
-        """Take over the pace of an earlier epoch's allocator, and with `keep` its ids, which are
-        handed out first. Only for an allocator that is new."""
+    def take_over_from(self, before: "Allocator", cause: GapCause, *, keep: bool) -> None:
+        """Take over pace and counts of an earlier epoch's allocator, which is retired, and with
+        `keep` its ids, which are handed out first. Only for an allocator that is new."""
         self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
         self._rated_s = before._rated_s
         if before._outstanding is not None:  # its outcome will not be heard of
@@ -335,6 +335,11 @@ class Allocator:
         if keep:
             before.granted_ids -= before.held
             self.inherit(before.buffer.clear())
+        before.retire(cause)
+        self.granted_ids += before.granted_ids
+        self.returned_ids = before.returned_ids
+        self.gaps = before.gaps  # shared: an answer that still comes to it becomes a gap
+        self._window_used = self._used
 
     # --- gaps ------------------------------------------------------------------------------------
 
@@ -358,7 +363,8 @@ class Allocator:
         self._gap(GapCause.STOP, -count - too_many)
         self._gap(GapCause.FULL, too_many)
         assert self.gaps[GapCause.STOP] >= 0
-        self.gaps = {cause: count for cause, count in self.gaps.items() if count}
+        if not self.gaps[GapCause.STOP]:
+            del self.gaps[GapCause.STOP]
 
     def _drop(self, cause: GapCause) -> None:
         assert cause in FROM_MEMORY
