@@ -264,14 +264,14 @@ class LocalCounter:
     def on_refusal(self, error: errors.IdserviceError | None) -> None:
         """Hand out nothing until a recheck: the store gives no ids of the counter."""
         assert error is not None
-        if isinstance(error, errors.StoreError):
-            self._distrust(error)
-            return
-        # The service that lends the ids has no such counter (any more), or gives none of it.
-        self._context.health.answered()
+        if not isinstance(error, errors.StoreError):
+            # The service that lends the ids has no such counter (any more), or gives none of it.
+            self._context.health.answered()
         if self.allocator.retired:
             return  # stopped in the meantime, and for good
-        if isinstance(error, errors.UnknownCounter) and not self.counter.ordinal:
+        if isinstance(error, errors.StoreError):
+            self._distrust(error)
+        elif isinstance(error, errors.UnknownCounter) and not self.counter.ordinal:
             self.stop(error, cause=GapCause.REVOKED)  # for good: were it to come back, it would
             self._missing(self)  # neither be counted nor stopped
         else:
@@ -279,8 +279,6 @@ class LocalCounter:
 
     def _distrust(self, error: errors.IdserviceError | None) -> None:
         """Hand out nothing: the ids in memory may be granted again by a restored store."""
-        if self.allocator.retired:
-            return  # stopped in the meantime, and for good
         log.error("%s", error, extra={"action": "counter_suspect"})
         suspect = errors.CounterSuspect(name=self.counter.name, why=str(error))
         self._suspect(suspect, GapCause.WENT_BACK)
