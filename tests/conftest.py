@@ -1,5 +1,6 @@
 """Fixtures for every room: a clean environment, an initialised store, the DynamoDB engines."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not bound and "moto" not in item.name and "moto_url" not in item.fixturenames:
             item.add_marker("quick")
     items.sort(key=lambda item: item.get_closest_marker("process") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives to the end: libraries and thousands of tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(7000)
 
 
 @pytest.fixture(scope="session", autouse=True)

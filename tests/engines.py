@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import JSONFileLoader, Loader
 
 DYNOXIDE = (
     Path(__file__).parent.parent / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
@@ -38,10 +38,12 @@ def clean_environment() -> dict[str, str]:
 
 
 def read_models_once() -> None:
-    """From now on: the AWS library parses its descriptions of services for each client, 60 ms of
-    JSON."""
+    """From now on: the AWS library looks through its descriptions of services for each client,
+    for 0.1 s."""
     load = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
     JSONFileLoader.load_file = lambda self, path: load(path)
+    services = cache(partial(Loader.list_available_services, Loader()))
+    Loader.list_available_services = lambda self, type_name: services(type_name=type_name)
 
 
 @contextmanager
@@ -51,6 +53,7 @@ def moto() -> Iterator[str]:
     One request at a time: moto changes items without a lock and renders its answers from them
     afterwards, so that it loses updates and shows two writers one value.
     """
+    from moto import backends
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
@@ -59,6 +62,8 @@ def moto() -> Iterator[str]:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
+    modules = tuple(backends.list_of_moto_modules())
+    backends.list_of_moto_modules = lambda: modules  # read from the disk at each request
     application, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:

@@ -38,7 +38,7 @@ def scheduled() -> int:
     """Timers that are set on the loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    return sum(not handle.cancelled() for handle in loop._scheduled)
+    return loop.timers
 
 
 # --- counters -------------------------------------------------------------------------------------
