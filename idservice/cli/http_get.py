@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from idservice.client.address import ServiceAddress
 from idservice.errors import Unavailable, Usage
-from idservice.server.address import Address
-from idservice.server.settings import LISTEN, from_environment
+from idservice.server.settings import LISTEN, Address, from_environment
 
 POLL_S = 0.1
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  an address to listen on

@@ -14,14 +14,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from idservice import errors
-from idservice.server.address import Address
 
 Record = TypeVar("Record")
 
 PREFIX = "IDSERVICE_"
 STORE_DEFAULT = "sqlite:idservice.db"
-LISTEN_DEFAULT = Address("127.0.0.1", 8080)
-ADMIN_DEFAULT = Address("127.0.0.1", 9090)
+HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 WORKERS_MAX = 64
 OWN_PATHS = re.compile(r"/(livez|readyz|metrics|openapi\.json|v1(/.*)?)")
 # Kubernetes sets these variables in every container beside a Service called "idservice" or, as one
@@ -34,6 +32,51 @@ FROM_KUBERNETES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """An address to listen on or to ask: `HOST:PORT` or `unix:PATH`."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read an address. Raises ValueError with the rule."""
+        if text.startswith("unix:") and len(text) > len("unix:"):
+            return cls(host="", port=0, path=text.removeprefix("unix:"))
+        match = HOST_PORT.fullmatch(text)
+        if match is None or int(match[2]) > 65535:
+            raise ValueError("HOST:PORT ([::1]:8080 for IPv6) or unix:PATH")
+        return cls(host=match[1].strip("[]"), port=int(match[2]))
+
+    @property
+    def is_local(self) -> bool:
+        """True if only this machine can reach it."""
+        if self.path or self.host == "localhost":
+            return True
+        from ipaddress import ip_address  # slow to load, and a health check does not need it
+
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def url(self) -> str:
+        """The address as a client on this machine writes it."""
+        return str(self) if self.path else f"http://{self}"
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+LISTEN_DEFAULT = Address("127.0.0.1", 8080)
+ADMIN_DEFAULT = Address("127.0.0.1", 9090)
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One setting; `parse` reads its text, and raises ValueError with the rule."""
 
@@ -41,18 +84,16 @@ class Setting:
     default: Any
     parse: Callable[[str], Any]
     help: str
-    value: str  # the name of its value in the help; empty for a switch
-    many: bool  # a flag that may be repeated; a variable separates values by commas
-    unset: str  # the effect of the default None
+    value: str = ""  # the name of its value in the help; empty for a switch
+    many: bool = False  # a flag that may be repeated; a variable separates values by commas
+    unset: str = ""  # the effect of the default None
 
     @property
     def flag(self) -> str:
-        """The flag."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """The environment variable."""
         return PREFIX + self.name.upper()
 
     @property
@@ -233,18 +274,6 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class AskSettings:
-    """The settings of the commands that ask a running service."""
-
-    url: str | None = row(
-        None, str, "the service, http://HOST:PORT or unix:PATH", "URL",
-        unset=f"where --listen says, else {LISTEN_DEFAULT.url}",
-    )  # fmt: skip
-    timeout: float = row(30.0, seconds(0, 3600), "seconds to wait", "S")
-    interval: float = row(1.0, seconds(0.1, 3600), "seconds between two looks", "S")
-
-
-@dataclass(frozen=True, slots=True)
 class BenchSettings:
     """The settings of `bench`."""
 
@@ -273,7 +302,13 @@ SERVE = tuple(rows(ServeSettings).values())
 STORE, RUNWAY, LISTEN, ADMIN_LISTEN = (
     rows(ServeSettings)[name] for name in ("store", "runway", "listen", "admin_listen")
 )
-URL, TIMEOUT, INTERVAL = rows(AskSettings).values()
+# Of the commands that ask a running service.
+URL = Setting(
+    "url", None, str, "the service, http://HOST:PORT or unix:PATH", "URL",
+    unset=f"where --listen says, else {LISTEN_DEFAULT.url}",
+)  # fmt: skip
+TIMEOUT = Setting("timeout", 30.0, seconds(0, 3600), "seconds to wait", "S")
+INTERVAL = Setting("interval", 1.0, seconds(0.1, 3600), "seconds between two looks", "S")
 BENCH = tuple(rows(BenchSettings).values())
 ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, INTERVAL, *BENCH)}
 

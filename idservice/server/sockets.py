@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from idservice.errors import CannotListen
-from idservice.server.address import Address
-from idservice.server.settings import ADMIN_DEFAULT
+from idservice.server.settings import ADMIN_DEFAULT, Address
 
 log = logging.getLogger("idservice.server")
 

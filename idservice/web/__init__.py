@@ -5,9 +5,9 @@ things: the service that hands out ids, the catalogue that changes counters, and
 workers. A handler reads its request strictly, asks one of them, and words the answer. It never
 touches the store and never decides anything about an id.
 
-    ids            requests for ids: `request` reads them, the service serves them, `response`
-                   words them
-    counters       the control plane; `access` decides if a request may change a counter
+    ids            requests for ids: `request` reads them, the service serves them, and they are
+                   worded here
+    counters       the control plane; `WriteAccess` decides if a request may change a counter
     status_page    the status as a page and as JSON, from memory alone
     health         `/livez` and `/readyz`
     openapi        the document, generated from the records in `schemas`

@@ -11,8 +11,7 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
 from idservice.observability.readings import ServiceView
-from idservice.web.access import WriteAccess
-from idservice.web.counters import CounterRoutes
+from idservice.web.counters import CounterRoutes, WriteAccess
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document

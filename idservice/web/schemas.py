@@ -40,9 +40,6 @@ Reason = Annotated[
 ]
 
 
-# --- requests -------------------------------------------------------------------------------------
-
-
 class Configuration(msgspec.Struct, forbid_unknown_fields=True):
     """The configuration of a counter. A number may be sent as a string of its digits."""
 
@@ -77,9 +74,6 @@ class SetTo(msgspec.Struct, forbid_unknown_fields=True):
     )
     force: Annotated[bool, Meta(description=f"Skip more than {JUMP_MAX} ids.")] = False
     reason: Reason = ""
-
-
-# --- answers --------------------------------------------------------------------------------------
 
 
 class OneId(msgspec.Struct):

@@ -12,7 +12,6 @@ import shlex
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
@@ -53,14 +52,10 @@ class StatusRoutes:
         self._clock = clock
 
     async def page(self, request: web.Request) -> web.Response:
-        """Show the status as a page."""
         values = msgspec.to_builtins(await self._status(request))
-        template = page_template()
-        headers = {**NO_STORE, **template.headers}
-        return web.Response(body=template.filled(values), headers=headers)
+        return web.Response(body=PAGE.filled(values), headers={**NO_STORE, **PAGE.headers})
 
     async def json(self, request: web.Request) -> web.Response:
-        """Show the status as JSON."""
         return json_answer(await self._status(request))
 
     async def _status(self, request: web.Request) -> Status:
@@ -159,12 +154,6 @@ class PageTemplate:
         )
 
 
-@cache
-def page_template() -> PageTemplate:
-    """Return the page of this version."""
-    return PageTemplate(FILE.read_text(encoding="utf-8"))
-
-
 def _words(status: dict[str, Any]) -> dict[str, str]:
     """Return the texts outside the rows of counters, by their names in the template."""
     store, lag = status["store"], status["loop_lag"]
@@ -225,3 +214,6 @@ def _inside(text: str, element: str) -> str:
 def _hash(part: str) -> str:
     digest = hashlib.sha256(part.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+PAGE = PageTemplate(FILE.read_text(encoding="utf-8"))

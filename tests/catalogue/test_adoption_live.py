@@ -51,7 +51,7 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(EVERY_S):
-            status, body = http_get.ask(self.url, "/next", timeout=10.0, accept="text/plain")
+            status, body = http_get.ask(self.url, "/next", timeout=10.0)
             if status == 200:
                 self.got.append(int(body))
             else:

@@ -35,7 +35,7 @@ class Caller(threading.Thread):
     def run(self) -> None:
         path = "/v1/counters/orders/next"
         while not self.over.wait(EVERY_S):
-            status, body = http_get.ask(self.url, path, timeout=10.0, accept="text/plain")
+            status, body = http_get.ask(self.url, path, timeout=10.0)
             if status == 200:
                 self.got.append(int(body))
             else:

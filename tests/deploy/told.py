@@ -8,7 +8,7 @@ from typing import Any
 from idservice import errors
 from idservice.cli import main
 from idservice.server import settings
-from idservice.server.address import Address
+from idservice.server.settings import Address
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from idservice.errors import CannotListen
-from idservice.server.address import Address
+from idservice.server.settings import Address
 from idservice.server.sockets import bound
 
 

@@ -9,7 +9,7 @@ import pytest
 from idservice import errors
 from idservice.cli import main
 from idservice.server import process, settings
-from idservice.server.address import Address
+from idservice.server.settings import Address
 
 # flag: (text of the flag, its value, text of the variable, its value); text None: a switch
 SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {

@@ -18,9 +18,9 @@ from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NoUsableAnswer, Reply
 from idservice.stores.chained import ChainedStore
+from idservice.web.ids import several
 from idservice.web.problems import problem
 from idservice.web.request import WebLimits, read_id_request
-from idservice.web.response import several
 from tests.simulation import checker
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse, run

@@ -78,11 +78,6 @@ class Distinct:
             for run in runs(ids, self._modulus):
                 self._put(run)
 
-    @property
-    def intervals(self) -> int:
-        """The number of intervals."""
-        return sum(len(kept.starts) for kept in self._kept.values())
-
     def _put(self, ids: range) -> None:
         """Add ids as few intervals: those with the same remainder, if they follow each other."""
         modulus = self._modulus

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from idservice import errors
 from idservice.allocation.service import Service
@@ -90,30 +90,23 @@ class SupervisorLink:
         if self._later is not None:
             self._collect()
 
-    # --- the channel -----------------------------------------------------------------------------
-
     async def _listen(
         self, stream: asyncio.StreamReader, group: asyncio.TaskGroup, end: Callable[[], None]
     ) -> None:
         reader = messages.MessageReader()
-        while data := await self._read(stream):
-            for message in reader.messages(data):
-                match message:
-                    case messages.Stop():
-                        end()
-                    case messages.ReportRequest(number, full, ready):
-                        group.create_task(self._send_report(number, full, ready))
-                    case messages.PoolStatus(status):
-                        self._answered(status)
-                    case _:
-                        raise AssertionError(message)
+        with suppress(ConnectionError):
+            while data := await stream.read(READ_MAX):
+                for message in reader.messages(data):
+                    match message:
+                        case messages.Stop():
+                            end()
+                        case messages.ReportRequest(number, full, ready):
+                            group.create_task(self._send_report(number, full, ready))
+                        case messages.PoolStatus(status):
+                            self._answered(status)
+                        case _:
+                            raise AssertionError(message)
         end()  # the supervisor is gone: nothing else would stop this process
-
-    async def _read(self, stream: asyncio.StreamReader) -> bytes:
-        try:
-            return await stream.read(READ_MAX)
-        except ConnectionError:
-            return b""
 
     async def _send_report(self, number: int, full: bool, ready: bool) -> None:
         status = await self._report(full, ready) if self._report is not None else None
@@ -123,11 +116,9 @@ class SupervisorLink:
         if self._writer is None or self._report is None or self._writer.is_closing():
             return
         self._send(messages.Report(0, await self._report(True, True)))
-        try:
+        with suppress(ConnectionError, TimeoutError):  # the supervisor is gone, or too busy
             async with asyncio.timeout(FAREWELL_S):
                 await self._writer.drain()
-        except (ConnectionError, TimeoutError):
-            pass  # the supervisor is gone, or too busy
 
     def _send(self, message: messages.Message) -> None:
         assert self._writer is not None

@@ -90,7 +90,9 @@ class Collecting:
 
     def over(self, now: float) -> bool:
         """Return True if there is nothing left to wait for."""
-        return now >= self.due or all(worker.reported >= self.number for worker in self.missing)
+        return now >= self.due or all(
+            worker.hung_up or worker.reported >= self.number for worker in self.missing
+        )
 
 
 class Supervisor:
@@ -195,7 +197,10 @@ class Supervisor:
         for key, mask in self._selector.select(max(0.0, min([now + TICK_S, *dues]) - now)):
             if key.fileobj is self._signals.wakeup:
                 for _ in range(self._signals.stops()):
-                    self._on_signal()
+                    if self._stopping:
+                        self._kill_all()  # a second signal ends everything at once
+                    else:
+                        self._stop()
                 continue
             if mask & selectors.EVENT_READ:
                 self._receive(key.data)
@@ -342,8 +347,6 @@ class Supervisor:
         self._counts[worker.number] = GONE
         self._totals.ended(worker.number)
         self._collecting = [one for one in self._collecting if one.asker is not worker]
-        for collecting in self._collecting:
-            collecting.missing = [one for one in collecting.missing if one is not worker]
         failed = code not in (EXIT_OK, -signal.SIGTERM)
         if self._stopping:
             self._code = self._code or (EXIT_FAILURE if failed else EXIT_OK)
@@ -376,12 +379,6 @@ class Supervisor:
         worker.hung_up = True
 
     # --- the end ---------------------------------------------------------------------------------
-
-    def _on_signal(self) -> None:
-        if self._stopping:
-            self._kill_all()  # a second signal ends everything at once
-        else:
-            self._stop()
 
     def _stop(self) -> None:
         """Tell all workers to drain, and leave the sockets to them: the last one closes them."""

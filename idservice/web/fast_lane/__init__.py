@@ -13,6 +13,6 @@ readiness of all workers, or for aiohttp. Later requests of the connection are k
 that answers have the order of their requests.
 
 `parser` never judges a request: one that it does not find plain goes to aiohttp. `responses` words
-refusals and answers with the functions that aiohttp's handlers use (`web.problems`,
-`web.response`). So there is one wording for both ways.
+refusals and answers with the functions that aiohttp's handlers use (`web.problems`, `web.ids`). So
+there is one wording for both ways.
 """

@@ -46,8 +46,6 @@ class Handover(asyncio.Transport):
         self._ended = False
         handler.connection_made(self)
 
-    # --- bytes in --------------------------------------------------------------------------------
-
     def begin(self, head: bytes) -> None:
         """Feed the head of a request, to its blank line."""
         self.handler.data_received(head)
@@ -95,8 +93,6 @@ class Handover(asyncio.Transport):
         """Tell aiohttp that the client is gone."""
         self._ended = True
         self.handler.connection_lost(exc)
-
-    # --- what aiohttp does with its transport ----------------------------------------------------
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """As the real transport; but its socket has all its options already."""

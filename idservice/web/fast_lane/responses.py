@@ -19,10 +19,9 @@ from idservice.allocation.service import Service
 from idservice.observability.readings import ServiceView
 from idservice.observability.readings import count as count_one
 from idservice.web.health import LIVE, ready
-from idservice.web.ids import issue
+from idservice.web.ids import TEXT, issue, one, several
 from idservice.web.problems import crash, problem
 from idservice.web.request import IdRequest, WebLimits, prefers_json, read_id_request
-from idservice.web.response import TEXT, one, several
 
 TARGETS_MAX = 4096  # distinct request lines remembered
 ACCEPTS_MAX = 256  # and distinct Accept headers
