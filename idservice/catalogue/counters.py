@@ -112,9 +112,6 @@ async def ensure(
     return found, False
 
 
-# --- showing -------------------------------------------------------------------------------------
-
-
 async def shown(store: IdStore, name: str) -> Counter | None:
     """Return the entry of a counter, to be shown. Raises as `IdStore.counter`."""
     counter = await store.counter(name)
@@ -175,16 +172,13 @@ def described(
     if counter.move is not None:
         body["moved_to"] = counter.move.to
         body["arrived"] = counter.move.arrived
-    if counter.adopted is not None:
-        body["adopted"] = {
-            "table": counter.adopted.table,
-            "key": {attribute: value for attribute, _, value in counter.adopted.key},
-            "attribute": counter.adopted.attribute,
-            "returns": counter.adopted.returns,
-        }
-    elif counter.home is not None:
-        key = {attribute: value for attribute, _, value in counter.home.key}
-        body["home"] = {"table": counter.home.table, "key": key}
+    item = counter.adopted_item
+    if item is not None:
+        about = {"table": item.table, "key": {name: value for name, _, value in item.key}}
+        if counter.adopted is None:
+            body["home"] = about
+        else:
+            body["adopted"] = {**about, "attribute": item.attribute, "returns": item.returns}
     return body
 
 

@@ -78,22 +78,15 @@ def done(entry: Counter) -> Counter:
     moves = intent.opens and entry.adopted is None
     if intent.ends_adoption:
         entry = replace(entry, adopted=None, home=entry.adopted, base=0)
+    if moves:
+        entry = replace(entry, base=intent.base, shards=intent.shards)
+    if intent.origin:
+        entry = replace(entry, origins=(*entry.origins, intent.origin))
     return replace(
-        entry,
-        epoch=intent.epoch,
-        state=intent.state,
-        start=intent.start,
-        limit=intent.limit,
-        base=intent.base if moves else entry.base,
-        shards=intent.shards if moves else entry.shards,
-        strict=intent.strict,
-        runway=intent.runway,
-        high=intent.base,
-        intent=None,
+        entry, epoch=intent.epoch, state=intent.state, start=intent.start, limit=intent.limit,
+        strict=intent.strict, runway=intent.runway, high=intent.base, intent=None, move=intent.move,
         rev=entry.rev + 1,
-        move=intent.move,
-        origins=entry.origins + ((intent.origin,) if intent.origin else ()),
-    )
+    )  # fmt: skip
 
 
 def arrived(entry: Counter) -> Counter:

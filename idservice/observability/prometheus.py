@@ -5,7 +5,7 @@ much as an integer, so the registry of that library is used only to write the pa
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import accumulate, chain, repeat
 from math import inf
 
 from prometheus_client import Metric, generate_latest
@@ -102,12 +102,8 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _histogram(name: str, text: str, latency: Latency) -> HistogramMetricFamily:
-    running, buckets = 0, []
     bounds = (*map(str, LATENCY_BUCKETS_S), "+Inf")
-    unreached = [0] * (len(bounds) - len(latency.counts))
-    for bound, value in zip(bounds, latency.counts + unreached, strict=True):
-        running += value
-        buckets.append((bound, running))
+    running = accumulate(chain(latency.counts, repeat(0)))
     family = HistogramMetricFamily(f"idservice_{name}", text)
-    family.add_metric([], buckets, latency.total)
+    family.add_metric([], list(zip(bounds, running, strict=False)), latency.total)
     return family

@@ -14,7 +14,6 @@ the only safe order.
 An operation ends in one of three ways: its result; NotApplied, which proves that nothing happened;
 or OutcomeUnknown. After the last a reserved range is burnt (I4), and nothing is sent again but
 what may be repeated. Engines are imported only when used.
-
 """
 
 from idservice.client.protocol import HOLD_S

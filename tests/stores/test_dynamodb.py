@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 from random import Random
 
 import pytest
@@ -410,7 +411,7 @@ async def test_credentials_are_refreshed_in_the_background_and_retried(
 
     monkeypatch.setattr("aioboto3.Session", Session)
     before = asyncio.all_tasks()
-    async with dynamodb_client.DynamoClient("dynamodb:ids", "ids", None, None) as client:
+    async with aclosing(dynamodb_client.DynamoClient("dynamodb:ids", "ids", None, None)) as client:
         await client.open()
         async with asyncio.timeout(5):
             await credentials.again.wait()

@@ -12,7 +12,6 @@ that check after something was not found, or after 30 s without an answer: a tab
 and restored under its name has older positions. `description` and `examine` have the checks that
 `verify` and `doctor` share. `adopt` takes over the item of an existing endpoint, which goes on
 counting in it until the adoption is finished.
-
 """
 
 from idservice.stores.dynamodb.store import DynamoStore as DynamoStore

@@ -137,7 +137,7 @@ async def _look(client: DynamoClient, adopted: Adopted, action: str) -> tuple[in
 
     Raises ValueError if it cannot be adopted, NotApplied.
     """
-    place = _place(adopted)
+    place = Place(adopted.table, items.foreign_key(adopted), adopted.attribute)
     try:
         answer = await client.call(
             "GetItem", action, TableName=place.table, Key=place.key, ConsistentRead=True
@@ -145,11 +145,6 @@ async def _look(client: DynamoClient, adopted: Adopted, action: str) -> tuple[in
     except CallUnanswered as unanswered:
         raise errors.NotApplied(**unanswered.fields) from unanswered
     return _found_in(answer.get("Item"), adopted)
-
-
-def _place(adopted: Adopted) -> Place:
-    key = {name: {kind: value} for name, kind, value in adopted.key}
-    return Place(adopted.table, key, adopted.attribute)
 
 
 def _found_in(item: Item | None, adopted: Adopted) -> tuple[int, str | None]:
@@ -200,7 +195,7 @@ async def take_over(client: DynamoClient, counter: Counter, adopted: Adopted) ->
     leaves an item with an open epoch; the counter goes on in that one.
     """
     action = f"adopting counter {counter.name}"
-    place = _place(adopted)
+    place = Place(adopted.table, items.foreign_key(adopted), adopted.attribute)
     for _ in range(TAKE_OVER_TRIES):
         try:
             value, epoch = await _look(client, adopted, action)

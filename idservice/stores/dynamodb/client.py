@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from random import Random
-from typing import Any, Self
+from typing import Any
 
 from botocore.exceptions import (
     ClientError,
@@ -120,7 +120,7 @@ class CallUnanswered(errors.OutcomeUnknown):
 
 
 class DynamoClient:
-    """Sends requests to DynamoDB for one table's store. Enter it; the first call connects."""
+    """Sends requests to DynamoDB for one table's store. The first call connects; close it."""
 
     def __init__(self, store: str, table: str, region: str | None, endpoint: str | None) -> None:
         self.store = store
@@ -135,10 +135,8 @@ class DynamoClient:
         self._logged: dict[str, float] = {}
         self._random = Random()  # noqa: S311 - it spreads retries and keeps no secret
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *failure: Any) -> None:
+    async def aclose(self) -> None:
+        """Close the connections."""
         if self._refresher is not None:
             self._refresher.cancel()
             await asyncio.gather(self._refresher, return_exceptions=True)

@@ -212,7 +212,7 @@ class _Examination:
                 f"idservice fence {counter.name} --past N --store {shlex.quote(self.client.store)}"
             )
             self.found.append(Finding(FAULT, about, f"{name} was recreated or restored", why, run))
-        key = {name: {kind: value} for name, kind, value in adopted.key}
+        key = items.foreign_key(adopted)
         self.found.append(await self.expiry(adopted.table, {**key, adopted.attribute: None}))
         for operation, request in (
             ("GetItem", {"Key": key}),

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from idservice.core.writer import Record
-from idservice.stores.records import VALUE, Counter, Position, Writers
+from idservice.stores.records import VALUE, Adopted, Counter, Position, Writers
 
 KEY = "pk"
 ENTRY = "entry:"
@@ -102,11 +102,16 @@ class Place:
         return next(iter(self.key))
 
 
+def foreign_key(item: Adopted) -> dict[str, dict[str, str]]:
+    """Return the key of an adopted item."""
+    return {name: {kind: value} for name, kind, value in item.key}
+
+
 def place_of(counter: Counter, shard: int, table: str) -> Place:
     """Return the place of a shard; of an adopted counter it is that of its old endpoint."""
     item = counter.adopted_item
     if item is not None and shard == 0:
-        key = {name: {kind: value} for name, kind, value in item.key}
+        key = foreign_key(item)
         if counter.adopted is not None:
             return Place(item.table, key, item.attribute)
         return Place(item.table, key, VALUE, barred=item.attribute)

@@ -37,11 +37,10 @@ class DynamoStore:
         self._adopted: dict[tuple[str, str], TableIdentity] = {}
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
         return self
 
     async def __aexit__(self, *failure: Any) -> None:
-        await self._client.__aexit__(*failure)
+        await self._client.aclose()
 
     # --- the table -------------------------------------------------------------------------------
 

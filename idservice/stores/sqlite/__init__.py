@@ -9,5 +9,4 @@ synchronous=EXTRA put an acknowledged write on the disk; both are read back when
 Three things could make two processes count on different files. The identity records the file's
 inode, so a copy is refused at the start. Each operation compares the path with the open file, so a
 replaced file is refused at once. An open descriptor keeps the inode number from being used again.
-
 """

@@ -29,7 +29,7 @@ NOT_OPENED: FileId = (0, 0)
 class FileConnection:
     """The writer thread of the store at `address`, and the connection that only it uses.
 
-    All methods but `open`, `run`, `read`, `write` and `close` belong on that thread.
+    All methods but `open`, `run`, `start`, `read`, `write` and `close` belong on that thread.
     """
 
     def __init__(self, path: Path, address: str) -> None:
@@ -61,6 +61,10 @@ class FileConnection:
         # A call that is cancelled while it waits for the thread is never begun.
         return await loop.run_in_executor(self._thread, function, *arguments)
 
+    async def start(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call a function on the thread at the start. Raises StoreUnready, with the file closed."""
+        return await self.run(self._start, function, arguments)
+
     async def read(self, action: str, function: Callable[..., T], *arguments: object) -> T:
         """Call `function(database, *arguments)`, which only reads. Raises NotApplied."""
         return await self.run(self._read, action, function, arguments)
@@ -71,8 +75,6 @@ class FileConnection:
         Raises NotApplied, OutcomeUnknown, and what the function raises: then nothing was applied.
         """
         return await self.run(self._write, action, function, arguments)
-
-    # --- connecting ------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -147,8 +149,6 @@ class FileConnection:
             raise errors.NotApplied(store=self.address, action="every request", why=why)
         return database
 
-    # --- what a failure means --------------------------------------------------------------------
-
     def _read(self, action: str, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
         try:
             return function(self._checked(), *arguments)
@@ -191,14 +191,20 @@ class FileConnection:
             self.disconnect()
             return False
 
-    def unready(self, error: Exception) -> errors.StoreUnready:
-        """Return the error of a start that failed so, with the file closed."""
-        self.disconnect()
-        busy = is_busy(error)
-        check = "check the path, its permissions (the folder must be writable too), and the disk"
-        if busy:
-            check = f"another process keeps it so; see which: fuser {shlex.quote(str(self.path))}"
-        return errors.StoreUnready(store=self.address, why=f"{error}; {check}", waiting_helps=busy)
+    def _start(self, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
+        try:
+            return function(*arguments)
+        except (sqlite3.Error, OSError) as error:
+            self.disconnect()
+            busy = is_busy(error)
+            check = (
+                "check the path, its permissions (the folder must be writable too), and the disk"
+            )
+            if busy:
+                fuser = f"fuser {shlex.quote(str(self.path))}"
+                check = f"another process keeps it so; see which: {fuser}"
+            why = f"{error}; {check}"
+            raise errors.StoreUnready(store=self.address, why=why, waiting_helps=busy) from error
 
 
 def is_busy(error: Exception) -> bool:

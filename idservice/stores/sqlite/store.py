@@ -37,13 +37,13 @@ class SQLiteStore:
     # --- the file --------------------------------------------------------------------------------
 
     async def init(self, first: Counter) -> bool:
-        return await self._connection.run(self._init, first)
+        return await self._connection.start(self._init, first)
 
     async def verify(self) -> None:
-        await self._connection.run(self._verify)
+        await self._connection.start(self._verify)
 
     async def accept_identity(self) -> None:
-        await self._connection.run(self._accept_identity)
+        await self._connection.start(self._accept_identity)
 
     async def examine(self, clock: Clock, *, thorough: bool) -> list[Finding]:
         return await self._connection.run(self._examine, thorough)
@@ -162,40 +162,33 @@ class SQLiteStore:
     # --- on the thread: start --------------------------------------------------------------------
 
     def _init(self, first: Counter) -> bool:
+        database = self._connection.connect(create=True)
+        database.execute("BEGIN IMMEDIATE")
         try:
-            database = self._connection.connect(create=True)
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                if database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-                    database.execute("ROLLBACK")
-                    self._verify()
-                    return False
-                for statement in (*transactions.TABLES.split(";"), transactions.RETURNED_TABLE):
-                    database.execute(statement)
-                identity = (secrets.token_hex(16), self._connection.inode, SCHEMA)
-                database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
-                database.execute("INSERT INTO catalogue VALUES (0)")
-                transactions.insert(database, first)
-                database.execute("COMMIT")
-                return True
-            except BaseException:
-                self._connection.disconnect()  # rolls back
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise self._connection.unready(error) from error
+            if database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+                database.execute("ROLLBACK")
+                self._verify()
+                return False
+            for statement in (*transactions.TABLES.split(";"), transactions.RETURNED_TABLE):
+                database.execute(statement)
+            identity = (secrets.token_hex(16), self._connection.inode, SCHEMA)
+            database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
+            database.execute("INSERT INTO catalogue VALUES (0)")
+            transactions.create(database, first)
+            database.execute("COMMIT")
+            return True
+        except BaseException:
+            self._connection.disconnect()  # rolls back
+            raise
 
     def _verify(self) -> None:
-        connection = self._connection
-        try:
-            for finding in self._checks():
-                if finding.level == FAULT:
-                    raise refusal(finding, self.address)
-            database = connection.connect()
-            # An operator sets 0 to accept the file as it is.
-            database.execute("UPDATE identity SET inode = ? WHERE inode = 0", (connection.inode,))
-            transactions.add_returned_table(database)
-        except (sqlite3.Error, OSError) as error:
-            raise connection.unready(error) from error
+        for finding in self._checks():
+            if finding.level == FAULT:
+                raise refusal(finding, self.address)
+        database, inode = self._connection.connect(), self._connection.inode
+        # An operator sets 0 to accept the file as it is.
+        database.execute("UPDATE identity SET inode = ? WHERE inode = 0", (inode,))
+        transactions.add_returned_table(database)
 
     def _checks(self) -> Iterator[Finding]:
         yield from examine.check_place(self.path)
@@ -210,11 +203,8 @@ class SQLiteStore:
         )
 
     def _accept_identity(self) -> None:
-        try:
-            database = self._connection.connect()
-            database.execute("UPDATE identity SET inode = ?", (self._connection.inode,))
-        except (sqlite3.Error, OSError) as error:
-            raise self._connection.unready(error) from error
+        database = self._connection.connect()
+        database.execute("UPDATE identity SET inode = ?", (self._connection.inode,))
 
     def _examine(self, thorough: bool) -> list[Finding]:
         found: list[Finding] = []

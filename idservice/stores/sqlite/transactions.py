@@ -5,7 +5,6 @@ integer that overflows becomes a float, and every next equal.
 """
 
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
@@ -52,7 +51,6 @@ REPLACE_EPOCH = """
 UPDATE position SET epoch = ?, rev = rev + 1 WHERE counter = ? AND shard = ? AND epoch = ?
 """
 TOUCH = "UPDATE position SET rev = rev + 1 WHERE counter = ? AND shard = ?"
-POSITION = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
 
 
 def _exists(database: sqlite3.Connection, table: str) -> bool:
@@ -90,15 +88,10 @@ def _move_revision(database: sqlite3.Connection) -> None:
 
 def create(database: sqlite3.Connection, counter: Counter) -> Counter:
     """Insert a counter unless there is one; return the one that is there now."""
-    found = entry(database, counter.name)
-    if found is None:
-        insert(database, counter)
-    return found or counter
-
-
-def insert(database: sqlite3.Connection, counter: Counter) -> None:
-    """Insert the entry and the positions of a counter."""
     assert counter.adopted is None
+    found = entry(database, counter.name)
+    if found is not None:
+        return found
     _move_revision(database)
     database.execute(
         "INSERT INTO entry VALUES (?, ?, ?, ?)",
@@ -110,6 +103,7 @@ def insert(database: sqlite3.Connection, counter: Counter) -> None:
             "INSERT INTO position VALUES (?, ?, ?, ?, 0, ?)",
             (counter.name, shard, first, first, counter.initial_epoch),
         )
+    return counter
 
 
 def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bool:
@@ -131,11 +125,8 @@ def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bo
 
 def shard_state(database: sqlite3.Connection, counter: Counter, shard: int) -> ShardState | None:
     """Return a shard as it is written."""
-    row = database.execute(
-        "SELECT epoch, next, mark FROM position WHERE counter = ? AND shard = ?",
-        (counter.name, shard),
-    ).fetchone()
-    return ShardState(*row) if row else None
+    found = position(database, counter, shard)
+    return ShardState(found.epoch, found.next, found.mark) if found else None
 
 
 def seal(
@@ -172,7 +163,8 @@ def open_shard(
 
 def position(database: sqlite3.Connection, counter: Counter, shard: int) -> Position | None:
     """Return the position of a shard."""
-    row = database.execute(POSITION, (counter.name, shard)).fetchone()
+    known = "SELECT next, mark, rev, epoch FROM position WHERE counter = ? AND shard = ?"
+    row = database.execute(known, (counter.name, shard)).fetchone()
     if row is None:
         return None
     next, mark, rev, epoch = row
@@ -250,7 +242,7 @@ def _returned(database: sqlite3.Connection, counter: Counter, shard: int) -> tup
         "SELECT start, stop FROM returned WHERE counter = ? AND shard = ? ORDER BY start",
         (counter.name, shard),
     )
-    return _ranges(rows)
+    return tuple(range(start, stop) for start, stop in rows)
 
 
 def _take_returned(database: sqlite3.Connection, counter: Counter, shard: int) -> tuple[range, ...]:
@@ -258,10 +250,6 @@ def _take_returned(database: sqlite3.Connection, counter: Counter, shard: int) -
         "DELETE FROM returned WHERE counter = ? AND shard = ? RETURNING start, stop",
         (counter.name, shard),
     )
-    return _ranges(rows)
-
-
-def _ranges(rows: Iterable[tuple[int, int]]) -> tuple[range, ...]:
     return tuple(range(start, stop) for start, stop in rows)
 
 
