@@ -197,13 +197,10 @@ class FileConnection:
         except (sqlite3.Error, OSError) as error:
             self.disconnect()
             busy = is_busy(error)
-            check = (
-                "check the path, its permissions (the folder must be writable too), and the disk"
-            )
+            why = "check the path, its permissions (the folder must be writable too), and the disk"
             if busy:
-                fuser = f"fuser {shlex.quote(str(self.path))}"
-                check = f"another process keeps it so; see which: {fuser}"
-            why = f"{error}; {check}"
+                why = f"another process keeps it so; see which: fuser {shlex.quote(str(self.path))}"
+            why = f"{error}; {why}"
             raise errors.StoreUnready(store=self.address, why=why, waiting_helps=busy) from error
 
 
