@@ -85,9 +85,7 @@ class CounterMover:
         rules.begun(entry, leaving, [], self._random)  # a refusal here comes first
         there = await self._entry_there(entry.name)
         if there is None:
-            there = await in_time(
-                self._target, self._target.create(_tombstone(entry, self._random))
-            )
+            there = await self._bury(entry)
         if there.epoch == entry.epoch:
             raise errors.Usage(
                 why=f"{self._to} is the store that counter {entry.name} is in already, or a copy"
@@ -130,7 +128,7 @@ class CounterMover:
                 self._to, entry.name, entry.high,
                 extra={"action": "arrival_anew"},
             )  # fmt: skip
-            await in_time(self._target, self._target.create(_tombstone(entry, self._random)))
+            await self._bury(entry)
         # `high` is above everything ever granted here: the positions were sealed before it was set.
         arrival = _arrival(
             entry, token=move.token, floor=entry.high, state=move.state, by=by, why=why
@@ -172,15 +170,15 @@ class CounterMover:
     async def _entry_there(self, name: str) -> Counter | None:
         return await in_time(self._target, self._target.entry(name))
 
-
-def _tombstone(entry: Counter, random: Random) -> Counter:
-    """Return the entry of a name that has granted no ids and is not in use."""
-    epoch = epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}")
-    return Counter(
-        name=entry.name, epoch=epoch, start=entry.start, limit=entry.limit,
-        base=first_base(entry.start, entry.shards), shards=entry.shards, strict=entry.strict,
-        runway=entry.runway, state=DELETED,
-    )  # fmt: skip
+    async def _bury(self, entry: Counter) -> Counter:
+        """Create the tombstone of a name that has granted no ids and is not in use."""
+        epoch = epoch_name(FIRST_ORDINAL, f"{self._random.getrandbits(64):016x}")
+        tombstone = Counter(
+            name=entry.name, epoch=epoch, start=entry.start, limit=entry.limit,
+            base=first_base(entry.start, entry.shards), shards=entry.shards, strict=entry.strict,
+            runway=entry.runway, state=DELETED,
+        )  # fmt: skip
+        return await in_time(self._target, self._target.create(tombstone))
 
 
 def _arrival(

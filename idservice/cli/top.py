@@ -202,8 +202,8 @@ def _head(status: Mapping[str, Any], rate: float) -> Iterator[Text]:
     ids = (
         f"shortest runway {shortest}",
         f"ids/s {format.rate(rate)}",
-        f"in memory {format.whole(status['ids_in_memory'])}",
-        f"waiting {format.whole(status['waiting'])}",
+        f"in memory {status['ids_in_memory']:,}",
+        f"waiting {status['waiting']:,}",
     )
     times = (
         f"reservations p50 / p99 {format.reserve(status['reserve'])}",

@@ -20,7 +20,7 @@ def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
         "state": counter["state"],
         "epoch": str(counter["epoch"] or NONE),
         "mode": f"{counter['mode']}, {shards} shards" if shards > 1 else counter["mode"],
-        "memory": NONE if strict else whole(counter["ids_in_memory"]),
+        "memory": NONE if strict else f"{counter['ids_in_memory']:,}",
         "rate": rate(counter["ids_per_second"]),
         "runway": NONE if strict else runway(counter),
         "reserve": reserve(counter["reserve"]),
@@ -28,11 +28,6 @@ def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
         "used": share(counter["limit_used"]),
         "ends": ends(counter["runs_out_seconds"], now),
     }
-
-
-def whole(number: int) -> str:
-    """Return a whole number with its thousands apart."""
-    return f"{number:,}"
 
 
 def rate(per_second: float | None) -> str:
@@ -88,7 +83,7 @@ def at_most(seconds: float | None) -> str:
 def gaps(lost: Mapping[str, int]) -> str:
     """Return the number of lost ids by cause, the largest first."""
     most_first = sorted(lost.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{whole(ids)} {cause}" for cause, ids in most_first) or "0"
+    return ", ".join(f"{ids:,} {cause}" for cause, ids in most_first) or "0"
 
 
 def share(used: float | None) -> str:

@@ -96,11 +96,6 @@ class Place:
     value: str
     barred: str | None = None
 
-    @property
-    def any_key(self) -> str:
-        """Return the name of an attribute that an existing item always has."""
-        return next(iter(self.key))
-
 
 def foreign_key(item: Adopted) -> dict[str, dict[str, str]]:
     """Return the key of an adopted item."""
@@ -161,11 +156,6 @@ def writers_in(item: Item) -> Writers:
         number(item.get(WRITERS)) or 0,
         {name: -1 if record is None else record.seq for name, record in records.items()},
     )
-
-
-def entry_in(item: Item) -> Counter:
-    """Return the entry in an item. Raises ValueError if this version cannot read it."""
-    return msgspec.json.decode(string(item.get("config")) or "", type=Counter)
 
 
 def entry_key(name: str) -> dict[str, dict[str, str]]:

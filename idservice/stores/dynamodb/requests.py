@@ -39,7 +39,7 @@ def update(
     are in NAMES or `names`. A value is a number, a text, or an attribute as DynamoDB writes it.
     """
     used = set(PLACEHOLDER.findall(f"{change} {condition}"))  # more of them would be refused
-    known = {"#v": place.value, "#k": place.any_key, **NAMES, **(names or {})}
+    known = {"#v": place.value, "#k": next(iter(place.key)), **NAMES, **(names or {})}
     given = {f":{name}": _attribute(value) for name, value in {**NUMBERS, **values}.items()}
     return {
         "TableName": place.table,
@@ -258,15 +258,12 @@ def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, 
     Its old endpoint may move the value at any time. The value is raised if it is below `value`, and
     else left alone.
     """
+    rest = "ADD #r :one REMOVE #l"
+    raised = (f"SET #e = :epoch, #v = :value, #m = :value {rest}", "#e = :seal AND #v < :value")
+    alone = (f"SET #e = :epoch {rest}", "#e = :seal AND #v >= :value")
     return [
         update(place, change, condition, epoch=epoch, seal=seal, value=value)
-        for change, condition in (
-            (
-                "SET #e = :epoch, #v = :value, #m = :value ADD #r :one REMOVE #l",
-                "#e = :seal AND #v < :value",
-            ),
-            ("SET #e = :epoch ADD #r :one REMOVE #l", "#e = :seal AND #v >= :value"),
-        )
+        for change, condition in (raised, alone)
     ]
 
 

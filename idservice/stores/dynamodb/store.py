@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
 
+import msgspec
+
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
@@ -384,7 +386,7 @@ class DynamoStore:
 
     def _entry(self, item: Answer, action: str) -> Counter:
         try:
-            return items.entry_in(item)
+            return msgspec.json.decode(items.string(item.get("config")) or "", type=Counter)
         except ValueError as error:  # msgspec's are ones too
             name = items.shown(item.get(items.KEY))
             why = f"this version cannot read {name}: {error}; was a newer one used?"

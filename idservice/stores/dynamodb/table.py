@@ -255,18 +255,15 @@ class Table:
 
     def _failed(self, operation: str, error: CallRefused | CallUnanswered) -> errors.StoreUnready:
         """Return the error of a start whose call failed."""
-        why = str(error.fields["why"])
-        if isinstance(error, CallUnanswered):
-            why += "; check region, endpoint and network"
-            return self._unready(why, "", waiting_helps=error.passing)
-        if error.said == dynamo.NO_TABLE:
+        if isinstance(error, CallRefused) and error.said == dynamo.NO_TABLE:
             return self._no_table(operation)
-        return self._unready(why, "", waiting_helps=error.said in dynamo.THROTTLED)
+        why, passing = str(error.fields["why"]), error.throttled
+        if isinstance(error, CallUnanswered):
+            why, passing = f"{why}; check region, endpoint and network", error.passing
+        return errors.StoreUnready(store=self.client.store, why=why, waiting_helps=passing)
 
     def _unready(
         self, why: str, operation: str, *, waiting_helps: bool = False
     ) -> errors.StoreUnready:
-        asked = f"{self.client.where(operation)}: " if operation else ""
-        return errors.StoreUnready(
-            store=self.client.store, why=asked + why, waiting_helps=waiting_helps
-        )
+        why = f"{self.client.where(operation)}: {why}"
+        return errors.StoreUnready(store=self.client.store, why=why, waiting_helps=waiting_helps)
