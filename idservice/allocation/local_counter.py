@@ -178,7 +178,6 @@ class LocalCounter:
             raise self._last_error
 
     def _decide(self, outcome: Outcome) -> None:
-        """Act upon the outcome of one request to the store."""
         counted: str = outcome.result
         match outcome.result:
             case Result.MISMATCH:

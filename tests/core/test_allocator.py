@@ -510,3 +510,20 @@ def test_what_is_held_after_a_grant_and_where_the_next_refill_begins_is_told() -
     for _ in range(4):
         take(allocator)
     assert (allocator.stock, allocator.held) == (len(granted), len(granted) - 4)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_allocator_goes_on_with_the_counts_of_the_one_before(keep: bool) -> None:
+    before, after = new(), new(Layout(base=5000, limit=10**6))
+    grant(before, before.due(0.0))
+    taken = before.take_batch(3)
+    outstanding = before.due(0.0, waiting=50, first=50)
+    assert taken == [range(3)]
+    assert outstanding is not None
+    held, granted = before.held, before.granted_ids
+    after.take_over_from(before, GapCause.EPOCH, keep=keep)
+    assert (after.granted_ids, after.issued_ids, after.held) == (granted, 3, held if keep else 0)
+    assert after.gaps == ({} if keep else {GapCause.EPOCH: held})
+    assert not before.granted(outstanding.token, range(100, 100 + outstanding.count))
+    assert after.gaps[GapCause.LATE] == outstanding.count
+    assert after.issued_ids == 3
