@@ -4,14 +4,7 @@ import asyncio
 import time
 from typing import Any, Self
 
-from idservice.client.buffer import (
-    ALREADY_ENTERED,
-    TIMEOUT_S,
-    ClientBuffer,
-    NotOpen,
-    check_batch,
-    clients,
-)
+from idservice.client.buffer import TIMEOUT_S, ClientBuffer, check_batch, clients
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Request
@@ -27,7 +20,7 @@ class AsyncClient:
     """
 
     __slots__ = (
-        "__weakref__", "_buffer", "_entered", "_expiry", "_ids", "_loop", "_refill_ended",
+        "__weakref__", "_buffer", "_expiry", "_ids", "_loop", "_refill_ended",
         "_refilling", "_transport", "_waiting",
     )  # fmt: skip
 
@@ -42,7 +35,6 @@ class AsyncClient:
         self._buffer = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._ids = self._buffer.allocator.buffer
         self._transport = AsyncTransport(self._buffer.address)
-        self._entered = False
         self._waiting = 0  # calls that wait for a refill
         self._refill_ended = asyncio.Event()  # of the present one; the next one has another
         self._refilling: asyncio.Task[None] | None = None
@@ -50,9 +42,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         """Open the client. Raises NotOpen if it is open already."""
-        if self._entered:
-            raise NotOpen(why=ALREADY_ENTERED)
-        self._entered = True
+        self._buffer.enter()
         self._loop = asyncio.get_running_loop()
         await self._transport.__aenter__()
         self._buffer.clock = self._loop.time
@@ -76,7 +66,7 @@ class AsyncClient:
             self._refilling.cancel()
             await asyncio.wait([self._refilling])
         await self._transport.__aexit__()
-        self._entered = False
+        self._buffer.entered = False
 
     # --- ids -------------------------------------------------------------------------------------
 
@@ -212,5 +202,5 @@ class AsyncClient:
     def forget_in_child(self) -> None:
         """Begin anew after a fork: ids and connections are the parent's."""
         self._reset()
-        self._entered = False
+        self._buffer.entered = False
         self._buffer.not_open = "belongs to the process that entered it; enter one in the child"

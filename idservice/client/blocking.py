@@ -5,14 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self
 
-from idservice.client.buffer import (
-    ALREADY_ENTERED,
-    TIMEOUT_S,
-    ClientBuffer,
-    NotOpen,
-    check_batch,
-    clients,
-)
+from idservice.client.buffer import TIMEOUT_S, ClientBuffer, check_batch, clients
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Allocator, Request
@@ -27,7 +20,7 @@ class Client:
     """
 
     __slots__ = (
-        "__weakref__", "_buffer", "_connections", "_entered", "_ids", "_lock", "_refill_ended",
+        "__weakref__", "_buffer", "_connections", "_ids", "_lock", "_refill_ended",
         "_refill_wanted", "_thread", "_waiting",
     )  # fmt: skip
 
@@ -40,7 +33,6 @@ class Client:
         hold: float = HOLD_S,
     ) -> None:
         self._buffer = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
-        self._entered = False
         self._reset_locks()
         self._reset()
         clients.add(self)
@@ -60,9 +52,7 @@ class Client:
     def __enter__(self) -> Self:
         """Open the client. Raises NotOpen if it is open already."""
         with self._lock:
-            if self._entered:
-                raise NotOpen(why=ALREADY_ENTERED)
-            self._entered = True
+            self._buffer.enter()
             if self._buffer.not_open:  # a forked child is open before it is entered
                 self._reset()
                 self._buffer.not_open = ""
@@ -83,7 +73,7 @@ class Client:
         if thread is not None:
             thread.join()
         # Only now: a client that is entered again must not get the old thread.
-        self._entered = False
+        self._buffer.entered = False
 
     # --- ids -------------------------------------------------------------------------------------
 
@@ -206,6 +196,6 @@ class Client:
     def forget_in_child(self) -> None:
         """Begin anew after a fork: ids, connections and the thread are the parent's."""
         self._connections.forget()
-        self._entered = False
+        self._buffer.entered = False
         self._reset_locks()
         self._reset()

@@ -40,8 +40,6 @@ class NotOpen(errors.IdserviceError):
     outcome = errors.NOT_APPLIED
 
 
-ALREADY_ENTERED = "is entered already; enter it once for all its users, or make another"
-
 Failure = Refused | NoUsableAnswer
 Step = str | float  # the next step: a target to send, or seconds to wait
 
@@ -75,6 +73,7 @@ class ClientBuffer:
         self.counter = counter
         self.timeout_s, self.hold_s = timeout, hold
         self.clock = clock
+        self.entered = False
         self.not_open = "is not entered; use it in a with statement"
         self.error: Failure | None = None  # of the last refill, if it failed
         self.refusals = 0  # refills whose refusal is final
@@ -94,6 +93,14 @@ class ClientBuffer:
             strict=self._strict,
             hold_s=self.hold_s,
         )
+
+    def enter(self) -> None:
+        """Take note that the client is entered. Raises NotOpen if it is entered already."""
+        if self.entered:
+            raise NotOpen(
+                why="is entered already; enter it once for all its users, or make another"
+            )
+        self.entered = True
 
     @property
     def takes_ahead(self) -> bool:
