@@ -35,7 +35,7 @@ NEEDED = (
     "idservice.stores.chained",
     "aioboto3",
     "uvloop",
-    *(command.run.partition(":")[0] for command in main.COMMANDS.values()),
+    *(f"idservice.{command.run.partition(':')[0]}" for command in main.COMMANDS.values()),
 )
 
 
