@@ -1,5 +1,6 @@
 """Fixtures for every room: a clean environment, an initialised store, the DynamoDB engines."""
 
+import functools
 import gc
 import os
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from idservice.__main__ import main
+from idservice.web import openapi
 from tests import engines
 from tests.processes import STORE
 
@@ -42,8 +44,12 @@ def _environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _models_read_once() -> None:
+def _made_once() -> Iterator[None]:
+    """What takes long and is the same for all tests: descriptions of services, and our schemas."""
     engines.read_models_once()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(openapi, "_schemas", functools.cache(openapi._schemas))
+        yield
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ def moto() -> Iterator[str]:
     afterwards, so that it loses updates and shows two writers one value.
     """
     from moto import backends
+    from moto.core import responses
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
@@ -64,6 +65,7 @@ def moto() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
     modules = tuple(backends.list_of_moto_modules())
     backends.list_of_moto_modules = lambda: modules  # read from the disk at each request
+    responses.method_names_from_class = cache(responses.method_names_from_class)  # the same
     application, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:

@@ -280,7 +280,7 @@ def test_a_clean_stop_gives_back_to_every_shard_it_holds_ids_of() -> None:
                 await supply.next_batch(supply.allocator.held + 30)
             service.store.shards = {at(supply)}  # type: ignore[attr-defined]
             while len({ids.start % 3 for ids in supply.allocator.buffer.blocks}) < 2:
-                await supply.next_id()
+                await supply.next_batch(1 + supply.allocator.held // 4)
                 await elapse(0.01)
             reading = supply.reading()
         after = supply.reading()

@@ -20,6 +20,7 @@ from idservice.cli.bench.request import BenchTarget
 from tests.processes import Serving, command, environment
 
 SHORT = ("--duration", "0.3", "--warmup", "0", "--connections", "4")
+ANSWER_S = 0.004  # what an answer of the fake server takes, which decides how many there are
 Answer = Callable[[int], tuple[int, str]]
 
 
@@ -33,13 +34,14 @@ def fake(answer: Answer, look: Answer) -> Iterator[str]:
     """A server in a thread: `look` answers what asks for ranges, `answer` the rest, both told how
     many were answered before."""
     numbers = count()
-    lock = threading.Lock()
+    lock, over = threading.Lock(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1
 
         def do_GET(self) -> None:
+            over.wait(ANSWER_S)
             with lock:
                 status, text = (look if "format=ranges" in self.path else answer)(next(numbers))
             self.send_response(status)
@@ -62,6 +64,7 @@ def fake(answer: Answer, look: Answer) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        over.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from functools import cache
 from random import Random
 
 import pytest
@@ -26,7 +27,7 @@ from tests.web.fast_lane.pair import (
     without_date,
 )
 from tests.web.test_battery import FINE, MALFORMED
-from tests.web.wire import connected
+from tests.web.wire import connected, request
 
 
 @pytest.mark.parametrize("name", [*MALFORMED, *FINE])
@@ -177,8 +178,9 @@ REQUEST = st.builds(
 )
 
 
-async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
-    loop = asyncio.get_running_loop()
+@cache
+def generated() -> list[tuple[list[bytes], int]]:
+    """Requests, and where what is sent of them is cut: the same for both loops."""
     sent: list[tuple[list[bytes], int]] = []
 
     @settings(
@@ -189,9 +191,13 @@ async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
     def collect(requests: list[bytes], cut: int) -> None:
         sent.append((requests, cut))
 
-    await loop.run_in_executor(None, collect)
+    collect()
+    return sent
+
+
+async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
     answered = 0
-    for requests, cut in sent:
+    for requests, cut in await asyncio.to_thread(generated):
         data = b"".join(requests)
         # The second half is sent at once, and the end of the client's sending ends it all.
         fast = await until_silent(pair.fast, data, cut)
@@ -266,21 +272,25 @@ async def level(pair: Pair) -> None:
 
 async def until_silent(serving: Serving, data: bytes, cut: int) -> bytes:
     """What is answered before the server closes or has nothing more to say."""
-    async with connected(serving.port) as wire:
+    async with connected(serving.port) as wire, connected(serving.port) as beside:
+
+        async def turns() -> None:
+            for _ in range(3):
+                await beside.send(request("/livez"))
+                await beside.answer()
+
         found = b""
         with suppress(ConnectionError, TimeoutError):
             await wire.send(data[:cut])
             await asyncio.sleep(0)
             await wire.send(data[cut:])
             async with asyncio.timeout(5):
-                for _ in range(3):
-                    await serving.ask("/livez")
+                await turns()
                 while not wire.reader.at_eof():
                     found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
                     wire.reader._buffer.clear()  # type: ignore[attr-defined]
                     before = len(found)
-                    for _ in range(3):
-                        await serving.ask("/livez")
+                    await turns()
                     if not wire.reader._buffer and len(found) == before:  # type: ignore[attr-defined]
                         break
         return without_date(found)
