@@ -101,7 +101,6 @@ class Listener:
         return self._runner.server
 
     def protocol(self) -> asyncio.Protocol:
-        """Return the protocol that serves the next connection."""
         if self._lanes is not None:
             return self._lanes.protocol()
         return self.limit.protocol(self._http)
@@ -206,7 +205,6 @@ class Listener:
         return self._bound.family != socket.AF_UNIX
 
     async def close(self) -> None:
-        """Close all connections."""
         if self._lanes is not None:
             self._lanes.close()
         await self._runner.cleanup()

@@ -174,12 +174,10 @@ class ConnectionLimit:
         return len(self.connections) >= self.most
 
     def opened(self, connection: asyncio.Protocol, is_busy: Callable[[], bool]) -> None:
-        """Count a connection that begins."""
         self.connections[connection] = is_busy
         self._tell(len(self.connections))
 
     def closed(self, connection: asyncio.Protocol) -> None:
-        """Count a connection that ends."""
         self.connections.pop(connection, None)
         self._tell(len(self.connections))
 

@@ -101,7 +101,8 @@ async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
     monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
     assert (answer.status, answer.json["change"]) == (202, "set")
-    assert orders.catalogue._runner._changer._stale_s == 60.0
+    assert orders.catalogue._changer is not None
+    assert orders.catalogue._changer._stale_s == 60.0
     entry = await orders.store.entry("orders")
     assert entry is not None
     assert entry.intent is not None
@@ -131,7 +132,7 @@ async def test_a_change_that_goes_on_unheard_is_not_said_to_be_refused(
 
 
 async def test_ids_go_down_where_somebody_answers_for_it(orders: Serving) -> None:
-    orders.catalogue._runner._changer._stale_s = 0.0
+    orders.catalogue._changer._stale_s = 0.0
     answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
     assert answer.status == 200
     assert await next_of(orders) == 5

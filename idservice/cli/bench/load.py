@@ -250,7 +250,6 @@ class Load:
     # --- what comes back -------------------------------------------------------------------------
 
     def answered(self, connection: LoadConnection, status: int, body: bytes) -> None:
-        """Take a complete answer."""
         intended = connection.intended
         if intended == IDLE:
             self.tally.error(f"unasked {status}")
@@ -266,12 +265,10 @@ class Load:
     # --- connections -----------------------------------------------------------------------------
 
     def opened(self, connection: LoadConnection) -> None:
-        """Use a new connection."""
         self._open.add(connection)
         self.free(connection)
 
     def leaves(self, connection: LoadConnection) -> None:
-        """Send nothing more on a connection."""
         if connection in self._free:
             self._free.remove(connection)
 

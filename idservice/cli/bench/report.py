@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from idservice.cli.bench.load import SECOND, Plan
-from idservice.cli.bench.request import Ranges
 from idservice.cli.bench.tally import Histogram, Tally
+from idservice.web.schemas import IdRanges
 
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 LATE_NS = 1_000_000  # allowed delay of the load itself, at the 99th percentile
@@ -19,8 +19,8 @@ class BenchReport:
     plan: Plan
     tally: Tally
     unordered: bool
-    before: Ranges | None
-    after: Ranges | None = None
+    before: IdRanges | None
+    after: IdRanges | None = None
 
     @property
     def seconds(self) -> float:

@@ -11,12 +11,14 @@ from idservice import __version__
 from idservice.cli.bench.verdict import runs
 from idservice.client.address import ServiceAddress
 from idservice.errors import Usage
+from idservice.web.schemas import IdRange, IdRanges
 
 HTTP = re.compile(r"(https?://[^/]*)(/.+)?/?")
 PATH = re.compile(r"/[!-~]*", re.ASCII)
 COUNT_MAX = 1_000_000_000
 DIGITS_MAX = 19
 _ids = msgspec.json.Decoder(list[int])
+_ranges = msgspec.json.Decoder(IdRanges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +62,7 @@ class BenchTarget:
         return await loop.create_connection(protocol, self.address.host, self.address.port)
 
 
-class Block(msgspec.Struct):
-    """One range of `format=ranges`; ids above 2^53 - 1 come as text."""
-
-    first: int | str
-    step: int
-    count: int
-
-
-class Ranges(msgspec.Struct):
-    """An answer of `format=ranges`."""
-
-    counter: str
-    epoch: int
-    mode: str
-    ranges: list[Block]
-
-    def blocks(self) -> list[range] | None:
-        """Return its ids; None if it is not well-formed."""
-        found = []
-        for block in self.ranges:
-            first = block.first
-            if isinstance(first, str):
-                plain = first.isascii() and first.isdigit() and len(first) <= DIGITS_MAX
-                first = int(first) if plain else -1
-            if first < 0 or block.step < 1 or not 1 <= block.count <= COUNT_MAX:
-                return None
-            found.append(range(first, first + block.step * block.count, block.step))
-        return found
-
-
-_ranges = msgspec.json.Decoder(Ranges)
-
-
-def read_ranges(body: bytes) -> Ranges | None:
+def read_ranges(body: bytes) -> IdRanges | None:
     """Read an answer of `format=ranges`; return None if it is not one."""
     try:
         return _ranges.decode(body)
@@ -128,15 +97,16 @@ class BenchRequest:
 
     def blocks(self, body: bytes) -> list[range] | None:
         """Return the ids of an answer in their order; None if it is not what was asked for."""
+        found: list[range] | None
         if self.ranges:
-            told = read_ranges(body)
-            found = told.blocks() if told is not None else None
+            answer = read_ranges(body)
+            found = [_block(one) for one in answer.ranges] if answer is not None else None
         elif self.single:
             id = read_id(body)
             found = [range(id, id + 1)] if id >= 0 else None
         else:
             found = self._batch(body)
-        if not found or sum(map(len, found)) != (self.count or 1):
+        if not found or not all(found) or sum(map(len, found)) != (self.count or 1):
             return None
         return found
 
@@ -149,3 +119,11 @@ class BenchRequest:
         except msgspec.DecodeError:
             return None
         return runs(ids, self.step) if ids and min(ids) >= 0 else None
+
+
+def _block(one: IdRange) -> range:
+    """Return the ids of a range; none if it is not well-formed. Ids above 2^53 - 1 are text."""
+    first = read_id(one.first.encode()) if isinstance(one.first, str) else one.first
+    if first < 0 or one.count > COUNT_MAX:
+        return range(0)
+    return range(first, first + one.step * one.count, one.step)

@@ -14,13 +14,14 @@ from dataclasses import replace
 from idservice.cli import http_get
 from idservice.cli.bench.load import Load, Plan
 from idservice.cli.bench.report import BenchReport, progress
-from idservice.cli.bench.request import BenchRequest, BenchTarget, Ranges, read_ranges
+from idservice.cli.bench.request import BenchRequest, BenchTarget, read_ranges
 from idservice.cli.bench.tally import Tally
 from idservice.errors import Usage
 from idservice.server.loop import on_signals
 from idservice.server.settings import BenchSettings, taken
 from idservice.server.sockets import may_open
 from idservice.stores.records import check_name
+from idservice.web.schemas import IdRanges
 
 FIRST_ANSWER_S = 20.0
 LAST_ANSWER_S = 2.0
@@ -151,7 +152,7 @@ async def _watch(tally: Tally, say: Callable[[float, str], None], every_s: float
         say(now - began, progress(now - began, tally, rate, tally.latency.since(latency)))
 
 
-def _look(target: BenchTarget, *, timeout: float) -> tuple[Ranges | None, list[range]]:
+def _look(target: BenchTarget, *, timeout: float) -> tuple[IdRanges | None, list[range]]:
     """Return the answer of a service that describes the counter, and the id it took.
 
     Another kind of server gives no such answer, and may have given an id all the same.

@@ -51,7 +51,6 @@ class Distinct:
         self._loose: list[int] = []
 
     def add(self, id: int) -> None:
-        """Add one id."""
         self.seen += 1
         loose = self._loose
         loose.append(id)
@@ -101,7 +100,6 @@ class Distinct:
             self.examples += [remainder + self._modulus * index for index in again[:room]]
 
     def _refine(self, modulus: int) -> None:
-        """Keep the ids by another modulus."""
         old, before = self._kept, self._modulus
         self._kept, self._modulus = {}, modulus
         for remainder, kept in old.items():

@@ -28,7 +28,6 @@ class AcceptSlot:
         self._taken = False
 
     def take(self) -> None:
-        """Begin to accept connections."""
         self._taken = True
         self.set_count(0)
 

@@ -68,7 +68,6 @@ class WorkerProcess:
         self._reader = messages.MessageReader()
 
     def receive(self) -> list[messages.Message]:
-        """Return the messages that have arrived."""
         arrived: list[messages.Message] = []
         try:
             while data := self.connection.recv(READ_MAX):

@@ -89,7 +89,6 @@ class Collecting:
     full: bool
 
     def over(self, now: float) -> bool:
-        """Return True if there is nothing left to wait for."""
         return now >= self.due or all(
             worker.hung_up or worker.reported >= self.number for worker in self.missing
         )
@@ -179,7 +178,6 @@ class Supervisor:
         self._selector.register(worker.connection, selectors.EVENT_READ, worker)
 
     def _live(self, number: int, connection: socket.socket) -> int:
-        """Run a worker in its own process; return its exit code."""
         # A copy of another worker's channel would hide from that one that the supervisor died.
         for worker in self._workers.values():
             worker.connection.close()

@@ -31,6 +31,7 @@ from aiohttp import web
 
 from idservice import errors
 from idservice.allocation.wait_queue import Served
+from idservice.observability.readings import count as count_one
 from idservice.web.connection import KEEPALIVE_S, Connection, ConnectionLimit, access_log
 from idservice.web.fast_lane.handover import Handover
 from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser, may_go_on
@@ -64,14 +65,12 @@ class FastConnections:
         return FastConnection(self)
 
     def opened(self, connection: "FastConnection") -> None:
-        """Count a connection that begins."""
         self.limit.opened(connection, connection.is_busy)
         self._open.add(connection)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def closed(self, connection: "FastConnection") -> None:
-        """Count a connection that ends."""
         self.limit.closed(connection)
         self._open.discard(connection)
 
@@ -328,7 +327,6 @@ class FastConnection(asyncio.Protocol):
             self._go_on()
 
     def _served(self, served: Served) -> None:
-        """Answer the request that waited."""
         target = self._target
         self._waiting = None
         if self._transport is None:
@@ -372,7 +370,8 @@ class FastConnection(asyncio.Protocol):
             self._known = (None, None)
             self._forget()
             self._responder.forget()
-        return self._responder.refused(target, error)
+        count_one(target.counter.stats.refusals, error.code)
+        return self._responder.refusal(error)
 
     def _write(self, answer: bytes) -> None:
         transport = self._transport

@@ -17,7 +17,6 @@ from idservice import errors
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.observability.readings import ServiceView
-from idservice.observability.readings import count as count_one
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import TEXT, issue, one, several
 from idservice.web.problems import crash, problem
@@ -80,7 +79,6 @@ class Responder:
         self.plain_heads.clear()
 
     def forget(self) -> None:
-        """Forget all request lines."""
         self._as_text.clear()
         self._as_json.clear()
 
@@ -163,20 +161,13 @@ class Responder:
         return head
 
     def single(self, target: Target, id: int) -> bytes:
-        """Return a whole answer with one id."""
         if target.plain:
             body = b"%d" % id
             return self.plain_head(body) + body
         return self._answer(*one(target.epoch_state.counter, target.asked, id))
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
-        """Return a whole answer with a batch of ids."""
         return self._answer(*several(target.epoch_state.counter, target.asked, blocks))
-
-    def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
-        """Return a whole answer that refuses, and count it."""
-        count_one(target.counter.stats.refusals, error.code)
-        return self.refusal(error)
 
     def _answer(self, content_type: str, body: bytes) -> bytes:
         return self._head(HTTPStatus.OK, {"Content-Type": content_type}, len(body)) + body
