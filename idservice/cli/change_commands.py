@@ -81,14 +81,12 @@ async def move(arguments: argparse.Namespace) -> None:
 def _address(to: str) -> str:
     """Return the address of the new store, valid from any folder. Raises Usage."""
     address = parse(to, flag="--to")
-    if isinstance(address, SQLiteAddress):
-        address = address.resolved()
     if isinstance(address, ServiceAddress):
         raise errors.Usage(
             why=f"--to is {to!r}; it must be sqlite:PATH or"
             " dynamodb:TABLE[?region=REGION&endpoint=URL]"
         )
-    return str(address)
+    return str(address.resolved() if isinstance(address, SQLiteAddress) else address)
 
 
 async def fence(arguments: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
-"""GET requests of the command line to a running service, by the standard library alone.
+"""GET requests to a running service by the standard library alone, and the commands made of them.
 
 `health` and `wait` run every few seconds in containers: the import of an HTTP client would cost ten
 times the request.
 """
 
+import argparse
 import json
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -78,14 +80,24 @@ def asked(url: str, target: str, *, timeout: float) -> str:
     return body
 
 
-def wait_until_ready(url: str, *, timeout: float) -> str:
-    """Ask /readyz until it is ready; return its answer. Raises NoAnswer after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+def health(arguments: argparse.Namespace) -> int:
+    """Ask a service if it is alive, or ready."""
+    path = "/readyz" if arguments.ready else "/livez"
+    status, body = ask(arguments.url or default_url(os.environ), path, timeout=2.0)
+    print(body if status == 200 else detail(status, body))
+    return 0 if status == 200 else 1
+
+
+def wait(arguments: argparse.Namespace) -> int:
+    """Ask a service until it is ready. Raises NoAnswer if it is not in time."""
+    url = arguments.url or default_url(os.environ)
+    deadline = time.monotonic() + arguments.timeout
     while True:
         try:
             status, body = ask(url, "/readyz", timeout=max(0.1, deadline - time.monotonic()))
             if status == 200:
-                return body
+                print(body)
+                return 0
             error = NoAnswer(url=url, why=f"it answers {status} {body}")
         except NoAnswer as no_answer:
             error = no_answer

@@ -153,12 +153,12 @@ COMMANDS = {
     ),
     "doctor": Command("cli.store_commands:doctor", DOCTOR, STORE, (JSON,)),
     "health": Command(
-        "cli.service_commands:health", "Exit 0 if a service runs here and answers.", (config.URL,),
+        "cli.http_get:health", "Exit 0 if a service runs here and answers.", (config.URL,),
         (_add("--ready", action="store_true",
               help="also ask whether it can serve the next id"),),
     ),
     "wait": Command(
-        "cli.service_commands:wait", "Wait until a service is ready; exit 1 if it is not in time.",
+        "cli.http_get:wait", "Wait until a service is ready; exit 1 if it is not in time.",
         (config.URL, config.TIMEOUT),
     ),
     "top": Command(

@@ -1,8 +1,12 @@
-"""Commands that open a store: create it, list and show counters, take ids, examine it."""
+"""Commands that open a store: create it, list and show counters, take ids, examine it.
+
+`show` and `next` can ask a running service instead.
+"""
 
 import argparse
 import asyncio
 import getpass
+import json
 import os
 import socket
 import sys
@@ -18,7 +22,7 @@ from idservice import errors
 from idservice.allocation import direct
 from idservice.catalogue import doctor as catalogue_doctor
 from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
-from idservice.cli import service_commands
+from idservice.cli import http_get
 from idservice.server import settings
 from idservice.stores import initialise, open_store
 from idservice.stores.findings import LEVELS, Finding
@@ -130,9 +134,21 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def show(arguments: argparse.Namespace) -> Any:
     """Show one counter, from the store or from a service."""
     check_name(arguments.name)
-    if service_commands.asks_service(arguments):
-        return service_commands.show(arguments)
-    return _show(arguments)
+    if not _asks_service(arguments):
+        return _show(arguments)
+    body = http_get.asked(
+        arguments.url, f"/v1/counters/{arguments.name}", timeout=COMMAND_TIMEOUT_S
+    )
+    if arguments.json:
+        print(body)
+        return 0
+    row = json.loads(body)
+    gaps = row.pop("gaps")
+    _print_row(row)
+    print(f"{'gaps:':10} {sum(gap['ids'] for gap in gaps.values())} since this service started")
+    for cause, gap in gaps.items():
+        print(f"  {cause:10} {gap['ids']}: {gap['why']}")
+    return 0
 
 
 async def _show(arguments: argparse.Namespace) -> None:
@@ -143,7 +159,19 @@ async def _show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(_json(row))
     else:
-        service_commands.print_rows(row)
+        _print_row(row)
+
+
+def _print_row(row: Mapping[str, object]) -> None:
+    for key, value in row.items():
+        print(f"{key + ':':10} {value}")
+
+
+def _asks_service(arguments: argparse.Namespace) -> bool:
+    """Return True if a running service is asked, and not a store. Raises Usage."""
+    if arguments.url_said and arguments.store_said:
+        raise errors.Usage(why="--url cannot be combined with --store; name one of them")
+    return arguments.url is not None and not arguments.store_said
 
 
 def _in_use(counter: Counter | None, name: str) -> Counter:
@@ -156,9 +184,12 @@ def next_ids(arguments: argparse.Namespace) -> Any:
     """Take ids, from the store or from a service."""
     count = read_count(arguments.count, NEXT_MAX) or 1
     name = check_name(arguments.name or DEFAULT_COUNTER)
-    if service_commands.asks_service(arguments):
-        return service_commands.next_ids(arguments, name)
-    return _next_ids(arguments, name, count)
+    if not _asks_service(arguments):
+        return _next_ids(arguments, name, count)
+    path = f"/v1/counters/{name}/next" if arguments.name else "/next"  # its default counter
+    body = http_get.asked(arguments.url, f"{path}?count={count}", timeout=COMMAND_TIMEOUT_S)
+    print(body, end="")
+    return 0
 
 
 async def _next_ids(arguments: argparse.Namespace, name: str, count: int) -> None:

@@ -213,12 +213,6 @@ def _head(status: Mapping[str, Any], rate: float) -> Iterator[Text]:
         yield Text("   ".join(facts), style, no_wrap=True, overflow="ellipsis")
 
 
-def bar(held: int, stock: int) -> str:
-    """Return a bar of the ids in memory, full after a refill."""
-    full = round(BAR_CELLS * held / stock) if stock else 0
-    return "█" * full + "·" * (BAR_CELLS - full)
-
-
 class Trails:
     """The recent past of each counter, for the line of runways and for ids a second."""
 
@@ -236,9 +230,12 @@ class Trails:
         if rate is not None:
             row["rate"] = format.rate(rate)
         row["name"] = counter["counter"]
-        row["bar"] = "" if strict else bar(counter["ids_in_memory"], counter["stock"])
-        full = 2 * (counter["runway"] or 1.0)
-        row["line"] = format.spark(self._spark(counter["counter"], now), full)
+        held, stock = counter["ids_in_memory"], counter["stock"]
+        full = round(BAR_CELLS * held / stock) if stock else 0  # after a refill, all of it
+        row["bar"] = "" if strict else "█" * full + "·" * (BAR_CELLS - full)
+        row["line"] = format.spark(
+            self._spark(counter["counter"], now), 2 * (counter["runway"] or 1.0)
+        )
         return row
 
     def follow(self, name: str, now: float, issued: int, runway: float | None) -> float | None:

@@ -71,9 +71,7 @@ async def serve(
     settings: ServeSettings, bound: Sockets, link: SupervisorLink | None = None
 ) -> None:
     """Serve until a stop signal; a worker also stops when its supervisor says so over the `link`.
-
-    Raises IdserviceError if it cannot begin.
-    """
+    Raises IdserviceError if it cannot begin."""
     main = asyncio.current_task()
     assert main is not None
     switch = StopSwitch(main)

@@ -70,9 +70,7 @@ def bound(data: Sequence[Address], admin: Address | None) -> Iterator[Sockets]:
 
 def bind(address: Address) -> socket.socket:
     """Return a bound socket that does not listen yet: clients are refused, not kept waiting.
-
-    Raises CannotListen.
-    """
+    Raises CannotListen."""
     try:
         family = socket.AF_UNIX
         name: tuple[Any, ...] | str = address.path

@@ -76,11 +76,8 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
 
     def only_request(self) -> tuple[RawRequestMessage, StreamReader] | None:
-        """Return the head and the body of the request received just now.
-
-        None if nothing or more than that was received, if it is malformed, and if what follows is
-        another protocol.
-        """
+        """Return the head and the body of the request received just now. None if that is not
+        exactly one, if it is malformed, and if what follows is another protocol."""
         if self._upgraded or self._request_count != 1 or len(self._messages) != 1:
             return None
         message, body = self._messages[0]
@@ -186,10 +183,8 @@ class ConnectionLimit:
         return RefusedConnection(self) if self.full else Connection(server, self)
 
     async def emptied(self, *, last_call: float, most: float) -> None:
-        """Wait until all connections are closed.
-
-        Wait `last_call` seconds at most for silent ones, and `most` seconds for busy ones.
-        """
+        """Wait until all connections are closed: at most `last_call` seconds for silent ones, and
+        `most` seconds for busy ones."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while self.connections and loop.time() < began + most:

@@ -144,10 +144,8 @@ class CounterRoutes:
         return await self._change(request, change, body.reason)
 
     async def _read(self, request: web.Request, kind: type[Body]) -> Body:
-        """Return the body of a request; a request without one means an empty object.
-
-        Raises WriteRefused, BadConfiguration, and as `read_body`.
-        """
+        """Return the body of a request; a request without one means an empty object. Raises
+        WriteRefused, BadConfiguration, and as `read_body`."""
         self._access.check(request)
         body = await read_body(request)
         try:
@@ -189,10 +187,8 @@ class CounterRoutes:
 
 
 def read_number(field: str, value: float | str) -> int:
-    """Return a whole number that JSON may have as a number or as a string.
-
-    JSON does not tell 5 from 5.0. Raises BadConfiguration.
-    """
+    """Return a whole number that JSON has as a number or as a string. JSON does not tell 5 from
+    5.0. Raises BadConfiguration."""
     if isinstance(value, int) and value < 0:
         raise errors.BadConfiguration(why=f"{field} is {value}; it must be 0 or more")
     if isinstance(value, int):

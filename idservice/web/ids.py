@@ -63,8 +63,16 @@ def one(counter: Counter, asked: IdRequest, id: int) -> tuple[str, bytes]:
 
 def several(counter: Counter, asked: IdRequest, blocks: Sequence[range]) -> tuple[str, bytes]:
     """Return content type and body for a batch, in the order of `blocks`."""
-    if asked.format == "ranges":
-        return JSON, _ranges(counter, asked, blocks)
+    if asked.format == "ranges":  # its cost does not depend on the number of ids
+        answer = IdRanges(
+            counter=counter.name,
+            count=asked.count or 1,
+            epoch=counter.ordinal,
+            mode="strict" if counter.strict else "block",
+            ranges=[IdRange(number(counter, one.start), one.step, len(one)) for one in blocks],
+            nonce=msgspec.UNSET if asked.nonce is None else asked.nonce,
+        )
+        return JSON, msgspec.json.encode(answer)
     ids = [id for block in blocks for id in block]
     if asked.format == "text":
         # Five times as fast as formatting one by one: the list as JSON, with line ends for commas.
@@ -73,27 +81,9 @@ def several(counter: Counter, asked: IdRequest, blocks: Sequence[range]) -> tupl
     return JSON, msgspec.json.encode(IdBatch(counter.name, len(ids), shown))
 
 
-def _ranges(counter: Counter, asked: IdRequest, blocks: Sequence[range]) -> bytes:
-    """Return a body whose cost does not depend on the number of ids."""
-    return msgspec.json.encode(
-        IdRanges(
-            counter=counter.name,
-            count=asked.count or 1,
-            epoch=counter.ordinal,
-            mode="strict" if counter.strict else "block",
-            ranges=[
-                IdRange(number(counter, block.start), block.step, len(block)) for block in blocks
-            ],
-            nonce=msgspec.UNSET if asked.nonce is None else asked.nonce,
-        )
-    )
-
-
 async def read_body(request: web.Request) -> bytes:
-    """Return the body of a request.
-
-    Raises RequestTimeout, MalformedRequest, and HTTPRequestEntityTooLarge.
-    """
+    """Return the body of a request. Raises RequestTimeout, MalformedRequest, and aiohttp's
+    HTTPRequestEntityTooLarge."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()

@@ -109,7 +109,7 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
 
 def _counters() -> Schema:
     """Return the paths of the control plane."""
-    answer = _answer("CounterAnswer")
+    answer = _json(_ref("CounterAnswer"))
     links = {
         operation: {"operationId": operation, "parameters": {"name": "$request.path.name"}}
         for operation in ("getNextOfCounter", "postNextOfCounter", "showCounter")
@@ -126,7 +126,7 @@ def _counters() -> Schema:
         "/v1/counters": {
             "get": _operation(
                 "listCounters", "List every counter with its configuration.",
-                {"200": _answer("CounterList")}, [], (503,),
+                {"200": _json(_ref("CounterList"))}, [], (503,),
             ),
         },
         "/v1/counters/{name}": {
@@ -168,7 +168,7 @@ def _service() -> Schema:
             "status",
             "Show the service and its counters in use, those that need attention first. The store"
             " is not asked.",
-            _answer("Status"), STATUS_QUERY, (400, 503),
+            _json(_ref("Status")), STATUS_QUERY, (400, 503),
         ),
         "/metrics": get("metrics", "Show the metrics for Prometheus.", text),
         "/livez": get("livez", "Say that the process answers.", text),
@@ -209,10 +209,6 @@ def _ref(record: str) -> Schema:
 
 def _json(schema: Schema) -> Schema:
     return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
-
-
-def _answer(record: str) -> Schema:
-    return _json(_ref(record))
 
 
 def _schemas() -> Schema:

@@ -39,10 +39,8 @@ ROW_START, ROW_END = '<template id="row">\n', "</template>\n"
 
 
 class StatusRoutes:
-    """Handlers that show the service of `view`.
-
-    `store` is the address of its store, `clock` returns the time in seconds since 1970.
-    """
+    """Handlers that show the service of `view`, whose store has the address `store`. `clock`
+    returns the time in seconds since 1970."""
 
     def __init__(
         self, view: ServiceView, store: str, clock: Callable[[], float] = time.time

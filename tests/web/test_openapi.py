@@ -10,6 +10,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from idservice.catalogue.changer import EpochChanger
+from idservice.server.settings import OWN_PATHS
 from idservice.web import ids
 from idservice.web.openapi import document
 from idservice.web.request import WebLimits
@@ -47,6 +48,12 @@ async def test_every_route_is_in_the_document_and_nothing_else(serving: Serving)
         if method in METHODS
     }
     assert served == described
+
+
+async def test_a_path_of_the_service_itself_is_not_free_for_a_route(serving: Serving) -> None:
+    """A new path must be in `OWN_PATHS`, so that no --route hides it."""
+    paths = {resource.canonical for resource in serving.app.router.resources()}
+    assert {path for path in paths if not OWN_PATHS.fullmatch(path)} == {"/", "/next"}
 
 
 async def test_every_operation_has_a_name_of_its_own_and_says_its_refusals(

@@ -147,10 +147,7 @@ class Load:
     # --- the run ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run to the end of the plan, or until it is stopped.
-
-        Raises OSError if no connection can be opened.
-        """
+        """Run to the end of the plan, or to a stop. Raises OSError if nothing can be connected."""
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(self._keep_open()) for _ in range(self.plan.connections)]
             try:

@@ -38,10 +38,8 @@ class SupervisorLink:
 
     @asynccontextmanager
     async def held(self, end: Callable[[], None]) -> AsyncIterator[None]:
-        """Listen to the supervisor; call `end` when it asks for a stop, or is gone.
-
-        On exit the last report is sent, so that nothing that was counted is lost.
-        """
+        """Listen to the supervisor; call `end` when it asks for a stop, or is gone. On exit, send
+        the last report, so that nothing that was counted is lost."""
         reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
         try:
             async with asyncio.TaskGroup() as group:

@@ -299,7 +299,7 @@ class Supervisor:
             prompt = [one for one in self._workers.values() if one.reported >= one.requested]
             full = now >= self._full_at
             if full:
-                self._full_at = now + max(ASK_S, FULL_S * self._totals.counters)
+                self._full_at = now + max(ASK_S, FULL_S * len(self._totals.names))
             self._ask(prompt, full=full)
         for worker in self._workers.values():
             # Time in which this process did not run either, stopped or starved, does not count.

@@ -30,12 +30,7 @@ class Totals:
         self._readiness: dict[int, Readiness] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._past = Snapshot([], True, Latency(), __version__)  # the sum of all that have ended
-        self._names: dict[str, None] = {}  # in the order of their first use
-
-    @property
-    def counters(self) -> int:
-        """The number of counters that are or were in use."""
-        return len(self._names)
+        self.names: dict[str, None] = {}  # counters in the order of their first use
 
     def reported(self, worker: int, status: WorkerStatus) -> None:
         """Take the status of a worker, whose figures count from its start."""
@@ -44,7 +39,7 @@ class Totals:
         if status.snapshot is not None:
             self._snapshots[worker] = status.snapshot
             for reading in status.snapshot.readings:
-                self._names[reading.counter] = None
+                self.names[reading.counter] = None
 
     def ended(self, worker: int) -> None:
         """Count the ids that an ended worker held as a gap; after a clean stop it held none."""
@@ -57,7 +52,7 @@ class Totals:
 
     def _sum(self, parts: Sequence[Snapshot]) -> Snapshot:
         """Return the sum of what was counted. A counter keeps its place among the others."""
-        of: dict[str, list[CounterSample]] = {name: [] for name in self._names}
+        of: dict[str, list[CounterSample]] = {name: [] for name in self.names}
         for part in parts:
             for reading in part.readings:
                 of[reading.counter].append(reading)

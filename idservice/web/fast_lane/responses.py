@@ -47,10 +47,8 @@ Found = Target | bytes | Coroutine[object, object, bytes] | None
 
 
 class Responder:
-    """Finds targets and words answers.
-
-    `paths` maps paths to counters; `clock` tells the time of day.
-    """
+    """Finds targets and words answers. `paths` maps paths to counters, `clock` tells the time of
+    day."""
 
     def __init__(
         self,
