@@ -17,12 +17,20 @@ async def for_each(
     the others end, and then the first failure is raised."""
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def work_on(item: Item) -> Result:
+    async def work_on(item: Item) -> Result | BaseException:
         async with free:
-            return await work(item)
+            try:
+                return await work(item)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # raised below, as itself and not in a group
+                return error
 
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work_on(item)) for item in items]
     done = []
-    for result in await asyncio.gather(*map(work_on, items), return_exceptions=True):
+    for task in tasks:
+        result = task.result()
         if isinstance(result, BaseException):
             raise result
         done.append(result)
