@@ -128,7 +128,7 @@ class EpochChanger:
                 if await self._call(self._store.rewrite(before, after)):
                     break
                 # The condition failed, maybe because of our own write, whose answer was lost.
-                entry = await self._entry(before.name)
+                entry = await self._call(self._store.entry(before.name))
                 if entry == after or _carries(entry, after.intent):
                     break
                 if not unsure or entry is None or entry.rev == after.rev:
@@ -171,7 +171,7 @@ class EpochChanger:
 
         Return the entry as it was found. Another writer that is ahead ends the look early.
         """
-        entry = await self._entry(name)
+        entry = await self._call(self._store.entry(name))
         if entry is None:
             raise errors.UnknownCounter(name=name)
         if entry.intent is not None:
@@ -256,9 +256,6 @@ class EpochChanger:
             why=f"its shard {shard} has the epoch {found!r}, which its entry does not have. Another"
             " operator changes it now, or changed it by hand; try again",
         )
-
-    async def _entry(self, name: str) -> Counter | None:
-        return await self._call(self._store.entry(name))
 
     async def _found(self, entry: Counter, shard: int, *, vouched: bool) -> ShardState | None:
         return await self._patiently(partial(self._stand, entry, shard, vouched=vouched))

@@ -14,7 +14,7 @@ from idservice.core.epoch import ordinal_of
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
-from idservice.stores.dynamodb.items import Item, Place
+from idservice.stores.dynamodb.items import Place
 from idservice.stores.records import Adopted, Counter
 
 OURS = ("epoch", "mark", "next", "returned", "rev")  # and `items.is_of_an_epoch`
@@ -144,10 +144,7 @@ async def _look(client: DynamoClient, adopted: Adopted, action: str) -> tuple[in
         )
     except CallUnanswered as unanswered:
         raise errors.NotApplied(**unanswered.fields) from unanswered
-    return _found_in(answer.get("Item"), adopted)
-
-
-def _found_in(item: Item | None, adopted: Adopted) -> tuple[int, str | None]:
+    item = answer.get("Item")
     key = ",".join(f"{name}={value}" for name, _, value in adopted.key)
     item_name = f"the item {key} of table {adopted.table!r}"
     if not item:

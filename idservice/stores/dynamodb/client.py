@@ -223,7 +223,7 @@ class DynamoClient:
         """Return operation, table and region as messages and IAM policies name them."""
         return f"dynamodb:{operation} on table {table or self.table!r} in region {self.region}"
 
-    async def call(self, operation: str, action: str, **request: object) -> Answer:
+    async def call(self, operation: str, action: str, **request: Any) -> Answer:
         """Send one request once and return its answer; `action` describes it in messages.
 
         Raises CallRefused: DynamoDB said in its own words that nothing was applied. StoreUnready:
@@ -235,8 +235,7 @@ class DynamoClient:
         elif PROOF[operation] == "Attributes":
             request.setdefault("ReturnValues", "UPDATED_NEW")
         method = getattr(self._client, re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower())
-        table = request.get("TableName")
-        where = self.where(operation, table if isinstance(table, str) else None)
+        where = self.where(operation, request.get("TableName"))
         about = {"store": self.store, "action": action}
         try:
             async with asyncio.timeout(CALL_MAX_S):

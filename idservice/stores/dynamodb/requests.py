@@ -14,7 +14,7 @@ from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import SentReservation
-from idservice.stores.records import VALUE, Counter, Grant, Position, ShardState
+from idservice.stores.records import VALUE, Counter, Grant, Position
 
 # What an old endpoint's attribute holds once it is off: to add to a text is an error.
 BARRED = {"S": "finished: idservice counts in the attribute 'next'"}
@@ -205,15 +205,6 @@ def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, An
         before=before.rev, after=after.rev,
     )  # fmt: skip
     return {"Update": write}
-
-
-def shard_state_in(item: Item, place: Place) -> ShardState:
-    """Return the state of a shard in its item."""
-    return ShardState(
-        items.string(item.get("epoch")),
-        items.number(item.get(place.value)),
-        items.number(item.get("mark")),
-    )
 
 
 def epoch_replaced(place: Place, found: str | None, epoch: str) -> dict[str, Any]:
