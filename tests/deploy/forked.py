@@ -88,8 +88,9 @@ def become(files: list[int], arguments: list[str], variables: dict[str, str], fo
     for standard, given in enumerate(files):
         os.dup2(given, standard)
         os.close(given)
+    data = os.environ["AWS_DATA_PATH"]  # which awscli sets when it is imported
     os.environ.clear()
-    os.environ.update(variables)
+    os.environ.update(variables, AWS_DATA_PATH=data)
     os.chdir(folder)
     sys.argv = arguments
 
