@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from tests.processes import ROOT
-
-from . import forked
+from tests.programs import forked
 
 DEPLOY = ROOT / "deploy"
 DEPLOYERS = ROOT / ".deployers"
@@ -82,8 +81,8 @@ def aws(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The folder of the AWS command line."""
     if find_spec("awscli") is None:
         skipped_but_not_in_ci("aws is not installed: run `make deployers`")
-    with forked.aws(tmp_path_factory.mktemp("aws")) as folder:
-        yield folder
+    with forked("aws", tmp_path_factory.mktemp("aws")) as program:
+        yield program.parent
 
 
 def documents(text: str) -> Documents:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from idservice.server.settings import OWN_PATHS
 from idservice.web import ids
 from idservice.web.openapi import document
 from idservice.web.request import WebLimits
+from tests.programs import forked
 
 from .conftest import Serving
 
@@ -75,36 +76,51 @@ def test_the_document_names_the_bounds_of_this_server() -> None:
     assert b"77" in document(WebLimits(77, 88))
 
 
+@pytest.fixture(scope="session")
+def fuzzer(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Schemathesis."""
+    with forked("schemathesis", tmp_path_factory.mktemp("fuzzer")) as program:
+        yield program
+
+
 @pytest.mark.process
+@pytest.mark.xdist_group("fuzzer")
 @pytest.mark.parametrize("accept", ["*/*", "application/json"])
 async def test_a_fuzzer_that_reads_the_document_finds_no_contradiction(
-    serving: Serving, accept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serving: Serving,
+    accept: str,
+    fuzzer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def at_once(*_: object) -> None:
         """Else ids go down only after a minute, or two runways."""
 
     monkeypatch.setattr(EpochChanger, "_outlast_the_stale", at_once)
-    code, output = await fuzz(serving, accept, tmp_path)
+    code, output = await fuzz(fuzzer, serving, accept, tmp_path)
     assert code == 0, output
     assert "Stateful (in" in output, "it follows the links"
     assert await serving.one() >= 0, "the service goes on"
 
 
 @pytest.mark.process
+@pytest.mark.xdist_group("fuzzer")
 async def test_the_fuzzer_sees_a_wrong_answer(
-    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, fuzzer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = b'{"counter":"default","id":-1}'
     monkeypatch.setattr(ids, "one", lambda *_: ("application/json", wrong))
-    code, output = await fuzz(serving, "*/*", tmp_path, "--include-path", "/next")
+    code, output = await fuzz(fuzzer, serving, "*/*", tmp_path, "--include-path", "/next")
     assert code == 1
     assert "Response violates schema" in output
 
 
-async def fuzz(serving: Serving, accept: str, folder: Path, *more: str) -> tuple[int, str]:
+async def fuzz(
+    fuzzer: Path, serving: Serving, accept: str, folder: Path, *more: str
+) -> tuple[int, str]:
     """Schemathesis over every operation; its exit code and what it wrote."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "schemathesis.cli",
+        fuzzer,
         "--config-file", str(Path(__file__).with_name("schemathesis.toml")), "run",
         f"http://127.0.0.1:{serving.port}/openapi.json",
         "--header", f"Accept: {accept}", "--checks", "all", "--seed", "1", "--workers", "1",

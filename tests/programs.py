@@ -1,0 +1,121 @@
+"""Commands that are forked, where starting a Python for each costs seconds of CPU.
+
+One process has imported the command. What stands for it on a PATH hands it arguments, environment,
+folder and files. It forks, the fork runs the command, and its exit code comes back.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+SERVICES = ("cloudformation", "dynamodb", "ecs", "iam", "logs")  # that the run-book asks
+REGION = "eu-west-1"
+HANDED_OVER = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as there:
+    there.connect({address!r})
+    asked = json.dumps([sys.argv, dict(os.environ), os.getcwd()]).encode()
+    socket.send_fds(there, [len(asked).to_bytes(4, "big")], [0, 1, 2])
+    there.sendall(asked)
+    sys.exit(int(there.recv(8)))
+"""
+
+
+def aws() -> Callable[[], object]:
+    """The AWS command line, with what it reads of each service."""
+    from awscli import clidriver
+    from botocore.loaders import JSONFileLoader
+
+    known: dict[str, Any] = {}
+    load = JSONFileLoader.load_file
+
+    def load_once(self: JSONFileLoader, path: str) -> Any:
+        if path not in known:
+            known[path] = load(self, path)
+        return known[path]
+
+    JSONFileLoader.load_file = load_once  # type: ignore[method-assign]
+    session = clidriver.create_clidriver().session
+    for each in SERVICES:
+        session.create_client(each, region_name=REGION)
+    return clidriver.main  # type: ignore[no-any-return]
+
+
+def schemathesis() -> Callable[[], object]:
+    """The fuzzer, all of it."""
+    import schemathesis as package
+    from schemathesis.cli import schemathesis as main
+
+    for each in pkgutil.walk_packages(package.__path__, "schemathesis."):
+        if each.name.endswith("__main__"):
+            continue
+        with suppress(ModuleNotFoundError):  # of what is optional
+            importlib.import_module(each.name)
+    return main
+
+
+PROGRAMS = {"aws": aws, "schemathesis": schemathesis}
+
+
+@contextmanager
+def forked(name: str, folder: Path) -> Iterator[Path]:
+    """The program, in a folder of its own, while it runs."""
+    address, program = folder / "socket", folder / "bin" / name
+    program.parent.mkdir()
+    program.write_text(HANDED_OVER.format(python=sys.executable, address=str(address)))
+    program.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+        listener.listen()
+        with subprocess.Popen([sys.executable, __file__, name, str(listener.fileno())],
+                              pass_fds=[listener.fileno()]) as process:  # fmt: skip
+            listener.close()  # nobody is kept waiting if the process dies
+            try:
+                yield program
+            finally:
+                process.terminate()
+
+
+def serve(main: Callable[[], object], listener: socket.socket) -> None:
+    """Run one command after the other, each in a fork."""
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            head, files, _, _ = socket.recv_fds(connection, 4, 3)
+            with connection.makefile("rb") as stream:
+                asked = stream.read(int.from_bytes(head, "big"))
+            child = os.fork()
+            if not child:
+                become(files, *json.loads(asked))
+                sys.exit(main())
+            for each in files:
+                os.close(each)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            with suppress(BrokenPipeError):  # the command was killed meanwhile
+                connection.sendall(b"%d" % (code if code >= 0 else 128 - code))
+
+
+def become(files: list[int], arguments: list[str], variables: dict[str, str], folder: str) -> None:
+    """Be the process that was asked for."""
+    for standard, given in enumerate(files):
+        os.dup2(given, standard)
+        os.close(given)
+    data = {name: os.environ[name] for name in ("AWS_DATA_PATH",) if name in os.environ}
+    os.environ.clear()
+    os.environ.update(variables | data)  # awscli sets it when it is imported
+    sys.path[:0] = variables.get("PYTHONPATH", "").split(os.pathsep)
+    os.chdir(folder)
+    sys.argv = arguments
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file
+    serve(PROGRAMS[sys.argv[1]](), socket.socket(fileno=int(sys.argv[2])))
