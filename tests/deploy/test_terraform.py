@@ -48,6 +48,7 @@ def environment(folder: Path, moto_url: str) -> dict[str, str]:
     mirrors = [Path(each).parents[2] for places in found for each in places]
     return {
         "PATH": f"{Path(program).parent}:{os.defpath}", "HOME": str(folder),
+        "GOGC": "400",  # the provider's start is a quarter garbage collection
         "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_CLI_ARGS": "-no-color",
         "TF_CLI_ARGS_init": " ".join(f"-plugin-dir={each}" for each in mirrors[:1]),
         "AWS_ENDPOINT_URL": moto_url, "AWS_REGION": REGION, "AWS_ACCESS_KEY_ID": "test",

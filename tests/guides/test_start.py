@@ -6,6 +6,8 @@ No command is changed. The test adds what a machine of a test lacks:
 * `docker` is podman and buildah, as deploy/imagetest.sh sets them up. The base of the image is a
   Debian with its own Python, and the pip inside reaches its index as the one outside does. Their
   storage is empty, but for that base and for layers that were built before.
+* Where `.ci/run` has put uv, pip is told where the files in the locks are. In an index it would
+  read fifty thousand links to find them.
 * As soon as all is built and installed, the network is one without a way out. Port 8080 is free
   there, and nothing answers that the page did not start.
 """
@@ -35,6 +37,8 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 CLONE, *LAPTOP = blocks(TUTORIAL, "On your machine")
 BUILD, *CONTAINER = blocks(TUTORIAL, "In a container")
 TABLE = [each for each in blocks(TUTORIAL, "Two instances on one table") if not each.not_run]
+LOCKS = [ROOT / "requirements-build.lock", ROOT / "requirements.lock"]
+UV = ROOT / ".venv" / "uv" / "bin" / "uv"
 HERE = "idservice"  # the folder that git makes
 
 
@@ -56,7 +60,21 @@ def newcomer(tmp_path: Path) -> Iterator[Shell]:
     shutil.rmtree(tmp_path)  # pytest would keep three
 
 
+def where_packages_are(folder: Path) -> dict[str, str]:
+    """Return what tells pip the addresses of the files in the locks. Nothing without uv."""
+    if not UV.exists():
+        return {}
+    locked = subprocess.check_output(
+        [UV, "pip", "compile", "--quiet", "--no-deps", "--format", "pylock.toml", *LOCKS], text=True
+    )
+    links = folder / "links.html"
+    files = re.findall(r'url = "([^"]+/([^"/]+\.whl))"', locked)
+    links.write_text("".join(f'<a href="{address}">{name}</a>\n' for address, name in files))
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(links)}
+
+
 def test_from_a_clone_to_two_instances(newcomer: Shell) -> None:
+    newcomer.variables |= where_packages_are(newcomer.folder)
     newcomer.run(f"{CLONE.text}make .venv/.run")
     newcomer.follow(LAPTOP, within=HERE)
     if missing := engines.why_no_dynoxide():
