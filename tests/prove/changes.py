@@ -64,7 +64,7 @@ class Operators:
         while True:
             for change in CHANGES:
                 leaves = self._rng.random() < 0.2
-                await self._try(change, self._rng.uniform(0.2, 1.5) if leaves else PATIENCE_S)
+                await self._try(change, self._rng.uniform(0.05, 0.6) if leaves else PATIENCE_S)
                 await asyncio.sleep(self._rng.uniform(0.1, 0.7))
 
     async def put_right(self) -> None:

@@ -13,9 +13,9 @@ from tests.web.wire import Wire, connected, request
 
 pytestmark = pytest.mark.process
 
-NAMES = int(os.environ.get("NAMES", 20_000))  # 100,000 take a minute
+NAMES = int(os.environ.get("NAMES", 10_000))
 WARM = 2_000  # names after which a process has what it needs
-GROWTH_MAX = 2 * 2**20  # bytes: of less than this the allocator of memory makes a difference
+GROWTH_MAX = 2**20  # bytes, 100 for a name: the allocator of memory takes less than half of it
 CONNECTIONS = 1_000
 AT_ONCE = 20
 

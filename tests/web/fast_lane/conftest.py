@@ -1,10 +1,11 @@
 """Services with the fast lane."""
 
+from random import Random
 from typing import Any
 
 import pytest
 
-from idservice.stores.sqlite.store import SQLiteStore
+from tests.simulation.store import SimStore, Table
 from tests.web.conftest import Serve, Serving
 from tests.web.fast_lane.hand import Hand
 from tests.web.fast_lane.pair import Pair
@@ -16,11 +17,11 @@ def lane() -> bool:
 
 
 @pytest.fixture
-async def pair(serve: Serve, tmp_path: Any) -> Pair:
-    fast = await serve(routes={"/old": "c"})
-    slow = await serve(
-        store=SQLiteStore(str(tmp_path / "other.db")), routes={"/old": "c"}, lane=False
-    )
+async def pair(serve: Serve) -> Pair:
+    fast, slow = [
+        await serve(store=SimStore(Random(1), Table()), routes={"/old": "c"}, lane=lane)
+        for lane in (True, False)
+    ]
     for one in (fast, slow):
         await one.create("c", start=990, limit=1020)
         await one.create("wide", start=2**53, limit=2**63 - 2)
