@@ -142,9 +142,8 @@ def _fork_on_request(line: socket.socket) -> tuple[bytes, list[int]]:
             os.close(used)
 
 
-def _run() -> int:
-    line = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the tests end it
+def import_all() -> None:
+    """Import what commands need, and read what the AWS library does."""
     for name in NEEDED:
         importlib.import_module(name)
     engines.read_models_once()
@@ -152,6 +151,12 @@ def _run() -> int:
         pass
     gc.collect()
     gc.freeze()
+
+
+def _run() -> int:
+    line = socket.socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the tests end it
+    import_all()
     request, given = _fork_on_request(line)
     line.close()
     signal.signal(signal.SIGINT, signal.default_int_handler)

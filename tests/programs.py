@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.processes import environment
+
 SERVICES = ("cloudformation", "dynamodb", "ecs", "iam", "logs")  # that the run-book asks
 REGION = "eu-west-1"
 HANDED_OVER = """#!{python} -IS
@@ -62,7 +64,16 @@ def schemathesis() -> Callable[[], object]:
     return main
 
 
-PROGRAMS = {"aws": aws, "schemathesis": schemathesis}
+def idservice() -> Callable[[], object]:
+    """Commands of ours that end by themselves."""
+    from idservice.cli import main
+    from tests.forked import import_all
+
+    import_all()
+    return main.main
+
+
+PROGRAMS = {"aws": aws, "schemathesis": schemathesis, "idservice": idservice}
 
 
 @contextmanager
@@ -75,8 +86,10 @@ def forked(name: str, folder: Path) -> Iterator[Path]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
         listener.listen()
-        with subprocess.Popen([sys.executable, __file__, name, str(listener.fileno())],
-                              pass_fds=[listener.fileno()]) as process:  # fmt: skip
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.programs", name, str(listener.fileno())],
+            env=environment(), pass_fds=[listener.fileno()],
+        ) as process:  # fmt: skip
             listener.close()  # nobody is kept waiting if the process dies
             try:
                 yield program
@@ -117,5 +130,4 @@ def become(files: list[int], arguments: list[str], variables: dict[str, str], fo
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file
     serve(PROGRAMS[sys.argv[1]](), socket.socket(fileno=int(sys.argv[2])))

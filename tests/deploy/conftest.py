@@ -3,6 +3,7 @@
 import importlib
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,12 +78,15 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Command:
 
 
 @pytest.fixture(scope="session")
-def aws(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of the AWS command line."""
+def commands(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The PATH of `aws` and of those commands of ours that end by themselves."""
     if find_spec("awscli") is None:
         skipped_but_not_in_ci("aws is not installed: run `make deployers`")
-    with forked("aws", tmp_path_factory.mktemp("aws")) as program:
-        yield program.parent
+    with (
+        forked("aws", tmp_path_factory.mktemp("aws")) as aws,
+        forked("idservice", tmp_path_factory.mktemp("idservice")) as idservice,
+    ):
+        yield f"{aws.parent}:{idservice.parent}:{Path(sys.executable).parent}:{os.defpath}"
 
 
 def documents(text: str) -> Documents:

@@ -1,9 +1,7 @@
 """The run-book, command by command: the real kubectl, helm and aws, against servers of ours."""
 
-import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,11 +40,11 @@ def network(url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def follow(moto_url: str, aws: Path, tmp_path: Path) -> Iterator[Follow]:
+def follow(moto_url: str, commands: str, tmp_path: Path) -> Iterator[Follow]:
     """Runs what is under a heading in a copy of the project, and then how that is rolled; what was
     said, and what is there."""
     tools = [str(deployer(name).parent) for name in ("kubectl", "helm")]
-    tools += [str(aws), str(Path(sys.executable).parent), os.defpath]
+    tools.append(commands)
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     with cluster(tmp_path) as (state, configuration):
         variables = environment({

@@ -1,9 +1,7 @@
 """The run-book beyond the first start, command by command, on moto: the table, the way over from
 what was there before, and what is to be done later."""
 
-import os
 import re
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -34,12 +32,12 @@ MONTH_S = 30 * 86_400
 class Follower:
     """Runs commands of the run-book as they stand, but for addresses: services get free ports."""
 
-    def __init__(self, folder: Path, account: Account, aws: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, account: Account, commands: str, stack: ExitStack) -> None:
         self.folder = folder
         self.account = account
         self.address = ADDRESS
         self.variables = {
-            "PATH": f"{aws}:{Path(sys.executable).parent}:{os.defpath}", "HOME": str(folder),
+            "PATH": commands, "HOME": str(folder),
             "AWS_ENDPOINT_URL": account.url, "AWS_REGION": REGION,
         }  # fmt: skip
         self._stack = stack
@@ -70,12 +68,12 @@ class Follower:
 
 
 @pytest.fixture
-def follower(moto_url: str, aws: Path, tmp_path: Path) -> Iterator[Follower]:
+def follower(moto_url: str, commands: str, tmp_path: Path) -> Iterator[Follower]:
     account = Account(moto_url)
     account.reset()  # the run-book names tables, stacks and roles, and others may have them too
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
     with ExitStack() as stack:
-        yield Follower(tmp_path, account, aws, stack)
+        yield Follower(tmp_path, account, commands, stack)
     account.reset()
 
 
