@@ -123,8 +123,7 @@ class Refiller:
             if asked is not None and asked.allocator.retired:  # its ids would be burnt
                 asked = self._due()
             while asked is not None:
-                before = self._epoch_state.allocator
-                used = before.issued_ids
+                used = self._epoch_state.allocator.issued_in_epoch
                 try:
                     outcome = await self._carry_out(asked, in_background=failures > 0)
                     yield outcome
@@ -135,7 +134,7 @@ class Refiller:
                 else:
                     failures += 1
                     await asyncio.sleep(self._pause(failures))
-                    if failures >= TRIES_MIN and self._idle_since(before, used):
+                    if failures >= TRIES_MIN and self._idle_since(used):
                         break  # the next request, or half of the rest used, begins another
                 asked = None if self._queue.window.is_open(len(self._queue)) else self._due()
         finally:
@@ -195,9 +194,9 @@ class Refiller:
         spread = self._context.random.random()
         return timeouts.pause(failures, lasts_s=self._epoch_state.lasts_s, spread=spread)
 
-    def _idle_since(self, before: Allocator, used: int) -> bool:
+    def _idle_since(self, used: int) -> bool:
         allocator = self._epoch_state.allocator
-        if len(self._queue) or allocator is not before or allocator.issued_ids != used:
+        if len(self._queue) or allocator.issued_in_epoch != used:
             return False
         return bool(allocator.held) or not self._keep_filled
 

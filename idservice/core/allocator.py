@@ -50,10 +50,10 @@ class Allocator:
 
     __slots__ = (
         "_asked_at", "_asked_cut", "_asked_stock", "_asked_used", "_cut_to", "_hold_s",
-        "_last_stock", "_loans", "_outstanding", "_rated_s", "_strict", "_token",
-        "_used_uncounted", "_window_start", "_window_used", "block_max", "buffer", "gaps",
-        "granted_ids", "low", "pace", "rate", "retired", "returned_ids", "runway_s", "shards",
-        "stock",
+        "_issued_before", "_last_stock", "_loans", "_outstanding", "_rated_s", "_strict",
+        "_token", "_used_uncounted", "_window_start", "_window_used", "block_max", "buffer",
+        "gaps", "granted_ids", "low", "pace", "rate", "retired", "returned_ids", "runway_s",
+        "shards", "stock",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,7 @@ class Allocator:
         self.retired = False  # everything was dropped for good
         self.stock = 0  # how many were held after the last grant
         self.granted_ids = 0
+        self._issued_before = 0  # ids that earlier epochs' allocators handed out
         self.returned_ids = 0  # ids that went back to the store at the stop
         self.gaps: dict[str, int] = {}  # ids that will never be handed out, by GapCause
 
@@ -117,6 +118,11 @@ class Allocator:
         """The number of ids that were handed out."""
         lost = sum(self.gaps.get(cause, 0) for cause in FROM_MEMORY) if self.gaps else 0
         return self.granted_ids - self.held - lost - self.returned_ids
+
+    @property
+    def issued_in_epoch(self) -> int:
+        """The number of ids that were handed out since this allocator took over."""
+        return self.issued_ids - self._issued_before
 
     def present_rate(self, now: float) -> float:
         """Ids per second since the last refill and between the two before it, so that the rate of
@@ -339,7 +345,7 @@ class Allocator:
         self.granted_ids += before.granted_ids
         self.returned_ids = before.returned_ids
         self.gaps = before.gaps  # shared: an answer that still comes to it becomes a gap
-        self._window_used = self._used
+        self._window_used = self._issued_before = self.issued_ids
 
     # --- gaps ------------------------------------------------------------------------------------
 
