@@ -13,7 +13,7 @@ from tests.processes import Serving, command
 
 pytestmark = [pytest.mark.process]
 
-FAULTS = 4
+FAULTS = 6
 PAUSE_S = 0.6  # between faults
 
 

@@ -16,7 +16,7 @@ from tests.processes import command, environment
 
 pytestmark = [pytest.mark.process]
 
-FAULTS = 4
+FAULTS = 8
 PAUSE_S = 0.5  # between faults
 OLD_S = 0.01  # between requests to the old endpoint
 

@@ -212,7 +212,7 @@ async def test_killed_workers_cost_no_duplicate_and_no_refused_connection(
         assert done.returncode == 0, done.stderr
     seed = random.randrange(10**6)
     driver = WorkersHammer(folder, store, env=env, arguments=("--workers", "3"), seed=seed)
-    report = await driver.run(processes=1, clients=16, faults=6, pause=0.4)
+    report = await driver.run(processes=1, clients=16, faults=8, pause=0.4)
     print(report)
     assert report.duplicates == {}, report
     assert report.disorder == [], report
