@@ -1,9 +1,10 @@
 """Commands that are forked, where starting a Python for each costs seconds of CPU.
 
 One process has imported the command. What stands for it on a PATH hands it arguments, environment,
-folder and files. It forks, the fork runs the command, and its exit code comes back.
+files and network. It forks, the fork runs the command, and its exit code comes back.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -20,12 +21,16 @@ from tests.processes import environment
 
 SERVICES = ("cloudformation", "dynamodb", "ecs", "iam", "logs")  # that the run-book asks
 REGION = "eu-west-1"
+NETWORK = 0x40000000  # CLONE_NEWNET, see setns(2)
 HANDED_OVER = """#!{python} -IS
 import json, os, socket, sys
+if sys.argv[1:2] == ["serve"]:  # it is ended by signals
+    os.execv({itself!r}, sys.argv)
+network = os.open("/proc/self/ns/net", os.O_RDONLY)
 with socket.socket(socket.AF_UNIX) as there:
     there.connect({address!r})
     asked = json.dumps([sys.argv, dict(os.environ), os.getcwd()]).encode()
-    socket.send_fds(there, [len(asked).to_bytes(4, "big")], [0, 1, 2])
+    socket.send_fds(there, [len(asked).to_bytes(4, "big")], [0, 1, 2, network])
     there.sendall(asked)
     sys.exit(int(there.recv(8)))
 """
@@ -81,7 +86,10 @@ def forked(name: str, folder: Path) -> Iterator[Path]:
     """The program, in a folder of its own, while it runs."""
     address, program = folder / "socket", folder / "bin" / name
     program.parent.mkdir()
-    program.write_text(HANDED_OVER.format(python=sys.executable, address=str(address)))
+    itself = Path(sys.executable).with_name(name)
+    program.write_text(
+        HANDED_OVER.format(python=sys.executable, address=str(address), itself=str(itself))
+    )
     program.chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
@@ -102,7 +110,7 @@ def serve(main: Callable[[], object], listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
         with connection:
-            head, files, _, _ = socket.recv_fds(connection, 4, 3)
+            head, files, _, _ = socket.recv_fds(connection, 4, 4)
             with connection.makefile("rb") as stream:
                 asked = stream.read(int.from_bytes(head, "big"))
             child = os.fork()
@@ -118,6 +126,10 @@ def serve(main: Callable[[], object], listener: socket.socket) -> None:
 
 def become(files: list[int], arguments: list[str], variables: dict[str, str], folder: str) -> None:
     """Be the process that was asked for."""
+    if not os.path.samestat(os.fstat(files[-1]), os.stat("/proc/self/ns/net")):
+        entered = ctypes.CDLL(None, use_errno=True).setns(files[-1], NETWORK)
+        assert entered == 0, os.strerror(ctypes.get_errno())
+    os.close(files.pop())
     for standard, given in enumerate(files):
         os.dup2(given, standard)
         os.close(given)

@@ -1,14 +1,16 @@
 """Every how-to page is followed command by command."""
 
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import engines
 from tests.deploy.conftest import skipped_but_not_in_ci
+from tests.programs import forked
 
 from .pages import ROOT, Block, blocks
 from .shell import ENGINE, Shell, why_no_machine
@@ -28,12 +30,23 @@ def page(name: str) -> list[Block]:
     return [each for each in blocks(DOCS / "how-to" / f"{name}.md") if not each.not_run]
 
 
+@pytest.fixture(scope="session")
+def commands(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the folder of `idservice`, forked. Nothing where a fork may not enter a network."""
+    if os.geteuid() != 0:
+        yield ""
+        return
+    with forked("idservice", tmp_path_factory.mktemp("idservice")) as idservice:
+        yield str(idservice.parent)
+
+
 @pytest.fixture
-def follow(tmp_path: Path) -> Follow:
+def follow(tmp_path: Path, commands: str) -> Follow:
     """Return a function that follows a page and returns what was said."""
     if missing := why_no_machine():
         skipped_but_not_in_ci(missing)
     shell = Shell(tmp_path)
+    shell.variables["PATH"] = f"{commands}:{shell.variables['PATH']}".lstrip(":")
     return lambda name, **more: shell.follow(page(name), **more)
 
 
