@@ -32,7 +32,7 @@ def asked(expression: str) -> str:
 
 
 class Load(threading.Thread):
-    """One client that asks for ids of every kind, some of which it must not get."""
+    """A client that asks 200 times a second, for ids of every kind, some of them refused."""
 
     PATHS = (
         "/next", "/next?count=50", "/v1/counters/strict/next", "/v1/counters/few/next",
@@ -47,7 +47,7 @@ class Load(threading.Thread):
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
         for number in count():
-            if self._end.is_set():
+            if self._end.wait(0.005):
                 break
             connection.request("GET", self.PATHS[number % len(self.PATHS)])
             connection.getresponse().read()
