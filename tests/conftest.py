@@ -13,16 +13,22 @@ from idservice.web import openapi
 from tests import engines
 from tests.processes import STORE
 
+PROCESSES_END = 0.9  # the share of the run in which tests of processes begin
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make quick` runs, and begin with the tests that run processes: they take longest,
-    and wait while others compute."""
+    """Mark what `make quick` runs, and mix the tests that run processes with the others: those wait
+    while these compute. None comes last, for they take longest."""
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
         bound = marks & {"process", "long"} or any(name.startswith("needs_") for name in marks)
         if not bound and "moto" not in item.name and "moto_url" not in item.fixturenames:
             item.add_marker("quick")
-    items.sort(key=lambda item: item.get_closest_marker("process") is None)
+    process = [item for item in items if item.get_closest_marker("process")]
+    others = [item for item in items if not item.get_closest_marker("process")]
+    at = {item: place / len(process) * PROCESSES_END for place, item in enumerate(process)}
+    at |= {item: place / len(others) for place, item in enumerate(others)}
+    items.sort(key=lambda item: at[item])
 
 
 def pytest_collection_finish() -> None:
