@@ -19,6 +19,7 @@ from benchmarks.processes import on_load_core, serving
 from idservice.client import AsyncClient, Client
 
 GOALS_NS = {"synchronous": 60.0, "asyncio": 150.0}
+GOAL_MARK_NS = 5.0
 GOAL_PER_S = 5_000_000
 WARM = 4  # ids taken before, as a multiple of those measured, so that a block holds them all
 WORDS = {
@@ -39,19 +40,28 @@ def run(quick: bool) -> list[Row]:
             candidates: dict[str, Callable[[], float]] = {
                 "empty": lambda: _empty(count),
                 "synchronous": lambda: _synchronous(url, count),
+                "unmarked": lambda: _synchronous(url, count, marked=False),
                 "asyncio": lambda: asyncio.run(_asyncio(url, count)),
                 "function": lambda: _function(count),
                 "coroutine": lambda: asyncio.run(_coroutine(count)),
             }
             found = interleaved(candidates, rounds)
             per_second = [_flat_out(url, most) for _ in range(1 if quick else 5)]
-    empty = found.pop("empty")
+    empty, unmarked = found.pop("empty"), found.pop("unmarked")
+    mark = [(a - b) / count * 1e9 for a, b in zip(found["synchronous"], unmarked, strict=True)]
     rows = []
     for name, seconds in found.items():
         ns = [(one - other) / count * 1e9 for one, other in zip(seconds, empty, strict=True)]
         rows.append(Row(f"client: {WORDS[name]}", median(ns), "ns", GOALS_NS.get(name), spread(ns)))
     return [
         *rows,
+        Row(
+            "client: of next_id, the check that this process took the ids",
+            median(mark),
+            "ns",
+            GOAL_MARK_NS,
+            spread(mark),
+        ),
         Row(
             "client: ids per second, one process, one service",
             median(per_second),
@@ -72,8 +82,10 @@ def _empty(count: int) -> float:
     return time.process_time() - began
 
 
-def _synchronous(url: str, count: int) -> float:
+def _synchronous(url: str, count: int, *, marked: bool = True) -> float:
     with Client(url, hold=60, timeout=10) as client:
+        if not marked:  # as a client would be that forks in C could make repeat ids
+            client._ids._owned = None
         for _ in islice(client, WARM * count):
             pass
         began = time.thread_time()

@@ -30,7 +30,9 @@ ANYWHERE = {"", "errors"}  # the package itself, with its version, and the error
 ENTRIES_MAX, FLOORS_MAX = 15, 8
 LINES_MAX, FUNCTION_MAX = 400, 60
 TEST_NAME_MAX = 80
-PURE = {"dataclasses", "enum", "typing", "collections", "collections.abc", "math", "re"}
+PURE = {
+    "collections", "collections.abc", "dataclasses", "enum", "itertools", "math", "re", "typing",
+}  # fmt: skip
 QUESTION = re.compile(r"(who|whoever|what|whatever|whose|whether|those|how)\b", re.IGNORECASE)
 
 Found = dict[str, list[str]]  # by file: what is wrong in it

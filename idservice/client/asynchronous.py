@@ -4,7 +4,13 @@ import asyncio
 import time
 from typing import Any, Self
 
-from idservice.client.buffer import TIMEOUT_S, ClientBuffer, check_batch, clients
+from idservice.client.buffer import (
+    TIMEOUT_S,
+    ClientBuffer,
+    check_batch,
+    clients,
+    forget_if_forked,
+)
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Request
@@ -42,6 +48,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         """Open the client. Raises NotOpen if it is open already."""
+        forget_if_forked(self, self._buffer)
         self._buffer.enter()
         self._loop = asyncio.get_running_loop()
         await self._transport.__aenter__()
@@ -85,6 +92,7 @@ class AsyncClient:
     async def batch(self, n: int) -> list[int]:
         """Return `n` ids, or raise: BadBatch, and as `next_id`."""
         check_batch(n)
+        forget_if_forked(self, self._buffer)
         deadline = self._buffer.clock() + self._buffer.timeout_s
         self._buffer.check_open()
         ids = self._buffer.take_many(n)
@@ -95,6 +103,7 @@ class AsyncClient:
 
     async def _next(self) -> int:
         """Return the next id after the cursor ended, from memory or from a refill."""
+        forget_if_forked(self, self._buffer)
         buffer = self._buffer
         deadline = buffer.clock() + buffer.timeout_s
         buffer.check_open()

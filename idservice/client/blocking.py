@@ -5,7 +5,13 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self
 
-from idservice.client.buffer import TIMEOUT_S, ClientBuffer, check_batch, clients
+from idservice.client.buffer import (
+    TIMEOUT_S,
+    ClientBuffer,
+    check_batch,
+    clients,
+    forget_if_forked,
+)
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Allocator, Request
@@ -51,6 +57,7 @@ class Client:
 
     def __enter__(self) -> Self:
         """Open the client. Raises NotOpen if it is open already."""
+        forget_if_forked(self, self._buffer)
         with self._lock:
             self._buffer.enter()
             if self._buffer.not_open:  # a forked child is open before it is entered
@@ -63,6 +70,7 @@ class Client:
 
     def close(self) -> None:
         """Drop the ids in memory, and fail calls that wait with NotOpen. May be called again."""
+        forget_if_forked(self, self._buffer)
         with self._lock:
             self._buffer.not_open = "is closed"
             self._buffer.allocator.retire(GapCause.STOP)
@@ -96,6 +104,7 @@ class Client:
     def batch(self, n: int) -> list[int]:
         """Return `n` ids, or raise: BadBatch, and as `next_id`."""
         check_batch(n)
+        forget_if_forked(self, self._buffer)
         deadline = time.monotonic() + self._buffer.timeout_s
         with self._lock:
             self._buffer.check_open()
@@ -105,6 +114,7 @@ class Client:
 
     def _next(self) -> int:
         """Return the next id after the cursor ended, from memory or from a refill."""
+        forget_if_forked(self, self._buffer)
         deadline = time.monotonic() + self._buffer.timeout_s
         with self._lock:
             self._buffer.check_open()

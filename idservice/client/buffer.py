@@ -14,6 +14,7 @@ from typing import Any
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.address import ServiceAddress
+from idservice.client.process_mark import process_mark, renewal_lock
 from idservice.client.protocol import RANGES_MAX, ClientAnswer, NoUsableAnswer, Refused, Reply
 from idservice.core import limits
 from idservice.core.allocator import Allocator, Request
@@ -85,6 +86,7 @@ class ClientBuffer:
 
     def forget(self) -> None:
         """Begin anew without ids: those in memory belong to another process, or are outdated."""
+        self.mark = process_mark()
         self.allocator = Allocator(
             _one_shard(),
             now=self.clock(),
@@ -92,6 +94,7 @@ class ClientBuffer:
             block_max=RANGES_MAX,
             strict=self._strict,
             hold_s=self.hold_s,
+            owned=self.mark,
         )
 
     def enter(self) -> None:
@@ -267,6 +270,14 @@ clients: "weakref.WeakSet[Any]" = weakref.WeakSet()  # clients; each has a `forg
 def _forget_in_child() -> None:
     for client in list(clients):
         client.forget_in_child()
+
+
+def forget_if_forked(client: Any, buffer: ClientBuffer) -> None:
+    """Let a client begin anew in a process that was forked without Python's knowledge."""
+    if not buffer.mark:
+        with renewal_lock():
+            if not buffer.mark:
+                client.forget_in_child()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

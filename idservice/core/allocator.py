@@ -65,10 +65,11 @@ class Allocator:
         block_max: int,
         strict: bool = False,
         hold_s: float | None = None,
+        owned: object = None,
     ) -> None:
         assert min(runway_s, block_max, hold_s or 1) > 0
         self.shards = shards
-        self.buffer = IdBuffer(shared=hold_s is not None)
+        self.buffer = IdBuffer(shared=hold_s is not None, owned=owned)
         self.block_max = block_max  # may be lowered
         self.runway_s = runway_s if hold_s is None else min(runway_s, RUNWAY_OF_HOLD * hold_s)
         self._strict = strict

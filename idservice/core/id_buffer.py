@@ -1,7 +1,8 @@
 """The ids in memory: a row of blocks, and the cursor that runs through the first (I3, I11)."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import compress, repeat
 
 
 class IdBuffer:
@@ -12,14 +13,25 @@ class IdBuffer:
 
     With `shared`, threads may be about to move the cursor. Then it is never pointed anew while it
     has ids left, and blocks are not joined: they come in no order.
+
+    No id comes out while `owned` is false (I1). `None` is never asked.
     """
 
-    __slots__ = ("_rest", "_rest_count", "_segment", "_shared", "_stop_at", "cursor")
+    __slots__ = (
+        "_ids",
+        "_owned",
+        "_rest",
+        "_rest_count",
+        "_segment",
+        "_shared",
+        "_stop_at",
+        "cursor",
+    )
 
-    def __init__(self, *, shared: bool) -> None:
+    def __init__(self, *, shared: bool, owned: object = None) -> None:
         self._shared = shared
-        self.cursor: Iterator[int] = iter(range(0))
-        self._segment = range(0)  # what the cursor runs through
+        self._owned = owned
+        self._point_at(range(0))
         self._rest: deque[range] = deque()  # what comes after it
         self._rest_count = 0
         self._stop_at = 0  # how many ids are left where the cursor ends early
@@ -27,8 +39,7 @@ class IdBuffer:
     @property
     def held(self) -> int:
         """The number of ids at hand."""
-        left: int = self.cursor.__length_hint__()  # type: ignore[attr-defined]
-        return left + self._rest_count
+        return self._left_in_segment() + self._rest_count
 
     @property
     def blocks(self) -> list[range]:
@@ -36,7 +47,7 @@ class IdBuffer:
         return [ids for ids in (self._remaining(), *self._rest) if ids]
 
     def _left_in_segment(self) -> int:
-        left: int = self.cursor.__length_hint__()  # type: ignore[attr-defined]
+        left: int = self._ids.__length_hint__()  # type: ignore[attr-defined]
         return left
 
     def _remaining(self) -> range:
@@ -122,8 +133,10 @@ class IdBuffer:
         self._point_at(ids)
 
     def _point_at(self, ids: range) -> None:
-        self._segment = ids
-        self.cursor = iter(ids)
+        self._segment = ids  # what the cursor runs through
+        self._ids = self.cursor = iter(ids)
+        if self._owned is not None:
+            self.cursor = compress(self._ids, repeat(self._owned))
 
 
 def joined(blocks: Iterable[range]) -> list[range]:

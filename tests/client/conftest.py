@@ -1,7 +1,11 @@
 """Both clients behind one face, and services that answer as a test wants."""
 
 import asyncio
+import ctypes
 import json
+import os
+import select
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -129,3 +133,22 @@ class Central:
 
     async def __call__(self, target: str) -> bytes | None:
         return self.ids(target)
+
+
+C_FORK = ctypes.PyDLL(None).fork
+
+
+def fork_in_c() -> int:
+    """Fork without Python's knowledge, as uWSGI does, while no other thread asks for its turn:
+    Python would wait for that thread for ever in the child."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(60.0)
+    select.select([], [], [], 0.001)  # whoever asked already has its turn
+    try:
+        pid: int = C_FORK()
+        return pid
+    finally:
+        sys.setswitchinterval(before)
+
+
+FORKS = {"by Python": os.fork, "in C": fork_in_c}

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 
 import pytest
 
 from idservice.client import AsyncClient, NotOpen
 from idservice.client.protocol import NoUsableAnswer, Reply
-from tests.client.conftest import Central, saying
+from tests.client.conftest import FORKS, Central, saying
 from tests.served import Served
 from tests.simulation.loop import VirtualLoop, elapse, run
 
@@ -122,12 +123,15 @@ async def test_iteration_goes_on_without_end(service: Served) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-async def test_a_forked_child_is_told_to_enter_one_of_its_own(service: Served) -> None:
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+async def test_a_forked_child_is_told_to_enter_one_of_its_own(
+    service: Served, fork: Callable[[], int]
+) -> None:
     async with AsyncClient(service.url) as client:
         for _ in range(50):
             await client.next_id()
         assert client._buffer.allocator.held
-        pid = os.fork()
+        pid = fork()
         if pid == 0:  # pragma: no cover - another process
             code = 1
             try:
@@ -141,7 +145,10 @@ async def test_a_forked_child_is_told_to_enter_one_of_its_own(service: Served) -
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-async def test_a_forked_child_may_enter_what_its_parent_entered(service: Served) -> None:
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+async def test_a_forked_child_may_enter_what_its_parent_entered(
+    service: Served, fork: Callable[[], int]
+) -> None:
     async def enters(client: AsyncClient) -> None:
         async with client:
             with pytest.raises(NotOpen, match="entered already"):
@@ -149,7 +156,7 @@ async def test_a_forked_child_may_enter_what_its_parent_entered(service: Served)
 
     async with AsyncClient(service.url) as client:
         await client.next_id()
-        pid = os.fork()
+        pid = fork()
         if pid == 0:  # pragma: no cover - another process
             code = 1
             try:

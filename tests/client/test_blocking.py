@@ -11,7 +11,8 @@ import pytest
 
 from idservice.client import Client, NotOpen, WaitedTooLong
 from idservice.client.http_sync import ConnectionPool
-from tests.client.conftest import Central, saying
+from idservice.client.process_mark import _PidMark, process_mark
+from tests.client.conftest import FORKS, Central, fork_in_c, saying
 from tests.served import Served
 from tests.simulation.store import Table
 
@@ -99,13 +100,14 @@ async def test_iteration_goes_on_without_end(service: Served) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-async def test_a_forked_child_has_ids_of_its_own(service: Served) -> None:
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+async def test_a_forked_child_has_ids_of_its_own(service: Served, fork: Callable[[], int]) -> None:
     def work() -> tuple[list[int], list[int]]:
         with Client(service.url, timeout=30.0) as client:
             parent = [client.next_id() for _ in range(500)]
             assert client._buffer.allocator.held
             read, write = os.pipe()
-            pid = os.fork()
+            pid = fork()
             if pid == 0:  # pragma: no cover - another process
                 code = 1
                 try:
@@ -128,9 +130,9 @@ async def test_a_forked_child_has_ids_of_its_own(service: Served) -> None:
     assert len({*parent, *child}) == len(parent) + len(child)
 
 
-def in_child(work: Callable[[], bool]) -> bool:
+def in_child(work: Callable[[], bool], fork: Callable[[], int] = os.fork) -> bool:
     """What `work` says in a forked child."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:  # pragma: no cover - another process
         code = 1
         try:
@@ -166,6 +168,44 @@ def test_a_child_forked_while_another_thread_enters_or_leaves_may_enter() -> Non
     client = Client("http://127.0.0.1:1")
     with client._lock:
         assert in_child(lambda: client.__enter__() is client)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("use", ["next_id", "batch", "close", "enter"])
+async def test_a_child_forked_in_c_waits_for_no_lock_of_its_parent(
+    service: Served, use: str
+) -> None:
+    """unbit/uwsgi#1978: another thread held it at that moment, and is not there in the child."""
+
+    def child(client: Client) -> bool:
+        match use:
+            case "next_id":
+                return client.next_id() >= 0
+            case "batch":
+                return len(client.batch(5)) == 5
+            case "close":
+                client.close()
+            case "enter":
+                client.__enter__()
+        return True
+
+    def work() -> None:
+        with Client(service.url, timeout=30.0) as client:
+            while client._buffer.allocator.held < 2:
+                client.next_id()
+            with client._lock:
+                assert in_child(lambda: child(client), fork_in_c)
+            assert client.next_id() >= 0
+
+    await asyncio.to_thread(work)
+
+
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+def test_a_mark_is_true_in_the_process_that_made_it_alone(fork: Callable[[], int]) -> None:
+    for mark in (process_mark(), _PidMark()):
+        assert mark
+        assert in_child(lambda mark=mark: not mark and bool(process_mark()), fork)
+        assert mark
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
