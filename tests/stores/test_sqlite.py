@@ -11,6 +11,7 @@ import pytest
 from idservice import errors
 from idservice.catalogue.counters import new_counter
 from idservice.core.writer import Batch
+from idservice.stores.sqlite.file_identity import born
 from idservice.stores.sqlite.store import SQLiteStore
 
 
@@ -52,6 +53,115 @@ async def test_no_other_file_gets_the_inode_of_one_in_use_even_after_a_failure(
             assert path.stat().st_ino != inode
         with pytest.raises(errors.NotApplied, match="replaced"):
             await store.reserve(counter, count=100, seen=0, room=1000)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="only Linux tells a file's birth so")
+async def test_a_copy_that_is_given_the_inode_of_the_deleted_file_is_refused(
+    tmp_path: Path,
+) -> None:
+    """elastic/beats#1341: the number of a deleted file is given to the next one."""
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1)))
+    before = path.read_bytes()
+    path.unlink()
+    path.write_bytes(before)
+    _record_inode(path, path.stat().st_ino)  # as if it had come back, which ext4 does every time
+    async with SQLiteStore(str(path)) as store:
+        with pytest.raises(errors.StoreReplaced, match="a copy or was restored"):
+            await store.verify()
+        await store.accept_identity()
+        await store.verify()
+
+
+async def test_a_file_of_an_earlier_version_is_recorded_at_its_first_start(tmp_path: Path) -> None:
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1)))
+    _by_hand(path, "DROP TABLE file")
+    async with SQLiteStore(str(path)) as store, SQLiteStore(str(path)) as other:
+        counter = await other.counter("default")
+        assert counter is not None
+        await other.reserve(counter, count=5, seen=0, room=100)  # it was not verified
+        await store.verify()
+        await other.reserve(counter, count=5, seen=5, room=100)
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT born, writes FROM file").fetchall() == [(born(path), 1)]
+    database.close()
+
+
+async def test_the_inode_zero_accepts_the_file_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1)))
+    _by_hand(path, "UPDATE file SET born = 5")
+    async with SQLiteStore(str(path)) as store:
+        with pytest.raises(errors.StoreReplaced):
+            await store.verify()
+    _record_inode(path, 0)
+    async with SQLiteStore(str(path)) as store:
+        await store.verify()
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT born FROM file").fetchone() == (born(path),)
+    database.close()
+
+
+@pytest.mark.parametrize("use", ["revision", "reserve"])
+async def test_an_older_copy_written_into_the_file_is_noticed(tmp_path: Path, use: str) -> None:
+    """The inode stays, and so does the time of birth: `cp old.db ids.db`."""
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store, SQLiteStore(str(path)) as cold:
+        await store.init(new_counter("default", Random(1)))
+        counter = await store.counter("default")
+        assert counter is not None
+        before = path.read_bytes()
+        await store.reserve(counter, count=100, seen=0, room=1000)
+        with path.open("r+b") as file:
+            file.write(before)
+        await cold.verify()  # it cannot tell: it did not see the file before
+        with pytest.raises(errors.NotApplied, match="replaced"):
+            if use == "revision":
+                await store.revision()
+            else:
+                await store.reserve(counter, count=100, seen=0, room=1000)
+        with pytest.raises(errors.StoreReplaced, match="replaced while in use"):
+            await store.verify()
+
+
+async def test_an_older_copy_without_a_count_of_writes_is_noticed_too(tmp_path: Path) -> None:
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1)))
+        counter = await store.counter("default")
+        assert counter is not None
+        await store.reserve(counter, count=100, seen=0, room=1000)
+        _by_hand(path, "DROP TABLE file")
+        with pytest.raises(errors.NotApplied, match="replaced"):
+            await store.revision()
+
+
+async def test_a_write_that_is_refused_is_not_counted(tmp_path: Path) -> None:
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1)))
+        counter = await store.counter("default")
+        assert counter is not None
+        await store.reserve(counter, count=100, seen=0, room=1000)
+        with pytest.raises(errors.NoRoom):
+            await store.reserve(counter, count=100, seen=0, room=50)
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT writes FROM file").fetchone() == (1,)
+    database.close()
+
+
+def _record_inode(path: Path, inode: int) -> None:
+    _by_hand(path, f"UPDATE identity SET inode = {inode}")
+
+
+def _by_hand(path: Path, statement: str) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute(statement)
+    database.close()
 
 
 async def test_a_batch_that_is_sent_again_is_answered_by_a_commit_of_its_own(

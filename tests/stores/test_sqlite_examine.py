@@ -16,6 +16,7 @@ from idservice.catalogue.counters import new_counter
 from idservice.stores.findings import Finding
 from idservice.stores.sqlite import examine
 from idservice.stores.sqlite.examine import kind_of_file_system
+from idservice.stores.sqlite.file_identity import other_names
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.stores.test_dynamodb_examine import about
 
@@ -44,6 +45,22 @@ async def looked_at(path: Path) -> list[Finding]:
 
 def worse(found: list[Finding]) -> list[str]:
     return [finding.about for finding in found if finding.is_worse_than_advice]
+
+
+async def test_a_file_that_is_itself_mounted_is_refused_under_each_of_its_names(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """evcc-io/evcc PR 30903: two names, two journals, and one rolls the other's writes back."""
+    other = Path("/elsewhere/ids.db")
+    listed = f"22 1 8:1 / / rw - ext4 /dev/sda rw\n30 22 8:1 {path} {other} rw - ext4 /dev/sda rw\n"
+    monkeypatch.setattr(Path, "read_text", lambda self: listed)
+    async with SQLiteStore(str(path)) as store:
+        with pytest.raises(errors.StoreUnready, match=f"itself is mounted, at {other}"):
+            await store.verify()
+    assert other_names(other, listed) == [other]
+    assert other_names(path.with_name("another.db"), listed) == []
+    folder = listed.replace(f"{path} {other}", f"{path.parent} /elsewhere")
+    assert other_names(other, folder) == other_names(path, folder) == []
 
 
 async def test_a_store_in_order_has_nothing_worse_than_advice(path: Path) -> None:
@@ -163,7 +180,7 @@ async def test_an_identity_that_was_emptied_is_told_without_a_traceback(path: Pa
 async def test_other_pragmas_are_a_fault(path: Path) -> None:
     database = sqlite3.connect(path)
     inode = path.stat().st_ino
-    found = list(examine.check_inside(database, path, inode, 1, thorough=False))
+    found = list(examine.check_inside(database, path, (inode, 0), 1, thorough=False))
     database.close()
     one = about(found, "pragmas")
     assert (one.level, "'synchronous': 2" in one.found) == ("fault", True)

@@ -16,14 +16,13 @@ from typing import TypeVar
 import msgspec
 
 from idservice import errors
+from idservice.stores.sqlite import file_identity, transactions
+from idservice.stores.sqlite.file_identity import NOT_OPENED, file_at
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's
-INODE_MASK = 2**63 - 1  # the highest value of an INTEGER column
 PUT_BACK = "stop all instances, put the original back, and start again"
 
 T = TypeVar("T")
-FileId = tuple[int, int]  # device and inode
-NOT_OPENED: FileId = (0, 0)
 
 
 class FileConnection:
@@ -39,6 +38,7 @@ class FileConnection:
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None
         self._pin = -1
+        self._writes = 0  # the highest number of writes that this process saw in the file
 
     def open(self) -> None:
         """Start the thread. The file is opened by the first operation."""
@@ -102,7 +102,7 @@ class FileConnection:
                 (found,) = database.execute(f"PRAGMA {pragma}").fetchone()
                 if found != wanted:
                     raise sqlite3.OperationalError(f"{pragma} stays {found}, {value} is needed")
-            self.file_id = _file_at(self.path)
+            self.file_id = file_at(self.path)
             self._keep_inode()
         except BaseException:
             database.close()
@@ -130,9 +130,19 @@ class FileConnection:
         return self.file_id[1]
 
     @property
+    def born(self) -> int:
+        """Return when the file was created, as `file_identity.born`."""
+        return file_identity.born(self.path)
+
+    @property
     def is_replaced(self) -> bool:
-        """Return True if another file has the path of the one that was opened. Raises OSError."""
-        return self.file_id not in (NOT_OPENED, _file_at(self.path))
+        """Return True if another file has the path of the one that was opened, or its place.
+
+        Raises OSError, sqlite3.Error.
+        """
+        if self.file_id not in (NOT_OPENED, file_at(self.path)):
+            return True
+        return self._writes > 0 and transactions.writes(self.connect()) < self._writes
 
     def _checked(self) -> sqlite3.Connection:
         """Return the connection if the path still leads to the file that is open.
@@ -142,16 +152,27 @@ class FileConnection:
         """
         before = self.file_id
         database = self.connect()
-        if _file_at(self.path) != self.file_id or before not in (NOT_OPENED, self.file_id):
+        if file_at(self.path) != self.file_id or before not in (NOT_OPENED, self.file_id):
             self.file_id = before
-            self.disconnect()
-            why = f"the file was replaced while in use; {PUT_BACK}"
-            raise errors.NotApplied(store=self.address, action="every request", why=why)
+            raise self._replaced()
         return database
+
+    def _replaced(self) -> errors.NotApplied:
+        self.disconnect()
+        why = f"the file was replaced while in use; {PUT_BACK}"
+        return errors.NotApplied(store=self.address, action="every request", why=why)
+
+    def _saw(self, writes: int) -> None:
+        """Raise NotApplied if an older copy was written into the file: its count went back."""
+        if writes < self._writes:
+            raise self._replaced()
+        self._writes = writes
 
     def _read(self, action: str, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
         try:
-            return function(self._checked(), *arguments)
+            database = self._checked()
+            self._saw(transactions.writes(database))
+            return function(database, *arguments)
         except msgspec.DecodeError as error:
             why = f"this version cannot read an entry: {error}; was a newer one used?"
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
@@ -163,7 +184,9 @@ class FileConnection:
         try:
             database = self._checked()
             database.execute("BEGIN IMMEDIATE")
+            self._saw(transactions.writes(database))
             result = function(database, *arguments)
+            writes = transactions.count_write(database)
         except errors.IdserviceError:
             self._roll_back()
             raise
@@ -180,6 +203,7 @@ class FileConnection:
                 raise errors.NotApplied(store=self.address, action=action, why=error) from error
             self.disconnect()
             raise errors.OutcomeUnknown(store=self.address, action=action, why=error) from error
+        self._writes = writes
         return result
 
     def _roll_back(self) -> bool:
@@ -207,11 +231,3 @@ class FileConnection:
 def is_busy(error: Exception) -> bool:
     """Return True if another process's lock is the only obstacle."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-def _file_at(path: Path) -> FileId:
-    """Return device and inode of the only link to a file. Raises OSError if it has none or two."""
-    status = os.stat(path)
-    if status.st_nlink != 1:
-        raise OSError(f"{path} has {status.st_nlink} links; a store's file must have one")
-    return status.st_dev, status.st_ino & INODE_MASK

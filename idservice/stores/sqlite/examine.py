@@ -18,9 +18,10 @@ from idservice.stores.findings import (
     fine,
     schema_read,
 )
+from idservice.stores.sqlite import transactions
 from idservice.stores.sqlite.connection import is_busy
+from idservice.stores.sqlite.file_identity import MOUNTS, mount_of, other_names
 
-MOUNTS = Path("/proc/self/mountinfo")
 SPACE_WARNED, SPACE_MIN = 64 * 1024**2, 1024**2  # bytes
 # SQLite's own documentation warns of locks over a network.
 NETWORKED = frozenset(
@@ -46,15 +47,22 @@ def check_place(path: Path) -> Iterator[Finding]:
             f"idservice init --store {_address(path)}",
         )  # fmt: skip
         return
-    links = path.stat().st_nlink
-    if links == 1:
+    links, mounted = path.stat().st_nlink, other_names(path.resolve(), _mounts())
+    if links > 1:
+        yield Finding(
+            FAULT, "links", f"the file has {links} links",
+            "each name has its own journal, so a crash damages the file; list the names",
+            shlex.join(["find", str(path.parent), "-samefile", str(path)]),
+        )  # fmt: skip
+    elif mounted:
+        yield Finding(
+            FAULT, "links", f"the file itself is mounted, at {' and '.join(map(str, mounted))}",
+            "each name has its own journal, so a crash damages the file and repeats ids; mount the"
+            " folder that holds the file instead",
+            shlex.join(["findmnt", str(mounted[0])]),
+        )  # fmt: skip
+    else:
         yield fine("links", "one")
-        return
-    yield Finding(
-        FAULT, "links", f"the file has {links} links",
-        "each name has its own journal, so a crash damages the file; list the names",
-        shlex.join(["find", str(path.parent), "-samefile", str(path)]),
-    )  # fmt: skip
 
 
 def look_at_place(path: Path) -> list[Finding]:
@@ -141,7 +149,7 @@ def _disk(path: Path) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield fine("space", f"{free // 1024**2} MiB are free")
-    kind = kind_of_file_system(path.resolve(), MOUNTS.read_text() if MOUNTS.exists() else "")
+    kind = kind_of_file_system(path.resolve(), _mounts())
     if kind in NETWORKED:
         yield Finding(
             WARNING, "file_system", f"{kind}, over a network",
@@ -168,24 +176,26 @@ def kind_of_file_system(path: Path, mounts: str) -> str:
 
     Empty if the list does not tell.
     """
-    kind, deepest = "", -1
-    for line in mounts.splitlines():
-        left, dash, right = line.partition(" - ")
-        fields = left.split()
-        if not dash or len(fields) < 5:
-            continue
-        point = Path(fields[4].encode().decode("unicode_escape"))  # a space is \040 there
-        if (point == path or point in path.parents) and len(point.parts) >= deepest:
-            kind, deepest = right.split()[0], len(point.parts)
-    return kind
+    mount = mount_of(path, mounts)
+    return "" if mount is None else mount.kind
+
+
+def _mounts() -> str:
+    return MOUNTS.read_text() if MOUNTS.exists() else ""
 
 
 def check_inside(
-    database: sqlite3.Connection, path: Path, inode: int, schema: int, *, thorough: bool
+    database: sqlite3.Connection,
+    path: Path,
+    file: tuple[int, int],
+    schema: int,
+    *,
+    thorough: bool,
 ) -> Iterator[Finding]:
     """Yield what SQLite reports by a connection as reservations use it; `serve` refuses a fault.
 
-    `inode` is that of the file now, `schema` the one that this version reads. Raises sqlite3.Error.
+    `file` is the file's inode and birth now, `schema` the one that this version reads.
+    Raises sqlite3.Error.
     """
     pragmas = {
         name: database.execute(f"PRAGMA {name}").fetchone()[0]
@@ -209,13 +219,13 @@ def check_inside(
             )  # fmt: skip
             return
         yield fine("quick_check", "ok")
-    yield from _identity(database, path, inode, schema)
+    yield from _identity(database, path, file, schema)
     if thorough:
         yield from _writing(database)
 
 
 def _identity(
-    database: sqlite3.Connection, path: Path, inode: int, schema: int
+    database: sqlite3.Connection, path: Path, file: tuple[int, int], schema: int
 ) -> Iterator[Finding]:
     if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'identity'").fetchone():
         yield Finding(
@@ -230,14 +240,18 @@ def _identity(
         return
     recorded, written = row
     yield schema_read(str(written), schema)
-    if recorded not in (0, inode):  # 0 was set by hand, to accept the file
+    inode, born = file
+    birth = transactions.recorded_birth(database)
+    same = recorded == inode and (not birth or not born or birth == born)
+    if recorded and not same:  # 0 was set by hand, to accept the file
         yield Finding(
             FAULT, IDENTITY, "the file is a copy or was restored from a backup",
             f"put the original file back; else {BEHIND}",
             f"idservice fence --all --past N --store {_address(path)}",
         )  # fmt: skip
     else:
-        yield fine(IDENTITY, "the file is the one that was initialised")
+        what = "the file is the one that was initialised; an older copy inside it looks the same"
+        yield fine(IDENTITY, what)
 
 
 def _writing(database: sqlite3.Connection) -> Iterator[Finding]:

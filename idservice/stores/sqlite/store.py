@@ -169,11 +169,13 @@ class SQLiteStore:
                 database.execute("ROLLBACK")
                 self._verify()
                 return False
-            for statement in (*transactions.TABLES.split(";"), transactions.RETURNED_TABLE):
+            for statement in transactions.TABLES.split(";"):
                 database.execute(statement)
             identity = (secrets.token_hex(16), self._connection.inode, SCHEMA)
             database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
             database.execute("INSERT INTO catalogue VALUES (0)")
+            transactions.add_later_tables(database)
+            self._accept(database, known=False)
             transactions.create(database, first)
             database.execute("COMMIT")
             return True
@@ -185,10 +187,11 @@ class SQLiteStore:
         for finding in self._checks():
             if finding.level == FAULT:
                 raise refusal(finding, self.address)
-        database, inode = self._connection.connect(), self._connection.inode
-        # An operator sets 0 to accept the file as it is.
-        database.execute("UPDATE identity SET inode = ? WHERE inode = 0", (inode,))
-        transactions.add_returned_table(database)
+        database = self._connection.connect()
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            transactions.add_later_tables(database)
+            self._accept(database, known=True)
 
     def _checks(self) -> Iterator[Finding]:
         yield from examine.check_place(self.path)
@@ -198,13 +201,19 @@ class SQLiteStore:
 
     def _check_inside(self, *, thorough: bool) -> Iterator[Finding]:
         database = self._connection.connect()
-        return examine.check_inside(
-            database, self.path, self._connection.inode, SCHEMA, thorough=thorough
-        )
+        file = (self._connection.inode, self._connection.born)
+        return examine.check_inside(database, self.path, file, SCHEMA, thorough=thorough)
 
     def _accept_identity(self) -> None:
         database = self._connection.connect()
-        database.execute("UPDATE identity SET inode = ?", (self._connection.inode,))
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            transactions.add_later_tables(database)
+            self._accept(database, known=False)
+
+    def _accept(self, database: sqlite3.Connection, *, known: bool) -> None:
+        inode, born = self._connection.inode, self._connection.born
+        transactions.accept_file(database, inode, born, known=known)
 
     def _examine(self, thorough: bool) -> list[Finding]:
         found: list[Finding] = []

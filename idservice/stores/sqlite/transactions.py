@@ -31,6 +31,12 @@ CREATE TABLE IF NOT EXISTS returned (
     PRIMARY KEY (counter, shard, start)
 ) STRICT
 """
+# Earlier versions do not count their writes: they raise the number to no value below that seen.
+FILE_TABLE = """
+CREATE TABLE IF NOT EXISTS file (
+    one INTEGER PRIMARY KEY CHECK (one = 1), born INTEGER NOT NULL, writes INTEGER NOT NULL
+) STRICT
+"""
 # They are created by the first registration: older files lack them.
 WRITER_TABLES = """
 CREATE TABLE IF NOT EXISTS registrations (
@@ -56,6 +62,57 @@ TOUCH = "UPDATE position SET rev = rev + 1 WHERE counter = ? AND shard = ?"
 def _exists(database: sqlite3.Connection, table: str) -> bool:
     known = "SELECT 1 FROM sqlite_schema WHERE name = ?"
     return database.execute(known, (table,)).fetchone() is not None
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def add_later_tables(database: sqlite3.Connection) -> None:
+    """Bring a file of an earlier version up to date, in a transaction, if that was not done."""
+    if not _exists(database, "returned"):
+        database.execute(RETURNED_TABLE)
+    if not _exists(database, "file"):
+        database.execute(FILE_TABLE)
+    database.execute("INSERT OR IGNORE INTO file VALUES (1, 0, 0)")
+
+
+def accept_file(database: sqlite3.Connection, inode: int, born: int, *, known: bool) -> None:
+    """Record inode and birth of the file; if it is `known`, only what is not recorded yet.
+
+    An operator sets the inode to 0 to accept the file as it is.
+    """
+    (recorded,) = database.execute("SELECT inode FROM identity").fetchone()
+    if not known or recorded == 0:
+        database.execute("UPDATE identity SET inode = ?", (inode,))
+        database.execute("UPDATE file SET born = ?", (born,))
+    else:
+        database.execute("UPDATE file SET born = ? WHERE born = 0", (born,))
+
+
+def recorded_birth(database: sqlite3.Connection) -> int:
+    """Return when the file was created, as it records it; 0 if it does not."""
+    row = _file_row(database)
+    return row[0] if row else 0
+
+
+def writes(database: sqlite3.Connection) -> int:
+    """Return how many transactions were committed; 0 in a file of an earlier version."""
+    row = _file_row(database)
+    return row[1] if row else 0
+
+
+def count_write(database: sqlite3.Connection) -> int:
+    """Count a transaction that is about to be committed; return their number with it."""
+    if _exists(database, "file"):
+        database.execute("UPDATE file SET writes = writes + 1")
+    return writes(database)
+
+
+def _file_row(database: sqlite3.Connection) -> tuple[int, int] | None:
+    if not _exists(database, "file"):
+        return None
+    found: tuple[int, int] | None = database.execute("SELECT born, writes FROM file").fetchone()
+    return found
 
 
 # --- the catalogue --------------------------------------------------------------------------------
@@ -195,12 +252,6 @@ def reserve(database: sqlite3.Connection, sent: SentReservation, shard: int) -> 
             (batch.seq, stop, batch.nonce, counter.name, batch.writer),
         )
     return Grant(range(stop - sent.count, stop), rev, _returned(database, counter, shard))
-
-
-def add_returned_table(database: sqlite3.Connection) -> None:
-    """Bring a file of an earlier version up to date, in a transaction, if that was not done."""
-    if not _exists(database, "returned"):
-        database.execute(RETURNED_TABLE)
 
 
 def give_back(
