@@ -136,7 +136,8 @@ class ChangeRefused(RequestRefused):
 
 class Exhausted(RequestRefused):
     text = (
-        "Counter {name!r} has fewer ids left than the {count} asked for, up to its limit {limit}."
+        "Counter {name!r} has fewer ids left than the {count} asked for, up to its limit {limit}. "
+        "`idservice configure {name} --limit N` raises it."
     )
     code = "exhausted"
     status = 410

@@ -36,7 +36,7 @@ COMMANDS = {
     "set": "set {name} --next {i.floor}{lower}",
     "reshard": "reshard {name} --shards {i.shards}",
     "fence": "fence {name} --past {past}",
-    "limit": "fence {name} --ahead 0",  # no command begins it
+    "limit": "configure {name} --limit {i.limit}",
     FINISH: "adopt --finish {name}",
     MOVE: "move {name} --to {to}",
     ARRIVE: "fence {name} --ahead 0",
@@ -130,11 +130,13 @@ class SetNext(Change, frozen=True, kw_only=True):
 
 
 class Configure(Change, frozen=True, kw_only=True):
-    """Suspends or resumes a counter, or changes its limit or its runway; None is as it was."""
+    """Suspends or resumes a counter, or changes its limit or its runway; None is as it was.
+    `forced` allows a limit that leaves no ids."""
 
     state: str | None = None
     limit: int | None = None
     runway: float | None = None
+    forced: bool = False
 
     @property
     def kind(self) -> str:
@@ -155,6 +157,10 @@ class Configure(Change, frozen=True, kw_only=True):
             why = f"its limit can be from {low} to {high}, not {self.limit}. A limit is not below"
             why += f" the start {entry.start}, and stays on its side of {LIMIT_DEFAULT}, above"
             why += " which ids in JSON are strings"
+            _refuse(entry, why)
+        if self.limit < free and self.limit != entry.limit and not self.forced:
+            why = f"ids up to {free - 1} may be in use, so with the limit {self.limit} it is"
+            why += " exhausted at once; name a higher limit, or add --force if that is meant"
             _refuse(entry, why)
 
     def rewritten(self, entry: Counter) -> Counter | None:

@@ -91,7 +91,7 @@ async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
 def judge(entry: Counter, found: Found, again: str) -> list[Finding]:
     """Return the findings about one counter; `again` is how commands name the store."""
     findings = [finding for check in CHECKS for finding in check(entry, found, again)]
-    return findings or list(_limit(entry, found))
+    return findings or list(_limit(entry, found, again))
 
 
 def _unfinished(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
@@ -157,7 +157,7 @@ def _shard(entry: Counter, shard: int, stand: ShardState | None, again: str) -> 
     return Finding(FAULT, "position", carries, f"{why}, and no ids are granted on it", past)
 
 
-def _limit(entry: Counter, found: Found) -> Iterator[Finding]:
+def _limit(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
     """Find a counter in use with few ids left below its limit."""
     left = sum(
         max(0, entry.layout(shard).end - (stand.next or 0))
@@ -169,5 +169,5 @@ def _limit(entry: Counter, found: Found) -> Iterator[Finding]:
         yield Finding(
             WARNING, "limit", f"counter {entry.name}: {what if left else 'its limit is reached'}",
             "beyond it every request is answered with 410; raise it, up to 2^53 - 1",
-            f"curl -X PATCH http://127.0.0.1:8080/v1/counters/{entry.name} -d '{{\"limit\": N}}'",
+            f"idservice configure {entry.name} --limit N{again}",
         )  # fmt: skip

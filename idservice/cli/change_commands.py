@@ -1,6 +1,7 @@
-"""Commands that change a counter: set, suspend, resume, reshard, delete, fence, adopt, move."""
+"""Commands that change a counter, from `set` to `move`."""
 
 import argparse
+import os
 import sys
 from random import SystemRandom
 
@@ -14,6 +15,7 @@ from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
 from idservice.core.timeouts import stale_after
 from idservice.observability import logs
+from idservice.server import settings
 from idservice.stores import open_store
 from idservice.stores.address import SQLiteAddress, parse
 from idservice.stores.protocol import IdStore, with_catalogue
@@ -24,6 +26,18 @@ async def set_next(arguments: argparse.Namespace) -> None:
     """Go on from another id."""
     lower, forced = arguments.allow_lower, arguments.force
     await _change(arguments, changes.SetNext(next=arguments.next, lower=lower, forced=forced))
+
+
+async def configure(arguments: argparse.Namespace) -> None:
+    """Change the limit or the runway."""
+    limit, runway = arguments.limit, arguments.runway
+    if limit is None and runway is None:
+        raise errors.Usage(why="configure needs --limit N or --runway S")
+    check_name(arguments.name)
+    seconds = None if runway is None else settings.parsed(settings.RUNWAY, runway, "--runway")
+    # An earlier change that is finished first may have to outlast the instances' longest runway.
+    arguments.runway = max(seconds or 0.0, settings.from_environment(settings.RUNWAY, os.environ))
+    await _change(arguments, changes.Configure(limit=limit, runway=seconds, forced=arguments.force))
 
 
 async def suspend(arguments: argparse.Namespace) -> None:
@@ -145,6 +159,9 @@ async def _change_one(changer: EpochChanger, name: str, change: changes.Change) 
     before, after = await changer.change(name, change)
     if after is before:
         print(f"counter {name}: already {after.state}{_shards(after)}, nothing was changed")
+    elif change.kind in ("limit", "runway"):
+        runway = "" if after.runway is None else f", runway {after.runway:g} s"
+        print(f"counter {name}: {_summary(after)}, limit {after.limit}{runway}")
     else:
         print(f"counter {name}: {_summary(after)}")
 

@@ -109,6 +109,19 @@ COMMANDS = {
             REASON,
         ),
     ),
+    "configure": Command(
+        "cli.change_commands:configure", "Change the limit or the runway of a counter.",
+        (config.STORE,),
+        (
+            NAME,
+            _number("--limit", help="the highest id; the counter goes on where it is"),
+            _add("--runway", metavar="S",
+                 help="seconds that its ids in memory last without the store, 1 to 86400"),
+            _add("--force", action="store_true",
+                 help="even a limit below ids in use: no ids are left"),
+            REASON,
+        ),
+    ),
     "suspend": Command(
         "cli.change_commands:suspend", "Hand out no ids of a counter until it is resumed.", CHANGE,
         (NAME, REASON),

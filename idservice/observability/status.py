@@ -61,11 +61,9 @@ class StatusQuery:
     find: str = ""
 
 
-def status(
-    snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float, authority: str
-) -> Status:
+def status(snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float) -> Status:
     """Return the status of a service from memory, without a call to the store. `time` is in seconds
-    since 1970, `authority` is the address at which a command can reach this service."""
+    since 1970."""
     readings = snapshot.readings
     states = {one.counter: _state(one) for one in readings}
     found = [one for one in readings if wanted.find in one.counter]
@@ -101,9 +99,7 @@ def status(
         page=page,
         pages=pages,
         per=wanted.per,
-        counters=[
-            _counter(one, states[one.counter], store=store, authority=authority) for one in shown
-        ],
+        counters=[_counter(one, states[one.counter], store) for one in shown],
         gap_causes={cause: GapCause(cause).text for cause in causes},
     )
 
@@ -150,7 +146,7 @@ def _runway_s(reading: CounterSample) -> float:
     return reading.runway_s
 
 
-def _counter(reading: CounterSample, state: State, *, store: str, authority: str) -> CounterStatus:
+def _counter(reading: CounterSample, state: State, store: str) -> CounterStatus:
     known = reading.state or CounterState(0, False, 1, None, 0.0, 0, 0, None, 0.0)
     used, seconds = _end(known)
     limit = known.limit
@@ -160,7 +156,7 @@ def _counter(reading: CounterSample, state: State, *, store: str, authority: str
         level=LEVELS[state],
         code=known.code,
         why=known.why or (LOW if state == "short" else ""),
-        command=_command(reading.counter, state, known, store, authority),
+        command=_command(reading.counter, state, known, store),
         change=known.change,
         epoch=known.epoch,
         mode="strict" if known.strict else "block",
@@ -203,7 +199,7 @@ def _finite(seconds: float) -> float | None:
     return round(seconds, 4) if math.isfinite(seconds) else None
 
 
-def _command(name: str, state: str, known: CounterState, store: str, authority: str) -> str:
+def _command(name: str, state: str, known: CounterState, store: str) -> str:
     """Return the command that an operator runs. N is for the operator to choose. A problem of
     borrowed ids is solved where they come from."""
     at = f"--store {shlex.quote(store)}"
@@ -216,8 +212,7 @@ def _command(name: str, state: str, known: CounterState, store: str, authority: 
             said = COMMAND.search(known.why)  # errors name the way out
             return f"{said[1] if said else f'idservice fence {name} --past N'} {at}"
         case "exhausted":
-            body = shlex.quote('{"limit": N}')
-            return f"curl -X PATCH -d {body} http://{authority}/v1/counters/{name}"
+            return f"idservice configure {name} --limit N {at}"
         case "suspended":
             return f"idservice resume {name} {at}"
         case "stale" | "empty" | "short":

@@ -96,7 +96,7 @@ def test_each_shard_is_looked_at() -> None:
         (Reshard(shards=4), "reshard orders --shards 4"),
         (Configure(state="suspended"), "suspend orders"),
         (Fence(past=99), "fence orders --past 99"),
-        (Configure(limit=4000), "fence orders --ahead 0"),
+        (Configure(limit=4000), "configure orders --limit 4000"),
     ],
 )
 def test_an_unfinished_change_is_found_with_the_command_that_finishes_it(
@@ -134,12 +134,12 @@ def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> Non
 )
 def test_a_limit_that_is_nearly_reached_is_told(next: int, part: str) -> None:
     entry = counter(limit=99)
-    found = judge(entry, [ShardState(entry.epoch, next, next)], "")
+    found = judge(entry, [ShardState(entry.epoch, next, next)], " --store s")
     assert bool(found) == bool(part)
     if found:
         assert (found[0].level, found[0].about) == ("warning", "limit")
         assert part in found[0].found
-        assert "PATCH" in found[0].run
+        assert found[0].run == "idservice configure orders --limit N --store s"
 
 
 # --- over a store ---------------------------------------------------------------------------------

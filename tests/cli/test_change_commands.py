@@ -1,6 +1,7 @@
 """The commands that change counters: what they print, and how they end."""
 
 import json
+import shlex
 import sqlite3
 from pathlib import Path
 
@@ -61,6 +62,39 @@ def test_a_counter_under_change_gives_no_ids_and_no_advice_to_fence(
     assert "fence" not in said.err
 
 
+def test_configure_changes_the_limit_and_the_runway(run: Run) -> None:
+    said = run("configure", "orders", "--limit", "99", "--runway", "60", "--reason", "two digits")
+    assert said.code == 0
+    assert said.out == "counter orders: active, epoch 2, ids from 10, limit 99, runway 60 s\n"
+    again = run("configure", "orders", "--limit", "99", "--runway", "60")
+    assert again.out == "counter orders: already active, nothing was changed\n"
+    said = run("configure", "orders", "--runway", "2.5")
+    assert said.out == "counter orders: active, epoch 2, ids from 10, limit 99, runway 2.5 s\n"
+    assert run("next", "orders").out == "10\n"
+
+
+def test_configure_refuses_a_limit_that_leaves_no_ids(run: Run) -> None:
+    said = run("configure", "orders", "--limit", "9")
+    assert_refused(said, 1, "ids up to 9", "exhausted at once", "--force")
+    assert run("next", "orders").out == "10\n"
+    assert run("configure", "orders", "--limit", "9", "--force").code == 0
+    exhausted = run("next", "orders")
+    assert_refused(exhausted, 1, "idservice configure orders --limit N")
+    hint = exhausted.err.partition("`idservice ")[2].partition("`")[0].replace(" N", " 20")
+    assert run(*hint.split()).code == 0
+    assert 10 < int(run("next", "orders").out) <= 20
+
+
+def test_a_limit_that_is_nearly_reached_is_raised_by_the_advice_of_doctor(run: Run) -> None:
+    assert run("set", "orders", "--next", "99").code == 0
+    assert run("configure", "orders", "--limit", "99").code == 0
+    findings = json.loads(run("doctor", "--json").out)["findings"]
+    (found,) = [one for one in findings if one["about"] == "limit"]
+    assert found["run"].startswith("idservice configure orders --limit N")
+    assert run(*shlex.split(found["run"].replace(" N", " 5000"))[1:]).code == 0
+    assert json.loads(run("show", "orders", "--json").out)["limit"] == 5000
+
+
 def test_suspend_and_resume(run: Run) -> None:
     assert run("suspend", "orders").out == "counter orders: suspended, epoch 2\n"
     assert_refused(run("next", "orders"), 1, "suspended", "resume orders")
@@ -100,6 +134,9 @@ def test_fence_goes_past_a_number_or_ahead(run: Run) -> None:
         (("set", "orders", "--next", "1_0"), ("--next", "1_0")),
         (("set", "-x", "--next", "1"), ()),
         (("set", "or/ders", "--next", "1"), ("or/ders",)),
+        (("configure", "orders"), ("--limit", "--runway")),
+        (("configure", "orders", "--runway", "0.5"), ("--runway", "from 1 to 86400")),
+        (("configure", "orders", "--limit", "-1"), ("--limit",)),
         (("suspend",), ("NAME",)),
         (("suspend", "orders", "--reason", "two\nlines"), ("reason",)),
         (("fence", "orders"), ("--past", "--ahead")),

@@ -38,7 +38,6 @@ async def told(name: str, at: float = 0.0, **more: Any) -> dict[str, Any]:
         StatusQuery(),
         store=STORE,
         time=scene.now,
-        authority="127.0.0.1:8080",
     )
     body: dict[str, Any] = msgspec.to_builtins(said)
     return body

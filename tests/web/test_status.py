@@ -28,7 +28,7 @@ FILE_MAX = 30_000  # bytes
 async def told(name: str, query: str = "", **more: Any) -> status.Status:
     snapshot = await Scene(SCENES[name], **more).snapshot()
     wanted = read_status_query(query)
-    return status.status(snapshot, wanted, store=STORE, time=1.0, authority="127.0.0.1:8080")
+    return status.status(snapshot, wanted, store=STORE, time=1.0)
 
 
 async def shown(serving: Serving, query: str = "") -> dict[str, Any]:
@@ -52,7 +52,7 @@ async def test_counters_that_need_attention_come_first_with_what_is_to_be_done()
     ]
     assert [one.command for one in first] == [
         f"idservice fence invoices --ahead N --store {STORE}",
-        """curl -X PATCH -d '{"limit": N}' http://127.0.0.1:8080/v1/counters/tickets""",
+        f"idservice configure tickets --limit N --store {STORE}",
         f"idservice resume refunds --store {STORE}",
         f"idservice doctor --store {STORE}",
     ]
@@ -186,7 +186,7 @@ async def test_what_several_workers_hold_is_shown_as_one() -> None:
 
     def together() -> dict[str, status.CounterStatus]:
         snapshot = totals.snapshot([0, 1], restarts=0)
-        said = status.status(snapshot, wanted, store=STORE, time=1.0, authority="x")
+        said = status.status(snapshot, wanted, store=STORE, time=1.0)
         assert said.uptime_seconds == 8040.0
         return {one.counter: one for one in said.counters}
 
