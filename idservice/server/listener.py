@@ -172,11 +172,13 @@ class Listener:
             self._lanes.responder.drain()
 
     def turn_away(self) -> None:
-        """Ignore new clients, unless another process goes on with this socket.
+        """Ignore new clients, unless other processes go on with this socket, now or later.
 
-        Connections on their way in still arrive. On other systems than Linux nothing changes.
+        The filter stays on the socket that all workers share: a worker that ends by itself must not
+        set it. Connections on their way in still arrive. On other systems than Linux nothing
+        changes.
         """
-        if self._slot.all_left and sys.platform == "linux" and self._is_tcp:
+        if self._slot.pool_ends and sys.platform == "linux" and self._is_tcp:
             program = ctypes.create_string_buffer(_DROP_FIRST_PACKETS, len(_DROP_FIRST_PACKETS))
             count = len(_DROP_FIRST_PACKETS) // struct.calcsize("HBBI")
             option = struct.pack("HP", count, ctypes.addressof(program))
@@ -190,7 +192,7 @@ class Listener:
         trip before (`shutdown.ROUND_TRIP_S`).
         """
         self._pause()
-        if self._slot.all_left and not self._is_tcp:
+        if self._slot.pool_ends and not self._is_tcp:
             with suppress(OSError):
                 self._bound.shutdown(socket.SHUT_RD)  # a Unix socket refuses from here on
         while self._accept():

@@ -26,6 +26,7 @@ class AcceptSlot:
         self._counts = shared_counts(1) if counts is None else counts
         self._number = number
         self._taken = False
+        self.pool_ends = counts is None  # no other process goes on with the sockets
 
     def take(self) -> None:
         self._taken = True
@@ -40,11 +41,6 @@ class AcceptSlot:
         """Publish the number of connections that this worker has."""
         if self._taken:
             self._counts[self._number] = count
-
-    @property
-    def all_left(self) -> bool:
-        """True if no worker wants further connections."""
-        return min(self._counts) == GONE
 
     def lets_others_first(self) -> bool:
         """Return True if another worker has fewer connections."""

@@ -97,14 +97,18 @@ class SupervisorLink:
                 for message in reader.messages(data):
                     match message:
                         case messages.Stop():
-                            end()
+                            self._end_with_pool(end)
                         case messages.ReportRequest(number, full, ready):
                             group.create_task(self._send_report(number, full, ready))
                         case messages.PoolStatus(status):
                             self._answered(status)
                         case _:
                             raise AssertionError(message)
-        end()  # the supervisor is gone: nothing else would stop this process
+        self._end_with_pool(end)  # the supervisor is gone: nothing else would stop this process
+
+    def _end_with_pool(self, end: Callable[[], None]) -> None:
+        self.slot.pool_ends = True
+        end()
 
     async def _send_report(self, number: int, full: bool, ready: bool) -> None:
         status = await self._report(full, ready) if self._report is not None else None

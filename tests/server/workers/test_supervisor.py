@@ -129,7 +129,7 @@ async def linked() -> AsyncIterator[tuple[SupervisorLink, WorkerProcess, asyncio
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     ended = asyncio.Event()
-    link = SupervisorLink(0, theirs, AcceptSlot())
+    link = SupervisorLink(0, theirs, AcceptSlot(shared_counts(2), 0))
     worker = WorkerProcess(0, 0, ours)
     with ours:
         async with link.held(ended.set):
@@ -173,13 +173,15 @@ async def test_the_last_word_of_a_worker_is_what_it_counted() -> None:
 
 @pytest.mark.parametrize("how", ["told", "orphaned"])
 async def test_a_worker_ends_when_told_and_when_its_parent_is_gone(how: str) -> None:
-    async with linked() as (_, worker, ended):
+    async with linked() as (link, worker, ended):
+        assert not link.slot.pool_ends
         if how == "told":
             worker.send(messages.Stop())
         else:
             worker.connection.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(5):
             await ended.wait()
+        assert link.slot.pool_ends, "nobody takes a newcomer from here on"
 
 
 async def test_callers_share_a_request_but_not_an_earlier_one() -> None:

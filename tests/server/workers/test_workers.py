@@ -9,7 +9,13 @@ import socket
 import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AsyncExitStack,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 
 import pytest
@@ -291,6 +297,28 @@ async def test_a_stopped_worker_is_replaced_without_a_broken_request(
         page = await metrics(port)
         assert KILLED not in page, "it said at its end what it counted"
         assert serving.records("ids_returned") or serving.records("ids_dropped")
+        serving.terminate()
+        assert serving.end() == 0
+
+
+@pytest.mark.parametrize("how", ["both told", "one killed, its successor waits, one told"])
+async def test_workers_that_end_by_themselves_leave_the_sockets_open(
+    folder: Path, how: str
+) -> None:
+    path = folder / "ids.sock"
+    with working(folder, "--drain", "0", listen=("127.0.0.1:0", f"unix:{path}")) as serving:
+        port, workers = serving.port, pids(serving)
+        with closing(sqlite3.connect(folder / "ids.db", isolation_level=None)) as other:
+            if how != "both told":
+                other.execute("BEGIN EXCLUSIVE")
+                os.kill(workers.pop(0), signal.SIGKILL)
+                await until(lambda: len(serving.records("store_wait")) == 1)
+            for pid in workers.values():
+                os.kill(pid, signal.SIGTERM)
+            await until(lambda: len(serving.records("worker_died")) == 2)
+        await_starts(serving, 4)
+        assert (await ask(port)).status == 200
+        assert command("next", "--url", f"unix:{path}", folder=folder).returncode == 0
         serving.terminate()
         assert serving.end() == 0
 
