@@ -32,7 +32,10 @@ TRIES = 3  # new batches for one request, each after the writer's record was tak
 T = TypeVar("T")
 
 # The position as it stands refuses every copy of the batch.
-FINAL = (errors.OutOfTurn, errors.NoRoom, errors.EpochChanged)
+FINAL = (
+    errors.BatchBurnt, errors.EpochChanged, errors.NoRoom, errors.OutOfTurn,
+    errors.PositionIllFormed, errors.PositionMissing, errors.WentBack, errors.Withheld,
+)  # fmt: skip
 
 
 class BatchAbandoned(errors.OutcomeUnknown):
@@ -199,12 +202,12 @@ class StrictReserver:
 
     def _raise_if_final(self, error: BaseException, *, alone: bool) -> None:
         """Raise the error of one copy, unless another copy may do better."""
-        if isinstance(error, errors.StoreError) and error.retryable:
-            if isinstance(error, errors.OutcomeUnknown):
-                self._unsure = True
-                return
-            if not isinstance(error, FINAL) and (self._unsure or not alone):
-                return  # that copy was refused; the outcome of the others is not known
+        if isinstance(error, errors.OutcomeUnknown):
+            self._unsure = True
+            return
+        passing = isinstance(error, errors.StoreError) and not isinstance(error, FINAL)
+        if passing and (self._unsure or not alone):
+            return  # that copy was refused; the outcome of the others is not known
         self._unsure = self._unsure or not alone
         raise error
 

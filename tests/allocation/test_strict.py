@@ -19,6 +19,7 @@ from idservice.catalogue.counters import new_counter
 from idservice.core.writer import Batch
 from idservice.server import settings
 from idservice.stores.dynamodb import items
+from idservice.stores.dynamodb.client import CallRefusedForGood
 from idservice.stores.records import LIMIT_MAX, Counter
 from tests import engines
 from tests.simulation.loop import elapse, run
@@ -41,6 +42,11 @@ class Scripted(SimStore):
     async def _call(self, action: str, apply: Callable[[bool], Any]) -> Any:
         self.faults = Faults(latency_s=(STORE_S, STORE_S))
         if action == self.kind and self.fates and (fate := self.fates.pop(0)) != "fine":
+            if fate == "denied":
+                raise CallRefusedForGood(
+                    said="AccessDeniedException", item=None, reasons=(), store=self.address,
+                    action=action, why="AccessDenied",
+                )  # fmt: skip
             setattr(self.faults, fate, 1.0)
         return await super()._call(action, apply)
 
@@ -99,6 +105,48 @@ def test_a_lost_answer_loses_no_id(fates: list[str], seed: int) -> None:
             assert gaps(supply) == {}
 
     run(main(), seed=seed)
+
+
+@pytest.mark.parametrize("refused", [1, 3])
+@pytest.mark.parametrize("before", ["lost_after", "lost_before", "late_answer"])
+def test_a_refusal_between_copies_loses_no_id(before: str, refused: int) -> None:
+    """One that an operator must act on, such as AccessDenied, says nothing of the copy before."""
+
+    async def main() -> None:
+        async with strict(limits=Limits(wait=20.0)) as (supply, handle, _):
+            handle.fates = [before, *["denied"] * refused]
+            assert await said(supply, 3) == [0, 1, 2]
+            assert await said(supply, 1) == [3]
+            assert gaps(supply) == {}
+
+    run(main())
+
+
+def test_a_batch_that_is_refused_to_the_end_but_unsure_is_unknown() -> None:
+    async def main() -> None:
+        async with strict(limits=Limits(wait=2.0)) as (supply, handle, _):
+            handle.fates = ["lost_after", *["denied"] * 100]
+            with pytest.raises(errors.IdserviceError) as refused:
+                await supply.next_id()
+            assert refused.value.outcome == errors.UNKNOWN
+            handle.fates = []
+            assert await said(supply) == [1], "0 was used up"
+
+    run(main())
+
+
+def test_a_batch_that_was_never_sent_unanswered_is_refused_at_once() -> None:
+    async def main() -> None:
+        async with strict(limits=Limits(wait=2.0)) as (supply, handle, _):
+            handle.fates = ["denied"] * 100
+            with pytest.raises(errors.IdserviceError) as refused:
+                await supply.next_id()
+            assert refused.value.outcome == errors.NOT_APPLIED
+            handle.fates = []
+            assert await said(supply) == [0]
+            assert gaps(supply) == {}
+
+    run(main())
 
 
 def test_whoever_came_after_a_batch_was_first_sent_is_given_nothing_of_it() -> None:
