@@ -219,6 +219,7 @@ class StoreError(Unavailable):
     text = "The store {store} failed: {why}."
     code = "store_unavailable"
     throttled = False  # True if the item has too many requests: another shard may serve
+    answered = False  # True if the store works, and refuses for what it holds of one counter
 
 
 class NotApplied(StoreError):
@@ -238,6 +239,7 @@ class PositionMissing(NotApplied):
         "table was emptied. `idservice fence {name} --past N` goes on above N, the highest id in "
         "use."
     )
+    answered = True
     retryable = False
 
 
@@ -247,6 +249,7 @@ class EpochChanged(NotApplied):
         "that begins with gone-back, it was moved back: `idservice fence {name} --past N` or "
         "`--ahead N` goes on above every id in use, see docs/how-to/recover.md."
     )
+    answered = True
 
     @property
     def gone_back(self) -> bool:
@@ -266,6 +269,7 @@ class OutOfTurn(NotApplied):
         "Batch out of sequence: the last batch recorded for writer {writer} of counter {name!r} "
         "in {store} is not the one before this batch."
     )
+    answered = True
 
     def __init__(self, *, record: Any, **fields: object) -> None:
         super().__init__(**fields)
@@ -277,6 +281,7 @@ class NotShown(NotApplied):
         "The store {store} refused {action}: a service shows and changes no counters at this "
         "address. Name its --admin-listen address, or the store that it uses itself."
     )
+    answered = True
     retryable = False
 
 
@@ -293,6 +298,7 @@ class PositionIllFormed(NotApplied):
         "The position of counter {name!r} in {store} cannot be read: {why}. `idservice fence "
         "{name} --past N` goes on above N, the highest id in use."
     )
+    answered = True
     retryable = False
 
 
@@ -302,6 +308,7 @@ class WentBack(NotApplied):
         "`idservice fence {name} --ahead N` goes on above that, see "
         "docs/how-to/recover.md."
     )
+    answered = True
     retryable = False
 
     def __init__(self, *, epoch: str, **fields: object) -> None:
@@ -312,6 +319,7 @@ class WentBack(NotApplied):
 
 class Withheld(NotApplied):
     text = "The service {store} hands out no ids of counter {name!r}: {why}."
+    answered = True
     retryable = False
 
 
@@ -319,6 +327,7 @@ class NoRoom(NotApplied):
     text = (
         "Counter {name!r} in {store} is at {position}: fewer numbers are left than were asked for."
     )
+    answered = True
     retryable = False
 
     def __init__(

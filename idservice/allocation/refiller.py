@@ -339,7 +339,7 @@ class Refiller:
         return claimed > 0
 
     def _failed(self, outcome: Outcome, error: errors.StoreError) -> Outcome:
-        if isinstance(error, errors.OutOfTurn):  # the store did answer
+        if error.answered:
             self._context.health.answered()
         elif not isinstance(error, BatchAbandoned):  # which says nothing about the store
             self._context.health.failed(error)

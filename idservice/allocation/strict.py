@@ -31,12 +31,6 @@ TRIES = 3  # new batches for one request, each after the writer's record was tak
 
 T = TypeVar("T")
 
-# The position as it stands refuses every copy of the batch.
-FINAL = (
-    errors.BatchBurnt, errors.EpochChanged, errors.NoRoom, errors.OutOfTurn,
-    errors.PositionIllFormed, errors.PositionMissing, errors.WentBack, errors.Withheld,
-)  # fmt: skip
-
 
 class BatchAbandoned(errors.OutcomeUnknown):
     text = "The store {store} has not answered {action} yet, and {why}."
@@ -205,7 +199,7 @@ class StrictReserver:
         if isinstance(error, errors.OutcomeUnknown):
             self._unsure = True
             return
-        passing = isinstance(error, errors.StoreError) and not isinstance(error, FINAL)
+        passing = isinstance(error, errors.StoreError) and not error.answered
         if passing and (self._unsure or not alone):
             return  # that copy was refused; the outcome of the others is not known
         self._unsure = self._unsure or not alone

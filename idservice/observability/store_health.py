@@ -54,11 +54,11 @@ class StoreHealth:
             slow = errors.NotApplied(store=store, action=action, why="it took too long")
             self.failed(slow)
             raise slow from None
-        except (errors.PositionIllFormed, errors.NotShown):
-            self.answered()
-            raise
         except errors.StoreError as error:
-            self.failed(error)
+            if error.answered:
+                self.answered()
+            else:
+                self.failed(error)
             raise
         self.answered()
         return result

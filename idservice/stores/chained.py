@@ -215,7 +215,7 @@ class ChainedStore:
         id. The state is left out: a request for ids learns if the counter is closed."""
         try:
             shown = await self._shown(name)
-        except errors.NotShown:
+        except (errors.NotShown, errors.Withheld):
             return self._known.get(name) or assumed(name)
         if shown is None:
             return None
@@ -279,16 +279,16 @@ class ChainedStore:
 
     async def _shown(self, name: str) -> RemoteCounter | None:
         action = f"reading counter {name}"
-        body = await self._show(f"/v1/counters/{name}", action)
+        body = await self._show(f"/v1/counters/{name}", action, name)
         return None if body is None else self._converted(body, RemoteCounter, action)
 
-    async def _show(self, path: str, action: str) -> dict[str, object] | None:
+    async def _show(self, path: str, action: str, name: str = "") -> dict[str, object] | None:
         try:
             return protocol.read_object(await self._transport.send("GET", path), url=self.address)
         except Refused as error:
             if error.code == "unknown_counter":
                 return None
-            raise self._refusal(error, action) from None
+            raise self._refusal(error, action, name) from None
         except NoUsableAnswer as error:
             raise self._not_applied(action, error.why) from None
 
@@ -300,11 +300,13 @@ class ChainedStore:
 
     # --- refusals --------------------------------------------------------------------------------
 
-    def _refusal(self, error: Refused, action: str) -> errors.StoreError:
+    def _refusal(self, error: Refused, action: str, name: str = "") -> errors.StoreError:
         if error.code in ("unknown_path", "write_refused", "method_not_allowed"):
             return errors.NotShown(store=self.address, action=action)
         if error.outcome == errors.UNKNOWN:
             return self._unknown(action, error.why)
+        if name and not error.retryable:
+            return errors.Withheld(store=self.address, name=name, why=error.why.rstrip("."))
         return self._not_applied(action, error.why)
 
     def _not_applied(self, action: str, why: str) -> errors.NotApplied:

@@ -387,6 +387,27 @@ async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
             assert (await catalogue.counter("orders"))[0].state == ACTIVE
 
 
+@pytest.mark.parametrize("closed", ["position lost", "suspended"])
+async def test_a_counter_that_is_closed_there_keeps_no_sidecar_from_starting(
+    data: Table, closed: str
+) -> None:
+    async with (
+        served(SimStore(Random(1), data)) as central,
+        open_store(central.url) as store,
+        sidecar_of(store, declared=["orders", "default"]) as (sidecar, _),
+    ):
+        if closed == "suspended":
+            await central.catalogue.change("orders", Configure(state=SUSPENDED))
+        else:
+            del data.positions["orders", 0]
+        await sidecar.warm()
+        assert await (await sidecar.local_counter("default")).next_id() >= 0
+        with pytest.raises(errors.Suspended if closed == "suspended" else errors.CounterSuspect):
+            await (await sidecar.local_counter("orders")).next_id()
+        assert sidecar.health.up
+        assert central.service.health.up, "one counter is the obstacle, not the store"
+
+
 def dynamo_item() -> Any:
     from idservice.stores.records import Adopted
 
