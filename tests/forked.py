@@ -22,6 +22,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from idservice import __main__
 from idservice.cli import main
 from tests import engines
 
@@ -168,7 +169,7 @@ def _run() -> int:
     os.environ.clear()
     os.environ.update(env)
     sys.argv[1:] = arguments
-    return main.main()
+    return __main__.main()
 
 
 if __name__ == "__main__":

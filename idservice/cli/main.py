@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from idservice import __version__, errors
 from idservice.core.limits import ID_MAX, NUMBER_MAX
-from idservice.server import loop
+from idservice.server import loop, stop_signals
 from idservice.server import settings as config
 from idservice.server.exits import EXIT_OK, ending
 
@@ -201,7 +201,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     _fill_in(parsed, command.settings)
     module, _, function = command.run.partition(":")
     result = getattr(importlib.import_module(f"idservice.{module}"), function)(parsed)
-    return result if isinstance(result, int) else loop.run(result)
+    if isinstance(result, int):
+        return result
+    with stop_signals.as_ctrl_c():
+        return loop.run(result)
 
 
 # --- the parser -----------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from rich.text import Text
 from idservice.cli import http_get
 from idservice.errors import Unavailable
 from idservice.observability import format
-from idservice.server import settings
+from idservice.server import settings, stop_signals
 
 ANSWER_S = 5.0
 AROUND = 8  # lines of the screen that are not counters
@@ -59,7 +59,7 @@ def top(arguments: argparse.Namespace) -> int:
     if arguments.once:
         _print(look(url), Trails(), as_json=arguments.json)
         return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the terminal is put in order
+    for number in stop_signals.numbers():  # as Ctrl-C: the terminal is put in order
         signal.signal(number, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         if arguments.json or not sys.stdout.isatty():

@@ -14,6 +14,6 @@ connections: the fast lane takes requests for ids, aiohttp all others. The proce
 the requests in flight, and the service returns its unused ids.
 
 `exits` turns every end into an exit code: 0 clean, 1 failure, 2 bad usage, 3 store not usable.
-`loop` picks the event loop and hears its signals. `settings` and `exits` load no HTTP library: the
-commands `health` and `wait` use them every few seconds.
+`loop` picks the event loop and hears its signals; before that, `stop_signals` does. `settings` and
+`exits` load no HTTP library: the commands `health` and `wait` use them every few seconds.
 """

@@ -31,10 +31,11 @@ def factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
 
 @contextmanager
 def on_signals(call: Callable[[], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Have the running loop call a function at each of these signals, in place of their effect."""
+    """Have the running loop call a function at each of these signals, in place of what was done."""
     import asyncio
 
     loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in numbers:
         loop.add_signal_handler(number, call)
     try:
@@ -42,3 +43,4 @@ def on_signals(call: Callable[[], None], *numbers: signal.Signals) -> Iterator[N
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+            signal.signal(number, before[number])

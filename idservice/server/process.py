@@ -20,7 +20,7 @@ from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import logs, loop_lag
-from idservice.server import loop, sockets, startup
+from idservice.server import loop, sockets, startup, stop_signals
 from idservice.server.listener import Listener
 from idservice.server.settings import STORE_DEFAULT, ServeSettings, taken
 from idservice.server.shutdown import ABANDON_S, STOP_MAX_S, StopSwitch, drain
@@ -76,8 +76,13 @@ async def serve(
     assert main is not None
     switch = StopSwitch(main)
     # Ctrl-C in a terminal reaches supervisor and workers alike: only the supervisor listens to it.
-    numbers = (signal.SIGTERM,) if link is not None else (signal.SIGTERM, signal.SIGINT)
-    with loop.on_signals(switch.on_signal, *numbers):
+    numbers = set(stop_signals.numbers()) | ({signal.SIGINT} if link is None else set())
+    hangup = numbers & {signal.SIGHUP}
+    with (
+        loop.on_signals(switch.on_signal, *numbers - hangup),
+        # A closing terminal sends it twice, systemd after SIGTERM: it is never a second request.
+        loop.on_signals(switch.stop, *hangup),
+    ):
         try:
             async with AsyncExitStack() as stack:
                 if link is not None:

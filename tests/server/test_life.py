@@ -5,6 +5,7 @@ import ctypes
 import os
 import resource
 import shutil
+import signal
 import socket
 import sqlite3
 import stat
@@ -150,6 +151,20 @@ def refused(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT], ids=lambda one: one.name)
+async def test_other_signals_that_end_a_process_are_clean_stops(
+    folder: Path, number: signal.Signals
+) -> None:
+    with Serving(folder, "--store", STORE, "--drain", "0") as serving:
+        assert await taken(serving.port, 1) == [0]
+        serving.process.send_signal(number)
+        if number is signal.SIGHUP:  # a terminal that closes sends it twice
+            serving.await_log("stopping")
+            serving.process.send_signal(number)
+        assert serving.end() == 0
+        assert serving.records("ids_returned")
 
 
 async def test_a_request_that_never_ends_does_not_hold_the_stop_up(folder: Path) -> None:

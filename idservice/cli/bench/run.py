@@ -17,6 +17,7 @@ from idservice.cli.bench.report import BenchReport, progress
 from idservice.cli.bench.request import BenchRequest, BenchTarget, read_ranges
 from idservice.cli.bench.tally import Tally
 from idservice.errors import Usage
+from idservice.server import stop_signals
 from idservice.server.loop import on_signals
 from idservice.server.settings import BenchSettings, taken
 from idservice.server.sockets import may_open
@@ -114,7 +115,7 @@ async def _run(
     tally = report.tally
     load = Load(report.plan, tally, connect=target.connect, wake=_set_alarm)
     with (
-        on_signals(load.stop, signal.SIGINT, signal.SIGTERM),  # the run is still reported
+        on_signals(load.stop, signal.SIGINT, *stop_signals.numbers()),  # the run is still reported
         on_signals(load.tick, signal.SIGALRM),
         _without_collections(),
     ):

@@ -9,12 +9,13 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
+from idservice.server import stop_signals
 from idservice.server.exits import EXIT_FAILURE
 from idservice.server.workers import messages
 
-HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+HEARD = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD)
 READ_MAX = 2**18  # bytes at once
 
 
@@ -26,25 +27,26 @@ class Signals:
 
     wakeup: socket.socket
     _written: socket.socket
+    _before: dict[signal.Signals, Any]  # handlers
 
     def __enter__(self) -> Self:
         self.wakeup, self._written = socket.socketpair()
         self.wakeup.setblocking(False)
         self._written.setblocking(False)
         signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
-        for number in HEARD:
-            signal.signal(number, lambda *_: None)
+        numbers = (*stop_signals.numbers(), signal.SIGINT, signal.SIGCHLD)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in HEARD:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
         self.close()
 
-    def stops(self) -> int:
-        """Read the signals that came, and return the number of those that ask for a stop."""
-        return sum(number != signal.SIGCHLD for number in self.wakeup.recv(4096))
+    def stops(self) -> list[int]:
+        """Read the signals that came, and return those that ask for a stop."""
+        return [number for number in self.wakeup.recv(4096) if number != signal.SIGCHLD]
 
     def close(self) -> None:
         """Close the sockets, also in a forked child, which has its own signals."""
@@ -127,7 +129,8 @@ def _live(live: Callable[[socket.socket], int], connection: socket.socket) -> No
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves
+        for number in stop_signals.numbers():
+            signal.signal(number, signal.SIG_DFL)  # until it serves
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the supervisor acts
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
         code = live(connection)

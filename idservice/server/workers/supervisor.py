@@ -116,6 +116,7 @@ class Supervisor:
         self._begun = False  # true once one worker has served
         self._complete = False  # true once all have
         self._stopping = False
+        self._signalled = False  # by more than a hangup
         self._give_up_at = float("inf")
         self._totals = Totals()
         self._restarts = 0
@@ -194,11 +195,8 @@ class Supervisor:
         dues = [self._give_up_at, *self._start_at.values(), *(one.due for one in self._collecting)]
         for key, mask in self._selector.select(max(0.0, min([now + TICK_S, *dues]) - now)):
             if key.fileobj is self._signals.wakeup:
-                for _ in range(self._signals.stops()):
-                    if self._stopping:
-                        self._kill_all()  # a second signal ends everything at once
-                    else:
-                        self._stop()
+                for number in self._signals.stops():
+                    self._on_stop_signal(number)
                 continue
             if mask & selectors.EVENT_READ:
                 self._receive(key.data)
@@ -345,7 +343,7 @@ class Supervisor:
         self._counts[worker.number] = GONE
         self._totals.ended(worker.number)
         self._collecting = [one for one in self._collecting if one.asker is not worker]
-        failed = code not in (EXIT_OK, -signal.SIGTERM)
+        failed = code not in (EXIT_OK, -signal.SIGTERM, -signal.SIGQUIT, -signal.SIGHUP)
         if self._stopping:
             self._code = self._code or (EXIT_FAILURE if failed else EXIT_OK)
         elif failed and not self._complete and worker.served_from is None:
@@ -387,6 +385,14 @@ class Supervisor:
         self._sockets.close()
         for worker in self._workers.values():
             self._send(worker, messages.Stop())
+
+    def _on_stop_signal(self, number: int) -> None:
+        """Begin the stop; a second signal ends all at once, but for SIGHUP: see `serve`."""
+        if not self._stopping:
+            self._stop()
+        elif self._signalled and number != signal.SIGHUP:
+            self._kill_all()
+        self._signalled |= number != signal.SIGHUP
 
     def _kill_all(self) -> None:
         self._code = self._code or EXIT_FAILURE

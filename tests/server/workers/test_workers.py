@@ -420,14 +420,20 @@ async def test_a_unix_socket_and_a_port_are_served_by_all_workers(folder: Path) 
 # --- the end --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP],
+    ids=lambda one: one.name,
+)
 async def test_a_stop_signal_to_the_whole_group_is_a_clean_stop(
     folder: Path, number: signal.Signals
 ) -> None:
-    """As a terminal sends it on Ctrl-C, and systemd on a stop."""
+    """As a terminal sends it on Ctrl-C, on Ctrl-\\ and when it closes, and systemd on a stop."""
     with working(folder, before=os.setpgrp) as serving:
         assert (await ask(serving.port)).status == 200
         os.killpg(serving.pid, number)
+        if number is signal.SIGHUP:
+            os.killpg(serving.pid, number)
         assert serving.end() == 0
         assert len(serving.records("stopped")) == 2
         assert not serving.records("worker_died")

@@ -1,0 +1,67 @@
+"""Signals that end a command, from its first line on."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import pytest
+
+from tests.processes import environment, started
+
+pytestmark = pytest.mark.process
+
+# A start that gets a signal while it imports the command line, and then goes on.
+SIGNALLED = """
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "idservice.cli.main":
+            os.kill(os.getpid(), int(sys.argv.pop()))
+sys.meta_path.insert(0, Finder())
+from idservice.__main__ import main
+sys.exit(main())
+"""
+FIRST = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
+FIRST_WORKS = shutil.which("unshare") and not subprocess.run([*FIRST, "true"]).returncode
+NAMED = pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda one: one.name
+)
+
+
+def at_import(number: signal.Signals, *before: str) -> subprocess.CompletedProcess[str]:
+    start = [*before, sys.executable, "-c", SIGNALLED, "--version", str(int(number))]
+    return subprocess.run(start, capture_output=True, text=True, timeout=30)
+
+
+@NAMED
+def test_a_signal_during_the_imports_ends_a_command(number: signal.Signals) -> None:
+    ended = at_import(number)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + number, "", "")
+
+
+@pytest.mark.skipif(not FIRST_WORKS, reason="no namespace of processes can be made here")
+@NAMED
+def test_the_first_process_of_a_container_hears_a_signal_at_once(number: signal.Signals) -> None:
+    assert at_import(number, *FIRST).returncode == 128 + number
+
+
+def test_nohup_keeps_its_meaning() -> None:
+    assert "idservice" in at_import(signal.SIGHUP, "nohup").stdout
+
+
+@NAMED
+def test_a_command_told_to_end_ends_as_by_ctrl_c(tmp_path: Path, number: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, TemporaryFile("w+") as said:
+        store = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        out = said.fileno()
+        process = started(("next", "--store", store), tmp_path, environment(), out, out)
+        silent.settimeout(20)
+        with silent.accept()[0]:
+            process.send_signal(number)
+            assert process.wait(10) == 1
+        said.seek(0)
+        assert said.read() == ""
