@@ -119,7 +119,11 @@ class CatalogueStore(IdStore, Protocol):
     # --- the catalogue, and changes of it --------------------------------------------------------
 
     async def revision(self) -> int:
-        """Return the catalogue's revision, read consistently; every write of an entry moves it."""
+        """Return the catalogue's revision, read consistently; every write of an entry moves it.
+
+        The look of an instance, every two seconds. Raises StoreReplaced if the store is another one
+        by now.
+        """
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         """Write an entry, and move the catalogue's revision with it, in one step.

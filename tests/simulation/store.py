@@ -104,6 +104,10 @@ class Table:
         if self.recorded != self.identity:
             raise errors.StoreReplaced(store=ADDRESS, why="its identity is another")
 
+    def look(self) -> int:
+        self.verify()
+        return self.revision
+
     def counter(self, name: str) -> Counter | None:
         return self.entries.get(name)
 
@@ -432,8 +436,8 @@ class SimStore:
     async def accept_identity(self) -> None:
         await self._call("accept", lambda _: self.data.accept_identity())
 
-    async def revision(self) -> int | None:
-        return await self._call("read", lambda _: self.data.revision)
+    async def revision(self) -> int:
+        return await self._call("read", lambda _: self.data.look())
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         return await self._call("rewrite", lambda _: self.data.rewrite(before, after))

@@ -1,6 +1,7 @@
 """The table of a DynamoDB store: made, recognised, and described in a sentence where unusable."""
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any
@@ -357,6 +358,133 @@ async def test_a_table_recreated_while_an_instance_was_idle_grants_it_nothing(
         await store.reserve(counter, count=10, seen=10, room=1000)
     with pytest.raises(errors.StoreReplaced):
         await store.verify()
+
+
+class Clocks:
+    """Stands for the module `time`: both clocks, of which either can be moved on."""
+
+    def __init__(self) -> None:
+        self.slept_s = self.paused_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.paused_s
+
+    def time(self) -> float:
+        return time.time() + self.paused_s + self.slept_s
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    made = Clocks()
+    monkeypatch.setattr(dynamodb_table, "time", made)
+    return made
+
+
+@pytest.mark.needs_engine
+@pytest.mark.parametrize("which", ["paused_s", "slept_s"])
+async def test_a_table_replaced_in_a_pause_grants_nothing_afterwards(
+    dynoxide: Dynamo, in_use: tuple[DynamoStore, Any], clocks: Clocks, which: str
+) -> None:
+    store, client = in_use
+    counter = await store.counter("default")
+    assert counter is not None
+    await store.reserve(counter, count=10, seen=0, room=1000)
+    recreate(client, dynoxide.table)
+    copy = items_of(client, dynoxide.table)
+    setattr(clocks, which, 6.0)
+    with pytest.raises(errors.NotApplied, match="recreated or restored"):
+        await store.reserve(counter, count=10, seen=10, room=1000)
+    assert items_of(client, dynoxide.table) == copy
+
+
+@pytest.mark.needs_engine
+async def test_a_grant_that_came_after_a_pause_is_burnt_if_the_table_is_another(
+    dynoxide: Dynamo,
+    in_use: tuple[DynamoStore, Any],
+    clocks: Clocks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, client = in_use
+    counter = await store.counter("default")
+    assert counter is not None
+    real = dynamodb_client.DynamoClient.call
+
+    async def paused(self: Any, operation: str, *rest: Any, **request: Any) -> Any:
+        if operation == "UpdateItem" and not clocks.paused_s:
+            clocks.paused_s = 6.0  # between the check of the table and the request
+            recreate(client, dynoxide.table)
+        return await real(self, operation, *rest, **request)
+
+    monkeypatch.setattr(dynamodb_client.DynamoClient, "call", paused)
+    with pytest.raises(errors.OutcomeUnknown, match="recreated or restored"):
+        await store.reserve(counter, count=10, seen=0, room=1000)
+
+
+async def test_looks_that_are_answered_keep_a_table_recognised(
+    backend: Dynamo, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with backend.open() as store:
+        await store.init(default())
+        await store.verify()
+        counter = await store.counter("default")
+        assert counter is not None
+
+        async def denied(self: Any) -> None:
+            raise errors.StoreUnready(store="ids", why="tables are not described now")
+
+        monkeypatch.setattr(dynamodb_table.Table, "verify", denied)
+        for _ in range(10):
+            clocks.paused_s += 4.0
+            await store.revision()
+        await store.reserve(counter, count=1, seen=0, room=1000)
+        clocks.paused_s += 6.0
+        with pytest.raises(errors.NotApplied, match="not described now"):
+            await store.reserve(counter, count=1, seen=1, room=1000)
+
+
+async def test_after_a_look_without_an_answer_the_table_is_recognised_again() -> None:
+    identity = {"pk": {"S": "identity"}, "schema": {"N": "1"}, "id": {"S": "ours"}}
+    known = success(Item=identity | {"table_id": {"S": "one"}}, ConsumedCapacity={})
+    async with (
+        serving(DescribeTable=success(Table=ACTIVE), GetItem=known, UpdateItem=page(503)) as server,
+        store_at(server.url) as store,
+    ):
+        await store.verify()
+        with pytest.raises(errors.OutcomeUnknown):
+            await store.reserve(default(), count=1, seen=0, room=9)
+        assert server.operations.count("DescribeTable") == 1
+        server.by_operation["GetItem"] = answers.reset
+        with pytest.raises(errors.NotApplied):
+            await store.revision()
+        server.by_operation["GetItem"] = known
+        server.requests.clear()
+        with pytest.raises(errors.OutcomeUnknown):
+            await store.reserve(default(), count=1, seen=0, room=9)
+        assert server.operations == ["DescribeTable", "GetItem", "UpdateItem"]
+
+
+@pytest.mark.needs_engine
+@pytest.mark.parametrize("how", ["restored", "initialised", "restored and fenced"])
+async def test_the_next_look_sees_that_the_table_was_made_anew(
+    dynoxide: Dynamo, in_use: tuple[DynamoStore, Any], how: str
+) -> None:
+    store, client = in_use
+    await store.revision()
+    if how == "initialised":
+        drop(client, dynoxide.table)
+    else:
+        recreate(client, dynoxide.table)
+    async with dynoxide.open() as other:
+        if how == "initialised":
+            assert await other.init(default())
+        elif how == "restored and fenced":
+            await other.accept_identity()
+            await other.verify()
+    for _ in range(2):
+        with pytest.raises(errors.StoreReplaced):
+            await store.revision()
+    with pytest.raises(errors.NotApplied):
+        await store.entry("default")
 
 
 async def test_a_schema_of_another_version_is_refused(backend: Dynamo) -> None:

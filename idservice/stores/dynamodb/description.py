@@ -100,6 +100,14 @@ def check_identity(item: Answer | None, table: Answer, client: DynamoClient) -> 
     return [schema_read(items.shown(item.get("schema")), items.SCHEMA), identity]
 
 
+def another(client: DynamoClient) -> Finding:
+    """Return the fault that the table is another one than at the start of this process."""
+    return Finding(
+        FAULT, IDENTITY, f"table {client.table!r} was replaced by another one while this process"
+        " ran", f"{BEHIND}. Start the instances again once it is the right one",
+    )  # fmt: skip
+
+
 def status(table: Answer, name: str, region: str, *, about: str = "table") -> Finding:
     """Judge the status: a table answers requests also while its settings change."""
     found = table.get("TableStatus")

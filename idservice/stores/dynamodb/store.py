@@ -19,7 +19,7 @@ from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb import items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
-from idservice.stores.dynamodb.table import Table, TableIdentity
+from idservice.stores.dynamodb.table import Table, TableIdentities, now
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
@@ -34,9 +34,7 @@ class DynamoStore:
         self._name = address.table
         self._client = DynamoClient(self.address, address.table, address.region, address.endpoint)
         self._table = Table(self._client)
-        self._own = TableIdentity()
-        # Of the tables that adopted items are in, by the identity that the entry names.
-        self._adopted: dict[tuple[str, str], TableIdentity] = {}
+        self._tables = TableIdentities(address.table)
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,7 +48,7 @@ class DynamoStore:
         return await self._table.init(first)
 
     async def verify(self) -> None:
-        await self._own.recognise(self._table.verify)
+        await self._tables.own.recognise(self._table.verify)
 
     async def accept_identity(self) -> None:
         await self._table.accept_identity()
@@ -67,8 +65,8 @@ class DynamoStore:
         counter = await self.entry(name)
         item = None if counter is None else counter.adopted_item
         if counter is not None and item is not None and item.table_id:
-            check, table = partial(self._recognise_adopted, counter), self._identity_of(counter)
-            await (check() if table is self._own else table.recognise(check))
+            check, table = partial(self._recognise_adopted, counter), self._tables.of(counter)
+            await (check() if table is self._tables.own else table.recognise(check))
         return counter
 
     async def entry(self, name: str) -> Counter | None:
@@ -143,7 +141,7 @@ class DynamoStore:
             await self._client.transact(writes, action)
             return counter
         except CallRefused as refused:
-            self._invalidate_missing(refused, self._name)
+            self._tables.not_found(refused, self._name)
             found = await self.counter(counter.name)
             if found is not None:
                 return found
@@ -165,12 +163,16 @@ class DynamoStore:
 
     # --- change ----------------------------------------------------------------------------------
 
-    async def revision(self) -> int | None:
-        item = await self._get(self._name, {items.KEY: {"S": items.HEAD}}, "reading the catalogue")
-        found = items.number((item or {}).get("revision"))
-        if found is None:
-            action = "reading the catalogue"
-            raise errors.NotApplied(store=self.address, action=action, why=items.NO_HEAD)
+    async def revision(self) -> int:
+        action, head = "reading the catalogue", {items.KEY: {"S": items.HEAD}}
+        try:
+            await self._tables.own.look(self._table.verify)
+            found = items.number((await self._get(self._name, head, action) or {}).get("revision"))
+            if found is None:
+                raise errors.NotApplied(store=self.address, action=action, why=items.NO_HEAD)
+        except BaseException:
+            self._tables.own.unanswered()
+            raise
         return found
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
@@ -180,7 +182,7 @@ class DynamoStore:
         try:
             await self._client.transact([entry, requests.head_moved(self._name)], action)
         except CallRefused as refused:
-            self._invalidate_missing(refused, self._name)
+            self._tables.not_found(refused, self._name)
             if refused.reasons[:1] == ("ConditionalCheckFailed",):
                 return False
             raise
@@ -227,7 +229,7 @@ class DynamoStore:
         try:
             await self._client.call("UpdateItem", action, **write)
         except CallRefused as refused:
-            self._invalidate_missing(refused, write["TableName"])
+            self._tables.not_found(refused, write["TableName"])
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return False
@@ -250,13 +252,13 @@ class DynamoStore:
         assert batch is None or (batch.count, shard) == (count, 0)
         place = items.place_of(counter, shard, self._name)
         sent = SentReservation(self.address, counter, count, seen, room, batch)
-        table = await self._ensure_table_of(counter, shard, sent.action)
+        write = requests.reserve(sent, place)
         try:
-            written = await self._write(table, requests.reserve(sent, place), sent.action)
+            written = await self._write(counter, shard, write, sent.action)
         except CallRefused as refused:
             if refused.said == dynamo.CONDITION_FAILED:
                 if not refused.item:
-                    table.invalidate()
+                    self._tables.of(counter, shard).invalidate()
                 return requests.read_refusal(sent, place, refused.item)
             if refused.said == dynamo.INVALID:
                 await self.position(counter, shard)  # raises if that is the cause: `rev` is missing
@@ -307,29 +309,36 @@ class DynamoStore:
         self, counter: Counter, shard: int, write: dict[str, Any], action: str
     ) -> Answer | None:
         """Return the attributes in the answer to one write; None if its condition did not hold."""
-        table = await self._ensure_table_of(counter, shard, action)
         try:
-            return await self._write(table, write, action)
+            return await self._write(counter, shard, write, action)
         except CallRefused as refused:
             if refused.said != dynamo.CONDITION_FAILED:
                 raise
             return None
 
-    async def _write(self, table: TableIdentity, write: dict[str, Any], action: str) -> Answer:
-        """Send one write and return the attributes in its answer.
+    async def _write(
+        self, counter: Counter, shard: int, write: dict[str, Any], action: str
+    ) -> Answer:
+        """Send one write to a recognised table and return the attributes in its answer.
 
-        Raises CallRefused, OutcomeUnknown: also if the table was not found meanwhile, because
-        another one may have answered.
+        Raises CallRefused, OutcomeUnknown: also if another table may have answered, because this
+        one was not found meanwhile, or because this process was paused.
         """
+        table, asked_at = self._tables.of(counter, shard), now()
+        await self._ensure_table_of(counter, shard, action)
         try:
             answer = await self._client.call("UpdateItem", action, **write)
         except CallRefused as refused:
-            self._invalidate_missing(refused, write["TableName"])
+            self._tables.not_found(refused, write["TableName"])
             raise
         if table.is_invalid:
             why = "the table was not found in the meantime, so this may be another one"
             raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
-        table.answered()
+        table.answered(asked_at)
+        try:
+            await self._ensure_table_of(counter, shard, action)
+        except errors.NotApplied as error:  # what was written is not taken back by this
+            raise errors.OutcomeUnknown(**error.fields) from error
         attributes: Answer = answer["Attributes"]
         return attributes
 
@@ -344,31 +353,17 @@ class DynamoStore:
         """Recognise the table first if another one may bear its name now. Raises NotApplied."""
         try:
             await self._client.open()
-            await self._own.ensure(self._table.verify)
+            await self._tables.own.ensure(self._table.verify)
         except errors.StoreUnready as error:
             why = error.fields["why"]
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
 
-    async def _ensure_table_of(self, counter: Counter, shard: int, action: str) -> TableIdentity:
+    async def _ensure_table_of(self, counter: Counter, shard: int, action: str) -> None:
         """Recognise also a shard's table. Changes do not: one of them accepts a new table."""
         await self._ensure_table(action)
-        table = self._identity_of(counter, shard)
-        if table is not self._own:
+        table = self._tables.of(counter, shard)
+        if table is not self._tables.own:
             await table.ensure(partial(self._recognise_adopted, counter))
-        return table
-
-    def _identity_of(self, counter: Counter, shard: int = 0) -> TableIdentity:
-        item = counter.adopted_item
-        if item is None or shard or item.table == self._name or item.table_id is None:
-            return self._own
-        return self._adopted.setdefault((item.table, item.table_id), TableIdentity())
-
-    def _invalidate_missing(self, refused: CallRefused, name: str) -> None:
-        """Invalidate the identity of the table of this name if it was not found, and no other."""
-        if refused.said == dynamo.NO_TABLE:
-            known = [table for (its, _), table in self._adopted.items() if its == name]
-            for table in [self._own] if name == self._name else known:
-                table.invalidate()
 
     async def _get(self, table: str, key: items.Item, action: str) -> Answer | None:
         answer = await self._read("GetItem", action, TableName=table, Key=key, ConsistentRead=True)
@@ -377,14 +372,18 @@ class DynamoStore:
 
     async def _read(self, operation: str, action: str, **request: Any) -> Answer:
         """Send a request that changes nothing; its outcome is never unknown. Raises NotApplied."""
+        asked_at = now()
         await self._ensure_table(action)
         try:
-            return await self._client.call(operation, action, **request)
+            answer = await self._client.call(operation, action, **request)
         except CallUnanswered as unanswered:
             raise errors.NotApplied(**unanswered.fields) from unanswered
         except CallRefused as refused:
-            self._invalidate_missing(refused, request["TableName"])
+            self._tables.not_found(refused, request["TableName"])
             raise
+        if request["TableName"] == self._name:
+            self._tables.own.answered(asked_at)
+        return answer
 
     def _entry(self, item: Answer, action: str) -> Counter:
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -20,20 +21,31 @@ POLL_S = 1.0
 ACTIVE_MAX_POLLS = 60
 BACKUPS_POLL_S = 2.0
 BACKUPS_TRIES = 8
-SILENCE_MAX_S = 30.0  # less than it takes to delete a table and restore one under its name
+# Less than it takes to delete a table and restore one under its name, and more than lies between
+# two looks at the catalogue.
+SILENCE_MAX_S = 5.0
+LOOK_MAX_S = 2.0  # so that two looks in a row are less than that apart
+
+Moment = tuple[float, float]  # by the clock that a pause of the process does not stop, and by date
+
+
+def now() -> Moment:
+    """Return the present moment. The date goes on while a machine sleeps; the other may not."""
+    return time.monotonic(), time.time()
 
 
 class TableIdentity:
     """Knows if a table is still the one that was recognised; another may have its name by now.
 
-    It is to be recognised again after something was not found in it, and after a silence in which a
-    replacement would not have been noticed.
+    It is to be recognised again after something was not found in it, after a look that was not
+    answered, and after a silence in which a replacement would not have been noticed. A pause of
+    this process is such a silence: therefore moments are those at which requests were made.
     """
 
     def __init__(self) -> None:
         self._invalidations = 0
         self._settled = 0  # invalidations before it was last recognised
-        self._answered_at = float("inf")  # when it last answered as itself; before that: later
+        self._heard: Moment | None = None  # the last moment known; none until it is recognised
         self._checking = asyncio.Lock()
 
     @property
@@ -42,19 +54,36 @@ class TableIdentity:
         return self._settled != self._invalidations
 
     def invalidate(self) -> None:
-        """Note that something was not found."""
+        """Note that something was not found, or that another table was."""
         self._invalidations += 1
 
-    def answered(self) -> None:
-        """Note that it answered as itself."""
-        self._answered_at = asyncio.get_running_loop().time()
+    def answered(self, asked_at: Moment) -> None:
+        """Note that it answered as itself what was asked at that moment."""
+        if self._heard is not None:
+            self._heard = max(self._heard, asked_at)
+
+    def unanswered(self) -> None:
+        """Note that a look at it was not answered."""
+        if self._heard is not None:
+            self._heard = (0.0, 0.0)
 
     async def recognise(self, check: Callable[[], Awaitable[None]]) -> None:
         """Recognise it by `check`, which raises if it is another table."""
-        invalidations = self._invalidations
+        invalidations, asked_at = self._invalidations, now()
         await check()
-        self._settled = invalidations
-        self.answered()
+        self._settled, self._heard = invalidations, asked_at
+
+    async def look(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Recognise it by `check`, without waiting for long: tables are described by another
+        service than serves their items. Raises StoreReplaced."""
+        try:
+            async with asyncio.timeout(LOOK_MAX_S):
+                await self.recognise(check)
+        except errors.StoreReplaced:
+            self.invalidate()
+            raise
+        except (errors.StoreError, TimeoutError):
+            pass  # heard of all the same, if it answers what is asked next
 
     async def ensure(self, check: Callable[[], Awaitable[None]]) -> None:
         """Recognise it by `check` if that is due."""
@@ -65,8 +94,34 @@ class TableIdentity:
 
     @property
     def _is_due(self) -> bool:
-        silent = asyncio.get_running_loop().time() > self._answered_at + SILENCE_MAX_S
-        return self.is_invalid or silent
+        if self._heard is None:
+            return self.is_invalid
+        silences = (abs(at - heard) for at, heard in zip(now(), self._heard, strict=True))
+        return self.is_invalid or max(silences) > SILENCE_MAX_S
+
+
+class TableIdentities:
+    """The identities of a store's own table, and of the tables that adopted items are in."""
+
+    def __init__(self, name: str) -> None:
+        self.own = TableIdentity()
+        self._name = name
+        self._adopted: dict[tuple[str, str], TableIdentity] = {}  # by name and recorded identity
+
+    def of(self, counter: Counter, shard: int = 0) -> TableIdentity:
+        """Return the identity of the table that a shard is in."""
+        item = counter.adopted_item
+        if item is None or shard or item.table == self._name or item.table_id is None:
+            return self.own
+        return self._adopted.setdefault((item.table, item.table_id), TableIdentity())
+
+    def not_found(self, refused: CallRefused, name: str) -> None:
+        """Invalidate the identity of the table of this name, if the refusal is that there is no
+        such table."""
+        if refused.said == dynamo.NO_TABLE:
+            known = [table for (its, _), table in self._adopted.items() if its == name]
+            for table in [self.own] if name == self._name else known:
+                table.invalidate()
 
 
 class Table:
@@ -75,6 +130,7 @@ class Table:
     def __init__(self, client: DynamoClient) -> None:
         self.client = client
         self.name = client.table
+        self._known: tuple[str | None, str | None] | None = None  # ids, ours and the table's
 
     # --- recognition -----------------------------------------------------------------------------
 
@@ -86,6 +142,10 @@ class Table:
         self._refuse(description.check(table, self.name, self.client.region), table)
         item = await self._identity()
         self._refuse(description.check_identity(item, table, self.client))
+        found = items.string((item or {}).get("id")), table.get("TableId")
+        if self._known not in (None, found):  # made anew, or fenced as a restored one
+            self._refuse([description.another(self.client)])
+        self._known = found
         if item and not item.get("table_id") and table.get("TableId"):  # removed by hand
             await self._remember(table["TableId"])
 
