@@ -1,28 +1,33 @@
-"""Keeps the counters in use up with the catalogue: entries that changed, changes that stand still,
-and a catalogue that was not heard of for too long."""
+"""Keeps the counters in use up with the store: entries that changed, changes that stand still,
+positions and a store that went back, and a catalogue that was not heard of for too long."""
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
+from math import ceil
 
 from idservice import errors
 from idservice.allocation.context import Context
 from idservice.allocation.local_counter import LocalCounter
 from idservice.core.timeouts import stale_after
 from idservice.observability.readings import CatalogueAge
-from idservice.stores.at_once import AT_ONCE
+from idservice.stores.at_once import AT_ONCE, for_each
+from idservice.stores.findings import BEHIND
 from idservice.stores.protocol import CatalogueStore
 
 log = logging.getLogger("idservice.catalogue")
 
 POLL_S = 2.0  # at most, from one look to the next
 LOOK_MAX_S = 5.0
+POSITIONS_MAX = 20  # that are read with one look
 STANDS_STILL_S = 5.0  # after which an instance finishes a change that another began
 
 
 class CatalogueWatcher:
-    """Reads the revision of the catalogue, and the entries of counters in use when it moved.
-    `finish` is called with the name of a counter whose change stands still."""
+    """Reads the revision of the catalogue, and the entries of counters in use when it moved; now
+    and then also their positions. `finish` is called with the name of a counter whose change stands
+    still, `replaced` if the store is another one, or an older copy."""
 
     def __init__(
         self,
@@ -31,17 +36,25 @@ class CatalogueWatcher:
         local_counters: Mapping[str, LocalCounter],
         *,
         finish: Callable[[str], None],
+        replaced: Callable[[errors.StoreReplaced], None],
     ) -> None:
         self._store = store
         self._context = context
         self._local_counters = local_counters
         self._finish = finish
+        self._replaced = replaced
         self._loop = asyncio.get_running_loop()
         self._revision: int | None = None
         self._heard_at = self._loop.time()  # when the last look that succeeded was begun
         self._stale = False
         self._timer: asyncio.TimerHandle | None = None
+        self._surveyed = 0  # counters in use, when these were found out:
+        self._stale_s = stale_after(context.limits.runway)
+        self._changing: list[str] = []  # names of counters under change
         self._standing: dict[str, tuple[int, float]] = {}  # by name: revision of the entry, since
+        self._to_compare: deque[str] = deque()  # names of counters whose turn is yet to come
+        self._next_turn_at = 0.0
+        self._comparing = False
 
     async def run(self) -> None:
         """Look again and again."""
@@ -59,8 +72,12 @@ class CatalogueWatcher:
         try:
             async with asyncio.timeout(LOOK_MAX_S):
                 revision = await self._store.revision()
+                self._check_risen(revision)
                 if revision != self._revision:
                     await self._read_entries()
+        except errors.StoreReplaced as error:
+            health.failed(error)
+            self._replaced(error)
         except errors.StoreError as error:
             health.failed(error)
         except TimeoutError:
@@ -71,14 +88,24 @@ class CatalogueWatcher:
         else:
             # The revision read before the entries is remembered, and only now that all are read:
             # a write in between moves it on, and is seen at the next look.
+            if revision != self._revision or len(self._local_counters) != self._surveyed:
+                self._survey()
             self._revision = revision
             self._heard_at = began
+            self._compare_positions()
             if self._stale:
                 self._stale = False
                 for local in tuple(self._local_counters.values()):
                     local.go_on()
         self._set_timer()
         self._find_standing()
+
+    def _check_risen(self, revision: int) -> None:
+        """Raise StoreReplaced if the revision, which only rises, is lower than at the last look."""
+        if revision < (self._revision or 0):
+            why = f"its catalogue went back from revision {self._revision} to {revision}; {BEHIND}"
+            why += ". Start the instances again afterwards"
+            raise errors.StoreReplaced(store=self._store.address, why=why)
 
     async def _read_entries(self) -> None:
         names = iter(tuple(self._local_counters))
@@ -91,16 +118,18 @@ class CatalogueWatcher:
 
         await asyncio.gather(*(read_some() for _ in range(AT_ONCE)))
 
+    def _survey(self) -> None:
+        """Find out what all entries in use say together: only once one of them may be new."""
+        entries = [local.counter for local in self._local_counters.values()]
+        default = self._context.limits.runway
+        self._surveyed = len(entries)
+        self._stale_s = stale_after(max((e.runway or default for e in entries), default=default))
+        self._changing = [entry.name for entry in entries if entry.intent is not None]
+
     @property
     def age(self) -> CatalogueAge:
         """The time since the catalogue was last read."""
         return CatalogueAge(self._loop.time() - self._heard_at, self._stale_s)
-
-    @property
-    def _stale_s(self) -> float:
-        default = self._context.limits.runway
-        runways = (local.counter.runway or default for local in self._local_counters.values())
-        return stale_after(max(runways, default=default))
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -115,13 +144,47 @@ class CatalogueWatcher:
         for local in tuple(self._local_counters.values()):
             local.go_stale(error)
 
+    # --- positions -------------------------------------------------------------------------------
+
+    def _compare_positions(self) -> None:
+        """Begin to compare the positions whose turn it is with what this instance has reserved."""
+        due = [] if self._comparing else self._due()
+        if due:
+            self._comparing = True
+            self._context.spawn(self._compare(due))
+
+    def _due(self) -> list[LocalCounter]:
+        """The next counters with reserved ids. Each has its turn about once in a runway; if they
+        are many, in so many looks as POSITIONS_MAX allows."""
+        now, runway = self._loop.time(), self._context.limits.runway
+        if not self._to_compare and now >= self._next_turn_at:
+            self._to_compare.extend(self._local_counters)
+            self._next_turn_at = now + runway
+        due: list[LocalCounter] = []
+        for _ in range(ceil(len(self._local_counters) * POLL_S / runway)):
+            if not self._to_compare or len(due) == POSITIONS_MAX:
+                break
+            local = self._local_counters.get(self._to_compare.popleft())
+            if local is not None and local.has_reserved:
+                due.append(local)
+        return due
+
+    async def _compare(self, due: list[LocalCounter]) -> None:
+        try:
+            await for_each(due, LocalCounter.compare_position)
+        finally:
+            self._comparing = False
+
+    # --- changes ---------------------------------------------------------------------------------
+
     def _find_standing(self) -> None:
         now = self._loop.time()
         before, self._standing = self._standing, {}
-        for name, local in self._local_counters.items():
-            entry = local.counter
-            if entry.intent is None:
+        for name in self._changing:
+            local = self._local_counters.get(name)
+            if local is None or local.counter.intent is None:
                 continue
+            entry = local.counter
             rev, since = before.get(name, (entry.rev, now))
             if rev != entry.rev:
                 since = now

@@ -16,6 +16,7 @@ from idservice.allocation import position_check
 from idservice.allocation.context import Context
 from idservice.allocation.epoch_state import EpochState
 from idservice.allocation.local_state import LocalEvent, LocalState, ServingState
+from idservice.allocation.position_check import MismatchAnswer
 from idservice.allocation.refiller import Outcome, PendingReservation, Refiller, Result
 from idservice.allocation.wait_queue import Served, Waiter, WaitQueue
 from idservice.core.allocator import Allocator
@@ -181,7 +182,7 @@ class LocalCounter:
         counted: str = outcome.result
         match outcome.result:
             case Result.MISMATCH:
-                counted = self.on_mismatch(outcome)
+                counted = self.on_mismatch(outcome.error, outcome.told, outcome.asked.counter)
             case Result.REFUSED:
                 counted = "suspect"
                 if outcome.asked.allocator is self.allocator:
@@ -244,14 +245,16 @@ class LocalCounter:
 
     # --- suspicion -------------------------------------------------------------------------------
 
-    def on_mismatch(self, outcome: Outcome) -> str:
-        """Return `changed` or `suspect`: the entry alone tells why a position is not as it was."""
-        error, told = outcome.error, outcome.told
+    def on_mismatch(
+        self, error: errors.IdserviceError | None, told: MismatchAnswer | None, asked: Counter
+    ) -> str:
+        """Return `changed` or `suspect`: the entry alone tells why a position is not as it was.
+        `asked` is the entry of the counter before the store was asked."""
         if told is None:
             return "changed"
         if told.entry is not None:
             self.apply_entry(told.entry)
-        if self.allocator.retired or self.counter.epoch != outcome.asked.counter.epoch:
+        if self.allocator.retired or self.counter.epoch != asked.epoch:
             return "changed"  # or stopped in the meantime
         if told.changing and isinstance(error, errors.EpochChanged) and not error.gone_back:
             why = "it is being changed, or the store does not tell whether it was"
@@ -259,6 +262,20 @@ class LocalCounter:
             return "changed"
         self._distrust(error)
         return "suspect"
+
+    @property
+    def has_reserved(self) -> bool:
+        """True if it serves, and this instance has reserved ids in the present epoch."""
+        reserved = any(shard.seen for shard in self.allocator.shards)
+        return reserved and self.state is LocalState.SERVING
+
+    async def compare_position(self) -> None:
+        """Compare the positions with this instance's reservations. They may have been moved back,
+        and while no ids are needed no reservation would notice it."""
+        counter, shards = self.counter, self.allocator.shards
+        found = await position_check.compare(self._context.store, counter, shards)
+        if found is not None and self.has_reserved:
+            self.on_mismatch(*found, counter)
 
     def on_refusal(self, error: errors.IdserviceError | None) -> None:
         """Hand out nothing until a recheck: the store gives no ids of the counter."""

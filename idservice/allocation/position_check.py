@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from idservice import errors
+from idservice.core.epoch import Shards
 from idservice.core.timeouts import REFILL_MAX_S
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import Counter, Position
@@ -37,6 +38,37 @@ async def ask(
         entry = await store.counter(counter.name)
         known = True
     return MismatchAnswer(entry, changing=not known if entry is None else entry.intent is not None)
+
+
+async def compare(
+    store: IdStore, counter: Counter, shards: Shards
+) -> tuple[errors.NotApplied, MismatchAnswer] | None:
+    """Return what is wrong with the positions that this instance has reserved ids on, and the
+    answer to `ask`. None if nothing is, or if the store does not tell. Raises nothing."""
+    for shard, seen in [(each.layout.shard, each.seen) for each in shards if each.seen]:
+        error = await _wrong(store, counter, shard, seen)
+        if error is not None:
+            return error, await ask(store, counter, error, shard)
+    return None
+
+
+async def _wrong(
+    store: IdStore, counter: Counter, shard: int, seen: int
+) -> errors.NotApplied | None:
+    """Return what is wrong with a position, if it was `seen` as the end of a reservation."""
+    about = {"store": store.address, "name": counter.name}
+    async with _in_time():
+        try:
+            found = await store.position(counter, shard)
+        except errors.PositionIllFormed as error:
+            return error
+        if found is None:
+            return errors.PositionMissing(**about)
+        if found.epoch != counter.epoch:
+            return errors.EpochChanged(**about, found=found.epoch, epoch=counter.epoch)
+        if found.next < (above := max(found.mark, seen)):
+            return errors.WentBack(**about, position=found.next, above=above, epoch=found.epoch)
+    return None
 
 
 async def look(store: IdStore, name: str) -> tuple[Counter, Position] | None:

@@ -65,7 +65,11 @@ class Service:
         self.spawn(self._watch())
         if has_catalogue(self.store):
             self._catalogue = CatalogueWatcher(
-                self.store, self._context, self.local_counters, finish=self._finish
+                self.store,
+                self._context,
+                self.local_counters,
+                finish=self._finish,
+                replaced=self._refuse_all,
             )
             self.spawn(self._catalogue.run())
         _entered.add(self)

@@ -534,6 +534,13 @@ class LeavesItStanding(CatalogueWatcher):
         pass
 
 
+class NeverCompares(CatalogueWatcher):
+    """Leaves it to the next reservation to notice that a position went back."""
+
+    def _compare_positions(self) -> None:
+        pass
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 
@@ -612,6 +619,7 @@ MUTANTS = [
     Mutant(NeverRevokes, LOCAL_COUNTER, "prompt", "revoked"),
     Mutant(RemembersTheLaterRevision, WATCHER, "prompt", "revoked"),
     Mutant(LeavesItStanding, WATCHER, "operated", "standing"),
+    Mutant(NeverCompares, WATCHER, "rewound", "unique"),
     Mutant(NeverStale, WATCHER, "cut_off", "stale"),
     Mutant(BelievesLateLooks, WATCHER, "cut_off", "revoked"),
     Mutant(no_low_water, "idservice.core.sizing.low_water", "outage", "available"),

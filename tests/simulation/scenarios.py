@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from idservice import errors
+from idservice.allocation.catalogue_watch import POLL_S
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.changes import Configure, Fence, FinishAdoption, Reshard
@@ -494,6 +495,33 @@ async def restored(world: World) -> None:
     world.check(need_max=4)
 
 
+async def rewound(world: World) -> None:
+    """An older copy of the item is written over it, mark and all, while instances hold ids and
+    nobody asks. A runway later others begin, who cannot know; later still somebody repairs it."""
+    rng, table = world.rng, world.table
+    world.faults.repeated = world.faults.late_request = 0.0  # as in `restored`
+    world.create()
+    for _ in range(rng.randint(1, 3)):
+        await world.begin()
+    await world.clients(3, 6, counts=(1, 4), pause_s=0.3)
+    await elapse(LANDED_S)
+    world.faults.heal()
+    supplies = [instance.service.local_counters.get(NAME) for instance in world.instances]
+    highest = max((supply.allocator.shards.present.seen if supply else 0) for supply in supplies)
+    if highest:  # else nobody could know
+        there = rng.randrange(highest)
+        table.set_by_hand(NAME, next=there, mark=there)
+        await elapse(world.limits.runway + 3 * POLL_S)
+        cold = await world.begin()
+        for _ in range(3):
+            await world.ask("cold", cold, count=rng.choice((1, 30)))
+        for instance in world.serving:
+            await world.ask("warm", instance)
+        table.repair(NAME, "repaired")
+    await world.finish()
+    world.check(need_max=30)
+
+
 async def outage(world: World) -> None:
     """The store goes away twice: shorter than the runway, which nobody notices, and for longer."""
     rng, faults = world.rng, world.faults
@@ -691,6 +719,7 @@ SCENARIOS: dict[str, Scenario] = {  # those of `tests.simulation.strict` join it
     "turmoil": turmoil,
     "rolling": rolling,
     "restored": restored,
+    "rewound": rewound,
     "outage": outage,
     "operated": operated,
     "taken_over": taken_over,

@@ -1,0 +1,178 @@
+"""The looks at the catalogue: what they cost, and what they see of a store that went back."""
+
+import asyncio
+from collections import Counter as Tally
+
+import pytest
+
+from idservice import errors
+from idservice.allocation.catalogue_watch import POLL_S, POSITIONS_MAX, CatalogueWatcher
+from idservice.allocation.context import Limits
+from idservice.allocation.local_state import LocalState
+from idservice.allocation.service import Service
+from idservice.catalogue.changes import Configure
+from idservice.stores.records import Counter, Position
+from tests.simulation.loop import elapse, run
+from tests.simulation.serving import elsewhere, serving, table
+from tests.simulation.store import SimStore, Table
+
+RUNWAY_S = Limits().runway
+
+
+def watcher_of(service: Service) -> CatalogueWatcher:
+    assert service._catalogue is not None
+    return service._catalogue
+
+
+# --- positions ------------------------------------------------------------------------------------
+
+
+def put_back(data: Table, shard: int, *, to: int) -> None:
+    """As an older copy of the item, written over it."""
+    data.set_by_hand("orders", shard, next=to, mark=to)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("how", ["put back", "deleted", "ill-formed", "closed by another"])
+def test_an_idle_counter_notices_what_was_done_to_its_position(how: str, shards: int) -> None:
+    async def main() -> None:
+        data = table(shards=shards)
+        async with serving(data) as service:
+            local = await service.local_counter("orders")
+            for _ in range(3):
+                await local.next_id()
+            [shard] = [each.layout.shard for each in local.allocator.shards if each.seen]
+            match how:
+                case "put back":
+                    put_back(data, shard, to=0)
+                case "deleted":
+                    del data.positions["orders", shard]
+                case "ill-formed":
+                    data.set_by_hand("orders", shard, next=41.5)
+                case "closed by another":
+                    entry = data.entries["orders"]
+                    data.close_gone_back(entry, entry.epoch, shard)
+            await elapse(RUNWAY_S + 2 * POLL_S)
+            assert local.state is LocalState.SUSPECT
+            assert local.take() is None
+            if how == "put back":  # and no command is granted them either
+                assert data.positions["orders", shard].epoch.startswith("gone-back:")
+
+    run(main())
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_position_as_it_was_left_raises_no_suspicion(strict: bool) -> None:
+    async def main() -> None:
+        data = table(strict=strict)
+        async with serving(data) as first, serving(data, seed=2) as second:
+            for service in (first, second, first, second):
+                await (await service.local_counter("orders")).next_batch(50)
+            await elsewhere(data, Configure(runway=7.0))
+            await elapse(5 * RUNWAY_S)
+            await elsewhere(data, Configure(limit=10_000))
+            await elapse(5 * RUNWAY_S)
+            for service in (first, second):
+                local = service.local_counters["orders"]
+                assert local.state is LocalState.SERVING
+                assert not local.reading().gaps.get("went_back")
+
+    run(main())
+
+
+class Tallied(SimStore):
+    """Counts the reads of each position."""
+
+    def __init__(self, *rest: object) -> None:
+        super().__init__(*rest)  # type: ignore[arg-type]
+        self.reads: Tally[str] = Tally()
+
+    async def position(self, counter: Counter, shard: int = 0) -> Position | None:
+        self.reads[counter.name] += 1
+        return await super().position(counter, shard)
+
+
+@pytest.mark.parametrize(
+    ("used", "idle", "turn_s"),
+    [(1, 0, RUNWAY_S), (60, 0, RUNWAY_S), (5, 500, RUNWAY_S), (600, 0, 2 * RUNWAY_S)],
+)
+def test_each_position_has_its_turn_and_no_more(used: int, idle: int, turn_s: float) -> None:
+    names = [f"n{number}" for number in range(used + idle)]
+
+    async def main() -> None:
+        async with serving(table(*names), store=Tallied) as service:
+            store = service.store
+            assert isinstance(store, Tallied)
+            for name in names:
+                local = await service.local_counter(name)
+                if name in names[:used]:
+                    await local.next_id()
+            await elapse(RUNWAY_S + 2 * POLL_S)  # a first turn, of the counters in use by then
+            store.reads.clear()
+            await elapse(3 * turn_s)
+            assert set(store.reads) == set(names[:used])
+            assert set(store.reads.values()) <= {2, 3, 4}
+            looks = 3 * turn_s / (0.85 * POLL_S)
+            assert store.reads.total() <= looks * POSITIONS_MAX
+
+    run(main())
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["another", "older"])
+def test_a_store_that_was_replaced_is_refused_at_the_next_look(how: str) -> None:
+    async def main() -> None:
+        data = table("orders", "tickets")
+        async with serving(data) as service:
+            local = await service.local_counter("orders")
+            await local.next_id()
+            await elsewhere(data, Configure(runway=7.0), name="tickets")
+            await elapse(2 * POLL_S)
+            if how == "another":
+                data.identity = "another"
+            else:
+                data.revision -= 1
+            await elapse(POLL_S)
+            assert local.take() is None
+            with pytest.raises(errors.StoreReplaced):
+                await local.next_id()
+            assert not service.health.up
+
+    run(main())
+
+
+# --- what a look costs ----------------------------------------------------------------------------
+
+
+def test_a_look_that_finds_nothing_new_goes_through_no_counter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    surveys = []
+    survey = CatalogueWatcher._survey
+
+    def counted(self: CatalogueWatcher) -> None:
+        surveys.append(asyncio.get_running_loop().time())
+        survey(self)
+
+    monkeypatch.setattr(CatalogueWatcher, "_survey", counted)
+
+    async def main() -> None:
+        data = table("orders", "tickets")
+        async with serving(data) as service:
+            await (await service.local_counter("orders")).next_id()
+            await elapse(60.0)
+            assert len(surveys) == 1
+            await (await service.local_counter("tickets")).next_id()
+            await elapse(60.0)
+            assert len(surveys) == 2
+            await elsewhere(data, Configure(runway=100.0))
+            await elapse(60.0)
+            assert len(surveys) == 3
+            assert watcher_of(service).age.most == 200.0
+            await elsewhere(data, Configure(runway=30.0))
+            await elapse(60.0)
+            assert watcher_of(service).age.most == 60.0
+
+    run(main())
