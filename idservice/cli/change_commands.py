@@ -17,7 +17,7 @@ from idservice.core.timeouts import stale_after
 from idservice.observability import logs
 from idservice.server import settings
 from idservice.stores import open_store
-from idservice.stores.address import SQLiteAddress, parse
+from idservice.stores.address import parse
 from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import ACTIVE, SUSPENDED, Counter, check_name
 
@@ -93,14 +93,14 @@ async def move(arguments: argparse.Namespace) -> None:
 
 
 def _address(to: str) -> str:
-    """Return the address of the new store, valid from any folder. Raises Usage."""
+    """Return the address of the new store, valid in any folder and environment. Raises Usage."""
     address = parse(to, flag="--to")
     if isinstance(address, ServiceAddress):
         raise errors.Usage(
             why=f"--to is {to!r}; it must be sqlite:PATH or"
             " dynamodb:TABLE[?region=REGION&endpoint=URL]"
         )
-    return str(address.resolved() if isinstance(address, SQLiteAddress) else address)
+    return str(address.resolved())
 
 
 async def fence(arguments: argparse.Namespace) -> None:

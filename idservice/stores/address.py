@@ -1,7 +1,7 @@
 """The address of a store: `sqlite:PATH`, `dynamodb:TABLE[?region=…&endpoint=…]`, or a service."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -60,6 +60,13 @@ class DynamoAddress:
                 " path or a query"
             )
         return cls(table, region, endpoint)
+
+    def resolved(self) -> "DynamoAddress":
+        """Return the address that means the same table in every environment. Its endpoint may still
+        depend on AWS_ENDPOINT_URL."""
+        from idservice.stores.dynamodb.region import named_region
+
+        return replace(self, region=self.region or named_region())
 
     def __str__(self) -> str:
         query = [f"region={self.region}"] if self.region else []

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -432,7 +433,7 @@ async def test_looks_that_are_answered_keep_a_table_recognised(
         async def denied(self: Any) -> None:
             raise errors.StoreUnready(store="ids", why="tables are not described now")
 
-        monkeypatch.setattr(dynamodb_table.Table, "verify", denied)
+        monkeypatch.setattr(dynamodb_table.Table, "_description", denied)
         for _ in range(10):
             clocks.paused_s += 4.0
             await store.revision()
@@ -639,17 +640,90 @@ async def test_a_source_of_credentials_that_is_away_may_be_waited_for(
     assert raised.value.waiting_helps
 
 
-async def test_no_region_is_told_and_aws_region_is_one(
-    backend: Dynamo, monkeypatch: pytest.MonkeyPatch
+REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION", "the AWS profile")
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Name regions, in the order of REGIONS; None names none."""
+
+    def said(*regions: str | None) -> None:
+        for name, region in zip(REGIONS[:2], regions, strict=False):
+            monkeypatch.delenv(name, raising=False)
+            if region is not None:
+                monkeypatch.setenv(name, region)
+        profile = tmp_path / "config"
+        profile.write_text("[default]\n" + (f"region = {regions[2]}\n" if regions[2] else ""))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(profile))
+
+    return said
+
+
+def differing(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings that two sources of the region differ."""
+    told = [one for one in caplog.records if getattr(one, "action", "") == "regions_differ"]
+    return [one.message for one in told]
+
+
+async def test_no_region_is_told_and_any_source_of_one_will_do(
+    backend: Dynamo, say: Callable[..., None]
 ) -> None:
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
-    address = f"{backend.table}?endpoint={backend.url}"
-    async with DynamoStore(DynamoAddress.parse(address)) as store:
+    address = DynamoAddress.parse(f"{backend.table}?endpoint={backend.url}")
+    async with DynamoStore(address) as store:
+        say(None, None, None)
         with pytest.raises(errors.StoreUnready, match="no region is known") as raised:
             await store.verify()
         assert not raised.value.waiting_helps
-        monkeypatch.setenv("AWS_REGION", engines.REGION)
+        say(engines.REGION, None, None)
         assert await store.init(default())
+    for named in ((None, engines.REGION, None), (None, None, engines.REGION)):
+        say(*named)
+        async with DynamoStore(address) as store:
+            await store.verify()
+
+
+@pytest.mark.parametrize(
+    ("regions", "used", "warned"),
+    [
+        (("eu-central-1", None, "us-east-1"), "eu-central-1", ["the AWS profile"]),
+        (("eu-central-1", "us-west-2", "us-east-1"), "eu-central-1", list(REGIONS[1:])),
+        ((None, "eu-central-1", "us-east-1"), "eu-central-1", ["the AWS profile"]),
+        (("eu-central-1", "us-east-1", None), "eu-central-1", ["AWS_DEFAULT_REGION"]),
+        (("eu-central-1", "eu-central-1", "eu-central-1"), "eu-central-1", []),
+        (("", "", "us-east-1"), "us-east-1", []),
+    ],
+)
+async def test_the_environment_names_the_region_before_a_profile_does(
+    regions: tuple[str | None, ...],
+    used: str,
+    warned: list[str],
+    say: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    say(*regions)
+    denied = error("AccessDeniedException")
+    async with (
+        serving(denied) as server,
+        DynamoStore(DynamoAddress.parse(f"ids?endpoint={server.url}")) as store,
+    ):
+        with pytest.raises(errors.StoreUnready, match=f"in region {used} "):
+            await store.init(default())
+    assert DynamoAddress("ids").resolved() == DynamoAddress("ids", used)
+    warnings = differing(caplog)
+    said = [source for text in warnings for source in REGIONS if f"and {source} says" in text]
+    assert said == [*warned, *warned]  # by `init` before anything is made, and by `resolved`
+
+
+async def test_a_region_in_the_address_is_the_last_word(
+    say: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    say("eu-central-1", "us-west-2", "us-east-1")
+    async with serving(error("AccessDeniedException")) as server:
+        address = f"ids?region=eu-north-1&endpoint={server.url}"
+        async with DynamoStore(DynamoAddress.parse(address)) as store:
+            with pytest.raises(errors.StoreUnready, match="in region eu-north-1"):
+                await store.verify()
+    assert differing(caplog) == []
 
 
 async def test_a_refusal_is_logged_once_in_aws_s_own_words(

@@ -6,7 +6,6 @@ reservation burns a range, and a refusal of the second attempt hides that the fi
 
 import asyncio
 import logging
-import os
 import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -24,6 +23,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NoConnectionError
 
 from idservice import errors
+from idservice.stores.dynamodb.region import named_region
 
 log = logging.getLogger("idservice.store")
 
@@ -170,8 +170,7 @@ class DynamoClient:
         from aiobotocore.config import AioConfig
 
         session: Any = aioboto3.Session()
-        # AWS's containers set AWS_REGION, which this library alone does not read.
-        region = self._region or session.region_name or os.environ.get("AWS_REGION")
+        region = self._region or named_region()
         if not region:
             raise NoRegionError
         self.region = region
@@ -304,7 +303,7 @@ def _why_not_open(error: Exception) -> tuple[str, bool]:
     """Return why no client could be made and what to do, and True if waiting helps."""
     match error:
         case NoRegionError():
-            why = "no region is known: add ?region=REGION to the address, or set AWS_DEFAULT_REGION"
+            why = "no region is known: add ?region=REGION to the address, or set AWS_REGION"
             return why, False
         case NoCredentialsError():
             why = "no AWS credentials were found: give the process a role, or set"

@@ -166,7 +166,7 @@ class DynamoStore:
     async def revision(self) -> int:
         action, head = "reading the catalogue", {items.KEY: {"S": items.HEAD}}
         try:
-            await self._tables.own.look(self._table.verify)
+            await self._tables.own.look(self._table.look)
             found = items.number((await self._get(self._name, head, action) or {}).get("revision"))
             if found is None:
                 raise errors.NotApplied(store=self.address, action=action, why=items.NO_HEAD)

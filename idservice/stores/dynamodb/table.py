@@ -74,16 +74,16 @@ class TableIdentity:
         self._settled, self._heard = invalidations, asked_at
 
     async def look(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Recognise it by `check`, without waiting for long: tables are described by another
-        service than serves their items. Raises StoreReplaced."""
+        """Invalidate it if `check` raises StoreReplaced, and raise that too. Do not wait for long:
+        tables are described by another service than serves their items, and those go on."""
         try:
             async with asyncio.timeout(LOOK_MAX_S):
-                await self.recognise(check)
+                await check()
         except errors.StoreReplaced:
             self.invalidate()
             raise
         except (errors.StoreError, TimeoutError):
-            pass  # heard of all the same, if it answers what is asked next
+            pass
 
     async def ensure(self, check: Callable[[], Awaitable[None]]) -> None:
         """Recognise it by `check` if that is due."""
@@ -148,6 +148,12 @@ class Table:
         self._known = found
         if item and not item.get("table_id") and table.get("TableId"):  # removed by hand
             await self._remember(table["TableId"])
+
+    async def look(self) -> None:
+        """Compare the table's id with the one at the last `verify`. Raises StoreUnready."""
+        table, known = await self._description() or {}, self._known
+        if known is not None and table.get("TableId", known[1]) != known[1]:
+            self._refuse([description.another(self.client)])
 
     def _refuse(self, findings: Iterable[Finding], table: Answer | None = None) -> None:
         """Raise the first fault: of what DescribeTable said of `table`, else of the identity."""
