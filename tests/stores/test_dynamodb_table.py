@@ -399,25 +399,36 @@ async def test_a_table_replaced_in_a_pause_grants_nothing_afterwards(
 
 
 @pytest.mark.needs_engine
-async def test_a_grant_that_came_after_a_pause_is_burnt_if_the_table_is_another(
+@pytest.mark.parametrize(("before_s", "meanwhile_s"), [(0.0, 6.0), (3.0, 3.0)])
+@pytest.mark.parametrize("operation", ["UpdateItem", "GetItem"])
+async def test_an_answer_that_came_after_a_silence_is_not_believed_of_another_table(
     dynoxide: Dynamo,
     in_use: tuple[DynamoStore, Any],
     clocks: Clocks,
     monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    before_s: float,
+    meanwhile_s: float,
 ) -> None:
     store, client = in_use
     counter = await store.counter("default")
     assert counter is not None
     real = dynamodb_client.DynamoClient.call
 
-    async def paused(self: Any, operation: str, *rest: Any, **request: Any) -> Any:
-        if operation == "UpdateItem" and not clocks.paused_s:
-            clocks.paused_s = 6.0  # between the check of the table and the request
+    async def paused(self: Any, asked: str, *rest: Any, **request: Any) -> Any:
+        if asked == operation and clocks.paused_s == before_s:
+            clocks.paused_s += meanwhile_s  # between the check of the table and the request
             recreate(client, dynoxide.table)
-        return await real(self, operation, *rest, **request)
+        return await real(self, asked, *rest, **request)
 
+    clocks.paused_s = before_s
     monkeypatch.setattr(dynamodb_client.DynamoClient, "call", paused)
-    with pytest.raises(errors.OutcomeUnknown, match="recreated or restored"):
+    if operation == "GetItem":
+        await store.entry("default")
+        expected: type[Exception] = errors.NotApplied
+    else:
+        expected = errors.OutcomeUnknown
+    with pytest.raises(expected, match="recreated or restored"):
         await store.reserve(counter, count=10, seen=0, room=1000)
 
 

@@ -7,9 +7,11 @@ proves that nothing was applied, and CallUnanswered for everything else, which p
 A reservation is one UpdateItem. When its condition fails, DynamoDB returns the item as it was, so
 the reason needs no second read. A change writes the entry and the catalogue's revision in one
 transaction, so an instance that sees the old revision has the old entries.
-`table` creates the table and recognises it by its id. TableIdentity makes every request wait for
-that check after something was not found, or after 30 s without an answer: a table that was deleted
-and restored under its name has older positions. `description` and `examine` have the checks that
+`table` creates the table and recognises it by its id, at every look at the catalogue. TableIdentity
+makes every request wait for that check after something was not found, after a look without an
+answer, and after 5 s in which the table was not heard of: a table that was deleted and restored
+under its name has older positions. `region` finds the region that an address leaves out.
+`description` and `examine` have the checks that
 `verify` and `doctor` share. `adopt` takes over the item of an existing endpoint, which goes on
 counting in it until the adoption is finished.
 """

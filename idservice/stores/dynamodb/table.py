@@ -58,8 +58,9 @@ class TableIdentity:
         self._invalidations += 1
 
     def answered(self, asked_at: Moment) -> None:
-        """Note that it answered as itself what was asked at that moment."""
-        if self._heard is not None:
+        """Note that it answered what was asked at that moment. After a silence the answer does not
+        tell which table gave it."""
+        if self._heard is not None and not self._is_due:
             self._heard = max(self._heard, asked_at)
 
     def unanswered(self) -> None:
@@ -73,12 +74,15 @@ class TableIdentity:
         await check()
         self._settled, self._heard = invalidations, asked_at
 
-    async def look(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Invalidate it if `check` raises StoreReplaced, and raise that too. Do not wait for long:
-        tables are described by another service than serves their items, and those go on."""
+    async def look(self, check: Callable[[], Awaitable[bool]]) -> None:
+        """Take note of a `check` that returns True if it is the same table. Invalidate it if that
+        raises StoreReplaced, and raise that too. Do not wait for long: tables are described by
+        another service than serves their items, and those go on."""
+        asked_at = now()
         try:
             async with asyncio.timeout(LOOK_MAX_S):
-                await check()
+                if await check() and self._heard is not None:
+                    self._heard = max(self._heard, asked_at)
         except errors.StoreReplaced:
             self.invalidate()
             raise
@@ -149,11 +153,15 @@ class Table:
         if item and not item.get("table_id") and table.get("TableId"):  # removed by hand
             await self._remember(table["TableId"])
 
-    async def look(self) -> None:
-        """Compare the table's id with the one at the last `verify`. Raises StoreUnready."""
-        table, known = await self._description() or {}, self._known
-        if known is not None and table.get("TableId", known[1]) != known[1]:
+    async def look(self) -> bool:
+        """Return True if the table has the same id as at the last `verify`, False if that is not
+        told. Raises StoreUnready."""
+        found = (await self._description() or {}).get("TableId")
+        if self._known is None or found is None:
+            return False
+        if found != self._known[1]:
             self._refuse([description.another(self.client)])
+        return True
 
     def _refuse(self, findings: Iterable[Finding], table: Answer | None = None) -> None:
         """Raise the first fault: of what DescribeTable said of `table`, else of the identity."""
