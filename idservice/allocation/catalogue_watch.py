@@ -72,8 +72,9 @@ class CatalogueWatcher:
         try:
             async with asyncio.timeout(LOOK_MAX_S):
                 revision = await self._store.revision()
-                self._check_risen(revision)
-                if revision != self._revision:
+                if revision < (self._revision or 0):
+                    self._replaced(self._went_back_to(revision))
+                elif revision != self._revision:
                     await self._read_entries()
         except errors.StoreReplaced as error:
             health.failed(error)
@@ -100,12 +101,11 @@ class CatalogueWatcher:
         self._set_timer()
         self._find_standing()
 
-    def _check_risen(self, revision: int) -> None:
-        """Raise StoreReplaced if the revision, which only rises, is lower than at the last look."""
-        if revision < (self._revision or 0):
-            why = f"its catalogue went back from revision {self._revision} to {revision}; {BEHIND}"
-            why += ". Start the instances again afterwards"
-            raise errors.StoreReplaced(store=self._store.address, why=why)
+    def _went_back_to(self, revision: int) -> errors.StoreReplaced:
+        """Return the error of a revision, which only rises, that is lower than at the last look."""
+        why = f"its catalogue went back from revision {self._revision} to {revision}; {BEHIND}"
+        why += ". Start the instances again afterwards"
+        return errors.StoreReplaced(store=self._store.address, why=why)
 
     async def _read_entries(self) -> None:
         names = iter(tuple(self._local_counters))
@@ -165,7 +165,7 @@ class CatalogueWatcher:
             if not self._to_compare or len(due) == POSITIONS_MAX:
                 break
             local = self._local_counters.get(self._to_compare.popleft())
-            if local is not None and local.has_reserved:
+            if local is not None and local.has_reserved():
                 due.append(local)
         return due
 

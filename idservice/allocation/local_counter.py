@@ -263,18 +263,17 @@ class LocalCounter:
         self._distrust(error)
         return "suspect"
 
-    @property
     def has_reserved(self) -> bool:
-        """True if it serves, and this instance has reserved ids in the present epoch."""
+        """Return True if it serves, and this instance has reserved ids in the present epoch."""
         reserved = any(shard.seen for shard in self.allocator.shards)
         return reserved and self.state is LocalState.SERVING
 
     async def compare_position(self) -> None:
         """Compare the positions with this instance's reservations. They may have been moved back,
         and while no ids are needed no reservation would notice it."""
-        counter, shards = self.counter, self.allocator.shards
-        found = await position_check.compare(self._context.store, counter, shards)
-        if found is not None and self.has_reserved:
+        counter, store, shards = self.counter, self._context.store, self.allocator.shards
+        found = await position_check.compare(store, counter, shards, serving=self.has_reserved)
+        if found is not None and self.has_reserved():
             self.on_mismatch(*found, counter)
 
     def on_refusal(self, error: errors.IdserviceError | None) -> None:

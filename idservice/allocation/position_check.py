@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -41,13 +41,14 @@ async def ask(
 
 
 async def compare(
-    store: IdStore, counter: Counter, shards: Shards
+    store: IdStore, counter: Counter, shards: Shards, *, serving: Callable[[], bool]
 ) -> tuple[errors.NotApplied, MismatchAnswer] | None:
     """Return what is wrong with the positions that this instance has reserved ids on, and the
-    answer to `ask`. None if nothing is, or if the store does not tell. Raises nothing."""
+    answer to `ask`. None if nothing is, if the store does not tell, or if the instance no longer is
+    `serving`: a stop gives ids back, which lowers a position. Raises nothing."""
     for shard, seen in [(each.layout.shard, each.seen) for each in shards if each.seen]:
         error = await _wrong(store, counter, shard, seen)
-        if error is not None:
+        if error is not None and serving():
             return error, await ask(store, counter, error, shard)
     return None
 
