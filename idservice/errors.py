@@ -243,6 +243,14 @@ class PositionMissing(NotApplied):
     retryable = False
 
 
+class ItemUnusable(PositionMissing):
+    text = (
+        "Counter {name!r} in {store} cannot be fenced: the item that it was adopted from is "
+        "missing, or its value is not a whole number ({item}). Put it right in that table, with a "
+        "number above every id in use, and run the same command again."
+    )
+
+
 class EpochChanged(NotApplied):
     text = (
         "The position of counter {name!r} in {store} has the epoch {found!r}, not {epoch!r}. If "

@@ -31,7 +31,7 @@ from idservice.core import epoch as epochs
 from idservice.core.timeouts import backoff
 from idservice.stores.at_once import for_each
 from idservice.stores.protocol import CatalogueStore
-from idservice.stores.records import Counter, Intent, ShardState
+from idservice.stores.records import VALUE, Counter, Intent, ShardState
 
 log = logging.getLogger("idservice.change")
 
@@ -183,7 +183,7 @@ class EpochChanger:
 
     async def _seal_shards(self, work: _Work) -> bool:
         intent = work.intent
-        vouched = work.past is not None or (intent.kind == "fence" and not intent.ahead)
+        vouched = work.past is not None or (intent.fences and not intent.ahead)
         seal = partial(self._seal, work.entry, intent, vouched=vouched)
         work.found = await for_each(rules.to_seal(work.entry), seal)
         self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
@@ -210,7 +210,7 @@ class EpochChanger:
     async def _conclude(self, work: _Work) -> bool:
         entry, intent = work.entry, work.intent
         after = rules.done(entry)
-        if intent.kind == "fence":
+        if intent.fences:
             after = await self._call(self._store.with_table_identity(after))
         if not await self._call(self._store.rewrite(entry, after)):
             return False
@@ -266,10 +266,14 @@ class EpochChanger:
         It need not be readable if an operator vouches for the ids that it granted, or if it is new.
         """
         stand = await self._call(self._store.shard_state(entry, shard))
-        vouched = vouched and entry.adopted is None  # an adopted item is never created
-        if shard >= entry.shards or vouched or (stand and stand.reserved is not None):
+        if shard >= entry.shards or (stand and stand.reserved is not None):
             return stand
         about = {"store": self._store.address, "name": entry.name}
+        if vouched:
+            adopted = entry.adopted
+            if adopted is None or (stand is not None and adopted.attribute != VALUE):
+                return stand
+            raise errors.ItemUnusable(**about, item=adopted)  # which is never created
         if stand is None:
             raise errors.PositionMissing(**about)
         raise errors.PositionIllFormed(**about, why="its next or mark is not a whole number")

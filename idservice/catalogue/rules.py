@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from idservice.catalogue.changes import Change
 from idservice.core.epoch import base_of, epoch_name, first_free, ordinal_on
-from idservice.stores.records import Counter, ShardState
+from idservice.stores.records import FINISH, Counter, ShardState
 
 
 def begun(
@@ -32,6 +32,10 @@ def begun(
     ordinal = max(entry.ordinal, *(ordinal_on(stand.epoch) for stand in found if stand), 0) + 1
     epoch = epoch_name(ordinal, f"{random.getrandbits(64):016x}")
     intent = change.intent(entry, free, epoch)
+    item = found[0] if entry.adopted is not None else None
+    if intent.fences and item is not None and (item.off or item.reserved is None):
+        # The old endpoint cannot count in it, or its last id is not known: the adoption ends.
+        intent = replace(intent, kind=FINISH)
     revoked = entry.ordinal if change.revokes(entry, intent) else entry.revoked
     return replace(entry, intent=intent, revoked=revoked, rev=entry.rev + 1)
 

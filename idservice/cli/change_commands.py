@@ -103,7 +103,7 @@ def _address(to: str) -> str:
     return str(address.resolved())
 
 
-async def fence(arguments: argparse.Namespace) -> None:
+async def fence(arguments: argparse.Namespace) -> int:
     """Open new epochs above every id that may be in use."""
     if (arguments.name is None) != arguments.all:
         raise errors.Usage(why="fence needs either the name of a counter or --all")
@@ -124,16 +124,24 @@ async def fence(arguments: argparse.Namespace) -> None:
         changer = _changer(arguments, store)
         if arguments.name is not None:
             await _change_one(changer, arguments.name, _signed(arguments, change))
-            return
+            return 0
+        left = []
         for entry in await store.counters():
             try:
                 await _change_one(changer, entry.name, _signed(arguments, change))
             except (errors.PositionMissing, errors.PositionIllFormed) as error:
                 # Its position grants no ids, in any store.
                 print(f"idservice: left as it is: {error}", file=sys.stderr)
+                left.append(entry.name)
         # Last: earlier, a crash half-way would unlock the other counters.
         await with_catalogue(store).accept_identity()
         print(f"{store.address} is accepted as the right store; restart its instances")
+        if left:
+            print(
+                f"idservice: not fenced, and without ids until that is done: {', '.join(left)}",
+                file=sys.stderr,
+            )
+        return 1 if left else 0
 
 
 async def _change(arguments: argparse.Namespace, change: changes.Change) -> None:
@@ -163,7 +171,9 @@ async def _change_one(changer: EpochChanger, name: str, change: changes.Change) 
         runway = "" if after.runway is None else f", runway {after.runway:g} s"
         print(f"counter {name}: {_summary(after)}, limit {after.limit}{runway}")
     else:
-        print(f"counter {name}: {_summary(after)}")
+        ended = isinstance(change, changes.Fence) and before.adopted and not after.adopted
+        old = "; its adoption is ended, so the old endpoint counts no more" if ended else ""
+        print(f"counter {name}: {_summary(after)}{old}")
 
 
 def _summary(entry: Counter) -> str:

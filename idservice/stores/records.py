@@ -83,6 +83,11 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return self.kind == FINISH
 
     @property
+    def fences(self) -> bool:
+        """Return True if it is a fence, which may also end an adoption; see `rules.begun`."""
+        return self.kind == "fence" or (self.ends_adoption and bool(self.floor or self.ahead))
+
+    @property
     def opens(self) -> bool:
         """Return True if ids are granted afterwards."""
         return self.state == ACTIVE
@@ -220,11 +225,15 @@ class Loan:
 
 
 class ShardState(msgspec.Struct, frozen=True):
-    """A shard as a change finds it; None stands for an attribute that cannot be read."""
+    """A shard as a change finds it; None stands for an attribute that cannot be read.
+
+    `off` says that the old endpoint of an adopted item cannot count in it: its value is no number.
+    """
 
     epoch: str | None
     next: int | None
     mark: int | None
+    off: bool = False
 
     @property
     def reserved(self) -> int | None:

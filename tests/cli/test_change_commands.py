@@ -117,6 +117,19 @@ def test_a_deleted_counter_is_gone_and_its_name_goes_on_above(run: Run) -> None:
     assert run("next", "orders").out == "10\n"
 
 
+def test_a_counter_that_fence_all_leaves_is_told_and_is_a_failure(run: Run) -> None:
+    with sqlite3.connect("idservice.db") as database:
+        database.execute("DELETE FROM position WHERE counter = 'orders'")
+    said = run("fence", "--all", "--ahead", "50")
+    assert said.code == 1
+    assert "counter default: active, epoch 2, ids from 50" in said.out
+    assert "left as it is" in said.err
+    assert "not fenced, and without ids until that is done: orders" in said.err
+    assert "`idservice fence orders --past N`" in said.err
+    assert run("fence", "orders", "--past", "99").code == 0
+    assert run("fence", "--all", "--ahead", "50").code == 0
+
+
 def test_fence_goes_past_a_number_or_ahead(run: Run) -> None:
     assert run("fence", "orders", "--past", "99").out == (
         "counter orders: active, epoch 2, ids from 100\n"

@@ -1,11 +1,15 @@
 """Fencing on DynamoDB: an adopted item is never lowered, and a recreated table is accepted last."""
 
+from typing import Any
+
 import pytest
+from botocore.exceptions import ClientError
 from msgspec.structs import replace
 
 from idservice import errors
+from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.changes import Change, Configure, Delete, Fence, SetNext
+from idservice.catalogue.changes import Change, Configure, Delete, Fence, FinishAdoption, SetNext
 from idservice.catalogue.counters import new_counter
 from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
@@ -111,6 +115,102 @@ async def test_a_missing_adopted_item_is_not_created_by_a_fence(
     legacy.client.delete_item(TableName=legacy.table, Key=legacy.typed)
     with pytest.raises(errors.PositionMissing):
         await change(store, "donations", Fence(past=1000))
+
+
+# --- an adopted counter of which only a part was restored -----------------------------------------
+
+
+def entry_of(client: Any, table: str) -> Any:
+    key = {"pk": {"S": "entry:donations"}}
+    return client.get_item(TableName=table, Key=key, ConsistentRead=True)["Item"]
+
+
+def old_endpoint_is_off(legacy: Legacy) -> bool:
+    with pytest.raises(ClientError):
+        legacy.next("old")
+    return legacy.item()[legacy.value].keys() == {"S"}
+
+
+@pytest.mark.parametrize(("fence", "first"), [(Fence(past=999), 1000), (Fence(ahead=7), 53)])
+@pytest.mark.parametrize("returns", ["old", "new"])
+async def test_a_fence_ends_an_adoption_that_a_restored_entry_does_not_know_ended(
+    backend: Dynamo, store: DynamoStore, legacy: Legacy, returns: str, fence: Fence, first: int
+) -> None:
+    await store.create(await wanted(store, legacy, returns))
+    copy = entry_of(legacy.client, backend.table)
+    finished = await change(store, "donations", FinishAdoption())
+    got = await ids_of(store, finished, 5)
+    legacy.client.put_item(TableName=backend.table, Item=copy)
+    before = await store.counter("donations")
+    assert before is not None
+    with pytest.raises(errors.EpochChanged, match="fence donations --past N"):
+        await ids_of(store, before, 1)
+    fenced = await change(store, "donations", fence)
+    assert fenced.home == before.adopted
+    [id] = await ids_of(store, fenced, 1)
+    assert id == (first if fence.past else first + before.base + (returns == "new"))
+    assert id > got[-1]
+    assert old_endpoint_is_off(legacy)
+    assert await change(store, "donations", FinishAdoption()) == fenced
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"counterValue": "41"},
+        {},
+        {"counterValue": 41},
+        {"counterValue": 41, "mark": 41, "rev": 0},
+        {"counterValue": 41, "mark": "41", "rev": 0, "epoch": "1.a"},
+    ],
+    ids=["a text", "no value", "put back by hand", "no epoch", "ill-formed mark"],
+)
+async def test_the_command_that_an_unreadable_adopted_item_advises_repairs_it(
+    store: DynamoStore, legacy: Legacy, spoilt: dict[str, Any]
+) -> None:
+    await store.create(await wanted(store, legacy))
+    legacy.put(**spoilt)
+    fenced = await change(store, "donations", Fence(past=999))
+    assert await ids_of(store, fenced, 1) == [1000]
+    if fenced.home is not None:
+        assert old_endpoint_is_off(legacy)
+    else:
+        assert legacy.next("old") == 1001
+
+
+async def test_an_operator_who_died_in_such_a_fence_leaves_what_an_instance_finishes(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    counter = await store.create(await wanted(store, legacy))
+    legacy.put(counterValue="spoilt")
+    found = [await store.shard_state(counter, 0)]
+    begun = rules.begun(counter, Fence(past=999), found, random)
+    assert await store.rewrite(counter, begun)
+    done = await EpochChanger(store, random=random, stale_s=0.0).carry_out("donations")
+    assert await ids_of(store, done, 1) == [1000]
+
+
+async def test_an_older_copy_of_a_finished_item_stays_off_after_a_fence(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    await store.create(await wanted(store, legacy))
+    copy = legacy.item()
+    await change(store, "donations", FinishAdoption())
+    legacy.client.put_item(TableName=legacy.table, Item=copy)
+    assert legacy.next("old") == 41, "until it is fenced"
+    fenced = await change(store, "donations", Fence(past=999))
+    assert await ids_of(store, fenced, 1) == [1000]
+    assert old_endpoint_is_off(legacy)
+
+
+async def test_a_fence_without_an_item_says_what_to_do_and_not_to_run_itself(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    await store.create(await wanted(store, legacy))
+    legacy.client.delete_item(TableName=legacy.table, Key=legacy.typed)
+    with pytest.raises(errors.ItemUnusable, match="Put it right in that table") as raised:
+        await change(store, "donations", Fence(past=1000))
+    assert "idservice fence" not in str(raised.value)
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ class Died(BaseException):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["unsent", "unheard"])
-@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("step", range(7))
 async def test_whoever_died_at_any_step_leaves_what_the_next_one_finishes(
     backend: Dynamo, store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch,
     step: int, after: bool,

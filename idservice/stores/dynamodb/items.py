@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from idservice.core.writer import Record
-from idservice.stores.records import VALUE, Adopted, Counter, Position, Writers
+from idservice.stores.records import VALUE, Adopted, Counter, Position, ShardState, Writers
 
 KEY = "pk"
 ENTRY = "entry:"
@@ -137,6 +137,15 @@ def position_in(item: Item, place: Place) -> Position:
         values[name] = value
     returned = ranges(item.get("returned"))
     return Position(values[place.value], values["mark"], values["rev"], epoch, returned)
+
+
+def shard_state_in(item: Item, place: Place, counter: Counter) -> ShardState:
+    """Return the shard in an item. Its adoption may have ended while the entry, restored from an
+    older copy, does not know it."""
+    value = place_in(item, place, counter).value
+    off = counter.adopted is not None and value != VALUE and number(item.get(value)) is None
+    next, mark = number(item.get(VALUE if off else value)), number(item.get("mark"))
+    return ShardState(string(item.get("epoch")), next, mark, off)
 
 
 def record_in(item: Item, writer: str) -> Record | None:

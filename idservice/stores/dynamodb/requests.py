@@ -237,10 +237,14 @@ def opened(place: Place, item: Item, seal: str, epoch: str) -> dict[str, Any]:
     if place.barred is not None:
         kept |= {name for name in item if not items.is_of_an_epoch(name)} | {place.barred}
     gone = {f"#x{at}": name for at, name in enumerate(sorted(set(item) - kept))}
-    change = "SET #v = :zero, #m = :zero, #e = :epoch ADD #r :one"
+    change, names = "SET #v = :zero, #m = :zero, #e = :epoch", dict(gone)
+    if place.barred is not None:  # an older copy of the item may have come back, with a number
+        change += ", #b = :barred"
+        names["#b"] = place.barred
+    change += " ADD #r :one"
     if gone:
         change += f" REMOVE {', '.join(gone)}"
-    return update(place, change, "#e = :seal", gone, epoch=epoch, seal=seal)
+    return update(place, change, "#e = :seal", names, epoch=epoch, seal=seal, barred=BARRED)
 
 
 def reopened(place: Place, seal: str, epoch: str, value: int) -> list[dict[str, Any]]:
@@ -264,17 +268,20 @@ def finished(
     """Return the writes that end an adoption, of which one applies.
 
     The old endpoint counts until the write that makes its value a text. The position is computed
-    from the value in the same write, so it includes the last id that the old endpoint took.
+    from the value in the same write, so it includes the last id that the old endpoint took. A value
+    that is no number, maybe such a text already, is left out of account.
     """
     base = counter.base  # of its index is the value, and of the new epoch's the id
     rest = "#e = :epoch, #v = :barred ADD #r :one REMOVE #l"
-    moved_back = (f"SET #n = :first, #m = :first, {rest}", "#e = :seal AND #v < :value")
+    first_of_all = f"SET #n = :first, #m = :first, {rest}"
+    moved_back = (first_of_all, "#e = :seal AND #v < :value")
+    off = (first_of_all, "#e = :seal AND NOT attribute_type(#v, :number)")
     # Every operand is the value as it was before the write.
     counted = (f"SET #n = #v + :base, #m = #v + :base, {rest}", "#e = :seal AND #v >= :value")
     return [
         update(
             place, change, condition, epoch=epoch, seal=seal, barred=BARRED, first=first,
-            base=base, value=max(0, first - base),
+            base=base, value=max(0, first - base), number="N",
         )
-        for change, condition in (moved_back, counted)
+        for change, condition in (off, moved_back, counted)
     ]  # fmt: skip

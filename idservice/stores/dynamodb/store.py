@@ -193,9 +193,7 @@ class DynamoStore:
         item = await self._get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
-        value = items.place_in(item, place, counter).value
-        next, mark = items.number(item.get(value)), items.number(item.get("mark"))
-        return ShardState(items.string(item.get("epoch")), next, mark)
+        return items.shard_state_in(item, place, counter)
 
     async def seal(self, counter: Counter, shard: int, found: ShardState | None, seal: str) -> None:
         place = items.place_of(counter, shard, self._name)
