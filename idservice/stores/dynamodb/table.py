@@ -148,7 +148,7 @@ class Table:
         self._refuse(description.check_identity(item, table, self.client))
         found = items.string((item or {}).get("id")), table.get("TableId")
         if self._known not in (None, found):  # made anew, or fenced as a restored one
-            self._refuse([description.another(self.client)])
+            self._refuse([description.another(self.client)], table)
         self._known = found
         if item and not item.get("table_id") and table.get("TableId"):  # removed by hand
             await self._remember(table["TableId"])
@@ -156,11 +156,12 @@ class Table:
     async def look(self) -> bool:
         """Return True if the table has the same id as at the last `verify`, False if that is not
         told. Raises StoreUnready."""
-        found = (await self._description() or {}).get("TableId")
+        table = await self._description() or {}
+        found = table.get("TableId")
         if self._known is None or found is None:
             return False
         if found != self._known[1]:
-            self._refuse([description.another(self.client)])
+            self._refuse([description.another(self.client)], table)
         return True
 
     def _refuse(self, findings: Iterable[Finding], table: Answer | None = None) -> None:
