@@ -17,7 +17,7 @@ from idservice.allocation.service import Service
 from idservice.allocation.strict import CALL_MAX_S, WRITERS_MAX
 from idservice.allocation.wait_queue import WINDOW_MAX_S, WaitQueue
 from idservice.core.gap_causes import GapCause
-from idservice.core.timeouts import BACKOFF_FIRST_S, BACKOFF_MAX_S
+from idservice.core.timeouts import BACKOFF_FIRST_S, BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.stores.records import Counter, Grant
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import answers_after, serving, table
@@ -273,7 +273,7 @@ def test_an_outage_that_ends_shortly_before_memory_is_empty_is_felt_by_nobody(se
 def test_tries_during_an_outage_are_few_spread_and_cost_no_runway_each() -> None:
     async def main() -> None:
         faults = Faults()
-        async with serving(table(), faults, limits=Limits(runway=20.0)) as service:
+        async with serving(table(), faults, limits=Limits(runway=20.0), seed=5) as service:
             supply = await service.local_counter("orders")
             await use(supply, rate=20, seconds=120.0)
             gone(faults)
@@ -888,6 +888,8 @@ def test_what_is_counted_adds_up_over_a_life() -> None:
                 answer = await outcome(supply, 1 + number % 9)
                 issued += len(answer) if isinstance(answer, list) else 0
                 await elapse(0.1)
+            faults.heal()
+            await elapse(REFILL_MAX_S)  # a request that is under way is counted when it ends
             reading = supply.reading()
             assert reading.issued == issued > 500
             assert reading.reserved == issued + reading.held
