@@ -176,17 +176,26 @@ class Service:
                 log.warning("%s", error, extra={"action": "counter_missing"})
 
     async def not_ready(self) -> str:
-        """Return why the next id of a declared counter cannot be served now; empty if it can."""
+        """Return why no declared counter can be served now; empty if one can.
+
+        A counter that an operator suspended, or that is used up, is so on every instance: were each
+        taken out of its balancer, nobody would serve the others.
+        """
         try:
             self.check_open()
-            for name in self.declared:
-                local = await self.local_counter(name)
-                local.recheck()  # without readiness no request comes that would do so
-                if (reason := local.unavailable_reason) is not None:
-                    return str(reason)
         except errors.IdserviceError as error:
             return str(error)
-        return ""
+        reasons = await asyncio.gather(*(self._not_served(name) for name in self.declared))
+        return "" if "" in reasons else next(iter(reasons), "")
+
+    async def _not_served(self, name: str) -> str:
+        """Return why the next id of a counter cannot be served now; empty if it can."""
+        try:
+            local = await self.local_counter(name)
+            local.recheck()  # without readiness no request comes that would do so
+            return str(local.unavailable_reason or "")
+        except errors.IdserviceError as error:
+            return str(error)
 
     async def _watch(self) -> None:
         """Ask a store that is down now and then: strict counters ask it only if a request comes."""

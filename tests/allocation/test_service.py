@@ -14,11 +14,12 @@ from idservice.allocation.catalogue_watch import POLL_S, POSITIONS_MAX
 from idservice.allocation.context import Limits
 from idservice.allocation.local_counter import SUSPECT_RECHECK_S
 from idservice.allocation.service import LOADING_MAX, Service
+from idservice.catalogue.changes import Configure
 from idservice.catalogue.counters import new_counter
 from idservice.core.timeouts import BACKOFF_MAX_S
-from idservice.stores.records import Grant
+from idservice.stores.records import SUSPENDED, Grant
 from tests.simulation.loop import VirtualLoop, elapse, run
-from tests.simulation.serving import answers_after, serving, table
+from tests.simulation.serving import answers_after, elsewhere, serving, table
 from tests.simulation.store import Faults, SimStore
 
 FOREVER = 10.0**9
@@ -278,10 +279,38 @@ def test_a_declared_counter_that_is_missing_is_told_and_others_are_served(
         async with serving(table(), declared=["missing", "orders"]) as service:
             await service.warm()
             assert await (await service.local_counter("orders")).next_id() == 0
+            assert await service.not_ready() == ""
+        async with serving(table(), declared=["missing"]) as service:
+            await service.warm()
             assert "missing" in await service.not_ready()
 
     run(main())
     assert "missing" in caplog.text
+
+
+@pytest.mark.parametrize("closed", ["suspended", "used up", "position lost"])
+def test_one_counter_that_is_closed_leaves_the_instance_ready_for_the_others(closed: str) -> None:
+    """BerriAI/litellm#34934: one of many decided for all, and every instance was taken out."""
+
+    async def main() -> None:
+        data = table("orders", "members", limit=5)
+        async with serving(data, declared=["orders", "members"]) as service:
+            match closed:
+                case "suspended":
+                    await elsewhere(data, Configure(state=SUSPENDED))
+                case "used up":
+                    await (await service.local_counter("orders")).next_batch(6)
+                case "position lost":
+                    del data.positions["orders", 0]
+            await service.warm()
+            with pytest.raises(errors.IdserviceError):
+                await (await service.local_counter("orders")).next_id()
+            assert await service.not_ready() == ""
+            assert await (await service.local_counter("members")).next_id() == 0
+            await (await service.local_counter("members")).next_batch(5)
+            assert await service.not_ready() != "", "nothing can be served any more"
+
+    run(main())
 
 
 def test_ready_as_long_as_there_are_ids_and_not_when_they_and_the_store_are_gone() -> None:
