@@ -69,7 +69,10 @@ def ask(url: str, target: str, *, timeout: float) -> tuple[int, str]:
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
         raise NoAnswer(url=url, why="the answer is not HTTP")
-    return int(words[1]), body.decode("utf-8", "replace")
+    whole = _whole(head, body)
+    if whole is None:
+        raise NoAnswer(url=url, why="the answer was cut off")
+    return int(words[1]), whole.decode("utf-8", "replace")
 
 
 def asked(url: str, target: str, *, timeout: float) -> str:
@@ -112,6 +115,31 @@ def detail(status: int, body: str) -> str:
         return f"{status}: {json.loads(body)['detail']}"
     except (ValueError, KeyError, TypeError):
         return f"{status}: {body[:200]}"
+
+
+def _whole(head: bytes, body: bytes) -> bytes | None:
+    """Return the body that the head announces; None if it is not there to its end."""
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    fields = {name.strip().lower(): value.strip().lower() for name, _, value in lines}
+    if fields.get(b"transfer-encoding") == b"chunked":  # by a proxy in between
+        return _unchunked(body)
+    length = fields.get(b"content-length", b"")
+    return body[: int(length)] if length.isdigit() and len(body) >= int(length) else None
+
+
+def _unchunked(body: bytes) -> bytes | None:
+    whole = b""
+    while True:
+        size, _, rest = body.partition(b"\r\n")
+        try:
+            length = int(size.partition(b";")[0], 16)
+        except ValueError:
+            return None
+        if not length:
+            return whole
+        if len(rest) < length + 2:
+            return None
+        whole, body = whole + rest[:length], rest[length + 2 :]
 
 
 def _connect(address: ServiceAddress, timeout: float) -> socket.socket:

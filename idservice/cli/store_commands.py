@@ -8,6 +8,7 @@ import asyncio
 import getpass
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -142,12 +143,16 @@ def show(arguments: argparse.Namespace) -> Any:
     if arguments.json:
         print(body)
         return 0
-    row = json.loads(body)
-    gaps = row.pop("gaps")
+    try:
+        row = json.loads(body)
+        causes = {cause: (int(gap["ids"]), gap["why"]) for cause, gap in row.pop("gaps").items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        why = f"{body[:80]!r} is not a counter as idservice shows it"
+        raise http_get.NoAnswer(url=arguments.url, why=why) from None
     _print_row(row)
-    print(f"{'gaps:':10} {sum(gap['ids'] for gap in gaps.values())} since this service started")
-    for cause, gap in gaps.items():
-        print(f"  {cause:10} {gap['ids']}: {gap['why']}")
+    print(f"{'gaps:':10} {sum(ids for ids, _ in causes.values())} since this service started")
+    for cause, (ids, why) in causes.items():
+        print(f"  {cause:10} {ids}: {why}")
     return 0
 
 
@@ -188,6 +193,9 @@ def next_ids(arguments: argparse.Namespace) -> Any:
         return _next_ids(arguments, name, count)
     path = f"/v1/counters/{name}/next" if arguments.name else "/next"  # its default counter
     body = http_get.asked(arguments.url, f"{path}?count={count}", timeout=COMMAND_TIMEOUT_S)
+    if not re.fullmatch(rf"([0-9]+\n){{{count}}}", body, re.ASCII):
+        why = f"{body[-80:]!r} is not the end of {count} ids; they may be used up"
+        raise http_get.NoAnswer(url=arguments.url, why=why)
     print(body, end="")
     return 0
 
