@@ -25,6 +25,7 @@ BENCHMARKS = (
     "look",
     "http",
     "lane",
+    "pipeline",
     "telemetry",
     "workers",
     "batch",

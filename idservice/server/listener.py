@@ -29,7 +29,8 @@ from idservice.observability.logs import RateLimitedLog
 from idservice.server.sockets import BACKLOG, bound_address
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.web.connection import ConnectionLimit
-from idservice.web.fast_lane.connection import FastConnections
+from idservice.web.fast_lane.connection import next_protocol
+from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
 
 log = logging.getLogger("idservice.listener")
@@ -102,7 +103,7 @@ class Listener:
 
     def protocol(self) -> asyncio.Protocol:
         if self._lanes is not None:
-            return self._lanes.protocol()
+            return next_protocol(self._lanes)
         return self.limit.protocol(self._http)
 
     # --- connections in --------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Connection(RequestHandler):
     `limit` counts it; None for a request on a connection that is counted already.
     """
 
-    __slots__ = ("_limit", "kept_alive")
+    __slots__ = ("_ended", "_limit", "kept_alive")
 
     def __init__(self, server: web.Server, limit: "ConnectionLimit | None" = None) -> None:
         super().__init__(
@@ -63,6 +63,7 @@ class Connection(RequestHandler):
             access_log=access_log if access_log.isEnabledFor(logging.INFO) else None,  # type: ignore[arg-type]
         )
         self._limit = limit
+        self._ended = False  # the client sends no more
         self.kept_alive = False  # True once a whole answer is written that allows more requests
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,6 +75,26 @@ class Connection(RequestHandler):
         if self._limit is not None:
             self._limit.closed(self)
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection until all that the client has asked for is answered."""
+        is_idle = self._waiter is not None and not self._messages
+        if is_idle or not self._request_count:
+            return False
+        self._ended = True
+        if self._messages:
+            self._break_off(self._messages[-1][1])
+        else:
+            if self._current_request is not None:
+                self._break_off(self._current_request.content)
+            self.close()
+        return True
+
+    def _break_off(self, body: StreamReader, why: BaseException | None = None) -> None:
+        """Let nobody wait for the rest of a body that does not come."""
+        if not body.is_eof():
+            body.set_exception(why or web.RequestPayloadError("the body ends early"))
+            body.feed_eof()
 
     def only_request(self) -> tuple[RawRequestMessage, StreamReader] | None:
         """Return the head and the body of the request received just now. None if that is not
@@ -110,9 +131,8 @@ class Connection(RequestHandler):
         if len(self._messages) > 1:
             if not self._messages[-2][1].is_eof():
                 del self._messages[-2]  # not begun yet: the complaint is the answer
-        elif self._current_request is not None and not self._current_request.content.is_eof():
-            self._current_request.content.set_exception(self._messages[-1][0].exc)
-            self._current_request.content.feed_eof()
+        elif self._current_request is not None:
+            self._break_off(self._current_request.content, self._messages[-1][0].exc)
 
     def handle_error(
         self,
@@ -147,6 +167,10 @@ class Connection(RequestHandler):
             resp = problem_of(resp, request)
         resp, broken = await super().finish_response(request, resp, start_time)
         self.kept_alive = bool(resp.keep_alive) and not broken
+        if self._messages:
+            await asyncio.sleep(0)  # a turn of the loop for all other clients
+        elif self._ended:
+            self.close()
         return resp, broken
 
     def log_exception(self, *args: Any, **kw: Any) -> None:

@@ -15,6 +15,7 @@ from idservice.stores.records import Counter
 from idservice.web.problems import NO_STORE, Handler, check_headers
 from idservice.web.request import IdRequest, WebLimits, read_id_request
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
+from idservice.web.turns import loop_turns
 
 BODY_TIMEOUT_S = 10.0
 TEXT = "text/plain; charset=utf-8"
@@ -44,7 +45,10 @@ async def issue(service: Service, name: str, asked: IdRequest) -> tuple[str, byt
     supply = service.local_counters.get(name) or await service.local_counter(name)
     try:
         if asked.count is not None or asked.format == "ranges":
-            return several(supply.counter, asked, await supply.next_batch(asked.count or 1))
+            blocks = await supply.next_batch(asked.count or 1)
+            if asked.cost > 1:
+                await loop_turns().take(asked.cost)
+            return several(supply.counter, asked, blocks)
         id = supply.take()
         if id is None:
             id = (await supply.wait(1))[0].start

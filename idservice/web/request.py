@@ -10,6 +10,7 @@ from idservice import errors
 COUNT = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)  # int() also takes "1_0", " 1" and other digits
 NONCE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 QUERY_KEYS_MAX = 32
+IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ class IdRequest:
     count: int | None
     format: str  # text, json or ranges
     nonce: str | None
+
+    @property
+    def cost(self) -> int:
+        """The time that the answer takes, in answers with one id (see `turns`)."""
+        return 1 + (self.count or 1) // IDS_PER_COST if self.format != "ranges" else 1
 
 
 def read_id_request(target: str, accept: str, limits: WebLimits) -> IdRequest:

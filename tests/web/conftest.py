@@ -24,7 +24,8 @@ from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web import connection, problems
 from idservice.web.app import build_app
 from idservice.web.connection import ConnectionLimit
-from idservice.web.fast_lane.connection import FastConnections
+from idservice.web.fast_lane.connection import next_protocol
+from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.request import WebLimits
 
@@ -141,7 +142,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 lanes = FastConnections(desk, gate, lambda: http)
                 stack.callback(lanes.close)
             server = await asyncio.get_running_loop().create_server(
-                lanes.protocol if lanes is not None else lambda: gate.protocol(http),
+                lambda: next_protocol(lanes) if lanes is not None else gate.protocol(http),
                 "127.0.0.1", 0, backlog=1024,
             )  # fmt: skip
             stack.callback(server.close)

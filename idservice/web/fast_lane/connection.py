@@ -8,7 +8,8 @@ malformed is not judged here either, so that there is one set of answers.
     state     entered by                           left by
     reading   the connection, or an answer         a request that cannot be answered at once
     waiting   no ids in memory, a counter that     the ids, the answer or the refusal
-              is not loaded, `/readyz`
+              is not loaded, `/readyz`; many         a later turn of the loop (see `web.turns`)
+              requests at once, a long answer
     handover  a request for aiohttp                the end of its answer
     paused    a client that does not read          the client reads
 
@@ -27,85 +28,43 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import cast
 
-from aiohttp import web
-
 from idservice import errors
 from idservice.allocation.wait_queue import Served
 from idservice.observability.readings import count as count_one
-from idservice.web.connection import KEEPALIVE_S, Connection, ConnectionLimit, access_log
+from idservice.web.connection import Connection, access_log
+from idservice.web.fast_lane.connections import SILENT_MAX, FastConnections
 from idservice.web.fast_lane.handover import Handover
-from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser, may_go_on
-from idservice.web.fast_lane.responses import Responder, Target
+from idservice.web.fast_lane.parser import END, HEAD_MAX, may_go_on
+from idservice.web.fast_lane.responses import Target
 from idservice.web.fast_lane.template import RequestTemplate, template_of
 
 BUFFER_MAX = 65_536  # bytes kept while a request waits or a client does not read
-SWEEP_S = 5.0
-SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
+HEAD_COST = 512  # bytes of a head that are read in the time of an answer with one id
 TEMPLATES_MAX = 16  # templates tried on a connection without one that fits a later request
 
 
-class FastConnections:
-    """The fast connections of one listener; `server` returns its aiohttp server."""
-
-    def __init__(
-        self, responder: Responder, limit: ConnectionLimit, server: Callable[[], web.Server]
-    ) -> None:
-        self.responder = responder
-        self.limit = limit
-        self.parser = RequestParser()
-        self.server = server
-        self.is_closed = False
-        self._open: set[FastConnection] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def protocol(self) -> asyncio.Protocol:
-        """Return the protocol of the next connection: aiohttp's if requests are to be logged."""
-        if self.limit.full or access_log.isEnabledFor(logging.INFO):
-            return self.limit.protocol(self.server())
-        return FastConnection(self)
-
-    def opened(self, connection: "FastConnection") -> None:
-        self.limit.opened(connection, connection.is_busy)
-        self._open.add(connection)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
-
-    def closed(self, connection: "FastConnection") -> None:
-        self.limit.closed(connection)
-        self._open.discard(connection)
-
-    def close(self) -> None:
-        """Close every connection; one that aiohttp answers on, as soon as it is done."""
-        self.is_closed = True
-        for connection in tuple(self._open):
-            if connection.handover is None:
-                connection.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _sweep(self) -> None:
-        """Close silent connections. One timer serves all, and none runs without connections."""
-        self._timer = None
-        for connection in tuple(self._open):
-            connection.grow_older()
-        if self._open:
-            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+def next_protocol(connections: FastConnections) -> asyncio.Protocol:
+    """Return the protocol of the next connection: aiohttp's if requests are to be logged."""
+    limit = connections.limit
+    if limit.full or access_log.isEnabledFor(logging.INFO):
+        return limit.protocol(connections.server())
+    return FastConnection(connections)
 
 
 class FastConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_buffer", "_connections", "_descriptor", "_head", "_known", "_parser", "_paused",
+        "_buffer", "_connections", "_descriptor", "_ended", "_head", "_known", "_parser", "_paused",
         "_queued", "_responder", "_silent", "_stopped", "_target", "_template", "_templates_left",
-        "_transport", "_waiting", "handover",
+        "_transport", "_turns", "_waiting", "handover",
     )  # fmt: skip
 
     def __init__(self, connections: FastConnections) -> None:
         self._connections = connections
         self._responder = connections.responder
         self._parser = connections.parser
+        self._turns = connections.turns
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
         # The last request, its target, and what the next request may differ in. None if nothing is
@@ -121,6 +80,7 @@ class FastConnection(asyncio.Protocol):
         self.handover: Handover | None = None  # the request that aiohttp answers
         self._paused = False  # the client does not read
         self._stopped = False  # a request waits, or the client does not read
+        self._ended = False  # the client sends no more
         self._silent = 0  # sweeps since the last answer
 
     # --- the connection --------------------------------------------------------------------------
@@ -128,16 +88,25 @@ class FastConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # by duck typing on uvloop
         self._descriptor = transport.get_extra_info("socket").fileno()
+        self._connections.limit.opened(self, self.is_busy)
         self._connections.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End. A request that waits gives up."""
         self._transport = None
+        self._connections.limit.closed(self)
         self._connections.closed(self)
         if self._waiting is not None:
             self._waiting()
         if self.handover is not None:
             self.handover.lost(exc)
+
+    def eof_received(self) -> bool:
+        """Keep the connection until all that the client has asked for is answered."""
+        self._ended = True
+        if self.handover is not None:
+            return self.handover.ended()
+        return self._stopped
 
     def pause_writing(self) -> None:
         """Take no ids for a client that does not read."""
@@ -154,6 +123,11 @@ class FastConnection(asyncio.Protocol):
             self.handover.handler.resume_writing()
         else:
             self._go_on()
+
+    @property
+    def is_handed_over(self) -> bool:
+        """True while aiohttp answers a request."""
+        return self.handover is not None
 
     def is_busy(self) -> bool:
         """Return True while a request waits or is served, or an answer is still being sent."""
@@ -233,49 +207,75 @@ class FastConnection(asyncio.Protocol):
         if self._paused or self._waiting or self.handover:
             return
         self._stopped = False
-        if not self._buffer:
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            try:
+                self._work(data)
+            except Exception:  # a bug; the caller answers other clients too, and is not harmed
+                self._responder.crash()
+                transport.abort()
+                return
+        else:
             self._head, self._template = self._known
-            return
-        transport.resume_reading()
-        data, self._buffer = self._buffer, b""
-        try:
-            self._work(data)
-        except Exception:  # a bug; the caller answers other clients too, and must not be harmed
-            self._responder.crash()
-            transport.abort()
+        if len(self._buffer) <= BUFFER_MAX:
+            transport.resume_reading()
+        if self._ended and not self._stopped:
+            transport.close()
+
+    def _wait_for_turn(self, then: Callable[[], object]) -> None:
+        """Call `then` in a later turn of the loop."""
+        self._stop()
+        self._waiting = self._turns.join(partial(self._on_turn, then))
+
+    def _on_turn(self, then: Callable[[], object]) -> None:
+        self._waiting = None
+        then()
 
     # --- requests --------------------------------------------------------------------------------
 
     def _work(self, data: bytes) -> None:
-        """Answer the requests in `data`, one after the other."""
+        """Answer the requests in `data` in their order, those that this turn has no time for in a
+        later one."""
+        at = 0
         while True:
-            size = data.find(END) + 4
-            head, rest = data[:size], data[size:]
-            if size < 4:
-                if may_go_on(data):
-                    self._buffer = data
+            end = data.find(END, at) + 4
+            head = data[at:end] if end >= 4 else data[at:]
+            if end < 4:
+                if may_go_on(head):
+                    self._buffer = head
                     self._forget()
                     return
-                head, rest = data, b""
-            accept = self._parser.plain(head) if 4 <= size <= HEAD_MAX else None
-            found = None
-            if accept is not None:
-                found = self._responder.find(head[: head.find(b"\r")], accept)
-            if isinstance(found, Target):
-                self._remember(head, found)
-                self._answer(found)
-            elif isinstance(found, bytes):
-                self._write(found)
-            elif found is not None:
-                self._wait_for(found)
-            else:
-                rest = self._hand_over(head, rest)
+                end = len(data)
+            if head == self._head:
+                self._answer(self._target)
+            elif not self._begin(head):
+                data, end = self._hand_over(head, data[end:]), 0
             if self._stopped:
-                self._keep(rest)
+                self._keep(data[end:])
                 return
-            if not rest or self._transport is None or self._transport.is_closing():
+            if end == len(data) or self._transport is None or self._transport.is_closing():
                 return
-            data = rest
+            self._turns.spend(1 + (end - at) // HEAD_COST)
+            if self._turns.is_over:
+                self._keep(data[end:])
+                self._wait_for_turn(self._go_on)
+                return
+            at = end
+
+    def _begin(self, head: bytes) -> bool:
+        """Answer a request, or begin to; return False if aiohttp has to."""
+        accept = self._parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
+        if accept is None:
+            return False
+        found = self._responder.find(head[: head.find(b"\r")], accept)
+        if isinstance(found, Target):
+            self._remember(head, found)
+            self._answer(found)
+        elif isinstance(found, bytes):
+            self._write(found)
+        elif found is not None:
+            self._wait_for(found)
+        return found is not None
 
     def _remember(self, head: bytes, target: Target) -> None:
         """Recognise the same request, and one that differs from it as it does from the last."""
@@ -310,7 +310,10 @@ class FastConnection(asyncio.Protocol):
     # --- answers ---------------------------------------------------------------------------------
 
     def _answer(self, target: Target) -> None:
-        """Write the answer, or let the request wait for ids."""
+        """Write the answer, or let the request wait for ids; a long one, for its turn."""
+        if target.cost > 1 and self._turns.is_over:
+            self._wait_for_turn(partial(self._answer, target))
+            return
         try:
             answer = self._at_once(target)
             if answer is None:
@@ -328,6 +331,9 @@ class FastConnection(asyncio.Protocol):
 
     def _served(self, served: Served) -> None:
         target = self._target
+        if target.cost > 1 and self._turns.is_over:  # many waited for the same ids
+            self._waiting = self._turns.join(partial(self._served, served))
+            return
         self._waiting = None
         if self._transport is None:
             return
@@ -337,6 +343,7 @@ class FastConnection(asyncio.Protocol):
             elif target.single:
                 answer = self._responder.single(target, served[0].start)
             else:
+                self._turns.spend(target.cost)
                 answer = self._responder.batch(target, served)
         except Exception:
             answer = self._responder.crash()
@@ -361,7 +368,10 @@ class FastConnection(asyncio.Protocol):
         counter = target.counter
         if not target.single:
             blocks = counter.take_many(target.count)
-            return None if blocks is None else self._responder.batch(target, blocks)
+            if blocks is None:
+                return None
+            self._turns.spend(target.cost)
+            return self._responder.batch(target, blocks)
         id = counter.take()
         return None if id is None else self._responder.single(target, id)
 

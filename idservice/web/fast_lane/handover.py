@@ -30,7 +30,7 @@ class Handover(asyncio.Transport):
     """The transport that aiohttp's `handler` writes to. `over` is called once, at the end, with
     True if the connection may serve further requests."""
 
-    __slots__ = ("_body", "_chunked", "_ended", "_left", "_over", "_paused", "_to", "handler")
+    __slots__ = ("_body", "_chunked", "_ended", "_left", "_over", "_to", "handler")
 
     def __init__(
         self, handler: Connection, to: asyncio.Transport, over: Callable[[bool], None]
@@ -42,7 +42,6 @@ class Handover(asyncio.Transport):
         self._body: StreamReader | None = None  # of the request; None if aiohttp keeps everything
         self._chunked = False
         self._left = 0  # bytes of the body that may still be fed
-        self._paused = False
         self._ended = False
         handler.connection_made(self)
 
@@ -94,6 +93,14 @@ class Handover(asyncio.Transport):
         self._ended = True
         self.handler.connection_lost(exc)
 
+    def ended(self) -> bool:
+        """The client sends no more: return True to keep the connection for the answer."""
+        return self._is_whole or self.handler.eof_received()
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._body is not None and self._body.is_eof()
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """As the real transport; but its socket has all its options already."""
         return default if name == "socket" else self._to.get_extra_info(name, default)
@@ -108,12 +115,12 @@ class Handover(asyncio.Transport):
         return self._ended or self._to.is_closing()
 
     def pause_reading(self) -> None:
-        self._paused = True
-        self._to.pause_reading()
+        if not self._is_whole:
+            self._to.pause_reading()
 
     def resume_reading(self) -> None:
-        self._paused = False
-        self._to.resume_reading()
+        if not self._is_whole:  # later requests are kept in the fast lane, within bounds
+            self._to.resume_reading()
 
     def close(self) -> None:
         """The end, once aiohttp is done: it may do more in this turn of the loop."""
@@ -125,9 +132,6 @@ class Handover(asyncio.Transport):
 
     def _end(self) -> None:
         handler = self.handler
-        whole = self._body is not None and self._body.is_eof()
-        comes_back = whole and handler.kept_alive and not handler.is_forced
+        comes_back = self._is_whole and handler.kept_alive and not handler.is_forced
         handler.connection_lost(None)
-        if self._paused and not self._to.is_closing():
-            self._to.resume_reading()
         self._over(comes_back)

@@ -32,13 +32,14 @@ _is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # i
 class Target:
     """The aim of a request line: ids of a counter, in one form."""
 
-    __slots__ = ("asked", "count", "counter", "epoch_state", "plain", "single")
+    __slots__ = ("asked", "cost", "count", "counter", "epoch_state", "plain", "single")
 
     def __init__(self, counter: LocalCounter, asked: IdRequest) -> None:
         self.counter = counter
         self.epoch_state = counter.epoch_state
         self.asked = asked
         self.count = asked.count or 1
+        self.cost = asked.cost
         self.single = asked.count is None and asked.format != "ranges"
         self.plain = self.single and asked.format == "text"
 

@@ -9,10 +9,8 @@ from aiohttp import web
 
 from idservice.server.workers.link import PoolView
 from idservice.web.connection import ConnectionLimit
-from idservice.web.fast_lane.connection import (
-    FastConnection,
-    FastConnections,
-)
+from idservice.web.fast_lane.connection import FastConnection
+from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.request import WebLimits
 from tests.web.conftest import Serving
@@ -35,6 +33,7 @@ class Transport(asyncio.Transport):
         self.written = b""
         self.size = 0
         self.done: list[str] = []
+        self.is_reading = True
         self.full_after: int | None = None
         self.lane: Any = None
 
@@ -59,10 +58,13 @@ class Transport(asyncio.Transport):
         self.done.append("abort")
 
     def pause_reading(self) -> None:
+        self.is_reading = False
         self.done.append("pause")
 
     def resume_reading(self) -> None:
-        self.done.append("resume")
+        if not self.is_reading:  # else a real one does nothing either
+            self.done.append("resume")
+        self.is_reading = True
 
 
 class Hand:

@@ -6,11 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from idservice.web.fast_lane.connection import (
-    BUFFER_MAX,
-    SILENT_MAX,
-    TEMPLATES_MAX,
-)
+from idservice.web.fast_lane.connection import BUFFER_MAX, TEMPLATES_MAX
+from idservice.web.fast_lane.connections import SILENT_MAX
 from idservice.web.fast_lane.template import template_of
 from tests.web.fast_lane.hand import OTHER, Hand, answered, empty, turns
 from tests.web.fast_lane.pair import (

@@ -4,10 +4,8 @@ import asyncio
 
 import pytest
 
-from idservice.web.fast_lane.connection import (
-    BUFFER_MAX,
-    SILENT_MAX,
-)
+from idservice.web.fast_lane.connection import BUFFER_MAX
+from idservice.web.fast_lane.connections import SILENT_MAX
 from idservice.web.fast_lane.parser import HEAD_MAX
 from idservice.web.problems import BODY_MAX
 from tests.web.conftest import Serve

@@ -1,0 +1,70 @@
+"""The open fast connections of one listener: what they share, and the end of silent ones."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from idservice.web.connection import KEEPALIVE_S, ConnectionLimit
+from idservice.web.fast_lane.parser import RequestParser
+from idservice.web.fast_lane.responses import Responder
+from idservice.web.turns import loop_turns
+
+SWEEP_S = 5.0
+SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
+
+
+class OpenConnection(Protocol):
+    """A fast connection, as far as it is known here."""
+
+    @property
+    def is_handed_over(self) -> bool: ...
+
+    def is_busy(self) -> bool: ...
+
+    def grow_older(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class FastConnections:
+    """The fast connections of one listener; `server` returns its aiohttp server."""
+
+    def __init__(
+        self, responder: Responder, limit: ConnectionLimit, server: Callable[[], web.Server]
+    ) -> None:
+        self.responder = responder
+        self.limit = limit
+        self.parser = RequestParser()
+        self.server = server
+        self.turns = loop_turns()
+        self.is_closed = False
+        self._open: set[OpenConnection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def opened(self, connection: OpenConnection) -> None:
+        self._open.add(connection)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def closed(self, connection: OpenConnection) -> None:
+        self._open.discard(connection)
+
+    def close(self) -> None:
+        """Close every connection; one that aiohttp answers on, as soon as it is done."""
+        self.is_closed = True
+        for connection in tuple(self._open):
+            if not connection.is_handed_over:
+                connection.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        """Close silent connections. One timer serves all, and none runs without connections."""
+        self._timer = None
+        for connection in tuple(self._open):
+            connection.grow_older()
+        if self._open:
+            self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
