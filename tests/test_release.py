@@ -52,7 +52,7 @@ def test_the_version_is_the_same_wherever_it_stands() -> None:
 def test_the_image_says_of_itself_what_the_package_says() -> None:
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\S+?)="([^"]*)"', read("Dockerfile")))
     assert labels == {
-        "title": PROJECT["name"],
+        "title": "idservice",
         "description": PROJECT["description"],
         "version": PROJECT["version"],
         "licenses": PROJECT["license"],
@@ -167,6 +167,20 @@ def test_the_bill_of_materials_leads_from_the_project_to_every_part(bill: str) -
     assert reached == {root, *(part["bom-ref"] for part in found["components"])}
 
 
+def test_no_line_installs_the_other_project_that_is_called_idservice() -> None:
+    """On the package index `idservice` is somebody else's."""
+    read_by_users = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "Dockerfile"]
+    for folder, kind in (("docs", "*.md"), ("deploy", "*"), ("idservice", "*.py")):
+        read_by_users += [path for path in (ROOT / folder).rglob(kind) if path.is_file()]
+    wrong = re.compile(
+        r"(install|add|require)[^\n]*[\s'\"]idservice(\[|==|>|['\"\s]*$)", re.MULTILINE
+    )
+    for path in read_by_users:
+        text = path.read_text(errors="replace")
+        installs = [line for line in text.splitlines() if "pip" in line or "uv " in line]
+        assert not [line for line in installs if wrong.search(line)], path
+
+
 # --- packages -------------------------------------------------------------------------------------
 
 
@@ -196,13 +210,14 @@ def test_the_wheel_is_the_package_that_says_it_is_typed_and_no_more(
 ) -> None:
     with zipfile.ZipFile(packages[0]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-        metadata = wheel.read(f"idservice-{__version__}.dist-info/METADATA").decode()
+        metadata = wheel.read(f"idservice_blocks-{__version__}.dist-info/METADATA").decode()
     found = (path for path in (ROOT / "idservice").rglob("*") if path.is_file())
     assert names == {
         str(path.relative_to(ROOT)) for path in found if "__pycache__" not in path.parts
     }
     assert "idservice/py.typed" in names
     assert "License-Expression: Apache-2.0" in metadata
+    assert "\nName: idservice-blocks\n" in metadata, "`idservice` is somebody else's on the index"
 
 
 @pytest.mark.process

@@ -174,7 +174,10 @@ async def _telemetry(
     try:
         from idservice.observability import otel
     except ImportError as error:
-        why = f"--otel needs a package that is missing ({error}): pip install 'idservice[otel]'"
+        why = (
+            f"--otel needs a package that is missing ({error}); install the extra `otel` of"
+            " idservice-blocks, in a checkout by `pip install '.[otel]'`"
+        )
         raise errors.Usage(why=why) from None
     most = settings.metrics_counters
     exported = otel.exported(service.snapshot, lambda: service.stop_by, counters_max=most)

@@ -269,7 +269,7 @@ class ServeSettings:
     otel: bool = row(
         False, switch,
         "send traces and metrics by OpenTelemetry, to where the variables OTEL_... say; needs the"
-        " extra idservice[otel], and costs several times the request itself",
+        " extra idservice-blocks[otel], and costs several times the request itself",
     )  # fmt: skip
 
 

@@ -205,4 +205,4 @@ def test_without_the_extra_the_message_names_it(folder: Path, tmp_path: Path) ->
     serve = ("serve", "--store", STORE, "--listen", "127.0.0.1:0", "--otel")
     ran = command(*serve, folder=folder, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert ran.returncode == 2
-    assert "pip install 'idservice[otel]'" in ran.stdout + ran.stderr
+    assert "pip install '.[otel]'" in ran.stdout + ran.stderr
