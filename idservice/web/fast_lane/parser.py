@@ -46,7 +46,8 @@ class RequestParser:
         self._new_parser()
 
     def _new_parser(self) -> None:
-        self._feed = httptools.HttpRequestParser(self).feed_data
+        parser = httptools.HttpRequestParser(self)
+        self._feed, self._goes_on = parser.feed_data, parser.should_keep_alive
 
     def on_message_complete(self) -> None:
         """Count a whole request; called by the parser."""
@@ -70,8 +71,10 @@ class RequestParser:
             return None
         names = tuple(headers)
         shape = self._shapes.get(names) or self._shape(names)
-        # Fewer headers than lines: one is repeated.
-        if shape is None or self._complete != 1 or head.count(b"\n") - 2 != len(names):
+        # Fewer headers than lines: one is repeated. A parser that holds the connection for closed,
+        # as after a head of HTTP/1.0, refuses every later head of any client.
+        lines = head.count(b"\n") - 2
+        if shape is None or self._complete != 1 or lines != len(names) or not self._goes_on():
             self._new_parser()
             return None
         accept, connection = shape

@@ -90,7 +90,7 @@ class Responder:
         """
         known = self._by_accept.get(accept)
         if known is None:
-            known = self._as_json if prefers_json(accept.decode("latin-1")) else self._as_text
+            known = self._as_json if prefers_json(_text(accept)) else self._as_text
             if len(self._by_accept) >= ACCEPTS_MAX:
                 self._by_accept.clear()
             self._by_accept[accept] = known
@@ -111,6 +111,8 @@ class Responder:
         target = rest.removesuffix(VERSION)
         if method not in ("GET", "POST") or target == rest or " " in target:
             return None
+        if not target.isprintable():  # to a lenient parser a line feed ends a line of HTTP/0.9
+            return None
         path = target.partition("?")[0]
         name = self._paths.get(path)
         if name is None and path.startswith(COUNTERS) and path.endswith(NEXT):
@@ -127,7 +129,7 @@ class Responder:
 
     def _find_ids(self, name: str, target: str, accept: bytes) -> Found:
         try:
-            asked = read_id_request(target, accept.decode("latin-1"), self._limits)
+            asked = read_id_request(target, _text(accept), self._limits)
         except errors.MalformedRequest:
             return None  # the connection is closed as well
         except errors.RequestRefused as error:
@@ -207,3 +209,8 @@ class Responder:
     def _end_second(self) -> None:
         self._date = ""
         self.plain_heads.clear()
+
+
+def _text(accept: bytes) -> str:
+    """Return a header's value as aiohttp reads it."""
+    return accept.decode("utf-8", "surrogateescape")

@@ -63,6 +63,10 @@ ODD = {
     "1.0 kept alive": head(b"GET /next HTTP/1.0", b"Connection: keep-alive"),
     "absolute": head(b"GET http://x/next HTTP/1.1", H),
     "bare line feed": b"GET /next HTTP/1.1\r\nHost: x\nX: y\r\n\r\n",
+    "line feed in the target": head(b"GET /next?count=9&a=\nX:1 HTTP/1.1", H),
+    "line feed in the target, kept alive": head(
+        b"GET /next?a=\nX:1 HTTP/1.1", H, b"Connection: keep-alive"
+    ),
     "bare carriage return": b"GET /next HTTP/1.1\r\nHost: x\rX: y\r\n\r\n",
     "folded": head(GET, H, b"X: a", b" b"),
     "expect": head(b"POST /next HTTP/1.1", H, b"Expect: 100-continue", b"Content-Length: 0"),
@@ -129,6 +133,7 @@ ODD = {
 BREAKS = {  # the server closes, and what is sent behind may reset the connection
     "connection: close", "connection: Close", "connection: a list", "proxy-connection: close",
     "two hosts", "two hosts, other case", "no host", "no headers", "bare line feed",
+    "line feed in the target", "line feed in the target, kept alive",
     "bare carriage return", "folded", "lower-case method",
     "too long", "200 headers", "old websocket",
 }  # fmt: skip
