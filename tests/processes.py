@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self
@@ -77,6 +78,17 @@ def wait_until(
     while not holds():
         assert time.monotonic() < end, said()
         time.sleep(0.02)
+
+
+def fill(pipe: int) -> int:
+    """Fill a pipe, and return the number of bytes that it took."""
+    os.set_blocking(pipe, False)
+    size = 0
+    with suppress(BlockingIOError):
+        while True:
+            size += os.write(pipe, b"x")
+    os.set_blocking(pipe, True)
+    return size
 
 
 class Serving:

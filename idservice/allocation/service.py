@@ -16,6 +16,7 @@ from idservice.allocation.local_state import LocalState
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
 from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
+from idservice.observability import logs
 from idservice.observability.readings import PIECE, CounterSample, Latency, Snapshot
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import IdStore, has_catalogue
@@ -243,6 +244,7 @@ class Service:
             version=__version__,
             catalogue_age=self._catalogue.age if self._catalogue is not None else None,
             draining=self.stop_by < float("inf"),
+            log_dropped=logs.dropped(),
         )
 
 

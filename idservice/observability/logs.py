@@ -1,14 +1,21 @@
 """Writes log records: JSON lines for machines, short lines for a terminal."""
 
 import logging
+import os
+import select
 import sys
+import threading
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
 
 INTERVAL_S = 1.0
+LINES_MAX = 10_000  # that wait to be written; further ones are dropped
+FLUSH_S = 0.3  # at the end, for those that wait
+THREAD = "idservice-log"
 
 
 class JsonLines(logging.Formatter):
@@ -57,19 +64,90 @@ class Handler(logging.StreamHandler[TextIO]):
             print(f"idservice: the log cannot be written: {why}", file=sys.stderr)
 
 
+class BackgroundHandler(logging.Handler):
+    """Writes lines to a descriptor in a thread: the reader of a pipe may stop to read, and holds up
+    nothing but that thread. Lines that do not fit into its queue are dropped and counted.
+
+    The thread takes no lock that other code uses, so that a process that has it can be forked.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._some = threading.Event()
+        self._writing = False
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the line of a record."""
+        if len(self._lines) >= LINES_MAX:
+            self.dropped += 1
+            return
+        try:
+            line = self.format(record)
+        except Exception:  # a bug of ours
+            line = f"{record.msg!r} cannot be logged with {record.args!r}"
+        self._lines.append(line.encode(errors="backslashreplace") + b"\n")
+        self._some.set()
+
+    def flush(self) -> None:
+        """Wait a moment for the lines that are queued."""
+        end = time.monotonic() + FLUSH_S
+        while (self._lines or self._writing) and self._thread.is_alive():
+            if time.monotonic() > end:
+                return
+            time.sleep(0.002)
+
+    def _run(self) -> None:
+        said = False
+        while self._some.wait():
+            self._some.clear()
+            self._writing = True
+            while self._lines:
+                lines = [self._lines.popleft()]
+                # A pipe takes that much at once: lines of several workers do not mix.
+                while self._lines and sum(map(len, lines)) + len(self._lines[0]) < select.PIPE_BUF:
+                    lines.append(self._lines.popleft())
+                try:
+                    self._write(memoryview(b"".join(lines)))
+                except OSError as error:
+                    self.dropped += len(lines)
+                    if not said:
+                        said = True
+                        why = error.strerror or error
+                        os.write(2, f"idservice: the log cannot be written: {why}\n".encode())
+            self._writing = False
+
+    def _write(self, data: memoryview) -> None:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # another process has the same pipe, and made it so
+                select.select([], [self._descriptor], [])
+
+
+def dropped() -> int:
+    """Return the number of log lines that this process has dropped."""
+    handlers = logging.getLogger().handlers
+    return sum(one.dropped for one in handlers if isinstance(one, BackgroundHandler))
+
+
 def set_up(
     form: str, stream: TextIO | None = None, *, access: bool = False, worker: int | None = None
 ) -> None:
-    """Send all records to `stream` (default: stdout) as `json`, `text` or `auto`, which is text on
-    a terminal. `access` adds a line per request. Lines of a `worker` name it."""
-    stream = stream or sys.stdout
+    """Send all records to `stream`, or in the background to stdout, as `json`, `text` or `auto`,
+    which is text on a terminal. `access` adds a line per request. Lines of a `worker` name it."""
     if form == "auto":
-        form = "text" if stream.isatty() else "json"
-    handler = Handler(stream)
+        form = "text" if (stream or sys.stdout).isatty() else "json"
+    handler = BackgroundHandler(sys.stdout.fileno()) if stream is None else Handler(stream)
     handler.setFormatter(JsonLines(worker) if form == "json" else Lines(worker))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     if not access:
         logging.getLogger("idservice.access").setLevel(logging.WARNING)
+    logging.captureWarnings(stream is None)
     for name in ("aiobotocore", "botocore", "boto3", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -96,6 +96,8 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
             yield GaugeMetricFamily(f"idservice_{name}", text, value=float(value))
     text = "Workers that replaced one that ended."
     yield CounterMetricFamily("idservice_worker_restarts", text, value=snapshot.restarts)
+    text = "Log lines dropped, since the reader of the log does not keep up."
+    yield CounterMetricFamily("idservice_log_lines_dropped", text, value=snapshot.log_dropped)
     yield InfoMetricFamily(
         "idservice_build", "The version of idservice.", value={"version": snapshot.version}
     )

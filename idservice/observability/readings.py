@@ -189,6 +189,7 @@ class Snapshot:
     lag: Latency = field(default_factory=Latency)  # of the event loop; see `loop_lag`
     workers: int = 1  # that serve
     restarts: int = 0  # workers that replaced one that ended
+    log_dropped: int = 0  # lines
     store_error: str = ""  # why it is not up
     uptime_s: float = 0.0
     catalogue_age: CatalogueAge | None = None  # None if the store has no catalogue

@@ -4,11 +4,13 @@ import io
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from idservice.observability import logs
+from tests.processes import fill
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +42,31 @@ def test_a_line_for_machines_has_a_stable_word_and_names_the_worker() -> None:
 def test_a_line_for_people_names_the_worker() -> None:
     assert logged("text").endswith(" WARNING so it is\n")
     assert logged("text", 3).endswith(" WARNING worker 3: so it is\n")
+
+
+def test_a_reader_that_stops_reading_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LINES_MAX", 2)
+    read, write = os.pipe()
+    with os.fdopen(read) as reading, os.fdopen(write) as kept:
+        size = fill(write)
+        handler = logs.BackgroundHandler(write)
+        logging.getLogger().handlers[:] = [handler]
+        log = logging.getLogger("idservice.test")
+        log.warning("first")
+        while handler._lines:  # until the thread has it, and stands still
+            time.sleep(0)
+        for number in range(5):
+            log.warning("line %d", number)
+        handler.flush()  # gives up
+        assert logs.dropped() == 3
+        assert reading.read(size) == "x" * size
+        lines = [reading.readline() for _ in range(3)]
+        assert lines == ["first\n", "line 0\n", "line 1\n"], "what was kept is written in order"
+        log.warning("%d", "not a number")
+        assert reading.readline() == "'%d' cannot be logged with ('not a number',)\n"
+        handler.flush()
+        assert not handler._lines
+        assert kept
 
 
 class Full(io.StringIO):

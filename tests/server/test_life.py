@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.hammer import Hammer, Report, hammer
-from tests.processes import STORE, Serving, command, until
+from tests.processes import STORE, Serving, command, environment, fill, started, until
 from tests.web.wire import Wire, ask, connected, request
 
 pytestmark = pytest.mark.process
@@ -443,6 +443,35 @@ async def test_a_full_disk_is_served_from_memory_then_503_and_exact_afterwards(
     with sqlite3.connect(folder / "ids.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop(
+    folder: Path, workers: str
+) -> None:
+    read, write = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    given = (
+        *("serve", "--listen", f"127.0.0.1:{port}", "--store", STORE, "--workers", workers),
+        *("--access-log", "--drain", "0"),
+    )
+    with os.fdopen(read), os.fdopen(write, "w"):
+        fill(write)
+        process = started(given, folder, environment(), write, write)
+        try:
+            waited = command("wait", "--url", f"http://127.0.0.1:{port}", folder=folder)
+            assert waited.returncode == 0
+            async with connected(port) as wire:
+                await wire.send(b"\0\r\n\r\n")
+                assert (await wire.answer()).status == 400
+            for target in ("/livez", "/next", "/metrics"):
+                assert (await ask(port, target)).status == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 # --- several processes ----------------------------------------------------------------------------

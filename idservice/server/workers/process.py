@@ -1,6 +1,7 @@
 """The supervisor's side of its workers: forked processes, the channels to them, and signals."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn, Self
 
+from idservice.observability import logs
 from idservice.server import stop_signals
 from idservice.server.exits import EXIT_FAILURE
 from idservice.server.workers import messages
@@ -99,9 +101,10 @@ class WorkerProcess:
 def fork(number: int, live: Callable[[socket.socket], int]) -> WorkerProcess:
     """Start a process that runs `live` with its end of the channel, and exits with its result.
 
-    The process that forks has neither threads nor an event loop. Raises OSError.
+    The process that forks has no event loop, and no thread but that of the log. Raises OSError.
     """
-    assert threading.active_count() == 1, "a lock held by another thread would stay locked"
+    # Of another thread than that of the log, a lock would stay locked in the child.
+    assert {one.name for one in threading.enumerate()} <= {"MainThread", logs.THREAD}
     assert asyncio._get_running_loop() is None, "a service would be copied, with its ids"
     ours, theirs = socket.socketpair()
     sys.stdout.flush()
@@ -140,4 +143,5 @@ def _live(live: Callable[[socket.socket], int], connection: socket.socket) -> No
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
+        logging.shutdown()
         os._exit(code)

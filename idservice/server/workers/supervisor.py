@@ -2,8 +2,8 @@
 
 The supervisor binds every socket once and forks the workers, which share them. A connection that
 waits when its worker is killed is accepted by another one. With a socket for each worker, by
-SO_REUSEPORT, it would be lost. The supervisor serves nothing and has neither threads nor an event
-loop, so it can be forked at any time. It waits for signals and messages, and for nothing else.
+SO_REUSEPORT, it would be lost. The supervisor has no event loop, and no thread but that of
+the log, so it can be forked at any time. It waits for signals and messages, and for nothing else.
 """
 
 import gc

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from idservice import __version__
 from idservice.core.gap_causes import GapCause
+from idservice.observability import logs
 from idservice.observability.readings import CounterSample, Latency, Readiness, Snapshot, summed
 
 
@@ -61,6 +62,7 @@ class Totals:
             readings=[summed(name, readings) for name, readings in of.items()],
             latency=Latency.sum([part.latency for part in parts]),
             lag=Latency.sum([part.lag for part in parts]),
+            log_dropped=sum(part.log_dropped for part in parts),
         )
 
     def readiness(self, serving: Iterable[int]) -> Readiness:
@@ -74,11 +76,13 @@ class Totals:
         )
 
     def snapshot(self, serving: Sequence[int], *, restarts: int) -> Snapshot:
-        """Return the sum of all workers, including those that ended."""
+        """Return the sum of all workers, including those that ended, and of the supervisor."""
         living = self._snapshots.values()
+        total = self._sum([self._past, *living])
         stores = [self._snapshots[worker] for worker in serving if worker in self._snapshots]
         return replace(
-            self._sum([self._past, *living]),
+            total,
+            log_dropped=total.log_dropped + logs.dropped(),
             store_up=all(snapshot.store_up for snapshot in stores),
             store_error=next((one.store_error for one in stores if not one.store_up), ""),
             uptime_s=max((snapshot.uptime_s for snapshot in living), default=0.0),

@@ -233,7 +233,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later(
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr("os.fork", no_fork)
-    monkeypatch.setattr("threading.active_count", lambda: 1)  # whatever other tests left running
+    monkeypatch.setattr("threading.enumerate", list)  # whatever other tests left running
     parent = Supervisor(Sockets([], []), 2, lambda link, first: 0)
     with pytest.raises(BlockingIOError):
         parent._fork(0)  # the first start fails
