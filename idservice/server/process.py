@@ -18,6 +18,7 @@ from aiohttp.typedefs import Middleware
 from idservice import __version__, errors
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
+from idservice.allocation.shutdown import GIVE_BACK_MAX_S
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import logs, loop_lag
 from idservice.server import loop, sockets, startup, stop_signals
@@ -132,7 +133,11 @@ async def _serve(
     await startup.reach(store, random, create=create, deadline=deadline)
     if link is None or link.number == FIRST_WORKER:
         await startup.log_findings(store, time.time)
+    if link is not None:
+        stack.callback(link.turn.leave)
     await stack.enter_async_context(service)
+    if link is not None:
+        stack.push_async_callback(link.turn.take, GIVE_BACK_MAX_S)
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
 

@@ -12,6 +12,8 @@ owes one for 30 seconds. A worker that is asked for metrics or readiness has onl
 so it sends a CollectRequest. The supervisor collects a report of each worker, and `totals` adds
 them up. `link.PoolView` hides this from the web layer.
 
+At a stop, one worker at a time has the `turn` to give its unused ids back.
+
 All workers accept from the same sockets. `accept_balance` is shared memory with the connection
 count of each, so that connections spread evenly. `process.Signals` lets the supervisor, which has
 no event loop, wait for signals as for messages. A worker that ends early is started again after a

@@ -11,6 +11,7 @@ from idservice.observability.readings import CounterSample, Readiness, Snapshot
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.totals import WorkerStatus
+from idservice.server.workers.turn import Turn
 
 ANSWER_S = 2.0  # for the supervisor to answer; it waits half of that for the workers
 FAREWELL_S = 0.5  # for the last report to be sent
@@ -24,11 +25,15 @@ class ParentSilent(errors.Unavailable):
 
 
 class SupervisorLink:
-    """Connects worker `number` to its supervisor, and gives it its `slot` for new connections."""
+    """Connects worker `number` to its supervisor, and gives it what it shares with other workers:
+    a `slot` for new connections, and the `turn` to give ids back."""
 
-    def __init__(self, number: int, connection: socket.socket, slot: AcceptSlot) -> None:
+    def __init__(
+        self, number: int, connection: socket.socket, slot: AcceptSlot, turn: Turn
+    ) -> None:
         self.number = number
         self.slot = slot
+        self.turn = turn
         self._connection = connection
         self._writer: asyncio.StreamWriter | None = None
         self._report: Callable[[bool, bool], Awaitable[WorkerStatus]] | None = None

@@ -27,6 +27,7 @@ from idservice.server.workers.accept_balance import GONE, AcceptSlot, shared_cou
 from idservice.server.workers.link import SupervisorLink
 from idservice.server.workers.process import Signals, WorkerProcess, fork
 from idservice.server.workers.totals import Totals, WorkerStatus
+from idservice.server.workers.turn import Turn
 
 log = logging.getLogger("idservice.workers")
 
@@ -107,6 +108,7 @@ class Supervisor:
         self._count = count
         self._work = work
         self._counts = shared_counts(count)
+        self._turn = Turn()
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
         self._states = [WorkerState.DOWN] * count
@@ -184,7 +186,7 @@ class Supervisor:
             worker.connection.close()
         self._selector.close()
         self._signals.close()
-        link = SupervisorLink(number, connection, AcceptSlot(self._counts, number))
+        link = SupervisorLink(number, connection, AcceptSlot(self._counts, number), self._turn)
         return ending(lambda: self._work(link, not self._begun))
 
     # --- messages --------------------------------------------------------------------------------
@@ -259,11 +261,8 @@ class Supervisor:
         self._collecting.append(Collecting(asker, self._number, missing, due, full))
 
     def _serving(self) -> list[WorkerProcess]:
-        return [
-            worker
-            for number, worker in self._workers.items()
-            if self._states[number] is WorkerState.SERVING
-        ]
+        serving = WorkerState.SERVING
+        return [one for one in self._workers.values() if self._states[one.number] is serving]
 
     def _ask(self, workers: list[WorkerProcess], *, full: bool, ready: bool = True) -> None:
         self._number += 1

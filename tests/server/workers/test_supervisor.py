@@ -34,6 +34,7 @@ from idservice.server.workers.supervisor import (
     WorkerState,
 )
 from idservice.server.workers.totals import WorkerStatus
+from idservice.server.workers.turn import Turn
 
 TALLY = CounterStats({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
 READING = CounterSample("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
@@ -129,7 +130,7 @@ async def linked() -> AsyncIterator[tuple[SupervisorLink, WorkerProcess, asyncio
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     ended = asyncio.Event()
-    link = SupervisorLink(0, theirs, AcceptSlot(shared_counts(2), 0))
+    link = SupervisorLink(0, theirs, AcceptSlot(shared_counts(2), 0), Turn())
     worker = WorkerProcess(0, 0, ours)
     with ours:
         async with link.held(ended.set):

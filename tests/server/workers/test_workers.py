@@ -440,6 +440,15 @@ async def test_a_stop_signal_to_the_whole_group_is_a_clean_stop(
         assert "Traceback" not in serving.output
 
 
+async def test_workers_that_stop_together_lose_no_ids(folder: Path) -> None:
+    """All of them give back to one position, which takes one write at a time."""
+    with working(folder, "--drain", "0", workers=4) as serving:
+        serving.terminate()
+        assert serving.end() == 0
+        assert len(serving.records("ids_returned")) == 4
+        assert not serving.records("ids_dropped")
+
+
 async def test_workers_may_be_told_by_their_parent_and_by_a_signal(folder: Path) -> None:
     with working(folder) as serving:
         workers = pids(serving)
