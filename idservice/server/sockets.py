@@ -1,5 +1,7 @@
 """The bound sockets of a service: opened, logged, and closed."""
 
+import errno
+import fcntl
 import logging
 import os
 import resource
@@ -56,6 +58,8 @@ def bound(data: Sequence[Address], admin: Address | None) -> Iterator[Sockets]:
     with ExitStack() as stack:
 
         def add(address: Address) -> tuple[Address, socket.socket]:
+            if address.path:
+                stack.enter_context(_lock(address))
             one = bind(address)
             stack.callback(one.close)
             if address.path:
@@ -66,6 +70,41 @@ def bound(data: Sequence[Address], admin: Address | None) -> Iterator[Sockets]:
         if admin is not None or not sockets.control_on_data:
             sockets.admin.append(add(admin or ADMIN_DEFAULT))
         yield sockets
+
+
+@contextmanager
+def _lock(address: Address) -> Iterator[None]:
+    """Hold a lock beside a Unix socket: one that does not listen yet looks like one left behind.
+    Processes that are forked hold it, too. Raises CannotListen."""
+    path = f"{address.path}.lock"
+    try:
+        lock = _locked(path)
+    except OSError as error:
+        in_use = isinstance(error, BlockingIOError)
+        why = os.strerror(errno.EADDRINUSE) if in_use else error.strerror
+        raise CannotListen(address=address, why=why) from error
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(lock)
+
+
+def _locked(path: str) -> int:
+    """Return the descriptor of a file that is locked. Raises OSError."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, UNIX_MODE)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)  # its owner has just removed it
 
 
 def bind(address: Address) -> socket.socket:

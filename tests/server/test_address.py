@@ -36,6 +36,46 @@ def test_the_socket_of_a_successor_is_left_alone(tmp_path: Path) -> None:
         assert path.exists()
 
 
+def test_a_socket_that_does_not_listen_yet_is_not_taken_for_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "ids.sock"
+    with bound(parsed(f"unix:{path}"), None) as sockets:
+        mine = path.stat()
+        with (
+            pytest.raises(CannotListen, match=f"unix:{path}: Address already in use"),
+            bound(parsed(f"unix:{path}"), None),
+        ):
+            pass
+        assert path.stat() == mine
+        assert sockets.data
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "ids.sock"
+    (tmp_path / "ids.sock.lock").touch()
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    with bound(parsed(f"unix:{path}"), None):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_owner_removes_meanwhile_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = []
+
+    def removing(lock: int, how: int) -> None:
+        if not removed:
+            removed.append(lock)
+            (tmp_path / "ids.sock.lock").unlink()
+
+    monkeypatch.setattr("fcntl.flock", removing)
+    with bound(parsed(f"unix:{tmp_path}/ids.sock"), None):
+        assert (tmp_path / "ids.sock.lock").exists()
+    assert removed
+
+
 def test_sockets_are_closed_if_a_later_one_cannot_be_bound(tmp_path: Path) -> None:
     path = tmp_path / "ids.sock"
     with socket.create_server(("127.0.0.1", 0)) as other:
