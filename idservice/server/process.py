@@ -133,11 +133,7 @@ async def _serve(
     await startup.reach(store, random, create=create, deadline=deadline)
     if link is None or link.number == FIRST_WORKER:
         await startup.log_findings(store, time.time)
-    if link is not None:
-        stack.callback(link.turn.leave)
-    await stack.enter_async_context(service)
-    if link is not None:
-        stack.push_async_callback(link.turn.take, GIVE_BACK_MAX_S)
+    await _enter(service, link, stack)
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
 
@@ -168,6 +164,15 @@ async def _serve(
     service.stop_by = clock() + STOP_MAX_S
     slot.leave()
     await drain(switch, listeners, limit, settings.drain)
+
+
+async def _enter(service: Service, link: SupervisorLink | None, stack: AsyncExitStack) -> None:
+    """Enter the service; at its exit, a worker waits for its turn to give ids back."""
+    if link is not None:
+        stack.callback(link.turn.leave)
+    await stack.enter_async_context(service)
+    if link is not None:
+        stack.push_async_callback(link.turn.take, GIVE_BACK_MAX_S)
 
 
 async def _telemetry(
