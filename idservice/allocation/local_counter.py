@@ -50,7 +50,9 @@ class LocalCounter:
         self._context = context
         self._missing = missing
         self._loop = asyncio.get_running_loop()
-        self._queue = WaitQueue(self.stats, self._too_long, window_over=self._start_refill)
+        self._queue = WaitQueue(
+            counter.name, context.limits, self.stats, self._too_long, window_over=self._start_refill
+        )
         self.epoch_state = EpochState(counter, context, self.stats)
         self.refiller = Refiller(context, self.epoch_state, self._queue, keep_filled=keep_filled)
         self._last_error = _not_yet(context.store.address)  # why the last request brought no ids
@@ -127,8 +129,7 @@ class LocalCounter:
         """
         now = self._loop.time()
         self._admit(count, now)
-        patience_s = self._context.limits.wait
-        waiter = self._queue.join(count, answer, now=now, patience_s=patience_s, gone=gone)
+        waiter = self._queue.join(count, answer, now=now, gone=gone)
         self._start_refill()
         return waiter
 
@@ -142,12 +143,11 @@ class LocalCounter:
                 # Raised for many requests: it must not gather their frames.
                 raise self._serving.reason.with_traceback(None)
             self.recheck()
-        if len(self._queue) >= self._context.limits.waiters_max:
-            raise errors.TooManyWaiting(name=self.counter.name, count=len(self._queue))
         allocator = self.epoch_state.allocator
         room = allocator.shards.room(now)
         if count > room and count > room + allocator.held:
-            raise self.epoch_state.exhausted(count)
+            used_up = self.epoch_state.exhausted(count)
+            raise self._queue.turn_away(used_up) if count == 1 else used_up
 
     def _too_long(self, waiter: Waiter) -> errors.IdserviceError:
         why, seconds = str(self._last_error).rstrip("."), self._context.limits.wait

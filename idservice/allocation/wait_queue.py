@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from idservice.allocation.context import Limits
 from idservice.core.allocator import Allocator
-from idservice.errors import IdserviceError
+from idservice.errors import Exhausted, IdserviceError, TooManyWaiting
 from idservice.observability.readings import CounterStats
 
 log = logging.getLogger("idservice.wait_queue")
@@ -29,15 +30,19 @@ class Waiter:
 
 
 class WaitQueue:
-    """Waiters in the order of arrival. `too_long` makes the error for a waiter that waited too
-    long; `window_over` is called when the `window` of a strict counter's batch closes."""
+    """Waiters for ids of counter `name` in the order of arrival. `too_long` makes the error for a
+    waiter that waited too long; `window_over` is called when the `window` of a strict counter's
+    batch closes."""
 
     __slots__ = (
-        "_loop", "_stats", "_timer", "_too_long", "_waiting", "arrivals", "window",
+        "_limits", "_loop", "_name", "_short_since", "_stats", "_timer", "_too_long",
+        "_turned_away", "_waiting", "arrivals", "window",
     )  # fmt: skip
 
     def __init__(
         self,
+        name: str,
+        limits: Limits,
         stats: CounterStats,
         too_long: Callable[[Waiter], IdserviceError],
         *,
@@ -45,6 +50,10 @@ class WaitQueue:
     ) -> None:
         self.arrivals = 0  # the number of waiters that ever arrived
         self.window = BatchWindow(window_over)
+        self._name = name
+        self._limits = limits
+        self._short_since: float | None = None  # in loop time, while requests get no ids,
+        self._turned_away = 0  # and how many got an error since
         self._stats = stats
         self._too_long = too_long
         self._loop = asyncio.get_running_loop()
@@ -72,12 +81,15 @@ class WaitQueue:
         answer: Callable[[Served], None],
         *,
         now: float,
-        patience_s: float,
         gone: Callable[[], bool] | None = None,
     ) -> Waiter:
-        """Add a waiter at the end, from `now` on, in loop time."""
+        """Add a waiter at the end, from `now` on, in loop time. Raises TooManyWaiting."""
+        if len(self._waiting) >= self._limits.waiters_max:
+            raise self.turn_away(TooManyWaiting(name=self._name, count=len(self._waiting)))
         number = self.arrivals
-        waiter = self._waiting[number] = Waiter(count, answer, gone, number, now, now + patience_s)
+        waiter = self._waiting[number] = Waiter(
+            count, answer, gone, number, now, now + self._limits.wait
+        )
         self.arrivals = number + 1
         self._stats.waits += 1
         if self._timer is None:
@@ -96,9 +108,32 @@ class WaitQueue:
         if self.leave(waiter, self._loop.time()):
             self._loop.call_soon(waiter.answer, error)
 
+    def turn_away(self, error: IdserviceError, since: float | None = None) -> IdserviceError:
+        """Count the error of a request that got no ids though it waited `since`, and return it.
+        The first one is logged, and once ids come again how many there were."""
+        self._turned_away += 1
+        if self._short_since is None:
+            self._short_since = self._loop.time() if since is None else since
+            if isinstance(error, Exhausted):
+                log.error("%s", error, extra={"action": "counter_exhausted"})
+            else:
+                log.error("no ids are left. %s", error, extra={"action": "counter_empty"})
+        return error
+
+    def _end_shortage(self) -> None:
+        if self._short_since is not None:
+            seconds, self._short_since = self._loop.time() - self._short_since, None
+            log.warning(
+                "counter %r has ids again after %.0f s; %d requests were refused",
+                self._name, seconds, self._turned_away,
+                extra={"action": "counter_refilled"},
+            )  # fmt: skip
+            self._turned_away = 0
+
     def share_out(self, allocator: Allocator, arrived: int, *, strict: bool) -> None:
         """Serve waiters from memory, in the order of arrival. A strict batch serves only waiters
         that had `arrived` when it was sent (I8)."""
+        self._end_shortage()
         now, waiting = self._loop.time(), list(self)
         served = []
         for waiter in waiting:
@@ -123,7 +158,7 @@ class WaitQueue:
             if waiter.deadline > now:
                 self._timer = self._loop.call_at(waiter.deadline, self._expire)
                 return
-            self.refuse(waiter, self._too_long(waiter))
+            self.refuse(waiter, self.turn_away(self._too_long(waiter), waiter.since))
 
 
 class BatchWindow:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from itertools import pairwise
 from random import Random
@@ -958,3 +959,80 @@ def test_a_strict_request_told_of_the_stop_says_what_may_have_become_of_its_batc
             assert caught.value.outcome == errors.UNKNOWN
 
     run(main())
+
+
+# --- a night's log --------------------------------------------------------------------------------
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Action and sentence of each line about ids that run out."""
+    actions = ("counter_empty", "counter_refilled", "counter_exhausted")
+    found = [(getattr(one, "action", ""), one.getMessage()) for one in caplog.records]
+    return [one for one in found if one[0] in actions]
+
+
+def test_an_outage_is_told_with_its_counter_its_length_and_its_refusals(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        faults = Faults()
+        async with serving(
+            table(), faults, limits=Limits(wait=2.0), declared=["orders"]
+        ) as service:
+            supply = await service.local_counter("orders")
+            await supply.next_id()
+            faults.outages = [(now(), now() + 44.0)]
+            while supply.allocator.held:
+                await supply.next_id()
+            for _ in range(3):
+                with pytest.raises(errors.WaitedTooLong):
+                    await supply.next_id()
+            await elapse(60.0)
+            await supply.next_id()
+            assert told(caplog)[0][0] == "counter_empty"
+            assert "'orders'" in told(caplog)[0][1]
+            assert "2 s" in told(caplog)[0][1]
+            [(_, after)] = told(caplog)[1:]
+            found = re.fullmatch(
+                r"counter 'orders' has ids again after (\d+) s; 3 requests were refused", after
+            )
+            assert found is not None, after
+            assert 40 <= int(found[1]) <= 60
+
+    run(main())
+
+
+def test_too_many_waiting_requests_are_counted_among_the_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        faults = Faults(outages=[(0.0, 10.0)])
+        async with serving(table(), faults, limits=Limits(waiters_max=1)) as service:
+            faults.outages = []
+            supply = await service.local_counter("orders")
+            faults.outages = [(now(), now() + 10.0)]
+            first = asyncio.create_task(supply.next_id())
+            await asyncio.sleep(0)
+            for _ in range(5):
+                with pytest.raises(errors.TooManyWaiting):
+                    await supply.next_id()
+            with pytest.raises(errors.WaitedTooLong):
+                await first
+            await elapse(20.0)
+            await supply.next_id()
+            assert "6 requests were refused" in told(caplog)[1][1]
+
+    run(main())
+
+
+def test_a_used_up_counter_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving(table(limit=4)) as service:
+            supply = await service.local_counter("orders")
+            await supply.next_batch(5)
+            for _ in range(3):
+                with pytest.raises(errors.Exhausted):
+                    await supply.next_id()
+
+    run(main())
+    assert [action for action, _ in told(caplog)] == ["counter_exhausted"]
