@@ -188,6 +188,14 @@ COMMANDS = {
 }  # fmt: skip
 
 
+# What other programs call it.
+SYNONYMS = {
+    "--port": "--listen", "--host": "--listen", "--bind": "--listen", "--address": "--listen",
+    "-p": "--listen", "--db": "--store", "--database": "--store", "--file": "--store",
+    "--table": "--store", "-n": "--count",
+}  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     return ending(lambda: _run(arguments))
@@ -195,8 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     config.check_environment(os.environ)
-    given = sys.argv[1:] if arguments is None else arguments
-    parsed = _parser(given[0] if given else "").parse_args(given)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] == "help":
+        given = [*given[1:2], "--help"]
+    parsed = _parser(given[0]).parse_args(given)
     command = COMMANDS[parsed.command]
     _fill_in(parsed, command.settings)
     module, _, function = command.run.partition(":")
@@ -213,18 +223,21 @@ def _run(arguments: Sequence[str] | None) -> int:
 class _Parser(argparse.ArgumentParser):
     """Refuses in one line, without the usage of every flag."""
 
+    flags: tuple[str, ...] = ()  # that the command takes which was named
+
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split("=")[0].split(" ")[0]
-        flags = [setting.flag for setting in config.ALL.values()]
         meant = ""
-        if unknown in flags:
+        if unknown in SYNONYMS and SYNONYMS[unknown] in self.flags:
+            meant = f"; it is called {SYNONYMS[unknown]} here"
+        elif unknown in self.flags or unknown in {one.flag for one in config.ALL.values()}:
             meant = f"; this command does not take {unknown}, or not before its name"
         elif unknown.startswith("-"):
-            meant = config.did_you_mean(unknown, flags)
+            meant = config.did_you_mean(unknown, self.flags)
         raise errors.Usage(why=f"{message}{meant}; see `{self.prog} --help`")
 
 
-def _parser(first: str = "") -> argparse.ArgumentParser:
+def _parser(first: str = "") -> _Parser:
     """Return the parser of one command, or of all if `first` is none: they take 10 ms to make."""
     commands = {first: COMMANDS[first]} if first in COMMANDS else COMMANDS
     parser = _Parser(
@@ -236,7 +249,16 @@ def _parser(first: str = "") -> argparse.ArgumentParser:
         " Exit codes: 0 clean, 1 failure, 2 bad usage, 3 the store cannot be used.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and exit")
+    parser.flags = tuple(
+        flag
+        for command in commands.values()
+        for flag in (
+            *(one.flag for one in command.settings),
+            *(arg for arg, _ in command.arguments),
+        )
+        if flag.startswith("-")
+    )
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="print versions and exit")
     subparsers = parser.add_subparsers(
         metavar="COMMAND", dest="command", required=True, parser_class=_Parser
     )

@@ -331,7 +331,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint at the known word that is most like `word`; empty if none is."""
     import difflib  # only after a mistake: it is slow to load
 
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else ""
 
 

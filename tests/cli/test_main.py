@@ -76,7 +76,9 @@ def assert_refused(said: Said, code: int, *parts: str) -> None:
         (["serve", "--runway"], ["--runway"]),
         (["serve", "--init=1"], ["--init"]),
         (["nope"], ["nope", "serve"]),
-        ([], ["COMMAND"]),
+        (["serve", "--port", "9000"], ["--port 9000; it is called --listen here"]),
+        (["serve", "--db=x"], ["it is called --store here"]),
+        (["help", "nope"], ["nope", "serve"]),
         (["create"], ["NAME"]),
         (["show"], ["NAME"]),
         (["create", "a", "--adopt-returns", "both"], ["both", "old"]),
@@ -114,6 +116,38 @@ def test_bad_usage_is_one_line_and_exit_2(run: Run, arguments: list[str], parts:
         arguments = ["serve", "--store", "sqlite:gone.db", *arguments[1:]]  # at worst exit 3
     assert_refused(run(*arguments), 2, *parts)
     assert not list(Path().iterdir()), "nothing was created"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["next", "--json"], "--store"),
+        (["init", "--port", "1"], "--listen"),
+        (["serve", "--rats"], "--rate"),
+    ],
+)
+def test_no_flag_is_proposed_that_the_command_does_not_take(
+    run: Run, arguments: list[str], meant: str
+) -> None:
+    assert meant not in run(*arguments).err.partition("; see ")[0].partition(arguments[1])[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "COMMAND"),
+        (["help"], "COMMAND"),
+        (["help", "serve"], "--listen"),
+        (["-V"], "idservice "),
+    ],
+)
+def test_help_is_given_where_it_is_asked_for(
+    run: Run, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(arguments)
+    assert ended.value.code == 0
+    assert said in capsys.readouterr().out
 
 
 def test_an_unknown_variable_is_one_line_and_exit_2(
