@@ -51,7 +51,7 @@ class Connection(RequestHandler):
     `limit` counts it; None for a request on a connection that is counted already.
     """
 
-    __slots__ = ("_ended", "_limit", "kept_alive")
+    __slots__ = ("_ended", "_limit", "_unread", "_unread_timer", "_wire", "kept_alive")
 
     def __init__(self, server: web.Server, limit: "ConnectionLimit | None" = None) -> None:
         super().__init__(
@@ -64,17 +64,48 @@ class Connection(RequestHandler):
         )
         self._limit = limit
         self._ended = False  # the client sends no more
+        self._wire: asyncio.Transport | None = None  # aiohttp lets go of it before it is closed
+        self._unread = 0, 0  # bytes that are not sent yet, of how many requests
+        self._unread_timer: asyncio.TimerHandle | None = None
         self.kept_alive = False  # True once a whole answer is written that allows more requests
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._limit is not None:
             self._limit.opened(self, self.is_busy)
+            self._wire = cast(asyncio.Transport, transport)  # by duck typing on uvloop
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._limit is not None:
             self._limit.closed(self)
+        self._wire = None
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        """Give a client `KEEPALIVE_S` to read something of an answer that is not sent yet."""
+        unsent = 0 if self._wire is None else self._wire.get_write_buffer_size()
+        if unsent and self._unread_timer is None:
+            self._unread = unsent, self._request_count
+            self._unread_timer = self._loop.call_later(KEEPALIVE_S, self._expect_progress)
+
+    def _expect_progress(self) -> None:
+        self._unread_timer = None
+        if self._wire is not None:
+            if self._unread == (self._wire.get_write_buffer_size(), self._request_count):
+                self._wire.abort()
+            else:
+                self._expect_reading()
+
+    def abandon(self) -> None:
+        """Give up an answer that the client does not read."""
+        if self._wire is not None and self._wire.get_write_buffer_size() > 0:
+            self._wire.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection until all that the client has asked for is answered."""
@@ -167,6 +198,7 @@ class Connection(RequestHandler):
             resp = problem_of(resp, request)
         resp, broken = await super().finish_response(request, resp, start_time)
         self.kept_alive = bool(resp.keep_alive) and not broken
+        self._expect_reading()
         if self._messages:
             await asyncio.sleep(0)  # a turn of the loop for all other clients
         elif self._ended:
@@ -216,6 +248,9 @@ class ConnectionLimit:
             if loop.time() > began + last_call and not is_one_busy:
                 return
             await asyncio.sleep(POLL_S)
+        for connection in tuple(self.connections):
+            if isinstance(connection, Connection):
+                connection.abandon()  # aiohttp would wait for its handler
 
 
 class RefusedConnection(asyncio.Protocol):
