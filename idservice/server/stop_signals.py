@@ -32,9 +32,11 @@ def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
 
 
 def hear() -> None:
-    """Have stop signals end this process at once, until it has other handlers."""
+    """Have stop signals end this process at once, until it has other handlers. The image blocks
+    them until here."""
     for number in numbers():
         signal.signal(number, end_at_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Signals that end a command, from its first line on."""
 
+import json
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ from tempfile import TemporaryFile
 
 import pytest
 
+from tests.forked import ROOT
 from tests.processes import environment, started
 
 pytestmark = pytest.mark.process
@@ -47,6 +49,17 @@ def test_a_signal_during_the_imports_ends_a_command(number: signal.Signals) -> N
 @NAMED
 def test_the_first_process_of_a_container_hears_a_signal_at_once(number: signal.Signals) -> None:
     assert at_import(number, *FIRST).returncode == 128 + number
+
+
+@pytest.mark.skipif(not FIRST_WORKS, reason="no namespace of processes can be made here")
+def test_the_image_keeps_a_signal_that_comes_before_the_first_line() -> None:
+    [entry] = [one for one in (ROOT / "Dockerfile").read_text().splitlines() if "ENTRYPOINT" in one]
+    env, block, _ = json.loads(entry.partition(" ")[2])
+    then = f"kill -TERM $$; exec {sys.executable} -m idservice --version"
+    ended = subprocess.run(
+        [*FIRST, env, block, "sh", "-c", then], env=environment(), capture_output=True, timeout=30
+    )
+    assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, b"")
 
 
 def test_nohup_keeps_its_meaning() -> None:
