@@ -1,6 +1,7 @@
 """The status in the terminal: the figures of the page, and a terminal left as it was."""
 
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import json
@@ -163,6 +164,7 @@ class Terminal:
         )  # fmt: skip
         self.theirs = theirs
         self.seen = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode  # a read may end in a letter
 
     def resize(self, lines: int, columns: int) -> None:
         fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -175,7 +177,7 @@ class Terminal:
         while text not in self.seen:
             assert time.monotonic() < end, self.seen[-3000:]
             with contextlib.suppress(BlockingIOError):
-                self.seen += os.read(self.ours, 65536).decode()
+                self.seen += self._decode(os.read(self.ours, 65536))
             await asyncio.sleep(0.02)
 
     async def end(self) -> int:

@@ -598,7 +598,7 @@ def away(tmp_path: Any) -> Away:
 async def test_without_the_store_a_request_is_answered_503_with_retry_after(
     serve: Serve, away: Away
 ) -> None:
-    serving = await serve(store=away, limits=Limits(wait=0.05))
+    serving = await serve(store=away, limits=Limits(wait=0.3))
     await serving.service.warm()
     away.away = True
     answers = [await serving.ask() for _ in range(12)]
@@ -617,7 +617,7 @@ async def test_without_the_store_a_request_is_answered_503_with_retry_after(
 
 
 async def test_ids_of_a_lost_answer_are_never_handed_out(serve: Serve, away: Away) -> None:
-    serving = await serve(store=away, limits=Limits(wait=0.05))
+    serving = await serve(store=away, limits=Limits(wait=0.3))
     away.unknown = True
     assert_problem(await serving.ask(), 503, "waited_too_long")
     stands = await away.position((await serving.service.local_counter("default")).counter)
@@ -634,7 +634,7 @@ async def test_ids_of_a_lost_answer_are_never_handed_out(serve: Serve, away: Awa
 
 
 async def test_health_answers_whatever_the_store_does(serve: Serve, away: Away) -> None:
-    serving = await serve(store=away, limits=Limits(wait=0.05))
+    serving = await serve(store=away, limits=Limits(wait=0.3))
     await serving.service.warm()
     for path, body in (("/livez", b"live"), ("/readyz", b"ready")):
         answer = await serving.ask(path)
