@@ -184,6 +184,9 @@ class Connection(RequestHandler):
                 extra={"action": "malformed_request"},
             )
             response = problem(errors.MalformedRequest(why=why))
+        elif isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
+            # On an unknown path aiohttp refuses it itself, and stumbles over its bytes.
+            response = problem_of(web.HTTPExpectationFailed(), request)
         else:
             _failed.error("a request failed", exc_info=exc, extra={"action": "request_bug"})
             response = problem(errors.IdserviceError())

@@ -4,6 +4,7 @@ Counters are changed only from this machine, and from no web page.
 """
 
 import asyncio
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -149,9 +150,11 @@ class CounterRoutes:
         self._access.check(request)
         body = await read_body(request)
         try:
-            return msgspec.json.decode(body or b"{}", type=kind)
+            found = msgspec.json.decode(body or b"{}", type=kind)
+            json.loads(body or b"{}", object_pairs_hook=_once)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise errors.BadConfiguration(why=str(error)) from None
+        return found
 
     async def _change(self, request: web.Request, change: Change, reason: str) -> web.Response:
         name = request.match_info["name"]
@@ -186,10 +189,17 @@ class CounterRoutes:
         return msgspec.convert({**values, **more}, CounterAnswer)
 
 
+def _once(pairs: list[tuple[str, object]]) -> None:
+    """Refuse an object with the same key twice. Raises BadConfiguration."""
+    for key in (keys := [key for key, _ in pairs]):
+        if keys.count(key) > 1:
+            raise errors.BadConfiguration(why=f"it has the key {key} twice")
+
+
 def read_number(field: str, value: float | str) -> int:
     """Return a whole number that JSON has as a number or as a string. JSON does not tell 5 from
     5.0. Raises BadConfiguration."""
-    if isinstance(value, int) and value < 0:
+    if not isinstance(value, str) and str(value).startswith("-"):  # as -0.0 does
         raise errors.BadConfiguration(why=f"{field} is {value}; it must be 0 or more")
     if isinstance(value, int):
         return value

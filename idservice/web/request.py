@@ -10,6 +10,8 @@ from idservice import errors
 COUNT = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)  # int() also takes "1_0", " 1" and other digits
 NONCE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 QUERY_KEYS_MAX = 32
+ESCAPES_MAX = 256  # of %XX in a query: to decode a thousand takes longer than anything else
+KINDS_MAX = 32  # of an Accept header; what follows is not read
 IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
 
 
@@ -58,12 +60,15 @@ def read_query(query: str) -> dict[str, str]:
     if not query:
         return {}
     try:
+        if query.count("%") > ESCAPES_MAX:
+            raise ValueError
         pairs = parse_qsl(
             query, keep_blank_values=True, errors="strict", max_num_fields=QUERY_KEYS_MAX
         )
     except ValueError:  # not UTF-8, or too many
         raise errors.MalformedRequest(
-            why=f"the query must be UTF-8 of at most {QUERY_KEYS_MAX} keys"
+            why=f"the query must be UTF-8 of at most {QUERY_KEYS_MAX} keys and {ESCAPES_MAX} bytes"
+            " that are escaped"
         ) from None
     found: dict[str, str] = {}
     for key, value in pairs:
@@ -90,8 +95,8 @@ def prefers_json(accept: str) -> bool:
     that this service replaces sent text.
     """
     quality: dict[str, float] = {}
-    for part in accept.lower().split(","):
-        kind, *parameters = (piece.strip() for piece in part.split(";"))
+    for part in accept.lower().split(",", KINDS_MAX)[:KINDS_MAX]:
+        kind, *parameters = (piece.strip() for piece in part.split(";", KINDS_MAX)[:KINDS_MAX])
         quality[kind] = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):
