@@ -45,7 +45,9 @@ def run(quick: bool) -> list[Row]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())
         port, child, _ = stack.enter_context(
-            serving("--store", f"sqlite:{folder / 'ids'}", "--init", "--runway", "60")
+            serving(
+                "--store", f"sqlite:{folder / 'ids'}", "--init", "--runway", "60", "--allow-changes"
+            )
         )
         with Connection(port) as control:
             for number in range(count):

@@ -28,7 +28,7 @@ def run(quick: bool) -> list[Row]:
     direct: list[float] = []
     chained: list[float] = []
     with tempfile.TemporaryDirectory() as folder, on_load_core():
-        store = ("--store", f"sqlite:{Path(folder) / 'store'}", "--init")
+        store = ("--store", f"sqlite:{Path(folder) / 'store'}", "--init", "--allow-changes")
         with (
             serving(*store) as (first, _, _),
             serving(*store) as (second, _, _),
@@ -55,7 +55,8 @@ def run(quick: bool) -> list[Row]:
 
 def _say(port: int, state: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("PATCH", "/v1/counters/default", json.dumps({"state": state}))
+    body, kind = json.dumps({"state": state}), {"Content-Type": "application/json"}
+    connection.request("PATCH", "/v1/counters/default", body, kind)
     answer = connection.getresponse()
     check(answer.status == 200, f"{state}: {answer.status} {answer.read()!r}")
     connection.close()

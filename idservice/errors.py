@@ -86,8 +86,18 @@ class PrefetchRefused(RequestRefused):
 
 
 class WriteRefused(RequestRefused):
-    text = "Counters can only be changed from this machine: {why}."
+    text = "This request may not change counters: {why}."
     code = "write_refused"
+    status = 403
+
+
+class HostRefused(RequestRefused):
+    text = (
+        "The Host header {host!r} does not name a loopback address, and this listener is on one: a "
+        "web page may have been led here. Ask by localhost or 127.0.0.1; from elsewhere, ask an "
+        "--admin-listen address."
+    )
+    code = "host_refused"
     status = 403
 
 
@@ -102,10 +112,7 @@ class UnknownPath(RequestRefused):
 
 
 class UnknownCounter(RequestRefused):
-    text = (
-        "There is no counter {name!r}. Create it with `idservice create {name}` or PUT "
-        "/v1/counters/{name}."
-    )
+    text = "There is no counter {name!r}. Create it with `idservice create {name}`."
     code = "unknown_counter"
     status = 404
 
@@ -295,8 +302,8 @@ class NotShown(NotApplied):
 
 class ChangedElsewhere(NotApplied):
     text = (
-        "{store} is a service, whose counters are changed where it runs. Use its own --store, or "
-        "PATCH, DELETE and POST at its --admin-listen address."
+        "{store} is a service, whose counters are changed where it runs. Name the store that it "
+        "uses itself as --store."
     )
     retryable = False
 

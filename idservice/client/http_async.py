@@ -43,7 +43,11 @@ class AsyncTransport:
         url = URL(self._base + target, encoded=True)
         try:
             async with self._session.request(
-                method, url, data=body or None, allow_redirects=False
+                method,
+                url,
+                data=body or None,
+                allow_redirects=False,
+                headers={"Content-Type": "application/json"} if body else None,
             ) as response:
                 answer = b""
                 async for chunk in response.content.iter_chunked(CHUNK):

@@ -52,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
         logs.set_up(settings.log, access=settings.access_log, worker=worker)
 
     set_up_logs()
-    with sockets.bound(settings.listen, settings.admin_listen) as bound:
+    with sockets.bound(
+        settings.listen, settings.admin_listen, allow_changes=settings.allow_changes
+    ) as bound:
         if settings.workers == 1:
             return loop.run(serve(settings, bound))
 
@@ -216,8 +218,9 @@ def _applications(
             limits=limits,
             draining=lambda: switch.draining,
             control=bound.control_on_data or not is_data,
-            writable=address.is_local,
+            writable=bound.may_change(address, is_data=is_data),
             unix=bool(address.path),
+            loopback=address.is_local and not address.path,
             around=around,
         )
         responder = None

@@ -220,6 +220,11 @@ class ServeSettings:
         "address for metrics and counters; used if --listen can be reached from outside, or if"
         " named", "ADDRESS", unset=str(ADMIN_DEFAULT),
     )  # fmt: skip
+    allow_changes: bool = row(
+        False, switch,
+        "let requests to loopback and Unix listeners change counters; not where a proxy or a"
+        " forwarded port leads there",
+    )  # fmt: skip
     default_counter: str = row("default", str, "the counter behind /next", "NAME")
     route: tuple[tuple[str, str], ...] = row(
         (), path_route, "serve a counter at an old path, too; may be repeated", "PATH=COUNTER",

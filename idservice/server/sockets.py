@@ -28,11 +28,18 @@ class Sockets:
 
     data: list[tuple[Address, socket.socket]]
     admin: list[tuple[Address, socket.socket]]
+    allow_changes: bool = False
 
     @property
     def control_on_data(self) -> bool:
-        """True if the data sockets may serve metrics and counters, too."""
-        return all(address.is_local for address, _ in self.data)
+        """True if metrics and counters are on the data sockets: there is no admin socket."""
+        return not self.admin
+
+    def may_change(self, address: Address, *, is_data: bool) -> bool:
+        """Return True if counters may be changed by requests to this address."""
+        if not is_data and address.path:
+            return True  # its file says who may
+        return self.allow_changes and address.is_local and (self.control_on_data or not is_data)
 
     def close(self) -> None:
         """Close them in this process; other processes that share them go on."""
@@ -46,10 +53,29 @@ class Sockets:
         for _, bound in self.admin:
             address = bound_address(bound).url
             log.info("metrics and counters: %s", address, extra={"action": "listening_admin"})
+        places = [
+            bound_address(bound).url
+            for is_data, sockets in ((True, self.data), (False, self.admin))
+            for address, bound in sockets
+            if self.may_change(address, is_data=is_data)
+        ]
+        if places:
+            log.info(
+                "counters can be changed over HTTP at %s, by all that can connect there: lead no"
+                " proxy and no forwarded port to it", " and ".join(places),
+                extra={"action": "changes_allowed"},
+            )  # fmt: skip
+        elif self.allow_changes:
+            log.warning(
+                "--allow-changes has no effect: no listener for counters is on loopback or a Unix"
+                " socket. Name one with --admin-listen", extra={"action": "changes_refused"},
+            )  # fmt: skip
 
 
 @contextmanager
-def bound(data: Sequence[Address], admin: Address | None) -> Iterator[Sockets]:
+def bound(
+    data: Sequence[Address], admin: Address | None, *, allow_changes: bool = False
+) -> Iterator[Sockets]:
     """Bind all addresses; on exit, close them and remove the files of Unix sockets.
 
     Without `admin`, its default is used if a data address can be reached from outside.
@@ -66,8 +92,8 @@ def bound(data: Sequence[Address], admin: Address | None) -> Iterator[Sockets]:
                 stack.callback(_remove, address.path, _identity(address.path))
             return address, one
 
-        sockets = Sockets([add(address) for address in data], [])
-        if admin is not None or not sockets.control_on_data:
+        sockets = Sockets([add(address) for address in data], [], allow_changes)
+        if admin is not None or not all(address.is_local for address in data):
             sockets.admin.append(add(admin or ADMIN_DEFAULT))
         yield sockets
 

@@ -301,7 +301,7 @@ class ChainedStore:
     # --- refusals --------------------------------------------------------------------------------
 
     def _refusal(self, error: Refused, action: str, name: str = "") -> errors.StoreError:
-        if error.code in ("unknown_path", "write_refused", "method_not_allowed"):
+        if error.code in ("unknown_path", "write_refused", "host_refused", "method_not_allowed"):
             return errors.NotShown(store=self.address, action=action)
         if error.outcome == errors.UNKNOWN:
             return self._unknown(action, error.why)

@@ -7,7 +7,8 @@ touches the store and never decides anything about an id.
 
     ids            requests for ids: `request` reads them, the service serves them, and they are
                    worded here
-    counters       the control plane; `WriteAccess` decides if a request may change a counter
+    counters       the control plane: routes on counters
+    access         `ControlAccess`: which requests may read the control plane and change counters
     status_page    the status as a page and as JSON, from memory alone
     health         `/livez` and `/readyz`
     openapi        the document, generated from the records in `schemas`

@@ -11,7 +11,8 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
 from idservice.observability.readings import ServiceView
-from idservice.web.counters import CounterRoutes, WriteAccess
+from idservice.web.access import ControlAccess
+from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
 from idservice.web.openapi import document
@@ -31,13 +32,15 @@ def build_app(
     control: bool,
     writable: bool,
     unix: bool = False,
+    loopback: bool = False,
     around: Sequence[Middleware] = (),
 ) -> web.Application:
     """Return the application of one listener.
 
     `paths` leads paths to counters; without any, no ids are served. `control` adds the routes on
-    counters. With `writable` they may change counters. `view` shows the service with all its
-    workers; the middlewares `around` see each request first.
+    counters. With `writable` they may change counters. `unix` and `loopback` say what its socket
+    is, see `ControlAccess`. `view` shows the service with all its workers; the middlewares `around`
+    see each request first.
     """
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
@@ -64,9 +67,11 @@ def build_app(
     if paths:
         serve_ids("/v1/counters/{name}/next", None)
     if control:
-        access = WriteAccess(writable, unix)
+        access = ControlAccess(writable, loopback=loopback, unix=unix, ids=bool(paths))
         for path, handlers in _control(catalogue, view, access, limits).items():
             if path not in paths:  # a path of --route comes first
+                if "GET" in handlers:
+                    handlers["GET"] = access.reading(handlers["GET"])
                 serve(path, **handlers)
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(view, draining))
@@ -75,7 +80,7 @@ def build_app(
 
 
 def _control(
-    catalogue: Catalogue, view: ServiceView, access: WriteAccess, limits: WebLimits
+    catalogue: Catalogue, view: ServiceView, access: ControlAccess, limits: WebLimits
 ) -> dict[str, dict[str, Handler]]:
     """Return the handlers of the control plane by path and method."""
     counters = CounterRoutes(catalogue, view, access)

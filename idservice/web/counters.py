@@ -1,16 +1,11 @@
-"""The routes on counters: list, show, create and change them, and the rules of access.
-
-Counters are changed only from this machine, and from no web page.
-"""
+"""The routes on counters: list, show, create and change them; `access` says who may."""
 
 import asyncio
 import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,66 +17,21 @@ from idservice.catalogue.changes import Change, Configure, Delete, SetNext, chec
 from idservice.catalogue.counters import check_runway, described, gaps_described, new_counter
 from idservice.observability.readings import ServiceView
 from idservice.stores.records import LIMIT_DEFAULT, Counter, Position
+from idservice.web.access import ControlAccess
 from idservice.web.ids import read_body
 from idservice.web.problems import json_answer
 from idservice.web.schemas import Configuration, CounterAnswer, CounterList, Deletion, Patch, SetTo
 
 ANSWER_AFTER_S = 4.0  # a change to lower ids takes a minute; its answer does not wait for it
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
-AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 Body = TypeVar("Body")
-
-
-@dataclass(frozen=True, slots=True)
-class WriteAccess:
-    """Checks requests of one listener: `writable` if it may change counters, `unix` if its socket
-    is a Unix socket."""
-
-    writable: bool
-    unix: bool
-
-    def check(self, request: web.Request) -> None:
-        """Refuse a request that may not change counters. Raises WriteRefused."""
-        if not self.writable:
-            raise errors.WriteRefused(
-                why="this listener is not on the loopback interface; use one that is, or the"
-                " command line"
-            )
-        headers = request.headers
-        if not self.unix and not _is_loopback(headers.get("Host", "")):
-            raise errors.WriteRefused(why="the Host header does not name a loopback address")
-        for name in FORWARDED:
-            if name in headers:
-                raise errors.WriteRefused(why=f"the header {name} says that a proxy forwarded it")
-        sites = [site.lower() for site in headers.getall("Sec-Fetch-Site", ())]
-        origins = headers.getall("Origin", ())
-        if "cross-site" in sites or not all(
-            _is_loopback(origin.partition("://")[2]) for origin in origins
-        ):
-            raise errors.WriteRefused(why="the request comes from another site")
-
-    def client(self, request: web.Request) -> str:
-        """Return the name of the client for the log."""
-        return f"http:{'unix' if self.unix else request.remote or 'unknown'}"
-
-
-def _is_loopback(authority: str) -> bool:
-    match = AUTHORITY.fullmatch(authority)
-    if match is None:
-        return False
-    host = match[1].strip("[]").lower()
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class CounterRoutes:
     """Handlers over a catalogue, of which `view` shows the service."""
 
-    def __init__(self, catalogue: Catalogue, view: ServiceView, access: WriteAccess) -> None:
+    def __init__(self, catalogue: Catalogue, view: ServiceView, access: ControlAccess) -> None:
         self._catalogue = catalogue
         self._view = view
         self._access = access
@@ -147,7 +97,7 @@ class CounterRoutes:
     async def _read(self, request: web.Request, kind: type[Body]) -> Body:
         """Return the body of a request; a request without one means an empty object. Raises
         WriteRefused, BadConfiguration, and as `read_body`."""
-        self._access.check(request)
+        self._access.check_change(request)
         body = await read_body(request)
         try:
             found = msgspec.json.decode(body or b"{}", type=kind)

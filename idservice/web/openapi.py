@@ -126,13 +126,13 @@ def _counters() -> Schema:
         "/v1/counters": {
             "get": _operation(
                 "listCounters", "List every counter with its configuration.",
-                {"200": _json(_ref("CounterList"))}, [], (503,),
+                {"200": _json(_ref("CounterList"))}, [], (403, 503),
             ),
         },
         "/v1/counters/{name}": {
             "get": _operation(
                 "showCounter", "Show a counter and its position in the store.",
-                {"200": answer}, NAMED, (400, 404, 503),
+                {"200": answer}, NAMED, (400, 403, 404, 503),
             ),
             "put": _operation(
                 "createCounter", "Create a counter, or find it with the same configuration.",
@@ -162,15 +162,15 @@ def _service() -> Schema:
     return {
         "/": get(
             "statusPage", "Show the status as a page. The store is not asked.",
-            page, STATUS_QUERY, (400, 503),
+            page, STATUS_QUERY, (400, 403, 503),
         ),
         "/v1/status": get(
             "status",
             "Show the service and its counters in use, those that need attention first. The store"
             " is not asked.",
-            _json(_ref("Status")), STATUS_QUERY, (400, 503),
+            _json(_ref("Status")), STATUS_QUERY, (400, 403, 503),
         ),
-        "/metrics": get("metrics", "Show the metrics for Prometheus.", text),
+        "/metrics": get("metrics", "Show the metrics for Prometheus.", text, [], (403,)),
         "/livez": get("livez", "Say that the process answers.", text),
         "/readyz": get("readyz", "Say if the next id can be served.", text, [], (503,)),
         "/openapi.json": get("openapi", "Show this document.", _json({"type": "object"})),
@@ -197,7 +197,7 @@ def _operation(
     }
     if body:
         described["requestBody"] = {
-            "required": body in ("Patch", "SetTo"),  # of the others each field has a default
+            "required": True,  # its Content-Type is, even where each field has a default
             "content": {"application/json": {"schema": _ref(body)}},
         }
     return described

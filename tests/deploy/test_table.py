@@ -179,7 +179,7 @@ def test_the_policies_allow_what_the_code_asks_and_nothing_else(
         UpdateExpression="REMOVE table_id",
     )  # fmt: skip
     serving = {"AWS_ACCESS_KEY_ID": "serving"}
-    arguments = ("--store", run.store, "--workers", "1")
+    arguments = ("--store", run.store, "--workers", "1", "--allow-changes")
     with Serving(tmp_path, *arguments, env=serving) as service:
         serve(f"http://127.0.0.1:{service.port}")
         service.terminate()

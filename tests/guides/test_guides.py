@@ -126,6 +126,12 @@ def test_change(follow: Follow) -> None:
     assert '"limit":999999' in said
 
 
+def test_proxy(follow: Follow) -> None:
+    said = follow("proxy")
+    assert numbers(said) == [0]
+    assert '"runway":60.0' in said
+
+
 @pytest.mark.needs_engine
 def test_move(follow: Follow, engine: str) -> None:
     given = numbers(follow("move", before=engine))

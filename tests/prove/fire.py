@@ -111,7 +111,7 @@ class Fire(Hammer):
             name = f"i{self._begun}{'w' if workers > 1 else ''}"
             instance = Serving(
                 self._folder, "--store", await self._hop(name), "--drain", "0.3",
-                "--store-wait", f"{STORE_WAIT_S}",
+                "--store-wait", f"{STORE_WAIT_S}", "--allow-changes",
                 "--workers", str(workers), env=self._env,
             )  # fmt: skip
             self._instances.append(instance)

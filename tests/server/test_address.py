@@ -101,4 +101,31 @@ def test_control_has_its_own_address_if_ids_are_reachable_from_outside(
 ) -> None:
     with bound(parsed(*data), admin and Address.parse(admin)) as sockets:
         assert len(sockets.admin) == expected
-        assert sockets.control_on_data is ("0.0.0.0:0" not in data)
+        assert sockets.control_on_data is not expected
+
+
+@pytest.mark.parametrize(
+    ("data", "admin", "allow", "expected"),
+    [
+        ("127.0.0.1:0", None, False, []),
+        ("127.0.0.1:0", None, True, [True]),
+        ("unix:ids", None, False, []),
+        ("unix:ids", None, True, [True]),
+        ("0.0.0.0:0", "0.0.0.0:0", True, []),
+        ("0.0.0.0:0", "127.0.0.1:0", False, []),
+        ("0.0.0.0:0", "127.0.0.1:0", True, [False]),
+        ("127.0.0.1:0", "127.0.0.1:0", True, [False]),
+        ("127.0.0.1:0", "unix:admin", False, [False]),
+        ("127.0.0.1:0", "0.0.0.0:0", True, []),
+    ],
+)  # fmt: skip
+def test_counters_are_changed_where_that_is_allowed_and_nowhere_else(
+    data: str, admin: str | None, allow: bool, expected: list[bool],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """`expected` are the listeners that change counters: True for one that serves ids, too."""
+    monkeypatch.chdir(tmp_path)
+    named = admin and Address.parse(admin)
+    with bound(parsed(data), named, allow_changes=allow) as sockets:
+        both = [(one, True) for one, _ in sockets.data] + [(one, False) for one, _ in sockets.admin]
+        assert [ids for one, ids in both if sockets.may_change(one, is_data=ids)] == expected

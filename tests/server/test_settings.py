@@ -22,6 +22,7 @@ SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
     "--admin-listen": (
         "127.0.0.1:1", Address("127.0.0.1", 1), "127.0.0.1:2", Address("127.0.0.1", 2)
     ),
+    "--allow-changes": (None, True, "0", False),
     "--default-counter": ("a", "a", "b", "b"),
     "--route": ("/a=b", (("/a", "b"),), "/c=d,/e/f=g", (("/c", "d"), ("/e/f", "g"))),
     "--runway": ("1", 1.0, "86400", 86_400.0),
@@ -45,6 +46,7 @@ DEFAULTS = {
     "--init": False,
     "--listen": (Address("127.0.0.1", 8080),),
     "--admin-listen": None,
+    "--allow-changes": False,
     "--default-counter": "default",
     "--route": (),
     "--runway": 30.0,
@@ -70,6 +72,7 @@ BAD: dict[str, list[str]] = {
     "--init": ["", "maybe", "2"],
     "--listen": ["", "a", "127.0.0.1", "127.0.0.1:65536", "127.0.0.1:x", "::1:1", "unix:"],
     "--admin-listen": ["", ":1"],
+    "--allow-changes": ["", "maybe"],
     "--default-counter": [""],
     "--route": [
         "", "a", "/a", "/a=", "=b", "a=b", "/a b=c", "/a?b=c", "/{x}=c", "/é=c",

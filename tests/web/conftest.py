@@ -130,6 +130,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 draining=lambda: serving.draining,
                 control=control,
                 writable=writable,
+                loopback=True,
             )
             runner = web.AppRunner(app, shutdown_timeout=2)
             await runner.setup()

@@ -725,6 +725,16 @@ async def test_a_remote_admin_listener_changes_nothing(serve: Serve) -> None:
         {"Origin": "null"},
         {"Origin": ""},
         {"Origin": "http://localhost.example.com"},
+        {"Origin": "http://localhost:3000"},
+        {"Origin": "http://127.0.0.1:3000"},
+        {"Origin": "http://127.0.0.1:8080", "Host": "127.0.0.1:8081"},
+        {"Origin": "http://localhost:8080", "Host": "127.0.0.1:8080"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Via": "1.1 cache"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "text/plain;charset=application/json"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": ""},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "Cross-Site"},
         {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
@@ -751,15 +761,31 @@ async def test_a_page_of_another_site_changes_no_counter(
         {"Host": "127.0.0.1:1"},
         {"Host": "127.9.9.9"},
         {"Host": "[::1]:8080"},
-        {"Origin": "http://localhost:3000"},
-        {"Origin": "http://127.0.0.1:8080", "Sec-Fetch-Site": "same-origin"},
+        {"Host": "localhost:3000", "Origin": "http://LOCALHOST:3000"},
+        {"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:8080",
+         "Sec-Fetch-Site": "same-origin"},
         {"Sec-Fetch-Site": "none"},
+        {"Content-Type": "application/json; charset=utf-8"},
     ],
-)
+)  # fmt: skip
 async def test_who_is_on_this_machine_may_change_counters(
     serving: Serving, headers: dict[str, str]
 ) -> None:
     assert (await serving.ask("/v1/counters/x", "PUT", headers=headers)).status == 201
+
+
+@pytest.mark.parametrize("host", ["ids.example.com", "127.0.0.1.example.com", "10.0.0.1", ""])
+async def test_on_loopback_a_foreign_host_reads_no_control_plane(
+    serving: Serving, host: str
+) -> None:
+    """A name that leads a browser here would let any page read (DNS rebinding)."""
+    for path in ("/", "/v1/status", *CONTROL):
+        refused = await serving.ask(path, headers={"Host": host})
+        assert_problem(refused, 403, "host_refused")
+        assert "--admin-listen" in refused.json["detail"]
+        assert (await serving.ask(path, headers={"Host": "localhost:1"})).status == 200
+    for path in ("/next", "/v1/counters/default/next", *HEALTH):
+        assert (await serving.ask(path, headers={"Host": host})).status == 200
 
 
 # --- metrics, logs --------------------------------------------------------------------------------

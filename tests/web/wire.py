@@ -104,6 +104,8 @@ def request(
 ) -> bytes:
     """A well-formed request, but for what it is given."""
     named = {"Host": "127.0.0.1", **(headers or {})}
+    if method in ("PUT", "PATCH", "DELETE") or target.endswith("/set"):
+        named = {"Content-Type": "application/json", **named}
     if body:
         named["Content-Length"] = str(len(body))
     lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())

@@ -1,0 +1,200 @@
+"""Proxies as they are by default, before a real service: nothing that comes through changes it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, STORE, Serving, command
+
+from .test_cache import START_S, listens, nginx_program
+from .wire import Answer, Wire, request
+
+pytestmark = pytest.mark.process
+
+NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+worker_rlimit_nofile 1024;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{ listen unix:{folder}/tcp; location / {{ proxy_pass {tcp}; }} }}
+    server {{ listen unix:{folder}/unix; location / {{ proxy_pass http://unix:{unix}; }} }}
+    server {{
+        listen unix:{folder}/named;
+        location / {{ proxy_pass {tcp}; proxy_set_header Host localhost; }}
+    }}
+    server {{
+        listen unix:{folder}/passed;
+        location / {{ proxy_pass http://unix:{unix}; proxy_set_header Host $http_host; }}
+    }}
+    server {{ listen unix:{folder}/guide; {guide} }}
+}}
+"""
+GUIDE = ROOT / "docs" / "how-to" / "proxy.md"
+FRONTS = ("tcp", "unix", "named", "passed")
+HOSTS = ("ids.example.com", "localhost", "127.0.0.1:8080", "[::1]")
+CHANGES = (
+    ("PUT", "/v1/counters/made", b"{}"),
+    ("PATCH", "/v1/counters/default", b'{"state":"suspended"}'),
+    ("PATCH", "/v1/counters/default", b'{"limit":5,"runway":9}'),
+    ("DELETE", "/v1/counters/default", b""),
+    ("DELETE", "/v1/counters/default", b"{}"),
+    ("POST", "/v1/counters/default/set", b'{"next":500}'),
+)
+
+
+async def through(path: Path, method: str, target: str, body: bytes, host: str) -> Answer:
+    """The answer to one request on a Unix socket."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        headers = {"Host": host, "Connection": "close"}
+        writer.write(request(target, method, headers=headers, body=body))
+        return await Wire(reader, writer).answer()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def status_of(path: Path, method: str, target: str) -> int:
+    """The status of an answer, which may be one of nginx itself."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        writer.write(request(target, method, headers={"Connection": "close"}))
+        async with asyncio.timeout(START_S):
+            return int((await reader.readline()).split()[1])
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def changed(path: Path, host: str) -> list[tuple[int, str]]:
+    """Status and code of the answers to every change."""
+    answers = [await through(path, *change, host) for change in CHANGES]
+    return [(answer.status, answer.json.get("code", "")) for answer in answers]
+
+
+def entries(folder: Path) -> str:
+    """Return all counters as the store has them, without the service."""
+    names = command("counters", "--store", STORE, folder=folder).stdout.split()
+    shown = [
+        json.loads(command("show", name, "--json", "--store", STORE, folder=folder).stdout)
+        for name in names
+    ]
+    return repr([{**one, "next": 0} for one in shown])
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Serving]:
+    """A service without any setting but its addresses: TCP, and a Unix socket."""
+    listen = ("127.0.0.1:0", f"unix:{tmp_path}/ids")
+    with Serving(tmp_path, "--store", STORE, "--init", listen=listen) as serving:
+        assert serving.port
+        yield serving
+
+
+@pytest.fixture
+async def front(tmp_path: Path, service: Serving) -> AsyncIterator[Path]:
+    """The folder of an nginx that leads each of FRONTS to the service."""
+    folder = tmp_path / "nginx"
+    folder.mkdir()
+    tcp = f"http://127.0.0.1:{service.port}"
+    guide = GUIDE.read_text().partition("nginx:\n\n```text\n")[2].partition("```")[0]
+    text = NGINX.format(
+        folder=folder, tcp=tcp, unix=tmp_path / "ids",
+        guide=guide.replace("http://127.0.0.1:8080", tcp),
+    )  # fmt: skip
+    (folder / "nginx.conf").write_text(text)
+    process = await asyncio.create_subprocess_exec(
+        nginx_program(), "-p", str(folder), "-c", str(folder / "nginx.conf"),
+        "-e", str(folder / "error.log"),
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(START_S):
+            while not all(listens(folder / name) for name in (*FRONTS, "guide")):
+                assert process.returncode is None, (folder / "error.log").read_text()
+                await asyncio.to_thread(process._transport.get_pid)  # type: ignore[attr-defined]
+        yield folder
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+@pytest.mark.needs_nginx
+async def test_no_change_comes_through_an_nginx_as_it_is_by_default(
+    front: Path, service: Serving, tmp_path: Path
+) -> None:
+    before = entries(tmp_path)
+    for name in FRONTS:
+        for host in HOSTS:
+            found = await changed(front / name, host)
+            assert found == [(403, "write_refused")] * len(CHANGES), (name, host)
+        assert (await through(front / name, "GET", "/next", b"", "x")).status == 200
+    assert entries(tmp_path) == before
+
+
+@pytest.mark.needs_nginx
+async def test_the_lines_of_the_guide_pass_ids_and_nothing_else(
+    front: Path, tmp_path: Path
+) -> None:
+    before = entries(tmp_path)
+    for target in ("/next", "/v1/counters/default/next", "/next?count=2"):
+        assert (await through(front / "guide", "GET", target, b"", "x")).status == 200
+    for target in ("/", "/metrics", "/v1/counters", "/v1/counters/default", "/v1/status"):
+        assert await status_of(front / "guide", "GET", target) == 404
+    for method, target, _ in CHANGES:
+        assert await status_of(front / "guide", method, target) in (404, 405)  # of nginx itself
+    assert entries(tmp_path) == before
+
+
+async def test_a_listener_for_ids_changes_nothing_unless_that_is_allowed(
+    service: Serving, tmp_path: Path
+) -> None:
+    before = entries(tmp_path)
+    for host in HOSTS:
+        assert {status for status, _ in await changed(tmp_path / "ids", host)} == {403}
+    refused = await through(tmp_path / "ids", "DELETE", "/v1/counters/default", b"", "localhost")
+    for part in ("idservice delete default --store", "--allow-changes", "--admin-listen"):
+        assert part in refused.json["detail"]
+    assert entries(tmp_path) == before
+    assert not service.records("changes_allowed")
+
+
+async def test_with_allow_changes_local_listeners_change_counters(tmp_path: Path) -> None:
+    listen = (f"unix:{tmp_path}/ids", "127.0.0.1:0")
+    arguments = ("--store", STORE, "--init", "--allow-changes")
+    with Serving(tmp_path, *arguments, listen=listen) as serving:
+        said = serving.await_log("changes_allowed")["message"]
+        assert "127.0.0.1:" in said
+        assert "unix:" in said
+        for host in HOSTS[1:]:
+            made = await through(tmp_path / "ids", "PUT", "/v1/counters/made", b"", host)
+            assert made.status in (200, 201)
+        assert {status for status, _ in await changed(tmp_path / "ids", HOSTS[0])} == {403}
+
+
+async def test_an_admin_socket_changes_counters_and_ids_are_elsewhere(tmp_path: Path) -> None:
+    admin = ("--admin-listen", f"unix:{tmp_path}/admin")
+    listen = (f"unix:{tmp_path}/ids", "127.0.0.1:0")
+    with Serving(tmp_path, "--store", STORE, "--init", *admin, listen=listen) as serving:
+        serving.await_log("listening_admin")
+        assert f"unix:{tmp_path}/admin" in serving.await_log("changes_allowed")["message"]
+        assert (tmp_path / "admin").stat().st_mode & 0o777 == 0o660
+        for target in ("/", "/v1/counters", "/v1/counters/default", "/v1/status", "/metrics"):
+            ids = await through(tmp_path / "ids", "GET", target, b"", "localhost")
+            assert (target, ids.status) == (target, 404)
+            control = await through(tmp_path / "admin", "GET", target, b"", "localhost")
+            assert (target, control.status) == (target, 200)
+        for target, status in (("/next", 200), ("/livez", 200), ("/readyz", 200)):
+            ids = await through(tmp_path / "ids", "GET", target, b"", "localhost")
+            assert ids.status == status
+        assert {status for status, _ in await changed(tmp_path / "ids", "localhost")} <= {403, 404}
+        assert (await through(tmp_path / "admin", "GET", "/next", b"", "x")).status == 404
+        made = await through(tmp_path / "admin", "PUT", "/v1/counters/made", b"", "admin")
+        assert made.status == 201
