@@ -65,7 +65,8 @@ def test_the_command_line_over_a_service(tmp_path: Path) -> None:
         done = command(*words, "--store", url, folder=tmp_path)
         return done.returncode, done.stdout + done.stderr
 
-    with Serving(tmp_path, "--init", "--store", f"sqlite:{tmp_path / 'ids.db'}") as central:
+    store = f"sqlite:{tmp_path / 'ids.db'}"
+    with Serving(tmp_path, "--init", "--store", store, "--allow-changes") as central:
         url = f"http://127.0.0.1:{central.port}"
         assert run("create", "orders", "--start", "100") == (
             0,
