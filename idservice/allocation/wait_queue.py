@@ -14,6 +14,7 @@ from idservice.observability.readings import CounterStats
 log = logging.getLogger("idservice.wait_queue")
 
 Served = list[range] | IdserviceError
+SHORT_MIN_S = 1.0  # a shortage that ids end sooner is one with the next
 WINDOW_MAX_S = 0.002  # uvloop makes this 1 to 2 ms
 
 
@@ -121,7 +122,8 @@ class WaitQueue:
         return error
 
     def _end_shortage(self) -> None:
-        if self._short_since is not None:
+        lasted = self._short_since is not None and self._loop.time() - self._short_since
+        if self._short_since is not None and lasted >= SHORT_MIN_S:
             seconds, self._short_since = self._loop.time() - self._short_since, None
             log.warning(
                 "counter %r has ids again after %.0f s; %d requests were refused",

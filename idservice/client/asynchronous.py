@@ -12,6 +12,7 @@ from idservice.client.buffer import (
     forget_if_forked,
 )
 from idservice.client.http_async import AsyncTransport
+from idservice.client.process_mark import process_mark
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Request
 from idservice.core.gap_causes import GapCause
@@ -207,6 +208,7 @@ class AsyncClient:
     def _reset(self) -> None:
         self._buffer.forget()
         self._ids = self._buffer.allocator.buffer
+        self._buffer.mark = process_mark()
 
     def forget_in_child(self) -> None:
         """Begin anew after a fork: ids and connections are the parent's."""

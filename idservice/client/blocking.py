@@ -13,6 +13,7 @@ from idservice.client.buffer import (
     forget_if_forked,
 )
 from idservice.client.http_sync import ConnectionPool
+from idservice.client.process_mark import process_mark
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.core.allocator import Allocator, Request
 from idservice.core.gap_causes import GapCause
@@ -54,6 +55,7 @@ class Client:
         self._ids = self._buffer.allocator.buffer
         self._connections = ConnectionPool(self._buffer.address)
         self._thread: threading.Thread | None = None
+        self._buffer.mark = process_mark()
 
     def __enter__(self) -> Self:
         """Open the client. Raises NotOpen if it is open already."""

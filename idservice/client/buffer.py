@@ -82,11 +82,11 @@ class ClientBuffer:
         self._retry_at = 0.0
         self._ordinal, self._strict = 0, True  # until an answer says otherwise
         self._random = SystemRandom()
+        self.mark = process_mark()  # set last by a client that begins anew: then it is whole
         self.forget()
 
     def forget(self) -> None:
         """Begin anew without ids: those in memory belong to another process, or are outdated."""
-        self.mark = process_mark()
         self.allocator = Allocator(
             _one_shard(),
             now=self.clock(),
@@ -94,7 +94,7 @@ class ClientBuffer:
             block_max=RANGES_MAX,
             strict=self._strict,
             hold_s=self.hold_s,
-            owned=self.mark,
+            owned=process_mark(),
         )
 
     def enter(self) -> None:

@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
 
 INTERVAL_S = 1.0
-LINES_MAX = 10_000  # that wait to be written; further ones are dropped
+LINES_MAX, BYTES_MAX = 10_000, 8 * 2**20  # that wait to be written; further ones are dropped
 FLUSH_S = 0.3  # at the end, for those that wait
 THREAD = "idservice-log"
 
@@ -76,6 +77,7 @@ class BackgroundHandler(logging.Handler):
         self.dropped = 0
         self._descriptor = descriptor
         self._lines: deque[bytes] = deque()
+        self._put = self._got = 0  # bytes that were queued, and taken from the queue
         self._some = threading.Event()
         self._writing = False
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
@@ -83,14 +85,16 @@ class BackgroundHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the line of a record."""
-        if len(self._lines) >= LINES_MAX:
+        if len(self._lines) >= LINES_MAX or self._put - self._got >= BYTES_MAX:
             self.dropped += 1
             return
         try:
             line = self.format(record)
         except Exception:  # a bug of ours
             line = f"{record.msg!r} cannot be logged with {record.args!r}"
-        self._lines.append(line.encode(errors="backslashreplace") + b"\n")
+        data = line.encode(errors="backslashreplace") + b"\n"
+        self._put += len(data)
+        self._lines.append(data)
         self._some.set()
 
     def flush(self) -> None:
@@ -117,8 +121,10 @@ class BackgroundHandler(logging.Handler):
                     self.dropped += len(lines)
                     if not said:
                         said = True
-                        why = error.strerror or error
-                        os.write(2, f"idservice: the log cannot be written: {why}\n".encode())
+                        why = f"idservice: the log cannot be written: {error.strerror or error}\n"
+                        with suppress(OSError):  # stderr may lead to the same place
+                            os.write(2, why.encode())
+                self._got += sum(map(len, lines))
             self._writing = False
 
     def _write(self, data: memoryview) -> None:

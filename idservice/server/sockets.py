@@ -120,7 +120,7 @@ def _lock(address: Address) -> Iterator[None]:
 def _locked(path: str) -> int:
     """Return the descriptor of a file that is locked. Raises OSError."""
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, UNIX_MODE)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, UNIX_MODE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock), os.stat(path)):

@@ -47,7 +47,11 @@ async def issue(service: Service, name: str, asked: IdRequest) -> tuple[str, byt
         if asked.count is not None or asked.format == "ranges":
             blocks = await supply.next_batch(asked.count or 1)
             if asked.cost > 1:
-                await loop_turns().take(asked.cost)
+                try:
+                    await loop_turns().take(asked.cost)
+                except asyncio.CancelledError:
+                    supply.allocator.record_wasted(asked.count or 1)
+                    raise
             return several(supply.counter, asked, blocks)
         id = supply.take()
         if id is None:

@@ -33,12 +33,20 @@ class Turns:
         self._left -= cost
         self._go_on()
 
-    def join(self, work: Callable[[], object]) -> Callable[[], object]:
-        """Call `work`, which spends something, in a later turn; return what takes it out again."""
+    def join(
+        self, work: Callable[[], object], given_up: Callable[[], object] | None = None
+    ) -> Callable[[], object]:
+        """Call `work`, which spends something, in a later turn; return what takes it out again,
+        and then calls `given_up`."""
         ticket = object()
         self._queue[ticket] = work
         self._go_on()
-        return partial(self._queue.pop, ticket, None)
+
+        def leave() -> None:
+            if self._queue.pop(ticket, None) is not None and given_up is not None:
+                given_up()
+
+        return leave
 
     async def take(self, cost: int) -> None:
         """Spend `cost` in this turn, or in a later one if this is over."""

@@ -69,6 +69,42 @@ def test_a_reader_that_stops_reading_holds_nothing_up(monkeypatch: pytest.Monkey
         assert kept
 
 
+def test_lines_that_wait_are_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "BYTES_MAX", 5_000)
+    read, write = os.pipe()
+    with os.fdopen(read), os.fdopen(write):
+        fill(write)
+        handler = logs.BackgroundHandler(write)
+        logging.getLogger().handlers[:] = [handler]
+        for _ in range(20):
+            logging.getLogger("idservice.test").warning("x" * 1_000)
+        assert 10 <= logs.dropped() <= 16
+
+
+def test_a_log_that_goes_nowhere_with_stderr_goes_on_once_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, full = os.write, [True]
+
+    def write(descriptor: int, data: bytes) -> int:
+        if full[0] and descriptor in (2, end):
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data)
+
+    read, end = os.pipe()
+    with os.fdopen(read) as reading, os.fdopen(end):
+        monkeypatch.setattr(logs.os, "write", write)
+        handler = logs.BackgroundHandler(end)
+        logging.getLogger().handlers[:] = [handler]
+        logging.getLogger("idservice.test").warning("lost")
+        while not handler.dropped:
+            time.sleep(0)
+        full[0] = False
+        logging.getLogger("idservice.test").warning("kept")
+        assert reading.readline() == "kept\n"
+        handler.flush()
+
+
 class Full(io.StringIO):
     """A disk that takes nothing more."""
 

@@ -78,7 +78,7 @@ async def test_a_file_of_an_earlier_version_is_recorded_at_its_first_start(tmp_p
     path = tmp_path / "ids.db"
     async with SQLiteStore(str(path)) as store:
         await store.init(new_counter("default", Random(1)))
-    _by_hand(path, "DROP TABLE file")
+    _forget_writes(path)
     async with SQLiteStore(str(path)) as store, SQLiteStore(str(path)) as other:
         counter = await other.counter("default")
         assert counter is not None
@@ -128,6 +128,38 @@ async def test_an_older_copy_written_into_the_file_is_noticed(tmp_path: Path, us
             await store.verify()
 
 
+async def test_what_an_earlier_version_reserved_is_counted_too(tmp_path: Path) -> None:
+    """It knows nothing of the count, and shares the file during a rolling update."""
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1)))
+        await store.verify()
+        before = path.read_bytes()
+        _by_hand(path, "UPDATE position SET next = next + 800, mark = next + 800, rev = rev + 1")
+        await store.revision()  # a look
+        with path.open("r+b") as file:
+            file.write(before)
+        with pytest.raises(errors.NotApplied, match="replaced"):
+            await store.revision()
+
+
+async def test_a_file_that_an_earlier_version_accepted_is_the_right_one(tmp_path: Path) -> None:
+    """Its `fence --all` records the inode alone."""
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        await store.init(new_counter("default", Random(1)))
+    before = path.read_bytes()
+    path.rename(tmp_path / "kept")
+    path.write_bytes(before)
+    _record_inode(path, path.stat().st_ino)
+    async with SQLiteStore(str(path)) as store:
+        await store.verify()
+    with sqlite3.connect(path) as database:
+        found = database.execute("SELECT inode, born FROM file").fetchone()
+        assert found == (path.stat().st_ino, born(path))
+    database.close()
+
+
 async def test_an_older_copy_without_a_count_of_writes_is_noticed_too(tmp_path: Path) -> None:
     path = tmp_path / "ids.db"
     async with SQLiteStore(str(path)) as store:
@@ -135,7 +167,7 @@ async def test_an_older_copy_without_a_count_of_writes_is_noticed_too(tmp_path: 
         counter = await store.counter("default")
         assert counter is not None
         await store.reserve(counter, count=100, seen=0, room=1000)
-        _by_hand(path, "DROP TABLE file")
+        _forget_writes(path)
         with pytest.raises(errors.NotApplied, match="replaced"):
             await store.revision()
 
@@ -150,8 +182,16 @@ async def test_a_write_that_is_refused_is_not_counted(tmp_path: Path) -> None:
         with pytest.raises(errors.NoRoom):
             await store.reserve(counter, count=100, seen=0, room=50)
     with sqlite3.connect(path) as database:
-        assert database.execute("SELECT writes FROM file").fetchone() == (1,)
+        writes = database.execute("SELECT writes FROM file").fetchone()
+        assert writes == (2,), "the default counter, and the first reservation"
     database.close()
+
+
+def _forget_writes(path: Path) -> None:
+    """Make it a file of an earlier version."""
+    for trigger in ("position_written", "catalogue_written"):
+        _by_hand(path, f"DROP TRIGGER {trigger}")
+    _by_hand(path, "DROP TABLE file")
 
 
 def _record_inode(path: Path, inode: int) -> None:

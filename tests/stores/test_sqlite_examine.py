@@ -53,14 +53,24 @@ async def test_a_file_that_is_itself_mounted_is_refused_under_each_of_its_names(
     """evcc-io/evcc PR 30903: two names, two journals, and one rolls the other's writes back."""
     other = Path("/elsewhere/ids.db")
     listed = f"22 1 8:1 / / rw - ext4 /dev/sda rw\n30 22 8:1 {path} {other} rw - ext4 /dev/sda rw\n"
-    monkeypatch.setattr(Path, "read_text", lambda self: listed)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: listed.encode())
     async with SQLiteStore(str(path)) as store:
         with pytest.raises(errors.StoreUnready, match=f"itself is mounted, at {other}"):
             await store.verify()
     assert other_names(other, listed) == [other]
     assert other_names(path.with_name("another.db"), listed) == []
+    odd = listed.replace(str(other), "/srv/\u00e9\\040x/ids.db")
+    assert other_names(path, odd) == [Path("/srv/\u00e9 x/ids.db")]
     folder = listed.replace(f"{path} {other}", f"{path.parent} /elsewhere")
     assert other_names(other, folder) == other_names(path, folder) == []
+
+
+async def test_a_mount_with_a_name_that_is_not_utf_8_is_nobody_s_obstacle(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"22 1 8:1 / /a\xff rw - tmpfs x rw\n")
+    async with SQLiteStore(str(path)) as store:
+        await store.verify()
 
 
 async def test_a_store_in_order_has_nothing_worse_than_advice(path: Path) -> None:

@@ -186,7 +186,7 @@ class FileConnection:
             database.execute("BEGIN IMMEDIATE")
             self._saw(transactions.writes(database))
             result = function(database, *arguments)
-            writes = transactions.count_write(database)
+            writes = transactions.writes(database)
         except errors.IdserviceError:
             self._roll_back()
             raise

@@ -181,7 +181,7 @@ def kind_of_file_system(path: Path, mounts: str) -> str:
 
 
 def _mounts() -> str:
-    return MOUNTS.read_text() if MOUNTS.exists() else ""
+    return os.fsdecode(MOUNTS.read_bytes()) if MOUNTS.exists() else ""
 
 
 def check_inside(

@@ -7,6 +7,7 @@ file was opened, so a file must have one name: one link, and no mount of the fil
 
 import ctypes
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,4 +85,5 @@ def other_names(path: Path, text: str) -> list[Path]:
 
 
 def _unescaped(text: str) -> str:
-    return text.encode().decode("unicode_escape")  # a space is \040 there
+    """Return a path as it is: the list has a space as \\040, and other bytes unchanged."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

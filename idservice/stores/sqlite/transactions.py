@@ -31,12 +31,24 @@ CREATE TABLE IF NOT EXISTS returned (
     PRIMARY KEY (counter, shard, start)
 ) STRICT
 """
-# Earlier versions do not count their writes: they raise the number to no value below that seen.
-FILE_TABLE = """
+# `born` is the birth of the file that had this inode. Triggers count writes, so that earlier
+# versions, which know nothing of the table, count theirs too.
+FILE_TABLES = (
+    """
 CREATE TABLE IF NOT EXISTS file (
-    one INTEGER PRIMARY KEY CHECK (one = 1), born INTEGER NOT NULL, writes INTEGER NOT NULL
+    one INTEGER PRIMARY KEY CHECK (one = 1), inode INTEGER NOT NULL, born INTEGER NOT NULL,
+    writes INTEGER NOT NULL
 ) STRICT
-"""
+""",
+    """
+CREATE TRIGGER IF NOT EXISTS position_written AFTER UPDATE ON position
+BEGIN UPDATE file SET writes = writes + 1; END
+""",
+    """
+CREATE TRIGGER IF NOT EXISTS catalogue_written AFTER UPDATE ON catalogue
+BEGIN UPDATE file SET writes = writes + 1; END
+""",
+)
 # They are created by the first registration: older files lack them.
 WRITER_TABLES = """
 CREATE TABLE IF NOT EXISTS registrations (
@@ -71,9 +83,9 @@ def add_later_tables(database: sqlite3.Connection) -> None:
     """Bring a file of an earlier version up to date, in a transaction, if that was not done."""
     if not _exists(database, "returned"):
         database.execute(RETURNED_TABLE)
-    if not _exists(database, "file"):
-        database.execute(FILE_TABLE)
-    database.execute("INSERT OR IGNORE INTO file VALUES (1, 0, 0)")
+    for statement in FILE_TABLES:
+        database.execute(statement)
+    database.execute("INSERT OR IGNORE INTO file VALUES (1, 0, 0, 0)")
 
 
 def accept_file(database: sqlite3.Connection, inode: int, born: int, *, known: bool) -> None:
@@ -84,35 +96,27 @@ def accept_file(database: sqlite3.Connection, inode: int, born: int, *, known: b
     (recorded,) = database.execute("SELECT inode FROM identity").fetchone()
     if not known or recorded == 0:
         database.execute("UPDATE identity SET inode = ?", (inode,))
-        database.execute("UPDATE file SET born = ?", (born,))
-    else:
-        database.execute("UPDATE file SET born = ? WHERE born = 0", (born,))
+        database.execute("UPDATE file SET inode = ?, born = ?", (inode, born))
+    elif not recorded_birth(database):
+        database.execute("UPDATE file SET inode = ?, born = ?", (inode, born))
 
 
 def recorded_birth(database: sqlite3.Connection) -> int:
-    """Return when the file was created, as it records it; 0 if it does not."""
-    row = _file_row(database)
-    return row[0] if row else 0
+    """Return when the file was created, as it records it; 0 if it does not, or if an earlier
+    version accepted another file since."""
+    if not _exists(database, "file"):
+        return 0
+    same = "SELECT born FROM file JOIN identity ON file.inode = identity.inode"
+    row = database.execute(same).fetchone()
+    return int(row[0]) if row else 0
 
 
 def writes(database: sqlite3.Connection) -> int:
-    """Return how many transactions were committed; 0 in a file of an earlier version."""
-    row = _file_row(database)
-    return row[1] if row else 0
-
-
-def count_write(database: sqlite3.Connection) -> int:
-    """Count a transaction that is about to be committed; return their number with it."""
-    if _exists(database, "file"):
-        database.execute("UPDATE file SET writes = writes + 1")
-    return writes(database)
-
-
-def _file_row(database: sqlite3.Connection) -> tuple[int, int] | None:
+    """Return how many writes the file has seen; 0 if only earlier versions used it."""
     if not _exists(database, "file"):
-        return None
-    found: tuple[int, int] | None = database.execute("SELECT born, writes FROM file").fetchone()
-    return found
+        return 0
+    row = database.execute("SELECT writes FROM file").fetchone()
+    return int(row[0]) if row else 0
 
 
 # --- the catalogue --------------------------------------------------------------------------------

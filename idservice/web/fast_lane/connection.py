@@ -331,8 +331,8 @@ class FastConnection(asyncio.Protocol):
 
     def _served(self, served: Served) -> None:
         target = self._target
-        if target.cost > 1 and self._turns.is_over:  # many waited for the same ids
-            self._waiting = self._turns.join(partial(self._served, served))
+        if self._turns.is_over and target.cost > 1 and isinstance(served, list):
+            self._waiting = self._turns.join(partial(self._served, served), target.waste)
             return
         self._waiting = None
         if self._transport is None:

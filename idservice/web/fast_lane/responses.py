@@ -43,6 +43,10 @@ class Target:
         self.single = asked.count is None and asked.format != "ranges"
         self.plain = self.single and asked.format == "text"
 
+    def waste(self) -> None:
+        """Count the ids of a client that left before its turn to be answered."""
+        self.counter.allocator.record_wasted(self.count)
+
 
 Found = Target | bytes | Coroutine[object, object, bytes] | None
 

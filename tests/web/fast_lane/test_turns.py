@@ -156,6 +156,33 @@ async def test_a_client_gone_before_its_long_answer_gets_nothing(hand: Hand) -> 
     assert second.written == b""
 
 
+async def test_ids_of_a_client_gone_before_its_turn_are_counted_as_lost(serve: Serve) -> None:
+    serving = await serve(limits=Limits(wait=5))
+    await serving.service.warm()
+    hand = Hand(serving)
+    await stocked(hand, 100_000)
+    go_on = await empty(serving)
+    supply = serving.service.local_counters["default"]
+    before, lost_before = hand.issued, dict(supply.reading().gaps)
+    lanes = [hand.lane() for _ in range(8)]
+    for lane, _ in lanes:
+        lane.data_received(LONG)
+    go_on()
+    async with asyncio.timeout(5):
+        while not sum(answers(transport) for _, transport in lanes):
+            await asyncio.sleep(0)
+    gone = [lane for lane, transport in lanes if not answers(transport)]
+    assert gone
+    for lane in gone:
+        lane.connection_lost(None)
+    await turns()
+    lost = sum(supply.reading().gaps.values()) - sum(lost_before.values())
+    answered_ids = 10_000 * sum(answers(transport) for _, transport in lanes)
+    assert hand.issued - before == answered_ids
+    assert lost == 10_000 * len(gone)
+    await hand.close()
+
+
 async def test_aiohttp_gives_turns_as_the_lane_does(serve: Serve) -> None:
     serving = await serve(lane=False)
     await serving.service.warm()
