@@ -7,9 +7,9 @@ IMAGE ?= idservice:dev
 # How long the proof is: seeds of the simulation in all, and minutes of real processes on each store.
 SEEDS ?= 2000
 MINUTES ?= 0.25
-# Tests that run at once: one more than there are cores, since tests of processes wait half of their time.
+# Tests that run at once: with more than one for each core, answers come too late for some of them.
 # What sets much up for one file alone is a group, which one of them runs.
-JOBS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else "auto")')
+JOBS ?= auto
 # What was compiled once is kept: hundreds of processes are started, each of which would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
