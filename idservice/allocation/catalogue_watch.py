@@ -154,8 +154,8 @@ class CatalogueWatcher:
             self._context.spawn(self._compare(due))
 
     def _due(self) -> list[LocalCounter]:
-        """The next counters with reserved ids. Each has its turn about once in a runway; if they
-        are many, in so many looks as POSITIONS_MAX allows."""
+        """Return the counters to compare at this look, POSITIONS_MAX at most. A round through all
+        counters takes about one runway, and longer if there are many."""
         now, runway = self._loop.time(), self._context.limits.runway
         if not self._to_compare and now >= self._next_turn_at:
             self._to_compare.extend(self._local_counters)

@@ -280,7 +280,7 @@ class LocalCounter:
         """Hand out nothing until a recheck: the store gives no ids of the counter."""
         assert error is not None
         if not isinstance(error, errors.StoreError):
-            # The service that lends the ids has no such counter (any more), or gives none of it.
+            # The service that lends the ids does not have the counter, or hands out none of it.
             self._context.health.answered()
         if self.allocator.retired:
             return  # stopped in the meantime, and for good

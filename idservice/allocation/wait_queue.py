@@ -122,15 +122,16 @@ class WaitQueue:
         return error
 
     def _end_shortage(self) -> None:
-        lasted = self._short_since is not None and self._loop.time() - self._short_since
-        if self._short_since is not None and lasted >= SHORT_MIN_S:
-            seconds, self._short_since = self._loop.time() - self._short_since, None
+        if self._short_since is None:
+            return
+        seconds = self._loop.time() - self._short_since
+        if seconds >= SHORT_MIN_S:
             log.warning(
                 "counter %r has ids again after %.0f s; %d requests were refused",
                 self._name, seconds, self._turned_away,
                 extra={"action": "counter_refilled"},
             )  # fmt: skip
-            self._turned_away = 0
+            self._short_since, self._turned_away = None, 0
 
     def share_out(self, allocator: Allocator, arrived: int, *, strict: bool) -> None:
         """Serve waiters from memory, in the order of arrival. A strict batch serves only waiters

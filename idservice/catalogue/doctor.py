@@ -1,7 +1,7 @@
 """Examines a whole store: the store itself, by its own checks, and every counter.
 
-To add a check of counters, add a function to CHECKS. The checks of a store itself are in the
-`examine` of its package (`stores.sqlite`, `stores.dynamodb`); `verify` makes some of the same ones.
+To add a check of counters, add a function to CHECKS. Each package of a store has the checks of that
+store in its file `examine`. Its `verify` makes some of them at each start.
 """
 
 import shlex

@@ -82,7 +82,7 @@ class Client:
         self._connections.close()
         if thread is not None:
             thread.join()
-        # Only now: a client that is entered again must not get the old thread.
+        # Last: the client may be entered again only once its old thread has ended.
         self._buffer.entered = False
 
     # --- ids -------------------------------------------------------------------------------------

@@ -156,8 +156,10 @@ def _overlap(blocks: Sequence[range]) -> bool:
 
 
 def is_newer(answer: ClientAnswer, *, url: str, ordinal: int, strict: bool) -> bool:
-    """Return True if an answer begins a newer epoch than `ordinal`, the newest one known. Raises
-    NoUsableAnswer for an older epoch: its ids may have been handed out again."""
+    """Return True if an answer begins a newer epoch than `ordinal`, the newest one known.
+
+    Raises NoUsableAnswer if it is of an older epoch. Its ids may repeat ids that are in use.
+    """
     if answer.ordinal < ordinal:
         raise NoUsableAnswer(
             url=url, why=f"its epoch {answer.ordinal} has ended, the current one is {ordinal}"

@@ -32,9 +32,11 @@ def pause(failures: int, *, lasts_s: float, spread: float) -> float:
 
 
 def backoff(failures: int, *, first_s: float, max_s: float, spread: float = 1.0) -> float:
-    """Return the pause after `failures` in a row: `first_s`, doubled with each further one, `max_s`
-    at most. `spread` is random, 0 .. 1, and takes away up to half, so that not all return at
-    once."""
+    """Return the pause after `failures` in a row, in seconds.
+
+    It is `first_s` after the first one and doubles with each further one, up to `max_s`. `spread`,
+    a random number from 0 to 1, takes away up to half, so that clients do not return together.
+    """
     longest = min(max_s, first_s * 2.0 ** min(failures - 1, DOUBLINGS_MAX))
     return longest * (0.5 + 0.5 * spread)
 

@@ -32,13 +32,13 @@ class Sockets:
 
     @property
     def control_on_data(self) -> bool:
-        """True if metrics and counters are on the data sockets: there is no admin socket."""
+        """True if the data sockets serve metrics and counters too, for want of an admin socket."""
         return not self.admin
 
     def may_change(self, address: Address, *, is_data: bool) -> bool:
         """Return True if counters may be changed by requests to this address."""
         if not is_data and address.path:
-            return True  # its file says who may
+            return True  # the mode of its file is the authorisation
         return self.allow_changes and address.is_local and (self.control_on_data or not is_data)
 
     def close(self) -> None:

@@ -227,7 +227,7 @@ class Loan:
 class ShardState(msgspec.Struct, frozen=True):
     """A shard as a change finds it; None stands for an attribute that cannot be read.
 
-    `off` says that the old endpoint of an adopted item cannot count in it: its value is no number.
+    `off` is True if the value of an adopted item is not a number, so that its old endpoint fails.
     """
 
     epoch: str | None

@@ -73,7 +73,7 @@ class ControlAccess:
             )
         headers = request.headers
         hosts = headers.getall("Host", ("",))
-        private = self.unix and not self.ids  # its file says who may ask, by whatever name
+        private = self.unix and not self.ids  # the mode of its file is the authorisation
         if not private and not all(_is_loopback(host) for host in hosts):
             return "the Host header must name a loopback address, such as localhost"
         for name in FORWARDED:

@@ -1,4 +1,4 @@
-"""The routes on counters: list, show, create and change them; `access` says who may."""
+"""The routes that list, show, create and change counters. `access` decides if a request may."""
 
 import asyncio
 import json

@@ -11,8 +11,17 @@ import pytest
 from idservice import errors
 from idservice.catalogue.counters import new_counter
 from idservice.core.writer import Batch
+from idservice.stores.records import Counter
 from idservice.stores.sqlite.file_identity import born
 from idservice.stores.sqlite.store import SQLiteStore
+
+
+async def begun(store: SQLiteStore) -> Counter:
+    """The default counter of a new file."""
+    await store.init(new_counter("default", Random(1)))
+    counter = await store.counter("default")
+    assert counter is not None
+    return counter
 
 
 async def test_an_entry_of_a_newer_version_locks_nobody_out(tmp_path: Path) -> None:
@@ -40,9 +49,7 @@ async def test_no_other_file_gets_the_inode_of_one_in_use_even_after_a_failure(
 ) -> None:
     path = tmp_path / "ids.db"
     async with SQLiteStore(str(path)) as store:
-        await store.init(new_counter("default", Random(1)))
-        counter = await store.counter("default")
-        assert counter is not None
+        counter = await begun(store)
         before = path.read_bytes()
         await store.reserve(counter, count=100, seen=0, room=1000)
         await store._connection.run(store._connection.disconnect)  # as any error does
@@ -111,9 +118,7 @@ async def test_an_older_copy_written_into_the_file_is_noticed(tmp_path: Path, us
     """The inode stays, and so does the time of birth: `cp old.db ids.db`."""
     path = tmp_path / "ids.db"
     async with SQLiteStore(str(path)) as store, SQLiteStore(str(path)) as cold:
-        await store.init(new_counter("default", Random(1)))
-        counter = await store.counter("default")
-        assert counter is not None
+        counter = await begun(store)
         before = path.read_bytes()
         await store.reserve(counter, count=100, seen=0, room=1000)
         with path.open("r+b") as file:
@@ -163,9 +168,7 @@ async def test_a_file_that_an_earlier_version_accepted_is_the_right_one(tmp_path
 async def test_an_older_copy_without_a_count_of_writes_is_noticed_too(tmp_path: Path) -> None:
     path = tmp_path / "ids.db"
     async with SQLiteStore(str(path)) as store:
-        await store.init(new_counter("default", Random(1)))
-        counter = await store.counter("default")
-        assert counter is not None
+        counter = await begun(store)
         await store.reserve(counter, count=100, seen=0, room=1000)
         _forget_writes(path)
         with pytest.raises(errors.NotApplied, match="replaced"):
@@ -175,9 +178,7 @@ async def test_an_older_copy_without_a_count_of_writes_is_noticed_too(tmp_path: 
 async def test_a_write_that_is_refused_is_not_counted(tmp_path: Path) -> None:
     path = tmp_path / "ids.db"
     async with SQLiteStore(str(path)) as store:
-        await store.init(new_counter("default", Random(1)))
-        counter = await store.counter("default")
-        assert counter is not None
+        counter = await begun(store)
         await store.reserve(counter, count=100, seen=0, room=1000)
         with pytest.raises(errors.NoRoom):
             await store.reserve(counter, count=100, seen=0, room=50)
