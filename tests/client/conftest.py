@@ -5,9 +5,14 @@ import ctypes
 import json
 import os
 import select
+import signal
 import sys
+import threading
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any, Self
 
@@ -136,19 +141,63 @@ class Central:
 
 
 C_FORK = ctypes.PyDLL(None).fork
+CHILD_S = 30  # a child that hangs is ended, and its test fails
+
+
+def forked(fork: Callable[[], int]) -> int:
+    """Fork; the child does not outlive a hang."""
+    pid = fork()
+    if pid == 0:  # pragma: no cover - another process
+        signal.alarm(CHILD_S)
+    return pid
 
 
 def fork_in_c() -> int:
-    """Fork without Python's knowledge, as uWSGI does, while no other thread asks for its turn:
-    Python would wait for that thread for ever in the child."""
+    """Fork without Python's knowledge, as uWSGI does, while every other thread rests. In the child
+    Python would wait for ever for a thread that wants its lock at that moment."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(60.0)
-    select.select([], [], [], 0.001)  # whoever asked already has its turn
     try:
+        seen = None
+        while seen != (seen := other_threads()):
+            select.select([], [], [], 0.001)  # a thread that waits for Python's lock has it now
         pid: int = C_FORK()
         return pid
     finally:
         sys.setswitchinterval(before)
 
 
-FORKS = {"by Python": os.fork, "in C": fork_in_c}
+def other_threads() -> list[tuple[str, str, str]] | object:
+    """How often each has been switched to, if all of them sleep; else what equals nothing."""
+    told = []
+    for thread in Path("/proc/self/task").iterdir():
+        if int(thread.name) == threading.get_native_id():
+            continue
+        status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines())
+        if not status["State"].startswith("S"):
+            return object()
+        switches = status["voluntary_ctxt_switches"], status["nonvoluntary_ctxt_switches"]
+        told.append((thread.name, *switches))
+    return told
+
+
+FORKS = {"by Python": partial(forked, os.fork), "in C": partial(forked, fork_in_c)}
+
+
+def apart(work: Callable[[], Any]) -> Any:
+    """What `work` returns, as JSON, in a process that has no thread of the other tests."""
+    ours, childs = os.pipe()
+    pid = FORKS["by Python"]()
+    if pid == 0:  # pragma: no cover - another process
+        try:
+            os.write(childs, json.dumps(work()).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(childs)
+    with open(ours) as pipe:
+        said = pipe.read()
+    os.waitpid(pid, 0)
+    assert said, "it failed there, see its traceback, or hung"
+    return json.loads(said)

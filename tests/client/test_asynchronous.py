@@ -8,7 +8,7 @@ import pytest
 
 from idservice.client import AsyncClient, NotOpen
 from idservice.client.protocol import NoUsableAnswer, Reply
-from tests.client.conftest import FORKS, Central, saying
+from tests.client.conftest import FORKS, Central, apart, saying
 from tests.served import Served
 from tests.simulation.loop import VirtualLoop, elapse, run
 
@@ -127,21 +127,23 @@ async def test_iteration_goes_on_without_end(service: Served) -> None:
 async def test_a_forked_child_is_told_to_enter_one_of_its_own(
     service: Served, fork: Callable[[], int]
 ) -> None:
-    async with AsyncClient(service.url) as client:
-        for _ in range(50):
-            await client.next_id()
-        assert client._buffer.allocator.held
-        pid = fork()
-        if pid == 0:  # pragma: no cover - another process
-            code = 1
-            try:
-                client.next_id().send(None)
-            except NotOpen as refused:
-                code = 0 if "in the child" in str(refused) else 2
-            finally:
-                os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
-        assert await client.next_id() >= 0
+    async def main() -> tuple[int, bool]:
+        async with AsyncClient(service.url) as client:
+            for _ in range(50):
+                await client.next_id()
+            assert client._buffer.allocator.held
+            pid = fork()
+            if pid == 0:  # pragma: no cover - another process
+                code = 1
+                try:
+                    client.next_id().send(None)
+                except NotOpen as refused:
+                    code = 0 if "in the child" in str(refused) else 2
+                finally:
+                    os._exit(code)
+            return os.waitpid(pid, 0)[1], await client.next_id() >= 0
+
+    assert await asyncio.to_thread(apart, lambda: asyncio.run(main())) == [0, True]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -154,18 +156,22 @@ async def test_a_forked_child_may_enter_what_its_parent_entered(
             with pytest.raises(NotOpen, match="entered already"):
                 await client.__aenter__()
 
-    async with AsyncClient(service.url) as client:
-        await client.next_id()
-        pid = fork()
-        if pid == 0:  # pragma: no cover - another process
-            code = 1
-            try:
-                asyncio.run(enters(client))
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
-        assert len(await client.batch(5000)) == 5000, "its connections are as they were"
+    async def main() -> tuple[int, int]:
+        async with AsyncClient(service.url) as client:
+            await client.next_id()
+            pid = fork()
+            if pid == 0:  # pragma: no cover - another process
+                code = 1
+                try:
+                    asyncio.run(enters(client))
+                    code = 0
+                finally:
+                    os._exit(code)
+            ended = os.waitpid(pid, 0)[1]
+            return ended, len(await client.batch(5000))
+
+    told = await asyncio.to_thread(apart, lambda: asyncio.run(main()))
+    assert told == [0, 5000], "its connections are as they were"
 
 
 async def test_cancelling_a_strict_call_costs_that_id_only() -> None:

@@ -12,7 +12,7 @@ import pytest
 from idservice.client import Client, NotOpen, WaitedTooLong
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.process_mark import _PidMark, process_mark
-from tests.client.conftest import FORKS, Central, fork_in_c, saying
+from tests.client.conftest import FORKS, Central, apart, saying
 from tests.served import Served
 from tests.simulation.store import Table
 
@@ -125,12 +125,12 @@ async def test_a_forked_child_has_ids_of_its_own(service: Served, fork: Callable
             parent += [client.next_id() for _ in range(500)]
             return parent, child
 
-    parent, child = await asyncio.to_thread(work)
+    parent, child = await asyncio.to_thread(apart, work)
     assert len(child) == 600
     assert len({*parent, *child}) == len(parent) + len(child)
 
 
-def in_child(work: Callable[[], bool], fork: Callable[[], int] = os.fork) -> bool:
+def in_child(work: Callable[[], bool], fork: Callable[[], int] = FORKS["by Python"]) -> bool:
     """What `work` says in a forked child."""
     pid = fork()
     if pid == 0:  # pragma: no cover - another process
@@ -189,23 +189,31 @@ async def test_a_child_forked_in_c_waits_for_no_lock_of_its_parent(
                 client.__enter__()
         return True
 
-    def work() -> None:
+    def work() -> tuple[bool, bool]:
         with Client(service.url, timeout=30.0) as client:
             while client._buffer.allocator.held < 2:
                 client.next_id()
             with client._lock:
-                assert in_child(lambda: child(client), fork_in_c)
-            assert client.next_id() >= 0
+                waits_for_none = in_child(lambda: child(client), FORKS["in C"])
+            return waits_for_none, client.next_id() >= 0
 
-    await asyncio.to_thread(work)
+    assert await asyncio.to_thread(apart, work) == [True, True]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
 def test_a_mark_is_true_in_the_process_that_made_it_alone(fork: Callable[[], int]) -> None:
-    for mark in (process_mark(), _PidMark()):
-        assert mark
-        assert in_child(lambda mark=mark: not mark and bool(process_mark()), fork)
-        assert mark
+    def work() -> list[bool]:
+        told = []
+        for mark in (process_mark(), _PidMark()):
+            told += [
+                bool(mark),
+                in_child(lambda mark=mark: not mark and bool(process_mark()), fork),
+            ]
+            told.append(bool(mark))
+        return told
+
+    assert apart(work) == [True] * 6
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
