@@ -1,9 +1,6 @@
 """A cache in front, a real one: it cannot give one id to two callers."""
 
 import asyncio
-import os
-import shutil
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,28 +8,19 @@ from pathlib import Path
 import pytest
 
 from .conftest import Serving
+from .proxies import nginx
 from .wire import ask, connected
 
-pytestmark = pytest.mark.needs_nginx
+pytestmark = pytest.mark.needs_proxies
 
 CALLERS = 200
-START_S = 10
-CONFIGURATION = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-worker_rlimit_nofile 1024;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+SERVERS = """
     proxy_cache_path {folder}/cache keys_zone=ids:1m use_temp_path=off;
     upstream ids {{ {upstream} }}
     server {{
         listen unix:{folder}/front;
         location / {{ proxy_pass http://ids; proxy_cache ids; {rules} }}
     }}
-}}
 """
 
 EVERYTHING = (
@@ -47,51 +35,17 @@ Front = Callable[..., Awaitable[Path]]
 @pytest.fixture
 async def front(tmp_path: Path, serving: Serving) -> AsyncIterator[Front]:
     """Starts nginx before the service; answers the Unix socket where it listens."""
-    nginx = nginx_program()
     async with AsyncExitStack() as stack:
 
         async def start(rules: str = "", *, upstream: str = "") -> Path:
             folder = tmp_path / "nginx"
             folder.mkdir()
-            service = f"server 127.0.0.1:{serving.port};"
-            (folder / "nginx.conf").write_text(
-                CONFIGURATION.format(folder=folder, rules=rules, upstream=upstream + service)
-            )
-            process = await asyncio.create_subprocess_exec(
-                nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"),
-                "-e", str(folder / "error.log"),
-            )  # fmt: skip
-
-            async def end() -> None:
-                if process.returncode is None:
-                    process.terminate()
-                await process.wait()
-
-            stack.push_async_callback(end)
-            path = folder / "front"
-            async with asyncio.timeout(START_S):
-                while not listens(path):
-                    assert process.returncode is None, (folder / "error.log").read_text()
-                    await asyncio.to_thread(os.sched_yield)
-            return path
+            upstream += f"server 127.0.0.1:{serving.port};"
+            servers = SERVERS.format(folder=folder, rules=rules, upstream=upstream)
+            await stack.enter_async_context(nginx(folder, servers, ["front"]))
+            return folder / "front"
 
         yield start
-
-
-def nginx_program() -> str:
-    """Where nginx is; without it the test is skipped, but not in CI."""
-    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if nginx is None and os.environ.get("CI") == "true":
-        pytest.fail("nginx is not installed (CI must not skip this)")
-    if nginx is None:
-        pytest.skip("nginx is not installed")
-    return nginx
-
-
-def listens(path: Path) -> bool:
-    """Whether somebody accepts connections there: the socket exists a little earlier."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(str(path)) == 0
 
 
 async def through(path: Path, target: str = "/next", method: str = "GET") -> tuple[int, str, str]:
