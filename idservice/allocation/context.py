@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
 
+from idservice.core.sizing import BLOCK_MAX
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import IdStore
 
@@ -15,7 +16,7 @@ class Limits:
     runway: float = 30.0  # for counters that name none: how long ids last without the store
     wait: float = 2.0  # how long a request waits for ids
     waiters_max: int = 10_000  # requests waiting per counter
-    block_max: int = 10_000_000  # ids per reservation
+    block_max: int = BLOCK_MAX  # ids per reservation
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,8 @@ class Allocator:
         assert min(runway_s, block_max, hold_s or 1) > 0
         self.shards = shards
         self.buffer = IdBuffer(shared=hold_s is not None, owned=owned)
-        self.block_max = block_max  # may be lowered
+        # It may be lowered. Borrowed ids come in requests to another service, a million in each.
+        self.block_max = block_max if hold_s is None else min(block_max, sizing.BLOCK_ANY)
         self.runway_s = runway_s if hold_s is None else min(runway_s, RUNWAY_OF_HOLD * hold_s)
         self._strict = strict
         self._hold_s = hold_s
@@ -165,7 +166,8 @@ class Allocator:
         shard = self.shards.choose(now)
         if shard is None:
             return None
-        count = min(self._wanted(now, waiting=waiting, first=first), shard.room)
+        most = sizing.ceiling(self.block_max, left=shard.room)
+        count = min(self._wanted(now, waiting=waiting, first=first, most=most), shard.room)
         if count <= 0:
             return None
         self._token += 1
@@ -176,7 +178,7 @@ class Allocator:
         self._outstanding = Request(self._token, count, shard.seen, room, number)
         return self._outstanding
 
-    def _wanted(self, now: float, *, waiting: int, first: int) -> int:
+    def _wanted(self, now: float, *, waiting: int, first: int, most: int) -> int:
         self._asked_cut = False
         if self._strict:
             return waiting
@@ -186,14 +188,14 @@ class Allocator:
         size = sizing.refill if self._hold_s is None else sizing.loan
         stock = size(
             rate=self.rate, runway_s=self.runway_s, held=self.held, used=used,
-            block_max=self.block_max,
+            block_max=most,
         )  # fmt: skip
         # What is waited for is on top of the stock: memory may be empty again before it comes.
         count = waiting + stock
         if self._cut_to is not None and count > self._cut_to:
             self._asked_cut = True
             count = max(self._cut_to, first, 1)
-        return min(count, max(self.block_max, first))
+        return min(count, max(most, first))
 
     @property
     def _used(self) -> int:

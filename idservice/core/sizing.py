@@ -5,6 +5,9 @@ from math import ceil, floor
 
 BLOCK_MIN = 10  # ids; the first block of a counter, and the least a refill asks for
 GROWTH_MAX = 8  # a refill asks for at most this many times what was used since the last one
+BLOCK_ANY = 10_000_000  # ids that a refill may take of any counter, if that is not BLOCK_MAX
+BLOCK_MAX = 10**12  # ids that a refill takes at most, unless it is set otherwise,
+LEFT_SHARE = 1000  # and of what is left up to the limit: others have ids of it to get, too
 WINDOW_MIN_S = 0.001  # a shorter time than this says nothing about a rate
 PACE_SPAN_S = 3600.0  # the pace is that of the last one to two of these
 PACE_MIN_S = 10.0  # a shorter time says nothing about a pace
@@ -34,6 +37,15 @@ def refill(*, rate: float, runway_s: float, held: int, used: int, block_max: int
     """
     wanted = ceil(2 * rate * runway_s) - held
     return min(max(BLOCK_MIN, min(wanted, GROWTH_MAX * used)), block_max)
+
+
+def ceiling(block_max: int, *, left: int) -> int:
+    """Return the most that a refill may ask for beyond what is waited for, if `left` are left.
+
+    It is set so high that blocks are bounded by time: with range requests in a loop one runway is
+    billions of ids. Of a counter that ends soon, one instance must not take most of the rest.
+    """
+    return min(block_max, max(BLOCK_ANY, left // LEFT_SHARE))
 
 
 def loan(*, rate: float, runway_s: float, held: int, used: int, block_max: int) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from idservice import errors
+from idservice.core.sizing import BLOCK_MAX
 
 Record = TypeVar("Record")
 
@@ -249,8 +250,9 @@ class ServeSettings:
     batch_max: int = row(10_000, whole(1, 1_000_000), "ids one request may get written out", "N")
     range_max: int = row(1_000_000, whole(1, 100_000_000), "ids one request may get as ranges", "N")
     block_max: int = row(
-        10_000_000, whole(10, 1_000_000_000), "ids one write to the store may reserve", "N"
-    )
+        BLOCK_MAX, whole(10, BLOCK_MAX),
+        "ids one write to the store may reserve; of a counter that ends soon it reserves fewer", "N"
+    )  # fmt: skip
     connections_max: int = row(
         10_000, whole(1, 1_000_000),
         "connections that may be open, over all workers; fewer if the file descriptor limit is"

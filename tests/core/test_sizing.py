@@ -158,3 +158,52 @@ def test_single_big_batches_do_not_inflate_the_rate() -> None:
     demand.run(120.0, step_s=0.1)
     assert demand.allocator.rate <= 3 * rate
     assert demand.allocator.held <= 3 * 2 * 30 * 10
+
+
+def writes_of_ranges(*, limit: int, minutes: int) -> tuple[list[int], Demand]:
+    """Drive 4 clients that ask for a million ids 20 times a second each; return writes by minute,
+    and the demand."""
+    demand = Demand(rate=0, runway_s=30.0, store_s=0.05)
+    demand.allocator = Allocator(
+        Shards(Layout(base=0, limit=limit)), now=0.0, runway_s=30.0, block_max=sizing.BLOCK_MAX
+    )
+    writes, waiting = [], 0
+    for _ in range(minutes):
+        before = len(demand.writes)
+        for _ in range(60 * 20):
+            demand.run(0.05, step_s=0.05)
+            waiting = 4
+            while waiting and demand.allocator.take_batch(1_000_000):
+                waiting -= 1
+            due = demand.allocator.due(
+                demand.now, waiting=waiting * 1_000_000, first=bool(waiting) * 1_000_000
+            )
+            if due is not None:
+                demand.writes.append(Write(due.count, waiting, demand.allocator.issued_ids))
+                demand.answer = (demand.now + 0.05, due)
+        writes.append(len(demand.writes) - before)
+    return writes, demand
+
+
+def test_ranges_of_a_million_cost_two_writes_a_minute_however_many_come() -> None:
+    writes, demand = writes_of_ranges(limit=2**53 - 1, minutes=4)
+    assert writes[0] <= 14  # growing
+    assert max(writes[1:]) <= 2
+    assert demand.allocator.issued_ids >= 4 * 1_000_000 * 60 * 20 * 4 * 0.95
+
+
+def test_a_refill_leaves_most_of_a_counter_that_ends_soon_to_others() -> None:
+    limit = 10**12
+    _, demand = writes_of_ranges(limit=limit, minutes=1)
+    assert demand.allocator.held > sizing.BLOCK_ANY
+    assert max(write.count for write in demand.writes) <= limit // sizing.LEFT_SHARE + 4_000_000
+    assert sizing.ceiling(sizing.BLOCK_MAX, left=100) == sizing.BLOCK_ANY
+    assert sizing.ceiling(50, left=2**53) == 50
+
+
+def test_borrowed_ids_come_in_few_requests_to_the_lender() -> None:
+    allocator = Allocator(
+        Shards(Layout(base=0, limit=2**53 - 1)), now=0.0, runway_s=30.0, hold_s=10.0,
+        block_max=sizing.BLOCK_MAX,
+    )  # fmt: skip
+    assert allocator.block_max == sizing.BLOCK_ANY
