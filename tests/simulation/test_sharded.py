@@ -14,7 +14,8 @@ from tests.prove.histories import op
 from tests.simulation import checker, sharded
 from tests.simulation.checker import Operation, Violation
 from tests.simulation.loop import run
-from tests.simulation.scenarios import NAME, Parts, World, play
+from tests.simulation.proof import played
+from tests.simulation.scenarios import NAME, Parts, World
 from tests.simulation.store import Grant
 
 
@@ -25,10 +26,11 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.xdist_group("played")
 def test_the_scenarios_of_shards_reach_what_they_are_there_for() -> None:
     names = ("wandering", "relayed", "resharded", "rushed")
     assert set(names) <= set(sharded.SCENARIOS)
-    worlds: list[World] = [play(name, seed) for name in names for seed in range(8)]
+    worlds: list[World] = [played(name, seed) for name in names for seed in range(8)]
     moves: Tally[str] = Tally()
     for world in worlds:
         for instance in world.instances:

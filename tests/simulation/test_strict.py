@@ -11,7 +11,8 @@ from idservice import errors
 from tests.simulation import account, strict
 from tests.simulation.account import Ask
 from tests.simulation.checker import Operation, Violation
-from tests.simulation.scenarios import World, play
+from tests.simulation.proof import played
+from tests.simulation.scenarios import World
 from tests.simulation.store import Grant, Sent, SimStore
 
 STRICT = ("strict", "lossy", "crowded", "changed")
@@ -35,8 +36,9 @@ def test_with_a_fifth_of_all_answers_lost_every_id_is_handed_out() -> None:
     assert lost > 0.15 * len(sent)
 
 
+@pytest.mark.xdist_group("played")
 def test_the_scenarios_of_strict_counters_reach_what_they_are_there_for() -> None:
-    worlds: list[World] = [play(name, seed) for name in STRICT for seed in range(12)]
+    worlds: list[World] = [played(name, seed) for name in STRICT for seed in range(12)]
     asks = [ask for world in worlds for one in world.instances for ask in one.store.asks]
     assert {
         "NoneType",
@@ -56,8 +58,9 @@ def test_the_scenarios_of_strict_counters_reach_what_they_are_there_for() -> Non
     ), "nobody was pruned"
 
 
+@pytest.mark.xdist_group("played")
 def test_strict_batches_are_answered_in_many_epochs_of_one_counter() -> None:
-    worlds = [play("changed", seed) for seed in range(25)]
+    worlds = [played("changed", seed) for seed in range(25)]
     epochs = [
         {grant.epoch for grant in world.table.ledger if grant.nonce and grant.answered}
         for world in worlds
