@@ -233,6 +233,17 @@ class NotApplied(StoreError):
     text = "The store {store} refused {action}: {why}."
 
 
+class NotReached(NotApplied):
+    text = (
+        "Cannot reach {place} ({cause}). Not done: {action}. Check that it runs, its address and"
+        " the network."
+    )
+
+    def __init__(self, *, place: str, cause: str, **fields: object) -> None:
+        why = f"cannot reach {place} ({cause})"
+        super().__init__(**{**fields, "place": place, "cause": cause, "why": why})
+
+
 class OutcomeUnknown(StoreError):
     text = (
         "The store {store} gave no readable answer to {action}, which may have been applied: {why}."

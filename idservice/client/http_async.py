@@ -6,7 +6,13 @@ import aiohttp
 from yarl import URL
 
 from idservice.client.address import ServiceAddress
-from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply
+from idservice.client.protocol import (
+    ANSWER_MAX,
+    NotSent,
+    NoUsableAnswer,
+    Reply,
+    why_not_connected,
+)
 
 CHUNK = 65_536
 
@@ -38,7 +44,7 @@ class AsyncTransport:
             self._session = None
 
     async def send(self, method: str, target: str, body: bytes = b"") -> Reply:
-        """Send one request. Raises NoUsableAnswer. aiohttp does not repeat a POST by itself."""
+        """Send one request. Raises NoUsableAnswer, of which NotSent proves that it was not sent."""
         assert self._session is not None, "enter it first"
         url = URL(self._base + target, encoded=True)
         try:
@@ -55,8 +61,9 @@ class AsyncTransport:
                     if len(answer) > ANSWER_MAX:
                         raise NoUsableAnswer(url=self.url, why="its answer is too long")
                 return Reply(response.status, response.headers.get("Content-Type", ""), answer)
+        except aiohttp.ClientConnectorError as error:
+            # aiohttp repeats a PUT by itself: its first copy may have been sent (I7).
+            kind = NoUsableAnswer if method == "PUT" else NotSent
+            raise kind(url=self.url, why=why_not_connected(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
-            why = str(error) or type(error).__name__
-            if isinstance(error, aiohttp.ClientConnectorError):  # its text names internals
-                why = f"cannot connect: {error.strerror or error.os_error}"
-            raise NoUsableAnswer(url=self.url, why=why) from None
+            raise NoUsableAnswer(url=self.url, why=str(error) or type(error).__name__) from None

@@ -8,7 +8,13 @@ import time
 from contextlib import suppress
 
 from idservice.client.address import ServiceAddress
-from idservice.client.protocol import ANSWER_MAX, NoUsableAnswer, Reply
+from idservice.client.protocol import (
+    ANSWER_MAX,
+    NotSent,
+    NoUsableAnswer,
+    Reply,
+    why_not_connected,
+)
 
 IDLE_MAX_S = 15.0  # then a connection is not used again: the other end may be about to close it
 IDLE_MAX = 8  # connections
@@ -41,11 +47,13 @@ class ConnectionPool:
         self._closed = False
 
     def send(self, method: str, target: str, *, timeout: float) -> Reply:
-        """Send one request without a body; `timeout` in seconds. Raises NoUsableAnswer."""
+        """Send one request without a body; `timeout` in seconds. Raises NoUsableAnswer, of which
+        NotSent proves that it was not sent."""
         deadline = time.monotonic() + timeout
         connection = self._take()
         whole = False
         try:
+            self._connect(connection, deadline)
             _set_timeout(connection, deadline)
             connection.request(method, target, headers=HEADERS)
             _set_timeout(connection, deadline)
@@ -67,6 +75,15 @@ class ConnectionPool:
             raise NoUsableAnswer(url=self.url, why=why) from None
         finally:
             self._give_back(connection, whole)
+
+    def _connect(self, connection: http.client.HTTPConnection, deadline: float) -> None:
+        """Connect, if that is not done yet. Raises NotSent."""
+        if connection.sock is None:
+            _set_timeout(connection, deadline)
+            try:
+                connection.connect()
+            except OSError as error:
+                raise NotSent(url=self.url, why=why_not_connected(error)) from None
 
     def _take(self) -> http.client.HTTPConnection:
         with self._lock:

@@ -1,13 +1,16 @@
 """The protocol by which a client or a sidecar takes ranges of ids from a service.
 
-It needs only the standard library: applications import it with the client. Only a well-formed
-problem of the service with the outcome `not_applied` proves that no id is used up. A broken
-connection, a page of a proxy, a redirect or an answer to another request proves nothing (I7).
+It needs only the standard library: applications import it with the client. No id is
+used up if no connection was made, or if a well-formed problem of the service has the outcome
+`not_applied`. A connection that broke, a page of a proxy, a redirect or an answer to another
+request proves nothing (I7).
 A request is never sent twice; each has its own nonce, which its answer must repeat (I12).
 """
 
 import json
+import os
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +33,12 @@ class NoUsableAnswer(errors.Unavailable):
     def __init__(self, *, url: str, why: str) -> None:
         super().__init__(url=url, why=why)
         self.why = why
+
+
+class NotSent(NoUsableAnswer):
+    text = "Cannot reach {url} ({why}). Nothing was sent, so no ids are used up."
+    code = "not_sent"
+    outcome = errors.NOT_APPLIED
 
 
 class Refused(errors.IdserviceError):
@@ -61,6 +70,17 @@ class ClientAnswer:
     strict: bool
     as_text: bool  # the counter's ids may be above NUMBER_MAX
     blocks: tuple[range, ...]
+
+
+def why_not_connected(error: OSError) -> str:
+    """Return why a connection was not made, without the names that a library adds."""
+    if isinstance(error, socket.gaierror):
+        return "the name does not resolve"
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if error.errno and type(error).__module__ == "builtins":  # TLS has numbers of another kind
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__
 
 
 def target(name: str, count: int, nonce: str) -> str:

@@ -21,10 +21,11 @@ I6   A position is an index k. Shard s of S shards in an epoch with base b yield
      that is over is burnt. An epoch opens only after every shard of the one before is sealed, with
      a base above every id they granted, except ids that were given back (I5). A lower ordinal is
      ignored.
-I7   Every transport error means "unknown", "could not connect" included (applied writes are
-     reported so), and so does a success without well-formed contents. "Not applied" is only what
-     the store itself said in its own words to the only attempt. One attempt per call; whether to
-     try again is decided in the allocation room, never in a client library.
+I7   Every transport error means "unknown", a library's "could not connect" included (applied
+     writes are reported so), and so does a success without well-formed contents. "Not applied" is
+     only what the store itself said in its own words to the only attempt, or an attempt for which
+     provably no connection was made. One attempt per call; whether to try again is decided in the
+     allocation room, never in a client library.
 I8   A strict counter holds nothing between requests. Requests that wait together share one batch,
      sent after they arrived. A batch is applied once at most, by its writer's numbers, and may be
      sent any number of times; its ids go only to requests that waited when it was *first* sent,

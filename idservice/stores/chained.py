@@ -10,7 +10,7 @@ import msgspec
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
-from idservice.client.protocol import ClientAnswer, NoUsableAnswer, Refused
+from idservice.client.protocol import ClientAnswer, NotSent, NoUsableAnswer, Refused
 from idservice.core.epoch import epoch_name, gone_back
 from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, Clock, Finding, fine
@@ -157,7 +157,9 @@ class ChainedStore:
                 if self._begins_epoch(counter.name, answer) and blocks:
                     raise NoUsableAnswer(url=self.address, why="an epoch began between two parts")
             except NoUsableAnswer as error:
-                raise self._unknown(action, error.why) from None
+                if blocks and isinstance(error, NotSent):
+                    raise self._unknown(action, error.why) from None
+                raise self._unanswered(error, action) from None
             except Refused as error:
                 if error.code == "bad_count" and part > 1:  # its --range-max is lower
                     self._part_max = part // 2
@@ -251,7 +253,7 @@ class ChainedStore:
             reply = await self._transport.send("PUT", path, msgspec.json.encode(wanted))
             body = protocol.read_object(reply, url=self.address)
         except NoUsableAnswer as error:
-            raise self._unknown(action, error.why) from None
+            raise self._unanswered(error, action) from None
         except Refused as error:
             if error.code == "counter_differs":
                 difference = error.why.partition("configuration: ")[2].rstrip(".") or error.why
@@ -289,6 +291,8 @@ class ChainedStore:
             if error.code == "unknown_counter":
                 return None
             raise self._refusal(error, action, name) from None
+        except NotSent as error:
+            raise self._unanswered(error, action) from None
         except NoUsableAnswer as error:
             raise self._not_applied(action, error.why) from None
 
@@ -308,6 +312,13 @@ class ChainedStore:
         if name and not error.retryable:
             return errors.Withheld(store=self.address, name=name, why=error.why.rstrip("."))
         return self._not_applied(action, error.why)
+
+    def _unanswered(self, error: NoUsableAnswer, action: str) -> errors.StoreError:
+        """Return the store error of a request without an answer, which may not have been sent."""
+        if isinstance(error, NotSent):
+            about = {"store": self.address, "action": action}
+            return errors.NotReached(place=f"the service {self.address}", cause=error.why, **about)
+        return self._unknown(action, error.why)
 
     def _not_applied(self, action: str, why: str) -> errors.NotApplied:
         return errors.NotApplied(store=self.address, action=action, why=why.rstrip("."))

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -213,11 +215,17 @@ async def test_nobody_answers_in_time_and_the_outcome_is_unknown(kind: Any) -> N
                 task.cancel()
 
 
-async def test_nobody_is_there(kind: Any) -> None:
-    async with kind("http://127.0.0.1:1", timeout=0.05) as client:
-        with pytest.raises(WaitedTooLong) as refused:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "unix:/nowhere", "http://nowhere.invalid"])
+async def test_without_a_connection_no_id_is_used_up(
+    kind: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "invalid" in url:
+        unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=unknown))
+    async with kind(url, timeout=0.05) as client:
+        with pytest.raises(WaitedTooLong, match="Nothing was sent, so no ids are") as refused:
             await client.next_id()
-    assert refused.value.outcome == errors.UNKNOWN
+    assert refused.value.outcome == errors.NOT_APPLIED
 
 
 async def test_what_may_be_asked_again_is_asked_again(kind: Any) -> None:

@@ -18,7 +18,7 @@ from idservice.catalogue.counters import ensure, new_counter, shown
 from idservice.client import protocol
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
-from idservice.client.protocol import NoUsableAnswer, Reply
+from idservice.client.protocol import NotSent, NoUsableAnswer, Reply
 from idservice.server.startup import build_instance
 from idservice.stores import initialise, open_store
 from idservice.stores.chained import ChainedStore
@@ -137,7 +137,8 @@ async def test_a_service_that_gives_less_at_once_is_asked_for_less() -> None:
 
 
 async def test_a_part_that_fails_makes_the_whole_unknown() -> None:
-    for end in (refusal(errors.TooManyWaiting(name="orders", count=1)), {"epoch": 2}):
+    busy = refusal(errors.TooManyWaiting(name="orders", count=1))
+    for end in (busy, {"epoch": 2}, NotSent(url="u", why="connection refused")):
         with pytest.raises(errors.OutcomeUnknown):
             await lend(ChainedStore(Said({"epoch": 1}, end)), 1_500_000)
 
@@ -146,6 +147,7 @@ async def test_a_part_that_fails_makes_the_whole_unknown() -> None:
     ("reply", "expected", "outcome"),
     [
         (NoUsableAnswer(url="u", why="reset"), errors.OutcomeUnknown, errors.UNKNOWN),
+        (NotSent(url="u", why="refused"), errors.NotReached, errors.NOT_APPLIED),
         (Reply(302, "text/html", b""), errors.OutcomeUnknown, errors.UNKNOWN),
         (Reply(503, "text/html", b"<h1>"), errors.OutcomeUnknown, errors.UNKNOWN),
         ({"nonce": "another"}, errors.OutcomeUnknown, errors.UNKNOWN),
@@ -428,7 +430,7 @@ async def test_a_store_that_is_no_service_is_not_ready() -> None:
         with pytest.raises(errors.StoreUnready) as refused:
             await store.verify()
         assert refused.value.waiting_helps
-        assert "cannot connect: " in str(refused.value)
+        assert "(connection refused)" in str(refused.value)
         assert "ssl" not in str(refused.value)
         with pytest.raises(errors.Usage, match="where it runs"):
             await initialise(store, new_counter("default", random))

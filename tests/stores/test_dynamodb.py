@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 from contextlib import aclosing
 from random import Random
+from unittest.mock import Mock
 
 import pytest
 
@@ -180,12 +182,45 @@ async def test_no_answer_in_time_is_unknown(monkeypatch: pytest.MonkeyPatch) -> 
             await store.counter("orders")
 
 
-async def test_nobody_listening_is_unknown_too() -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
+async def test_without_a_connection_nothing_was_sent_or_applied(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with serving(None) as server:
         pass  # its port is free again
-    async with store_at(server.url) as store:
+    if host != "127.0.0.1":
+        unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=unknown))
+    async with store_at(server.url.replace("127.0.0.1", host)) as store:
+        with pytest.raises(errors.NotReached, match="Cannot reach DynamoDB at http://") as raised:
+            await reserve(store)
+        assert raised.value.outcome == errors.NOT_APPLIED
+        assert raised.value.retryable
+        with pytest.raises(errors.NotReached, match=r"refused|resolve"):
+            await store.counter("orders")
+        with pytest.raises(errors.StoreUnready, match="cannot reach DynamoDB") as unready:
+            await store.verify()
+        assert unready.value.waiting_helps
+
+
+async def test_a_connect_that_takes_too_long_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamodb_client, "CONNECT_MAX_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            async with store_at(f"http://127.0.0.1:{port}") as store:
+                with pytest.raises(errors.NotReached, match=r"no connection within 0\.05 s"):
+                    await reserve(store)
+
+
+async def test_a_redirect_to_where_nobody_listens_proves_nothing() -> None:
+    async with serving(None) as gone:
+        pass
+    answer = f"HTTP/1.1 307 X\r\nLocation: {gone.url}/\r\nContent-Length: 0\r\n\r\n".encode()
+    async with serving(answer) as server, store_at(server.url) as store:
         with pytest.raises(errors.OutcomeUnknown):
             await reserve(store)
+        assert server.operations == ["UpdateItem"]
 
 
 async def test_a_cancelled_call_is_cancelled_and_leaves_no_task_behind() -> None:

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
 
+import aiohttp
 from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
@@ -21,13 +22,16 @@ from botocore.exceptions import (
     NoRegionError,
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
+from yarl import URL
 
 from idservice import errors
+from idservice.client.protocol import why_not_connected
 from idservice.stores.dynamodb.region import named_region
 
 log = logging.getLogger("idservice.store")
 
 CALL_MAX_S = 5.0  # name resolution and waiting for a free connection have no limit of their own
+CONNECT_MAX_S = 1.0
 OPEN_MAX_S = 30.0  # a fetch of credentials that is cut off begins anew and never gets through
 CREDENTIALS_CHECK_S = 60.0
 CONFLICT_TRIES = 8
@@ -119,6 +123,12 @@ class CallUnanswered(errors.OutcomeUnknown):
         self.passing = passing  # the cause may pass
 
 
+class CallNotSent(errors.NotReached):
+    """A request of which nothing was sent: no connection was made for it."""
+
+    passing = True
+
+
 class DynamoClient:
     """Sends requests to DynamoDB for one table's store. The first call connects; close it."""
 
@@ -179,7 +189,7 @@ class DynamoClient:
             raise NoCredentialsError
         config = AioConfig(
             retries={"mode": "standard", "total_max_attempts": 1},  # also against AWS_MAX_ATTEMPTS
-            connect_timeout=1,
+            connect_timeout=CONNECT_MAX_S,
             read_timeout=CALL_MAX_S + 0.5,  # per read: the deadline around the call comes first
             connector_args={"keepalive_timeout": 60},  # the default of 12 s: a handshake per refill
             max_pool_connections=32,
@@ -225,8 +235,8 @@ class DynamoClient:
     async def call(self, operation: str, action: str, **request: Any) -> Answer:
         """Send one request once and return its answer; `action` describes it in messages.
 
-        Raises CallRefused: DynamoDB said in its own words that nothing was applied. StoreUnready:
-        the request was not sent. CallUnanswered: anything else, so that it may have been applied.
+        Raises CallRefused: DynamoDB said in its own words that nothing was applied. CallNotSent,
+        StoreUnready: it was not sent. CallUnanswered: all else, so that it may have been applied.
         """
         await self.open(operation)
         if PROOF[operation] == "ConsumedCapacity":
@@ -245,8 +255,12 @@ class DynamoClient:
             why = f"{where} took longer than {CALL_MAX_S:g} s"
             raise CallUnanswered(why=why, passing=True, **about) from error
         except Exception as error:
-            # "Could not connect" is among these, and is said of applied writes too.
-            why = f"{where} at {self._client.meta.endpoint_url} failed ({type(error).__name__})"
+            url = str(getattr(error, "kwargs", {}).get("endpoint_url", ""))
+            place = _origin(url or self._client.meta.endpoint_url)
+            cause = _why_not_connected(error, url)
+            if cause:
+                raise CallNotSent(place=f"DynamoDB at {place}", cause=cause, **about) from error
+            why = f"{where} at {place} broke off ({_words(error)})"
             raise CallUnanswered(why=why, passing=True, **about) from error
         if PROOF[operation] not in answer:
             why = f"{where} was answered by something that is not DynamoDB"
@@ -297,6 +311,40 @@ class DynamoClient:
                 if not refused.in_the_way or attempt == CONFLICT_TRIES - 1:
                     raise
             await asyncio.sleep(self._random.uniform(0.01, 0.05) * 2 ** min(attempt, 4))
+
+
+def _why_not_connected(error: Exception, url: str) -> str:
+    """Return why the only attempt at `url` found no connection; empty if that is not proved (I7).
+
+    The library's own classes do not tell: of a request that was sent and then reset it says "could
+    not connect" too. aiohttp raises these two only before anything is sent. If they are about
+    another address, they follow a redirect, which answers a request.
+    """
+    match getattr(error, "kwargs", {}).get("error"):
+        case aiohttp.ClientProxyConnectionError():
+            return ""
+        case aiohttp.ClientConnectorError() as cause:
+            asked = URL(url)
+            same = (cause.host, cause.port) == (asked.raw_host, asked.port)
+            return why_not_connected(cause.os_error) if same else ""
+        case aiohttp.ConnectionTimeoutError() as late:
+            same = str(late).endswith(f" {URL(url)}")
+            return f"no connection within {CONNECT_MAX_S:g} s" if same else ""
+    return ""
+
+
+def _words(error: Exception) -> str:
+    """Return the words of a failed call, without the library's names and the address."""
+    cause = getattr(error, "kwargs", {}).get("error") or error
+    return f"{cause}"[:100] or type(cause).__name__
+
+
+def _origin(url: str) -> str:
+    """Return scheme, host and port: not a user, whose password may be there."""
+    asked = URL(url)
+    return f"{asked.scheme}://{asked.raw_host}" + (
+        "" if asked.is_default_port() else f":{asked.port}"
+    )
 
 
 def _why_not_open(error: Exception) -> tuple[str, bool]:

@@ -10,7 +10,13 @@ from typing import Any
 from idservice import errors
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items, requests
-from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
+from idservice.stores.dynamodb.client import (
+    Answer,
+    CallNotSent,
+    CallRefused,
+    CallUnanswered,
+    DynamoClient,
+)
 from idservice.stores.dynamodb.items import Place
 from idservice.stores.findings import FAULT, Finding, refusal
 from idservice.stores.records import Counter
@@ -24,6 +30,7 @@ BACKUPS_TRIES = 8
 # Less than it takes to delete a table and restore one under its name, and more than lies between
 # two looks at the catalogue.
 SILENCE_MAX_S = 5.0
+FAILED = (CallRefused, CallNotSent, CallUnanswered)
 LOOK_MAX_S = 2.0  # so that two looks in a row are less than that apart
 
 Moment = tuple[float, float]  # by the clock that a pause of the process does not stop, and by date
@@ -248,7 +255,7 @@ class Table:
                     PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
                 )
                 return
-            except (CallRefused, CallUnanswered) as error:
+            except FAILED as error:
                 why = str(error.fields["why"])
                 if not (isinstance(error, CallRefused) and error.said == dynamo.NO_BACKUPS_YET):
                     break
@@ -278,7 +285,7 @@ class Table:
         try:
             await self.client.transact(writes, "initialising the table")
             return True
-        except (CallRefused, CallUnanswered) as error:
+        except FAILED as error:
             found = await self._identity()
             if found is not None:
                 return items.string(found.get("id")) == ours  # else another init was first
@@ -317,7 +324,7 @@ class Table:
         """Return the answer; None for the `expected` refusal. Raises StoreUnready."""
         try:
             return await self.client.call(operation, action, **request)
-        except (CallRefused, CallUnanswered) as error:
+        except FAILED as error:
             if isinstance(error, CallRefused) and error.said == expected:
                 return None
             raise self._failed(operation, error) from error
@@ -328,12 +335,15 @@ class Table:
         missing = description.missing(self.client)
         return refusal(missing, self.client.store, asked=f"{self.client.where(operation)}: ")
 
-    def _failed(self, operation: str, error: CallRefused | CallUnanswered) -> errors.StoreUnready:
+    def _failed(self, operation: str, error: errors.StoreError) -> errors.StoreUnready:
         """Return the error of a start whose call failed."""
         if isinstance(error, CallRefused) and error.said == dynamo.NO_TABLE:
             return self._no_table(operation)
         why, passing = str(error.fields["why"]), error.throttled
-        if isinstance(error, CallUnanswered):
+        if isinstance(error, CallNotSent | CallUnanswered):
+            why += (
+                f" (for {self.client.where(operation)})" if isinstance(error, CallNotSent) else ""
+            )
             why, passing = f"{why}; check region, endpoint and network", error.passing
         return errors.StoreUnready(store=self.client.store, why=why, waiting_helps=passing)
 
