@@ -13,6 +13,11 @@ HTTP = re.compile(
 )
 
 
+def without_user(text: str) -> str:
+    """Return a text for messages, without the user and the password of any URL in it."""
+    return re.sub(r"(?<=//).*@", "...@", text, flags=re.DOTALL)
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceAddress:
     """A host and a port, or the path of a Unix socket, on which a service listens."""
@@ -37,7 +42,7 @@ class ServiceAddress:
             host.encode("idna")  # as connecting does; refuses a part that is empty or too long
         except ValueError:
             raise Usage(
-                why=f"the address of a service is {url!r}; it must be http://HOST:PORT,"
+                why=f"the address of a service is {without_user(url)!r}; it must be http://HOST:PORT,"
                 " https://HOST:PORT or unix:PATH"
             ) from None
         tls = parts[1].lower() == "https"

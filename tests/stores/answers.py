@@ -69,6 +69,7 @@ class Server:
         self.answer = answer
         self.by_operation = by_operation
         self.requests: list[tuple[str, dict[str, object]]] = []
+        self.headers: dict[str, str] = {}  # of the last request
         self.asked = asyncio.Event()
         self.url = ""
         self._never = asyncio.Event()
@@ -86,7 +87,7 @@ class Server:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                headers = dict(
+                self.headers = headers = dict(
                     line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line
                 )
                 body = await reader.readexactly(int(headers["content-length"]))

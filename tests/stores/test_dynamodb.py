@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-from contextlib import aclosing
 from random import Random
 from unittest.mock import Mock
 
@@ -387,6 +386,7 @@ async def test_an_entry_of_another_version_is_named_and_not_guessed() -> None:
         ("ids?endpoint=http://user:secret@localhost", "endpoint"),
         ("ids?endpoint=http://localhost/path", "endpoint"),
         ("ids?=1", "''"),
+        ("http://user:secret@localhost", "...@localhost"),
     ],
 )
 def test_an_address_that_is_wrong_is_told_what_is(address: str, named: str) -> None:
@@ -404,50 +404,3 @@ def test_a_right_address_is_accepted(address: str) -> None:
     assert DynamoStore(DynamoAddress.parse(address)).address.startswith(
         f"dynamodb:{address.partition('?')[0]}"
     )
-
-
-# --- credentials ----------------------------------------------------------------------------------
-
-
-async def test_credentials_are_refreshed_in_the_background_and_retried(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(dynamodb_client, "CREDENTIALS_CHECK_S", 0)
-
-    class Credentials:
-        asked = 0
-        again = asyncio.Event()
-
-        async def get_frozen_credentials(self) -> None:
-            self.asked += 1
-            if self.asked < 3:
-                raise OSError("the source is away")
-            self.again.set()
-
-    credentials = Credentials()
-
-    class Session:
-        region_name = REGION
-
-        async def get_credentials(self) -> Credentials:
-            return credentials
-
-        def client(self, *_: object, **__: object) -> "Session":
-            return self
-
-        async def __aenter__(self) -> "Session":
-            return self
-
-        async def __aexit__(self, *_: object) -> None: ...
-
-        @property
-        def meta(self) -> object:
-            return type("Meta", (), {"endpoint_url": "nowhere"})
-
-    monkeypatch.setattr("aioboto3.Session", Session)
-    before = asyncio.all_tasks()
-    async with aclosing(dynamodb_client.DynamoClient("dynamodb:ids", "ids", None, None)) as client:
-        await client.open()
-        async with asyncio.timeout(5):
-            await credentials.again.wait()
-    assert asyncio.all_tasks() == before

@@ -99,7 +99,8 @@ async def test_a_look_writes_nothing(moto_url: str) -> None:
             before = client.scan(TableName=backend.table)["Items"]
             found = await doctor.examine(store, time.time)
             assert client.scan(TableName=backend.table)["Items"] == before
-    assert not [finding for finding in found if finding.is_worse_than_advice]
+    worse = [finding.about for finding in found if finding.is_worse_than_advice]
+    assert worse == ["identity"]  # this engine gives no ids to tables
 
 
 @pytest.mark.needs_engine
@@ -134,6 +135,7 @@ async def test_an_engine_that_does_not_know_a_question_is_no_fault(dynoxide_url:
         ({"TableStatus": "ARCHIVED"}, "table", "fault", ""),
         ({"KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}]}, "key", "fault", ""),
         ({"TableId": "another"}, "identity", "fault", "fence --all --past N"),
+        ({"TableId": None}, "identity", "warning", "fence --all --past N"),
     ],
 )  # fmt: skip
 async def test_what_the_description_says(

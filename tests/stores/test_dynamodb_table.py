@@ -15,6 +15,7 @@ from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import client as dynamodb_client
 from idservice.stores.dynamodb import table as dynamodb_table
+from idservice.stores.dynamodb.region import named_region
 from tests import engines
 from tests.engines import REGION, by_hand
 from tests.stores import answers, backends
@@ -543,7 +544,7 @@ async def test_a_missing_table_is_named_with_what_to_do(backend: Dynamo) -> None
     [
         (error("AccessDeniedException"), "allow it to the role or user", False),
         (error("UnrecognizedClientException"), "check the credentials", False),
-        (error("ExpiredTokenException"), "check the credentials", False),
+        (error("ExpiredTokenException"), "check the credentials", True),
         (error("ThrottlingException"), "wait, or raise", True),
         (error("InternalServerError", 500), "check region, endpoint and network", True),
         (page(503), "check region, endpoint and network", True),
@@ -618,7 +619,7 @@ async def test_missing_credentials_are_told_before_anything_is_sent(
             with pytest.raises(errors.StoreUnready, match="no AWS credentials") as raised:
                 await start
             assert_one_sentence(raised.value, "DescribeTable")
-            assert not raised.value.waiting_helps
+            assert raised.value.waiting_helps
         with pytest.raises(errors.NotApplied, match="no AWS credentials"):
             await store.counter("orders")
         assert server.operations == []
@@ -723,6 +724,24 @@ async def test_the_environment_names_the_region_before_a_profile_does(
     warnings = differing(caplog)
     said = [source for text in warnings for source in REGIONS if f"and {source} says" in text]
     assert said == [*warned, *warned]  # by `init` before anything is made, and by `resolved`
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "dynamodb.us-gov-west-1.amazonaws.com",
+        "dynamodb-fips.us-gov-west-1.api.aws",
+        "vpce-1a-2b.dynamodb.us-gov-west-1.vpce.amazonaws.com",
+        "123456789012.ddb.us-gov-west-1.amazonaws.com",
+    ],
+)
+def test_an_endpoint_of_aws_names_its_region_before_the_environment(
+    host: str, say: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    say("eu-central-1", None, None)
+    assert named_region(f"https://{host}") == "us-gov-west-1"
+    assert ["and AWS_REGION says eu-central-1" in text for text in differing(caplog)] == [True]
+    assert named_region("http://dynamodb.us-gov-west-1.example.org") == "eu-central-1"
 
 
 async def test_a_region_in_the_address_is_the_last_word(

@@ -11,21 +11,15 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
-from botocore.exceptions import (
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    MetadataRetrievalError,
-    NoCredentialsError,
-    NoRegionError,
-)
-from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.exceptions import ClientError, NoRegionError
 from yarl import URL
 
 from idservice import errors
 from idservice.client.protocol import why_not_connected
+from idservice.stores.dynamodb import credentials
 from idservice.stores.dynamodb.region import named_region
 
 log = logging.getLogger("idservice.store")
@@ -34,6 +28,7 @@ CALL_MAX_S = 5.0  # name resolution and waiting for a free connection have no li
 CONNECT_MAX_S = 1.0
 OPEN_MAX_S = 30.0  # a fetch of credentials that is cut off begins anew and never gets through
 CREDENTIALS_CHECK_S = 60.0
+CREDENTIALS_AGAIN_S = 10.0  # between two looks for credentials that AWS accepts; above CALL_MAX_S
 CONFLICT_TRIES = 8
 LOG_AGAIN_S = 60.0
 
@@ -50,8 +45,9 @@ THROTTLED = {
     "LimitExceededException", "ProvisionedThroughputExceededException", "RequestLimitExceeded",
     "ThrottlingException",
 }  # fmt: skip
+EXPIRED = "ExpiredTokenException"
 NOT_AUTHENTICATED = {
-    "ExpiredTokenException", "IncompleteSignatureException", "InvalidSignatureException",
+    EXPIRED, "IncompleteSignatureException", "InvalidSignatureException",
     "MissingAuthenticationTokenException", "UnrecognizedClientException",
 }  # fmt: skip
 OWN_NAMES = (
@@ -140,17 +136,21 @@ class DynamoClient:
         self._endpoint = endpoint
         self._client: Any = None
         self._stack = AsyncExitStack()
+        self._credentials: Any = None
+        self._asked_at = ""  # the endpoint that was asked last; the library chooses it
         self._opening = asyncio.Lock()
         self._refresher: asyncio.Task[None] | None = None
+        self._renewer: asyncio.Task[None] | None = None
         self._logged: dict[str, float] = {}
         self._random = Random()  # noqa: S311 - it spreads retries and keeps no secret
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._refresher is not None:
-            self._refresher.cancel()
-            await asyncio.gather(self._refresher, return_exceptions=True)
-            self._refresher = None
+        tasks = [task for task in (self._refresher, self._renewer) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._refresher = self._renewer = None
         self._client = None
         await self._stack.aclose()
 
@@ -166,27 +166,27 @@ class DynamoClient:
                 return
             try:
                 async with asyncio.timeout(OPEN_MAX_S):
-                    await self._connect()
+                    await self._connect(*await credentials.look_up())
             except Exception as error:
-                why, passing = _why_not_open(error)
-                raise errors.StoreUnready(
-                    store=self.store,
-                    why=f"{why} (for {self.where(operation)})",
-                    waiting_helps=passing,
-                ) from error
+                raise self._unready(error, operation) from error
+            self._refresher = asyncio.create_task(self._keep_credentials())
 
-    async def _connect(self) -> None:
-        import aioboto3  # takes 0.3 s and 20 MB, and is not needed to read an address
+    def _unready(self, error: Exception, operation: str) -> errors.StoreUnready:
+        """Return the error of a request that was not sent."""
+        if isinstance(error, errors.StoreUnready):
+            return error
+        why, passing = credentials.why_none(error)
+        why = f"{why} (for {self.where(operation)})"
+        return errors.StoreUnready(store=self.store, why=why, waiting_helps=passing)
+
+    async def _connect(self, session: Any, found: Any) -> None:
+        """Make a client with the credentials that were found."""
         from aiobotocore.config import AioConfig
 
-        session: Any = aioboto3.Session()
-        region = self._region or named_region()
+        region = self._region or named_region(self._endpoint)
         if not region:
             raise NoRegionError
         self.region = region
-        credentials = await session.get_credentials()
-        if credentials is None:  # a client made without them would never look again
-            raise NoCredentialsError
         config = AioConfig(
             retries={"mode": "standard", "total_max_attempts": 1},  # also against AWS_MAX_ATTEMPTS
             connect_timeout=CONNECT_MAX_S,
@@ -204,14 +204,30 @@ class DynamoClient:
             config=config,
             verify=not plain,
         )
-        self._client = client = await self._stack.enter_async_context(opening)
-        self._refresher = asyncio.create_task(self._keep_credentials(credentials))
-        log.info(
-            "DynamoDB table %s in region %s at %s", self.table, region, client.meta.endpoint_url,
-            extra={"action": "store_opened"},
-        )  # fmt: skip
+        stack = AsyncExitStack()
+        client = await stack.enter_async_context(opening)
+        if "@" in client.meta.endpoint_url:  # it would end up in logs and messages
+            await stack.aclose()
+            why = "the endpoint that the environment or the AWS profile names has a user or a"
+            why += " password in it: name it without (AWS_ENDPOINT_URL, or endpoint_url in a file)"
+            raise errors.StoreUnready(store=self.store, why=why)
+        client.meta.events.register("before-send.dynamodb", self._on_sending)
+        self._client, self._stack, self._credentials = client, stack, found
 
-    async def _keep_credentials(self, credentials: Any) -> None:
+    def _on_sending(self, request: Any, **_: object) -> None:
+        """Note the endpoint of a request: with an account's id, it is not the region's."""
+        parts = urlsplit(request.url)
+        endpoint = f"{parts.scheme}://{parts.netloc}"
+        if endpoint != self._asked_at:
+            self._asked_at = endpoint
+            log.info(
+                "DynamoDB table %s in region %s at %s", self.table, self.region, endpoint,
+                extra={"action": "store_opened"},
+            )  # fmt: skip
+
+    # --- credentials -----------------------------------------------------------------------------
+
+    async def _keep_credentials(self) -> None:
         """Refresh credentials in good time, without a reservation's deadline.
 
         A fetch slower than that deadline would be cut off and begun again by every reservation.
@@ -219,12 +235,35 @@ class DynamoClient:
         while True:
             await asyncio.sleep(CREDENTIALS_CHECK_S)
             try:
-                await credentials.get_frozen_credentials()
+                await self._credentials.get_frozen_credentials()
             except Exception as error:
-                log.warning(
-                    "the AWS credentials could not be refreshed (%s)", type(error).__name__,
-                    extra={"action": "credentials_not_refreshed"},
-                )  # fmt: skip
+                _log_not_refreshed(error)
+
+    def _renew_credentials(self) -> None:
+        """Look credentials up anew, because AWS refused these: one look at a time."""
+        if self._renewer is None or self._renewer.done():
+            self._renewer = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        """Go on with other credentials, if there are any. The library never reads a file again."""
+        before = None
+        try:
+            try:
+                async with asyncio.timeout(OPEN_MAX_S):
+                    session, found = await credentials.look_up()
+                    new = await found.get_frozen_credentials()
+                    if new != await self._credentials.get_frozen_credentials():
+                        old = self._stack
+                        await self._connect(session, found)
+                        before = old
+                        log.info("other AWS credentials were found, and are used from now on",
+                                 extra={"action": "credentials_renewed"})  # fmt: skip
+            except Exception as error:
+                _log_not_refreshed(error)
+            await asyncio.sleep(CREDENTIALS_AGAIN_S)  # calls of the client before end meanwhile
+        finally:
+            if before is not None:
+                await before.aclose()
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -249,18 +288,22 @@ class DynamoClient:
         try:
             async with asyncio.timeout(CALL_MAX_S):
                 answer: Answer = await method(**request)
+        except credentials.NONE_TO_SIGN_WITH as error:
+            raise self._unready(error, operation) from error
         except ClientError as error:
+            if error.operation_name != operation:  # of the source of credentials
+                raise self._unready(error, operation) from error
             raise self._read_error(error, where, about) from error
         except TimeoutError as error:
             why = f"{where} took longer than {CALL_MAX_S:g} s"
             raise CallUnanswered(why=why, passing=True, **about) from error
         except Exception as error:
             url = str(getattr(error, "kwargs", {}).get("endpoint_url", ""))
-            place = _origin(url or self._client.meta.endpoint_url)
             cause = _why_not_connected(error, url)
             if cause:
-                raise CallNotSent(place=f"DynamoDB at {place}", cause=cause, **about) from error
-            why = f"{where} at {place} broke off ({_words(error)})"
+                place = f"DynamoDB at {self._asked_at}"
+                raise CallNotSent(place=place, cause=cause, **about) from error
+            why = f"{where} at {self._asked_at} broke off ({_words(error)})"
             raise CallUnanswered(why=why, passing=True, **about) from error
         if PROOF[operation] not in answer:
             why = f"{where} was answered by something that is not DynamoDB"
@@ -282,6 +325,8 @@ class DynamoClient:
         for reason in answer.get("ThrottlingReasons") or answer.get("throttlingReasons") or ():
             words += f" {reason.get('reason')} {reason.get('resource', '')}"
         self._log_words(code, where, words[:500])
+        if code in NOT_AUTHENTICATED:
+            self._renew_credentials()
         reasons = [str(reason.get("Code")) for reason in answer.get("CancellationReasons", ())]
         if reasons:
             why += f" ({', '.join(reasons)})"
@@ -339,26 +384,8 @@ def _words(error: Exception) -> str:
     return f"{cause}"[:100] or type(cause).__name__
 
 
-def _origin(url: str) -> str:
-    """Return scheme, host and port: not a user, whose password may be there."""
-    asked = URL(url)
-    return f"{asked.scheme}://{asked.raw_host}" + (
-        "" if asked.is_default_port() else f":{asked.port}"
-    )
-
-
-def _why_not_open(error: Exception) -> tuple[str, bool]:
-    """Return why no client could be made and what to do, and True if waiting helps."""
-    match error:
-        case NoRegionError():
-            why = "no region is known: add ?region=REGION to the address, or set AWS_REGION"
-            return why, False
-        case NoCredentialsError():
-            why = "no AWS credentials were found: give the process a role, or set"
-            return f"{why} AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", False
-        case TimeoutError() | NoConnectionError() | HTTPClientError() | MetadataRetrievalError():
-            return "the source of AWS credentials does not answer: check role and network", True
-        case CredentialRetrievalError() | ClientError():
-            return "the source of AWS credentials gave none: check role and network", True
-        case _:
-            return f"no client can be made: {str(error)[:200]}: check the AWS settings", False
+def _log_not_refreshed(error: Exception) -> None:
+    log.warning(
+        "the AWS credentials could not be refreshed (%s)", type(error).__name__,
+        extra={"action": "credentials_not_refreshed"},
+    )  # fmt: skip

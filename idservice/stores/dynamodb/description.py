@@ -57,9 +57,9 @@ def check(table: Answer, name: str, region: str) -> list[Finding]:
 
 
 def advise(table: Answer, name: str, region: str) -> list[Finding]:
-    """Judge deletion protection and throughput."""
+    """Judge deletion protection, throughput, and if a table made anew would be noticed."""
     on = f"--table-name {name} --region {region}"
-    return [_protected(table, on), _provided(table, on)]
+    return [_protected(table, on), _provided(table, on), *_unidentified(table)]
 
 
 def missing(client: DynamoClient) -> Finding:
@@ -83,6 +83,7 @@ def check_identity(item: Answer | None, table: Answer, client: DynamoClient) -> 
                 " ids; otherwise initialise it", f"idservice init --store {store}",
             )
         ]  # fmt: skip
+    schema = schema_read(items.shown(item.get("schema")), items.SCHEMA)
     recorded, found = items.string(item.get("table_id")), table.get("TableId")
     if found and not recorded:
         identity = Finding(
@@ -95,9 +96,11 @@ def check_identity(item: Answer | None, table: Answer, client: DynamoClient) -> 
             f" {recorded})", BEHIND,
             f"idservice fence --all --past N --store {store}",
         )  # fmt: skip
+    elif not found:  # `advise` says so
+        return [schema]
     else:
         identity = fine(IDENTITY, "the table is the one that was initialised")
-    return [schema_read(items.shown(item.get("schema")), items.SCHEMA), identity]
+    return [schema, identity]
 
 
 def another(client: DynamoClient) -> Finding:
@@ -154,6 +157,17 @@ def _protected(table: Answer, on: str) -> Finding:
         " from 0 and repeat ids",
         f"aws dynamodb update-table {on} --deletion-protection-enabled",
     )  # fmt: skip
+
+
+def _unidentified(table: Answer) -> list[Finding]:
+    if table.get("TableId"):
+        return []  # `check_identity` compares it
+    return [Finding(
+        WARNING, IDENTITY, "this engine gives a table no id (TableId)",
+        "a table that was restored, or deleted and made anew, is taken for the one before, and ids"
+        " may be repeated: after either, stop all instances and fence every counter",
+        "idservice fence --all --past N",
+    )]  # fmt: skip
 
 
 def _provided(table: Answer, on: str) -> Finding:

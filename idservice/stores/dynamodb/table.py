@@ -339,7 +339,9 @@ class Table:
         """Return the error of a start whose call failed."""
         if isinstance(error, CallRefused) and error.said == dynamo.NO_TABLE:
             return self._no_table(operation)
-        why, passing = str(error.fields["why"]), error.throttled
+        # A token that has expired: credentials are looked up anew meanwhile.
+        expired = isinstance(error, CallRefused) and error.said == dynamo.EXPIRED
+        why, passing = str(error.fields["why"]), error.throttled or expired
         if isinstance(error, CallNotSent | CallUnanswered):
             why += (
                 f" (for {self.client.where(operation)})" if isinstance(error, CallNotSent) else ""
