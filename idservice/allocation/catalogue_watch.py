@@ -1,5 +1,6 @@
-"""Keeps the counters in use up with the store: entries that changed, changes that stand still,
-positions and a store that went back, and a catalogue that was not heard of for too long."""
+"""Keeps the counters in use up with the store: entries that changed, names without a
+counter, changes that stand still, positions and a store that went back, and a catalogue that was
+not heard of for too long."""
 
 import asyncio
 import logging
@@ -10,6 +11,7 @@ from math import ceil
 from idservice import errors
 from idservice.allocation.context import Context
 from idservice.allocation.local_counter import LocalCounter
+from idservice.allocation.unknown_names import UnknownNames
 from idservice.core.timeouts import stale_after
 from idservice.observability.readings import CatalogueAge
 from idservice.stores.at_once import AT_ONCE, for_each
@@ -34,6 +36,7 @@ class CatalogueWatcher:
         store: CatalogueStore,
         context: Context,
         local_counters: Mapping[str, LocalCounter],
+        unknown: UnknownNames,
         *,
         finish: Callable[[str], None],
         replaced: Callable[[errors.StoreReplaced], None],
@@ -41,6 +44,7 @@ class CatalogueWatcher:
         self._store = store
         self._context = context
         self._local_counters = local_counters
+        self._unknown = unknown
         self._finish = finish
         self._replaced = replaced
         self._loop = asyncio.get_running_loop()
@@ -74,8 +78,11 @@ class CatalogueWatcher:
                 revision = await self._store.revision()
                 if revision < (self._revision or 0):
                     self._replaced(self._went_back_to(revision))
-                elif revision != self._revision:
-                    await self._read_entries()
+                else:
+                    moved = revision != self._revision
+                    self._unknown.looked(began=began, now=self._loop.time(), moved=moved)
+                    if moved:
+                        await self._read_entries()
         except errors.StoreReplaced as error:
             health.failed(error)
             self._replaced(error)

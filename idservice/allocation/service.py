@@ -9,11 +9,12 @@ from random import Random
 from typing import Any, Self
 
 from idservice import __version__, errors
-from idservice.allocation.catalogue_watch import CatalogueWatcher
+from idservice.allocation.catalogue_watch import POLL_S, CatalogueWatcher
 from idservice.allocation.context import Context, Limits
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.local_state import LocalState
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S, close_all
+from idservice.allocation.unknown_names import UnknownNames
 from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.observability import logs
@@ -53,22 +54,26 @@ class Service:
         self.health = StoreHealth()
         self._context = Context(store, self.limits, self.health, self.spawn, random)
         self.lag = Latency()  # of the event loop
-        self._began = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
         self._loading: dict[str, asyncio.Future[LocalCounter]] = {}
         self._tasks: dict[asyncio.Task[object], None] = {}  # in the order of their beginning
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
         self._finish = finish
         self._catalogue: CatalogueWatcher | None = None  # once entered
+        self._unknown: UnknownNames | None = None  # once entered, if the store has a catalogue
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         self.spawn(self._watch())
         if has_catalogue(self.store):
+            self._unknown = UnknownNames(self._now(), believed_s=POLL_S)
             self._catalogue = CatalogueWatcher(
                 self.store,
                 self._context,
                 self.local_counters,
+                self._unknown,
                 finish=self._finish,
                 replaced=self._refuse_all,
             )
@@ -79,7 +84,7 @@ class Service:
     async def __aexit__(self, *failure: Any) -> None:
         _entered.discard(self)
         self.stopping = True
-        left = self.stop_by - asyncio.get_running_loop().time()
+        left = self.stop_by - self._now()
         within_s = max(0.0, min(left, GIVE_BACK_MAX_S))
         try:
             await close_all(self.local_counters.values(), self.store, within_s=within_s)
@@ -112,6 +117,8 @@ class Service:
             return known
         check_name(name)
         self.check_open()
+        if self._unknown is not None and self._unknown.believes(name, self._now()):
+            raise errors.UnknownCounter(name=name)
         loading = self._loading.get(name)
         if loading is None:
             if len(self._loading) >= LOADING_MAX:
@@ -123,6 +130,7 @@ class Service:
         return await asyncio.shield(loading)
 
     async def _load(self, name: str, loading: asyncio.Future[LocalCounter]) -> None:
+        began = self._now()
         try:
             counter = await self.health.read(
                 self.store.counter(name),
@@ -131,6 +139,8 @@ class Service:
                 self.limits.wait,
             )
             if counter is None or counter.target_state == DELETED:
+                if self._unknown is not None:
+                    self._unknown.add(name, read_at=began)
                 raise errors.UnknownCounter(name=name)
             self.check_open()  # it may have ended in the meantime
             loading.set_result(self._add(counter))
@@ -150,6 +160,8 @@ class Service:
 
     def apply_entry(self, entry: Counter) -> None:
         """Apply an entry that this instance wrote to its counter, if that is in use."""
+        if self._unknown is not None:
+            self._unknown.discard(entry.name, now=self._now())
         local = self.local_counters.get(entry.name)
         if local is not None:
             local.apply_entry(entry)
@@ -238,7 +250,7 @@ class Service:
             readings=readings,
             store_up=self.health.up,
             store_error="" if self.health.up else str(self.health.last_error),
-            uptime_s=asyncio.get_running_loop().time() - self._began,
+            uptime_s=self._now() - self._began,
             latency=self.health.latency,
             lag=self.lag,
             version=__version__,

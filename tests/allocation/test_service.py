@@ -56,6 +56,7 @@ def test_a_counter_that_is_not_there_is_never_created_by_asking_for_it() -> None
             assert set(data.positions) == {("orders", 0)}
             assert set(service.local_counters) == set()
             data.create(new_counter("tickets", Random(1), start=7))
+            await elapse(POLL_S)
             assert await (await service.local_counter("tickets")).next_id() == 7
 
     run(main())
