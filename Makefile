@@ -61,12 +61,14 @@ docs: $(VENV)/.dev ## the pages in docs/reference that follow from the code, and
 	@$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
-	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock"
+	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock requirements-recipes.lock"
 	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra docs --extra otel -c requirements.lock -c $(BUILD_LOCK) \
 		-o requirements-dev.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra deploy -c requirements-dev.lock -o requirements-deploy.lock >/dev/null
+	@$(COMPILE) $(ARGS) pyproject.toml --extra recipes -c requirements-dev.lock -c requirements-deploy.lock \
+		-o requirements-recipes.lock >/dev/null
 
 sbom: $(VENV)/.venv ## idservice.cdx.json, the bill of materials (CycloneDX), from requirements.lock
 	@$(BIN)/python deploy/sbom.py > idservice.cdx.json

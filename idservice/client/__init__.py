@@ -3,6 +3,8 @@
     with Client("http://127.0.0.1:8080", "orders") as orders:
         order.id = orders.next_id()
 
+    orders = Client("http://127.0.0.1:8080", "orders").open()  # of a module, until the process ends
+
 Ranges are taken from the service ahead of need, so an id costs next to nothing. Ids that are not
 used within `hold` seconds are dropped. Strict counters are never taken ahead: each call asks for
 its own ids. Only the ids of a strict counter come in order. No two clients get the same id.

@@ -7,6 +7,7 @@ from typing import Any, Self
 from idservice.client.buffer import (
     TIMEOUT_S,
     ClientBuffer,
+    NotOpen,
     check_batch,
     clients,
     forget_if_forked,
@@ -19,11 +20,11 @@ from idservice.core.gap_causes import GapCause
 
 
 class AsyncClient:
-    """Hands out ids of one counter. Enter it; any number of tasks of one loop may use it.
+    """Hands out ids of one counter. Open or enter it; any number of tasks of one loop may use it.
 
     `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout` is how long a call
-    may take and `hold` how long ids are kept, in seconds. A forked child must enter a new
-    client.
+    may take and `hold` how long ids are kept, in seconds. A forked child must open it
+    again.
     """
 
     __slots__ = (
@@ -42,10 +43,31 @@ class AsyncClient:
         self._buffer = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._ids = self._buffer.allocator.buffer
         self._transport = AsyncTransport(self._buffer.address)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know of no task and no timer: there are none yet, or another loop has them."""
         self._waiting = 0  # calls that wait for a refill
         self._refill_ended = asyncio.Event()  # of the present one; the next one has another
         self._refilling: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
+
+    async def open(self) -> Self:
+        """Open the client for as long as its loop runs. If it is open already, leave it so.
+
+        No connection is made before the first id. Raises NotOpen while another task closes it,
+        and while it is open in another loop. After that loop is closed it begins anew.
+        """
+        forget_if_forked(self, self._buffer)
+        if self._buffer.entered and self._loop.is_closed():
+            self._begin()
+            self._buffer.entered = False
+        if not self._buffer.entered:
+            return await self.__aenter__()
+        self._buffer.check_open()
+        if self._loop is not asyncio.get_running_loop():
+            raise NotOpen(why="is open in another event loop; make one for each loop")
+        return self
 
     async def __aenter__(self) -> Self:
         """Open the client. Raises NotOpen if it is open already."""
@@ -70,6 +92,7 @@ class AsyncClient:
         self._wake()
         if self._expiry is not None:
             self._expiry.cancel()
+            self._expiry = None
         if self._refilling is not None:
             self._refilling.cancel()
             await asyncio.wait([self._refilling])
@@ -212,6 +235,7 @@ class AsyncClient:
 
     def forget_in_child(self) -> None:
         """Begin anew after a fork: ids and connections are the parent's."""
+        self._begin()
         self._reset()
         self._buffer.entered = False
-        self._buffer.not_open = "belongs to the process that entered it; enter one in the child"
+        self._buffer.not_open = "belongs to the process that opened it; open it in the child too"

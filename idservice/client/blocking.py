@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from idservice import errors
 from idservice.client.buffer import (
     TIMEOUT_S,
     ClientBuffer,
@@ -20,7 +21,7 @@ from idservice.core.gap_causes import GapCause
 
 
 class Client:
-    """Hands out ids of one counter. Enter it; any number of threads may use it.
+    """Hands out ids of one counter. Open or enter it; any number of threads may use it.
 
     `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout` is how long a call
     may take and `hold` how long ids are kept, in seconds. After a fork the child begins with none.
@@ -57,15 +58,31 @@ class Client:
         self._thread: threading.Thread | None = None
         self._buffer.mark = process_mark()
 
+    def open(self) -> Self:
+        """Open the client for as long as the process runs. If it is open already, leave it so.
+
+        No connection is made before the first id. Raises NotOpen while another thread closes it.
+        """
+        forget_if_forked(self, self._buffer)
+        with self._lock:
+            if self._buffer.entered:
+                self._buffer.check_open()
+            else:
+                self._enter()
+        return self
+
     def __enter__(self) -> Self:
         """Open the client. Raises NotOpen if it is open already."""
         forget_if_forked(self, self._buffer)
         with self._lock:
-            self._buffer.enter()
-            if self._buffer.not_open:  # a forked child is open before it is entered
-                self._reset()
-                self._buffer.not_open = ""
+            self._enter()
         return self
+
+    def _enter(self) -> None:
+        self._buffer.enter()
+        if self._buffer.not_open:  # a forked child is open before it is entered
+            self._reset()
+            self._buffer.not_open = ""
 
     def __exit__(self, *failure: Any) -> None:
         self.close()
@@ -211,3 +228,15 @@ class Client:
         self._buffer.entered = False
         self._reset_locks()
         self._reset()
+
+
+def _no_migration() -> NoReturn:
+    """Refuse to be written into a Django migration, as the method of no client in particular."""
+    raise errors.Usage(
+        why="next_id of a client cannot be the default of a Django field, because a migration"
+        " names functions of modules. Define `def order_id(): return ids.next_id()` beside the"
+        " client, and write default=order_id"
+    )
+
+
+Client.next_id.deconstruct = _no_migration  # type: ignore[attr-defined]  # Django asks for it

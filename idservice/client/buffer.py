@@ -75,7 +75,7 @@ class ClientBuffer:
         self.timeout_s, self.hold_s = timeout, hold
         self.clock = clock
         self.entered = False
-        self.not_open = "is not entered; use it in a with statement"
+        self.not_open = "is not open; call its open(), or use it in a with statement"
         self.error: Failure | None = None  # of the last refill, if it failed
         self.refusals = 0  # refills whose refusal is final
         self._failures = 0  # refills in a row

@@ -37,6 +37,10 @@ class Threaded:
     async def __aexit__(self, *what: Any) -> None:
         await asyncio.to_thread(self.client.close)
 
+    async def open(self) -> Self:
+        await asyncio.to_thread(self.client.open)
+        return self
+
     async def next_id(self) -> int:
         return await asyncio.to_thread(self.client.next_id)
 

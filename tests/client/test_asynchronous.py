@@ -174,6 +174,48 @@ async def test_a_forked_child_may_enter_what_its_parent_entered(
     assert told == [0, 5000], "its connections are as they were"
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+async def test_a_client_of_a_closed_loop_opens_in_the_next_one(service: Served) -> None:
+    client = AsyncClient(service.url)
+
+    async def takes() -> list[int]:
+        await client.open()
+        return [await client.next_id() for _ in range(200)]
+
+    async def elsewhere() -> None:
+        with pytest.raises(NotOpen, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, takes())
+        await client.close()
+
+    def work() -> list[int]:
+        ids = asyncio.run(takes()) + asyncio.run(takes())
+        asyncio.run(opened_here())
+        return ids
+
+    async def opened_here() -> None:
+        await client.open()
+        await elsewhere()
+
+    ids = await asyncio.to_thread(apart, work)  # its sockets are never closed
+    assert len(set(ids)) == 400
+
+
+def test_unused_ids_expire_in_a_client_that_was_entered_again() -> None:
+    async def main() -> None:
+        client = AsyncClient("http://c:1", "orders", hold=5.0)
+        for _ in range(2):
+            async with client:
+                over(client, Central())
+                for _ in range(200):
+                    await client.next_id()
+                    await elapse(0.001)
+                assert client._buffer.allocator.held
+                await elapse(5.1)
+                assert not client._buffer.allocator.held
+
+    run(main())
+
+
 async def test_cancelling_a_strict_call_costs_that_id_only() -> None:
     central = Central(mode="strict")
     reached, go = asyncio.Event(), asyncio.Event()

@@ -12,6 +12,7 @@ import pytest
 from idservice.client import Client, NotOpen, WaitedTooLong
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.process_mark import _PidMark, process_mark
+from idservice.errors import Usage
 from tests.client.conftest import FORKS, Central, apart, saying
 from tests.served import Served
 from tests.simulation.store import Table
@@ -304,6 +305,49 @@ async def test_of_many_threads_that_enter_at_once_one_is_in(service: Served) -> 
             client.close()
 
     await asyncio.to_thread(work)
+
+
+async def test_of_many_threads_that_open_at_once_all_have_one_client(service: Served) -> None:
+    def work() -> set[int]:
+        client = Client(service.url, timeout=30.0)
+        begin, ids = threading.Barrier(8), set[int]()
+
+        def takes() -> None:
+            begin.wait()
+            for _ in range(50):
+                ids.add(client.open().next_id())
+
+        threads = [threading.Thread(target=takes) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len([t for t in threading.enumerate() if t.name == "idservice"]) == 1
+        client.close()
+        return ids
+
+    assert len(await asyncio.to_thread(work)) == 400
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+async def test_a_child_may_open_what_its_parent_opened(
+    service: Served, fork: Callable[[], int]
+) -> None:
+    def work() -> tuple[bool, int]:
+        client = Client(service.url, timeout=30.0).open()
+        client.batch(50)
+        return in_child(lambda: len(client.open().batch(50)) == 50, fork), client.next_id()
+
+    right, _ = await asyncio.to_thread(apart, work)
+    assert right
+
+
+def test_a_migration_cannot_be_made_of_the_method_of_a_client() -> None:
+    """Django asks `deconstruct` of each default that it writes."""
+    ids = Client("http://127.0.0.1:1")
+    with pytest.raises(Usage, match="default=order_id"):
+        ids.next_id.deconstruct()  # type: ignore[attr-defined]
 
 
 async def test_a_slow_refill_does_not_hold_up_who_has_ids_in_memory(data: Table) -> None:

@@ -390,6 +390,31 @@ async def test_a_client_is_entered_once_at_a_time(kind: Any, service: Served) ->
         await client.next_id()
 
 
+async def test_an_open_client_stays_open_and_may_be_opened_again(
+    kind: Any, service: Served
+) -> None:
+    client = kind(service.url)
+    with pytest.raises(NotOpen, match=r"open\(\)"):
+        await client.next_id()
+    ids = []
+    for _ in range(2):
+        assert await client.open() is client
+        ids += [await client.next_id() for _ in range(60)]
+        assert await client.open() is client, "it has the ids that it had"
+        with pytest.raises(NotOpen, match="entered already"):
+            await client.__aenter__()
+        ids += [await client.next_id() for _ in range(60)]
+        await client.close()
+        with pytest.raises(NotOpen, match="closed"):
+            await client.next_id()
+    assert len(set(ids)) == 240
+
+
+async def test_opening_connects_to_nothing(kind: Any) -> None:
+    client = await kind("http://127.0.0.1:1").open()
+    await client.close()
+
+
 async def test_a_batch_in_parts_is_of_one_epoch(kind: Any) -> None:
     central = Central(mode="strict")
 
