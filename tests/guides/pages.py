@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 FENCE = "```"
 NOT_RUN = re.compile(r"<!-- not run by the tests: (.+) -->")
-FILE_NAME = re.compile(r"(?:#|//) ([\w.]+\.\w+)")
+FILE_NAME = re.compile(r"(?:#|//) ([\w./]+\.\w+)")
 SERVICE = re.compile(r"(?:idservice serve|make run)\b.*(?<!&)")
 ASKED = re.compile(r"^\$ (.*)\n((?:[^$\n].*\n)*)", re.MULTILINE)
 

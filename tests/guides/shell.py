@@ -82,7 +82,9 @@ class Shell:
         """
         for each in blocks:
             if each.file_name:
-                (self.folder / within / each.file_name).write_text(each.text)
+                file = self.folder / within / each.file_name
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(each.text)
         with tempfile.TemporaryDirectory() as printed:
             script = [BEGIN, before]
             script += [_script(each, Path(printed)) for each in blocks]
