@@ -1,5 +1,6 @@
 """Turns the end of a process into an exit code and, after an error, one line."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_STORE = 0, 1, 2, 3
 def ending(run: Callable[[], int]) -> int:
     """Run to the end and return the exit code; print an expected error without a traceback."""
     _open_standard_streams()
+    _print_any_text()
     try:
         result = run()
         sys.stdout.flush()
@@ -43,6 +45,13 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+
+
+def _print_any_text() -> None:
+    """Escape what a locale cannot print, such as the path of a store, instead of failing by it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(error: errors.IdserviceError, code: int) -> int:

@@ -1,6 +1,7 @@
 """The command line: what it prints, and the exit code of each way it can end."""
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -485,3 +486,16 @@ def test_a_closed_standard_stream_ends_no_command(tmp_path: Path, closed: str) -
             cwd=tmp_path, env=environment(), capture_output=True, check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["prüfung.db", os.fsdecode(b"p\xff.db")])
+def test_a_locale_that_cannot_print_a_path_ends_no_command(tmp_path: Path, name: str) -> None:
+    for arguments in (["init"], ["doctor"], ["show", "ghost"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "idservice", *arguments, "--store", f"sqlite:{name}"],
+            cwd=tmp_path, env=environment({"PYTHONIOENCODING": "ascii:strict"}),
+            capture_output=True, check=False, text=True,
+        )  # fmt: skip
+        assert "Traceback" not in ended.stderr
+        assert ended.returncode == (1 if arguments[0] == "show" else 0), ended.stderr
