@@ -84,13 +84,14 @@ class CatalogueWatcher:
                     if moved:
                         await self._read_entries()
         except errors.StoreReplaced as error:
-            health.failed(error)
+            health.failed(error, read=True)
             self._replaced(error)
         except errors.StoreError as error:
-            health.failed(error)
+            health.failed(error, read=True)
         except TimeoutError:
             action, why = "reading the catalogue", "it took too long"
-            health.failed(errors.NotApplied(store=self._store.address, action=action, why=why))
+            slow = errors.NotApplied(store=self._store.address, action=action, why=why)
+            health.failed(slow, read=True)
         except Exception:  # a bug of ours or of a library
             log.exception("reading the catalogue failed", extra={"action": "catalogue_bug"})
         else:

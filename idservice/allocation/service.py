@@ -220,7 +220,7 @@ class Service:
             try:
                 async with asyncio.timeout(REFILL_MAX_S):
                     await self.store.verify()
-                self.health.answered()
+                self.health.answered(read=True)
             except errors.StoreReplaced as error:
                 self._refuse_all(error)
             except (errors.StoreError, TimeoutError):

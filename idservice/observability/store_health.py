@@ -12,6 +12,8 @@ log = logging.getLogger("idservice.health")
 
 T = TypeVar("T")
 
+READS_MISLEAD_S = 10.0  # a full disk, or a missing permission, lets a store answer reads alone
+
 
 class StoreHealth:
     """Records if the store answered the last call, and the time that its answers took."""
@@ -20,21 +22,28 @@ class StoreHealth:
         self.latency = Latency()
         self.down = asyncio.Event()
         self.last_error: Exception | None = None
+        self._reads_count_from = 0.0  # loop time
 
     @property
     def up(self) -> bool:
         """True if the last call got an answer."""
         return not self.down.is_set()
 
-    def answered(self) -> None:
-        """Record that the store answered, with a refusal or without."""
+    def answered(self, *, read: bool = False) -> None:
+        """Record that the store answered, with a refusal or without. The answer to a `read` does
+        not end what failed writes began, for a while."""
+        if read and asyncio.get_running_loop().time() < self._reads_count_from:
+            return
+        self._reads_count_from = 0.0
         if self.down.is_set():
             log.info("the store answers again", extra={"action": "store_up"})
         self.down.clear()
         self.last_error = None
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception, *, read: bool = False) -> None:
         """Record that the store gave no answer, or could not serve."""
+        if not read:
+            self._reads_count_from = asyncio.get_running_loop().time() + READS_MISLEAD_S
         if not self.down.is_set():
             log.warning("%s", error, extra={"action": "store_down"})
         self.last_error = error
@@ -52,13 +61,13 @@ class StoreHealth:
                 result = await call
         except TimeoutError:
             slow = errors.NotApplied(store=store, action=action, why="it took too long")
-            self.failed(slow)
+            self.failed(slow, read=True)
             raise slow from None
         except errors.StoreError as error:
             if error.answered:
-                self.answered()
+                self.answered(read=True)
             else:
-                self.failed(error)
+                self.failed(error, read=True)
             raise
-        self.answered()
+        self.answered(read=True)
         return result

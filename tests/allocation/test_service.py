@@ -365,6 +365,49 @@ def test_a_repaired_counter_becomes_ready_without_any_request(
     run(main())
 
 
+class Full(SimStore):
+    """Answers reads, and refuses every reservation."""
+
+    async def reserve(self, *arguments: Any, **rest: Any) -> Grant:
+        if self.full:
+            raise errors.NotApplied(store=self.address, action="reserving", why="disk is full")
+        return await super().reserve(*arguments, **rest)
+
+    full = False
+
+
+def test_a_store_that_answers_reads_alone_is_down_once_and_until_it_reserves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def told() -> list[str]:
+        actions = (getattr(record, "action", "") for record in caplog.records)
+        return [action for action in actions if action in ("store_down", "store_up")]
+
+    async def main() -> None:
+        async with serving(table(), store=Full, declared=["orders"]) as service:
+            supply = await service.local_counter("orders")
+            await supply.next_id()
+            store = service.store
+            assert isinstance(store, Full)
+            store.full = True
+            with pytest.raises(errors.WaitedTooLong):
+                while True:
+                    await supply.next_id()
+            for _ in range(60):
+                with pytest.raises(errors.WaitedTooLong):
+                    await supply.next_id()
+                assert "disk is full" in await service.not_ready()
+            assert told() == ["store_down"]
+            store.full = False
+            await supply.next_id()
+            assert told() == ["store_down", "store_up"]
+            assert await service.not_ready() == ""
+
+    run(main())
+
+
 def test_the_snapshot_counts_every_counter_in_use() -> None:
     async def main() -> None:
         async with serving(table("orders", "tickets")) as service:
