@@ -11,6 +11,7 @@ import ctypes
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import select
@@ -154,6 +155,12 @@ def import_all() -> None:
     gc.freeze()
 
 
+def _unbuffered(descriptor: int) -> io.TextIOWrapper:
+    """A standard stream, anew: it may be a pipe where it was a file before."""
+    raw = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
+    return io.TextIOWrapper(raw, "utf-8", write_through=True)  # type: ignore[arg-type]
+
+
 def _run() -> int:
     line = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the tests end it
@@ -164,6 +171,7 @@ def _run() -> int:
     for number, descriptor in enumerate(given, 1):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    sys.stdout, sys.stderr = _unbuffered(1), _unbuffered(2)
     folder, env, arguments = json.loads(request)
     os.chdir(folder)
     os.environ.clear()
