@@ -78,9 +78,7 @@ class BadConfiguration(RequestRefused):
 
 
 class PrefetchRefused(RequestRefused):
-    text = (
-        "A prefetch would use up an id that is never read. Send the request when the id is needed."
-    )
+    text = "A prefetch would use up an id that is never read. Send it when the id is needed."
     code = "prefetch_refused"
     status = 403
 
@@ -233,11 +231,12 @@ class NotApplied(StoreError):
     text = "The store {store} refused {action}: {why}."
 
 
+class NotAnswered(NotApplied):
+    text = "The store {store} gave no answer: {why}. Not done: {action}."
+
+
 class NotReached(NotApplied):
-    text = (
-        "Cannot reach {place} ({cause}). Not done: {action}. Check that it runs, its address and"
-        " the network."
-    )
+    text = "Cannot reach {place} ({cause}). Not done: {action}. Check its address and the network."
 
     def __init__(self, *, place: str, cause: str, **fields: object) -> None:
         why = f"cannot reach {place} ({cause})"
@@ -246,7 +245,8 @@ class NotReached(NotApplied):
 
 class OutcomeUnknown(StoreError):
     text = (
-        "The store {store} gave no readable answer to {action}, which may have been applied: {why}."
+        "The store {store} gave no readable answer: {why}. This may have been applied all the"
+        " same: {action}."
     )
     outcome = UNKNOWN
 
@@ -271,9 +271,10 @@ class ItemUnusable(PositionMissing):
 
 class EpochChanged(NotApplied):
     text = (
-        "The position of counter {name!r} in {store} has the epoch {found!r}, not {epoch!r}. If "
-        "that begins with gone-back, it was moved back: `idservice fence {name} --past N` or "
-        "`--ahead N` goes on above every id in use, see docs/how-to/recover.md."
+        "The position of counter {name!r} in {store} was restored, replaced or moved back (it has "
+        "the epoch {found!r} instead of {epoch!r}). Going on could repeat ids, so none are handed "
+        "out. Put the original back, or go on above N, the highest id in use: `idservice fence "
+        "{name} --past N`, see docs/how-to/recover.md."
     )
     answered = True
 
@@ -331,8 +332,8 @@ class PositionIllFormed(NotApplied):
 class WentBack(NotApplied):
     text = (
         "The position of counter {name!r} in {store} was moved back to {position}, below {above}. "
-        "`idservice fence {name} --ahead N` goes on above that, see "
-        "docs/how-to/recover.md."
+        "Going on would repeat ids, so none are handed out. Put the original back, or skip N ids: "
+        "`idservice fence {name} --ahead N`, see docs/how-to/recover.md."
     )
     answered = True
     retryable = False
@@ -392,6 +393,6 @@ class StoreUnready(StoreError):
 
 
 class StoreReplaced(StoreUnready):
-    text = "The store {store} is not the one that was initialised: {why}."
+    text = "The store {store} was restored or replaced: {why}."
     code = "store_replaced"
     retryable = False

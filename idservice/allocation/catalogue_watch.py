@@ -4,6 +4,7 @@ not heard of for too long."""
 
 import asyncio
 import logging
+import shlex
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import ceil
@@ -15,7 +16,7 @@ from idservice.allocation.unknown_names import UnknownNames
 from idservice.core.timeouts import stale_after
 from idservice.observability.readings import CatalogueAge
 from idservice.stores.at_once import AT_ONCE, for_each
-from idservice.stores.findings import BEHIND
+from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding
 from idservice.stores.protocol import CatalogueStore
 
 log = logging.getLogger("idservice.catalogue")
@@ -90,7 +91,7 @@ class CatalogueWatcher:
             health.failed(error, read=True)
         except TimeoutError:
             action, why = "reading the catalogue", "it took too long"
-            slow = errors.NotApplied(store=self._store.address, action=action, why=why)
+            slow = errors.NotAnswered(store=self._store.address, action=action, why=why)
             health.failed(slow, read=True)
         except Exception:  # a bug of ours or of a library
             log.exception("reading the catalogue failed", extra={"action": "catalogue_bug"})
@@ -111,9 +112,11 @@ class CatalogueWatcher:
 
     def _went_back_to(self, revision: int) -> errors.StoreReplaced:
         """Return the error of a revision, which only rises, that is lower than at the last look."""
-        why = f"its catalogue went back from revision {self._revision} to {revision}; {BEHIND}"
-        why += ". Start the instances again afterwards"
-        return errors.StoreReplaced(store=self._store.address, why=why)
+        store = self._store.address
+        found = f"its catalogue went back from revision {self._revision} to {revision}"
+        run = f"idservice fence --all --past N --store {shlex.quote(store)}"
+        back = Finding(FAULT, IDENTITY, found, BEHIND, run)
+        return errors.StoreReplaced(store=store, why=back.sentence)
 
     async def _read_entries(self) -> None:
         names = iter(tuple(self._local_counters))

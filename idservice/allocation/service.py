@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -51,7 +52,7 @@ class Service:
         self.stopping = False
         self.stop_by = float("inf")  # loop time by which a stop is to be over
         self.local_counters: dict[str, LocalCounter] = {}
-        self.health = StoreHealth()
+        self.health = StoreHealth(self._ids_left)
         self._context = Context(store, self.limits, self.health, self.spawn, random)
         self.lag = Latency()  # of the event loop
         self._now = asyncio.get_running_loop().time
@@ -234,6 +235,19 @@ class Service:
         self._replaced = error
         for local in self.local_counters.values():
             local.stop(error, cause=GapCause.WENT_BACK)
+
+    def _ids_left(self) -> str:
+        """Return how long the ids in memory last, as a sentence; empty if none are being used."""
+        used = {
+            name: seconds
+            for name, local in self.local_counters.items()
+            if math.isfinite(seconds := local.epoch_state.lasts_s)
+        }
+        if not used:
+            return ""
+        name = min(used, key=lambda name: used[name])
+        others = f", and longer for {len(used) - 1} others" if len(used) > 1 else ""
+        return f"Ids in memory last {used[name]:.0f} s more for `{name}`{others}."
 
     async def snapshot(self) -> Snapshot:
         """Return everything that is counted. Requests are served in between.

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from idservice import errors
@@ -18,7 +18,8 @@ READS_MISLEAD_S = 10.0  # a full disk, or a missing permission, lets a store ans
 class StoreHealth:
     """Records if the store answered the last call, and the time that its answers took."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids_left: Callable[[], str] = str) -> None:
+        self._ids_left = ids_left  # a sentence: how long the ids in memory last
         self.latency = Latency()
         self.down = asyncio.Event()
         self.last_error: Exception | None = None
@@ -45,7 +46,9 @@ class StoreHealth:
         if not read:
             self._reads_count_from = asyncio.get_running_loop().time() + READS_MISLEAD_S
         if not self.down.is_set():
-            log.warning("%s", error, extra={"action": "store_down"})
+            left = "" if isinstance(error, errors.StoreReplaced) else self._ids_left()
+            said = f"{error} {left}".rstrip()
+            log.warning("%s", said, extra={"action": "store_down"})
         self.last_error = error
         self.down.set()
 
@@ -60,7 +63,7 @@ class StoreHealth:
             async with asyncio.timeout(within_s):
                 result = await call
         except TimeoutError:
-            slow = errors.NotApplied(store=store, action=action, why="it took too long")
+            slow = errors.NotAnswered(store=store, action=action, why="it took too long")
             self.failed(slow, read=True)
             raise slow from None
         except errors.StoreError as error:

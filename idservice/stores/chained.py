@@ -14,6 +14,7 @@ from idservice.client.protocol import ClientAnswer, NotSent, NoUsableAnswer, Ref
 from idservice.core.epoch import epoch_name, gone_back
 from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, Clock, Finding, fine
+from idservice.stores.protocol import reserving
 from idservice.stores.records import (
     ACTIVE,
     LIMIT_DEFAULT,
@@ -147,7 +148,7 @@ class ChainedStore:
         the limit of one answer is requested in parts; if one part is lost, all are.
         """
         since = asyncio.get_running_loop().time()
-        action = f"reserving {count} ids of counter {counter.name}"
+        action = reserving(count, counter.name)
         blocks: list[range] = []
         missing = count
         while missing:
@@ -294,7 +295,8 @@ class ChainedStore:
         except NotSent as error:
             raise self._unanswered(error, action) from None
         except NoUsableAnswer as error:
-            raise self._not_applied(action, error.why) from None
+            about = {"store": self.address, "action": action}
+            raise errors.NotAnswered(why=error.why.rstrip("."), **about) from None
 
     def _converted(self, body: object, kind: type[T], action: str) -> T:
         try:

@@ -11,7 +11,8 @@ OK, ADVICE, WARNING, FAULT = LEVELS = ("ok", "advice", "warning", "fault")
 IDENTITY = "identity"  # the word for: is the store the one that was initialised?
 
 BEHIND = (
-    "its positions may be behind ids that are in use; go on above them, see docs/how-to/recover.md"
+    "Going on would repeat ids, so nothing is handed out. Put the original back, or go on above N,"
+    " the highest id that may be in use, see docs/how-to/recover.md"
 )
 
 Clock = Callable[[], float]  # seconds since 1970, as the machine's own clock has it
@@ -29,6 +30,13 @@ class Finding(msgspec.Struct, frozen=True):
     found: str
     why: str = ""
     run: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Return all of it, without a full stop."""
+        between = ". " if self.why[:1].isupper() else "; "
+        said = between.join(filter(None, (self.found, self.why)))
+        return f"{said}: `{self.run}`" if self.run else said
 
     @property
     def is_worse_than_advice(self) -> bool:
@@ -53,8 +61,6 @@ def refusal(
     fault: Finding, store: str, *, asked: str = "", waiting_helps: bool = False
 ) -> errors.StoreUnready:
     """Return the error of a start that a fault forbids: `serve` and `doctor` say the same."""
-    why = asked + "; ".join(filter(None, (fault.found, fault.why)))
-    if fault.run:
-        why += f": `{fault.run}`"
+    why = asked + fault.sentence
     kind = errors.StoreReplaced if fault.about == IDENTITY else errors.StoreUnready
     return kind(store=store, why=why, waiting_helps=waiting_helps)

@@ -242,6 +242,11 @@ def with_catalogue(store: IdStore) -> CatalogueStore:
     raise errors.ChangedElsewhere(store=store.address)
 
 
+def reserving(count: int, name: str) -> str:
+    """Return a description of a reservation for messages."""
+    return f"reserving {count} id{'' if count == 1 else 's'} of counter {name}"
+
+
 @dataclass(frozen=True, slots=True)
 class SentReservation:
     """A reservation as it was sent to `store`, and the meaning of its failed condition.
@@ -261,7 +266,7 @@ class SentReservation:
     @property
     def action(self) -> str:
         """Return a description for messages."""
-        return f"reserving {self.count} ids of counter {self.counter.name}"
+        return reserving(self.count, self.counter.name)
 
     def interpret_failure(self, found: Position | None, record: Record | None) -> Grant:
         """Return the grant of an earlier copy of the same batch; raise otherwise.

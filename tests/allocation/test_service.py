@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 import tracemalloc
 from random import Random
 from typing import Any
@@ -167,6 +168,41 @@ class Careful(SimStore):
         return await super().reserve(*arguments, **rest)
 
 
+class Unreachable(SimStore):
+    """A store to which no connection is made any more, once it is down."""
+
+    down = False
+
+    async def reserve(self, *arguments: Any, **rest: Any) -> Grant:
+        if self.down:
+            about = {"store": self.address, "action": "reserving"}
+            raise errors.NotReached(place="DynamoDB at http://d", cause="refused", **about)
+        return await super().reserve(*arguments, **rest)
+
+
+def test_an_outage_tells_how_long_ids_last_and_makes_no_gap(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        data = table("orders", "tickets")
+        async with serving(data, store=Unreachable) as service:
+            used = await service.local_counter("orders")
+            for _ in range(200):
+                await used.next_id()
+                await elapse(0.05)
+            store_of(service).down = True
+            while service.health.up:
+                await used.next_id()
+                await elapse(0.05)
+            (said,) = (one.getMessage() for one in caplog.records if "DynamoDB" in one.message)
+            assert said.startswith("Cannot reach DynamoDB at http://d (refused).")
+            assert re.search(r"Ids in memory last \d+ s more for `orders`\.$", said)
+            gaps = dict(used.reading().gaps)
+            assert not any(gaps.values()), gaps
+
+    run(main())
+
+
 def test_a_store_that_was_replaced_is_refused_by_every_counter_and_for_good() -> None:
     async def main() -> None:
         data = table("orders", "tickets", "late")
@@ -186,7 +222,7 @@ def test_a_store_that_was_replaced_is_refused_by_every_counter_and_for_good() ->
                         await supply.next_id()
                 with pytest.raises(errors.StoreReplaced):
                     await service.local_counter("late")
-                assert "not the one that was initialised" in await service.not_ready()
+                assert "was restored or replaced" in await service.not_ready()
                 await elapse(2 * SUSPECT_RECHECK_S)
             sent = len(store_of(service).sent)
             await elapse(60.0)

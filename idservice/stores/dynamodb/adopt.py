@@ -42,7 +42,7 @@ async def locate(
             " right table, or the right region in --store"
         ) from refused
     except CallUnanswered as unanswered:
-        raise errors.NotApplied(**unanswered.fields) from unanswered
+        raise errors.NotAnswered(**unanswered.fields) from unanswered
     regions = description.split_over(answer["Table"], client.region)
     if regions:
         why = description.why_split(regions)
@@ -80,9 +80,10 @@ def recognise(store: str, counter: Counter, table: Answer, region: str) -> None:
         raise errors.NotApplied(
             store=store,
             action=action,
-            why=f"its table {adopted.table!r} was recreated or restored since it was adopted, so"
-            " its position may be behind ids that are in use. Go on above them: idservice fence"
-            f" {counter.name} --past N, see docs/how-to/recover.md",
+            why=f"its table {adopted.table!r} was recreated or restored since it was adopted."
+            " Going on could repeat ids, so none are handed out. Put the original back, or go on"
+            f" above N, the highest id in use: `idservice fence {counter.name} --past N`, see"
+            " docs/how-to/recover.md",
         )
 
 
@@ -143,7 +144,7 @@ async def _look(client: DynamoClient, adopted: Adopted, action: str) -> tuple[in
             "GetItem", action, TableName=place.table, Key=place.key, ConsistentRead=True
         )
     except CallUnanswered as unanswered:
-        raise errors.NotApplied(**unanswered.fields) from unanswered
+        raise errors.NotAnswered(**unanswered.fields) from unanswered
     item = answer.get("Item")
     key = ",".join(f"{name}={value}" for name, _, value in adopted.key)
     item_name = f"the item {key} of table {adopted.table!r}"

@@ -92,7 +92,7 @@ def check_identity(item: Answer | None, table: Answer, client: DynamoClient) -> 
         )  # fmt: skip
     elif found and recorded != found:
         identity = Finding(
-            FAULT, IDENTITY, f"the table was recreated or restored since (it has id {found}, not"
+            FAULT, IDENTITY, f"the table was recreated or restored (it has the id {found}, not"
             f" {recorded})", BEHIND,
             f"idservice fence --all --past N --store {store}",
         )  # fmt: skip
@@ -107,7 +107,7 @@ def another(client: DynamoClient) -> Finding:
     """Return the fault that the table is another one than at the start of this process."""
     return Finding(
         FAULT, IDENTITY, f"table {client.table!r} was replaced by another one while this process"
-        " ran", f"{BEHIND}. Start the instances again once it is the right one",
+        " ran", BEHIND, f"idservice fence --all --past N --store {shlex.quote(client.store)}",
     )  # fmt: skip
 
 

@@ -375,7 +375,7 @@ class DynamoStore:
         try:
             answer = await self._client.call(operation, action, **request)
         except CallUnanswered as unanswered:
-            raise errors.NotApplied(**unanswered.fields) from unanswered
+            raise errors.NotAnswered(**unanswered.fields) from unanswered
         except CallRefused as refused:
             self._tables.not_found(refused, request["TableName"])
             raise

@@ -16,11 +16,11 @@ from typing import TypeVar
 import msgspec
 
 from idservice import errors
+from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding
 from idservice.stores.sqlite import file_identity, transactions
 from idservice.stores.sqlite.file_identity import NOT_OPENED, file_at
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's
-PUT_BACK = "stop all instances, put the original back, and start again"
 
 T = TypeVar("T")
 
@@ -159,8 +159,9 @@ class FileConnection:
 
     def _replaced(self) -> errors.NotApplied:
         self.disconnect()
-        why = f"the file was replaced while in use; {PUT_BACK}"
-        return errors.NotApplied(store=self.address, action="every request", why=why)
+        return errors.NotApplied(
+            store=self.address, action="every request", why=replaced(self.address).sentence
+        )
 
     def _saw(self, writes: int) -> None:
         """Raise NotApplied if an older copy was written into the file: its count went back."""
@@ -226,6 +227,14 @@ class FileConnection:
                 why = f"another process keeps it so; see which: fuser {shlex.quote(str(self.path))}"
             why = f"{error}; {why}"
             raise errors.StoreUnready(store=self.address, why=why, waiting_helps=busy) from error
+
+
+def replaced(address: str) -> Finding:
+    """Return the fault that another file, or an older copy, took the place of the open one."""
+    return Finding(
+        FAULT, IDENTITY, "the file was replaced while in use", f"Stop all instances. {BEHIND}",
+        f"idservice fence --all --past N --store {shlex.quote(address)}",
+    )  # fmt: skip
 
 
 def is_busy(error: Exception) -> bool:

@@ -246,7 +246,7 @@ def _identity(
     if recorded and not same:  # 0 was set by hand, to accept the file
         yield Finding(
             FAULT, IDENTITY, "the file is a copy or was restored from a backup",
-            f"put the original file back; else {BEHIND}",
+            BEHIND,
             f"idservice fence --all --past N --store {_address(path)}",
         )  # fmt: skip
     else:

@@ -9,11 +9,11 @@ from typing import Any, Self
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
-from idservice.stores.findings import FAULT, IDENTITY, Clock, Finding, refusal
+from idservice.stores.findings import FAULT, Clock, Finding, refusal
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
 from idservice.stores.sqlite import examine, transactions
-from idservice.stores.sqlite.connection import PUT_BACK, FileConnection
+from idservice.stores.sqlite.connection import FileConnection, replaced
 
 SCHEMA = 1
 
@@ -196,7 +196,7 @@ class SQLiteStore:
     def _checks(self) -> Iterator[Finding]:
         yield from examine.check_place(self.path)
         if self._connection.is_replaced:
-            yield Finding(FAULT, IDENTITY, "the file was replaced while in use", PUT_BACK)
+            yield replaced(self.address)
         yield from self._check_inside(thorough=True)
 
     def _check_inside(self, *, thorough: bool) -> Iterator[Finding]:
