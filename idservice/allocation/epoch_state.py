@@ -131,4 +131,5 @@ class EpochState:
             change=counter.intent.kind if counter.intent is not None else "",
             code=reason.code if reason is not None else "",
             why=str(reason) if reason is not None else "",
+            start=counter.start,
         )

@@ -37,6 +37,7 @@ class CounterState(msgspec.Struct, frozen=True):
     change: str = ""  # the kind of a change under way
     code: str = ""
     why: str = ""
+    start: int = 0
 
     @property
     def suspect(self) -> bool:

@@ -22,7 +22,7 @@ PREFIX = "IDSERVICE_"
 STORE_DEFAULT = "sqlite:idservice.db"
 HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 WORKERS_MAX = 64
-OWN_PATHS = re.compile(r"/(livez|readyz|metrics|openapi\.json|v1(/.*)?)")
+OWN_PATHS = re.compile(r"/(livez|readyz|metrics|docs|openapi\.json|v1(/.*)?)")
 # Kubernetes sets these variables in every container beside a Service called "idservice" or, as one
 # of several may be, "idservice-orders". They must not be taken for misspelt settings, nor a
 # misspelt setting for one of them: IDSERVICE_PORT=9000 does not come from Kubernetes.

@@ -42,6 +42,7 @@ class RemoteCounter(msgspec.Struct, frozen=True):
     runway: float
     state: str
     next: int | str = 0
+    store: str = ""  # "down" while the service shows what its memory knows
 
     def entry(self) -> Counter:
         """Return it as an entry. It has one shard: those of the service are not seen."""
@@ -57,9 +58,10 @@ class RemoteCounter(msgspec.Struct, frozen=True):
 
 
 class RemoteCounters(msgspec.Struct, frozen=True):
-    """All counters of a service."""
+    """A page of the counters of a service; `next` leads to the page after it."""
 
     counters: list[RemoteCounter]
+    next: str = ""
 
 
 def epoch_of(ordinal: int) -> str:
@@ -230,9 +232,14 @@ class ChainedStore:
 
     async def counters(self) -> list[Counter]:
         """Return the counters that the service lists. Raises NotShown, NotApplied."""
-        action = "listing counters"
-        body = await self._show("/v1/counters", action)
-        return [shown.entry() for shown in self._converted(body, RemoteCounters, action).counters]
+        action, found, after = "listing counters", [], ""
+        while True:
+            body = await self._show("/v1/counters" + (after and f"?after={after}"), action)
+            page = self._converted(body, RemoteCounters, action)
+            found += [shown.entry() for shown in page.counters]
+            if page.next <= after:  # the last page; names only go up
+                return found
+            after = page.next
 
     async def create(self, counter: Counter) -> Counter:
         """Create the counter there. Raises CounterDiffers, NotShown, NotApplied, OutcomeUnknown."""
@@ -283,7 +290,12 @@ class ChainedStore:
     async def _shown(self, name: str) -> RemoteCounter | None:
         action = f"reading counter {name}"
         body = await self._show(f"/v1/counters/{name}", action, name)
-        return None if body is None else self._converted(body, RemoteCounter, action)
+        if body is None:
+            return None
+        shown = self._converted(body, RemoteCounter, action)
+        if shown.store == "down":
+            raise self._not_applied(action, "the store that it uses does not answer")
+        return shown
 
     async def _show(self, path: str, action: str, name: str = "") -> dict[str, object] | None:
         try:

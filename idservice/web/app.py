@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,14 +12,16 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
 from idservice.observability.readings import ServiceView
+from idservice.web import docs_page, openapi
 from idservice.web.access import ControlAccess
 from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
-from idservice.web.openapi import document
 from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
 from idservice.web.request import WebLimits
 from idservice.web.status_page import StatusRoutes
+
+JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 def build_app(
@@ -75,7 +78,9 @@ def build_app(
                 serve(path, **handlers)
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(view, draining))
-    serve("/openapi.json", GET=_openapi(limits))
+    described = openapi.described(limits)
+    serve("/openapi.json", GET=_fixed(msgspec.json.encode(described), JSON_HEADERS))
+    serve("/docs", GET=_fixed(docs_page.docs_page(described), docs_page.HEADERS))
     return app
 
 
@@ -124,10 +129,8 @@ def _metrics(view: ServiceView, counters_max: int) -> Handler:
     return page
 
 
-def _openapi(limits: WebLimits) -> Handler:
-    body = document(limits)
+def _fixed(body: bytes, headers: dict[str, str]) -> Handler:
+    async def fixed(request: web.Request) -> web.Response:
+        return web.Response(body=body, headers={**NO_STORE, **headers})
 
-    async def openapi(request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json", headers=NO_STORE)
-
-    return openapi
+    return fixed

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -15,14 +15,25 @@ from idservice import errors
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changes import Change, Configure, Delete, SetNext, check_reason
 from idservice.catalogue.counters import check_runway, described, gaps_described, new_counter
-from idservice.observability.readings import ServiceView
-from idservice.stores.records import LIMIT_DEFAULT, Counter, Position
+from idservice.core.limits import NAME
+from idservice.observability.readings import CounterSample, ServiceView
+from idservice.observability.status import STATES
+from idservice.stores.records import ACTIVE, LIMIT_DEFAULT, MOVED, SUSPENDED, Counter, Position
 from idservice.web.access import ControlAccess
 from idservice.web.ids import read_body
 from idservice.web.problems import json_answer
-from idservice.web.schemas import Configuration, CounterAnswer, CounterList, Deletion, Patch, SetTo
+from idservice.web.request import COUNT, read_query
+from idservice.web.schemas import (
+    CounterAnswer,
+    CounterConfiguration,
+    CounterList,
+    Deletion,
+    Patch,
+    SetTo,
+)
 
 ANSWER_AFTER_S = 4.0  # a change to lower ids takes a minute; its answer does not wait for it
+LIST_MAX = 1000  # counters in one answer
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 Body = TypeVar("Body")
@@ -37,27 +48,36 @@ class CounterRoutes:
         self._access = access
 
     async def list(self, request: web.Request) -> web.Response:
-        """List every counter with its configuration."""
-        counters = await self._catalogue.counters()
-        return json_answer(CounterList([self._describe(counter) for counter in counters]))
+        """List a page of the counters with their configuration."""
+        most, after = read_list_query(request.rel_url.raw_query_string)
+        listed = await self._catalogue.counters()
+        counters = sorted((one for one in listed if one.name > after), key=lambda one: one.name)
+        page = CounterList([self._describe(counter) for counter in counters[:most]])
+        if len(counters) > most:
+            page.next = counters[most - 1].name
+        return json_answer(page)
 
     async def show(self, request: web.Request) -> web.Response:
-        """Show one counter, its position in the store and its ids in memory."""
-        counter, positions = await self._catalogue.counter(request.match_info["name"])
-        sample = await self._view.reading(counter.name)
-        seconds = sample.runway_s if sample is not None else 0.0
-        answer = self._describe(
-            counter,
-            positions,
-            ids_in_memory=sample.held if sample is not None else 0,
-            gaps=gaps_described(sample.gaps if sample is not None else {}),
-            runway_seconds=round(seconds, 3) if math.isfinite(seconds) else None,
-        )
-        return json_answer(answer)
+        """Show one counter, its position in the store and its ids in memory. While the store does
+        not answer, show what memory knows."""
+        name = request.match_info["name"]
+        try:
+            counter, positions = await self._catalogue.counter(name)
+        except errors.StoreError as error:
+            sample = await self._view.reading(name)
+            if error.answered or isinstance(error, errors.StoreUnready) or sample is None:
+                raise
+            known = _remembered(sample)
+            if known is None:
+                raise
+        else:
+            sample = await self._view.reading(name)
+            known = described(counter, self._catalogue.runway_s, positions)
+        return json_answer(msgspec.convert({**known, **_in_memory(sample)}, CounterAnswer))
 
     async def put(self, request: web.Request) -> web.Response:
         """Create a counter, or find it with the same configuration."""
-        body = await self._read(request, Configuration)
+        body = await self._read(request, CounterConfiguration)
         wanted = new_counter(
             request.match_info["name"],
             self._catalogue.random,
@@ -132,11 +152,54 @@ class CounterRoutes:
             ) from error
         return json_answer(self._describe(entry, positions), status=HTTPStatus.ACCEPTED)
 
-    def _describe(
-        self, counter: Counter, positions: Sequence[Position] = (), **more: Any
-    ) -> CounterAnswer:
+    def _describe(self, counter: Counter, positions: Sequence[Position] = ()) -> CounterAnswer:
         values = described(counter, self._catalogue.runway_s, positions)
-        return msgspec.convert({**values, **more}, CounterAnswer)
+        return msgspec.convert(values, CounterAnswer)
+
+
+def _in_memory(sample: CounterSample | None) -> dict[str, object]:
+    """Return what memory knows of a counter beside its configuration."""
+    seconds = sample.runway_s if sample is not None else 0.0
+    return {
+        "ids_in_memory": sample.held if sample is not None else 0,
+        "gaps": gaps_described(sample.gaps if sample is not None else {}),
+        "runway_seconds": round(seconds, 3) if math.isfinite(seconds) else None,
+    }
+
+
+def _remembered(sample: CounterSample) -> dict[str, object] | None:
+    """Return the configuration of a counter in use as JSON values, from memory. None for borrowed
+    ids, whose limit only the lender knows."""
+    known = sample.state
+    if known is None or known.limit is None:
+        return None
+    state = STATES.get(known.code)
+    body: dict[str, object] = {
+        "counter": sample.counter,
+        "state": state if state in ("suspect", SUSPENDED, MOVED) else ACTIVE,
+        "epoch": known.epoch,
+        "start": str(known.start) if known.limit > LIMIT_DEFAULT else known.start,
+        "limit": str(known.limit) if known.limit > LIMIT_DEFAULT else known.limit,
+        "strict": known.strict,
+        "shards": known.shards,
+        "runway": known.runway,
+        "store": "down",
+    }
+    return {**body, "change": known.change} if known.change else body
+
+
+def read_list_query(query: str) -> tuple[int, str]:
+    """Read how many counters to list, and the name that they come after. Raises BadPage,
+    RepeatedKey, MalformedRequest."""
+    pairs = read_query(query)
+    limit, after = pairs.get("limit", str(LIST_MAX)), pairs.get("after", "")
+    if not COUNT.fullmatch(limit) or int(limit) > LIST_MAX:
+        rule = f"a whole number from 1 to {LIST_MAX}"
+        raise errors.BadPage(key="limit", value=limit[:80], rule=rule)
+    if "after" in pairs and not NAME.fullmatch(after):
+        rule = "the `next` of the page before"
+        raise errors.BadPage(key="after", value=after[:80], rule=rule)
+    return int(limit), after
 
 
 def _once(pairs: list[tuple[str, object]]) -> None:

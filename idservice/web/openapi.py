@@ -1,6 +1,7 @@
 """Builds the OpenAPI 3.1 document of this version."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -8,22 +9,27 @@ import msgspec
 from idservice import __version__
 from idservice.core.limits import NAME
 from idservice.observability.status import PER_DEFAULT
-from idservice.observability.status_records import Status
-from idservice.web import schemas
-from idservice.web.problems import Problem
+from idservice.web import components, examples
+from idservice.web.components import Schema, ref
+from idservice.web.counters import LIST_MAX
 from idservice.web.request import NONCE, WebLimits
 from idservice.web.status_page import FIND, PAGE_MAX, PER_MAX
 
-Schema = dict[str, Any]
-
-REQUESTS = (schemas.Configuration, schemas.Patch, schemas.Deletion, schemas.SetTo)
-ANSWERS = (
-    Problem, schemas.OneId, schemas.IdBatch, schemas.IdRanges, schemas.CounterAnswer,
-    schemas.CounterList, Status,
-)  # fmt: skip
+DESCRIPTION = (
+    "Unique, short, ordered numbers. Answers must not be cached. No request needs credentials:"
+    " counters are changed at a Unix socket named by `--admin-listen`, or on the machine itself"
+    " where `serve --allow-changes` was given."
+)
+TAGS = {
+    "ids": "Take ids.",
+    "counters": "List, show, create and change counters (the control plane).",
+    "service": "Show the service: its status, metrics, health and API.",
+}
 
 
 def _parameter(name: str, description: str, **schema: Any) -> Schema:
+    if schema.get("type") == "integer":
+        schema["format"] = "int64"
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
@@ -32,9 +38,20 @@ NAMED: list[Schema] = [
         "name": "name",
         "in": "path",
         "required": True,
+        "description": "The name of the counter.",
         "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+        "example": "orders",
     }
 ]
+LIST_QUERY = [
+    _parameter(
+        "limit", "The number of counters in an answer.",
+        type="integer", minimum=1, maximum=LIST_MAX, default=LIST_MAX,
+    ),
+    _parameter(
+        "after", "The `next` of the page before.", type="string", pattern=f"^{NAME.pattern}$",
+    ),
+]  # fmt: skip
 STATUS_QUERY = [
     _parameter(
         "page", "The number of the page, from 1. A number too high means the last page.",
@@ -53,24 +70,34 @@ STATUS_QUERY = [
 
 def document(limits: WebLimits) -> bytes:
     """Return the document as JSON, with the counts that this server permits."""
-    return msgspec.json.encode(
-        {
-            "openapi": "3.1.0",
-            "info": {
-                "title": "idservice",
-                "version": __version__,
-                "description": "Unique, short, ordered numbers. Answers must not be cached.",
-                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            },
-            "paths": {
-                "/next": _ids("Next", "the default counter", [], limits),
-                "/v1/counters/{name}/next": _ids("NextOfCounter", "a counter", NAMED, limits),
-                **_counters(),
-                **_service(),
-            },
-            "components": {"schemas": _schemas()},
-        }
-    )
+    return msgspec.json.encode(described(limits))
+
+
+def described(limits: WebLimits) -> Schema:
+    """Return the document, with the counts that this server permits."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "idservice",
+            "version": __version__,
+            "description": DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "The address that this document comes from."}],
+        "security": [],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "paths": {
+            "/next": _ids("Next", "the default counter", [], limits),
+            "/v1/counters/{name}/next": _ids("NextOfCounter", "a counter", NAMED, limits),
+            **_counters(),
+            **_service(),
+        },
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _schemas() -> Schema:
+    return components.components()
 
 
 def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -> Schema:
@@ -82,7 +109,7 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
         ),
         _parameter(
             "format", "The format of the answer; it takes precedence over the Accept header.",
-            enum=["text", "json", "ranges"],
+            type="string", enum=["text", "json", "ranges"],
         ),
         _parameter(
             "nonce", "A text that an answer of ranges repeats.",
@@ -92,15 +119,16 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
     answer = {
         "description": "The next ids. As text, a single id is its digits and nothing else.",
         "content": {
-            "text/plain": {"schema": {"type": "string"}},
             "application/json": {
-                "schema": {"anyOf": [_ref("OneId"), _ref("IdBatch"), _ref("IdRanges")]}
+                "schema": {"oneOf": [ref("OneId"), ref("IdBatch"), ref("IdRanges")]},
+                "examples": examples.IDS,
             },
+            "text/plain": {"schema": {"type": "string"}, "example": "42"},
         },
     }
     return {
         method: _operation(
-            method + operation, f"Take the next id of {of}, or several.", {"200": answer},
+            "ids", method + operation, f"Take the next id of {of}, or several.", {"200": answer},
             parameters + query, (400, 403, 404, 408, 410, 412, 413, 416, 423, 503),
         )
         for method in ("get", "post")
@@ -109,7 +137,7 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
 
 def _counters() -> Schema:
     """Return the paths of the control plane."""
-    answer = _json(_ref("CounterAnswer"))
+    answer = _json("CounterAnswer")
     links = {
         operation: {"operationId": operation, "parameters": {"name": "$request.path.name"}}
         for operation in ("getNextOfCounter", "postNextOfCounter", "showCounter")
@@ -120,24 +148,26 @@ def _counters() -> Schema:
     def change(operation: str, summary: str, body: str) -> Schema:
         answers = {"200": answer, "202": begun}
         refusals = (400, 403, 404, 408, 409, 413, 423, 503)
-        return _operation(operation, summary, answers, NAMED, refusals, body)
+        return _operation("counters", operation, summary, answers, NAMED, refusals, body)
 
     return {
         "/v1/counters": {
             "get": _operation(
-                "listCounters", "List every counter with its configuration.",
-                {"200": _json(_ref("CounterList"))}, [], (403, 503),
+                "counters", "listCounters", "List the counters with their configuration.",
+                {"200": _json("CounterList")}, LIST_QUERY, (400, 403, 503),
             ),
         },
         "/v1/counters/{name}": {
             "get": _operation(
-                "showCounter", "Show a counter and its position in the store.",
-                {"200": answer}, NAMED, (400, 403, 404, 503),
+                "counters", "showCounter",
+                "Show a counter and its position in the store; while the store is down, what"
+                " memory knows of it.", {"200": answer}, NAMED, (400, 403, 404, 503),
             ),
             "put": _operation(
-                "createCounter", "Create a counter, or find it with the same configuration.",
+                "counters", "createCounter",
+                "Create a counter, or find it with the same configuration.",
                 {"200": there, "201": there}, NAMED, (400, 403, 408, 409, 413, 423, 503),
-                "Configuration",
+                "CounterConfiguration",
             ),
             "patch": change(
                 "patchCounter", "Suspend or resume a counter, or change its limit or runway.",
@@ -153,11 +183,11 @@ def _counters() -> Schema:
 
 def _service() -> Schema:
     """Return the paths that show the service."""
-    page = {"description": "The page.", "content": {"text/html": {}}}
-    text = {"description": "The answer.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    page = _content("text/html", {"type": "string"}, "The page.")
+    text = _content("text/plain", {"type": "string"})
 
     def get(operation: str, summary: str, answer: Schema, *more: Any) -> Schema:
-        return {"get": _operation(operation, summary, {"200": answer}, *more)}
+        return {"get": _operation("service", operation, summary, {"200": answer}, *more)}
 
     return {
         "/": get(
@@ -168,16 +198,20 @@ def _service() -> Schema:
             "status",
             "Show the service and its counters in use, those that need attention first. The store"
             " is not asked.",
-            _json(_ref("Status")), STATUS_QUERY, (400, 403, 503),
+            _json("Status"), STATUS_QUERY, (400, 403, 503),
         ),
         "/metrics": get("metrics", "Show the metrics for Prometheus.", text, [], (403,)),
         "/livez": get("livez", "Say that the process answers.", text),
         "/readyz": get("readyz", "Say if the next id can be served.", text, [], (503,)),
-        "/openapi.json": get("openapi", "Show this document.", _json({"type": "object"})),
+        "/docs": get("docs", "Show this API as a page.", page),
+        "/openapi.json": get(
+            "openapi", "Show this document.", _content("application/json", {"type": "object"})
+        ),
     }  # fmt: skip
 
 
 def _operation(
+    tag: str,
     operation: str,
     summary: str,
     answers: Schema,
@@ -185,48 +219,34 @@ def _operation(
     refusals: Sequence[int] = (),
     body: str = "",
 ) -> Schema:
-    problem = {
-        "description": "The request is refused and no id is handed out.",
-        "content": {"application/problem+json": {"schema": _ref("Problem")}},
-    }
     described = {
+        "tags": [tag],
         "operationId": operation,
         "summary": summary,
         "parameters": parameters,
-        "responses": {**answers, **{str(status): problem for status in (*refusals, 500)}},
+        "responses": {**answers, **{str(status): _problem(status) for status in (*refusals, 500)}},
     }
     if body:
         described["requestBody"] = {
             "required": True,  # its Content-Type is, even where each field has a default
-            "content": {"application/json": {"schema": _ref(body)}},
+            "content": {"application/json": {"schema": ref(body), "example": examples.of(body)}},
         }
     return described
 
 
-def _ref(record: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{record}"}
+def _problem(status: int) -> Schema:
+    phrase = HTTPStatus(status).phrase
+    answer = _content("application/problem+json", ref("Problem"), f"{phrase}: see `code`.")
+    if (example := examples.problem(status)) is not None:
+        answer["content"]["application/problem+json"]["example"] = example
+    return answer
 
 
-def _json(schema: Schema) -> Schema:
-    return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}
+def _json(record: str) -> Schema:
+    answer = _content("application/json", ref(record))
+    answer["content"]["application/json"]["example"] = examples.of(record)
+    return answer
 
 
-def _schemas() -> Schema:
-    """Return the schemas of all bodies, by the names of their records."""
-    _, found = msgspec.json.schema_components(
-        [*REQUESTS, *ANSWERS], ref_template="#/components/schemas/{name}"
-    )
-    for record in REQUESTS:  # null means that the field is left out, and is not a value of its own
-        for field in found[record.__name__]["properties"].values():
-            if field.get("default", "") is None:
-                del field["default"]
-    # Rules between fields, which a record cannot say.
-    found["Configuration"]["anyOf"] = [
-        {"properties": {"strict": {"const": False}}},
-        {"properties": {"shards": {"const": 1}}},
-    ]
-    found["Patch"]["anyOf"] = [
-        {"required": [field], "properties": {field: {"not": {"type": "null"}}}}
-        for field in ("state", "limit", "runway")
-    ]
-    return found
+def _content(kind: str, schema: Schema, description: str = "The answer.") -> Schema:
+    return {"description": description, "content": {kind: {"schema": schema}}}

@@ -44,9 +44,9 @@ class Problem(msgspec.Struct):
     ]
 
 
-def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
+def problem_record(error: errors.IdserviceError) -> Problem:
     """Return an error as RFC 9457 problem details."""
-    body = Problem(
+    return Problem(
         type=f"urn:idservice:problem:{error.code}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
@@ -55,6 +55,10 @@ def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
         retryable=error.retryable,
         outcome=error.outcome,
     )
+
+
+def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
+    """Return the answer for an error."""
     headers = dict(NO_STORE)
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -62,7 +66,7 @@ def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
         headers["Allow"] = allow
     response = web.Response(
         status=error.status,
-        body=msgspec.json.encode(body),
+        body=msgspec.json.encode(problem_record(error)),
         content_type="application/problem+json",
         headers=headers,
     )

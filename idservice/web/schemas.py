@@ -1,30 +1,18 @@
 """The bodies of requests and answers as records; `openapi` makes the document of them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from idservice.catalogue.changes import JUMP_MAX, REASON_MAX
 from idservice.catalogue.counters import RUNWAY_MAX_S, RUNWAY_MIN_S
-from idservice.stores.records import LIMIT_MAX, SHARDS_MAX
+from idservice.stores.records import SHARDS_MAX
 
-
-def _digits(most: int, **bounds: int) -> dict[str, Any]:
-    """A whole number, or a string of its digits."""
-    text = {"type": "string", "pattern": f"^(0|[1-9][0-9]{{0,{most - 1}}})$"}
-    return {"oneOf": [{"type": "integer", "minimum": 0, **bounds}, text]}
-
-
-# The bounds of requests are for the document: handlers check them, and word the refusals.
-Number = Annotated[
-    int | str,
-    Meta(
-        description="A number; a string of digits if the counter's limit is above 2^53 - 1.",
-        extra_json_schema=_digits(19),
-    ),
-]
-Wanted = Annotated[int | float | str, Meta(extra_json_schema=_digits(18, maximum=LIMIT_MAX))]
+# In the document these are the schemas IdNumber and WantedNumber, see `components`. The bounds of
+# requests are for the document: handlers check them, and word the refusals.
+Number = int | str
+Wanted = int | float | str
 Shards = Annotated[
     int | float, Meta(extra_json_schema={"type": "integer", "minimum": 1, "maximum": SHARDS_MAX})
 ]
@@ -40,7 +28,7 @@ Reason = Annotated[
 ]
 
 
-class Configuration(msgspec.Struct, forbid_unknown_fields=True):
+class CounterConfiguration(msgspec.Struct, forbid_unknown_fields=True):
     """The configuration of a counter. A number may be sent as a string of its digits."""
 
     start: Wanted = 0
@@ -117,6 +105,20 @@ class GapAnswer(msgspec.Struct):
     why: str
 
 
+class ItemAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """An item in another table, by its table and its key."""
+
+    table: str
+    key: dict[str, str]
+
+
+class AdoptedAnswer(ItemAnswer, forbid_unknown_fields=True):
+    """The item that holds the value of an adopted counter."""
+
+    attribute: str
+    returns: Annotated[Literal["old", "new"], Meta(description="As its old endpoint answers.")]
+
+
 class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
     """A counter: its configuration and state, its position in the store, its ids in memory."""
 
@@ -139,9 +141,16 @@ class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
     ) = UNSET
     moved_to: Annotated[str, Meta(description="The store it was moved to.")] | UnsetType = UNSET
     arrived: Annotated[bool, Meta(description="True once it is known there.")] | UnsetType = UNSET
-    adopted: dict[str, Any] | UnsetType = UNSET
+    adopted: AdoptedAnswer | UnsetType = UNSET
     home: (
-        Annotated[dict[str, Any], Meta(description="The item it was adopted from, and stays in.")]
+        Annotated[ItemAnswer, Meta(description="The item it was adopted from, and stays in.")]
+        | UnsetType
+    ) = UNSET
+    store: (
+        Annotated[
+            Literal["down"],
+            Meta(description="The store does not answer; the rest is from memory, without `next`."),
+        ]
         | UnsetType
     ) = UNSET
     ids_in_memory: int | UnsetType = UNSET
@@ -150,6 +159,10 @@ class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CounterList(msgspec.Struct):
-    """Every counter, by name."""
+    """A page of the counters, by name."""
 
     counters: list[CounterAnswer]
+    next: (
+        Annotated[str, Meta(description="Send it as `after` for the next page, if there is one.")]
+        | UnsetType
+    ) = UNSET

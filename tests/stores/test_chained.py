@@ -363,6 +363,43 @@ async def test_what_the_control_plane_shows_is_passed_on(data: Table) -> None:
             )
 
 
+def shown_as(name: str, **more: object) -> dict[str, object]:
+    """A counter as a service shows it."""
+    return {
+        "counter": name, "state": "active", "epoch": 1, "start": 0, "limit": LIMIT_DEFAULT,
+        "strict": False, "shards": 1, "runway": 30.0, **more,
+    }  # fmt: skip
+
+
+def json_reply(**body: object) -> Reply:
+    return Reply(200, "application/json", protocol.json.dumps(body).encode())
+
+
+async def test_every_page_of_counters_is_read() -> None:
+    pages = [
+        json_reply(counters=[shown_as("a"), shown_as("b")], next="b"),
+        json_reply(counters=[shown_as("c")], next="c"),
+        json_reply(counters=[]),
+    ]
+    said = Said(*pages)
+    assert [c.name for c in await ChainedStore(said).counters()] == ["a", "b", "c"]
+    assert said.asked == ["/v1/counters", "/v1/counters?after=b", "/v1/counters?after=c"]
+
+
+async def test_a_list_that_leads_back_ends() -> None:
+    said = Said(*[json_reply(counters=[shown_as("b")], next="b")] * 2)
+    assert len(await ChainedStore(said).counters()) == 2
+
+
+async def test_a_counter_shown_from_memory_there_has_no_position_here() -> None:
+    """Its `next` would be taken for 0."""
+    reply = json_reply(**shown_as("orders", store="down"))
+    store = ChainedStore(Said(reply, reply))
+    for call in (store.position(COUNTER), store.counter("orders")):
+        with pytest.raises(errors.NotApplied, match="the store that it uses does not answer"):
+            await call
+
+
 @pytest.mark.parametrize("state", [SUSPENDED, MOVED])
 async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
     data: Table, state: str

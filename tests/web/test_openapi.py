@@ -1,24 +1,37 @@
 """The OpenAPI document says what is served: valid, complete, and a fuzzer finds nothing else."""
 
 import asyncio
+import base64
+import hashlib
+import json
 import os
+import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.counters import described, new_counter
 from idservice.server.settings import OWN_PATHS
+from idservice.stores.records import MOVED, Adopted, Move, Position
 from idservice.web import ids
+from idservice.web.components import codes, ref
 from idservice.web.openapi import document
 from idservice.web.request import WebLimits
+from idservice.web.schemas import CounterAnswer
+from tests.docs import generate
 from tests.programs import forked
 
 from .conftest import Serving
 
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
+IN_AIOHTTP = pytest.mark.parametrize("lane", [False], indirect=True)
 FUZZING_S = 120  # a bound on a machine under load; it takes about a tenth
 
 
@@ -74,6 +87,173 @@ def test_the_document_names_the_bounds_of_this_server() -> None:
     assert document(WebLimits(77, 88)) != document(WebLimits(10, 88))
     assert b"88" in document(WebLimits(77, 88))
     assert b"77" in document(WebLimits(77, 88))
+
+
+# --- what generators of clients read --------------------------------------------------------------
+
+
+def schemas_of(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every schema of the document, and what looks like one."""
+    if isinstance(value, dict):
+        yield value
+        for name, inner in value.items():
+            if name not in ("example", "examples", "default"):
+                yield from schemas_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from schemas_of(inner)
+
+
+def test_every_whole_number_has_64_bits_and_bounds() -> None:
+    """A generated client took 32 bits, and could not read the limit of any counter."""
+    whole = [each for each in schemas_of(DOCUMENT) if each.get("type") == "integer"]
+    assert len(whole) > 30
+    assert {each["format"] for each in whole} == {"int64"}
+    assert all(0 <= each["minimum"] < each["maximum"] < 2**63 for each in whole)
+
+
+def test_no_schema_has_a_form_that_generators_refuse() -> None:
+    """`"const": false` and unions without a name ended them, or became types without a name."""
+    for each in schemas_of(DOCUMENT):
+        assert not {"const", "anyOf", "allOf"} & set(each), each
+        for one in each.get("oneOf", ()):
+            assert "$ref" in one or set(one) & {"type"}, each
+
+
+def test_json_is_the_first_media_type_of_every_answer_that_has_it() -> None:
+    for item in DOCUMENT["paths"].values():
+        for operation in item.values():
+            for answer in operation["responses"].values():
+                kinds = list(answer["content"])
+                assert "application/json" not in kinds[1:], operation["operationId"]
+
+
+def test_every_operation_has_a_tag_that_is_described() -> None:
+    tags = [tag["name"] for tag in DOCUMENT["tags"]]
+    used = {
+        tag for item in DOCUMENT["paths"].values() for one in item.values() for tag in one["tags"]
+    }
+    assert used == set(tags)
+    assert DOCUMENT["servers"][0]["url"] == "/"
+    assert DOCUMENT["security"] == []
+
+
+def test_the_codes_are_those_that_the_page_of_errors_lists() -> None:
+    listed = re.findall(r"^### `(\w+)`$", generate.pages()["errors.md"], re.MULTILINE)
+    assert codes() == tuple(sorted({*listed} - generate.LOCAL))
+
+
+def test_every_example_is_valid() -> None:
+    seen = 0
+    for each in schemas_of(DOCUMENT["paths"]):
+        examples = [one["value"] for one in each.get("examples", {}).values()]
+        for value in [*examples, *([each["example"]] if "example" in each else [])]:
+            judge(each["schema"], value)
+            seen += 1
+    assert seen > 40
+
+
+def closed(value: Any) -> Any:
+    """Return a schema that permits no field which it does not name."""
+    if isinstance(value, list):
+        return [closed(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    made = {name: one if name == "not" else closed(one) for name, one in value.items()}
+    return {"additionalProperties": False, **made} if "properties" in made else made
+
+
+DOCUMENT: dict[str, Any] = json.loads(document(WebLimits()))
+CLOSED = {"components": closed(DOCUMENT["components"])}
+
+
+def judge(schema: dict[str, Any], value: object) -> None:
+    """Fails if a value does not fit a schema whose references are the document's, or has more."""
+    jsonschema.Draft202012Validator({**CLOSED, **schema}).validate(value)
+
+
+async def described_answer(
+    serving: Serving, path: str, method: str = "GET", body: bytes = b"", *, name: str = ""
+) -> Any:
+    """Ask, and judge the answer by its status and kind; return its JSON."""
+    target = path.replace("{name}", name)
+    answer = await serving.ask(target, method, body=body)
+    operation = DOCUMENT["paths"][path.partition("?")[0]][method.lower()]
+    kind = answer.headers["content-type"].partition(";")[0]
+    judge(operation["responses"][str(answer.status)]["content"][kind]["schema"], answer.json)
+    return answer.json
+
+
+@IN_AIOHTTP
+async def test_real_answers_have_the_fields_of_their_schemas_and_no_others(
+    serving: Serving,
+) -> None:
+    ids, one, all = "/v1/counters/{name}/next", "/v1/counters/{name}", "/v1/counters"
+    bodies = {
+        "big": b'{"limit":"9007199254740992"}',
+        "strict": b'{"strict":true,"start":7}',
+        "shards": b'{"shards":3,"runway":5}',
+        "few": b'{"limit":1}',
+    }
+    for name, body in bodies.items():
+        await described_answer(serving, one, "PUT", body, name=name)
+        for query in ("?format=json", "?format=json&count=2", "?format=ranges&count=2&nonce=n"):
+            await described_answer(serving, ids + query, name=name)
+            await described_answer(serving, ids + query, "POST", name=name)
+        shown = await described_answer(serving, one, name=name)
+        assert {"gaps", "ids_in_memory", "next"} <= set(shown)
+    await described_answer(serving, one + "/set", "POST", b'{"next":90,"force":true}', name="big")
+    await described_answer(serving, one, "PATCH", b'{"state":"suspended"}', name="strict")
+    assert (await described_answer(serving, one, name="strict"))["state"] == "suspended"
+    for query in ("", "?limit=2", "?limit=2&after=few"):
+        await described_answer(serving, all + query)
+    await described_answer(serving, "/v1/status")
+    for refused in ("?limit=0", "?after=%20"):
+        assert (await described_answer(serving, all + refused))["code"] == "bad_page"
+    assert (await described_answer(serving, one, name="nobody"))["code"] == "unknown_counter"
+    await described_answer(serving, one, "DELETE", b'{"reason":"done"}', name="few")
+    assert (await described_answer(serving, "/openapi.json"))["openapi"] == "3.1.0"
+
+
+def test_the_answers_of_an_adopted_and_of_a_moved_counter_fit() -> None:
+    item = Adopted("donation-data", (("context", "S", "orders"),), "counterValue", "old")
+    there = Move("sqlite:there.db", "a-token", "active", arrived=True)
+    for name, more in {
+        "adopted": {"adopted": item},
+        "home": {"home": item},
+        "moved": {"move": there, "state": MOVED},
+    }.items():
+        made = msgspec.structs.replace(new_counter(name, random.Random(name)), **more)
+        body = described(made, 30.0, [Position(5, 5, 0, made.epoch, returned=(range(1, 3),))])
+        judge(ref("CounterAnswer"), msgspec.to_builtins(msgspec.convert(body, CounterAnswer)))
+
+
+@IN_AIOHTTP
+async def test_the_page_shows_every_operation_and_every_schema(serving: Serving) -> None:
+    answer = await serving.ask("/docs")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    for path, item in DOCUMENT["paths"].items():
+        for method in item:
+            assert f"<code>{method.upper()} {path}</code>" in answer.text
+    for name in DOCUMENT["components"]["schemas"]:
+        assert f'<h3 id="{name}">' in answer.text
+
+
+@IN_AIOHTTP
+async def test_the_page_loads_nothing_and_has_no_script(serving: Serving) -> None:
+    answer = await serving.ask("/docs")
+    policy = answer.headers["content-security-policy"]
+    style = answer.text.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}'")
+    assert not re.search(r"<script|\bsrc=|https?://", answer.text)
+    assert set(re.findall(r'href="([^"]*)"', answer.text)) <= {
+        "/openapi.json",
+        *(f"#{name}" for name in re.findall(r' id="(\w+)"', answer.text)),
+    }
+
+
+# --- a fuzzer -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,116 @@
+"""Makes the schemas of the OpenAPI document from the records, in forms that generators of clients
+read alike: one named type for ids, numbers of 64 bits with their bounds, null beside one type.
+"""
+
+from typing import Any
+
+import msgspec
+
+from idservice import errors
+from idservice.observability.status_records import Status
+from idservice.stores.records import LIMIT_DEFAULT, LIMIT_MAX
+from idservice.web import schemas
+from idservice.web.problems import Problem
+
+Schema = dict[str, Any]
+
+REF = "#/components/schemas/"
+REQUESTS = (schemas.CounterConfiguration, schemas.Patch, schemas.Deletion, schemas.SetTo)
+ANSWERS = (
+    Problem, schemas.OneId, schemas.IdBatch, schemas.IdRanges, schemas.CounterAnswer,
+    schemas.CounterList, Status,
+)  # fmt: skip
+NULL = {"type": "null"}
+ID_NUMBER, WANTED_NUMBER = "IdNumber", "WantedNumber"
+UNIONS = {("integer", "string"): ID_NUMBER, ("integer", "number", "string"): WANTED_NUMBER}
+NUMBERS = {
+    ID_NUMBER: (
+        "A number; a string of digits if the counter's limit is above 2^53 - 1.",
+        LIMIT_DEFAULT,
+        19,
+    ),
+    WANTED_NUMBER: ("A number, or a string of its digits.", LIMIT_MAX, 18),
+}
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to a schema."""
+    return {"$ref": REF + name}
+
+
+def components() -> Schema:
+    """Return the schemas of all bodies, by the names of their records."""
+    _, made = msgspec.json.schema_components([*REQUESTS, *ANSWERS], ref_template=REF + "{name}")
+    found = {name: _readable(schema) for name, schema in made.items()}
+    for name in found.keys() - {record.__name__ for record in REQUESTS}:
+        found[name].pop("additionalProperties", None)  # a later version may add a field
+    for record in REQUESTS:  # null means that the field is left out, and is not a value of its own
+        for field in found[record.__name__]["properties"].values():
+            if field.get("default", "") is None:
+                del field["default"]
+    # Rules between fields, which a record cannot say. No generator makes a type of `not`.
+    found["CounterConfiguration"]["not"] = {
+        "required": ["strict", "shards"],
+        "properties": {"strict": {"enum": [True]}, "shards": {"minimum": 2}},
+    }
+    found["Patch"]["not"] = {
+        "properties": dict.fromkeys(("state", "limit", "runway"), NULL),
+    }
+    found["Problem"]["properties"]["code"] = {"type": "string", "enum": list(codes())}
+    numbers = {name: _number(*about) for name, about in NUMBERS.items()}
+    return {name: numbers.get(name) or found[name] for name in sorted({*found, *numbers})}
+
+
+def codes() -> tuple[str, ...]:
+    """Return the codes of all errors that an answer may carry."""
+    answered = {errors.IdserviceError.code, *OTHER_CODES}
+    for kind in _below(errors.RequestRefused, errors.Unavailable):
+        if kind.__module__ == errors.__name__:
+            answered.add(kind.code)
+    return tuple(sorted(answered))
+
+
+OTHER_CODES = ("not_ready", "parent_silent", "too_many_connections")  # of errors in other modules
+
+
+def _below(*kinds: type[errors.IdserviceError]) -> list[type[errors.IdserviceError]]:
+    return [each for kind in kinds for each in (kind, *_below(*kind.__subclasses__()))]
+
+
+def _number(description: str, most: int, digits: int) -> Schema:
+    whole = _readable({"type": "integer", "maximum": most})
+    text = {"type": "string", "pattern": f"^(0|[1-9][0-9]{{0,{digits - 1}}})$"}
+    return {"description": description, "oneOf": [whole, text]}
+
+
+def _readable(schema: Schema) -> Schema:
+    """Return a schema that says the same in the forms that generators read alike."""
+    made = dict(schema)
+    choices = made.pop("anyOf", [])
+    if choices and "type" not in made:  # else the record says it in place of its Python types
+        others = [each for each in choices if each != NULL]
+        if len(others) == 1:
+            one = _readable(others[0])
+        else:
+            one = ref(UNIONS[tuple(each["type"] for each in others)])
+        made |= one if len(others) == len(choices) else _or_null(one)
+    if made.get("type") == "integer":
+        made = {"format": "int64", "minimum": 0, "maximum": LIMIT_MAX, **made}
+    elif made.get("type") == "number":
+        made["format"] = "double"
+    elif "enum" in made:
+        made.setdefault("type", "string")
+    for inner in ("items", "additionalProperties"):
+        if isinstance(made.get(inner), dict):
+            made[inner] = _readable(made[inner])
+    if "properties" in made:
+        made["properties"] = {name: _readable(one) for name, one in made["properties"].items()}
+    return made
+
+
+def _or_null(schema: Schema) -> Schema:
+    if "$ref" in schema:
+        return {"oneOf": [schema, NULL]}
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+    return {**schema, "type": [schema["type"], "null"]}

@@ -1,0 +1,76 @@
+"""Gives the examples of the OpenAPI document: bodies of requests and answers as records."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from idservice import errors
+from idservice.core.gap_causes import GapCause
+from idservice.core.limits import NUMBER_MAX
+from idservice.observability.status_records import Status, StoreStatus
+from idservice.web import schemas
+from idservice.web.problems import problem_record
+from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
+
+ORDERS = schemas.CounterAnswer(
+    counter="orders", state="active", epoch=1, start=1000, limit=NUMBER_MAX, strict=False,
+    shards=1, runway=30.0,
+)  # fmt: skip
+SHOWN = msgspec.structs.replace(
+    ORDERS,
+    next=4000,
+    ids_in_memory=1200,
+    gaps={"stop": schemas.GapAnswer(ids=3, why=GapCause.STOP.text)},
+    runway_seconds=41.5,
+)
+RECORDS: Mapping[str, msgspec.Struct] = {
+    "CounterConfiguration": schemas.CounterConfiguration(start=1000, limit=NUMBER_MAX, runway=30.0),
+    "Patch": schemas.Patch(state="suspended", reason="a restore"),
+    "Deletion": schemas.Deletion(reason="not used any more"),
+    "SetTo": schemas.SetTo(next=5000, reason="above the ids of the old system"),
+    "CounterAnswer": SHOWN,
+    "CounterList": schemas.CounterList([ORDERS]),
+    "Status": Status(
+        verdict="No counter is in use yet.", level="calm", version="1.0.0", time=1790000000.0,
+        uptime_seconds=12.5, store=StoreStatus("sqlite:idservice.db", up=True, error=""),
+        workers=1, restarts=0, loop_lag=None, reserve=None, issued=0, ids_per_second=0.0,
+        ids_in_memory=0, waiting=0, shortest="", shortest_runway_seconds=None, in_use=0,
+        attention=0, found=0, find="", page=1, pages=1, per=50, counters=[], gap_causes={},
+    ),
+}  # fmt: skip
+PROBLEMS = {
+    400: errors.BadCount(value="0", most=10_000),
+    404: errors.UnknownCounter(name="orders"),
+    409: errors.CounterDiffers(name="orders", difference="limit is 900, not 1000"),
+    410: errors.Exhausted(name="orders", count=1, limit=1000),
+    423: errors.Suspended(name="orders"),
+    503: errors.Stopped(),
+}
+
+
+def of(record: str) -> Any:
+    """Return the example of a record as JSON values."""
+    return _plain(RECORDS[record])
+
+
+def problem(status: int) -> Any:
+    """Return a problem with this status as JSON values; None if there is no example."""
+    error = PROBLEMS.get(status)
+    return None if error is None else _plain(problem_record(error))
+
+
+def _plain(record: msgspec.Struct) -> Any:
+    values = msgspec.to_builtins(record)
+    # A field of a request that is null is left out.
+    return {name: value for name, value in values.items() if value is not None or name in KEPT}
+
+
+KEPT = ("loop_lag", "reserve", "shortest_runway_seconds")
+IDS = {
+    "one": {"value": _plain(OneId("orders", 42))},
+    "several": {"value": _plain(IdBatch("orders", 3, [42, 43, 44]))},
+    "ranges": {
+        "value": _plain(IdRanges("orders", 1000, 1, "block", [IdRange(42, 1, 1000)])),
+    },
+}
