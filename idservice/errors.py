@@ -5,10 +5,17 @@ HTTP status. `retryable` is True if the same request may succeed later. `outcome
 if certainly nothing happened, and `unknown` otherwise.
 """
 
+import re
 from typing import Any
 
 NOT_APPLIED = "not_applied"
 UNKNOWN = "unknown"
+URL_USER = re.compile(r"""//[^\s'"]*@""")  # to the last @ of the word: a password may have one
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the user and the password of a URL in it."""
+    return URL_USER.sub("//...@", text) if "@" in text else text
 
 
 class IdserviceError(Exception):
@@ -22,7 +29,7 @@ class IdserviceError(Exception):
 
     def __init__(self, **fields: object) -> None:
         self.fields = fields
-        super().__init__(self.text.format(**fields))
+        super().__init__(without_secrets(self.text.format(**fields)))
 
 
 # --- a request that cannot be served as it is -----------------------------------------------------

@@ -189,8 +189,8 @@ class Service:
             except errors.UnknownCounter as error:
                 log.warning("%s", error, extra={"action": "counter_missing"})
 
-    async def not_ready(self) -> str:
-        """Return why no declared counter can be served now; empty if one can.
+    async def not_ready(self) -> errors.IdserviceError | None:
+        """Return why no declared counter can be served now; None if one can.
 
         A counter that an operator suspended, or that is used up, is so on every instance: were each
         taken out of its balancer, nobody would serve the others.
@@ -198,18 +198,18 @@ class Service:
         try:
             self.check_open()
         except errors.IdserviceError as error:
-            return str(error)
+            return error
         reasons = await asyncio.gather(*(self._not_served(name) for name in self.declared))
-        return "" if "" in reasons else next(iter(reasons), "")
+        return None if None in reasons else next(iter(reasons), None)
 
-    async def _not_served(self, name: str) -> str:
-        """Return why the next id of a counter cannot be served now; empty if it can."""
+    async def _not_served(self, name: str) -> errors.IdserviceError | None:
+        """Return why the next id of a counter cannot be served now; None if it can."""
         try:
             local = await self.local_counter(name)
             local.recheck()  # without readiness no request comes that would do so
-            return str(local.unavailable_reason or "")
+            return local.unavailable_reason
         except errors.IdserviceError as error:
-            return str(error)
+            return error
 
     async def _watch(self) -> None:
         """Ask a store that is down now and then: strict counters ask it only if a request comes."""

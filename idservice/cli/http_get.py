@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from idservice.client.address import ServiceAddress
+from idservice.client.address import ServiceAddress, shown
 from idservice.errors import Unavailable, Usage
 from idservice.server.settings import LISTEN, Address, from_environment
 
@@ -48,7 +48,7 @@ def ask(url: str, target: str, *, timeout: float) -> tuple[int, str]:
     deadline = time.monotonic() + timeout
     address = ServiceAddress.parse(url)
     if address.tls:
-        raise Usage(why=f"--url is {url!r}; it must be http://HOST:PORT or unix:PATH")
+        raise Usage(why=f"--url is {shown(url)}; it must be http://HOST:PORT or unix:PATH")
     try:
         with _connect(address, timeout) as connection:
             connection.sendall(

@@ -7,6 +7,7 @@ few seconds, and must not load an HTTP server.
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,6 +195,7 @@ SYNONYMS = {
     "-p": "--listen", "--db": "--store", "--database": "--store", "--file": "--store",
     "--table": "--store", "-n": "--count",
 }  # fmt: skip
+SECRET = re.compile(r"//.*@|[^\s']*:[^\s']*@|\?[^\s']+", re.DOTALL)  # what may be one in a URL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -234,6 +236,7 @@ class _Parser(argparse.ArgumentParser):
             meant = f"; this command does not take {unknown}, or not before its name"
         elif unknown.startswith("-"):
             meant = config.did_you_mean(unknown, self.flags)
+        message = SECRET.sub("...", message)  # argparse shows any word, and words with spaces
         raise errors.Usage(why=f"{message}{meant}; see `{self.prog} --help`")
 
 

@@ -18,6 +18,14 @@ def without_user(text: str) -> str:
     return re.sub(r"(?<=//).*@", "...@", text, flags=re.DOTALL)
 
 
+def shown(value: str) -> str:
+    """Return a refused value for a message, without a password or a token that may be in it."""
+    if "//" not in value:
+        return repr(re.sub(r".*@", "...@", value, flags=re.DOTALL))
+    address, mark, _ = without_user(value).partition("?")
+    return repr(f"{address}{mark}..." if mark else address)
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceAddress:
     """A host and a port, or the path of a Unix socket, on which a service listens."""
@@ -42,7 +50,7 @@ class ServiceAddress:
             host.encode("idna")  # as connecting does; refuses a part that is empty or too long
         except ValueError:
             raise Usage(
-                why=f"the address of a service is {without_user(url)!r}; it must be http://HOST:PORT,"
+                why=f"the address of a service is {shown(url)}; it must be http://HOST:PORT,"
                 " https://HOST:PORT or unix:PATH"
             ) from None
         tls = parts[1].lower() == "https"

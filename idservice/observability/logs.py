@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 import msgspec
 
+from idservice.errors import without_secrets
+
 INTERVAL_S = 1.0
 LINES_MAX, BYTES_MAX = 10_000, 8 * 2**20  # that wait to be written; further ones are dropped
 FLUSH_S = 0.3  # at the end, for those that wait
@@ -33,12 +35,12 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "action": getattr(record, "action", ""),
-            "message": record.getMessage(),
+            "message": _clean(record.getMessage()),
         }
         if self._worker is not None:
             line |= {"worker": self._worker, "pid": record.process}
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _clean(self.formatException(record.exc_info))
         return msgspec.json.encode(line).decode()
 
 
@@ -48,6 +50,14 @@ class Lines(logging.Formatter):
     def __init__(self, worker: int | None = None) -> None:
         prefix = "" if worker is None else f"worker {worker}: "
         super().__init__(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
+def _clean(text: str) -> str:
+    """Return a text that JSON can have: what a client sent need not be UTF-8."""
+    return without_secrets(text).encode(errors="backslashreplace").decode()
 
 
 class Handler(logging.StreamHandler[TextIO]):
@@ -156,6 +166,7 @@ def set_up(
     logging.captureWarnings(stream is None)
     for name in ("aiobotocore", "botocore", "boto3", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("opentelemetry.util.re").setLevel(logging.ERROR)  # its warning shows a token
 
 
 class RateLimitedLog(logging.LoggerAdapter[logging.Logger]):

@@ -201,7 +201,7 @@ class Snapshot:
 class Readiness:
     """The reason why the next id cannot be served, and the fault of a service that still serves.
 
-    Either is empty if there is none.
+    Either is empty if there is none. Both are in words for callers. Both are in words for callers.
     """
 
     not_ready: str

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from idservice import errors
+from idservice.client.address import shown
 from idservice.core.sizing import BLOCK_MAX
 
 Record = TypeVar("Record")
@@ -359,4 +360,4 @@ def parsed(setting: Setting, value: str, source: str) -> Any:
     try:
         return setting.parse(value)
     except ValueError as rule:
-        raise errors.Usage(why=f"{source} is {value!r}; it must be {rule}") from None
+        raise errors.Usage(why=f"{source} is {shown(value)}; it must be {rule}") from None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from idservice.client.address import ServiceAddress, without_user
+from idservice.client.address import ServiceAddress, shown
 from idservice.errors import Usage
 
 TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}", re.ASCII)
@@ -40,8 +40,8 @@ class DynamoAddress:
         table, _, query = text.partition("?")
         if not TABLE.fullmatch(table):
             raise Usage(
-                why=f"the table in --store is {without_user(table)[:300]!r}; a table's name is 3 to"
-                " 255 letters, digits, '.', '_' or '-'"
+                why=f"the table in --store is {shown(table[:300])}; a table's name is 3 to 255"
+                " letters, digits, '.', '_' or '-'"
             )
         settings: dict[str, str] = {}
         for name, value in parse_qsl(query, keep_blank_values=True):
@@ -93,6 +93,6 @@ def parse(address: str, *, flag: str = "--store") -> SQLiteAddress | DynamoAddre
     if not address:
         raise Usage(why=f"{flag} is empty")
     raise Usage(
-        why=f"{flag} is {without_user(address)!r}; it must be sqlite:PATH,"
+        why=f"{flag} is {shown(address)}; it must be sqlite:PATH,"
         " dynamodb:TABLE[?region=REGION&endpoint=URL] or http://HOST:PORT"
     )

@@ -17,7 +17,7 @@ from idservice.web.access import ControlAccess
 from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
-from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, guard
+from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, for_operators, guard
 from idservice.web.request import WebLimits
 from idservice.web.status_page import StatusRoutes
 
@@ -75,7 +75,7 @@ def build_app(
             if path not in paths:  # a path of --route comes first
                 if "GET" in handlers:
                     handlers["GET"] = access.reading(handlers["GET"])
-                serve(path, **handlers)
+                serve(path, **{way: for_operators(one) for way, one in handlers.items()})
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(view, draining))
     described = openapi.described(limits)

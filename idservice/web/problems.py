@@ -10,6 +10,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from idservice import errors
 from idservice.observability.logs import RateLimitedLog
+from idservice.web.caller_words import caller_words
 
 SERVER = "idservice"  # no versions: they help nobody but an attacker
 RETRY_AFTER_S = 1
@@ -44,20 +45,22 @@ class Problem(msgspec.Struct):
     ]
 
 
-def problem_record(error: errors.IdserviceError) -> Problem:
-    """Return an error as RFC 9457 problem details."""
+def problem_record(error: errors.IdserviceError, *, operator: bool = False) -> Problem:
+    """Return an error as RFC 9457 problem details, in words for callers or for an `operator`."""
     return Problem(
         type=f"urn:idservice:problem:{error.code}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
-        detail=str(error),
+        detail=str(error) if operator else caller_words(error),
         code=error.code,
         retryable=error.retryable,
         outcome=error.outcome,
     )
 
 
-def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
+def problem(
+    error: errors.IdserviceError, *, allow: str = "", operator: bool = False
+) -> web.Response:
     """Return the answer for an error."""
     headers = dict(NO_STORE)
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -66,7 +69,7 @@ def problem(error: errors.IdserviceError, *, allow: str = "") -> web.Response:
         headers["Allow"] = allow
     response = web.Response(
         status=error.status,
-        body=msgspec.json.encode(problem_record(error)),
+        body=msgspec.json.encode(problem_record(error, operator=operator)),
         content_type="application/problem+json",
         headers=headers,
     )
@@ -119,6 +122,18 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem_of(exception, request)
     except Exception:
         return crash()
+
+
+def for_operators(handler: Handler) -> Handler:
+    """Return a handler of the control plane: its errors name stores and addresses."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except errors.IdserviceError as error:
+            return problem(error, operator=True)
+
+    return handle
 
 
 async def expect(request: web.Request) -> web.StreamResponse | None:

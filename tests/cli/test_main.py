@@ -119,6 +119,37 @@ def test_bad_usage_is_one_line_and_exit_2(run: Run, arguments: list[str], parts:
     assert not list(Path().iterdir()), "nothing was created"
 
 
+URLS = ["http://me:hush@h:1", "http://me:hu:sh hush@h:1/", "http://h:1/?token=hush", "me:hush@h:1"]
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("words", [
+    ["serve", "--store"], ["serve", "--listen"], ["serve", "--admin-listen"], ["serve", "--route"],
+    ["serve", "--stor"], ["counters", "--store"], ["doctor", "--store"], ["health", "--url"],
+    ["next", "--url"], ["top", "--url"], ["bench"], ["move", "a", "--store", "sqlite:x", "--to"],
+    [], ["init"], ["init", "--store", "dynamodb:x?a=b&endpoint"],
+], ids=" ".join)  # fmt: skip
+def test_a_refused_value_is_shown_without_its_password(
+    run: Run, words: list[str], url: str
+) -> None:
+    joined = [*words[:-1], f"{words[-1]}={url}"] if words[-1:] and "-" in words[-1] else []
+    for arguments in [[*words, url], joined] if joined else [[*words, url]]:
+        said = run(*arguments)
+        assert said.code == 2
+        assert "hush" not in said.err + said.out, said.err
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("variable", ["STORE", "LISTEN", "ADMIN_LISTEN", "ROUTE", "WORKERS", "URL"])
+def test_a_refused_variable_is_shown_without_its_password(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    monkeypatch.setenv(f"IDSERVICE_{variable}", url)
+    said = run("health" if variable == "URL" else "serve")
+    assert said.code == 2
+    assert "hush" not in said.err + said.out, said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [

@@ -22,13 +22,13 @@ def _as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
-def logged(form: str, worker: int | None = None) -> str:
+def logged(form: str, worker: int | None = None, message: str = "so it is") -> str:
     stream = io.StringIO()
     # Not `set_up` with force: that closes the handlers of whoever runs the tests.
     root = logging.getLogger()
     root.handlers[:] = []
     logs.set_up(form, stream, worker=worker)
-    logging.getLogger("idservice.test").warning("so it is", extra={"action": "tested"})
+    logging.getLogger("idservice.test").warning("%s", message, extra={"action": "tested"})
     return stream.getvalue()
 
 
@@ -42,6 +42,27 @@ def test_a_line_for_machines_has_a_stable_word_and_names_the_worker() -> None:
 def test_a_line_for_people_names_the_worker() -> None:
     assert logged("text").endswith(" WARNING so it is\n")
     assert logged("text", 3).endswith(" WARNING worker 3: so it is\n")
+
+
+def test_a_line_for_machines_has_bytes_that_are_not_utf8() -> None:
+    line = json.loads(logged("json", message=b"agent \xff".decode(errors="surrogateescape")))
+    assert line["message"] == "agent \\udcff"
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("secret", ["http://me:hush@h:1/", "https://hush@h", "//a:hush@b@h/x"])
+def test_a_password_in_a_url_is_not_logged(form: str, secret: str) -> None:
+    line = logged(form, message=f"failed at '{secret}' for alice@example.com")
+    assert "hush" not in line
+    assert "//...@h" in line
+    assert "alice@example.com" in line
+    try:
+        raise ValueError(secret)
+    except ValueError:
+        logging.getLogger("idservice.test").exception("a bug")
+    for handler in logging.getLogger().handlers:
+        assert isinstance(handler, logging.StreamHandler)
+        assert "hush" not in handler.stream.getvalue()
 
 
 def test_a_reader_that_stops_reading_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:

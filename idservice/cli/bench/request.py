@@ -9,12 +9,13 @@ import msgspec
 
 from idservice import __version__
 from idservice.cli.bench.verdict import runs
-from idservice.client.address import ServiceAddress
+from idservice.client.address import ServiceAddress, shown
 from idservice.errors import Usage
 from idservice.web.schemas import IdRange, IdRanges
 
 HTTP = re.compile(r"(https?://[^/]*)(/.+)?/?")
 PATH = re.compile(r"/[!-~]*", re.ASCII)
+VALUE = re.compile(r"=(?![0-9]+(&|$))[^&]*")  # in a query; it may be a token
 COUNT_MAX = 1_000_000_000
 DIGITS_MAX = 19
 _ids = msgspec.json.Decoder(list[int])
@@ -39,12 +40,12 @@ class BenchTarget:
             )
         if path and (not PATH.fullmatch(path) or "?" in path or "#" in path):
             raise Usage(
-                why=f"the path of URL is {path!r}; it must be plain ASCII without a query:"
-                " --count and --ranges say what is asked for"
+                why=f"the path of URL is {VALUE.sub('=...', path)!r}; it must be plain ASCII"
+                " without a query: --count and --ranges say what is asked for"
             )
         address = ServiceAddress.parse(base)
         if address.tls:
-            raise Usage(why=f"URL is {url!r}; it must be http://HOST:PORT[/PATH] or unix:PATH")
+            raise Usage(why=f"URL is {shown(url)}; it must be http://HOST:PORT[/PATH] or unix:PATH")
         default = f"/v1/counters/{counter}/next" if counter is not None else "/next"
         return cls(address, path or default)
 

@@ -12,6 +12,7 @@ from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.totals import WorkerStatus
 from idservice.server.workers.turn import Turn
+from idservice.web.caller_words import caller_words
 
 ANSWER_S = 2.0  # for the supervisor to answer; it waits half of that for the workers
 FAREWELL_S = 0.5  # for the last report to be sent
@@ -150,7 +151,7 @@ class PoolView:
     async def readiness(self) -> Readiness:
         """Return why the next id cannot be served, if so. Raises ParentSilent."""
         if self._link is None:
-            return self._readiness(await self._service.not_ready())
+            return self._readiness(_words(await self._service.not_ready()))
         readiness = (await self._link.pool_status(full=False)).readiness
         assert readiness is not None
         return readiness
@@ -169,12 +170,16 @@ class PoolView:
         if ready:
             try:
                 async with asyncio.timeout(READINESS_S):
-                    why = await self._service.not_ready()
+                    why = _words(await self._service.not_ready())
             except TimeoutError:
                 why = "the store takes too long to answer"
             readiness = self._readiness(why)
         return WorkerStatus(readiness, await self._service.snapshot() if full else None)
 
     def _readiness(self, why: str) -> Readiness:
-        health = self._service.health
-        return Readiness(not_ready=why, degraded="" if health.up else str(health.last_error))
+        degraded = "" if self._service.health.up else "the store does not answer"
+        return Readiness(not_ready=why, degraded=degraded)
+
+
+def _words(reason: errors.IdserviceError | None) -> str:
+    return caller_words(reason) if reason is not None else ""
