@@ -69,11 +69,6 @@ class BadNonce(RequestRefused):
     code = "bad_nonce"
 
 
-class BadPage(RequestRefused):
-    text = "{key} is {value!r}; it must be {rule}."
-    code = "bad_page"
-
-
 class RepeatedKey(RequestRefused):
     text = "The query names {value!r} more than once; send it once."
     code = "repeated_key"
@@ -87,22 +82,6 @@ class BadConfiguration(RequestRefused):
 class PrefetchRefused(RequestRefused):
     text = "A prefetch would use up an id that is never read. Send it when the id is needed."
     code = "prefetch_refused"
-    status = 403
-
-
-class WriteRefused(RequestRefused):
-    text = "This request may not change counters: {why}."
-    code = "write_refused"
-    status = 403
-
-
-class HostRefused(RequestRefused):
-    text = (
-        "The Host header {host!r} does not name a loopback address, and this listener is on one: a "
-        "web page may have been led here. Ask by localhost or 127.0.0.1; from elsewhere, ask an "
-        "--admin-listen address."
-    )
-    code = "host_refused"
     status = 403
 
 
@@ -120,18 +99,6 @@ class UnknownCounter(RequestRefused):
     text = "There is no counter {name!r}. Create it with `idservice create {name}`."
     code = "unknown_counter"
     status = 404
-
-
-class MethodRefused(RequestRefused):
-    text = "{method} is not served here; use {allow}."
-    code = "method_not_allowed"
-    status = 405
-
-
-class RequestTimeout(RequestRefused):
-    text = "The body of the request did not arrive within {seconds:g} s. Send it at once."
-    code = "request_timeout"
-    status = 408
 
 
 class CounterDiffers(RequestRefused):
@@ -153,24 +120,6 @@ class Exhausted(RequestRefused):
     )
     code = "exhausted"
     status = 410
-
-
-class ConditionalRefused(RequestRefused):
-    text = "{header} has no meaning for an id, which is new each time. Leave the header out."
-    code = "conditional_refused"
-    status = 412
-
-
-class BodyTooLarge(RequestRefused):
-    text = "The body of the request is longer than {most} bytes. Send a shorter one."
-    code = "body_too_large"
-    status = 413
-
-
-class RangeRefused(RequestRefused):
-    text = "An id cannot be read in parts. Leave the Range header out."
-    code = "range_refused"
-    status = 416
 
 
 class Suspended(RequestRefused):

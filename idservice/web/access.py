@@ -11,9 +11,8 @@ from ipaddress import ip_address
 
 from aiohttp import web
 
-from idservice import errors
 from idservice.core.limits import NAME
-from idservice.web.problems import Handler
+from idservice.web.problems import Handler, HostRefused, WriteRefused
 
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
 FORWARDED = (
@@ -51,7 +50,7 @@ class ControlAccess:
         async def read(request: web.Request) -> web.StreamResponse:
             for host in request.headers.getall("Host", ()):
                 if not _is_loopback(host):
-                    raise errors.HostRefused(host=host[:80])
+                    raise HostRefused(host=host[:80])
             return await handler(request)
 
         return read
@@ -60,7 +59,7 @@ class ControlAccess:
         """Refuse a request that may not change counters. Raises WriteRefused."""
         why = self._refusal(request)
         if why:
-            raise errors.WriteRefused(why=why)
+            raise WriteRefused(why=why)
 
     def _refusal(self, request: web.Request) -> str:
         if not self.writable:

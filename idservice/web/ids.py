@@ -12,7 +12,7 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import as_strings, number
 from idservice.observability.readings import count as count_one
 from idservice.stores.records import Counter
-from idservice.web.problems import NO_STORE, Handler, check_headers
+from idservice.web.problems import NO_STORE, Handler, RequestTimeout, check_headers
 from idservice.web.request import IdRequest, WebLimits, read_id_request
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
 from idservice.web.turns import loop_turns
@@ -96,6 +96,6 @@ async def read_body(request: web.Request) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError:
-        raise errors.RequestTimeout(seconds=BODY_TIMEOUT_S) from None
+        raise RequestTimeout(seconds=BODY_TIMEOUT_S) from None
     except (HttpProcessingError, web.RequestPayloadError, ConnectionError):
         raise errors.MalformedRequest(why="its body is broken or incomplete") from None

@@ -1,4 +1,7 @@
-"""Turns errors into problem+json around every handler, and refuses requests that waste an id."""
+"""Turns errors into problem+json around every handler, and refuses requests that waste an id.
+
+Errors that only HTTP has are here; all others are in `errors`.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -29,6 +32,57 @@ CONDITIONAL_HEADERS = (
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _crashes = RateLimitedLog(logging.getLogger("idservice.web"))
+
+
+class BadPage(errors.RequestRefused):
+    text = "{key} is {value!r}; it must be {rule}."
+    code = "bad_page"
+
+
+class WriteRefused(errors.RequestRefused):
+    text = "This request may not change counters: {why}."
+    code = "write_refused"
+    status = 403
+
+
+class HostRefused(errors.RequestRefused):
+    text = (
+        "The Host header {host!r} does not name a loopback address, and this listener is on one: a "
+        "web page may have been led here. Ask by localhost or 127.0.0.1; from elsewhere, ask an "
+        "--admin-listen address."
+    )
+    code = "host_refused"
+    status = 403
+
+
+class MethodRefused(errors.RequestRefused):
+    text = "{method} is not served here; use {allow}."
+    code = "method_not_allowed"
+    status = 405
+
+
+class RequestTimeout(errors.RequestRefused):
+    text = "The body of the request did not arrive within {seconds:g} s. Send it at once."
+    code = "request_timeout"
+    status = 408
+
+
+class ConditionalRefused(errors.RequestRefused):
+    text = "{header} has no meaning for an id, which is new each time. Leave the header out."
+    code = "conditional_refused"
+    status = 412
+
+
+class BodyTooLarge(errors.RequestRefused):
+    text = "The body of the request is longer than {most} bytes. Send a shorter one."
+    code = "body_too_large"
+    status = 413
+
+
+class RangeRefused(errors.RequestRefused):
+    text = "An id cannot be read in parts. Leave the Range header out."
+    code = "range_refused"
+    status = 416
 
 
 class Problem(msgspec.Struct):
@@ -73,7 +127,7 @@ def problem(
         content_type="application/problem+json",
         headers=headers,
     )
-    if isinstance(error, errors.MalformedRequest | errors.RequestTimeout):
+    if isinstance(error, errors.MalformedRequest | RequestTimeout):
         response.force_close()  # the beginning of the next request is not known
         response.headers["Connection"] = "close"
     return response
@@ -83,11 +137,11 @@ def problem_of(exception: web.HTTPException, request: web.BaseRequest) -> web.Re
     """Return a refusal of aiohttp's router or server as a problem."""
     if isinstance(exception, web.HTTPMethodNotAllowed):
         allow = ", ".join(sorted(exception.allowed_methods))
-        return problem(errors.MethodRefused(method=request.method[:32], allow=allow), allow=allow)
+        return problem(MethodRefused(method=request.method[:32], allow=allow), allow=allow)
     if isinstance(exception, web.HTTPNotFound):
         return problem(errors.UnknownPath(path=request.path[:80]))
     if isinstance(exception, web.HTTPRequestEntityTooLarge):
-        return problem(errors.BodyTooLarge(most=BODY_MAX))
+        return problem(BodyTooLarge(most=BODY_MAX))
     refused = errors.MalformedRequest(why=exception.reason)
     refused.status = exception.status
     return problem(refused)
@@ -154,6 +208,6 @@ def check_headers(request: web.Request) -> None:
                 raise errors.PrefetchRefused()
     for name in CONDITIONAL_HEADERS:
         if name in headers:
-            raise errors.ConditionalRefused(header=name)
+            raise ConditionalRefused(header=name)
     if "Range" in headers:
-        raise errors.RangeRefused()
+        raise RangeRefused()

@@ -21,12 +21,11 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
-from idservice import errors
 from idservice.observability import format
 from idservice.observability.readings import ServiceView
 from idservice.observability.status import StatusQuery, status
 from idservice.observability.status_records import Status
-from idservice.web.problems import NO_STORE, json_answer
+from idservice.web.problems import NO_STORE, BadPage, json_answer
 from idservice.web.request import COUNT, read_query
 
 FIND = re.compile(r"[A-Za-z0-9._-]{0,64}", re.ASCII)
@@ -72,7 +71,7 @@ def read_status_query(query: str) -> StatusQuery:
     find = pairs.get("find", "")
     if not FIND.fullmatch(find):
         rule = "up to 64 letters, digits, '.', '_' or '-'"
-        raise errors.BadPage(key="find", value=find[:80], rule=rule)
+        raise BadPage(key="find", value=find[:80], rule=rule)
     numbers = {}
     for key, most in (("page", PAGE_MAX), ("per", PER_MAX)):
         value = pairs.get(key)
@@ -80,7 +79,7 @@ def read_status_query(query: str) -> StatusQuery:
             continue
         if not COUNT.fullmatch(value) or int(value) > most:
             rule = f"a whole number from 1 to {most}"
-            raise errors.BadPage(key=key, value=value[:80], rule=rule)
+            raise BadPage(key=key, value=value[:80], rule=rule)
         numbers[key] = int(value)
     return StatusQuery(find=find, **numbers)
 
