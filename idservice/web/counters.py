@@ -21,7 +21,7 @@ from idservice.observability.status import STATES
 from idservice.stores.records import ACTIVE, LIMIT_DEFAULT, MOVED, SUSPENDED, Counter, Position
 from idservice.web.access import ControlAccess
 from idservice.web.ids import read_body
-from idservice.web.problems import json_answer
+from idservice.web.problems import BadPage, json_answer
 from idservice.web.request import COUNT, read_query
 from idservice.web.schemas import (
     CounterAnswer,
@@ -195,10 +195,10 @@ def read_list_query(query: str) -> tuple[int, str]:
     limit, after = pairs.get("limit", str(LIST_MAX)), pairs.get("after", "")
     if not COUNT.fullmatch(limit) or int(limit) > LIST_MAX:
         rule = f"a whole number from 1 to {LIST_MAX}"
-        raise errors.BadPage(key="limit", value=limit[:80], rule=rule)
+        raise BadPage(key="limit", value=limit[:80], rule=rule)
     if "after" in pairs and not NAME.fullmatch(after):
         rule = "the `next` of the page before"
-        raise errors.BadPage(key="after", value=after[:80], rule=rule)
+        raise BadPage(key="after", value=after[:80], rule=rule)
     return int(limit), after
 
 
