@@ -43,7 +43,7 @@ async def _entries(store: IdStore) -> tuple[list[Counter], list[Finding]]:
         unlisted = Finding(
             FAULT if not error.retryable else WARNING, "counters",
             f"the counters cannot be listed: {error.fields['why']}",
-            f"only {DEFAULT_COUNTER} is examined",
+            f"only {DEFAULT_COUNTER} is examined; allow it, or try again once the store answers",
         )  # fmt: skip
     try:
         entry = await store.entry(DEFAULT_COUNTER)

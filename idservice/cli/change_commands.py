@@ -119,7 +119,7 @@ async def fence(arguments: argparse.Namespace) -> int:
             if not arguments.all:
                 raise errors.Usage(
                     why=f"{str(replaced).rstrip('.')}. Until that is resolved, only all counters"
-                    " can be fenced together: idservice fence --all"
+                    " can be fenced together"
                 ) from replaced
         changer = _changer(arguments, store)
         if arguments.name is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from idservice import __version__, errors
-from idservice.core.limits import ID_MAX, NUMBER_MAX
+from idservice.core.limits import ID_MAX, NUMBER_MAX, SHARDS_MAX
 from idservice.server import loop, stop_signals
 from idservice.server import settings as config
 from idservice.server.exits import EXIT_OK, ending
@@ -52,9 +52,11 @@ def _add(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def _number(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
-    """Return a flag with a number in the range of ids."""
-    read = config.whole(0, ID_MAX)
+def _number(
+    flag: str, *, least: int = 0, most: int = ID_MAX, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    """Return a flag with a number, by default in the range of ids."""
+    read = config.whole(least, most)
 
     def parse(value: str) -> int:
         try:
@@ -82,7 +84,7 @@ COMMANDS = {
             _number("--limit", default=NUMBER_MAX, help="the highest id (default: 2^53 - 1)"),
             _add("--strict", action="store_true",
                  help="one order over all instances; a write per batch"),
-            _number("--shards", default=1, help=SHARDS),
+            _number("--shards", least=1, most=SHARDS_MAX, default=1, help=SHARDS),
             _add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table"),
             _add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item"),
             _add("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
@@ -130,7 +132,11 @@ COMMANDS = {
     "resume": Command("cli.change_commands:resume", "End a suspension.", CHANGE, (NAME, REASON)),
     "reshard": Command(
         "cli.change_commands:reshard", "Give a counter in use another number of shards.", CHANGE,
-        (NAME, _number("--shards", required=True, help=SHARDS), REASON),
+        (
+            NAME,
+            _number("--shards", least=1, most=SHARDS_MAX, required=True, help=SHARDS),
+            REASON,
+        ),
     ),
     "delete": Command(
         "cli.change_commands:delete", "Delete a counter; its ids are not used again.", CHANGE,

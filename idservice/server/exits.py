@@ -26,11 +26,22 @@ def ending(run: Callable[[], int]) -> int:
         return _fail(error, EXIT_FAILURE)
     except KeyboardInterrupt:
         return EXIT_FAILURE
-    except OSError as error:  # the output cannot be written
+    except OSError as error:
         if not isinstance(error, BrokenPipeError):
-            print(f"idservice: {error.strerror or error}", file=sys.stderr)
+            print(f"idservice: {_why(error)}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
+
+
+def _why(error: OSError) -> str:
+    """Return what failed and what to do: about a file if one is named, else about the output."""
+    why = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {why}. Check the path and its permissions."
+    return (
+        f"The output cannot be written: {why}. Send it to a place with room. What was done stays"
+        " done: ids that were taken and not printed are used up."
+    )
 
 
 def _open_standard_streams() -> None:

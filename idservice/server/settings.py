@@ -141,7 +141,7 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 
     def read(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text, re.ASCII):
-            raise ValueError("a number of seconds such as 30 or 0.5")
+            raise ValueError(f"from {least:g} to {most:g} seconds, in digits such as 30 or 0.5")
         if not least <= float(text) <= most:
             raise ValueError(f"from {least:g} to {most:g} seconds")
         return float(text)

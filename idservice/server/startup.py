@@ -54,7 +54,12 @@ def build_instance(
 
 def may_create(store: str | None, *, init: bool) -> bool:
     """Return True if a missing store may be created: if asked for, or if no store was named."""
-    return init or (store is None and not Path(STORE_DEFAULT.partition(":")[2]).exists())
+    if init or store is not None:
+        return init
+    try:
+        return not Path(STORE_DEFAULT.partition(":")[2]).exists()
+    except PermissionError:  # it may be there: opening it says what is not allowed
+        return False
 
 
 async def reach(store: IdStore, random: Random, *, create: bool, deadline: float) -> None:

@@ -7,12 +7,10 @@ import msgspec
 from idservice import errors
 from idservice.core.epoch import Layout, ordinal_of, sealed
 from idservice.core.limits import ID_MAX, NAME, NUMBER_MAX
+from idservice.core.limits import SHARDS_MAX as SHARDS_MAX
 
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX
-# A counter is created in one transaction, which on DynamoDB holds 100 writes: its entry, the
-# catalogue's revision and its shards. So many shards take more writes than a table does by default.
-SHARDS_MAX = 64
 DEFAULT_COUNTER = "default"
 VALUE = "next"  # the name of the first free index, wherever it is written
 

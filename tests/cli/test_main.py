@@ -1,5 +1,6 @@
 """The command line: what it prints, and the exit code of each way it can end."""
 
+import errno
 import json
 import os
 import re
@@ -88,6 +89,9 @@ def assert_refused(said: Said, code: int, *parts: str) -> None:
         (["create", "a", "--start", "1_0"], ["--start", "1_0"]),
         (["create", "a", "--limit", "9223372036854775807"], ["--limit"]),
         (["create", "a", "--shards", "x"], ["--shards", "x"]),
+        (["create", "a", "--shards", "65"], ["--shards is '65'", "from 1 to 64"]),
+        (["reshard", "a", "--shards", "0"], ["--shards is '0'", "from 1 to 64"]),
+        (["serve", "--runway", "1e9"], ["--runway is '1e9'", "from 1 to 86400 seconds"]),
         (["show", "a/b"], ["a/b"]),
         (["next", "a/b"], ["a/b"]),
         (["next", "--count", "0"], ["count", "'0'"]),
@@ -277,6 +281,37 @@ def test_a_store_in_a_folder_that_is_not_there_is_exit_3(run: Run) -> None:
     assert_refused(run("next", "--store", "sqlite:no/such/a.db"), 3, "no/such/a.db")
 
 
+def test_a_path_that_cannot_be_a_store_is_told_with_a_way_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are found: `init`, `next` and `doctor` said the words of a library."""
+    for name in ("init", "next"):
+        assert_refused(run(name, "--store", "sqlite:."), 3, ". is a folder", "name a file in it")
+    assert "file: . is a folder" in run("doctor", "--store", "sqlite:.").out
+    assert_refused(run("init", "--store", "sqlite:no/such/a.db"), 3, "no folder", "mkdir -p")
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    at = f"user {os.geteuid()} is not allowed to use idservice.db"
+    assert_refused(run("serve", "--listen", "127.0.0.1:0"), 3, at, f"`ls -ld {Path.cwd()}`")
+    assert at in run("doctor").out
+    monkeypatch.undo()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_without_room_tells_what_failed_and_what_became_of_the_ids(run: Run) -> None:
+    run("init")
+    command = [sys.executable, "-m", "idservice", "next"]
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert said.returncode == 1
+    assert "The output cannot be written: No space left on device. Send it to" in said.stderr
+    assert "not printed are used up" in said.stderr
+
+
 def test_a_locked_store_is_not_reported_as_a_lack_of_permissions(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +388,7 @@ def test_a_counter_in_use_is_given_another_number_of_shards(run: Run) -> None:
         "counter default: active, epoch 3, ids from "
     )
     assert "next_by_shard" not in json.loads(run("show", "default", "--json").out)
-    assert_refused(run("reshard", "default", "--shards", "65"), 1, "1 to 64")
+    assert_refused(run("reshard", "default", "--shards", "65"), 2, "1 to 64")
     assert_refused(run("reshard", "default"), 2, "--shards")
     run("create", "s", "--strict")
     assert_refused(run("reshard", "s", "--shards", "2"), 1, "strict")

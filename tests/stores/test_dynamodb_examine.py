@@ -193,6 +193,7 @@ async def test_a_store_that_cannot_be_reached_is_one_fault(monkeypatch: pytest.M
     async with store_at(server.url) as store:
         (silent,) = await store.examine(time.time, thorough=True)
         assert (silent.level, silent.about) == ("fault", "reach")
+        assert "Check that it runs" in silent.why
         assert await doctor.examine(store, time.time) == [silent], "the counters say nothing more"
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     async with store_at(server.url) as store:

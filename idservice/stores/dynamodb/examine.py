@@ -23,7 +23,10 @@ NEVER = {
     "ExpressionAttributeValues": {":never": {"S": "never: a try by doctor"}},
 }
 UNCHANGED = {"UpdateExpression": "SET #e = :never"}
-UNREACHABLE = "without it no ids are reserved; ids in memory last for one runway"
+UNREACHABLE = (
+    "without it no ids are reserved; ids in memory last for one runway. Check that it runs, the"
+    " region, the endpoint, the network and the role"
+)
 OURS = {items.KEY, VALUE, "mark", "rev", "epoch", "revision", "config", "state"}
 
 
@@ -188,7 +191,8 @@ class _Examination:
             if _error_name(error) == dynamo.DENIED:
                 return _not_allowed(operation, table, level, needed)
             if _error_name(error) != dynamo.CONDITION_FAILED:
-                return Finding(WARNING, "reach", str(error.fields["why"]), needed)
+                why = f"{needed}; try again, and if it stays so, check endpoint and network"
+                return Finding(WARNING, "reach", str(error.fields["why"]), why)
         return fine("permissions", operation)
 
     # --- items of other tables -------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from idservice import errors
-from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding
+from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding, refusal
 from idservice.stores.sqlite import file_identity, transactions
 from idservice.stores.sqlite.file_identity import NOT_OPENED, file_at
 
@@ -221,12 +221,27 @@ class FileConnection:
             return function(*arguments)
         except (sqlite3.Error, OSError) as error:
             self.disconnect()
-            busy = is_busy(error)
-            why = "check the path, its permissions (the folder must be writable too), and the disk"
-            if busy:
-                why = f"another process keeps it so; see which: fuser {shlex.quote(str(self.path))}"
-            why = f"{error}; {why}"
-            raise errors.StoreUnready(store=self.address, why=why, waiting_helps=busy) from error
+            fault = not_opened(self.path, error)
+            raise refusal(fault, self.address, waiting_helps=is_busy(error)) from error
+
+
+def not_opened(path: Path, error: Exception) -> Finding:
+    """Return the fault of a file that SQLite or the system refuses, with a way out."""
+    folder = path.absolute().parent
+    if is_busy(error):
+        why = "another process keeps it so; see which"
+        return Finding(FAULT, "file", str(error), why, shlex.join(["fuser", str(path)]))
+    if os.path.isdir(path):
+        run = shlex.join(["idservice", "init", "--store", f"sqlite:{path / 'idservice.db'}"])
+        return Finding(FAULT, "file", f"{path} is a folder", "name a file in it", run)
+    found, run = f"{path}: {error}", shlex.join(["ls", "-ld", str(folder), str(path)])
+    why = "check the path, its permissions (the folder must be writable too), and the disk"
+    if isinstance(error, PermissionError) or not os.access(folder, os.W_OK | os.X_OK):
+        found = f"user {os.geteuid()} is not allowed to use {path} or its folder"
+        run = shlex.join(["ls", "-ld", str(folder)])
+        if not os.path.exists(folder) and not isinstance(error, PermissionError):
+            found, run = f"there is no folder {folder}", shlex.join(["mkdir", "-p", str(folder)])
+    return Finding(FAULT, "file", found, why, run)
 
 
 def replaced(address: str) -> Finding:

@@ -1,5 +1,6 @@
 """An examination of an SQLite store: its file, folder and disk, and what SQLite reports."""
 
+import errno
 import os
 import shlex
 import shutil
@@ -39,6 +40,8 @@ OVERLAY = "overlay"
 
 def check_place(path: Path) -> Iterator[Finding]:
     """Yield what `serve` refuses of the file before it is opened."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not path.exists() or path.stat().st_size == 0:
         yield Finding(
             FAULT, "file", f"{path} is missing or empty",

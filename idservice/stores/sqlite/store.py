@@ -13,7 +13,7 @@ from idservice.stores.findings import FAULT, Clock, Finding, refusal
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
 from idservice.stores.sqlite import examine, transactions
-from idservice.stores.sqlite.connection import FileConnection, replaced
+from idservice.stores.sqlite.connection import FileConnection, not_opened, replaced
 
 SCHEMA = 1
 
@@ -225,7 +225,7 @@ class SQLiteStore:
                 found += self._check_inside(thorough=thorough)
         except (sqlite3.Error, OSError) as error:
             self._connection.disconnect()
-            found.append(Finding(FAULT, "file", str(error), "the file cannot be used as it is"))
+            found.append(not_opened(self.path, error))
         return found
 
 
