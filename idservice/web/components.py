@@ -9,7 +9,7 @@ import msgspec
 from idservice import errors
 from idservice.observability.status_records import Status
 from idservice.stores.records import LIMIT_DEFAULT, LIMIT_MAX
-from idservice.web import schemas
+from idservice.web import problems, schemas
 from idservice.web.problems import Problem
 
 Schema = dict[str, Any]
@@ -65,7 +65,7 @@ def codes() -> tuple[str, ...]:
     """Return the codes of all errors that an answer may carry."""
     answered = {errors.IdserviceError.code, *OTHER_CODES}
     for kind in _below(errors.RequestRefused, errors.Unavailable):
-        if kind.__module__ == errors.__name__:
+        if kind.__module__ in (errors.__name__, problems.__name__):
             answered.add(kind.code)
     return tuple(sorted(answered))
 
