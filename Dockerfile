@@ -1,3 +1,5 @@
+# By its tag, so that a build takes the security fixes of its base. A release names the digest of that moment, see
+# .github/workflows/release.yml.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build

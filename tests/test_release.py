@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -58,6 +59,33 @@ def test_the_image_says_of_itself_what_the_package_says() -> None:
         "licenses": PROJECT["license"],
         "base.name": "${PYTHON_IMAGE}",
     }
+
+
+RELEASE = ROOT / ".github/workflows/release.yml"
+
+
+@pytest.mark.skipif(not RELEASE.exists(), reason="a source distribution has no workflows")
+def test_the_workflow_releases_everything_signed_and_only_after_the_tests() -> None:
+    """`make check` reads its grammar; here is what it brings out."""
+    jobs = yaml.safe_load(RELEASE.read_text())["jobs"]
+    tests = jobs.pop("test")["steps"]
+    steps = {name: str(job["steps"]) for name, job in jobs.items()}
+    assert {job["needs"] for job in jobs.values()} == {"test"}
+    assert {"make check PYTHON=python", "make test PYTHON=python"} <= {
+        step.get("run") for step in tests
+    }
+    for made in ("make dist sbom", "helm package deploy/helm/idservice", "helm push"):
+        assert made in steps["packages"]
+    for said in ("--platform linux/amd64,linux/arm64", "--provenance mode=max", "--sbom true"):
+        assert said in steps["image"]
+    for name in jobs:
+        assert "actions/attest-build-provenance@" in steps[name]
+    (check,) = [step["run"] for step in tests if "GITHUB_REF_NAME" in step.get("run", "")]
+    for tag, code in ((f"v{__version__}", 0), ("v9.9.9", 1)):
+        ran = subprocess.run(
+            ["bash", "-c", check], cwd=ROOT, env=os.environ | {"GITHUB_REF_NAME": tag}, check=False
+        )
+        assert ran.returncode == code
 
 
 def faults(changelog: str, version: str) -> Iterator[str]:

@@ -20,6 +20,16 @@ resource "aws_dynamodb_table" "counters" {
     enabled = true
   }
 
+  dynamic "server_side_encryption" {
+    for_each = var.kms_key_arn[*]
+    content {
+      enabled     = true
+      kms_key_arn = server_side_encryption.value
+    }
+  }
+
+  tags = var.tags
+
   lifecycle {
     prevent_destroy = true # a table that is lost repeats every id
   }
@@ -34,7 +44,22 @@ locals {
     "Null"                    = { "dynamodb:LeadingKeys" = "false" }
   }
 
+  # DynamoDB opens the table's key in the name of the role that asks it. The policy of the key must allow that too.
+  key = [for key in var.kms_key_arn[*] : {
+    Sid      = "Key"
+    Effect   = "Allow"
+    Action   = ["kms:Decrypt"]
+    Resource = key
+    Condition = {
+      StringEquals = {
+        "kms:ViaService" = "dynamodb.${local.region}.${data.aws_partition.here.dns_suffix}"
+      }
+    }
+  }]
+  region = split(":", local.table)[3]
+
   serve = concat(
+    local.key,
     [
       {
         Sid      = "Table"
@@ -100,18 +125,21 @@ locals {
 resource "aws_iam_policy" "serve" {
   name        = "${var.serve_role_name}-serve"
   description = "What idservice does while it serves ids"
+  tags        = var.tags
   policy      = jsonencode({ Version = "2012-10-17", Statement = local.serve })
 }
 
 resource "aws_iam_policy" "operate" {
   name        = "${var.operate_role_name}-operate"
   description = "What the commands of idservice do, beyond what serving does"
+  tags        = var.tags
   policy      = jsonencode({ Version = "2012-10-17", Statement = local.operate })
 }
 
 resource "aws_iam_role" "serve" {
   name        = var.serve_role_name
   description = "idservice, serving ids"
+  tags        = var.tags
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
@@ -125,6 +153,7 @@ resource "aws_iam_role" "serve" {
 resource "aws_iam_role" "operate" {
   name        = var.operate_role_name
   description = "The commands of idservice, for principals of this account that may take the role"
+  tags        = var.tags
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{

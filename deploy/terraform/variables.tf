@@ -26,6 +26,18 @@ variable "served_by" {
   }
 }
 
+variable "kms_key_arn" {
+  description = "A key of your own for the table, in the same region. Without: the key that AWS owns."
+  type        = string
+  default     = null
+}
+
+variable "tags" {
+  description = "The tags of the table, the roles and their policies."
+  type        = map(string)
+  default     = { application = "idservice" }
+}
+
 variable "adopted" {
   description = "The table of a counter that is to be adopted, and the value of its item's partition key."
   type        = object({ table_arn = string, key = string })

@@ -31,7 +31,9 @@ GROUPS: dict[str, dict[str, str]] = {  # by group and version: each kind and its
     "batch/v1": {"Job": "jobs"},
     "networking.k8s.io/v1": {"NetworkPolicy": "networkpolicies"},
     "policy/v1": {"PodDisruptionBudget": "poddisruptionbudgets"},
-    "monitoring.coreos.com/v1": {"ServiceMonitor": "servicemonitors"},
+    "monitoring.coreos.com/v1": {
+        "PrometheusRule": "prometheusrules", "ServiceMonitor": "servicemonitors",
+    },
 }  # fmt: skip
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
@@ -118,6 +120,8 @@ def _finished(body: Object) -> Object:
     if body["kind"] == "Deployment":
         ready = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
         return {"observedGeneration": 1, **dict.fromkeys(ready, count)}
+    if body["kind"] == "Pod":
+        return {"phase": "Succeeded"}
     if body["kind"] == "Job":
         return {"succeeded": 1, "conditions": [{"type": "Complete", "status": "True"}]}
     return {}

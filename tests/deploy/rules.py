@@ -36,6 +36,11 @@ def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
     return [each for each in objects if each["kind"] in kinds]
 
 
+def is_hook(each: Object) -> bool:
+    """Whether helm runs it by itself, apart from the service."""
+    return "helm.sh/hook" in each["metadata"].get("annotations", {})
+
+
 def containers(pod: Object) -> list[Object]:
     """All containers of a pod."""
     return [*pod.get("initContainers", []), *pod["containers"]]
@@ -202,7 +207,7 @@ def _socket(pod: Object, container: Object, path: PurePosixPath) -> Iterator[str
 
 
 def _of_selectors(objects: list[Object]) -> Iterator[str]:
-    pods = [each["spec"]["template"] for each in of_kind(objects, *WORKLOADS)]
+    pods = [each["spec"]["template"] for each in of_kind(objects, *WORKLOADS) if not is_hook(each)]
     for each in objects:
         kind, spec = each["kind"], each.get("spec", {})
         if kind == "Service":

@@ -11,7 +11,10 @@ kubernetes_validate = needed("kubernetes_validate")
 utils = needed("kubernetes_validate.utils")
 
 OLDEST, NEWEST = "1.29", utils.latest_version()
-ELSEWHERE = {"ServiceMonitor"}  # Prometheus' own, of which there is no schema here
+ELSEWHERE = {
+    "ServiceMonitor",
+    "PrometheusRule",
+}  # Prometheus' own: no schema here
 
 utils.schema_contents = functools.cache(utils.schema_contents)  # else megabytes for each object
 

@@ -13,9 +13,9 @@ from idservice.server.settings import SERVE
 from idservice.stores.address import DynamoAddress
 
 from .conftest import DEPLOY, Command, Documents, Failed, documents
-from .rules import complaints, environment, of_kind, ours
+from .rules import complaints, environment, mounts, of_kind, ours
 from .schemas import NEWEST, OLDEST, invalid
-from .told import told
+from .told import misspoken, told
 
 pytestmark = pytest.mark.needs_deployers
 
@@ -24,6 +24,13 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DYNAMODB = {"kind": "dynamodb", "dynamodb": {"table": "counters", "region": "eu-central-1"}}
 CHAINED = {"kind": "chained", "chained": {"url": "http://central:8080"}}
 ROLE = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/ids"}
+BESIDE = {
+    "name": "proxy", "image": "proxy:1", "resources": {"limits": {"memory": "64Mi"}},
+    "securityContext": {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    },
+}  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "sqlite": {"store": {"sqlite": {"size": "2Gi", "storageClass": "ssd"}}, "replicas": 1},
@@ -39,7 +46,25 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "chained": {"store": CHAINED, "serviceAccount": {"create": False}},
     "workers": {"store": DYNAMODB, "workers": 4},
-    "monitoring": {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "monitoring": {
+        "monitoring": {
+            "enabled": True, "labels": {"release": "prometheus"}, "rules": True, "dashboard": True,
+            "runbook": "https://wiki.example/ids",
+        },
+    },
+    "created by a job": {
+        "store": {**DYNAMODB, "initJob": {"enabled": True, "serviceAccount": "operator"}},
+        "environmentFrom": [{"secretRef": {"name": "aws"}}],
+    },
+    "created by a job, sqlite": {
+        "store": {"sqlite": {"existingClaim": "ids"}, "initJob": {"enabled": True}},
+    },
+    "more in the pod": {
+        "extraInitContainers": [{**BESIDE, "name": "before"}],
+        "extraContainers": [BESIDE],
+        "extraVolumes": [{"name": "certificate", "secret": {"secretName": "certificate"}}],
+        "extraVolumeMounts": [{"name": "certificate", "mountPath": "/etc/certificate"}],
+    },
     "bare": {"networkPolicy": {"enabled": False}, "disruptionBudget": {"enabled": False}},
     "all else": {
         "store": DYNAMODB,
@@ -189,6 +214,75 @@ def test_the_monitor_finds_the_service_and_its_metrics(render: Render) -> None:
     assert not of_kind(render({}), "ServiceMonitor")
 
 
+def test_the_rules_and_the_dashboard_are_those_of_the_folder_beside(render: Render) -> None:
+    for name, original in (
+        ("rules.yml", "rules.yml"),
+        ("dashboard.json", "grafana/dashboards/idservice.json"),
+    ):
+        copy = (CHART / "files" / name).read_text()
+        assert copy == (DEPLOY / "monitoring" / original).read_text(), f"copy it to {name}"
+    found = render(SHAPES["monitoring"])
+    (rule,), (dashboard,) = of_kind(found, "PrometheusRule"), of_kind(found, "ConfigMap")
+    wanted = (CHART / "files" / "rules.yml").read_text()
+    base = "https://git.example/idservice/blob/main/deploy/README.md"
+    assert wanted.count(base) == wanted.count("- alert:") > 5
+    assert rule["spec"] == yaml.safe_load(wanted.replace(base, "https://wiki.example/ids"))
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    shown = json.loads(dashboard["data"]["idservice.json"])
+    assert shown == json.loads((CHART / "files" / "dashboard.json").read_text())
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert not of_kind(render({}), "PrometheusRule", "ConfigMap")
+
+
+def test_helm_test_waits_for_the_service_by_its_name_and_uses_up_no_id(render: Render) -> None:
+    found = render({})
+    (pod,), (service,) = of_kind(found, "Pod"), of_kind(found, "Service")
+    (container,) = pod["spec"]["containers"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert misspoken(["idservice", *container["args"]]) == []
+    assert container["args"][0] == "wait"
+    assert f"http://{service['metadata']['name']}:8080" in container["args"]
+    assert not service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("shape", ["created by a job", "created by a job, sqlite"])
+def test_a_job_creates_the_store_before_an_installation_only(render: Render, shape: str) -> None:
+    found = render(SHAPES[shape])
+    (job,), (service,) = of_kind(found, "Job"), of_kind(found, "Service")
+    pod = job["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install"
+    assert container["args"] == ["init"]
+    store = environment(container_of(found))["IDSERVICE_STORE"]
+    assert environment(container) == {"IDSERVICE_STORE": store}
+    assert not service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert pod["spec"]["serviceAccountName"] == ("default" if "sqlite" in shape else "operator")
+    assert not of_kind(render({}), "Job")
+
+
+def test_a_pod_is_spread_over_zones_and_nodes_or_as_it_was_said(render: Render) -> None:
+    def spread(values: dict[str, Any]) -> list[Any]:
+        (deployment,) = of_kind(render(values), "Deployment")
+        found: list[Any] = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        return found
+
+    keys = [each["topologyKey"] for each in spread(SHAPES["dynamodb"])]
+    assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    own = [{"topologyKey": "rack", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}]
+    assert spread({**SHAPES["dynamodb"], "topologySpreadConstraints": own}) == own
+
+
+def test_more_containers_and_volumes_stand_beside_ours(render: Render) -> None:
+    found = render(SHAPES["more in the pod"])
+    (deployment,) = of_kind(found, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert [each["name"] for each in pod["containers"]] == ["idservice", "proxy"]
+    assert [each["name"] for each in pod["initContainers"]] == ["before"]
+    assert set(mounts(pod, container_of(found))) == {"/var/lib/idservice", "/etc/certificate"}
+    job = container_of(render(SHAPES["created by a job"]))
+    assert job["envFrom"] == [{"secretRef": {"name": "aws"}}]
+
+
 def test_settings_reach_the_server_as_they_were_written(render: Render) -> None:
     values = told(environment(container_of(render(SHAPES["all else"])))).values
     assert (values["runway"], values["wait"], values["drain"]) == (60, 0.5, 8)
@@ -243,6 +337,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"store": {"kind": "dynamodb"}}, "/store/dynamodb/table"),
     ({"store": {"kind": "chained"}}, "/store/chained/url"),
     ({"store": {**CHAINED, "init": True}}, "/store/init"),
+    ({"store": {**CHAINED, "initJob": {"enabled": True}}}, "/store/kind"),
+    ({"store": {**DYNAMODB, "init": True, "initJob": {"enabled": True}}}, "/store/init"),
+    ({"store": {"initJob": {"enabled": True}}}, "/store/sqlite/existingClaim"),
     ({"store": {"kind": "chained", "chained": {"url": "central:8080"}}}, "/store/chained/url"),
     ({"store": {"sqlite": {"size": "large"}}}, "/store/sqlite/size"),
     ({"image": {"digest": "abc"}}, "/image/digest"),

@@ -94,6 +94,10 @@ def test_helm(follow: Follow) -> None:
     assert "registry.example/idservice:0.1.1" in str(state.of_kind("Deployment"))
     assert names(state, "Deployment") == {"idservice", "ids-idservice", "borrowing-idservice"}
     assert names(state, "ServiceMonitor") == {"ids-idservice"}
+    assert names(state, "PrometheusRule") == {"ids-idservice"}
+    assert names(state, "ConfigMap") == {"ids-idservice-dashboard"}
+    assert re.search(r"TEST SUITE: +idservice-test\n", said)
+    assert re.search(r"Phase: +Succeeded\n", said)
     assert names(state, "PersistentVolumeClaim") == {"idservice"}
     assert not state.refused
     assert "IDSERVICE_INIT" not in str(state.of_kind("Deployment"))

@@ -74,6 +74,25 @@ def test_the_table_is_protected_and_can_be_recovered(table: Table) -> None:
     assert table.put_out["Store"] == f"dynamodb:{table.name}?region={engines.REGION}"
 
 
+def test_a_key_of_your_own_is_the_tables_and_both_roles_may_use_it(moto_url: str) -> None:
+    account, name = Account(moto_url), f"counters-{uuid.uuid4().hex}"
+    key = f"arn:aws:kms:{engines.REGION}:123456789012:key/{uuid.uuid4()}"
+    roles = {"ServeRoleName": f"{name}-s", "OperateRoleName": f"{name}-o"}
+    with stack(account, name, "table.yaml", name, KmsKeyArn=key, **roles):
+        dynamodb = account.client("dynamodb")
+        made = dynamodb.describe_table(TableName=name)["Table"]
+        tags = dynamodb.list_tags_of_resource(ResourceArn=made["TableArn"])["Tags"]
+        for role in roles.values():
+            (use,) = [each for each in account.statements(role) if each["Sid"] == "Key"]
+            assert (use["Action"], use["Resource"]) == (["kms:Decrypt"], key)
+            (via,) = use["Condition"]["StringEquals"].values()
+            assert via.startswith(f"dynamodb.{engines.REGION}.amazonaws.")
+    # Moto leaves out what a stack says of encryption. cfn-lint has read it.
+    said = (TEMPLATES / "table.yaml").read_text()
+    assert "- {SSEEnabled: true, SSEType: KMS, KMSMasterKeyId: !Ref KmsKeyArn}" in said
+    assert {"Key": "application", "Value": "idservice"} in tags
+
+
 def test_the_roles_are_for_those_who_serve_and_for_people_of_the_account(table: Table) -> None:
     iam = table.account.client("iam")
     principals = {}

@@ -80,7 +80,7 @@ def test_it_is_formatted_and_valid(terraform: Terraform) -> None:
 def test_its_own_tests_pass(terraform: Terraform) -> None:
     tested = terraform("test")
     assert tested.returncode == 0, tested.stdout
-    assert "4 passed, 0 failed" in tested.stdout
+    assert "5 passed, 0 failed" in tested.stdout
 
 
 def test_the_run_book_applies_it_and_it_is_what_cloudformation_makes(

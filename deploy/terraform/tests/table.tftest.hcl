@@ -12,7 +12,7 @@ mock_provider "aws" {
     defaults = { account_id = "123456789012" }
   }
   mock_data "aws_partition" {
-    defaults = { partition = "aws" }
+    defaults = { partition = "aws", dns_suffix = "amazonaws.com" }
   }
 }
 
@@ -75,4 +75,32 @@ run "a_principal_that_cannot_be_meant" {
     served_by = "lambda.amazonaws.com"
   }
   expect_failures = [var.served_by]
+}
+
+run "a_key_of_your_own_and_tags" {
+  command = plan
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+    tags        = { team = "orders" }
+  }
+  assert {
+    condition     = aws_dynamodb_table.counters.server_side_encryption[0].kms_key_arn == var.kms_key_arn
+    error_message = "The table does not have the key."
+  }
+  assert {
+    condition = [
+      for each in jsondecode(aws_iam_policy.serve.policy).Statement :
+      [each.Action, each.Resource, each.Condition.StringEquals["kms:ViaService"]] if each.Sid == "Key"
+    ] == [[["kms:Decrypt"], var.kms_key_arn, "dynamodb.eu-west-1.amazonaws.com"]]
+    error_message = "Serving may not use the key, or may use it for something else."
+  }
+  assert {
+    condition = alltrue([
+      for tags in [
+        aws_dynamodb_table.counters.tags, aws_iam_role.serve.tags, aws_iam_role.operate.tags,
+        aws_iam_policy.serve.tags, aws_iam_policy.operate.tags,
+      ] : tags == tomap(var.tags)
+    ])
+    error_message = "Something has other tags."
+  }
 }

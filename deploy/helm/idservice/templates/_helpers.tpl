@@ -71,3 +71,18 @@ dynamodb:{{ .dynamodb.table }}{{ if $more }}?{{ join "&" $more }}{{ end }}
 {{- . -}}
 {{- end -}}
 {{- end -}}
+
+{{/* The user of every pod, and what none of its containers may do. */}}
+{{- define "idservice.user" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "idservice.confined" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
