@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
+from tests import engines
 from tests.processes import environment
 
 SERVICES = ("cloudformation", "dynamodb", "ecs", "iam", "logs")  # that the run-book asks
@@ -39,17 +39,8 @@ with socket.socket(socket.AF_UNIX) as there:
 def aws() -> Callable[[], object]:
     """The AWS command line, with what it reads of each service."""
     from awscli import clidriver
-    from botocore.loaders import JSONFileLoader
 
-    known: dict[str, Any] = {}
-    load = JSONFileLoader.load_file
-
-    def load_once(self: JSONFileLoader, path: str) -> Any:
-        if path not in known:
-            known[path] = load(self, path)
-        return known[path]
-
-    JSONFileLoader.load_file = load_once  # type: ignore[method-assign]
+    engines.read_models_once()
     session = clidriver.create_clidriver().session
     for each in SERVICES:
         session.create_client(each, region_name=REGION)

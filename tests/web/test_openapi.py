@@ -265,7 +265,7 @@ def fuzzer(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.mark.process
 @pytest.mark.xdist_group("fuzzer")
-@pytest.mark.parametrize("accept", ["*/*", "application/json"])
+@pytest.mark.parametrize(("lane", "accept"), [(True, "*/*"), (False, "application/json")])
 async def test_a_fuzzer_that_reads_the_document_finds_no_contradiction(
     serving: Serving,
     accept: str,
@@ -273,6 +273,8 @@ async def test_a_fuzzer_that_reads_the_document_finds_no_contradiction(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Each way to answer and each wish once: `fast_lane/test_alike.py` compares the two ways."""
+
     async def at_once(*_: object) -> None:
         """Else ids go down only after a minute, or two runways."""
 
