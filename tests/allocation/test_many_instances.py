@@ -13,6 +13,7 @@ import pytest
 from tests import engines
 from tests.hammer import Report, hammer
 from tests.processes import command, environment
+from tests.stores.backends import ENGINE
 
 pytestmark = [pytest.mark.process]
 
@@ -21,14 +22,9 @@ PAUSE_S = 0.5  # between faults
 OLD_S = 0.01  # between requests to the old endpoint
 
 
-@pytest.fixture(params=[pytest.param("dynoxide", marks=pytest.mark.needs_engine)])
+@pytest.fixture(params=[ENGINE])
 def url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(f"{request.param}_url"))
-
-
-both_engines = pytest.mark.parametrize(
-    "url", ["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)], indirect=True
-)
 
 
 @pytest.fixture
@@ -52,7 +48,6 @@ def assert_unique(report: Report) -> None:
     assert set(report.statuses) <= {200, 503}, str(report)
 
 
-@both_engines
 async def test_instances_on_one_table_never_repeat_an_id(store: str, tmp_path: Path) -> None:
     report = await hammer(
         tmp_path, store, env=environment(engines.ENVIRONMENT), faults=FAULTS, pause=PAUSE_S

@@ -1,11 +1,14 @@
 """The stores under contract, each with the means to change its data behind its back."""
 
+import os
 import sqlite3
 import uuid
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol, Self
+
+import pytest
 
 from idservice.catalogue.counters import new_counter
 from idservice.client.address import ServiceAddress
@@ -18,6 +21,10 @@ from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from tests import engines, served
 from tests.simulation.store import SimStore, Table
+
+ENGINES = ["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)]
+# For long ways through writes that are seen on both elsewhere: the faster one, where it is there.
+ENGINE = ENGINES[0 if engines.why_no_dynoxide() and os.environ.get("CI") != "true" else 1]
 
 
 class Backend(Protocol):
@@ -202,3 +209,10 @@ def moto(url: str) -> Dynamo:
 def dynoxide(url: str) -> Dynamo:
     """Judges every value as DynamoDB does."""
     return Dynamo(url)
+
+
+def of_engine(request: pytest.FixtureRequest) -> Dynamo:
+    """A table on the engine that a test is run with."""
+    if request.param == "moto":
+        return moto(request.getfixturevalue("moto_url"))
+    return dynoxide(request.getfixturevalue("dynoxide_url"))

@@ -9,14 +9,9 @@ import pytest
 from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import CatalogueStore
 from tests.stores import backends
-from tests.stores.backends import Backend
+from tests.stores.backends import ENGINES, Backend
 
-KINDS = [
-    "simulated",
-    "sqlite",
-    "moto",
-    pytest.param("dynoxide", marks=pytest.mark.needs_engine),
-]
+KINDS = ["simulated", "sqlite", *ENGINES]
 
 
 @pytest.fixture(params=KINDS)
@@ -31,12 +26,10 @@ def made_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
             return backends.Simulated()
         case "sqlite":
             return backends.SQLite(tmp_path)
-        case "moto":
-            return backends.moto(request.getfixturevalue("moto_url"))
         case "chained":
             return backends.Chained()
         case _:
-            return backends.dynoxide(request.getfixturevalue("dynoxide_url"))
+            return backends.of_engine(request)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from idservice.stores.dynamodb import table as dynamodb_table
 from idservice.stores.dynamodb.client import DynamoClient
 from idservice.stores.records import Adopted, Counter, Position
 from tests.engines import attribute, by_hand
-from tests.stores import answers, backends
-from tests.stores.backends import Dynamo
+from tests.stores import answers
+from tests.stores.backends import ENGINES, Dynamo, of_engine
 
 random = Random()
 
@@ -80,10 +80,9 @@ KEYS: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.fixture(params=["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)])
+@pytest.fixture(params=ENGINES)
 def backend(request: pytest.FixtureRequest) -> Dynamo:
-    url = request.getfixturevalue(f"{request.param}_url")
-    return getattr(backends, request.param)(url)  # type: ignore[no-any-return]
+    return of_engine(request)
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.records import Counter
 from tests.engines import by_hand, recreate
-from tests.stores.backends import Dynamo
+from tests.stores.backends import ENGINE, Dynamo, of_engine
 from tests.stores.test_dynamodb_adopt import (
     Legacy,
-    backend,
     client,
     ids_of,
     legacy,
@@ -27,7 +26,12 @@ from tests.stores.test_dynamodb_adopt import (
     wanted,
 )
 
-__all__ = ["backend", "client", "legacy", "store"]  # fixtures, used by name
+__all__ = ["client", "legacy", "store"]  # fixtures, used by name
+
+
+@pytest.fixture(params=[ENGINE])
+def backend(request: pytest.FixtureRequest) -> Dynamo:
+    return of_engine(request)
 
 
 async def change(store: DynamoStore, name: str, wanted: Change) -> Counter:

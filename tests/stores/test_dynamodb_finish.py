@@ -29,13 +29,18 @@ from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb.client import DynamoClient
 from idservice.stores.records import Counter, Grant, Position
 from tests.engines import by_hand
-from tests.stores.backends import Dynamo
-from tests.stores.test_dynamodb_adopt import KEYS, Legacy, backend, client, ids_of, legacy, wanted
+from tests.stores.backends import ENGINE, Dynamo, of_engine
+from tests.stores.test_dynamodb_adopt import KEYS, Legacy, client, ids_of, legacy, wanted
 
-__all__ = ["backend", "client", "legacy"]  # fixtures, used by name
+__all__ = ["client", "legacy"]  # fixtures, used by name
 
 random = Random()
 FINISH = FinishAdoption()
+
+
+@pytest.fixture(params=[ENGINE])
+def backend(request: pytest.FixtureRequest) -> Dynamo:
+    return of_engine(request)
 
 
 @pytest.fixture

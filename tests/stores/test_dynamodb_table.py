@@ -20,7 +20,7 @@ from tests import engines
 from tests.engines import REGION, by_hand
 from tests.stores import answers, backends
 from tests.stores.answers import Answer, error, page, serving, success
-from tests.stores.backends import Dynamo
+from tests.stores.backends import ENGINES, Dynamo, of_engine
 
 random = Random()
 KEY = [{"AttributeName": "pk", "KeyType": "HASH"}]
@@ -34,10 +34,9 @@ ACTIVE = {
 }
 
 
-@pytest.fixture(params=["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)])
+@pytest.fixture(params=ENGINES)
 def backend(request: pytest.FixtureRequest) -> Dynamo:
-    url = request.getfixturevalue(f"{request.param}_url")
-    return getattr(backends, request.param)(url)  # type: ignore[no-any-return]
+    return of_engine(request)
 
 
 @pytest.fixture

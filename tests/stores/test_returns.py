@@ -19,11 +19,10 @@ from idservice.stores.sqlite.store import SQLiteStore
 from tests.engines import by_hand
 from tests.stores import backends
 from tests.stores.answers import error, serving, success
-from tests.stores.backends import Backend, Dynamo
+from tests.stores.backends import ENGINES, Backend, Dynamo
 from tests.stores.test_dynamodb import COUNTER, item, store_at
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy, wanted
 
-ENGINES = ["moto", pytest.param("dynoxide", marks=pytest.mark.needs_engine)]
 random = Random()
 
 

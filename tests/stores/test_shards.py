@@ -16,9 +16,10 @@ from idservice.catalogue.counters import new_counter, positions_of
 from idservice.core.epoch import sealed
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import SHARDS_MAX, Counter, Grant, Position
-from tests.stores.backends import Backend
+from tests.stores.backends import ENGINE, Backend
 
 random = Random()
+one_engine = pytest.mark.parametrize("backend", ["simulated", "sqlite", ENGINE], indirect=True)
 
 
 async def made(store: CatalogueStore, shards: int, **settings: Any) -> Counter:
@@ -55,6 +56,7 @@ async def test_a_counter_is_created_with_all_of_its_shards(
     assert await other.shard_state(counter, 5) is None
 
 
+@one_engine
 async def test_as_many_shards_as_there_may_be_are_created_and_changed(
     store: CatalogueStore,
 ) -> None:
@@ -162,6 +164,7 @@ async def test_ids_of_another_shard_are_not_given_back_to_this_one(store: Catalo
 # --- reshard --------------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_more_and_fewer_shards_go_on_above_every_id(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -238,6 +241,7 @@ async def test_a_deleted_name_comes_again_with_another_number_of_shards(
         assert min(await ids(store, again, shard, 2)) > highest
 
 
+@one_engine
 async def test_operators_who_reshard_at_once_each_get_their_change_done(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
