@@ -142,9 +142,9 @@ def described(
 
     With the positions of its shards, `next` is the lowest id that is not reserved, `next_by_shard`
     that of each of several shards, and `returned` counts ids that were given back and not claimed.
-    The state is then `suspect` if a position has another epoch for no known reason, so that the
-    store grants no ids. `change` is a change under way; `home` is the item that the counter was
-    adopted from, once that is finished.
+    The state is then `exhausted` if every shard is at its limit, and `suspect` if a position has
+    another epoch for no known reason: the store grants no ids. `change` is a change under way;
+    `home` is the item that the counter was adopted from, once that is finished.
     """
     body: dict[str, object] = {
         "counter": counter.name,
@@ -167,6 +167,10 @@ def described(
         returned = sum(len(ids) for each in positions for ids in each.returned)
         if in_use and returned:
             body["returned"] = returned
+        elif in_use and all(
+            each.next >= counter.layout(shard).end for shard, each in enumerate(positions)
+        ):
+            body["state"] = "exhausted"
         if in_use and any(each.epoch != counter.epoch for each in positions):
             body["state"] = "suspect"
     if counter.move is not None:

@@ -23,6 +23,7 @@ SHARDS = (
     "positions that are reserved from side by side, 1 (the default) to 64: more than one is for a"
     " table whose item is too hot, and ids then rise only within each"
 )
+COUNTERS = "List the counters: state, position, used share of the limit, shards, runway."
 SHOW = "Show a counter, as it is in the store or as a running service reports it."
 TOP = "Show a running service and its counters; problems first. Ctrl-C ends it."
 BENCH = (
@@ -92,7 +93,7 @@ COMMANDS = {
                  help="the value that its endpoint answers: before the increment, or after it"),
         ),
     ),
-    "counters": Command("cli.store_commands:counters", "List the counters.", STORE, (JSON,)),
+    "counters": Command("cli.store_commands:counters", COUNTERS, STORE, (JSON,)),
     "show": Command("cli.store_commands:show", SHOW, (config.STORE, config.URL), (NAME, JSON)),
     "next": Command(
         "cli.store_commands:next_ids", "Print the next id, or several, one per line.",

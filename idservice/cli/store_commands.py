@@ -12,8 +12,9 @@ import re
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from random import SystemRandom
 from typing import Any
 
@@ -23,13 +24,13 @@ from idservice import errors
 from idservice.allocation import direct
 from idservice.catalogue import doctor as catalogue_doctor
 from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
-from idservice.cli import http_get
+from idservice.cli import counter_table, http_get
 from idservice.server import settings
 from idservice.stores import initialise, open_store
+from idservice.stores.at_once import for_each
 from idservice.stores.findings import LEVELS, Finding
 from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import (
-    ACTIVE,
     DEFAULT_COUNTER,
     DELETED,
     MOVED,
@@ -108,28 +109,25 @@ async def _locate(arguments: argparse.Namespace, store: IdStore) -> tuple[Adopte
 
 
 async def counters(arguments: argparse.Namespace) -> None:
-    """List the counters."""
-    async with opened(arguments) as store:
+    """List the counters, with their positions."""
+    async with opened(arguments, bounded=False) as store:
         found = [one for one in await store.counters() if one.state != DELETED]
-    rows = [described(counter, settings.RUNWAY.default) for counter in found]
-    if sys.stdout.isatty() and not arguments.json:
-        _print_table(rows)
+        found.sort(key=lambda counter: counter_table.in_natural_order(counter.name))
+        rows = await for_each(found, partial(_described, store))
+    if not arguments.json:
+        counter_table.print_table(rows)
         return
     for row in rows:
-        print(_json(row) if arguments.json else row["counter"])
+        print(_json(row))
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the configuration of counters as a table, for a terminal."""
-    from rich.console import Console  # slow to load: for a terminal only
-    from rich.table import Table
-
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(*(column.upper() for column in columns), box=None, header_style="bold")
-    for row in rows:
-        style = None if row["state"] == ACTIVE else "yellow"
-        table.add_row(*(str(row.get(column, "–")) for column in columns), style=style)
-    Console(highlight=False).print(table)
+async def _described(store: IdStore, counter: Counter) -> dict[str, object]:
+    """Return a counter as `show` does; a position that grants nothing hides no other counter."""
+    try:
+        positions = await positions_of(store, counter)
+    except (errors.PositionMissing, errors.PositionIllFormed):
+        return {**described(counter, settings.RUNWAY.default), "state": "suspect"}
+    return described(counter, settings.RUNWAY.default, positions)
 
 
 def show(arguments: argparse.Namespace) -> Any:
@@ -149,7 +147,7 @@ def show(arguments: argparse.Namespace) -> Any:
     except (ValueError, KeyError, TypeError, AttributeError):
         why = f"{body[:80]!r} is not a counter as idservice shows it"
         raise http_get.NoAnswer(url=arguments.url, why=why) from None
-    _print_row(row)
+    counter_table.print_row(row)
     print(f"{'gaps:':10} {sum(ids for ids, _ in causes.values())} since this service started")
     for cause, (ids, why) in causes.items():
         print(f"  {cause:10} {ids}: {why}")
@@ -164,12 +162,7 @@ async def _show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(_json(row))
     else:
-        _print_row(row)
-
-
-def _print_row(row: Mapping[str, object]) -> None:
-    for key, value in row.items():
-        print(f"{key + ':':10} {value}")
+        counter_table.print_row(row)
 
 
 def _asks_service(arguments: argparse.Namespace) -> bool:

@@ -404,7 +404,7 @@ def test_a_counter_cannot_be_what_it_cannot_be(run: Run) -> None:
     assert_refused(run("create", "a", "--adopt-table", "t"), 2, "--adopt-key")
     everything = "--adopt-table t --adopt-key a=b --adopt-attribute v --adopt-returns old"
     assert_refused(run("create", "a", *everything.split()), 2, "dynamodb:TABLE")
-    assert run("counters").out == "default\n"
+    assert len(run("counters", "--json").out.splitlines()) == 1
 
 
 def test_a_terminal_gets_tables_with_the_same_facts(
@@ -423,20 +423,38 @@ def test_a_terminal_gets_tables_with_the_same_facts(
         assert "\x1b[3" not in drawn.out, "NO_COLOR is kept"
         words = re.sub(r"\x1b\[[0-9;]*m", "", drawn.out).split()
         assert [word for word in plain.out.split() if word not in words] == []
-        assert name == "doctor" or {"COUNTER", "2", "1000", "active"} <= set(words)
+        assert name == "doctor" or {"NAME", "2", "orders", "active"} <= set(words)
 
 
 def test_counters_are_listed_and_shown(run: Run) -> None:
     run("init")
     run("create", "b")
     run("create", "a")
-    assert run("counters").out == "a\nb\ndefault\n"
-    lines = run("counters", "--json").out.splitlines()
-    assert [json.loads(line)["counter"] for line in lines] == ["a", "b", "default"]
     run("next", "a", "--count", "3")
+    run("create", "b10", "--limit", "1")
+    run("create", "b9", "--shards", "2", "--runway", "2.5")
+    run("next", "b10", "--count", "2")
+    run("suspend", "b")
+    assert run("counters").out.splitlines() == [
+        "NAME     STATE      NEXT  LIMIT USED  SHARDS  RUNWAY  MOVED TO",
+        "a        active     3     0%          1       30 s    –",
+        "b        suspended  0     0%          1       30 s    –",
+        "b9       active     0     0%          2       2.5 s   –",
+        "b10      exhausted  2     100%        1       30 s    –",
+        "default  active     0     0%          1       30 s    –",
+    ]
+    rows = [json.loads(line) for line in run("counters", "--json").out.splitlines()]
+    assert [row["counter"] for row in rows] == ["a", "b", "b9", "b10", "default"]
+    assert [row["next"] for row in rows] == [3, 0, 0, 2, 0]
+    with closing(sqlite3.connect("idservice.db")) as database, database:
+        database.execute("DELETE FROM position WHERE counter = 'b'")
+    assert "\nb        suspended" in run("counters").out, "a lost position hides no other counter"
     shown = run("show", "a").out
     assert "counter:   a\n" in shown
     assert "next:      3\n" in shown
+    assert "strict:    no\n" in shown
+    assert "runway:    30 s\n" in shown
+    assert "state:     exhausted\n" in run("show", "b10").out
     assert_refused(run("show", "ghost"), 1, "ghost")
 
 
@@ -451,7 +469,7 @@ def test_next_takes_ids_from_the_store(run: Run) -> None:
     assert run("next", "few").out == "2\n"
     assert_refused(run("next", "few"), 1, "few")
     assert_refused(run("next", "ghost"), 1, "ghost", "idservice create ghost")
-    assert run("counters").out == "default\nfew\n", "asking creates nothing"
+    assert "ghost" not in run("counters").out, "asking creates nothing"
 
 
 # --- asking a service -----------------------------------------------------------------------------
