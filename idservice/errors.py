@@ -6,10 +6,12 @@ if certainly nothing happened, and `unknown` otherwise.
 """
 
 import re
+from math import ceil
 from typing import Any
 
 NOT_APPLIED = "not_applied"
 UNKNOWN = "unknown"
+RETRY_AFTER_MAX_S = 600
 URL_USER = re.compile(r"""//[^\s'"]*@""")  # to the last @ of the word: a password may have one
 
 
@@ -123,9 +125,12 @@ class Exhausted(RequestRefused):
 
 
 class Suspended(RequestRefused):
-    text = "Counter {name!r} is suspended. `idservice resume {name}` resumes it."
+    text = "Counter {name!r} is suspended {by}. `idservice resume {name}` resumes it."
     code = "suspended"
     status = 423
+
+    def __init__(self, *, by: str = "by an operator", **fields: object) -> None:
+        super().__init__(by=by, **fields)
 
 
 class Moved(Suspended):
@@ -197,6 +202,20 @@ class NotReached(NotApplied):
     def __init__(self, *, place: str, cause: str, **fields: object) -> None:
         why = f"cannot reach {place} ({cause})"
         super().__init__(**{**fields, "place": place, "cause": cause, "why": why})
+
+
+class Changing(NotApplied):
+    text = "Counter {name!r} is being changed and hands out no ids until that is done: {why}."
+    code = "changing"
+    answered = True
+
+    def __init__(self, *, until: float = 0.0, **fields: object) -> None:
+        super().__init__(until=until, **fields)
+        self._until = until  # in seconds since 1970; 0 if that is not known
+
+    def retry_after_s(self, now: float) -> int:
+        """Return the seconds until ids come again, about; `now` is in seconds since 1970."""
+        return max(1, min(RETRY_AFTER_MAX_S, ceil(self._until - now)))
 
 
 class OutcomeUnknown(StoreError):

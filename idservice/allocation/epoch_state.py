@@ -116,7 +116,7 @@ class EpochState:
         )
 
     def _standing(self, now: float, reason: errors.IdserviceError | None) -> CounterState:
-        counter, allocator = self.counter, self.allocator
+        counter, allocator, change = self.counter, self.allocator, self.counter.last_change
         return CounterState(
             epoch=counter.ordinal,
             strict=counter.strict,
@@ -129,6 +129,7 @@ class EpochState:
             pace=allocator.pace.per_second(now),
             borrowed=self.borrows,
             change=counter.intent.kind if counter.intent is not None else "",
+            last_change=f"{change.what} {change}" if change is not None else "",
             code=reason.code if reason is not None else "",
             why=str(reason) if reason is not None else "",
             start=counter.start,

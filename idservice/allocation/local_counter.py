@@ -12,17 +12,17 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from idservice import errors
-from idservice.allocation import position_check
+from idservice.allocation import change_news, position_check
 from idservice.allocation.context import Context
 from idservice.allocation.epoch_state import EpochState
 from idservice.allocation.local_state import LocalEvent, LocalState, ServingState
 from idservice.allocation.position_check import MismatchAnswer
 from idservice.allocation.refiller import Outcome, PendingReservation, Refiller, Result
-from idservice.allocation.wait_queue import Served, Waiter, WaitQueue
+from idservice.allocation.wait_queue import Served, Waiter, WaitQueue, has_result, settle
 from idservice.core.allocator import Allocator
 from idservice.core.gap_causes import GapCause
 from idservice.observability.readings import CounterSample, CounterStats, count
-from idservice.stores.records import ACTIVE, DELETED, MOVED, Counter
+from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.supply")
 
@@ -56,8 +56,8 @@ class LocalCounter:
         self.epoch_state = EpochState(counter, context, self.stats)
         self.refiller = Refiller(context, self.epoch_state, self._queue, keep_filled=keep_filled)
         self._last_error = _not_yet(context.store.address)  # why the last request brought no ids
-        if counter.target_state != ACTIVE:
-            self._close()
+        if (closing := change_news.closing_error(counter)) is not None:
+            self._close(closing)
 
     @property
     def counter(self) -> Counter:
@@ -106,11 +106,11 @@ class LocalCounter:
     async def wait(self, count: int) -> list[range]:
         """Wait in the queue for `count` ids; raises as `next_id`."""
         future: asyncio.Future[list[range]] = self._loop.create_future()
-        waiter = self.enqueue(count, partial(_settle, future), gone=future.done)
+        waiter = self.enqueue(count, partial(settle, future), gone=future.done)
         try:
             return await future
         except asyncio.CancelledError:
-            if not self._queue.leave(waiter, self._loop.time()) and _has_result(future):
+            if not self._queue.leave(waiter, self._loop.time()) and has_result(future):
                 self.allocator.record_wasted(count)  # served, but gone
             raise
 
@@ -141,7 +141,7 @@ class LocalCounter:
         if self._serving.reason is not None:
             if self.state is not LocalState.SUSPECT or now < self._recheck_at:
                 # Raised for many requests: it must not gather their frames.
-                raise self._serving.reason.with_traceback(None)
+                raise self._queue.turn_away(self._serving.reason.with_traceback(None), told=True)
             self.recheck()
         allocator = self.epoch_state.allocator
         room = allocator.shards.room(now)
@@ -150,6 +150,8 @@ class LocalCounter:
             raise self._queue.turn_away(used_up) if count == 1 else used_up
 
     def _too_long(self, waiter: Waiter) -> errors.IdserviceError:
+        if isinstance(self._last_error, errors.Changing):
+            return self.refiller.unsure(waiter, _again(self._last_error))
         why, seconds = str(self._last_error).rstrip("."), self._context.limits.wait
         error = errors.WaitedTooLong(name=self.counter.name, seconds=seconds, why=why)
         return self.refiller.unsure(waiter, error)
@@ -189,6 +191,8 @@ class LocalCounter:
                     self.on_refusal(outcome.error)
             case Result.GRANTED:
                 self._serving.enter(LocalEvent.CONFIRMED)
+                if isinstance(self._last_error, errors.Changing):  # which is over
+                    self._last_error = _not_yet(self._context.store.address)
             case _:
                 self._last_error = outcome.error or self._last_error
         if outcome.serves:
@@ -207,9 +211,13 @@ class LocalCounter:
         if older or self.state is LocalState.STOPPED:
             return
         opened, revoked = entry.ordinal > known.ordinal, entry.revoked >= known.ordinal
+        closing, held = change_news.closing_error(entry), self.allocator.held
         self.epoch_state.counter = entry
-        if entry.target_state != ACTIVE:
-            self._close()
+        if change_news.is_news(known, entry):
+            dropped = revoked or closing is not None
+            change_news.tell(known, entry, held=held, dropped=dropped)
+        if closing is not None:
+            self._close(closing)
         elif self.state in (LocalState.STALE, LocalState.SUSPECT_STALE):
             pass  # the watcher says when the catalogue is heard of again
         elif opened or revoked or self.state in (LocalState.CLOSED, LocalState.SUSPECT_CLOSED):
@@ -222,13 +230,8 @@ class LocalCounter:
         else:
             self.allocator.runway_s = self.epoch_state.runway_s
 
-    def _close(self) -> None:
-        """Hand out nothing until there is other news: the entry is not active."""
-        error: errors.IdserviceError = errors.Suspended(name=self.counter.name)
-        if self.counter.target_state == DELETED:
-            error = errors.UnknownCounter(name=self.counter.name)
-        elif self.counter.target_state == MOVED:
-            error = errors.Moved(name=self.counter.name, why=self.counter.whereabouts)
+    def _close(self, error: errors.IdserviceError) -> None:
+        """Hand out nothing until there is other news: the entry closes the counter."""
         self._serving.enter(LocalEvent.CLOSED, error)
         self._drop(error, GapCause.REVOKED)
 
@@ -259,6 +262,8 @@ class LocalCounter:
         if told.changing and isinstance(error, errors.EpochChanged) and not error.gone_back:
             why = "it is being changed, or the store does not tell whether it was"
             self._last_error = errors.NotApplied(**self.refiller.about, why=why)
+            if self.counter.intent is not None:
+                self._last_error = change_news.being_changed(self.counter)
             return "changed"
         self._distrust(error)
         return "suspect"
@@ -339,7 +344,7 @@ class LocalCounter:
 
     def _drop(self, error: errors.IdserviceError, cause: GapCause) -> None:
         for waiter in self._queue:
-            self.refiller.refuse(waiter, type(error)(**error.fields))
+            self.refiller.refuse(waiter, self._queue.turn_away(_again(error), told=True))
         self.refiller.end_batches()
         self.allocator.retire(cause)
 
@@ -386,14 +391,6 @@ def _not_yet(store: str) -> errors.IdserviceError:
     return errors.StoreError(store=store, why="it has not answered yet")
 
 
-def _settle(future: asyncio.Future[list[range]], served: Served) -> None:
-    if future.done():
-        return  # cancelled; ids are not handed out to a client that left
-    if isinstance(served, errors.IdserviceError):
-        future.set_exception(served)
-    else:
-        future.set_result(served)
-
-
-def _has_result(future: asyncio.Future[list[range]]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
+def _again(error: errors.IdserviceError) -> errors.IdserviceError:
+    """Return the error for another request, which may be given another outcome."""
+    return type(error)(**error.fields)

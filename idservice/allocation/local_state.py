@@ -4,6 +4,7 @@
 |----------------|-------------------------------------|------------------------|------------------|
 | SERVING        | the first use                       | any of the below       | ids, 410, a wait |
 | CLOSED         | an entry: suspended, moved, deleted | an active entry        | 423, 404         |
+|                | or closed for a time by a change    | of the epoch it opens  | 503 `changing`   |
 | STALE          | no catalogue for too long           | it is heard of again   | 503              |
 | SUSPECT        | a mismatch, or ids are refused      | a grant, a newer epoch | 503, not retried |
 | SUSPECT_CLOSED | a suspect counter is closed         | as CLOSED              | as SUSPECT       |
@@ -12,8 +13,9 @@
 
 Only SERVING hands out ids. A SUSPECT counter has dropped its own; every `SUSPECT_RECHECK_S` the
 store is asked once more, and a grant shows that all is well. An event that `TRANSITIONS` does not
-list for a state changes nothing. A change of epoch has no state: ids in memory are served meanwhile
-unless they are revoked, and a request that finds none waits.
+list for a state changes nothing. Only a change to ids that may repeat others closes a counter: it
+takes a minute. During any other ids in memory are served unless they are revoked, and a request
+that finds none waits.
 """
 
 from enum import Enum, auto

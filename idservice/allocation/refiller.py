@@ -179,7 +179,10 @@ class Refiller:
         waiting = first = 0
         for waiter in self._queue:
             if waiter.count > room:
-                self.refuse(waiter, self._epoch_state.exhausted(waiter.count))
+                used_up = self._epoch_state.exhausted(waiter.count)
+                self.refuse(
+                    waiter, self._queue.turn_away(used_up) if waiter.count == 1 else used_up
+                )
                 continue
             if waiting + waiter.count > room:
                 break  # the rest is looked at again after this one

@@ -109,13 +109,18 @@ class WaitQueue:
         if self.leave(waiter, self._loop.time()):
             self._loop.call_soon(waiter.answer, error)
 
-    def turn_away(self, error: IdserviceError, since: float | None = None) -> IdserviceError:
+    def turn_away(
+        self, error: IdserviceError, since: float | None = None, *, told: bool = False
+    ) -> IdserviceError:
         """Count the error of a request that got no ids though it waited `since`, and return it.
-        The first one is logged, and once ids come again how many there were."""
+        The first one is logged unless its cause was `told` before, and once ids come again how many
+        there were."""
         self._turned_away += 1
         if self._short_since is None:
             self._short_since = self._loop.time() if since is None else since
-            if isinstance(error, Exhausted):
+            if told:
+                pass
+            elif isinstance(error, Exhausted):
                 log.error("%s", error, extra={"action": "counter_exhausted"})
             else:
                 log.error("no ids are left. %s", error, extra={"action": "counter_empty"})
@@ -199,3 +204,18 @@ class BatchWindow:
     def _end(self) -> None:
         self.expect(0)
         self._over()
+
+
+def settle(future: asyncio.Future[list[range]], served: Served) -> None:
+    """Give a waiter's result to its future, unless that is done."""
+    if future.done():
+        return  # cancelled; ids are not handed out to a client that left
+    if isinstance(served, IdserviceError):
+        future.set_exception(served)
+    else:
+        future.set_result(served)
+
+
+def has_result(future: asyncio.Future[list[range]]) -> bool:
+    """Return True if ids were given to the future."""
+    return future.done() and not future.cancelled() and future.exception() is None

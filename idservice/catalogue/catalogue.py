@@ -130,12 +130,7 @@ class Catalogue:
 
     async def _finish(self, changer: EpochChanger, name: str) -> None:
         try:
-            after = await changer.carry_out(name)
-            log.warning(
-                "finished a change of counter %s that stood still", name,
-                extra={"action": "change_finished"},
-            )  # fmt: skip
-            self._on_change(after)
+            self._on_change(await changer.carry_out(name, left=True))
         except errors.IdserviceError as error:
             log.error(
                 "a change of counter %s is not finished: %s", name, error,

@@ -19,10 +19,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
 from random import Random
+from time import time
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
@@ -31,7 +35,7 @@ from idservice.core import epoch as epochs
 from idservice.core.timeouts import backoff
 from idservice.stores.at_once import for_each
 from idservice.stores.protocol import CatalogueStore
-from idservice.stores.records import VALUE, Counter, Intent, ShardState
+from idservice.stores.records import VALUE, Counter, Intent, ShardState, differences
 
 log = logging.getLogger("idservice.change")
 
@@ -54,10 +58,12 @@ class ChangeState(Enum):
 
 @dataclass(slots=True)
 class _Work:
-    """A change under way, as one look found it; `past` is the number an operator vouches for."""
+    """A change under way, as one look found it; `past` is the number an operator vouches for. It is
+    `left` if it was begun by another operator or instance, and stood still."""
 
     entry: Counter
     past: int | None
+    left: bool
     found: list[ShardState] = field(default_factory=list)  # shards, once sealed
 
     @property
@@ -70,13 +76,22 @@ class EpochChanger:
     """Changes counters of one store.
 
     An instance that cannot reach the store goes on for `stale_s` at most. An epoch that repeats ids
-    on purpose opens only that long after the last one was sealed. Every method raises StoreError.
+    on purpose opens only that long after the last one was sealed. `clock` tells the time of day.
+    Every method raises StoreError.
     """
 
-    def __init__(self, store: CatalogueStore, *, random: Random, stale_s: float) -> None:
+    def __init__(
+        self,
+        store: CatalogueStore,
+        *,
+        random: Random,
+        stale_s: float,
+        clock: Callable[[], float] = time,
+    ) -> None:
         self._store = store
         self._random = random
         self._stale_s = stale_s
+        self._clock = clock
         self._sealed_at: dict[str, float] = {}  # by epoch: when all shards were seen to be sealed
         # By the state that is left, in the order of the states.
         self._steps: dict[ChangeState, Callable[[_Work], Coroutine[object, object, bool]]] = {
@@ -97,7 +112,8 @@ class EpochChanger:
             before = await self.carry_out(name, past=wanted.vouched)
             shards = range(max(before.shards, wanted.new_shards))
             found = await for_each(shards, partial(self._found, before, vouched=vouched))
-            after = rules.begun(before, wanted, found, self._random)
+            wanted = replace(wanted, at=datetime.fromtimestamp(int(self._clock()), UTC))
+            after = self._with_end(rules.begun(before, wanted, found, self._random))
             if after is before:
                 return before, before
             if await self._begin(before, after, wanted):
@@ -107,16 +123,41 @@ class EpochChanger:
         why = "other operators change it at the same time; try again"
         raise errors.NotApplied(store=self._store.address, action=_action(name), why=why)
 
-    async def carry_out(self, name: str, *, past: int | None = None) -> Counter:
+    async def plan(self, name: str, wanted: Change) -> tuple[Counter, int]:
+        """Return a counter and the first id above all that were granted; change nothing.
+
+        Raises UnknownCounter, and ChangeRefused and others if `change` would be refused.
+        """
+        entry = await self._patiently(lambda: self._call(self._store.entry(name)))
+        if entry is None:
+            raise errors.UnknownCounter(name=name)
+        find = partial(self._found, entry, vouched=wanted.vouched is not None)
+        entry, free = rules.settled(entry, await for_each(range(entry.shards), find))
+        wanted.check(entry, free)
+        return entry, free
+
+    async def carry_out(self, name: str, *, past: int | None = None, left: bool = False) -> Counter:
         """Carry out the change under way, if any; return the entry without one.
 
         `past` is a number that an operator vouches is above every id in use, if the position of a
-        shard is lost. Raises UnknownCounter.
+        shard is lost. `left` is for the log: the change stood still. Raises UnknownCounter.
         """
         while True:
-            entry = await self._patiently(partial(self._take_steps, name, past))
+            entry = await self._patiently(partial(self._take_steps, name, past, left=left))
             if entry.intent is None:
                 return entry
+
+    def _with_end(self, begun: Counter) -> Counter:
+        """Return the entry with the time at which ids are to come again, if that takes long."""
+        change = begun.last_change
+        if begun.intent is None or not begun.intent.lower or change is None or change.at is None:
+            return begun
+        until = change.at + timedelta(seconds=self._stale_for(begun))
+        return replace(begun, last_change=replace(change, until=until))
+
+    def _stale_for(self, entry: Counter) -> float:
+        """Return the seconds for which an instance may serve without the catalogue."""
+        return max(self._stale_s, 2 * (entry.runway or 0.0))
 
     # --- the steps -------------------------------------------------------------------------------
 
@@ -166,7 +207,7 @@ class EpochChanger:
                 " instance finishes it, and so does the same command",
             ) from error
 
-    async def _take_steps(self, name: str, past: int | None) -> Counter:
+    async def _take_steps(self, name: str, past: int | None, *, left: bool) -> Counter:
         """Take the change under way, if any, from its first state to the last.
 
         Return the entry as it was found. Another writer that is ahead ends the look early.
@@ -175,7 +216,7 @@ class EpochChanger:
         if entry is None:
             raise errors.UnknownCounter(name=name)
         if entry.intent is not None:
-            work = _Work(entry, past)
+            work = _Work(entry, past, left)
             for step in self._steps.values():
                 if not await step(work):
                     break
@@ -215,6 +256,12 @@ class EpochChanger:
         if not await self._call(self._store.rewrite(entry, after)):
             return False
         self._sealed_at.pop(intent.epoch, None)
+        if work.left:
+            log.warning(
+                "finished a change of counter %s that stood still: %s %s",
+                entry.name, intent.kind, entry.last_change,
+                extra={"action": "change_finished"},
+            )  # fmt: skip
         log.info(
             "counter %s: %s is done: epoch %d, ids from %s",
             entry.name, intent.kind, after.ordinal, intent.base,
@@ -280,13 +327,14 @@ class EpochChanger:
 
     async def _outlast_the_stale(self, entry: Counter, epoch: str) -> None:
         """Wait until every instance that has not read of the seals has stopped serving."""
-        until = self._sealed_at[epoch] + max(self._stale_s, 2 * (entry.runway or 0.0))
+        until = self._sealed_at[epoch] + self._stale_for(entry)
         seconds = until - asyncio.get_running_loop().time()
         if seconds <= 0:
             return
         log.info(
-            "counter %s: %s waits %.0f s, until each instance has read of it or stopped serving",
-            entry.name, entry.intent.kind if entry.intent else "a change", seconds,
+            "counter %s: %s %s waits %.0f s, until each instance has read of it or stopped serving",
+            entry.name, entry.intent.kind if entry.intent else "a change", entry.last_change,
+            seconds,
             extra={"action": "change_waits"},
         )  # fmt: skip
         await asyncio.sleep(seconds)
@@ -339,24 +387,9 @@ def _action(name: str) -> str:
 
 def _audit(before: Counter, after: Counter, wanted: Change) -> None:
     """Log a change: the operator, the values before and after, and the reason."""
-    intent = after.intent
-    changes = []
-    if intent is None:
-        changes = [f"runway {before.runway} -> {after.runway}"]
-    else:
-        for field in ("state", "start", "limit", "strict", "shards", "runway"):
-            old, new = getattr(before, field), getattr(intent, field)
-            if old != new:
-                changes.append(f"{field} {old} -> {new}")
-        changes.append(f"epoch {before.ordinal} -> {epochs.ordinal_of(intent.epoch)}")
-        if intent.floor:
-            how = "from" if intent.lower else "from at least"
-            changes.append(f"ids {how} {intent.floor}")
-        if intent.ahead:
-            changes.append(f"{intent.ahead} ids further on")
     log.info(
         "counter %s: %s by %s (%s): %s",
         before.name, wanted.kind, wanted.by or "an operator", wanted.why or "no reason given",
-        ", ".join(changes),
+        differences(before, after),
         extra={"action": "counter_changed"},
     )  # fmt: skip

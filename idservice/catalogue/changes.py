@@ -1,16 +1,19 @@
 """Defines the kinds of change: a class each, with its checks and the intent that it becomes.
 
 To add a kind, add a class here, and a row to COMMANDS unless `idservice KIND NAME` finishes it.
-`rules` has the steps that all kinds share; commands and routes begin changes.
+`renewals` has the kinds that use a name again. `rules` has the steps that all kinds share; commands
+and routes begin changes.
 """
 
 import shlex
+from datetime import datetime
 from typing import ClassVar
 
 import msgspec
 from msgspec.structs import replace
 
 from idservice import errors
+from idservice.core.epoch import base_of
 from idservice.stores.records import (
     ACTIVE,
     ARRIVE,
@@ -25,6 +28,7 @@ from idservice.stores.records import (
     VALUE,
     Counter,
     Intent,
+    LastChange,
     Move,
 )
 
@@ -42,13 +46,18 @@ COMMANDS = {
     ARRIVE: "fence {name} --ahead 0",
 }
 
+# By kind: the word of the command that begins it, where that is another one.
+WORDS = {"limit": "configure", "runway": "configure", FINISH: "adopt --finish", ARRIVE: MOVE}
+
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of one counter. `by` is the operator and `why` the reason, as they are logged."""
+    """A change of one counter. `by` is the operator, `why` the reason and `at` the time (UTC), as
+    the entry and the log tell them."""
 
     drops: ClassVar[bool] = False  # see `revokes`
     by: str = ""
     why: str = ""
+    at: datetime | None = None
 
     @property
     def kind(self) -> str:
@@ -65,6 +74,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         """The number of shards that the counter is to have; 0 if it keeps those it has."""
         return 0
 
+    def record(self, epoch: str) -> LastChange:
+        """Return the record of this change, which opens the epoch or is made in it."""
+        what = WORDS.get(self.kind, self.kind)
+        return LastChange(what, epoch, by=self.by, at=self.at, reason=self.why)
+
     def is_done(self, entry: Counter) -> bool:
         """Return True if the entry is as wanted, by whatever change."""
         return False
@@ -74,8 +88,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises UnknownCounter, Moved, ChangeRefused.
         """
-        _check_present(entry)
-        _check_not_adopted(entry, self.kind)
+        check_present(entry)
+        check_not_adopted(entry, self.kind)
 
     def rewritten(self, entry: Counter) -> Counter | None:
         """Return the entry after a change that needs no epoch; None if this one opens one."""
@@ -119,7 +133,7 @@ class SetNext(Change, frozen=True, kw_only=True):
         elif skips > JUMP_MAX and not self.forced:
             why = f"going on from {self.next} would skip {skips} ids, more than {JUMP_MAX}; check"
             why += " the number, and add --force (force) if it is right"
-        _refuse(entry, why)
+        refuse(entry, why)
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         lower = self.lower and self.next < free
@@ -145,9 +159,9 @@ class Configure(Change, frozen=True, kw_only=True):
         return "runway" if self.limit is None else "limit"
 
     def check(self, entry: Counter, free: int) -> None:
-        _check_present(entry)
+        check_present(entry)
         if self.kind != "runway":
-            _check_not_adopted(entry, self.kind)
+            check_not_adopted(entry, self.kind)
         if self.limit is None:
             return
         low, high = entry.start, LIMIT_DEFAULT
@@ -157,11 +171,12 @@ class Configure(Change, frozen=True, kw_only=True):
             why = f"its limit can be from {low} to {high}, not {self.limit}. A limit is not below"
             why += f" the start {entry.start}, and stays on its side of {LIMIT_DEFAULT}, above"
             why += " which ids in JSON are strings"
-            _refuse(entry, why)
+            refuse(entry, why)
         if self.limit < free and self.limit != entry.limit and not self.forced:
             why = f"ids up to {free - 1} may be in use, so with the limit {self.limit} it is"
-            why += " exhausted at once; name a higher limit, or add --force if that is meant"
-            _refuse(entry, why)
+            why += " exhausted at once; name a higher limit, or add --force (force) if that is"
+            why += " meant"
+            refuse(entry, why)
 
     def rewritten(self, entry: Counter) -> Counter | None:
         if (self.state or entry.state, self._limit(entry)) != (entry.state, entry.limit):
@@ -218,7 +233,7 @@ class Reshard(Change, frozen=True, kw_only=True):
             why = f"it is {entry.state}; resume it first"
         elif free > entry.limit:
             why = NONE_ABOVE.format(free - 1, entry.limit)
-        _refuse(entry, why)
+        refuse(entry, why)
 
     def rewritten(self, entry: Counter) -> Counter | None:
         return entry if self.shards == entry.shards else None
@@ -231,11 +246,13 @@ class Fence(Change, frozen=True, kw_only=True):
     """Opens an epoch above every id that may be in use.
 
     `past` is the highest such id; `ahead` is the number of ids to skip beyond those that the store
-    knows of. One of them is given.
+    knows of. One of them is given. `forced` allows a jump over more than JUMP_MAX ids, and one that
+    leaves no ids.
     """
 
     past: int | None = None
     ahead: int | None = None
+    forced: bool = False
     kind: ClassVar = "fence"
     drops: ClassVar = True
 
@@ -243,53 +260,28 @@ class Fence(Change, frozen=True, kw_only=True):
     def vouched(self) -> int | None:
         return self.past
 
+    def first(self, free: int) -> int:
+        """Return the id to go on from, if `free` is above every id granted so far."""
+        floor = 0 if self.past is None else self.past + 1
+        return base_of(free, floor=floor, ahead=self.ahead or 0, lower=False)
+
     def check(self, entry: Counter, free: int) -> None:
-        """Refuse nothing: a fence repairs any counter."""
+        """Refuse only a number that may be a mistake: a fence repairs any counter."""
+        if self.forced or entry.state in (DELETED, MOVED):
+            return
+        why, first = "", self.first(free)
+        if first > entry.limit >= free:
+            why = f"going on from {first}, it is exhausted at once: its limit is {entry.limit}."
+            why += " Check the number, raise the limit first, or add --force if that is meant"
+        elif first - free > JUMP_MAX:
+            why = f"going on from {first} would skip {first - free} ids above those that the store"
+            why += f" knows of, more than {JUMP_MAX}; check the number, and add --force if it is"
+            why += " right"
+        refuse(entry, why)
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         floor = 0 if self.past is None else self.past + 1
         return replace(super().intent(entry, free, epoch), floor=floor, ahead=self.ahead or 0)
-
-
-class _Renewal(Change, frozen=True, kw_only=True):
-    """Uses a name again, for the counter `wanted`."""
-
-    wanted: Counter
-
-    @property
-    def new_shards(self) -> int:
-        return self.wanted.shards
-
-    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
-        new = self.wanted
-        return replace(
-            super().intent(entry, free, epoch), move=None, start=new.start, limit=new.limit,
-            shards=new.shards, strict=new.strict, runway=new.runway,
-        )  # fmt: skip
-
-
-class CreateAgain(_Renewal, frozen=True):
-    """Uses a deleted name again, above all ids that had the name."""
-
-    kind: ClassVar = "create"
-
-    def is_done(self, entry: Counter) -> bool:
-        return entry.state not in (DELETED, MOVED)
-
-    def check(self, entry: Counter, free: int) -> None:
-        if entry.state == MOVED:
-            raise errors.Moved(name=entry.name, why=entry.whereabouts)
-        if self.wanted.adopted is not None:
-            why = "it was deleted, and its name can only be used for ids above those it handed out."
-            why += " An old endpoint does not know of them; adopt under another name"
-            _refuse(entry, why)
-        _check_not_adopted(entry, self.kind)
-        if free > self.wanted.limit:
-            _refuse(entry, NONE_ABOVE.format(free - 1, self.wanted.limit))
-
-    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
-        floor = self.wanted.start
-        return replace(super().intent(entry, free, epoch), state=ACTIVE, floor=floor)
 
 
 class FinishAdoption(Change, frozen=True):
@@ -301,14 +293,14 @@ class FinishAdoption(Change, frozen=True):
         return entry.home is not None
 
     def check(self, entry: Counter, free: int) -> None:
-        _check_present(entry)
+        check_present(entry)
         if entry.adopted is None:
-            _refuse(entry, "it was not adopted, so there is no old endpoint to end")
+            refuse(entry, "it was not adopted, so there is no old endpoint to end")
         elif entry.adopted.attribute == VALUE:
             why = f"its old endpoint counts in the attribute {VALUE!r}, which the position itself"
             why += " needs, so the endpoint cannot be stopped. Switch it off, and create a counter"
             why += " of another name with --start above its ids"
-            _refuse(entry, why)
+            refuse(entry, why)
 
 
 class MoveAway(Change, frozen=True, kw_only=True):
@@ -324,41 +316,6 @@ class MoveAway(Change, frozen=True, kw_only=True):
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         move = Move(to=self.to, token=epoch, state=entry.state)
         return replace(super().intent(entry, free, epoch), state=MOVED, move=move)
-
-
-class Arrive(_Renewal, frozen=True, kw_only=True):
-    """Creates a counter that another store had, as the move with the token `origin` brings it.
-
-    The counter is configured as `wanted`. It starts in `state`, at the id `next` or above.
-    """
-
-    state: str
-    next: int
-    origin: str
-    kind: ClassVar = ARRIVE
-    drops: ClassVar = True
-
-    def is_done(self, entry: Counter) -> bool:
-        return self.origin in entry.origins
-
-    def check(self, entry: Counter, free: int) -> None:
-        """Refuse a name in use: two counters would have the same ids. Raises ChangeRefused."""
-        why, shards = "", self.wanted.shards
-        if entry.move is not None and not entry.move.arrived:
-            why = entry.whereabouts
-        elif entry.state not in (DELETED, MOVED):
-            why = "the store has a counter of this name, in use, with ids of its own. If they may"
-            why += " be taken for ids of this one, delete it there first"
-            why += f" (`idservice delete {entry.name}`), and move then: ids go on above both"
-        elif self.state != ACTIVE and shards != entry.shards:  # it opens none, see `done`
-            why = f"it is {self.state} with {shards} shards, and its name had {entry.shards} there"
-            why += f". Resume it first, or create one with {shards} there and delete it"
-        _refuse(entry, why)
-        _check_not_adopted(entry, self.kind)
-
-    def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
-        intent = super().intent(entry, free, epoch)
-        return replace(intent, state=self.state, floor=self.next, origin=self.origin)
 
 
 def check_reason(reason: str) -> str:
@@ -378,22 +335,24 @@ def command(name: str, intent: Intent) -> str:
     return template.format(name=name, i=intent, past=past, lower=lower, to=to)
 
 
-def _refuse(entry: Counter, why: str) -> None:
+def refuse(entry: Counter, why: str) -> None:
     """Raise ChangeRefused if there is a reason."""
     if why:
         raise errors.ChangeRefused(name=entry.name, why=why)
 
 
-def _check_present(entry: Counter) -> None:
+def check_present(entry: Counter) -> None:
+    """Refuse a counter that is elsewhere or deleted. Raises UnknownCounter, Moved."""
     if entry.state == MOVED:
         raise errors.Moved(name=entry.name, why=entry.whereabouts)
     if entry.state == DELETED:
         raise errors.UnknownCounter(name=entry.name)
 
 
-def _check_not_adopted(entry: Counter, kind: str) -> None:
+def check_not_adopted(entry: Counter, kind: str) -> None:
+    """Refuse a change of which an old endpoint would not know. Raises ChangeRefused."""
     if entry.adopted is not None:
         why = f"{kind} would go unnoticed by its old endpoint, which may still count on the item."
         why += " Only its runway can be changed, and fence raises its position, until"
         why += f" `idservice adopt --finish {entry.name}` ends that"
-        _refuse(entry, why)
+        refuse(entry, why)

@@ -1,12 +1,17 @@
 """Validates the configuration of a counter, creates it without repeating an id, and shows it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from random import Random
+from time import time
+
+import msgspec
+from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.changes import CreateAgain
+from idservice.catalogue.renewals import CreateAgain
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import stale_after
@@ -14,12 +19,14 @@ from idservice.stores.protocol import IdStore, has_catalogue, with_catalogue
 from idservice.stores.records import (
     ACTIVE,
     DELETED,
+    EXHAUSTED,
     LIMIT_DEFAULT,
     LIMIT_MAX,
     MOVED,
     SHARDS_MAX,
     Adopted,
     Counter,
+    LastChange,
     Position,
     check_name,
 )
@@ -83,15 +90,26 @@ def new_counter(
 
 
 async def ensure(
-    store: IdStore, wanted: Counter, *, runway: float, random: Random, by: str = ""
+    store: IdStore,
+    wanted: Counter,
+    *,
+    runway: float,
+    random: Random,
+    by: str = "",
+    why: str = "",
+    clock: Callable[[], float] = time,
 ) -> tuple[Counter, bool]:
     """Return the counter as the store has it, and True if this call created it.
 
     A deleted name is used again, for ids above the ids it handed out. `runway` (seconds) is the
-    runway of a counter that names none, `by` the operator. Raises CounterDiffers if a counter of
-    this name is configured otherwise, Moved if it is in another store, and NotApplied or
-    OutcomeUnknown from the store.
+    runway of a counter that names none, `by` the operator, `why` the reason. Raises CounterDiffers
+    if a counter of this name is configured otherwise, Moved if it is in another store, and
+    NotApplied or OutcomeUnknown from the store.
     """
+    if by:
+        at = datetime.fromtimestamp(int(clock()), UTC)
+        created = LastChange("create", wanted.epoch, by=by, at=at, reason=why)
+        wanted = replace(wanted, last_change=created)
     try:
         found = await store.create(wanted)
     except errors.OutcomeUnknown as unknown:
@@ -103,7 +121,9 @@ async def ensure(
         return found, True
     if found.intent is not None or found.state in (DELETED, MOVED):
         changer = EpochChanger(with_catalogue(store), random=random, stale_s=stale_after(runway))
-        before, found = await changer.change(wanted.name, CreateAgain(by=by, wanted=wanted))
+        before, found = await changer.change(
+            wanted.name, CreateAgain(by=by, why=why, wanted=wanted)
+        )
         if before.state == DELETED and found.state != DELETED:
             return found, True
     difference = found.difference(wanted, runway=runway)
@@ -156,8 +176,13 @@ def described(
         "shards": counter.shards,
         "runway": counter.runway or runway,
     }
+    change = counter.last_change
     if counter.intent is not None:
         body["change"] = counter.intent.kind
+    if change is not None:
+        body["last_change"] = change_described(change, under_way=counter.intent is not None)
+    if counter.state == ACTIVE and counter.high > counter.limit:
+        body["state"] = EXHAUSTED
     if positions:
         in_use = counter.state == ACTIVE and counter.intent is None
         there = [counter.layout(shard).id(each.next) for shard, each in enumerate(positions)]
@@ -170,7 +195,7 @@ def described(
         elif in_use and all(
             each.next >= counter.layout(shard).end for shard, each in enumerate(positions)
         ):
-            body["state"] = "exhausted"
+            body["state"] = EXHAUSTED
         if in_use and any(each.epoch != counter.epoch for each in positions):
             body["state"] = "suspect"
     if counter.move is not None:
@@ -184,6 +209,15 @@ def described(
         else:
             body["adopted"] = {**about, "attribute": item.attribute, "returns": item.returns}
     return body
+
+
+def change_described(change: LastChange, *, under_way: bool) -> dict[str, object]:
+    """Return the last change of a counter as JSON values."""
+    about = {"what": change.what, "by": change.by, "at": change.at, "reason": change.reason}
+    if under_way and change.until is not None:
+        about["until"] = change.until
+    values: dict[str, object] = msgspec.to_builtins(about)
+    return values
 
 
 def number(counter: Counter, value: int) -> int | str:

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger, in_time
-from idservice.catalogue.changes import Arrive, Delete, MoveAway
+from idservice.catalogue.changes import Delete, MoveAway
+from idservice.catalogue.renewals import Arrive
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import DELETED, Counter, Move

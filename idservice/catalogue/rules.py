@@ -24,11 +24,12 @@ def begun(
     assert entry.intent is None
     if change.is_done(entry):
         return entry
-    reserved = [stand_reserved(stand) for stand in found[: entry.shards]]
-    free = first_free(entry.base, reserved, entry.high)
+    _, free = settled(entry, found)
     change.check(entry, free)
     if (rewritten := change.rewritten(entry)) is not None:
-        return rewritten
+        if rewritten is entry:
+            return entry
+        return replace(rewritten, last_change=change.record(entry.epoch))
     ordinal = max(entry.ordinal, *(ordinal_on(stand.epoch) for stand in found if stand), 0) + 1
     epoch = epoch_name(ordinal, f"{random.getrandbits(64):016x}")
     intent = change.intent(entry, free, epoch)
@@ -37,7 +38,20 @@ def begun(
         # The old endpoint cannot count in it, or its last id is not known: the adoption ends.
         intent = replace(intent, kind=FINISH)
     revoked = entry.ordinal if change.revokes(entry, intent) else entry.revoked
-    return replace(entry, intent=intent, revoked=revoked, rev=entry.rev + 1)
+    return replace(
+        entry, intent=intent, revoked=revoked, rev=entry.rev + 1, last_change=change.record(epoch)
+    )
+
+
+def settled(entry: Counter, found: Sequence[ShardState | None]) -> tuple[Counter, int]:
+    """Return the entry as the change under way, if any, leaves it, and the first id above all that
+    were granted; `found` are the shards of its epoch."""
+    reserved = [stand_reserved(stand) for stand in found[: entry.shards]]
+    free, intent = first_free(entry.base, reserved, entry.high), entry.intent
+    if intent is None:
+        return entry, free
+    after = replace(entry, state=intent.state, limit=intent.limit)
+    return after, max(free, intent.base or intent.floor)
 
 
 def stand_reserved(stand: ShardState | None) -> int:

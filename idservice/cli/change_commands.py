@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from random import SystemRandom
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -19,7 +20,9 @@ from idservice.server import settings
 from idservice.stores import open_store
 from idservice.stores.address import parse
 from idservice.stores.protocol import IdStore, with_catalogue
-from idservice.stores.records import ACTIVE, SUSPENDED, Counter, check_name
+from idservice.stores.records import ACTIVE, EXHAUSTED, SUSPENDED, Counter, check_name
+
+C = TypeVar("C", bound=changes.Change)
 
 
 async def set_next(arguments: argparse.Namespace) -> None:
@@ -109,7 +112,8 @@ async def fence(arguments: argparse.Namespace) -> int:
         raise errors.Usage(why="fence needs either the name of a counter or --all")
     if (arguments.past is None) == (arguments.ahead is None):
         raise errors.Usage(why="fence needs either --past N or --ahead N")
-    change = changes.Fence(past=arguments.past, ahead=arguments.ahead)
+    wish = changes.Fence(past=arguments.past, ahead=arguments.ahead, forced=arguments.force)
+    change = _signed(arguments, wish)
     if arguments.name is not None:
         check_name(arguments.name)
     async with opened(arguments, verify=False) as store:
@@ -121,27 +125,65 @@ async def fence(arguments: argparse.Namespace) -> int:
                     why=f"{str(replaced).rstrip('.')}. Until that is resolved, only all counters"
                     " can be fenced together"
                 ) from replaced
-        changer = _changer(arguments, store)
-        if arguments.name is not None:
-            await _change_one(changer, arguments.name, _signed(arguments, change))
-            return 0
-        left = []
-        for entry in await store.counters():
-            try:
-                await _change_one(changer, entry.name, _signed(arguments, change))
-            except (errors.PositionMissing, errors.PositionIllFormed) as error:
-                # Its position grants no ids, in any store.
-                print(f"idservice: left as it is: {error}", file=sys.stderr)
-                left.append(entry.name)
-        # Last: earlier, a crash half-way would unlock the other counters.
+        changer, names = _changer(arguments, store), [arguments.name]
+        if arguments.all:
+            names = [entry.name for entry in await store.counters()]
+        refused = [name for name in names if not await _plan(arguments, changer, name, change)]
+        if arguments.dry_run or refused:
+            nothing = "nothing was changed"
+            if refused and not arguments.dry_run:
+                nothing = f"{nothing}, because of {', '.join(refused)}"
+            print(f"idservice: {nothing}", file=sys.stderr)
+            return 1 if refused else 0
+        return await _fence_all(store, changer, names, change, accept=arguments.all)
+
+
+async def _plan(
+    arguments: argparse.Namespace, changer: EpochChanger, name: str, change: changes.Fence
+) -> bool:
+    """Return False if a fence of the counter would be refused; print what it would do if asked."""
+    try:
+        entry, free = await changer.plan(name, replace(change, forced=True))
+        if arguments.dry_run:
+            first = change.first(free)
+            end = _no_ids_left(entry) if first > entry.limit else ""
+            print(f"counter {name}: ids go on from {first} instead of {free}{end}")
+        change.check(entry, free)
+    except (errors.PositionMissing, errors.PositionIllFormed) as error:
+        if not arguments.all:
+            raise
+        if arguments.dry_run:
+            print(f"idservice: would be left as it is: {error}", file=sys.stderr)
+    except errors.ChangeRefused as error:
+        if not (arguments.all or arguments.dry_run):
+            raise
+        print(f"idservice: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+async def _fence_all(
+    store: IdStore, changer: EpochChanger, names: list[str], change: changes.Fence, *, accept: bool
+) -> int:
+    left = []
+    for name in names:
+        try:
+            await _change_one(changer, name, change)
+        except (errors.PositionMissing, errors.PositionIllFormed) as error:
+            if not accept:
+                raise
+            # Its position grants no ids, in any store.
+            print(f"idservice: left as it is: {error}", file=sys.stderr)
+            left.append(name)
+    if accept:  # last: earlier, a crash half-way would unlock the other counters
         await with_catalogue(store).accept_identity()
         print(f"{store.address} is accepted as the right store; restart its instances")
-        if left:
-            print(
-                f"idservice: not fenced, and without ids until that is done: {', '.join(left)}",
-                file=sys.stderr,
-            )
-        return 1 if left else 0
+    if left:
+        print(
+            f"idservice: not fenced, and without ids until that is done: {', '.join(left)}",
+            file=sys.stderr,
+        )
+    return 1 if left else 0
 
 
 async def _change(arguments: argparse.Namespace, change: changes.Change) -> None:
@@ -151,7 +193,7 @@ async def _change(arguments: argparse.Namespace, change: changes.Change) -> None
         await _change_one(_changer(arguments, store), arguments.name, signed)
 
 
-def _signed(arguments: argparse.Namespace, change: changes.Change) -> changes.Change:
+def _signed(arguments: argparse.Namespace, change: C) -> C:
     """Return the change with its operator and reason. Raises BadConfiguration."""
     return replace(change, by=operator(), why=changes.check_reason(arguments.reason))
 
@@ -177,8 +219,20 @@ async def _change_one(changer: EpochChanger, name: str, change: changes.Change) 
 
 
 def _summary(entry: Counter) -> str:
-    first = f", ids from {entry.high}" if entry.state == ACTIVE else ""
-    return f"{entry.state}, epoch {entry.ordinal}{_shards(entry)}{first}"
+    """Return the state of a counter that was changed just now."""
+    state, first = entry.state, ""
+    if entry.state == ACTIVE and entry.high > entry.limit:
+        state, first = EXHAUSTED, _no_ids_left(entry)
+    elif entry.state == ACTIVE:
+        first = f", ids from {entry.high}"
+    return f"{state}, epoch {entry.ordinal}{_shards(entry)}{first}"
+
+
+def _no_ids_left(entry: Counter) -> str:
+    return (
+        f"; it is exhausted at once: no id is left up to its limit {entry.limit}. Raise that with"
+        f" `idservice configure {entry.name} --limit N`"
+    )
 
 
 def _shards(entry: Counter) -> str:

@@ -70,7 +70,7 @@ def _number(
 
 NAME = _add("name", metavar="NAME", help="the counter")
 JSON = _add("--json", action="store_true", help="print JSON")
-REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log")
+REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log and `show`")
 STORE = (config.STORE,)
 CHANGE = (config.STORE, config.RUNWAY)
 
@@ -91,6 +91,7 @@ COMMANDS = {
             _add("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
             _add("--adopt-returns", choices=("old", "new"),
                  help="the value that its endpoint answers: before the increment, or after it"),
+            REASON,
         ),
     ),
     "counters": Command("cli.store_commands:counters", COUNTERS, STORE, (JSON,)),
@@ -151,6 +152,10 @@ COMMANDS = {
             _add("--all", action="store_true", help="every counter, and the store's identity"),
             _number("--past", help="the highest id that may be in use"),
             _number("--ahead", help="distance beyond the highest id known to the store"),
+            _add("--dry-run", action="store_true",
+                 help="print each counter before and after, and change nothing"),
+            _add("--force", action="store_true",
+                 help="even over more than a million ids, and even if no ids are left"),
             REASON,
         ),
     ),

@@ -23,6 +23,7 @@ import msgspec
 from idservice import errors
 from idservice.allocation import direct
 from idservice.catalogue import doctor as catalogue_doctor
+from idservice.catalogue.changes import check_reason
 from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
 from idservice.cli import counter_table, http_get
 from idservice.server import settings
@@ -58,6 +59,7 @@ async def init(arguments: argparse.Namespace) -> None:
 async def create(arguments: argparse.Namespace) -> None:
     """Create or adopt a counter."""
     check_name(arguments.name)
+    reason = check_reason(arguments.reason)
     async with opened(arguments) as store:
         adopted, value = await _locate(arguments, store)
         if adopted is not None:
@@ -78,7 +80,7 @@ async def create(arguments: argparse.Namespace) -> None:
             adopted=adopted,
         )
         counter, created = await ensure(
-            store, wanted, runway=arguments.runway, random=SystemRandom(), by=operator()
+            store, wanted, runway=arguments.runway, random=SystemRandom(), by=operator(), why=reason
         )
         first = f", ids from {max(counter.start, counter.high)}" if created else ""
         how = "created" if created else "already there, configured the same"

@@ -47,10 +47,23 @@ COLUMNS = {
     "used": "LIMIT",
     "ends": "ENDS",
     "gaps": "GAPS",
+    "changed": "LAST CHANGE",
 }
 # The columns that are left out if there is no room, in this order.
-LEFT_OUT = ("mode", "epoch", "line", "reserve", "bar", "gaps", "ends", "memory", "used", "rate")
-LEFT_ALIGNED = ("name", "state", "mode", "bar", "line", "gaps")
+LEFT_OUT = (
+    "changed",
+    "mode",
+    "epoch",
+    "line",
+    "reserve",
+    "bar",
+    "gaps",
+    "ends",
+    "memory",
+    "used",
+    "rate",
+)
+LEFT_ALIGNED = ("name", "state", "mode", "bar", "line", "gaps", "changed")
 
 
 def top(arguments: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
         "gaps": gaps(counter["gaps"]),
         "used": share(counter["limit_used"]),
         "ends": ends(counter["runs_out_seconds"], now),
+        "changed": counter["last_change"] or NONE,
     }
 
 

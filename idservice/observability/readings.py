@@ -14,7 +14,7 @@ LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 PIECE = 50  # counters that are read or written at once: well below a millisecond
 REST = "_rest"  # label of the counters beyond the cap; it is not a valid name
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
-CLOSED = ("suspended", "moved", "unknown_counter")
+CLOSED = ("suspended", "changing", "moved", "unknown_counter")
 
 
 class CounterState(msgspec.Struct, frozen=True):
@@ -35,6 +35,7 @@ class CounterState(msgspec.Struct, frozen=True):
     pace: float  # ids per second of all instances together; 0 if not known
     borrowed: bool = False  # borrowed from another service
     change: str = ""  # the kind of a change under way
+    last_change: str = ""  # in words
     code: str = ""
     why: str = ""
     start: int = 0

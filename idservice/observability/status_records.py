@@ -10,8 +10,8 @@ def _said(text: str) -> msgspec.Meta:
 
 
 State = Literal[
-    "suspect", "stale", "empty", "exhausted", "suspended", "short", "stopping", "active", "unused",
-    "moved", "deleted",
+    "suspect", "stale", "empty", "exhausted", "suspended", "changing", "short", "stopping",
+    "active", "unused", "moved", "deleted",
 ]  # fmt: skip
 Level = Literal["ok", "warn", "bad", "calm"]
 Seconds = Annotated[
@@ -48,6 +48,9 @@ class CounterStatus(msgspec.Struct):
         str, _said("The command that an operator runs. N is for the operator to choose.")
     ]
     change: Annotated[str, _said("The change under way. Empty if there is none.")]
+    last_change: Annotated[
+        str, _said("The last change: command, operator, time and reason. Empty if not known.")
+    ]
     epoch: int
     mode: Literal["block", "strict"]
     shards: int

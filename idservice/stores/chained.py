@@ -208,7 +208,11 @@ class ChainedStore:
             why = error.why.partition(" here: ")[2].rstrip(".") or error.why
             return errors.Moved(name=counter.name, why=why)
         if error.code == "suspended":
-            return errors.Suspended(name=counter.name)
+            by = error.why.partition(" is suspended ")[2].partition(". `")[0]
+            return errors.Suspended(name=counter.name, by=by or "there")
+        if error.code == "changing":
+            why = error.why.partition(" until that is done: ")[2].rstrip(".") or why
+            return errors.Changing(name=counter.name, why=why)
         if error.retryable:
             return self._not_applied(action, error.why)
         return errors.Withheld(**about)

@@ -1,8 +1,10 @@
 """The records that a store keeps and gives: entries, positions, grants, loans."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from idservice import errors
 from idservice.core.epoch import Layout, ordinal_of, sealed
@@ -19,6 +21,7 @@ FINISH = "finish"  # ends an adoption
 MOVE, ARRIVE = "move", "arrive"  # the two changes that take a counter from one store to another
 # States of a counter.
 ACTIVE, SUSPENDED, DELETED, MOVED = "active", "suspended", "deleted", "moved"
+EXHAUSTED = "exhausted"  # only shown: active, and without ids up to the limit
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +94,31 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return self.state == ACTIVE
 
 
+class LastChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The last change of a counter: the command, its operator, time (UTC) and reason.
+
+    `epoch` is the epoch that it opens, or the current one if it opens none. `until` is when ids are
+    to come again after a change that closes the counter for a time.
+    """
+
+    what: str
+    epoch: str
+    by: str = ""
+    at: datetime | None = None  # not known of a change by an earlier version
+    reason: str = ""
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        at = f" at {utc(self.at)}" if self.at is not None else ""
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"by {self.by or 'an operator'}{at}{reason}"
+
+
+def utc(at: datetime) -> str:
+    """Return a time as messages show it."""
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A counter's catalogue entry: its configuration, and its current epoch.
 
@@ -120,6 +148,12 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     home: Adopted | None = None
     move: Move | None = None
     origins: tuple[str, ...] = ()
+    last_change: LastChange | None = None
+
+    @property
+    def target_epoch(self) -> str:
+        """Return the epoch it is in, or the one that its change opens."""
+        return self.epoch if self.intent is None else self.intent.epoch
 
     @property
     def target_state(self) -> str:
@@ -174,6 +208,52 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             if mine != theirs:
                 found.append(f"{field} is {mine}, not {theirs}")
         return "; ".join(found)
+
+
+def differences(before: Counter, after: Counter) -> str:
+    """Return in words what a change, begun or done, makes of a counter."""
+    aim = after if after.intent is None else after.intent
+    found = []
+    for field in ("state", "start", "limit", "strict", "shards", "runway"):
+        old, new = getattr(before, field), getattr(aim, field)
+        if old != new:
+            found.append(f"{field} {old} -> {new}")
+    if before.epoch != aim.epoch:
+        found.append(f"epoch {before.ordinal} -> {ordinal_of(aim.epoch)}")
+    if before.epoch != aim.epoch and after.intent is None and after.state == ACTIVE:
+        found.append(f"ids from {after.high}")
+    if after.intent is not None and after.intent.floor:
+        how = "from" if after.intent.lower else "from at least"
+        found.append(f"ids {how} {after.intent.floor}")
+    if after.intent is not None and after.intent.ahead:
+        found.append(f"{after.intent.ahead} ids further on")
+    return ", ".join(found)
+
+
+def encoded(counter: Counter) -> tuple[str, str]:
+    """Return an entry and its last change as stores write them: apart, because earlier versions
+    refuse an entry with a field that they do not know. The second is empty if there is none."""
+    entry, change = replace(counter, last_change=None), counter.last_change
+    words = msgspec.json.encode(change).decode() if change is not None else ""
+    return msgspec.json.encode(entry).decode(), words
+
+
+def decoded(entry: str, change: str | None) -> Counter:
+    """Return the counter that was written so. Raises msgspec.DecodeError.
+
+    A change that opened another epoch is not the last one: an earlier version made others since.
+    """
+    counter = msgspec.json.decode(entry, type=Counter)
+    try:
+        last = msgspec.json.decode(change or "null", type=LastChange | None)
+    except msgspec.DecodeError:  # written by hand, say; the counter is served all the same
+        last = None
+    if last is not None and last.epoch != counter.target_epoch:
+        last = None
+    intent = counter.intent
+    if last is None and intent is not None:
+        last = LastChange(intent.kind, intent.epoch, by=intent.by, reason=intent.why)
+    return replace(counter, last_change=last)
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from idservice import errors
 LOG = " The log of the service says why."
 # The first kind that fits. An error of any other kind says nothing that a caller may not read.
 WORDS: dict[type[errors.IdserviceError], str] = {
+    errors.Changing: errors.Changing.text,
     errors.Moved: "Counter {name!r} hands out no ids here: it goes on in another store.",
     errors.WaitedTooLong: "No id of counter {name!r} arrived within {seconds:g} s." + LOG,
     errors.CounterSuspect: "Counter {name!r} hands out no ids until an operator repairs it." + LOG,

@@ -98,7 +98,7 @@ class CounterRoutes:
             raise errors.BadConfiguration(why="it names none of state, limit and runway")
         limit = None if body.limit is None else read_number("limit", body.limit)
         check_runway(body.runway)
-        change = Configure(state=body.state, limit=limit, runway=body.runway, forced=True)
+        change = Configure(state=body.state, limit=limit, runway=body.runway, forced=body.force)
         return await self._change(request, change, body.reason)
 
     async def delete(self, request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ Errors that only HTTP has are here; all others are in `errors`.
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from time import time
 from typing import Annotated
 
 import msgspec
@@ -113,12 +114,19 @@ def problem_record(error: errors.IdserviceError, *, operator: bool = False) -> P
 
 
 def problem(
-    error: errors.IdserviceError, *, allow: str = "", operator: bool = False
+    error: errors.IdserviceError,
+    *,
+    allow: str = "",
+    operator: bool = False,
+    clock: Callable[[], float] = time,
 ) -> web.Response:
-    """Return the answer for an error."""
+    """Return the answer for an error; `clock` tells the time of day."""
     headers = dict(NO_STORE)
     if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        seconds = RETRY_AFTER_S
+        if isinstance(error, errors.Changing):
+            seconds = error.retry_after_s(clock())
+        headers["Retry-After"] = str(seconds)
     if allow:
         headers["Allow"] = allow
     response = web.Response(

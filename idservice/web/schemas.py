@@ -1,5 +1,6 @@
 """The bodies of requests and answers as records; `openapi` makes the document of them."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -44,6 +45,7 @@ class Patch(msgspec.Struct, forbid_unknown_fields=True):
     state: Literal["active", "suspended"] | None = None
     limit: Wanted | None = None
     runway: Runway | None = None
+    force: Annotated[bool, Meta(description="Set a limit below ids in use: none are left.")] = False
     reason: Reason = ""
 
 
@@ -119,6 +121,19 @@ class AdoptedAnswer(ItemAnswer, forbid_unknown_fields=True):
     returns: Annotated[Literal["old", "new"], Meta(description="As its old endpoint answers.")]
 
 
+class ChangeAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """The last change of a counter: the command, its operator, time and reason."""
+
+    what: str
+    by: str
+    at: datetime | None
+    reason: str
+    until: (
+        Annotated[datetime, Meta(description="When ids come again, about; while it is under way.")]
+        | UnsetType
+    ) = UNSET
+
+
 class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
     """A counter: its configuration and state, its position in the store, its ids in memory."""
 
@@ -131,6 +146,7 @@ class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
     shards: int
     runway: Annotated[float, Meta(description="Seconds for which ids are to last.")]
     change: Annotated[str, Meta(description="The change under way.")] | UnsetType = UNSET
+    last_change: ChangeAnswer | UnsetType = UNSET
     next: Annotated[Number, Meta(description="The lowest id that is not reserved.")] | UnsetType = (
         UNSET
     )

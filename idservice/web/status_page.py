@@ -130,6 +130,7 @@ class PageTemplate:
             "about": f"{row['mode']}, epoch {row['epoch']}",
             "level": counter["level"],
             "change": f"{counter['change']} under way" if counter["change"] else "",
+            "changed": f"last change: {counter['last_change']}" if counter["last_change"] else "",
             "waiting": f"{counter['waiting']:,} waiting" if counter["waiting"] else "",
             "lost": f"{sum(counter['gaps'].values()):,}",
             "by": "" if row["gaps"] == "0" else row["gaps"],

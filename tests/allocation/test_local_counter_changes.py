@@ -252,11 +252,12 @@ def test_ids_that_end_a_doubt_are_not_of_an_epoch_that_was_revoked_meanwhile() -
             wish = SetNext(next=0, lower=True)
             data.rewrite(entry, rules.begun(entry, wish, [data.shard_state(entry, 0)], Random(1)))
             supply.apply_entry(data.entries["orders"])
-            with pytest.raises(errors.WaitedTooLong):
+            with pytest.raises(errors.Changing):
                 await waiting
             assert supply.take() is None
+            await elapse(1.0)
             assert supply.reading().gaps == {"late": len(data.ledger[0].indices)}
-            assert supply.state is LocalState.SUSPECT
+            assert supply.state is LocalState.SUSPECT_CLOSED
 
     run(main())
 

@@ -14,8 +14,9 @@ from idservice.allocation.context import Limits
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.allocation.strict import STANDS_STILL_S, WRITERS_FEW, WRITERS_MAX, StrictReserver
-from idservice.catalogue.changes import Change, Configure, CreateAgain, Delete, Fence, SetNext
+from idservice.catalogue.changes import Change, Configure, Delete, Fence, SetNext
 from idservice.catalogue.counters import new_counter
+from idservice.catalogue.renewals import CreateAgain
 from idservice.core.writer import Batch
 from idservice.server import settings
 from idservice.stores.dynamodb import items

@@ -122,6 +122,7 @@ def test_a_change_is_called_finished_once_it_is(caplog: pytest.LogCaptureFixture
         data = table()
         said = await finish(data, caplog)
         assert data.entries["orders"].intent is None
-        assert said == [("change_finished", "finished a change of counter orders that stood still")]
+        why = "finished a change of counter orders that stood still: set by an operator"
+        assert said == [("change_finished", why)]
 
     run(main())

@@ -50,13 +50,18 @@ def test_a_change_that_waits_logs_for_how_long(caplog: pytest.LogCaptureFixture)
     async def main() -> None:
         data = table()
         await granted(data, 100)
-        await changer(data).change("orders", SetNext(next=5, lower=True))
+        store = SimStore(Random(2), data)
+        made = EpochChanger(store, random=Random(3), stale_s=60.0, clock=lambda: 1e9)
+        wish = SetNext(next=5, lower=True, by="ann@desk", why="a typo")
+        await made.change("orders", wish)
 
     run(main())
     waits = [one for one in caplog.records if getattr(one, "action", "") == "change_waits"]
-    assert [one.getMessage() for one in waits] == [
-        "counter orders: set waits 60 s, until each instance has read of it or stopped serving"
-    ]
+    (said,) = [one.getMessage() for one in waits]
+    assert said == (
+        "counter orders: set by ann@desk at 2001-09-09 01:46:40 UTC (a typo) waits 60 s, until each"
+        " instance has read of it or stopped serving"
+    )
 
 
 def test_a_longer_runway_of_the_counter_itself_is_waited_for() -> None:

@@ -17,7 +17,6 @@ from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import (
     Change,
     Configure,
-    CreateAgain,
     Delete,
     Fence,
     FinishAdoption,
@@ -26,6 +25,7 @@ from idservice.catalogue.changes import (
 )
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.catalogue.mover import CounterMover
+from idservice.catalogue.renewals import CreateAgain
 from idservice.server.startup import build_instance
 from idservice.stores.records import Adopted, Counter, Move
 from tests.simulation.loop import elapse, run

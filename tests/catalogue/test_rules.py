@@ -13,7 +13,6 @@ from idservice.catalogue.changes import (
     JUMP_MAX,
     Change,
     Configure,
-    CreateAgain,
     Delete,
     Fence,
     FinishAdoption,
@@ -21,6 +20,7 @@ from idservice.catalogue.changes import (
     SetNext,
 )
 from idservice.catalogue.counters import new_counter
+from idservice.catalogue.renewals import CreateAgain
 from idservice.stores.records import (
     DELETED,
     LIMIT_DEFAULT,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from idservice import errors
+from idservice.cli.store_commands import operator
 from tests.cli.test_main import Run, _here, assert_refused, run
 
 __all__ = ["_here", "run"]  # fixtures, used by name
@@ -137,6 +138,71 @@ def test_fence_goes_past_a_number_or_ahead(run: Run) -> None:
     assert run("fence", "orders", "--ahead", "50").out == (
         "counter orders: active, epoch 3, ids from 150\n"
     )
+
+
+def test_a_fence_that_leaves_no_ids_or_skips_a_million_needs_force(run: Run) -> None:
+    """It pushed a counter past its limit, called that `active`, and exited with 0."""
+    assert run("configure", "orders", "--limit", "2000").code == 0
+    refused = run("fence", "--all", "--past", "3000001")
+    assert refused.code == 1
+    assert "'default' was not changed: going on from 3000002 would skip" in refused.err
+    assert "'orders' was not changed: going on from 3000002, it is exhausted at once" in refused.err
+    assert "nothing was changed, because of default, orders" in refused.err
+    assert refused.out == ""
+    beyond = run("fence", "orders", "--past", str(2**60))
+    assert_refused(beyond, 1, "exhausted at once", "--force")
+    assert run("next", "orders").out == "10\n"
+    forced = run("fence", "orders", "--past", "2500", "--force")
+    assert forced.code == 0
+    assert "counter orders: exhausted, epoch 3; it is exhausted at once" in forced.out
+    assert json.loads(run("show", "orders", "--json").out)["state"] == "exhausted"
+    assert run("fence", "orders", "--ahead", "5").code == 0  # as exhausted as before
+
+
+def test_a_fence_shows_before_and_after_and_changes_nothing_if_dry(run: Run) -> None:
+    assert run("configure", "orders", "--limit", "2000").code == 0
+    before = Path("idservice.db").read_bytes()
+    fine = run("fence", "--all", "--past", "99", "--dry-run")
+    assert fine.code == 0
+    assert fine.out == (
+        "counter default: ids go on from 100 instead of 0\n"
+        "counter orders: ids go on from 100 instead of 10\n"
+    )
+    assert "nothing was changed" in fine.err
+    refused = run("fence", "orders", "--ahead", "5000", "--dry-run")
+    assert refused.code == 1
+    assert refused.out.startswith("counter orders: ids go on from 5010 instead of 10; it is exhaus")
+    assert run("fence", "orders", "--ahead", "5000", "--dry-run", "--force").code == 0
+    assert Path("idservice.db").read_bytes() == before
+
+
+def test_a_fence_guards_its_number_also_behind_a_change_that_was_left(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change under way takes the number over before the fence itself is checked."""
+
+    async def interrupted(*_: object) -> None:
+        raise errors.Stopped()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("idservice.catalogue.changer.EpochChanger._seal_shards", interrupted)
+        assert run("suspend", "orders").code == 1
+    assert_refused(run("fence", "orders", "--past", "3000000"), 1, "would skip", "--force")
+    assert run("resume", "orders").out == "counter orders: active, epoch 3, ids from 10\n"
+
+
+def test_show_tells_operator_time_and_reason_of_the_last_change(run: Run) -> None:
+    for words, what in (
+        (("create", "tickets"), "create"),
+        (("suspend", "tickets"), "suspend"),
+        (("configure", "tickets", "--runway", "9"), "configure"),
+        (("delete", "default"), ""),
+    ):
+        assert run(*words, "--reason", f"because {what}").code == 0
+        change = json.loads(run("show", "tickets", "--json").out)["last_change"]
+        assert what in ("", change["what"])
+        assert (change["by"], change["at"][-1]) == (operator(), "Z")
+        assert change["reason"].startswith("because")
 
 
 @pytest.mark.parametrize(

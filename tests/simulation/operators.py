@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.changes import (
-    Change,
-    Configure,
-    CreateAgain,
-    Delete,
-    Fence,
-    Reshard,
-    SetNext,
-)
+from idservice.catalogue.changes import Change, Configure, Delete, Fence, Reshard, SetNext
 from idservice.catalogue.counters import new_counter
+from idservice.catalogue.renewals import CreateAgain
 from idservice.core.timeouts import stale_after
 from idservice.stores.records import ACTIVE, DELETED, LIMIT_DEFAULT, SUSPENDED
 from tests.simulation.checker import Violation

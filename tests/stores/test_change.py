@@ -1,26 +1,30 @@
 """The steps of a change of epoch, on every store: each condition, and copies that come late."""
 
 import asyncio
+from datetime import UTC, datetime
 from random import Random
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.changes import (
-    Change,
-    Configure,
-    CreateAgain,
-    Delete,
-    Fence,
-    SetNext,
-)
+from idservice.catalogue.changes import Change, Configure, Delete, Fence, SetNext
 from idservice.catalogue.counters import new_counter
+from idservice.catalogue.renewals import CreateAgain
 from idservice.core.epoch import gone_back, sealed
 from idservice.stores.protocol import CatalogueStore
-from idservice.stores.records import Counter, Grant, Position, ShardState
+from idservice.stores.records import (
+    Counter,
+    Grant,
+    LastChange,
+    Position,
+    ShardState,
+    decoded,
+    encoded,
+)
 from tests.stores.backends import Backend
 
 random = Random()
@@ -57,6 +61,34 @@ async def test_an_entry_is_rewritten_whole_and_moves_the_revision(
     assert await other.entry("orders") == after
     assert await other.counter("orders") == after
     assert await other.revision() == revision + 1
+
+
+async def test_the_last_change_is_written_beside_its_entry(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
+    """Earlier versions refuse an entry with a field that they do not know: it has none."""
+    at = datetime(2026, 11, 30, 2, 10, 4, tzinfo=UTC)
+    change = LastChange("suspend", "1.a", by="ann@desk", at=at, reason="a break")
+    created = replace(new_counter("orders", random), epoch="1.a", last_change=change)
+    assert await store.create(created) == created
+    assert await other.entry("orders") == created
+    second = replace(change, what="configure", until=at)
+    after = replace(created, runway=9.0, rev=1, last_change=second)
+    assert await store.rewrite(created, after)
+    assert await other.entry("orders") == after
+    assert after in await other.counters()
+    by_an_earlier_version = replace(after, epoch="2.b", rev=2, last_change=None)
+    assert await store.rewrite(after, by_an_earlier_version)
+    assert await other.entry("orders") == by_an_earlier_version, "it is not of that epoch"
+
+
+def test_an_entry_is_written_as_earlier_versions_wrote_it() -> None:
+    counter = new_counter("orders", random)
+    change = LastChange("set", counter.epoch, by="ann@desk")
+    config, written = encoded(replace(counter, last_change=change))
+    assert config == encoded(counter)[0] == msgspec.json.encode(counter).decode()
+    assert decoded(config, written).last_change == change
+    assert decoded(config, None) == decoded(config, "[]") == counter
 
 
 async def test_an_entry_that_somebody_wrote_since_is_left_alone(

@@ -16,7 +16,6 @@ from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import (
     Change,
     Configure,
-    CreateAgain,
     Delete,
     Fence,
     FinishAdoption,
@@ -24,6 +23,7 @@ from idservice.catalogue.changes import (
     SetNext,
 )
 from idservice.catalogue.counters import ensure, new_counter
+from idservice.catalogue.renewals import CreateAgain
 from idservice.core.epoch import sealed
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb.client import DynamoClient

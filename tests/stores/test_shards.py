@@ -11,8 +11,9 @@ from idservice import errors
 from idservice.allocation import give_back
 from idservice.catalogue import rules
 from idservice.catalogue.changer import EpochChanger
-from idservice.catalogue.changes import CreateAgain, Delete, Reshard
+from idservice.catalogue.changes import Delete, Reshard
 from idservice.catalogue.counters import new_counter, positions_of
+from idservice.catalogue.renewals import CreateAgain
 from idservice.core.epoch import sealed
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import SHARDS_MAX, Counter, Grant, Position

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -138,8 +139,61 @@ async def test_ids_go_down_where_somebody_answers_for_it(orders: Serving) -> Non
     assert await next_of(orders) == 5
 
 
+async def test_a_limit_that_leaves_no_ids_needs_force_and_is_called_exhausted(
+    orders: Serving,
+) -> None:
+    """It was taken without a word, and called `active`."""
+    refused = await send(orders, "PATCH", PATH, limit=5)
+    assert_problem(refused, 409, "change_refused")
+    assert "exhausted at once" in refused.json["detail"]
+    forced = await send(orders, "PATCH", PATH, limit=5, force=True)
+    assert (forced.status, forced.json["state"]) == (200, "exhausted")
+    assert (await orders.ask(PATH)).json["state"] == "exhausted"
+    assert_problem(await orders.ask(f"{PATH}/next"), 410, "exhausted")
+
+
+async def test_the_last_change_is_shown_and_told_to_refused_requests(orders: Serving) -> None:
+    """A suspended counter was suspended by nobody, at no time, for no reason."""
+    await send(orders, "PATCH", PATH, state="suspended", reason="a break")
+    shown = (await orders.ask(PATH)).json["last_change"]
+    assert datetime.fromisoformat(shown.pop("at")).tzinfo is not None
+    assert shown == {"what": "suspend", "by": "http:127.0.0.1", "reason": "a break"}
+    refused = await orders.ask(f"{PATH}/next")
+    assert_problem(refused, 423, "suspended")
+    assert "suspended by http:127.0.0.1 at 20" in refused.json["detail"]
+    assert "(a break)" in refused.json["detail"]
+    (status,) = (await orders.ask("/v1/status?find=orders")).json["counters"]
+    assert "suspend by http:127.0.0.1" in status["last_change"]
+    assert b"suspend by http:127.0.0.1" in (await orders.ask("/?find=orders")).body
+
+
+async def test_a_change_that_closes_the_counter_for_a_time_names_itself(
+    orders: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests waited, and were told that the store refused; the status said `short`."""
+    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
+    first = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True, reason="a typo")
+    assert first.status == 202
+    entry = await orders.store.entry("orders")
+    assert entry is not None
+    orders.service.apply_entry(entry)  # which it reads within two seconds
+    for target in (f"{PATH}/next", f"{PATH}/next?count=3", f"{PATH}/next?format=ranges"):
+        refused = await orders.ask(target)
+        assert_problem(refused, 503, "changing")
+        assert 10 < int(refused.headers["retry-after"]) <= 61
+        said = refused.json["detail"]
+        assert all(part in said for part in ("set by http:127.0.0.1 at", "a typo", "until about"))
+        assert (refused.json["retryable"], refused.json["outcome"]) == (True, "not_applied")
+    second = await send(orders, "POST", f"{PATH}/set", next=6, allow_lower=True, reason="later")
+    assert (second.status, second.json["change"]) == (202, "set")
+    assert second.json["last_change"]["reason"] == "a typo"
+    assert second.json["last_change"]["until"] > second.json["last_change"]["at"]
+    (status,) = (await orders.ask("/v1/status?find=orders")).json["counters"]
+    assert (status["state"], status["code"]) == ("changing", "changing")
+
+
 async def test_limit_and_runway_are_changed_in_place(orders: Serving) -> None:
-    answer = await send(orders, "PATCH", PATH, limit=12, runway=90)
+    answer = await send(orders, "PATCH", PATH, limit=12, runway=90, force=True)
     assert (answer.json["limit"], answer.json["runway"]) == (12, 90)
     left = [await next_of(orders) for _ in range(13 - (await orders.ask(PATH)).json["next"])]
     assert all(id <= 12 for id in left)
@@ -163,6 +217,7 @@ async def test_limit_and_runway_are_changed_in_place(orders: Serving) -> None:
         ("PATCH", PATH, b'{"runway":0.5}'),
         ("PATCH", PATH, b'{"runway":9,"reason":"two\\nlines"}'),
         ("PATCH", PATH, b'{"runway":9,"reason":7}'),
+        ("PATCH", PATH, b'{"limit":9,"force":"yes"}'),
         ("DELETE", PATH, b"[]"),
         ("DELETE", PATH, b'{"why":"x"}'),
         ("DELETE", PATH, b'{"reason":"' + b"x" * 201 + b'"}'),

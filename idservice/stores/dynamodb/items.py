@@ -9,15 +9,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from idservice.core.writer import Record
-from idservice.stores.records import VALUE, Adopted, Counter, Position, ShardState, Writers
+from idservice.stores.records import (
+    VALUE,
+    Adopted,
+    Counter,
+    Position,
+    ShardState,
+    Writers,
+    decoded,
+    encoded,
+)
 
 KEY = "pk"
 ENTRY = "entry:"
 HEAD = "catalogue"
 IDENTITY = "identity"
+LAST_CHANGE = "last_change"  # beside an entry's config, see `records.encoded`
 NO_HEAD = "the table's item 'catalogue' is missing or has no revision; restore the table"
 SCHEMA = 1
 WRITERS = "writers"  # how often a writer registered; each has a map of its own beside it
@@ -186,9 +194,16 @@ def new(table: str, item: Item) -> dict[str, Any]:
 
 def new_entry(table: str, counter: Counter) -> dict[str, Any]:
     """Return the write of a counter's entry."""
-    config = msgspec.json.encode(counter).decode()
+    config, change = encoded(counter)
     about = {"epoch": {"S": counter.epoch}, "state": {"S": counter.state}, "config": {"S": config}}
+    if change:
+        about[LAST_CHANGE] = {"S": change}
     return new(table, {**entry_key(counter.name), **about})
+
+
+def entry_in(item: Item) -> Counter:
+    """Return the entry in an item. Raises msgspec.DecodeError."""
+    return decoded(string(item.get("config")) or "", string(item.get(LAST_CHANGE)))
 
 
 def new_positions(table: str, counter: Counter) -> list[dict[str, Any]]:

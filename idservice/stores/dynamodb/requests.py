@@ -7,21 +7,20 @@
 import re
 from typing import Any
 
-import msgspec
-
 from idservice import errors
 from idservice.stores.dynamodb import items
 from idservice.stores.dynamodb.client import Answer
 from idservice.stores.dynamodb.items import Item, Place
 from idservice.stores.protocol import SentReservation
-from idservice.stores.records import VALUE, Counter, Grant, Position
+from idservice.stores.records import VALUE, Counter, Grant, Position, encoded
 
 # What an old endpoint's attribute holds once it is off: to add to a text is an error.
 BARRED = {"S": "finished: idservice counts in the attribute 'next'"}
 PLACEHOLDER = re.compile(r"[#:]\w+")
 NAMES = {
-    "#a": "state", "#c": "config", "#e": "epoch", "#l": "returned", "#m": "mark", "#n": VALUE,
-    "#o": "nonce", "#q": "seq", "#r": "rev", "#s": items.WRITERS, "#t": "top",
+    "#a": "state", "#c": "config", "#d": items.LAST_CHANGE, "#e": "epoch", "#l": "returned",
+    "#m": "mark", "#n": VALUE, "#o": "nonce", "#q": "seq", "#r": "rev", "#s": items.WRITERS,
+    "#t": "top",
 }  # fmt: skip
 NUMBERS = {"one": 1, "zero": 0}
 
@@ -197,11 +196,12 @@ def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, An
     """Return the write of the entry, for a transaction, if its `rev` is still that of `before`."""
     # Entries are written since a time when they had no `rev`.
     unwritten = "" if before.rev else " OR attribute_not_exists(#v)"
+    config, last = encoded(after)
     write = update(
         Place(table, items.entry_key(after.name), "rev"),
-        "SET #e = :epoch, #a = :state, #c = :config, #v = :after",
+        "SET #e = :epoch, #a = :state, #c = :config, #v = :after" + ", #d = :last" * bool(last),
         f"attribute_exists(#k) AND (#v = :before{unwritten})",
-        epoch=after.epoch, state=after.state, config=msgspec.json.encode(after).decode(),
+        epoch=after.epoch, state=after.state, config=config, last=last,
         before=before.rev, after=after.rev,
     )  # fmt: skip
     return {"Update": write}

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Self
 
-import msgspec
-
 from idservice import errors
 from idservice.core import epoch as epochs
 from idservice.core.writer import Batch
@@ -385,7 +383,7 @@ class DynamoStore:
 
     def _entry(self, item: Answer, action: str) -> Counter:
         try:
-            return msgspec.json.decode(items.string(item.get("config")) or "", type=Counter)
+            return items.entry_in(item)
         except ValueError as error:  # msgspec's are ones too
             name = items.shown(item.get(items.KEY))
             why = f"this version cannot read {name}: {error}; was a newer one used?"

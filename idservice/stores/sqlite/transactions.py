@@ -7,11 +7,17 @@ integer that overflows becomes a float, and every next equal.
 import sqlite3
 from dataclasses import replace
 
-import msgspec
-
 from idservice.core.writer import Batch, Record
 from idservice.stores.protocol import SentReservation
-from idservice.stores.records import Counter, Grant, Position, ShardState, Writers
+from idservice.stores.records import (
+    Counter,
+    Grant,
+    Position,
+    ShardState,
+    Writers,
+    decoded,
+    encoded,
+)
 
 TABLES = """
 CREATE TABLE identity (id TEXT NOT NULL, inode INTEGER NOT NULL, schema INTEGER NOT NULL) STRICT;
@@ -29,6 +35,12 @@ RETURNED_TABLE = """
 CREATE TABLE IF NOT EXISTS returned (
     counter TEXT NOT NULL, shard INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
     PRIMARY KEY (counter, shard, start)
+) STRICT
+"""
+# As above, beside entries. It is created by the first change.
+LAST_CHANGE_TABLE = """
+CREATE TABLE IF NOT EXISTS last_change (
+    counter TEXT PRIMARY KEY, change TEXT NOT NULL
 ) STRICT
 """
 # `born` is the birth of the file that had this inode. Triggers count writes, so that earlier
@@ -125,13 +137,22 @@ def writes(database: sqlite3.Connection) -> int:
 def entry(database: sqlite3.Connection, name: str) -> Counter | None:
     """Return the entry of a counter."""
     row = database.execute("SELECT config FROM entry WHERE name = ?", (name,)).fetchone()
-    return msgspec.json.decode(row[0], type=Counter) if row else None
+    return decoded(row[0], _last_changes(database, name).get(name)) if row else None
 
 
 def entries(database: sqlite3.Connection) -> list[Counter]:
     """Return every entry, by name."""
-    rows = database.execute("SELECT config FROM entry ORDER BY name")
-    return [msgspec.json.decode(config, type=Counter) for (config,) in rows]
+    rows = database.execute("SELECT name, config FROM entry ORDER BY name")
+    changes = _last_changes(database)
+    return [decoded(config, changes.get(name)) for name, config in rows]
+
+
+def _last_changes(database: sqlite3.Connection, name: str | None = None) -> dict[str, str]:
+    """Return the last change of a counter, or of each, by name."""
+    if not _exists(database, "last_change"):
+        return {}
+    query = "SELECT counter, change FROM last_change WHERE ?1 IS NULL OR counter = ?1"
+    return dict(database.execute(query, (name,)))
 
 
 def revision(database: sqlite3.Connection) -> int:
@@ -154,10 +175,12 @@ def create(database: sqlite3.Connection, counter: Counter) -> Counter:
     if found is not None:
         return found
     _move_revision(database)
+    config, change = encoded(counter)
     database.execute(
         "INSERT INTO entry VALUES (?, ?, ?, ?)",
-        (counter.name, counter.epoch, counter.state, msgspec.json.encode(counter).decode()),
+        (counter.name, counter.epoch, counter.state, config),
     )
+    _write_last_change(database, counter.name, change)
     first = counter.start - counter.base
     for shard in range(counter.shards):
         database.execute(
@@ -172,13 +195,20 @@ def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bo
     found = entry(database, before.name)
     if found is None or found.rev != before.rev:
         return False
-    config = msgspec.json.encode(after).decode()
+    config, change = encoded(after)
     database.execute(
         "UPDATE entry SET epoch = ?, state = ?, config = ? WHERE name = ?",
         (after.epoch, after.state, config, after.name),
     )
+    _write_last_change(database, after.name, change)
     _move_revision(database)
     return True
+
+
+def _write_last_change(database: sqlite3.Connection, name: str, change: str) -> None:
+    if change:
+        database.execute(LAST_CHANGE_TABLE)
+        database.execute("INSERT OR REPLACE INTO last_change VALUES (?, ?)", (name, change))
 
 
 # --- a change of epoch ----------------------------------------------------------------------------

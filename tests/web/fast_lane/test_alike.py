@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idservice.allocation.service import Service
-from idservice.catalogue.changes import Configure, CreateAgain, Delete
+from idservice.catalogue.changes import Configure, Delete
 from idservice.catalogue.counters import new_counter
+from idservice.catalogue.renewals import CreateAgain
 from idservice.web.fast_lane.parser import HEAD_MAX
 from tests.web.conftest import Serving
 from tests.web.fast_lane.hand import empty
