@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from idservice.client import lookup
 from idservice.client.address import ServiceAddress, shown
 from idservice.errors import Unavailable, Usage
 from idservice.server.settings import LISTEN, Address, from_environment
@@ -144,7 +145,7 @@ def _unchunked(body: bytes) -> bytes | None:
 
 def _connect(address: ServiceAddress, timeout: float) -> socket.socket:
     if not address.path:
-        return socket.create_connection((address.host, address.port), timeout=timeout)
+        return lookup.connect(address.host, address.port, timeout)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
     try:

@@ -1,11 +1,16 @@
 """Requests to a service over aiohttp: each is sent once, and has at most one answer."""
 
+import asyncio
+import socket
+from contextlib import suppress
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from idservice.client.address import ServiceAddress
+from idservice.client.lookup import LookUp
 from idservice.client.protocol import (
     ANSWER_MAX,
     NotSent,
@@ -15,6 +20,52 @@ from idservice.client.protocol import (
 )
 
 CHUNK = 65_536
+NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+
+
+class Resolver(AbstractResolver):
+    """Looks names up for aiohttp so that a look-up which is given up holds nothing up.
+
+    `limit_s` is how long one may take; None if its callers have a deadline.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._limit_s = limit_s
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def tell() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def then(_: LookUp) -> None:
+            with suppress(RuntimeError):  # the loop is closed: it has given up
+                loop.call_soon_threadsafe(tell)
+
+        running = LookUp(host, port, then, flags=socket.AI_ADDRCONFIG)
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await ended
+        except TimeoutError:
+            raise socket.gaierror(socket.EAI_AGAIN, "its look-up took too long") from None
+        return [
+            ResolveResult(
+                hostname=host,
+                host=socket.getnameinfo(address, NUMERIC)[0],  # with the zone of a local address
+                port=port,
+                family=found,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found, _, protocol, _, address in running.result(0.0)
+            if family in (socket.AF_UNSPEC, found)
+        ]
+
+    async def close(self) -> None: ...
 
 
 class AsyncTransport:
@@ -30,7 +81,9 @@ class AsyncTransport:
     async def __aenter__(self) -> Self:
         path = self._address.path
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path) if path else aiohttp.TCPConnector(),
+            connector=aiohttp.UnixConnector(path)
+            if path
+            else aiohttp.TCPConnector(resolver=Resolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "idservice"},
             timeout=aiohttp.ClientTimeout(total=None),  # the caller has a deadline

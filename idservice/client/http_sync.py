@@ -1,12 +1,16 @@
 """Requests of the synchronous client, over kept connections; the standard library only."""
 
 import http.client
+import io
 import os
 import socket
 import threading
 import time
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
+from idservice.client import lookup
 from idservice.client.address import ServiceAddress
 from idservice.client.protocol import (
     ANSWER_MAX,
@@ -35,6 +39,45 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+class _Tcp(http.client.HTTPConnection):
+    """A connection whose timeout covers the look-up of the name and all addresses."""
+
+    def connect(self) -> None:
+        self.sock = lookup.connect(self.host, self.port, self.timeout or 0.0)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class _Tls(_Tcp):
+    """The same, encrypted."""
+
+    default_port = http.client.HTTPS_PORT
+
+    def connect(self) -> None:
+        import ssl  # takes 10 ms
+
+        super().connect()
+        context = ssl.create_default_context()
+        self.sock = context.wrap_socket(self.sock, server_hostname=self.host)
+
+
+class _Reading(io.RawIOBase):
+    """Reads from a socket until a deadline, however slowly the bytes arrive."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        self._sock.settimeout(_left(self._deadline))
+        return self._sock.recv_into(into)
+
+
 class ConnectionPool:
     """Sends requests to one service, one at a time on each connection, and none of them twice."""
 
@@ -56,14 +99,13 @@ class ConnectionPool:
             self._connect(connection, deadline)
             _set_timeout(connection, deadline)
             connection.request(method, target, headers=HEADERS)
-            _set_timeout(connection, deadline)
+            connection.response_class = partial(_response, deadline)  # type: ignore[assignment]
             response = connection.getresponse()
             body = b""
             while chunk := response.read1(65_536):
                 body += chunk
                 if len(body) > ANSWER_MAX:
                     raise NoUsableAnswer(url=self.url, why="its answer is too long")
-                _set_timeout(connection, deadline)
             # `read1` ends alike for a whole answer and for one that was cut off.
             if response.length:
                 raise NoUsableAnswer(url=self.url, why="its answer was cut off")
@@ -82,7 +124,7 @@ class ConnectionPool:
             _set_timeout(connection, deadline)
             try:
                 connection.connect()
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the latter for the name of a host
                 raise NotSent(url=self.url, why=why_not_connected(error)) from None
 
     def _take(self) -> http.client.HTTPConnection:
@@ -102,8 +144,8 @@ class ConnectionPool:
         if self._address.path:
             return _Unix(self._address)
         if self._address.tls:
-            return http.client.HTTPSConnection(self._address.host, self._address.port)
-        return http.client.HTTPConnection(self._address.host, self._address.port)
+            return _Tls(self._address.host, self._address.port)
+        return _Tcp(self._address.host, self._address.port)
 
     def _give_back(self, connection: http.client.HTTPConnection, whole: bool) -> None:
         with self._lock:
@@ -132,9 +174,16 @@ class ConnectionPool:
             connection.close()
 
 
+def _response(deadline: float, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+    return http.client.HTTPResponse(_Reading(sock, deadline), **options)  # type: ignore[arg-type]
+
+
 def _set_timeout(connection: http.client.HTTPConnection, deadline: float) -> None:
     """Limit the next step to the time that is left."""
-    left = max(TIMEOUT_MIN_S, deadline - time.monotonic())
-    connection.timeout = left
+    connection.timeout = _left(deadline)
     if connection.sock is not None:
-        connection.sock.settimeout(left)
+        connection.sock.settimeout(connection.timeout)
+
+
+def _left(deadline: float) -> float:
+    return max(TIMEOUT_MIN_S, deadline - time.monotonic())

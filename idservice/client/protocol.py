@@ -72,13 +72,15 @@ class ClientAnswer:
     blocks: tuple[range, ...]
 
 
-def why_not_connected(error: OSError) -> str:
+def why_not_connected(error: OSError | UnicodeError) -> str:
     """Return why a connection was not made, without the names that a library adds."""
     if isinstance(error, socket.gaierror):
         return "the name does not resolve"
     if isinstance(error, TimeoutError):
         return "no connection in time"
-    if error.errno and type(error).__module__ == "builtins":  # TLS has numbers of another kind
+    if (
+        isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins"
+    ):  # TLS has numbers of another kind
         return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from idservice.client import lookup
 from idservice.errors import CannotListen
 from idservice.server.settings import ADMIN_DEFAULT, Address
 
@@ -20,6 +21,7 @@ log = logging.getLogger("idservice.server")
 
 BACKLOG = 1024
 UNIX_MODE = 0o660
+LOOK_UP_MAX_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +142,8 @@ def bind(address: Address) -> socket.socket:
         family = socket.AF_UNIX
         name: tuple[Any, ...] | str = address.path
         if not address.path:
-            family, _, _, _, name = socket.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
+            found = lookup.addresses(address.host, address.port, LOOK_UP_MAX_S)
+            family, _, _, _, name = found[0]
         bound = socket.socket(family, socket.SOCK_STREAM)
         try:
             if address.path:

@@ -64,13 +64,19 @@ def may_create(store: str | None, *, init: bool) -> bool:
 
 async def reach(store: IdStore, random: Random, *, create: bool, deadline: float) -> None:
     """Check that the store can be used. Raises StoreUnready after `deadline`, a loop time."""
+    loop = asyncio.get_running_loop()
 
     async def attempt() -> None:
         if create and await initialise(store, new_counter(DEFAULT_COUNTER, random)):
             log.warning(
                 "%s was created; ids start from 0", store.address, extra={"action": "store_created"}
             )
-        await store.verify()
+        try:
+            async with asyncio.timeout_at(max(deadline, loop.time() + LOOK_MAX_S)):
+                await store.verify()
+        except TimeoutError:
+            why = "it, or the source of its credentials, did not answer in time: check the network"
+            raise errors.StoreUnready(store=store.address, why=why, waiting_helps=True) from None
 
     def may_pass(error: errors.StoreError) -> bool:
         return isinstance(error, errors.StoreUnready) and error.waiting_helps

@@ -222,7 +222,7 @@ async def test_without_a_connection_no_id_is_used_up(
     if "invalid" in url:
         unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=unknown))
-    async with kind(url, timeout=0.05) as client:
+    async with kind(url, timeout=0.2) as client:
         with pytest.raises(WaitedTooLong, match="Nothing was sent, so no ids are") as refused:
             await client.next_id()
     assert refused.value.outcome == errors.NOT_APPLIED

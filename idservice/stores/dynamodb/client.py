@@ -24,7 +24,7 @@ from idservice.stores.dynamodb.region import named_region
 
 log = logging.getLogger("idservice.store")
 
-CALL_MAX_S = 5.0  # name resolution and waiting for a free connection have no limit of their own
+CALL_MAX_S = 5.0  # waiting for a free connection has no limit of its own
 CONNECT_MAX_S = 1.0
 OPEN_MAX_S = 30.0  # a fetch of credentials that is cut off begins anew and never gets through
 CREDENTIALS_CHECK_S = 60.0
@@ -191,7 +191,6 @@ class DynamoClient:
             retries={"mode": "standard", "total_max_attempts": 1},  # also against AWS_MAX_ATTEMPTS
             connect_timeout=CONNECT_MAX_S,
             read_timeout=CALL_MAX_S + 0.5,  # per read: the deadline around the call comes first
-            connector_args={"keepalive_timeout": 60},  # the default of 12 s: a handshake per refill
             max_pool_connections=32,
             parameter_validation=False,
         )

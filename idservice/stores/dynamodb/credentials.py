@@ -19,7 +19,11 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NoConnectionError
 
 from idservice.client.address import without_user
+from idservice.client.http_async import Resolver
 
+LOOK_UP_MAX_S = 4.5  # below the limit of a call: without an address nothing was sent
+# A connection is kept for 60 s: after the default of 12 s each refill would need a handshake.
+CONNECTOR = {"keepalive_timeout": 60, "resolver": Resolver(LOOK_UP_MAX_S)}
 METADATA = "http://169.254.169.254"
 # Raised before a request is signed, so that it was not sent.
 NONE_TO_SIGN_WITH = (
@@ -30,8 +34,13 @@ NONE_TO_SIGN_WITH = (
 async def look_up() -> tuple[Any, Any]:
     """Return a new session and its credentials. Raises errors of the AWS library and OSError."""
     import aioboto3  # takes 0.3 s and 20 MB, and is not needed to read an address
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
 
-    session: Any = aioboto3.Session()
+    core = AioSession()
+    # For the services that give credentials, too. A client's own connector_args would be ignored.
+    core.set_default_client_config(AioConfig(connector_args=CONNECTOR))
+    session: Any = aioboto3.Session(botocore_session=core)
     credentials = await session.get_credentials()
     if credentials is None:  # a client made without them would never look again
         raise NoCredentialsError

@@ -1,0 +1,150 @@
+"""Names are looked up within the deadline of the call that needs them, however long that takes."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+import pytest
+
+from idservice import errors
+from idservice.cli import http_get
+from idservice.client import AsyncClient, Client, WaitedTooLong, lookup
+from idservice.client.http_async import Resolver
+from idservice.server import sockets, startup
+from idservice.server.settings import Address
+from idservice.stores import open_store
+from idservice.stores.dynamodb import credentials
+
+NAME = "central.test"
+
+
+class Silent:
+    """A resolver that answers for numbers alone, until the end of the test."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self.asked = 0
+        self.over = threading.Event()
+        self._ask = ask
+
+    def __call__(self, host: str, *arguments: Any, **options: Any) -> Any:
+        if host == NAME and options.get("flags") != socket.AI_NUMERICHOST:
+            self.asked += 1
+            self.over.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return self._ask(host, *arguments, **options)
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
+    resolver = Silent(socket.getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    yield resolver
+    resolver.over.set()
+
+
+def test_the_client_gives_up_in_time_and_sent_nothing(silent: Silent) -> None:
+    with (
+        Client(f"http://{NAME}:8080", timeout=0.1) as client,
+        pytest.raises(WaitedTooLong, match="Nothing was sent") as raised,
+    ):
+        client.next_id()
+    assert raised.value.outcome == errors.NOT_APPLIED
+
+
+async def test_the_client_for_asyncio_gives_up_in_time(silent: Silent) -> None:
+    async with AsyncClient(f"http://{NAME}:8080", timeout=0.1) as client:
+        with pytest.raises(WaitedTooLong):
+            await client.next_id()
+
+
+def test_one_look_up_for_a_name_runs_at_a_time(silent: Silent) -> None:
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            lookup.connect(NAME, 80, 0.01)
+    assert silent.asked == 1
+
+
+def test_a_command_that_asks_a_service_gives_up_in_time(silent: Silent) -> None:
+    with pytest.raises(http_get.NoAnswer, match="look-up of its name took too long"):
+        http_get.ask(f"http://{NAME}:8080", "/livez", timeout=0.05)
+
+
+async def test_a_look_up_that_is_given_up_is_no_thread_that_the_loop_waits_for(
+    silent: Silent,
+) -> None:
+    looking = asyncio.create_task(Resolver().resolve(NAME, 80))
+    await asyncio.sleep(0)
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "look-up"] == [True]
+
+
+async def test_a_look_up_over_its_limit_means_that_nothing_was_sent(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(credentials.CONNECTOR, "resolver", Resolver(0.05))
+    store = open_store(f"dynamodb:ids?region=eu-west-1&endpoint=http://{NAME}:8000")
+    async with store:
+        with pytest.raises(errors.StoreUnready, match="the name does not resolve"):
+            await store.verify()
+
+
+async def test_a_start_waits_for_the_store_no_longer_than_it_was_told(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "LOOK_MAX_S", 0.05)
+    async with open_store(f"http://{NAME}:8080") as store:
+        with pytest.raises(errors.StoreUnready, match="did not answer in time") as raised:
+            await startup.reach(store, Random(), create=False, deadline=0.0)
+    assert raised.value.waiting_helps
+
+
+def test_an_address_to_listen_on_is_looked_up_within_a_limit(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "LOOK_UP_MAX_S", 0.05)
+    with pytest.raises(errors.CannotListen, match="look-up of its name"):
+        sockets.bind(Address(NAME, 8080))
+
+
+async def test_names_and_numbers_are_found_with_their_port() -> None:
+    assert ("127.0.0.1", 80) in {found[4] for found in lookup.addresses("localhost", 80, 5.0)}
+    assert lookup.addresses("::1", 80, 5.0)[0][4][:2] == ("::1", 80)
+    found = await Resolver().resolve("localhost", 80)
+    assert ("127.0.0.1", 80) in {(one["host"], one["port"]) for one in found}
+
+
+def test_a_name_with_a_dead_address_leads_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as alive, socket.socket() as dead:
+        dead.bind(("127.0.0.2", 0))  # and does not listen
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+        both = [(*kind, dead.getsockname()), (*kind, alive.getsockname())]
+        monkeypatch.setattr(lookup, "addresses", lambda *_: both)
+        with lookup.connect(NAME, 80, 5.0) as connection:
+            assert connection.getpeername() == alive.getsockname()
+
+
+def test_an_answer_that_trickles_does_not_outlast_the_deadline() -> None:
+    over = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nA: ")
+            while not over.wait(0.01):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=trickle, args=(listener,))
+        server.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with Client(url, timeout=0.2) as client, pytest.raises(WaitedTooLong):
+                client.next_id()
+        finally:
+            over.set()
+            server.join()
