@@ -448,7 +448,9 @@ def test_counters_are_listed_and_shown(run: Run) -> None:
     assert [row["next"] for row in rows] == [3, 0, 0, 2, 0]
     with closing(sqlite3.connect("idservice.db")) as database, database:
         database.execute("DELETE FROM position WHERE counter = 'b'")
-    assert "\nb        suspect    –" in run("counters").out, "a lost position hides no other counter"
+    assert "\nb        suspect    –" in run("counters").out, (
+        "a lost position hides no other counter"
+    )
     shown = run("show", "a").out
     assert "counter:   a\n" in shown
     assert "next:      3\n" in shown
