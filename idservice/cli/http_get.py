@@ -15,10 +15,12 @@ from dataclasses import replace
 from idservice.client import lookup
 from idservice.client.address import ServiceAddress, shown
 from idservice.errors import Unavailable, Usage
-from idservice.server.settings import LISTEN, Address, from_environment
+from idservice.server.left_address import service_address
+from idservice.server.settings import Address
 
 POLL_S = 0.1
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  an address to listen on
+# Addresses to listen on. A service on "::" accepts IPv4 too, and containers may lack "::1".
+ANY_ADDRESS = dict.fromkeys(("0.0.0.0", "::"), "127.0.0.1")  # noqa: S104
 
 
 class NoAnswer(Unavailable):
@@ -32,8 +34,8 @@ class RefusedBy(Unavailable):
 
 
 def default_url(environment: Mapping[str, str]) -> str:
-    """Return the URL of the service of this container, by its environment. Raises Usage."""
-    return reachable_url(from_environment(LISTEN, environment)[0])
+    """Return the URL of the service that runs in this container. Raises Usage."""
+    return reachable_url(service_address(environment))
 
 
 def reachable_url(address: Address) -> str:

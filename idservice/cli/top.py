@@ -23,7 +23,8 @@ from rich.text import Text
 from idservice.cli import http_get
 from idservice.errors import Unavailable
 from idservice.observability import format
-from idservice.server import settings, stop_signals
+from idservice.server import stop_signals
+from idservice.server.left_address import service_address
 
 ANSWER_S = 5.0
 AROUND = 8  # lines of the screen that are not counters
@@ -83,12 +84,8 @@ def top(arguments: argparse.Namespace) -> int:
 
 
 def default_url(environment: Mapping[str, str]) -> str:
-    """Return the URL of the control plane of this container, by its environment. Raises Usage."""
-    admin = settings.from_environment(settings.ADMIN_LISTEN, environment)
-    listen = settings.from_environment(settings.LISTEN, environment)
-    if admin is None and all(address.is_local for address in listen):
-        return http_get.default_url(environment)
-    return http_get.reachable_url(admin or settings.ADMIN_DEFAULT)
+    """Return the URL of the control plane of the service that runs here. Raises Usage."""
+    return http_get.reachable_url(service_address(environment, admin=True))
 
 
 def look(url: str, *, per: int = PER_MAX) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from idservice.allocation.service import Service
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import logs, loop_lag
-from idservice.server import loop, sockets, startup, stop_signals
+from idservice.server import left_address, loop, sockets, startup, stop_signals
 from idservice.server.listener import Listener
 from idservice.server.settings import STORE_DEFAULT, ServeSettings, taken
 from idservice.server.shutdown import ABANDON_S, STOP_MAX_S, StopSwitch, drain
@@ -52,9 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
         logs.set_up(settings.log, access=settings.access_log, worker=worker)
 
     set_up_logs()
-    with sockets.bound(
-        settings.listen, settings.admin_listen, allow_changes=settings.allow_changes
-    ) as bound:
+    with (
+        sockets.bound(
+            settings.listen, settings.admin_listen, allow_changes=settings.allow_changes
+        ) as bound,
+        left_address.left(bound.addresses(), os.environ),
+    ):
         if settings.workers == 1:
             return loop.run(serve(settings, bound))
 

@@ -313,7 +313,7 @@ STORE, RUNWAY, LISTEN, ADMIN_LISTEN = (
 # Of the commands that ask a running service.
 URL = Setting(
     "url", None, str, "the service, http://HOST:PORT or unix:PATH", "URL",
-    unset=f"where --listen says, else {LISTEN_DEFAULT.url}",
+    unset="the one that runs here as this user, else where --listen says",
 )  # fmt: skip
 TIMEOUT = Setting("timeout", 30.0, seconds(0, 3600), "seconds to wait", "S")
 INTERVAL = Setting("interval", 1.0, seconds(0.1, 3600), "seconds between two looks", "S")

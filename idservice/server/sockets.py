@@ -10,7 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from idservice.client import lookup
@@ -22,6 +22,7 @@ log = logging.getLogger("idservice.server")
 BACKLOG = 1024
 UNIX_MODE = 0o660
 LOOK_UP_MAX_S = 5.0
+ANY_IPV6, ANY_IPV4 = "::", "0.0.0.0"  # noqa: S104  addresses to listen on
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Sockets:
         """Close them in this process; other processes that share them go on."""
         for _, bound in self.data + self.admin:
             bound.close()
+
+    def addresses(self) -> tuple[list[Address], list[Address]]:
+        """Return the addresses of the data sockets and of the admin sockets."""
+        data, admin = ([bound_address(one) for _, one in each] for each in (self.data, self.admin))
+        return data, admin
 
     def log_addresses(self) -> None:
         """Log the addresses at which requests are answered."""
@@ -144,12 +150,19 @@ def bind(address: Address) -> socket.socket:
         if not address.path:
             found = lookup.addresses(address.host, address.port, LOOK_UP_MAX_S)
             family, _, _, _, name = found[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            bound = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # one address for all machines: some have no IPv6
+            if address.host != ANY_IPV6 or error.errno != errno.EAFNOSUPPORT:
+                raise
+            return bind(replace(address, host=ANY_IPV4))
         try:
             if address.path:
                 _remove_stale(address.path)
             else:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if address.host == ANY_IPV6:  # IPv4 too, whatever the system's default is
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             bound.bind(name)
             if address.path:
                 os.chmod(address.path, UNIX_MODE)

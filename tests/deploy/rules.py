@@ -98,6 +98,7 @@ def _serving(pod: Object, container: Object) -> Iterator[str]:
     named = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
     if set(named.values()) != heard.ports:
         yield f"it names the ports {sorted(named.values())} and listens on {sorted(heard.ports)}"
+    yield from (f"over IPv6 nobody reaches {address}" for address in heard.deaf)
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         if kind in container:
             yield from (f"{kind}: {what}" for what in _probe(container[kind], named))

@@ -59,6 +59,7 @@ def complaints(compose: Compose) -> list[str]:
         inside = {int(port.rpartition(":")[2]) for port in services["idservice"]["ports"]}
         if inside != heard.ports:
             found.append(f"it maps {sorted(inside)} and listens on {sorted(heard.ports)}")
+        found += [f"over IPv6 nobody reaches {address}" for address in heard.deaf]
         found += _engine(services, heard.values["store"])
         found += _times(services["idservice"], heard.values["store_wait"])
     found += _mounts(compose)
@@ -139,6 +140,7 @@ def test_prometheus_scrapes_where_metrics_are_and_grafana_asks_it() -> None:
 FAULTS = [
     ("idservice.environment.IDSERVICE_STOER", "x", "did you mean IDSERVICE_STORE?"),
     ("idservice.environment.IDSERVICE_LISTEN", "0.0.0.0:8081", "listens on [8081, 9090]"),
+    ("idservice.environment.IDSERVICE_LISTEN", "0.0.0.0:8080", "over IPv6 nobody reaches"),
     ("idservice.environment.IDSERVICE_STORE", "dynamodb:counters?endpoint=http://x:8000",
      "nothing listens at http://x:8000"),
     ("idservice.image", "idservice:latest", "no version"),

@@ -58,6 +58,7 @@ def complaints(task: Task) -> list[str]:
         found += [
             *_health(container, heard.values["store_wait"]),
             *_network(container, heard.ports),
+            *(f"over IPv6 nobody reaches {address}" for address in heard.deaf),
         ]
     if not str(heard.values["store"]).startswith(("dynamodb:", "http")):
         found.append(f"the store {heard.values['store']} is lost with the task")
@@ -198,6 +199,7 @@ def planted(path: str, value: Any) -> Callable[[Task], None]:
 
 FAULTS = [
     ("service", "0.stopTimeout", 10, "stopTimeout 10"),
+    ("service", "0.environment.1.value", "0.0.0.0:8080", "over IPv6 nobody reaches"),
     ("service", "0.stopTimeout", 300, "stopTimeout 300"),
     ("service", "0.healthCheck.timeout", 900, "timeout must be 2 to 60"),
     ("service", "0.healthCheck.startPeriod", 30, "while it may wait 30 s for the store"),

@@ -178,6 +178,7 @@ FAULTS = [
     ("base", f"{MAIN}.env.3.value", "9", "it must be from 0 to 8 seconds"),
     ("base", f"{MAIN}.env.3.value", "5", "is seen not to be ready after"),
     ("base", f"{MAIN}.env.1.value", "0.0.0.0:8081", "listens on"),
+    ("base", f"{MAIN}.env.1.value", "0.0.0.0:8080", "over IPv6 nobody reaches"),
     ("base", f"{MAIN}.ports.0.containerPort", 80, "listens on"),
     ("base", f"{MAIN}.ports.0.name", "web", "there is no port http"),
     ("base", f"{MAIN}.image", "idservice:0.0.9", "has the tag 0.0.9"),

@@ -33,6 +33,11 @@ class Told:
         return {address.port for address in self.listens if not address.is_local}
 
     @property
+    def deaf(self) -> list[str]:
+        """Addresses that an IPv6-only pod or task is not reached at."""
+        return [str(address) for address in self.listens if address.host == "0.0.0.0"]
+
+    @property
     def sockets(self) -> list[str]:
         """The paths of Unix sockets."""
         return [address.path for address in self.listens if address.path]

@@ -1,5 +1,6 @@
 """Sockets that are bound, and what is left of them."""
 
+import errno
 import socket
 import stat
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from idservice.errors import CannotListen
 from idservice.server.settings import Address
-from idservice.server.sockets import bound
+from idservice.server.sockets import bind, bound
 
 
 def parsed(*texts: str) -> list[Address]:
@@ -129,3 +130,30 @@ def test_counters_are_changed_where_that_is_allowed_and_nowhere_else(
     with bound(parsed(data), named, allow_changes=allow) as sockets:
         both = [(one, True) for one, _ in sockets.data] + [(one, False) for one, _ in sockets.admin]
         assert [ids for one, ids in both if sockets.may_change(one, is_data=ids)] == expected
+
+
+def test_every_ipv6_address_means_every_ipv4_address_too() -> None:
+    with bind(Address.parse("[::]:0")) as both:
+        assert both.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
+        both.listen()
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, both.getsockname()[1]), 5.0).close()
+    with bind(Address.parse("[::1]:0")) as one:
+        assert one.getsockname()[0] == "::1"
+
+
+def test_a_machine_without_ipv6_listens_on_every_ipv4_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = socket.socket
+
+    def ipv4_alone(family: int, *kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *kind)
+
+    monkeypatch.setattr(socket, "socket", ipv4_alone)
+    with bind(Address.parse("[::]:0")) as bound_to:
+        assert bound_to.getsockname()[0] == "0.0.0.0"
+    with pytest.raises(CannotListen, match="not supported"):
+        bind(Address.parse("[::1]:0"))
