@@ -30,7 +30,8 @@ Reason = Annotated[
 
 
 class CounterConfiguration(msgspec.Struct, forbid_unknown_fields=True):
-    """The configuration of a counter. A number may be sent as a string of its digits."""
+    """The configuration of a counter. A number may be sent as a string of its digits. A strict
+    counter has one shard."""
 
     start: Wanted = 0
     limit: Wanted | None = None
@@ -40,7 +41,7 @@ class CounterConfiguration(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Patch(msgspec.Struct, forbid_unknown_fields=True):
-    """Changes of a counter; a field that is null or left out stays as it is."""
+    """Changes of a counter, one at least; a field that is null or left out stays as it is."""
 
     state: Literal["active", "suspended"] | None = None
     limit: Wanted | None = None

@@ -10,13 +10,19 @@ WHOLE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """A counter's start is not above its limit: JSON Schema cannot compare two fields."""
+    """Rules between fields. JSON Schema has words for some, of which generators make no types."""
     body = case.body
-    if not isinstance(body, dict) or not {"start", "limit"} <= set(body):
+    if not isinstance(body, dict):
         return
-    wished = (body["start"], body["limit"])
-    if all(is_whole(value) for value in wished):
+    wished = (body.get("start"), body.get("limit"))
+    if all(is_whole(value) for value in wished):  # the start is not above the limit
         body["start"], body["limit"] = sorted(wished, key=int)
+    if body.get("strict") is True and "shards" in body and is_whole(body["shards"]):
+        body["strict"] = int(body["shards"]) <= 1
+    if case.method == "PATCH" and all(
+        body.get(one) is None for one in ("state", "limit", "runway")
+    ):
+        body["state"] = "active"
 
 
 def is_whole(value: Any) -> bool:

@@ -115,7 +115,8 @@ def test_every_whole_number_has_64_bits_and_bounds() -> None:
 def test_no_schema_has_a_form_that_generators_refuse() -> None:
     """`"const": false` and unions without a name ended them, or became types without a name."""
     for each in schemas_of(DOCUMENT):
-        assert not {"const", "anyOf", "allOf"} & set(each), each
+        assert not {"const", "anyOf", "allOf", "not"} & set(each), each
+        assert "default" not in each or "type" in each, each
         for one in each.get("oneOf", ()):
             assert "$ref" in one or set(one) & {"type"}, each
 
@@ -159,7 +160,7 @@ def closed(value: Any) -> Any:
         return [closed(one) for one in value]
     if not isinstance(value, dict):
         return value
-    made = {name: one if name == "not" else closed(one) for name, one in value.items()}
+    made = {name: closed(one) for name, one in value.items()}
     return {"additionalProperties": False, **made} if "properties" in made else made
 
 
