@@ -19,7 +19,7 @@ BUILD_LOCK := requirements-build.lock
 # A constraint, so that the locks agree and one environment can hold them all.
 COMPILE := $(VENV)/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help run test quick prove check bench pictures docs lock sbom dist engines deployers recipes image
+.PHONY: help run test quick prove check bench pictures docs lock sbom dist engines deployers recipes generators image
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -62,7 +62,7 @@ docs: $(VENV)/.dev ## the pages in docs/reference that follow from the code, and
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock" \
-		"requirements-recipes.lock"
+		"requirements-recipes.lock requirements-generators.lock"
 	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra docs --extra otel -c requirements.lock -c $(BUILD_LOCK) \
@@ -70,6 +70,8 @@ lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless
 	@$(COMPILE) $(ARGS) pyproject.toml --extra deploy -c requirements-dev.lock -o requirements-deploy.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra recipes -c requirements-dev.lock -c requirements-deploy.lock \
 		-o requirements-recipes.lock >/dev/null
+	@$(COMPILE) $(ARGS) pyproject.toml --extra generators -c requirements-dev.lock -c requirements-deploy.lock \
+		-c requirements-recipes.lock -o requirements-generators.lock >/dev/null
 
 sbom: $(VENV)/.venv ## idservice.cdx.json, the bill of materials (CycloneDX), from requirements.lock
 	@$(BIN)/python deploy/sbom.py > idservice.cdx.json
@@ -96,6 +98,18 @@ deployers: $(VENV)/.deploy ## kubectl, helm, aws, which the tests of deploy/ wan
 		rm -r .deployers/node_modules && chmod +x .deployers/kubectl/kubectl .deployers/helm/helm; }
 
 recipes: $(VENV)/.recipes ## the frameworks that the recipes of docs/ use, which their test wants
+
+# Generators of clients in four languages, and what the clients are compiled with: each pinned, and checked by its hash.
+generators: $(VENV)/.generators ## what makes clients of the OpenAPI document, which a test wants (npm, Go, Java, Maven)
+	@for tool in npm go javac mvn; do command -v $$tool >/dev/null || \
+		{ echo "generators: $$tool is missing; on Debian: apt install npm golang-go default-jdk maven" >&2; exit 1; }; done
+	@[ -e .generators/done ] || { echo "generators: openapi-typescript, and libraries for Go and Java, into .generators"; \
+		mkdir -p .generators/typescript && cp tests/generated/typescript/package*.json .generators/typescript && \
+		npm ci --no-fund --no-audit --loglevel=error --prefix .generators/typescript >/dev/null && \
+		(cd tests/generated/go && go mod download) && \
+		mvn --quiet --batch-mode --strict-checksums --file tests/generated/java/pom.xml \
+			org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+			-DoutputDirectory=$(CURDIR)/.generators/java && touch .generators/done; }
 
 # The docker format, because the other one has no HEALTHCHECK. A label and not a build argument, because buildah takes
 # an old layer that was labelled with another value of the argument.
@@ -137,6 +151,11 @@ $(VENV)/.deploy: $(VENV)/.dev requirements-deploy.lock
 $(VENV)/.recipes: $(VENV)/.dev requirements-recipes.lock
 	@echo "$(VENV): requirements-recipes.lock"
 	@$(LOCKED) -r requirements-recipes.lock
+	@touch $@
+
+$(VENV)/.generators: $(VENV)/.dev requirements-generators.lock
+	@echo "$(VENV): requirements-generators.lock"
+	@$(LOCKED) -r requirements-generators.lock
 	@touch $@
 
 # Apart from the rest, since nothing that runs or tests the project needs it.

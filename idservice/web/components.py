@@ -20,6 +20,7 @@ ANSWERS = (
     Problem, schemas.OneId, schemas.IdBatch, schemas.IdRanges, schemas.CounterAnswer,
     schemas.CounterList, Status,
 )  # fmt: skip
+IDS = ("OneId", "IdBatch", "IdRanges")
 NULL = {"type": "null"}
 ID_NUMBER, WANTED_NUMBER = "IdNumber", "WantedNumber"
 UNIONS = {("integer", "string"): ID_NUMBER, ("integer", "number", "string"): WANTED_NUMBER}
@@ -51,8 +52,24 @@ def components() -> Schema:
             if "$ref" in field or field.get("default", "") is None:
                 field.pop("default", None)
     found["Problem"]["properties"]["code"] = {"type": "string", "enum": list(codes())}
+    found["Ids"] = _together([found.pop(name) for name in IDS])
     numbers = {name: _number(*about) for name, about in NUMBERS.items()}
     return {name: numbers.get(name) or found[name] for name in sorted({*found, *numbers})}
+
+
+def _together(records: list[Schema]) -> Schema:
+    """Return one schema for answers of several kinds. They have nothing that names the kind, and
+    generated clients take one for the other where it is the choice of a union."""
+    properties: Schema = {}
+    for record in records:
+        properties |= record["properties"]
+    return {
+        "title": "Ids",
+        "description": "One id as `id`; with a count several, in order, as `ids` or as `ranges`.",
+        "type": "object",
+        "properties": properties,
+        "required": ["counter"],
+    }
 
 
 def codes() -> tuple[str, ...]:
@@ -74,7 +91,8 @@ def _below(*kinds: type[errors.IdserviceError]) -> list[type[errors.IdserviceErr
 def _number(description: str, most: int, digits: int) -> Schema:
     whole = _readable({"type": "integer", "maximum": most})
     text = {"type": "string", "pattern": f"^(0|[1-9][0-9]{{0,{digits - 1}}})$"}
-    return {"description": description, "oneOf": [whole, text]}
+    # Not oneOf: where a generated client reads a string of digits as a number, both would hold.
+    return {"description": description, "anyOf": [whole, text]}
 
 
 def _readable(schema: Schema) -> Schema:

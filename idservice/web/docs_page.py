@@ -75,7 +75,8 @@ def _operation(line: str, operation: Schema) -> Iterator[str]:
 
 def _content(title: str, content: Schema) -> Iterator[str]:
     for kind, about in content.items():
-        yield f"<p>{title} <code>{kind}</code>: {_shape(about['schema'])}</p>"
+        shape = f": {_shape(about['schema'])}" if "schema" in about else ""
+        yield f"<p>{title} <code>{kind}</code>{shape}</p>"
         named = {name: one["value"] for name, one in about.get("examples", {}).items()}
         for value in named.values() or [about[key] for key in ("example",) if key in about]:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -109,8 +110,8 @@ def _shape(schema: Schema) -> str:
     if "$ref" in schema:
         name = schema["$ref"].removeprefix(REF)
         return f'<a href="#{name}">{name}</a>'
-    if "oneOf" in schema:
-        return " or ".join(_shape(one) for one in schema["oneOf"])
+    if choices := schema.get("oneOf", schema.get("anyOf")):
+        return " or ".join(_shape(one) for one in choices)
     if "enum" in schema:
         return " or ".join(f"<code>{escape(json.dumps(one))}</code>" for one in schema["enum"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]

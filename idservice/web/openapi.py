@@ -68,6 +68,9 @@ STATUS_QUERY = [
 ]  # fmt: skip
 
 
+ANY = {"type": "object", "additionalProperties": True}
+
+
 def document(limits: WebLimits) -> bytes:
     """Return the document as JSON, with the counts that this server permits."""
     return msgspec.json.encode(described(limits))
@@ -120,7 +123,7 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
         "description": "The next ids. As text, a single id is its digits and nothing else.",
         "content": {
             "application/json": {
-                "schema": {"oneOf": [ref("OneId"), ref("IdBatch"), ref("IdRanges")]},
+                "schema": ref("Ids"),
                 "examples": examples.IDS,
             },
             "text/plain": {"schema": {"type": "string"}, "example": "42"},
@@ -183,7 +186,7 @@ def _counters() -> Schema:
 
 def _service() -> Schema:
     """Return the paths that show the service."""
-    page = _content("text/html", {"type": "string"}, "The page.")
+    page = {"description": "The page.", "content": {"text/html": {}}}  # nothing to be decoded
     text = _content("text/plain", {"type": "string"})
 
     def get(operation: str, summary: str, answer: Schema, *more: Any) -> Schema:
@@ -205,7 +208,7 @@ def _service() -> Schema:
         "/readyz": get("readyz", "Say if the next id can be served.", text, [], (503,)),
         "/docs": get("docs", "Show this API as a page.", page),
         "/openapi.json": get(
-            "openapi", "Show this document.", _content("application/json", {"type": "object"})
+            "openapi", "Show this document.", _content("application/json", ANY)
         ),
     }  # fmt: skip
 

@@ -1,0 +1,84 @@
+// Calls every operation of a service by the client that OpenAPI Generator made.
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.util.Map;
+import java.util.stream.Collectors;
+import org.openapitools.client.ApiClient;
+import org.openapitools.client.ApiException;
+import org.openapitools.client.api.CountersApi;
+import org.openapitools.client.api.IdsApi;
+import org.openapitools.client.api.ServiceApi;
+import org.openapitools.client.model.*;
+
+public class Calls {
+  public static void main(String[] arguments) throws Exception {
+    ApiClient client = new ApiClient();
+    client.updateBaseUri(arguments[0]);
+    ServiceApi service = new ServiceApi(client);
+    CountersApi counters = new CountersApi(client);
+    IdsApi ids = new IdsApi(client);
+
+    say("livez", service.livez());
+    say("readyz", service.readyz());
+    say("metrics", service.metrics().contains("idservice_"));
+    say("statusPage", service.statusPageWithHttpInfo(null, null, null).getStatusCode());
+    say("docs", service.docsWithHttpInfo().getStatusCode());
+    say("openapi", ((Map<?, ?>) service.openapi()).get("openapi"));
+
+    CounterConfiguration wish = new CounterConfiguration().start(new WantedNumber(1000L));
+    CounterAnswer counter = counters.createCounter("orders", wish);
+    say("createCounter", number(counter.getStart()), number(counter.getLimit()));
+    say("getNextOfCounter", number(ids.getNextOfCounter("orders", null, "json", null).getId()));
+    Ids batch = ids.getNextOfCounter("orders", 3L, "json", null);
+    say("getNextOfCounter", batch.getIds().stream().map(Calls::number).toArray());
+    Ids ranges = ids.postNextOfCounter("orders", 5L, "ranges", "n");
+    for (IdRange each : ranges.getRanges()) {
+      say("postNextOfCounter", number(each.getFirst()), each.getStep(), each.getCount(), ranges.getNonce());
+    }
+    CounterList page = counters.listCounters(1L, null);
+    say("listCounters", names(page), page.getNext());
+    say("listCounters", names(counters.listCounters(null, page.getNext())));
+    counter = counters.showCounter("orders");
+    say("showCounter", counter.getState(), counter.getNext().getLong() > 1008, counter.getGaps().size());
+    say("status", service.status(null, null, null).getInUse());
+
+    Patch suspended = new Patch().state(Patch.StateEnum.SUSPENDED).reason("a test");
+    say("patchCounter", counters.patchCounter("orders", suspended).getState());
+    try {
+      ids.getNextOfCounter("orders", null, "json", null);
+      throw new AssertionError("a suspended counter gave an id");
+    } catch (ApiException refused) {
+      JsonNode problem = new ObjectMapper().readTree(refused.getResponseBody());
+      Problem.CodeEnum code = Problem.CodeEnum.fromValue(problem.get("code").asText());
+      say("refused", refused.getCode(), code, problem.get("retryable"));
+    }
+    Patch resumed = new Patch().state(Patch.StateEnum.ACTIVE);
+    say("patchCounter", counters.patchCounter("orders", resumed).getState());
+    SetTo set = new SetTo().next(new WantedNumber(5000L));
+    say("setCounter", counters.setCounter("orders", set).getState());
+    say("showCounter", counters.showCounter("orders").getNext().getLong() >= 5000);
+    say("deleteCounter", counters.deleteCounter("orders", new Deletion()).getState());
+
+    wish = new CounterConfiguration().limit(new WantedNumber("9007199254740993")).strict(true);
+    say("createCounter", number(counters.createCounter("big", wish).getLimit()));
+    say("getNext", number(ids.getNext(null, "json", null).getId()));
+    say("postNext", number(ids.postNext(null, "json", null).getId()));
+  }
+
+  static Object number(IdNumber id) {
+    return id.getActualInstance();
+  }
+
+  static String names(CounterList page) {
+    return page.getCounters().stream().map(CounterAnswer::getCounter).collect(Collectors.joining(" "));
+  }
+
+  static void say(String call, Object... values) {
+    StringBuilder line = new StringBuilder(call);
+    for (Object value : values) {
+      line.append(' ').append(value);
+    }
+    System.out.println(line);
+  }
+}

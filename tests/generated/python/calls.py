@@ -1,0 +1,76 @@
+"""Calls every operation of a service by the client that openapi-python-client made."""
+
+import sys
+
+from client import Client
+from client.api.counters import (
+    create_counter,
+    delete_counter,
+    list_counters,
+    patch_counter,
+    set_counter,
+    show_counter,
+)  # fmt: skip
+from client.api.ids import get_next, get_next_of_counter, post_next, post_next_of_counter
+from client.api.service import docs, livez, metrics, openapi, readyz, status, status_page
+from client.models import (
+    CounterConfiguration,
+    Deletion,
+    GetNextFormat,
+    GetNextOfCounterFormat,
+    Patch,
+    PatchStateType1,
+    PostNextFormat,
+    PostNextOfCounterFormat,
+    SetTo,
+)  # fmt: skip
+
+
+def say(*values: object) -> None:
+    print(*(str(value).lower() if isinstance(value, bool) else value for value in values))
+
+
+client = Client(base_url=sys.argv[1], raise_on_unexpected_status=True)
+with client:
+    say("livez", livez.sync(client=client))
+    say("readyz", readyz.sync(client=client))
+    say("metrics", "idservice_" in str(metrics.sync(client=client)))
+    say("statusPage", status_page.sync_detailed(client=client).status_code.value)
+    say("docs", docs.sync_detailed(client=client).status_code.value)
+    say("openapi", openapi.sync(client=client)["openapi"])
+
+    made = create_counter.sync("orders", client=client, body=CounterConfiguration(start=1000))
+    say("createCounter", made.start, made.limit)
+    one = get_next_of_counter.sync("orders", client=client, format_=GetNextOfCounterFormat.JSON)
+    say("getNextOfCounter", one.id)
+    batch = get_next_of_counter.sync(
+        "orders", client=client, format_=GetNextOfCounterFormat.JSON, count=3
+    )
+    say("getNextOfCounter", *batch.ids)
+    ranges = post_next_of_counter.sync(
+        "orders", client=client, format_=PostNextOfCounterFormat.RANGES, count=5, nonce="n"
+    )
+    for each in ranges.ranges:
+        say("postNextOfCounter", each.first, each.step, each.count, ranges.nonce)
+    page = list_counters.sync(client=client, limit=1)
+    say("listCounters", *(each.counter for each in page.counters), page.next_)
+    page = list_counters.sync(client=client, after=page.next_)
+    say("listCounters", *(each.counter for each in page.counters))
+    shown = show_counter.sync("orders", client=client)
+    say("showCounter", shown.state, shown.next_ > 1008, len(shown.gaps.additional_properties))
+    say("status", status.sync(client=client).in_use)
+
+    wanted = Patch(state=PatchStateType1.SUSPENDED, reason="a test")
+    say("patchCounter", patch_counter.sync("orders", client=client, body=wanted).state)
+    refused = get_next_of_counter.sync("orders", client=client, format_=GetNextOfCounterFormat.JSON)
+    say("refused", refused.status, refused.code.value, refused.retryable)
+    wanted = Patch(state=PatchStateType1.ACTIVE)
+    say("patchCounter", patch_counter.sync("orders", client=client, body=wanted).state)
+    say("setCounter", set_counter.sync("orders", client=client, body=SetTo(next_=5000)).state)
+    say("showCounter", show_counter.sync("orders", client=client).next_ >= 5000)
+    say("deleteCounter", delete_counter.sync("orders", client=client, body=Deletion()).state)
+
+    wanted = CounterConfiguration(limit="9007199254740993", strict=True)
+    say("createCounter", create_counter.sync("big", client=client, body=wanted).limit)
+    say("getNext", get_next.sync(client=client, format_=GetNextFormat.JSON).id)
+    say("postNext", post_next.sync(client=client, format_=PostNextFormat.JSON).id)

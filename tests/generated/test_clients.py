@@ -1,0 +1,153 @@
+"""Clients that public generators make of the OpenAPI document compile, and call every operation.
+
+Each language has a program that makes the same calls and writes the same lines.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, STORE, Serving
+
+pytestmark = [pytest.mark.process, pytest.mark.needs_generators]
+
+HERE = Path(__file__).parent
+INSTALLED = ROOT / ".generators"
+DOCUMENT = "openapi.json"
+# Of several processors the virtual machine would use all, and compile what runs for seconds only.
+JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+PARTS = "apis,models,supportingFiles,apiTests=false,modelTests=false,apiDocs=false,modelDocs=false"
+LINES = """\
+livez live
+readyz ready
+metrics true
+statusPage 200
+docs 200
+openapi 3.1.0
+createCounter 1000 9007199254740991
+getNextOfCounter 1000
+getNextOfCounter 1001 1002 1003
+postNextOfCounter 1004 1 5 n
+listCounters default default
+listCounters orders
+showCounter active true 0
+status 2
+patchCounter suspended
+refused 423 suspended false
+patchCounter active
+setCounter active
+showCounter true
+deleteCounter deleted
+createCounter 9007199254740993
+getNext 0
+postNext 1
+"""
+
+Command = list[str]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What a command writes; fails with all of it if the command fails."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, f"{command[0]}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def openapi_generator(folder: Path, language: str, output: str, *more: str) -> None:
+    jar = Path(sysconfig.get_path("purelib")) / "openapi_generator_cli" / "openapi-generator.jar"
+    run(
+        *JAVA, "-jar", jar, "generate", "-i", DOCUMENT, "-g", language, "-o", output,
+        "--global-property", PARTS, *more, cwd=folder,
+    )  # fmt: skip
+
+
+def go(folder: Path) -> Command:
+    shutil.copytree(HERE / "go", folder, dirs_exist_ok=True)
+    openapi_generator(
+        folder, "go", "client", "--additional-properties=withGoMod=false,packageName=client"
+    )
+    run("go", "build", "-o", "calls", ".", cwd=folder)
+    return ["./calls"]
+
+
+def java(folder: Path) -> Command:
+    settings = "openApiNullable=false,useJakartaEe=true,hideGenerationTimestamp=true"
+    openapi_generator(
+        folder, "java", "client", "--library=native", f"--additional-properties={settings}"
+    )
+    sources = (folder / "client" / "src" / "main" / "java").rglob("*.java")
+    libraries = f"{INSTALLED}/java/*"
+    run(
+        "javac", "-nowarn", "-J-XX:TieredStopAtLevel=1", "-d", "made", "-cp", libraries,
+        HERE / "java" / "Calls.java", *sources, cwd=folder,
+    )  # fmt: skip
+    return [*JAVA, "-cp", f"made:{libraries}", "Calls"]
+
+
+def typescript(folder: Path) -> Command:
+    for name in ("calls.ts", "tsconfig.json", "package.json"):
+        shutil.copy(HERE / "typescript" / name, folder)
+    modules = INSTALLED / "typescript" / "node_modules"
+    (folder / "node_modules").symlink_to(modules)
+    run(
+        modules / ".bin" / "openapi-typescript", DOCUMENT, "-o", "client.ts",
+        "--default-non-nullable=false", cwd=folder,  # else a field with a default must be sent
+    )  # fmt: skip
+    run(modules / ".bin" / "tsc", "--project", ".", cwd=folder)
+    return ["node", "calls.js"]
+
+
+def python(folder: Path) -> Command:
+    (folder / "config.yml").write_text("package_name_override: client\npost_hooks: []\n")
+    run(
+        Path(sys.executable).with_name("openapi-python-client"), "generate", "--path", DOCUMENT,
+        "--config", "config.yml", "--meta", "none", "--output-path", "client", "--fail-on-warning",
+        cwd=folder,
+    )  # fmt: skip
+    shutil.copy(HERE / "python" / "calls.py", folder)
+    run(sys.executable, "-W", "error", "-m", "compileall", "-q", "client", cwd=folder)
+    return [sys.executable, "calls.py"]
+
+
+# How a client is made and compiled, and what `make generators` installs last for it.
+LANGUAGES: dict[Callable[[Path], Command], Path] = {
+    go: INSTALLED / "done",
+    java: INSTALLED / "done",
+    typescript: INSTALLED / "done",
+    python: Path(sys.executable).with_name("openapi-python-client"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.__name__)
+def test_a_generated_client_compiles_and_calls_every_operation(
+    language: Callable[[Path], Command], folder: Path
+) -> None:
+    if not LANGUAGES[language].exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail("the generators are not installed (CI must not skip this)")
+        pytest.skip("the generators are not installed: run `make generators`")
+    with Serving(folder, "--store", STORE, "--allow-changes", "--access-log") as serving:
+        url = f"http://127.0.0.1:{serving.port}"
+        work = folder / "work"
+        work.mkdir()
+        with urllib.request.urlopen(f"{url}/openapi.json") as answer:
+            document = answer.read()
+        (work / DOCUMENT).write_bytes(document)
+        assert run(*language(work), url, cwd=work) == LINES
+        serving.terminate()
+        assert serving.end() == 0
+        asked = re.findall(r'([A-Z]+) (/[^ ?"]*)(?:\?\S*)? HTTP', serving.output)
+    called = {(method, re.sub("counters/[^/]+", "counters/{name}", path)) for method, path in asked}
+    paths = json.loads(document)["paths"]
+    assert called == {(method.upper(), path) for path, of in paths.items() for method in of}
