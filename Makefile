@@ -57,7 +57,7 @@ pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the 
 docs: $(VENV)/.dev ## the pages in docs/reference that follow from the code, and a site of all pages, in site/
 	@$(BIN)/python -m tests.docs.generate
 	@rm -rf .site && mkdir -p .site/deploy
-	@cp -r README.md CHANGELOG.md LICENSE docs .site && cp deploy/README.md .site/deploy
+	@cp -r README.md CHANGELOG.md SECURITY.md LICENSE docs .site && cp deploy/README.md .site/deploy
 	@$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade

@@ -36,6 +36,10 @@ DOCTOR = (
     "Examine a store and its counters, and say of each finding what it is, why it matters and what"
     " to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than advice."
 )
+COMPLETION = (
+    "Print a script with which a shell completes commands and flags. For bash, in ~/.bashrc:"
+    ' eval "$(idservice completion bash)".'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,13 @@ COMMANDS = {
     "bench": Command(
         "cli.bench.run:bench", BENCH, config.BENCH,
         (_add("where", metavar="URL", help="http://HOST:PORT[/PATH] or unix:PATH"), JSON),
+    ),
+    "completion": Command(
+        "cli.completion:completion", COMPLETION,
+        arguments=(
+            _add("shell", metavar="SHELL", choices=("bash", "zsh", "fish"),
+                 help="bash, zsh or fish"),
+        ),
     ),
 }  # fmt: skip
 
