@@ -216,6 +216,27 @@ def test_unused_ids_expire_in_a_client_that_was_entered_again() -> None:
     run(main())
 
 
+def test_a_child_that_was_forked_during_a_refill_makes_its_own() -> None:
+    """It took the refill of its parent, which never ends there, for its own."""
+
+    async def main() -> None:
+        client = await AsyncClient("http://c:1", "orders", timeout=60.0).open()
+        over(client, Central(), delay=0.01)
+        await client.next_id()
+        over(client, Central(first=1000), delay=3600.0)
+        waiting = asyncio.create_task(client.next_id())
+        await elapse(0.1)
+        assert client._refilling is not None
+        await client._transport.__aexit__()
+        client.forget_in_child()  # as a fork calls it in the child, where no task goes on
+        over(await client.open(), Central(first=5000))
+        assert await client.next_id() == 5000
+        waiting.cancel()
+        await client.close()
+
+    run(main())
+
+
 async def test_cancelling_a_strict_call_costs_that_id_only() -> None:
     central = Central(mode="strict")
     reached, go = asyncio.Event(), asyncio.Event()
