@@ -72,12 +72,24 @@ def _text(row: Mapping[str, Any], name: str) -> str:
             return f"{seconds:g} s"
         case (("adopted" | "home"), dict() as item):
             return _item(item)
+        case "last_change", dict() as change:
+            return _change(change)
         case _, list() as several:
             return ", ".join(map(str, several))
         case _, None:
             return NONE
         case _, value:
             return str(value)
+
+
+def _change(change: Mapping[str, Any]) -> str:
+    """Return the last change of a counter."""
+    said = f"{change['what']} by {change['by'] or 'an operator'}"
+    if change["at"] is not None:
+        said += f" at {change['at']}"
+    if change["reason"]:
+        said += f" ({change['reason']})"
+    return said + (f", until about {change['until']}" if "until" in change else "")
 
 
 def _item(item: Mapping[str, Any]) -> str:

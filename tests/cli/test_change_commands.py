@@ -203,6 +203,9 @@ def test_show_tells_operator_time_and_reason_of_the_last_change(run: Run) -> Non
         assert what in ("", change["what"])
         assert (change["by"], change["at"][-1]) == (operator(), "Z")
         assert change["reason"].startswith("because")
+    said = run("show", "tickets").out
+    assert f"last_change: configure by {operator()} at 20" in said
+    assert "(because configure)\n" in said
 
 
 @pytest.mark.parametrize(
