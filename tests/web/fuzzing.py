@@ -14,6 +14,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     body = case.body
     if not isinstance(body, dict):
         return
+    if not str(body.get("reason", "")).isascii():  # as printable as others, which no pattern tells
+        body["reason"] = "two\nlines"
     wished = (body.get("start"), body.get("limit"))
     if all(is_whole(value) for value in wished):  # the start is not above the limit
         body["start"], body["limit"] = sorted(wished, key=int)
