@@ -1,18 +1,19 @@
 """Fixtures for every room: a clean environment, an initialised store, the DynamoDB engines."""
 
-import functools
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from idservice.__main__ import main
-from idservice.web import openapi
 from tests import engines
 from tests.processes import STORE
 
+# jsonschema would make the grammars of internationalised addresses for 2 s; no schema here has one.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 PROCESSES_END = 0.9  # the share of the run in which tests of processes begin
 
 
@@ -50,12 +51,9 @@ def _environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _made_once() -> Iterator[None]:
-    """What takes long and is the same for all tests: descriptions of services, and our schemas."""
+def _made_once() -> None:
+    """What takes long and is the same for all tests: descriptions of services."""
     engines.read_models_once()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(openapi, "_schemas", functools.cache(openapi._schemas))
-        yield
 
 
 @pytest.fixture

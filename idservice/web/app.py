@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import msgspec
 from aiohttp import web
@@ -78,10 +79,17 @@ def build_app(
                 serve(path, **{way: for_operators(one) for way, one in handlers.items()})
     serve("/livez", GET=_livez)
     serve("/readyz", GET=_readyz(view, draining))
-    described = openapi.described(limits)
-    serve("/openapi.json", GET=_fixed(msgspec.json.encode(described), JSON_HEADERS))
-    serve("/docs", GET=_fixed(docs_page.docs_page(described), docs_page.HEADERS))
+    document, page = _documents(limits)
+    serve("/openapi.json", GET=_fixed(document, JSON_HEADERS))
+    serve("/docs", GET=_fixed(page, docs_page.HEADERS))
     return app
+
+
+@cache
+def _documents(limits: WebLimits) -> tuple[bytes, bytes]:
+    """Return the OpenAPI document and its page, made once for all listeners."""
+    described = openapi.described(limits)
+    return msgspec.json.encode(described), docs_page.docs_page(described)
 
 
 def _control(
