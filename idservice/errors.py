@@ -11,7 +11,7 @@ from typing import Any
 
 NOT_APPLIED = "not_applied"
 UNKNOWN = "unknown"
-RETRY_AFTER_MAX_S = 600
+RETRY_AFTER_S, RETRY_AFTER_MAX_S = 1, 600
 URL_USER = re.compile(r"""//[^\s'"]*@""")  # to the last @ of the word: a password may have one
 
 
@@ -51,6 +51,13 @@ class MalformedRequest(RequestRefused):
 class BadCount(RequestRefused):
     text = "count is {value!r}; it must be a whole number from 1 to {most} in plain digits."
     code = "bad_count"
+
+
+class RequestTooLarge(BadCount):
+    text = (
+        "count is {value}; counter {name!r} gives at most {most} ids per request, because of its "
+        "{bound}. Ask for fewer at a time; `idservice configure {name}` changes it."
+    )
 
 
 class BadName(RequestRefused):
@@ -152,6 +159,21 @@ class Unavailable(IdserviceError):
 class TooManyWaiting(Unavailable):
     text = "{count} requests already wait for ids of counter {name!r}; try again later."
     code = "too_many_waiting"
+
+
+class RateExceeded(Unavailable):
+    text = (
+        "More ids of counter {name!r} were asked for than its rate_max{rate} allows. Try again in "
+        "{seconds:.3g} s."
+    )
+    code = "rate_exceeded"
+    status = 429
+    answered, throttled = True, False  # as a store's error has it
+
+    def retry_after_s(self, now: float) -> int:
+        """Return the seconds after which to try again."""
+        seconds = float(str(self.fields["seconds"]))
+        return max(RETRY_AFTER_S, ceil(min(seconds, RETRY_AFTER_MAX_S)))
 
 
 class WaitedTooLong(Unavailable):

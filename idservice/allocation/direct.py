@@ -45,6 +45,8 @@ async def take(store: IdStore, counter: Counter, count: int, *, random: Random) 
             allocator.throttled(request.token)
             continue
         if isinstance(answer, Loan):
-            return list(answer.blocks)
+            lent = list(answer.blocks)
+            missing -= sum(map(len, lent))
+            return lent + (await take(store, counter, missing, random=random) if missing else [])
         allocator.granted(request.token, answer.indices)
     return allocator.take_batch(count) or []

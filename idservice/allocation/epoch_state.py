@@ -6,11 +6,15 @@ from idservice import errors
 from idservice.allocation.context import Context
 from idservice.core import timeouts
 from idservice.core.allocator import Allocator
+from idservice.core.allowance import Allowance
 from idservice.core.epoch import Shards
 from idservice.core.gap_causes import GapCause
+from idservice.core.id_buffer import IdBuffer
 from idservice.observability.readings import CounterSample, CounterState, CounterStats
 from idservice.stores.protocol import has_catalogue
 from idservice.stores.records import Counter
+
+_NO_IDS = IdBuffer(shared=False)
 
 
 class EpochState:
@@ -18,7 +22,8 @@ class EpochState:
     that still come to it are burnt. `stats` is counted elsewhere."""
 
     __slots__ = (
-        "_context", "_epoch", "_expiry", "_loop", "allocator", "buffer", "counter", "stats",
+        "_context", "_epoch", "_expiry", "_loop", "allocator", "allowance", "buffer", "counter",
+        "stats",
     )  # fmt: skip
 
     def __init__(self, counter: Counter, context: Context, stats: CounterStats) -> None:
@@ -28,7 +33,9 @@ class EpochState:
         self._loop = asyncio.get_running_loop()
         self._expiry: asyncio.TimerHandle | None = None
         self.allocator = self._new_allocator(self._new_shards())
+        self.allowance: Allowance | None = None  # if the counter bounds what requests may take
         self.buffer = self.allocator.buffer  # so that taking an id reads one attribute less
+        self.apply(counter)
 
     @property
     def runway_s(self) -> float:
@@ -44,6 +51,57 @@ class EpochState:
     def borrows(self) -> bool:
         """True if the ids are borrowed from another service."""
         return not has_catalogue(self._context.store)
+
+    # --- ids out ---------------------------------------------------------------------------------
+
+    def apply(self, entry: Counter) -> None:
+        """Take note of an entry of the counter."""
+        self.counter, was = entry, self.allowance
+        bounds = entry.request_max, entry.rate_max
+        if bounds == (None, None):
+            self.allowance = None
+        elif was is None or bounds != (was.request_max, was.rate_max):
+            self.allowance = Allowance(*bounds, now=self._loop.time())
+        self._point()
+
+    def _point(self) -> None:
+        """Point at the ids in memory. Of a counter with bounds each id is taken by `take`."""
+        self.buffer = self.allocator.buffer if self.allowance is None else _NO_IDS
+
+    def take(self) -> int | None:
+        """Return the next id after the cursor has ended, if one is in memory and may be taken."""
+        buffer = self.allocator.buffer
+        if self.allowance is not None and not (buffer.held and self._may_take(1)):
+            return None
+        buffer.advance()
+        return buffer.take()
+
+    def take_many(self, count: int) -> list[range] | None:
+        """Return `count` ids as blocks, if that many are in memory and may be taken."""
+        if self.allowance is not None and not (
+            self.allocator.held >= count and self._may_take(count)
+        ):
+            return None
+        return self.allocator.take_batch(count)
+
+    def _may_take(self, count: int) -> bool:
+        return self.allowance is None or self.allowance.take(count, self._loop.time())
+
+    def admit(self, count: int) -> None:
+        """Count ids that a request will wait for. Raises RequestTooLarge, RateExceeded."""
+        allowance, name = self.allowance, self.counter.name
+        if allowance is None or self._may_take(count):
+            return
+        if count > allowance.most:
+            bound = "request_max"
+            if allowance.most != allowance.request_max:
+                bound = f"rate_max of {allowance.rate_max:g} ids/s"
+            raise errors.RequestTooLarge(name=name, value=count, most=allowance.most, bound=bound)
+        seconds = allowance.wait_s(count, self._loop.time())
+        rate = f" of {allowance.rate_max:g} ids/s"
+        raise errors.RateExceeded(name=name, rate=rate, seconds=seconds)
+
+    # --- epochs ----------------------------------------------------------------------------------
 
     def begin_epoch(self, *, keep: bool) -> None:
         """Serve the epoch of the present entry; with `keep`, after the ids that are held."""
@@ -89,7 +147,8 @@ class EpochState:
 
     def _replace_by(self, after: Allocator, cause: GapCause, *, keep: bool) -> None:
         before = self.allocator
-        self.allocator, self.buffer = after, after.buffer
+        self.allocator = after
+        self._point()
         after.take_over_from(before, cause, keep=keep)
 
     def exhausted(self, count: int) -> errors.Exhausted:

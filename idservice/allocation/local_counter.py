@@ -77,13 +77,13 @@ class LocalCounter:
     # --- ids out ---------------------------------------------------------------------------------
 
     async def next_id(self) -> int:
-        """Return the next id. Raises Exhausted, Suspended, UnknownCounter, TooManyWaiting,
-        WaitedTooLong, CounterSuspect, CatalogueStale, Stopped."""
+        """Return the next id. Raises Exhausted, Suspended, UnknownCounter, RateExceeded,
+        TooManyWaiting, WaitedTooLong, CounterSuspect, CatalogueStale, Stopped."""
         id = self.take()
         return id if id is not None else (await self.wait(1))[0].start
 
     async def next_batch(self, count: int) -> list[range]:
-        """Return `count` ids as blocks; raises as `next_id`. 0 < count <= block_max."""
+        """Return `count` ids as blocks; raises as `next_id`, and RequestTooLarge. 0 < count."""
         blocks = self.take_many(count)
         return blocks if blocks is not None else await self.wait(count)
 
@@ -91,14 +91,15 @@ class LocalCounter:
         """Return the next id, if one is in memory."""
         id = next(self.epoch_state.buffer.cursor, None)
         if id is None and not self.counter.strict:
-            self.epoch_state.buffer.advance()
-            id = self.epoch_state.buffer.take()
+            id = self.epoch_state.take()
             self._start_refill()
         return id
 
     def take_many(self, count: int) -> list[range] | None:
         """Return `count` ids as blocks, if that many are in memory."""
-        blocks = self.epoch_state.allocator.take_batch(count)
+        state = self.epoch_state
+        bounded = state.allowance is not None
+        blocks = state.take_many(count) if bounded else state.allocator.take_batch(count)
         if blocks is not None:
             self._start_refill()
         return blocks
@@ -148,6 +149,7 @@ class LocalCounter:
         if count > room and count > room + allocator.held:
             used_up = self.epoch_state.exhausted(count)
             raise self._queue.turn_away(used_up) if count == 1 else used_up
+        self.epoch_state.admit(count)
 
     def _too_long(self, waiter: Waiter) -> errors.IdserviceError:
         if isinstance(self._last_error, errors.Changing):
@@ -212,7 +214,7 @@ class LocalCounter:
             return
         opened, revoked = entry.ordinal > known.ordinal, entry.revoked >= known.ordinal
         closing, held = change_news.closing_error(entry), self.allocator.held
-        self.epoch_state.counter = entry
+        self.epoch_state.apply(entry)
         if change_news.is_news(known, entry):
             dropped = revoked or closing is not None
             change_news.tell(known, entry, held=held, dropped=dropped)

@@ -249,7 +249,7 @@ class Refiller:
         except (errors.PositionIllFormed, errors.Withheld, *ELSEWHERE) as error:
             allocator.refused(token, unknown=error.outcome == errors.UNKNOWN)
             return replace(outcome, result=Result.REFUSED, error=error)
-        except (errors.OutcomeUnknown, errors.NotApplied) as error:
+        except (errors.OutcomeUnknown, errors.NotApplied, errors.RateExceeded) as error:
             return self._failed(outcome, error)
 
     async def _answer(
@@ -341,7 +341,10 @@ class Refiller:
         self._epoch_state.stats.claimed += claimed
         return claimed > 0
 
-    def _failed(self, outcome: Outcome, error: errors.StoreError) -> Outcome:
+    def _failed(self, outcome: Outcome, error: errors.StoreError | errors.RateExceeded) -> Outcome:
+        if isinstance(error, errors.RateExceeded):  # at the service that lends the ids
+            for waiter in self._queue:
+                self.refuse(waiter, errors.RateExceeded(**error.fields))
         if error.answered:
             self._context.health.answered()
         elif not isinstance(error, BatchAbandoned):  # which says nothing about the store

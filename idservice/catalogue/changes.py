@@ -47,7 +47,13 @@ COMMANDS = {
 }
 
 # By kind: the word of the command that begins it, where that is another one.
-WORDS = {"limit": "configure", "runway": "configure", FINISH: "adopt --finish", ARRIVE: MOVE}
+WORDS = {
+    "limit": "configure",
+    "runway": "configure",
+    "bounds": "configure",
+    FINISH: "adopt --finish",
+    ARRIVE: MOVE,
+}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +100,10 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     def rewritten(self, entry: Counter) -> Counter | None:
         """Return the entry after a change that needs no epoch; None if this one opens one."""
         return None
+
+    def bounded(self, entry: Counter) -> Counter:
+        """Return the entry with the bounds of requests that hold from the change's beginning on."""
+        return entry
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         """Return the intent; this one leaves the counter as it is, in another epoch."""
@@ -144,23 +154,29 @@ class SetNext(Change, frozen=True, kw_only=True):
 
 
 class Configure(Change, frozen=True, kw_only=True):
-    """Suspends or resumes a counter, or changes its limit or its runway; None is as it was.
-    `forced` allows a limit that leaves no ids."""
+    """Suspends or resumes a counter, or changes its limit, its runway or its bounds.
+
+    None is as it was, and 0 ends a bound. `forced` allows a limit that leaves no ids.
+    """
 
     state: str | None = None
     limit: int | None = None
     runway: float | None = None
+    request_max: int | None = None
+    rate_max: float | None = None
     forced: bool = False
 
     @property
     def kind(self) -> str:
         if self.state is not None:
             return "suspend" if self.state == SUSPENDED else "resume"
-        return "runway" if self.limit is None else "limit"
+        if self.limit is not None:
+            return "limit"
+        return "runway" if self.runway is not None else "bounds"
 
     def check(self, entry: Counter, free: int) -> None:
         check_present(entry)
-        if self.kind != "runway":
+        if self.state is not None or self.limit is not None:
             check_not_adopted(entry, self.kind)
         if self.limit is None:
             return
@@ -181,9 +197,17 @@ class Configure(Change, frozen=True, kw_only=True):
     def rewritten(self, entry: Counter) -> Counter | None:
         if (self.state or entry.state, self._limit(entry)) != (entry.state, entry.limit):
             return None
-        if self.runway is None or self.runway == entry.runway:
-            return entry
-        return replace(entry, runway=self.runway, rev=entry.rev + 1)
+        runway = entry.runway if self.runway is None else self.runway
+        after = replace(self.bounded(entry), runway=runway)
+        return entry if after == entry else replace(after, rev=entry.rev + 1)
+
+    def bounded(self, entry: Counter) -> Counter:
+        request_max, rate_max = entry.request_max, entry.rate_max
+        if self.request_max is not None:
+            request_max = self.request_max or None
+        if self.rate_max is not None:
+            rate_max = self.rate_max or None
+        return replace(entry, request_max=request_max, rate_max=rate_max)
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         return replace(
@@ -353,6 +377,6 @@ def check_not_adopted(entry: Counter, kind: str) -> None:
     """Refuse a change of which an old endpoint would not know. Raises ChangeRefused."""
     if entry.adopted is not None:
         why = f"{kind} would go unnoticed by its old endpoint, which may still count on the item."
-        why += " Only its runway can be changed, and fence raises its position, until"
+        why += " Only its runway and bounds can be changed, and fence raises its position, until"
         why += f" `idservice adopt --finish {entry.name}` ends that"
         refuse(entry, why)

@@ -33,6 +33,8 @@ from idservice.stores.records import (
 
 RUNWAY_MIN_S = 1.0
 RUNWAY_MAX_S = 86_400.0
+REQUEST_MAX_MAX = 100_000_000  # ids; as many as a service gives at most (--range-max)
+RATE_MAX = 1e12  # ids/s
 
 
 def check_runway(runway: float | None) -> None:
@@ -40,6 +42,20 @@ def check_runway(runway: float | None) -> None:
     if runway is not None and not RUNWAY_MIN_S <= runway <= RUNWAY_MAX_S:
         raise errors.BadConfiguration(
             why=f"runway is {runway:g} s; it must be from {RUNWAY_MIN_S:g} to {RUNWAY_MAX_S:g}"
+        )
+
+
+def check_bounds(request_max: int | None, rate_max: float | None) -> None:
+    """Raise BadConfiguration if what requests may take is out of bounds; 0 means no bound."""
+    if request_max is not None and not 0 <= request_max <= REQUEST_MAX_MAX:
+        raise errors.BadConfiguration(
+            why=f"request_max is {request_max}; it must be from 1 to {REQUEST_MAX_MAX}, or 0 for"
+            " no bound"
+        )
+    if rate_max is not None and not 0 <= rate_max <= RATE_MAX:
+        raise errors.BadConfiguration(
+            why=f"rate_max is {rate_max:g}; it must be at most {RATE_MAX:g} ids/s, or 0 for no"
+            " bound"
         )
 
 
@@ -52,15 +68,19 @@ def new_counter(
     strict: bool = False,
     shards: int = 1,
     runway: float | None = None,
+    request_max: int | None = None,
+    rate_max: float | None = None,
     adopted: Adopted | None = None,
 ) -> Counter:
     """Return a counter in its first epoch, not yet in any store.
 
-    `start` and `limit` are the first and the highest id, `runway` is in seconds. For an adopted
+    `start` and `limit` are the first and the highest id, `runway` is in seconds. `request_max`
+    and `rate_max` bound what requests may take, in ids and ids/s; 0 means no bound. For an adopted
     counter `start` is the id its old endpoint would answer next. Raises BadName, BadConfiguration.
     """
     check_name(name)
     check_runway(runway)
+    check_bounds(request_max, rate_max)
     why = ""
     if not 0 <= start <= LIMIT_MAX:
         why = f"start is {start}; it must be from 0 to {LIMIT_MAX}"
@@ -85,7 +105,7 @@ def new_counter(
     epoch = epoch_name(FIRST_ORDINAL, f"{random.getrandbits(64):016x}")
     return Counter(
         name=name, epoch=epoch, start=start, limit=limit, base=base, shards=shards, strict=strict,
-        runway=runway, adopted=adopted,
+        runway=runway, request_max=request_max or None, rate_max=rate_max or None, adopted=adopted,
     )  # fmt: skip
 
 
@@ -177,6 +197,10 @@ def described(
         "runway": counter.runway or runway,
     }
     change = counter.last_change
+    if counter.request_max is not None:
+        body["request_max"] = counter.request_max
+    if counter.rate_max is not None:
+        body["rate_max"] = counter.rate_max
     if counter.intent is not None:
         body["change"] = counter.intent.kind
     if change is not None:

@@ -18,6 +18,10 @@ class _Renewal(Change, frozen=True, kw_only=True):
     def new_shards(self) -> int:
         return self.wanted.shards
 
+    def bounded(self, entry: Counter) -> Counter:
+        new = self.wanted
+        return replace(entry, request_max=new.request_max, rate_max=new.rate_max)
+
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         new = self.wanted
         return replace(

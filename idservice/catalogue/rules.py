@@ -39,8 +39,9 @@ def begun(
         intent = replace(intent, kind=FINISH)
     revoked = entry.ordinal if change.revokes(entry, intent) else entry.revoked
     return replace(
-        entry, intent=intent, revoked=revoked, rev=entry.rev + 1, last_change=change.record(epoch)
-    )
+        change.bounded(entry), intent=intent, revoked=revoked, rev=entry.rev + 1,
+        last_change=change.record(epoch),
+    )  # fmt: skip
 
 
 def settled(entry: Counter, found: Sequence[ShardState | None]) -> tuple[Counter, int]:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.catalogue import changes
 from idservice.catalogue.changer import EpochChanger
+from idservice.catalogue.counters import check_bounds
 from idservice.catalogue.mover import CounterMover
 from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
@@ -32,15 +33,23 @@ async def set_next(arguments: argparse.Namespace) -> None:
 
 
 async def configure(arguments: argparse.Namespace) -> None:
-    """Change the limit or the runway."""
+    """Change the limit, the runway or the bounds of requests."""
     limit, runway = arguments.limit, arguments.runway
-    if limit is None and runway is None:
-        raise errors.Usage(why="configure needs --limit N or --runway S")
+    request_max, rate_max = arguments.request_max, arguments.rate_max
+    if limit is runway is request_max is rate_max is None:
+        raise errors.Usage(
+            why="configure needs --limit N, --runway S, --request-max N or --rate-max R"
+        )
+    check_bounds(request_max, rate_max)
     check_name(arguments.name)
     seconds = None if runway is None else settings.parsed(settings.RUNWAY, runway, "--runway")
     # An earlier change that is finished first may have to outlast the instances' longest runway.
     arguments.runway = max(seconds or 0.0, settings.from_environment(settings.RUNWAY, os.environ))
-    await _change(arguments, changes.Configure(limit=limit, runway=seconds, forced=arguments.force))
+    change = changes.Configure(
+        limit=limit, runway=seconds, request_max=request_max, rate_max=rate_max,
+        forced=arguments.force,
+    )  # fmt: skip
+    await _change(arguments, change)
 
 
 async def suspend(arguments: argparse.Namespace) -> None:
@@ -209,9 +218,9 @@ async def _change_one(changer: EpochChanger, name: str, change: changes.Change) 
     before, after = await changer.change(name, change)
     if after is before:
         print(f"counter {name}: already {after.state}{_shards(after)}, nothing was changed")
-    elif change.kind in ("limit", "runway"):
+    elif change.kind in ("limit", "runway", "bounds"):
         runway = "" if after.runway is None else f", runway {after.runway:g} s"
-        print(f"counter {name}: {_summary(after)}, limit {after.limit}{runway}")
+        print(f"counter {name}: {_summary(after)}, limit {after.limit}{runway}{_bounds(after)}")
     else:
         ended = isinstance(change, changes.Fence) and before.adopted and not after.adopted
         old = "; its adoption is ended, so the old endpoint counts no more" if ended else ""
@@ -233,6 +242,11 @@ def _no_ids_left(entry: Counter) -> str:
         f"; it is exhausted at once: no id is left up to its limit {entry.limit}. Raise that with"
         f" `idservice configure {entry.name} --limit N`"
     )
+
+
+def _bounds(entry: Counter) -> str:
+    request = "" if entry.request_max is None else f", request_max {entry.request_max}"
+    return request + ("" if entry.rate_max is None else f", rate_max {entry.rate_max:g} ids/s")
 
 
 def _shards(entry: Counter) -> str:

@@ -72,9 +72,25 @@ def _number(
     return flag, {"metavar": "N", "type": parse, **options}
 
 
+def _rate(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Return a flag with ids per second."""
+
+    def parse(value: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value, re.ASCII):
+            why = f"{flag} is {value!r}; it must be ids per second, as 100 or 0.5"
+            raise errors.Usage(why=why)
+        return float(value)
+
+    return flag, {"metavar": "R", "type": parse, **options}
+
+
 NAME = _add("name", metavar="NAME", help="the counter")
 JSON = _add("--json", action="store_true", help="print JSON")
 REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log and `show`")
+BOUNDS = (
+    _number("--request-max", help="the most ids of one request; 0: no bound (default)"),
+    _rate("--rate-max", help="ids per second that each instance gives; 0: no bound (default)"),
+)
 STORE = (config.STORE,)
 CHANGE = (config.STORE, config.RUNWAY)
 
@@ -90,6 +106,7 @@ COMMANDS = {
             _add("--strict", action="store_true",
                  help="one order over all instances; a write per batch"),
             _number("--shards", least=1, most=SHARDS_MAX, default=1, help=SHARDS),
+            *BOUNDS,
             _add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table"),
             _add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item"),
             _add("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
@@ -119,13 +136,14 @@ COMMANDS = {
         ),
     ),
     "configure": Command(
-        "cli.change_commands:configure", "Change the limit or the runway of a counter.",
+        "cli.change_commands:configure", "Change the limit, the runway or the bounds of a counter.",
         (config.STORE,),
         (
             NAME,
             _number("--limit", help="the highest id; the counter goes on where it is"),
             _add("--runway", metavar="S",
                  help="seconds that its ids in memory last without the store, 1 to 86400"),
+            *BOUNDS,
             _add("--force", action="store_true",
                  help="even a limit below ids in use: no ids are left"),
             REASON,

@@ -77,6 +77,8 @@ async def create(arguments: argparse.Namespace) -> None:
             strict=arguments.strict,
             shards=arguments.shards,
             runway=arguments.runway if arguments.runway_said else None,
+            request_max=arguments.request_max,
+            rate_max=arguments.rate_max,
             adopted=adopted,
         )
         counter, created = await ensure(

@@ -162,7 +162,7 @@ class ClientBuffer:
                 if is_final(error):
                     raise
                 failures += 1
-                pause = self.pause(failures)
+                pause = self.pause(failures, error)
                 if self.clock() + pause >= deadline:
                     raise self.timeout_error(error, outcome) from None
                 yield pause
@@ -208,7 +208,7 @@ class ClientBuffer:
             self._failures, self._retry_at, self.error = 0, 0.0, None
         except (Refused, NoUsableAnswer) as error:
             self._failures += 1
-            self._retry_at = self.clock() + self.pause(self._failures)
+            self._retry_at = self.clock() + self.pause(self._failures, error)
             self.error = error
             self._refused(allocator, request, error)
 
@@ -241,10 +241,12 @@ class ClientBuffer:
 
     # --- failures --------------------------------------------------------------------------------
 
-    def pause(self, failures: int) -> float:
-        """Return the seconds to wait after this many failures in a row."""
+    def pause(self, failures: int, error: Failure) -> float:
+        """Return the seconds to wait after this many failures in a row, of which the last is
+        `error`; the service may say how long."""
         spread = self._random.random()
-        return backoff(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
+        pause = backoff(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
+        return max(pause, error.pause_s if isinstance(error, Refused) else 0.0)
 
     def timeout_error(self, error: Failure | None, outcome: str = "") -> errors.WaitedTooLong:
         """Return the error of a call that got no id in time, by default with `error`'s outcome."""

@@ -113,7 +113,9 @@ class AsyncTransport:
                     answer += chunk
                     if len(answer) > ANSWER_MAX:
                         raise NoUsableAnswer(url=self.url, why="its answer is too long")
-                return Reply(response.status, response.headers.get("Content-Type", ""), answer)
+                said = response.headers
+                form, pause = said.get("Content-Type", ""), said.get("Retry-After", "")
+                return Reply(response.status, form, answer, pause)
         except aiohttp.ClientConnectorError as error:
             # aiohttp repeats a PUT by itself: its first copy may have been sent (I7).
             kind = NoUsableAnswer if method == "PUT" else NotSent

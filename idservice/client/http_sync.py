@@ -111,7 +111,9 @@ class ConnectionPool:
                 raise NoUsableAnswer(url=self.url, why="its answer was cut off")
             whole = not response.will_close
             response.close()  # `read1` leaves this to its caller; the connection stays open
-            return Reply(response.status, response.getheader("Content-Type", ""), body)
+            said = response.headers
+            form, pause = said.get("Content-Type", ""), said.get("Retry-After", "")
+            return Reply(response.status, form, body, pause)
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
             raise NoUsableAnswer(url=self.url, why=why) from None

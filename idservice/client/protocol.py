@@ -22,6 +22,8 @@ RANGES_MAX = 1_000_000  # ids in one request: the default limit of a service (--
 ANSWER_MAX = 1_048_576  # bytes
 HOLD_S = 10.0  # how long ids are kept after they were requested
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
+TOO_MANY = 429  # the status of a request beyond a counter's rate_max
 CODE = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 
 
@@ -49,6 +51,7 @@ class Refused(errors.IdserviceError):
         self, *, url: str, why: str, code: str, status: int, retryable: bool, outcome: str
     ) -> None:
         super().__init__(url=url, why=why)
+        self.pause_s = 0.0  # before it is of any use to ask again
         self.why, self.code, self.status = why, code, status
         self.retryable, self.outcome = retryable, outcome
 
@@ -60,6 +63,7 @@ class Reply:
     status: int
     content_type: str
     body: bytes
+    retry_after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
         return body
     kind = reply.content_type.partition(";")[0].strip().lower()
     if reply.status >= 400 and kind == "application/problem+json" and isinstance(body, dict):
-        refused = _refused(body, reply.status, url)
+        refused = _refused(body, reply, url)
         if refused is not None:
             raise refused
     raise NoUsableAnswer(
@@ -135,7 +139,7 @@ def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
     )
 
 
-def _refused(body: dict[str, Any], status: int, url: str) -> Refused | None:
+def _refused(body: dict[str, Any], reply: Reply, url: str) -> Refused | None:
     code, retryable, outcome = body.get("code"), body.get("retryable"), body.get("outcome")
     if (
         not (isinstance(code, str) and CODE.fullmatch(code))
@@ -145,7 +149,12 @@ def _refused(body: dict[str, Any], status: int, url: str) -> Refused | None:
     ):
         return None
     why = str(body.get("detail", code))[:500]
-    return Refused(url=url, why=why, code=code, status=status, retryable=retryable, outcome=outcome)
+    refused = Refused(
+        url=url, why=why, code=code, status=reply.status, retryable=retryable, outcome=outcome
+    )
+    if reply.status == TOO_MANY and SECONDS.fullmatch(reply.retry_after):
+        refused.pause_s = float(reply.retry_after)
+    return refused
 
 
 def _block(one: dict[str, Any]) -> range:

@@ -226,13 +226,14 @@ class Allocator:
 
     def borrowed(self, token: int, blocks: Sequence[range], now: float, *, since: float) -> bool:
         """Take in another service's answer to a request sent at `since`, as `granted` does. Ids
-        that have expired before `now` are dropped, even if waited for."""
+        that have expired before `now` are dropped, even if waited for. They may be fewer than were
+        requested: the rest is beyond the counter's rate_max."""
         assert self._hold_s is not None
         total = sum(map(len, blocks))
         request = self._expected(token, total)
         if request is None:
             return False
-        if total != request.count:
+        if not 0 < total <= request.count:
             raise ValueError(f"asked for {request}, got {blocks}")
         self.shards.had_room(request.shard)
         self._accept(request, blocks)
@@ -250,8 +251,8 @@ class Allocator:
     def _accept(self, request: Request, blocks: Sequence[range]) -> None:
         self._outstanding = None
         self._last_stock = self._asked_stock
-        self.granted_ids += request.count
         for ids in blocks:
+            self.granted_ids += len(ids)
             self.buffer.append(ids)
             self.pace.saw(ids[-1], self._asked_at)
         self.stock = held = self.held

@@ -17,6 +17,7 @@ from idservice.stores.findings import FAULT, Clock, Finding, fine
 from idservice.stores.protocol import reserving
 from idservice.stores.records import (
     ACTIVE,
+    BOUNDS,
     LIMIT_DEFAULT,
     LIMIT_MAX,
     MOVED,
@@ -42,6 +43,8 @@ class RemoteCounter(msgspec.Struct, frozen=True):
     runway: float
     state: str
     next: int | str = 0
+    request_max: int | None = None
+    rate_max: float | None = None
     store: str = ""  # "down" while the service shows what its memory knows
 
     def entry(self) -> Counter:
@@ -53,6 +56,8 @@ class RemoteCounter(msgspec.Struct, frozen=True):
             limit=int(self.limit),
             strict=self.strict,
             runway=self.runway,
+            request_max=self.request_max,
+            rate_max=self.rate_max,
             state=self.state if self.state in (SUSPENDED, MOVED) else ACTIVE,
         )
 
@@ -94,7 +99,7 @@ class ChainedStore:
         self._transport = transport
         self._nonce = nonce
         self._known: dict[str, Counter] = {}  # by name, of the newest epoch in an answer
-        self._part_max = protocol.RANGES_MAX
+        self._part_max: dict[str, int] = {}  # by counter: what one request is known to give
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -147,14 +152,15 @@ class ChainedStore:
         """Borrow `count` ids; `seen`, `room` and `batch` are for a `CatalogueStore`.
 
         Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. A count above
-        the limit of one answer is requested in parts; if one part is lost, all are.
+        the limit of one answer is requested in parts. If one part is lost, all are; beyond the
+        counter's rate_max only those before it are borrowed.
         """
         since = asyncio.get_running_loop().time()
         action = reserving(count, counter.name)
         blocks: list[range] = []
         missing = count
         while missing:
-            part = min(missing, self._part_max)
+            part = min(missing, self._part_max.get(counter.name, protocol.RANGES_MAX))
             try:
                 answer = await self._exchange(counter.name, part)
                 if self._begins_epoch(counter.name, answer) and blocks:
@@ -164,9 +170,11 @@ class ChainedStore:
                     raise self._unknown(action, error.why) from None
                 raise self._unanswered(error, action) from None
             except Refused as error:
-                if error.code == "bad_count" and part > 1:  # its --range-max is lower
-                    self._part_max = part // 2
+                if error.code == "bad_count" and part > 1:  # --range-max or a bound is lower
+                    self._part_max[counter.name] = part // 2
                     continue
+                if blocks and error.code == errors.RateExceeded.code:
+                    break
                 if blocks or error.outcome == errors.UNKNOWN:
                     raise self._unknown(action, error.why) from None
                 raise self._store_error(error, counter, count, action) from None
@@ -213,6 +221,8 @@ class ChainedStore:
         if error.code == "changing":
             why = error.why.partition(" until that is done: ")[2].rstrip(".") or why
             return errors.Changing(name=counter.name, why=why)
+        if error.code == errors.RateExceeded.code:
+            return errors.RateExceeded(name=counter.name, rate="", seconds=error.pause_s)
         if error.retryable:
             return self._not_applied(action, error.why)
         return errors.Withheld(**about)
@@ -228,7 +238,10 @@ class ChainedStore:
             return self._known.get(name) or assumed(name)
         if shown is None:
             return None
-        entry = msgspec.structs.replace(shown.entry(), state=ACTIVE)
+        # Its bounds hold for requests to the service, and may change unnoticed.
+        entry = msgspec.structs.replace(
+            shown.entry(), state=ACTIVE, request_max=None, rate_max=None
+        )
         known = self._known.get(name)
         if known is None or known.ordinal < entry.ordinal:
             self._known[name] = entry
@@ -258,8 +271,9 @@ class ChainedStore:
             "strict": counter.strict,
             "shards": counter.shards,
         }
-        if counter.runway is not None:
-            wanted["runway"] = counter.runway
+        for field in ("runway", *BOUNDS):
+            if (value := getattr(counter, field)) is not None:
+                wanted[field] = value
         path = f"/v1/counters/{counter.name}"
         try:
             reply = await self._transport.send("PUT", path, msgspec.json.encode(wanted))

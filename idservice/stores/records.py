@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -11,10 +12,16 @@ from idservice.core.epoch import Layout, ordinal_of, sealed
 from idservice.core.limits import ID_MAX, NAME, NUMBER_MAX
 from idservice.core.limits import SHARDS_MAX as SHARDS_MAX
 
+T = TypeVar("T")
+
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX
 DEFAULT_COUNTER = "default"
 VALUE = "next"  # the name of the first free index, wherever it is written
+
+BOUNDS = ("request_max", "rate_max")  # of what requests may take
+NO_BOUNDS = dict.fromkeys(BOUNDS)
+FIELDS = ("start", "limit", "strict", "shards", "runway", *BOUNDS, "adopted")  # of a configuration
 
 # Kinds of change.
 FINISH = "finish"  # ends an adoption
@@ -126,7 +133,8 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     means the setting of the serving instance. `base` and `shards` are those of the current epoch
     or, while the counter is not active, of the last open one. `rev` rises with every write of the
     entry. Blocks of epochs up to `revoked` must not be used. `high` is above every id granted
-    before the current epoch. `home` is the item it was adopted from, once its old endpoint is off:
+    before the current epoch. `request_max` and `rate_max` bound what requests may take, in ids and
+    ids/s. `home` is the item it was adopted from, once its old endpoint is off:
     the position of its first shard stays there. `move` is its destination, `origins` the tokens of
     all moves that ever brought it here.
     """
@@ -139,6 +147,8 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     shards: int = 1
     strict: bool = False
     runway: float | None = None
+    request_max: int | None = None
+    rate_max: float | None = None
     state: str = ACTIVE
     adopted: Adopted | None = None
     rev: int = 0
@@ -197,7 +207,7 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         `runway` stands in for one that a counter leaves open.
         """
         found = []
-        for field in ("start", "limit", "strict", "shards", "runway", "adopted"):
+        for field in FIELDS:
             mine, theirs = getattr(self, field), getattr(other, field)
             if field == "runway":
                 mine, theirs = mine or runway, theirs or runway
@@ -205,6 +215,8 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
                 continue  # read from the adopted item, which moves on
             if field == "adopted":
                 mine, theirs = mine or "no item", theirs or "no item"
+            if field in BOUNDS:
+                mine, theirs = mine or "none", theirs or "none"
             if mine != theirs:
                 found.append(f"{field} is {mine}, not {theirs}")
         return "; ".join(found)
@@ -218,6 +230,10 @@ def differences(before: Counter, after: Counter) -> str:
         old, new = getattr(before, field), getattr(aim, field)
         if old != new:
             found.append(f"{field} {old} -> {new}")
+    for field in BOUNDS:  # they hold from the beginning of a change on
+        old, new = getattr(before, field), getattr(after, field)
+        if old != new:
+            found.append(f"{field} {old or 'none'} -> {new or 'none'}")
     if before.epoch != aim.epoch:
         found.append(f"epoch {before.ordinal} -> {ordinal_of(aim.epoch)}")
     if before.epoch != aim.epoch and after.intent is None and after.state == ACTIVE:
@@ -231,10 +247,14 @@ def differences(before: Counter, after: Counter) -> str:
 
 
 def encoded(counter: Counter) -> tuple[str, str]:
-    """Return an entry and its last change as stores write them: apart, because earlier versions
-    refuse an entry with a field that they do not know. The second is empty if there is none."""
-    entry, change = replace(counter, last_change=None), counter.last_change
-    words = msgspec.json.encode(change).decode() if change is not None else ""
+    """Return an entry, and its last change and bounds, as stores write them: apart, because earlier
+    versions refuse an entry with a field that they do not know. The second is empty if there are
+    none."""
+    entry, change = replace(counter, **NO_BOUNDS, last_change=None), counter.last_change
+    beside = {name: value for name in BOUNDS if (value := getattr(counter, name)) is not None}
+    if change is not None:
+        beside |= msgspec.to_builtins(change)
+    words = msgspec.json.encode(beside).decode() if beside else ""
     return msgspec.json.encode(entry).decode(), words
 
 
@@ -244,16 +264,29 @@ def decoded(entry: str, change: str | None) -> Counter:
     A change that opened another epoch is not the last one: an earlier version made others since.
     """
     counter = msgspec.json.decode(entry, type=Counter)
-    try:
-        last = msgspec.json.decode(change or "null", type=LastChange | None)
-    except msgspec.DecodeError:  # written by hand, say; the counter is served all the same
-        last = None
+    last, bounds = _beside(change, LastChange), _beside(change, _Bounds) or _Bounds()
     if last is not None and last.epoch != counter.target_epoch:
         last = None
     intent = counter.intent
     if last is None and intent is not None:
         last = LastChange(intent.kind, intent.epoch, by=intent.by, reason=intent.why)
-    return replace(counter, last_change=last)
+    return replace(
+        counter, last_change=last, request_max=bounds.request_max, rate_max=bounds.rate_max
+    )
+
+
+class _Bounds(msgspec.Struct, frozen=True):
+    """The bounds of what requests may take of a counter, as they are written beside its entry."""
+
+    request_max: int | None = None
+    rate_max: float | None = None
+
+
+def _beside(words: str | None, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(words or "null", type=kind | None)
+    except msgspec.DecodeError:  # written by hand, say; the counter is served all the same
+        return None
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -14,7 +14,13 @@ from aiohttp import web
 from idservice import errors
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changes import Change, Configure, Delete, SetNext, check_reason
-from idservice.catalogue.counters import check_runway, described, gaps_described, new_counter
+from idservice.catalogue.counters import (
+    check_bounds,
+    check_runway,
+    described,
+    gaps_described,
+    new_counter,
+)
 from idservice.core.limits import NAME
 from idservice.observability.readings import CounterSample, ServiceView
 from idservice.observability.status import STATES
@@ -86,19 +92,27 @@ class CounterRoutes:
             strict=body.strict,
             shards=read_number("shards", body.shards),
             runway=body.runway,
+            request_max=_request_max(body),
+            rate_max=body.rate_max,
         )
         counter, created = await self._catalogue.create(wanted, by=self._access.client(request))
         status = HTTPStatus.CREATED if created else HTTPStatus.OK
         return json_answer(self._describe(counter), status=status)
 
     async def patch(self, request: web.Request) -> web.Response:
-        """Suspend or resume a counter, or change its limit or its runway."""
+        """Suspend or resume a counter, or change its limit, its runway or its bounds."""
         body = await self._read(request, Patch)
-        if body.state is None and body.limit is None and body.runway is None:
-            raise errors.BadConfiguration(why="it names none of state, limit and runway")
         limit = None if body.limit is None else read_number("limit", body.limit)
         check_runway(body.runway)
-        change = Configure(state=body.state, limit=limit, runway=body.runway, forced=body.force)
+        check_bounds(request_max := _request_max(body), body.rate_max)
+        change = Configure(
+            state=body.state, limit=limit, runway=body.runway, request_max=request_max,
+            rate_max=body.rate_max, forced=body.force,
+        )  # fmt: skip
+        if change == Configure(forced=body.force):
+            raise errors.BadConfiguration(
+                why="it names none of state, limit, runway, request_max and rate_max"
+            )
         return await self._change(request, change, body.reason)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -200,6 +214,10 @@ def read_list_query(query: str) -> tuple[int, str]:
         rule = "the `next` of the page before"
         raise BadPage(key="after", value=after[:80], rule=rule)
     return int(limit), after
+
+
+def _request_max(body: CounterConfiguration | Patch) -> int | None:
+    return None if body.request_max is None else read_number("request_max", body.request_max)
 
 
 def _once(pairs: list[tuple[str, object]]) -> None:

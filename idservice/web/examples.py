@@ -45,6 +45,7 @@ PROBLEMS = {
     409: errors.CounterDiffers(name="orders", difference="limit is 900, not 1000"),
     410: errors.Exhausted(name="orders", count=1, limit=1000),
     423: errors.Suspended(name="orders"),
+    429: errors.RateExceeded(name="orders", rate=" of 100 ids/s", seconds=0.4),
     503: errors.Stopped(),
 }
 

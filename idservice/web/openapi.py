@@ -132,7 +132,7 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
     return {
         method: _operation(
             "ids", method + operation, f"Take the next id of {of}, or several.", {"200": answer},
-            parameters + query, (400, 403, 404, 408, 410, 412, 413, 416, 423, 503),
+            parameters + query, (400, 403, 404, 408, 410, 412, 413, 416, 423, 429, 503),
         )
         for method in ("get", "post")
     }  # fmt: skip
@@ -173,7 +173,7 @@ def _counters() -> Schema:
                 "CounterConfiguration",
             ),
             "patch": change(
-                "patchCounter", "Suspend or resume a counter, or change its limit or runway.",
+                "patchCounter", "Suspend, resume or configure a counter.",
                 "Patch",
             ),
             "delete": change("deleteCounter", "Delete a counter. No id is used again.", "Deletion"),

@@ -17,7 +17,6 @@ from idservice.observability.logs import RateLimitedLog
 from idservice.web.caller_words import caller_words
 
 SERVER = "idservice"  # no versions: they help nobody but an attacker
-RETRY_AFTER_S = 1
 BODY_MAX = 4096  # bytes
 NO_STORE = {"Cache-Control": "no-store", "Server": SERVER}
 VERSIONS = (HttpVersion10, HttpVersion11)  # the parser also lets 0.9 and 2.0 pass
@@ -122,9 +121,9 @@ def problem(
 ) -> web.Response:
     """Return the answer for an error; `clock` tells the time of day."""
     headers = dict(NO_STORE)
-    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
-        seconds = RETRY_AFTER_S
-        if isinstance(error, errors.Changing):
+    if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        seconds = errors.RETRY_AFTER_S
+        if isinstance(error, errors.Changing | errors.RateExceeded):
             seconds = error.retry_after_s(clock())
         headers["Retry-After"] = str(seconds)
     if allow:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from idservice.catalogue.changes import JUMP_MAX, REASON_MAX
-from idservice.catalogue.counters import RUNWAY_MAX_S, RUNWAY_MIN_S
+from idservice.catalogue.counters import RATE_MAX, REQUEST_MAX_MAX, RUNWAY_MAX_S, RUNWAY_MIN_S
 from idservice.stores.records import SHARDS_MAX
 
 # In the document these are the schemas IdNumber and WantedNumber, see `components`. The bounds of
@@ -19,6 +19,20 @@ Shards = Annotated[
 ]
 Runway = Annotated[
     float, Meta(extra_json_schema={"minimum": RUNWAY_MIN_S, "maximum": RUNWAY_MAX_S})
+]
+RequestMax = Annotated[
+    int | float,
+    Meta(
+        description="The most ids of one request; 0 means no bound.",
+        extra_json_schema={"type": "integer", "minimum": 0, "maximum": REQUEST_MAX_MAX},
+    ),
+]
+RateMax = Annotated[
+    float,
+    Meta(
+        description="Ids per second that each instance gives; 0 means no bound.",
+        extra_json_schema={"minimum": 0, "maximum": RATE_MAX},
+    ),
 ]
 Reason = Annotated[
     str,
@@ -38,6 +52,8 @@ class CounterConfiguration(msgspec.Struct, forbid_unknown_fields=True):
     strict: bool = False
     shards: Shards = 1
     runway: Runway | None = None
+    request_max: RequestMax | None = None
+    rate_max: RateMax | None = None
 
 
 class Patch(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,6 +62,8 @@ class Patch(msgspec.Struct, forbid_unknown_fields=True):
     state: Literal["active", "suspended"] | None = None
     limit: Wanted | None = None
     runway: Runway | None = None
+    request_max: RequestMax | None = None
+    rate_max: RateMax | None = None
     force: Annotated[bool, Meta(description="Set a limit below ids in use: none are left.")] = False
     reason: Reason = ""
 
@@ -146,6 +164,12 @@ class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
     strict: bool
     shards: int
     runway: Annotated[float, Meta(description="Seconds for which ids are to last.")]
+    request_max: Annotated[int, Meta(description="The most ids of one request.")] | UnsetType = (
+        UNSET
+    )
+    rate_max: (
+        Annotated[float, Meta(description="Ids per second that each instance gives.")] | UnsetType
+    ) = UNSET
     change: Annotated[str, Meta(description="The change under way.")] | UnsetType = UNSET
     last_change: ChangeAnswer | UnsetType = UNSET
     next: Annotated[Number, Meta(description="The lowest id that is not reserved.")] | UnsetType = (

@@ -370,3 +370,28 @@ def test_no_sequence_of_changes_opens_an_epoch_on_ids_that_were_granted(
                 assert after.base >= free
                 nexts = [0] * after.shards
         entry = after
+
+
+def test_bounds_hold_from_the_beginning_of_a_change_and_end_with_0() -> None:
+    entry = counter(request_max=5, rate_max=2.0)
+    both = Configure(limit=1000, request_max=7)
+    begun = rules.begun(entry, both, stands(entry), RANDOM)
+    assert begun.intent is not None
+    assert (begun.request_max, begun.rate_max) == (7, 2.0)
+    after = carried_out(entry, both)
+    assert (after.request_max, after.rate_max, after.limit) == (7, 2.0, 1000)
+    assert carried_out(after, Configure(request_max=0, rate_max=0.0)).request_max is None
+    assert carried_out(after, Configure(request_max=7)) is after
+    only = carried_out(after, Configure(rate_max=1.0))
+    assert (only.rate_max, only.ordinal, only.rev) == (1.0, after.ordinal, after.rev + 1)
+
+
+def test_a_name_that_is_used_again_has_the_bounds_of_the_new_counter() -> None:
+    gone = carried_out(counter(request_max=5), DELETE)
+    assert gone.request_max == 5
+    again = carried_out(gone, CreateAgain(wanted=counter(rate_max=2.0)))
+    assert (again.request_max, again.rate_max) == (None, 2.0)
+
+
+def test_an_adopted_counter_may_have_bounds_too() -> None:
+    assert carried_out(counter(adopted=OLD), Configure(request_max=5)).request_max == 5

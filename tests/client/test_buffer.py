@@ -1,5 +1,6 @@
 """What a client holds, on a clock of its own: expiry, epochs, and no prefetch without need."""
 
+from dataclasses import replace
 from itertools import islice
 from random import Random
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from idservice.client.buffer import PAUSE_FIRST_S, ClientBuffer
 from idservice.client.protocol import NoUsableAnswer, Reply, json
 from idservice.core.id_buffer import IdBuffer
+from idservice.errors import NOT_APPLIED, WaitedTooLong
 from tests.client.conftest import asked
 
 
@@ -208,3 +210,60 @@ def test_an_id_that_another_thread_takes_at_any_moment_is_nobody_else_s(
     assert len(ids) > 1000
     assert len(stolen) > 1000
     assert len({*ids, *stolen}) == len(ids) + len(stolen)
+
+
+LATE = Reply(
+    429,
+    "application/problem+json",
+    json.dumps(
+        {
+            "type": "urn:idservice:problem:rate_exceeded", "code": "rate_exceeded",
+            "retryable": True, "outcome": "not_applied", "detail": "too many",
+        }
+    ).encode(),
+    retry_after="7",
+)  # fmt: skip
+
+
+def test_beyond_a_rate_a_call_waits_as_long_as_the_service_says(
+    buffer: ClientBuffer, clock: Clock
+) -> None:
+    steps = buffer.borrow(3, deadline=clock.now + 60.0)
+    steps.send(None)
+    assert 7.0 <= float(steps.send(LATE)) < 8.0
+    clock.now += 7.0
+    target = str(steps.send(None))
+    with pytest.raises(StopIteration) as end:
+        steps.send(reply(target, first=50))
+    assert end.value.value == [50, 51, 52]
+
+
+def test_beyond_a_rate_a_call_that_cannot_wait_so_long_fails_and_used_no_id(
+    buffer: ClientBuffer, clock: Clock
+) -> None:
+    steps = buffer.borrow(3, deadline=clock.now + 2.0)
+    steps.send(None)
+    with pytest.raises(WaitedTooLong, match="too many") as late:
+        steps.send(LATE)
+    assert late.value.outcome == NOT_APPLIED
+
+
+def test_beyond_a_rate_a_refill_is_tried_again_when_the_service_says(
+    buffer: ClientBuffer, clock: Clock
+) -> None:
+    due = buffer.due(1)
+    assert due is not None
+    request, nonce, _ = due
+    buffer.apply_refill(buffer.allocator, request, nonce, LATE, clock.now)
+    assert not buffer.refusals
+    clock.now += 6.9
+    assert buffer.due(1) is None
+    clock.now += 1.1
+    assert buffer.due(1) is not None
+
+
+@pytest.mark.parametrize("pause", ["", "soon", "Mon, 30 Nov 2026 02:00:00 GMT", "-1", "9" * 9])
+def test_a_pause_that_cannot_be_read_is_the_clients_own(buffer: ClientBuffer, pause: str) -> None:
+    steps = buffer.borrow(3, deadline=1e9)
+    steps.send(None)
+    assert float(steps.send(replace(LATE, retry_after=pause))) <= 2 * PAUSE_FIRST_S

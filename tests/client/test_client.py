@@ -111,6 +111,18 @@ async def test_a_service_that_gives_less_at_once_is_asked_for_less(kind: Any, da
     assert len(set(ids)) == 4000
 
 
+async def test_a_bounded_counter_gives_a_client_its_rate(kind: Any, data: Table) -> None:
+    data.create(new_counter("slow", Random(1), rate_max=1000.0, request_max=20))
+    async with (
+        served(SimStore(Random(1), data)) as service,
+        kind(service.url, "slow", timeout=10.0) as client,
+    ):
+        ids = await client.batch(30)
+        ids += [await client.next_id() for _ in range(5)]
+        assert len(set(ids)) == 35
+        assert max(int(asked(target)[0]) for target in service.asked[-3:]) <= 20
+
+
 async def test_ids_beyond_what_javascript_keeps_are_numbers(
     kind: Any, data: Table, service: Served
 ) -> None:

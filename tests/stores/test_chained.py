@@ -8,9 +8,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from idservice import errors
+from idservice.allocation.local_state import LocalState
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changes import Configure, MoveAway
@@ -79,7 +81,8 @@ class Said(AsyncTransport):
 def refusal(error: errors.IdserviceError) -> Reply:
     response = problem(error)
     assert isinstance(response.body, bytes)
-    return Reply(response.status, response.content_type, response.body)
+    pause = response.headers.get("Retry-After", "")
+    return Reply(response.status, response.content_type, response.body, pause)
 
 
 COUNTER = Counter(name="orders", epoch="0.chained", limit=LIMIT_MAX, strict=True)
@@ -134,6 +137,37 @@ async def test_a_service_that_gives_less_at_once_is_asked_for_less() -> None:
     loan = await lend(store, 100)
     assert [len(block) for block in loan.blocks] == [25, 25, 25, 25]
     assert len((await lend(store, 20)).blocks[0]) == 20
+
+
+async def test_beyond_the_rate_there_the_parts_before_are_borrowed() -> None:
+    """To burn them would leave nothing: the next refill asks for as much again."""
+    late = refusal(errors.RateExceeded(name="orders", rate=" of 9 ids/s", seconds=2.5))
+    loan = await lend(ChainedStore(Said({"epoch": 1}, late)), 1_500_000)
+    assert sum(map(len, loan.blocks)) == 1_000_000
+    with pytest.raises(errors.RateExceeded) as refused:
+        await lend(ChainedStore(Said(late)))
+    assert refused.value.retry_after_s(0.0) == 3
+
+
+async def test_what_one_counter_gives_at_once_is_not_taken_for_that_of_another() -> None:
+    bad = refusal(errors.RequestTooLarge(name="orders", value=9, most=5, bound="request_max"))
+    central = Said(bad, {"first": 0}, {"first": 9}, {"counter": "other", "epoch": 1})
+    store = ChainedStore(central)
+    assert [len(block) for block in (await lend(store, 8)).blocks] == [4, 4]
+    other = msgspec.structs.replace(COUNTER, name="other")
+    loan = await store.reserve(other, count=8, seen=0, room=10**6)
+    assert [len(block) for block in loan.blocks] == [8]
+
+
+async def test_a_sidecar_passes_on_that_the_rate_is_exceeded(central: Served, data: Table) -> None:
+    data.create(new_counter("slow", random, rate_max=5.0, request_max=4))
+    async with open_store(central.url) as store, Service(store, random=random) as sidecar:
+        supply, ids = await sidecar.local_counter("slow"), []
+        with pytest.raises(errors.RateExceeded):
+            while len(ids) < 100:
+                ids.append(await supply.next_id())
+        assert 4 <= len(set(ids)) == len(ids) <= 20
+        assert supply.unavailable_reason is None or supply.state is LocalState.SERVING
 
 
 async def test_a_part_that_fails_makes_the_whole_unknown() -> None:
@@ -272,7 +306,7 @@ async def test_one_name_that_two_hold_is_missed_twice_without_harm(
 
 
 async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again(
-    central: Served, data: Table, monkeypatch: pytest.MonkeyPatch
+    central: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And by nobody else: what the service forgot it would neither count nor stop."""
     monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
@@ -280,7 +314,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
         supply = await sidecar.local_counter("tickets")  # as a desk keeps it
         with pytest.raises(errors.UnknownCounter):
             await supply.next_id()
-        data.create(new_counter("tickets", random, start=7))
+        await central.catalogue.create(new_counter("tickets", random, start=7))
         for ask in (supply.next_id, lambda: supply.next_batch(3)):
             with pytest.raises(errors.UnknownCounter):
                 await ask()

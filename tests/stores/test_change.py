@@ -91,6 +91,28 @@ def test_an_entry_is_written_as_earlier_versions_wrote_it() -> None:
     assert decoded(config, None) == decoded(config, "[]") == counter
 
 
+async def test_bounds_are_written_beside_an_entry(
+    store: CatalogueStore, other: CatalogueStore
+) -> None:
+    wanted = replace(new_counter("orders", random, request_max=9, rate_max=2.5), epoch="1.a")
+    assert await store.create(wanted) == wanted
+    assert await other.entry("orders") == wanted
+    change = LastChange("configure", "1.a", by="ann@desk")
+    after = replace(wanted, rev=1, request_max=4, rate_max=None, last_change=change)
+    assert await store.rewrite(wanted, after)
+    assert await other.entry("orders") == after
+
+
+def test_bounds_outlive_what_an_earlier_version_writes() -> None:
+    """That serves the counter without them, and leaves alone what is beside its entry."""
+    counter = new_counter("orders", random, request_max=9, rate_max=2.5)
+    config, beside = encoded(counter)
+    assert "max" not in config
+    assert decoded(config, beside) == counter
+    later = replace(counter, epoch="2.b", rev=1, request_max=None, rate_max=None)
+    assert decoded(encoded(later)[0], beside) == replace(counter, epoch="2.b", rev=1)
+
+
 async def test_an_entry_that_somebody_wrote_since_is_left_alone(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:

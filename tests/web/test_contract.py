@@ -29,7 +29,7 @@ def assert_problem(answer: Answer, status: int, code: str, outcome: str = "not_a
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["server"] == "idservice"
-    assert ("retry-after" in answer.headers) == (status == 503)
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
     problem = answer.json
     assert set(problem) == PROBLEM_KEYS
     assert problem["status"] == status
