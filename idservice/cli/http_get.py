@@ -19,8 +19,6 @@ from idservice.server.left_address import service_address
 from idservice.server.settings import Address
 
 POLL_S = 0.1
-# Addresses to listen on. A service on "::" accepts IPv4 too, and containers may lack "::1".
-ANY_ADDRESS = dict.fromkeys(("0.0.0.0", "::"), "127.0.0.1")  # noqa: S104
 
 
 class NoAnswer(Unavailable):
@@ -40,7 +38,17 @@ def default_url(environment: Mapping[str, str]) -> str:
 
 def reachable_url(address: Address) -> str:
     """Return the URL at which a service that listens on `address` is reached from this machine."""
-    return replace(address, host=ANY_ADDRESS.get(address.host, address.host)).url
+    if address.host not in ("0.0.0.0", "::"):  # noqa: S104 - they stand for every address
+        return address.url
+    # A service on "::" accepts IPv4 too, and containers may lack "::1"; others have no IPv4.
+    host = "::1" if address.host == "::" and not _has_ipv4() else "127.0.0.1"
+    return replace(address, host=host).url
+
+
+def _has_ipv4() -> bool:
+    """Return True if this machine reaches itself over IPv4. Sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        return way.connect_ex(("127.0.0.1", 9)) == 0
 
 
 def ask(url: str, target: str, *, timeout: float) -> tuple[int, str]:

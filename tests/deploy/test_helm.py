@@ -45,6 +45,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         ],
     },
     "chained": {"store": CHAINED, "serviceAccount": {"create": False}},
+    "chained, IPv6": {
+        "store": {"kind": "chained", "chained": {"url": "http://[fd00::2]:8080"}},
+        "service": {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]},
+    },
     "workers": {"store": DYNAMODB, "workers": 4},
     "monitoring": {
         "monitoring": {
@@ -182,6 +186,7 @@ def test_dynamodb_is_told_its_table_and_gets_a_role(render: Render) -> None:
         ("dynamodb", {53, 443, 80}),
         ("dynamodb, endpoint", {53, 8000}),
         ("chained", {53, 8080}),
+        ("chained, IPv6", {53, 8080}),
     ],
 )
 def test_it_may_talk_to_its_store_and_to_nobody_else(
@@ -190,6 +195,18 @@ def test_it_may_talk_to_its_store_and_to_nobody_else(
     (policy,) = of_kind(render(SHAPES[shape]), "NetworkPolicy")
     opened = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
     assert opened == ports
+
+
+def test_the_service_has_both_families_of_addresses_or_the_one_named(render: Render) -> None:
+    def families(shape: str) -> tuple[str, list[str] | None]:
+        (service,) = of_kind(render(SHAPES[shape]), "Service")
+        return service["spec"]["ipFamilyPolicy"], service["spec"].get("ipFamilies")
+
+    assert families("dynamodb") == ("PreferDualStack", None)
+    assert families("chained, IPv6") == ("SingleStack", ["IPv6"])
+    container = container_of(render(SHAPES["chained, IPv6"]))
+    heard = told(environment(container))
+    assert {address.host for address in heard.values["listen"]} == {"::"}
 
 
 def test_workers_are_told_and_given_memory(render: Render) -> None:
