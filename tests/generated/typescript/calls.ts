@@ -7,6 +7,8 @@ type Schemas = components["schemas"];
 
 const url = process.argv[2];
 const client = createClient<paths>({ baseUrl: url });
+const counter = "/v1/counters/{name}";
+const next = "/v1/counters/{name}/next";
 const orders = { path: { name: "orders" } };
 
 /** The answer, which is there unless the request was refused. */
@@ -31,36 +33,44 @@ console.log("statusPage", (await client.GET("/", text)).response.status);
 console.log("docs", (await client.GET("/docs", text)).response.status);
 console.log("openapi", (await answered(client.GET("/openapi.json"))).openapi);
 
-const made = await answered(client.PUT("/v1/counters/{name}", { params: orders, body: { start: 1000 } }));
+const start = { params: orders, body: { start: 1000 } };
+const made = await answered(client.PUT(counter, start));
 console.log("createCounter", made.start, made.limit);
-const next = "/v1/counters/{name}/next";
 const one = { params: { ...orders, query: { format: "json" } } } as const;
 console.log("getNextOfCounter", ...(await ids(client.GET(next, one))));
-console.log("getNextOfCounter", ...(await ids(client.GET(next, { params: { ...orders, query: { format: "json", count: 3 } } }))));
-const ranges = { params: { ...orders, query: { format: "ranges", count: 5, nonce: "n" } } } as const;
-console.log("postNextOfCounter", ...(await ids(client.POST(next, ranges))));
-const page = await answered(client.GET("/v1/counters", { params: { query: { limit: 1 } } }));
+const batch = { params: { ...orders, query: { format: "json", count: 3 } } } as const;
+console.log("getNextOfCounter", ...(await ids(client.GET(next, batch))));
+const query = { format: "ranges", count: 5, nonce: "n" } as const;
+const ranges = await ids(client.POST(next, { params: { ...orders, query } }));
+console.log("postNextOfCounter", ...ranges);
+const list = "/v1/counters";
+const page = await answered(client.GET(list, { params: { query: { limit: 1 } } }));
 console.log("listCounters", ...page.counters.map((each) => each.counter), page.next);
-const rest = await answered(client.GET("/v1/counters", { params: { query: { after: page.next } } }));
+const rest = await answered(client.GET(list, { params: { query: { after: page.next } } }));
 console.log("listCounters", ...rest.counters.map((each) => each.counter));
-const shown = await answered(client.GET("/v1/counters/{name}", { params: orders }));
-console.log("showCounter", shown.state, Number(shown.next) > 1008, Object.keys(shown.gaps ?? {}).length);
+const shown = await answered(client.GET(counter, { params: orders }));
+const lost = Object.keys(shown.gaps ?? {}).length;
+console.log("showCounter", shown.state, Number(shown.next) > 1008, lost);
 console.log("status", (await answered(client.GET("/v1/status"))).in_use);
 
-const suspended: Schemas["Patch"] = { state: "suspended", reason: "a test" };
-console.log("patchCounter", (await answered(client.PATCH("/v1/counters/{name}", { params: orders, body: suspended }))).state);
+async function patched(body: Schemas["Patch"]) {
+  return (await answered(client.PATCH(counter, { params: orders, body }))).state;
+}
+
+console.log("patchCounter", await patched({ state: "suspended", reason: "a test" }));
 const { error } = await client.GET(next, one);
 if (error === undefined) throw new Error("a suspended counter gave an id");
 console.log("refused", error.status, error.code, error.retryable);
-const resumed: Schemas["Patch"] = { state: "active" };
-console.log("patchCounter", (await answered(client.PATCH("/v1/counters/{name}", { params: orders, body: resumed }))).state);
-const set: Schemas["SetTo"] = { next: 5000 };
-console.log("setCounter", (await answered(client.POST("/v1/counters/{name}/set", { params: orders, body: set }))).state);
-const after = await answered(client.GET("/v1/counters/{name}", { params: orders }));
+console.log("patchCounter", await patched({ state: "active" }));
+const to = { params: orders, body: { next: 5000 } };
+console.log("setCounter", (await answered(client.POST("/v1/counters/{name}/set", to))).state);
+const after = await answered(client.GET(counter, { params: orders }));
 console.log("showCounter", Number(after.next) >= 5000);
-console.log("deleteCounter", (await answered(client.DELETE("/v1/counters/{name}", { params: orders, body: {} }))).state);
+const none = { params: orders, body: {} };
+console.log("deleteCounter", (await answered(client.DELETE(counter, none))).state);
 
-const big = { limit: "9007199254740993", strict: true };
-console.log("createCounter", (await answered(client.PUT("/v1/counters/{name}", { params: { path: { name: "big" } }, body: big }))).limit);
-console.log("getNext", ...(await ids(client.GET("/next", { params: { query: { format: "json" } } }))));
-console.log("postNext", ...(await ids(client.POST("/next", { params: { query: { format: "json" } } }))));
+const big = { params: { path: { name: "big" } }, body: { limit: "9007199254740993", strict: true } };
+console.log("createCounter", (await answered(client.PUT(counter, big))).limit);
+const json = { params: { query: { format: "json" } } } as const;
+console.log("getNext", ...(await ids(client.GET("/next", json))));
+console.log("postNext", ...(await ids(client.POST("/next", json))));
