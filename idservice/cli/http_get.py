@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from idservice.client import lookup
-from idservice.client.address import ServiceAddress, shown
-from idservice.errors import Unavailable, Usage
+from idservice.client.address import ServiceAddress
+from idservice.errors import Unavailable
 from idservice.server.left_address import service_address
 from idservice.server.settings import Address
 
@@ -52,14 +52,12 @@ def _has_ipv4() -> bool:
 
 
 def ask(url: str, target: str, *, timeout: float) -> tuple[int, str]:
-    """GET `target` at http://HOST:PORT or unix:PATH; return the status and the body.
+    """GET `target` at http(s)://HOST:PORT or unix:PATH; return the status and the body.
 
     `timeout` in seconds holds for the whole call. Raises NoAnswer, Usage.
     """
     deadline = time.monotonic() + timeout
     address = ServiceAddress.parse(url)
-    if address.tls:
-        raise Usage(why=f"--url is {shown(url)}; it must be http://HOST:PORT or unix:PATH")
     try:
         with _connect(address, timeout) as connection:
             connection.sendall(
@@ -155,7 +153,8 @@ def _unchunked(body: bytes) -> bytes | None:
 
 def _connect(address: ServiceAddress, timeout: float) -> socket.socket:
     if not address.path:
-        return lookup.connect(address.host, address.port, timeout)
+        connection = lookup.connect(address.host, address.port, timeout)
+        return _secured(connection, address.host) if address.tls else connection
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
     try:
@@ -164,3 +163,13 @@ def _connect(address: ServiceAddress, timeout: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def _secured(connection: socket.socket, host: str) -> socket.socket:
+    import ssl  # a health check of this machine loads nothing that it does not need
+
+    try:
+        return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+    except OSError:
+        connection.close()
+        raise

@@ -24,6 +24,10 @@ SHARDS = (
     " table whose item is too hot, and ids then rise only within each"
 )
 COUNTERS = "List the counters: state, position, used share of the limit, shards, runway."
+NEXT = (
+    "Print the next id, or several. They are taken from the store itself, above the ids that"
+    " running services hold in memory; with --url a service is asked, as callers ask it."
+)
 SHOW = "Show a counter, as it is in the store or as a running service reports it."
 TOP = "Show a running service and its counters; problems first. Ctrl-C ends it."
 BENCH = (
@@ -116,11 +120,15 @@ COMMANDS = {
         ),
     ),
     "counters": Command("cli.store_commands:counters", COUNTERS, STORE, (JSON,)),
-    "show": Command("cli.store_commands:show", SHOW, (config.STORE, config.URL), (NAME, JSON)),
+    "show": Command(
+        "cli.store_commands:show", SHOW, (config.STORE, config.URL, config.ANSWER_TIMEOUT),
+        (NAME, JSON),
+    ),
     "next": Command(
-        "cli.store_commands:next_ids", "Print the next id, or several, one per line.",
-        (config.STORE, config.URL),
+        "cli.next_ids:next_ids", NEXT, (config.STORE, config.URL, config.ANSWER_TIMEOUT),
         (
+            _add("--format", choices=("text", "json", "ranges"), default="text",
+                 help="one id per line (the default), or as the service answers it"),
             _add("--count", metavar="N", help="number of ids (default: one)"),
             _add("name", nargs="?", metavar="NAME", help="the counter (default: default)"),
         ),

@@ -1,6 +1,6 @@
-"""Commands that open a store: create it, list and show counters, take ids, examine it.
+"""Commands that open a store: create it, list and show counters, examine it.
 
-`show` and `next` can ask a running service instead.
+`show` can ask a running service instead.
 """
 
 import argparse
@@ -8,7 +8,6 @@ import asyncio
 import getpass
 import json
 import os
-import re
 import socket
 import sys
 import time
@@ -21,7 +20,6 @@ from typing import Any
 import msgspec
 
 from idservice import errors
-from idservice.allocation import direct
 from idservice.catalogue import doctor as catalogue_doctor
 from idservice.catalogue.changes import check_reason
 from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
@@ -34,16 +32,12 @@ from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import (
     DEFAULT_COUNTER,
     DELETED,
-    MOVED,
-    SUSPENDED,
     Adopted,
     Counter,
     check_name,
 )
-from idservice.web.request import read_count
 
 COMMAND_TIMEOUT_S = 20.0
-NEXT_MAX = 1_000_000  # ids that one `next` takes
 
 
 async def init(arguments: argparse.Namespace) -> None:
@@ -137,10 +131,10 @@ async def _described(store: IdStore, counter: Counter) -> dict[str, object]:
 def show(arguments: argparse.Namespace) -> Any:
     """Show one counter, from the store or from a service."""
     check_name(arguments.name)
-    if not _asks_service(arguments):
+    if not asks_service(arguments):
         return _show(arguments)
     body = http_get.asked(
-        arguments.url, f"/v1/counters/{arguments.name}", timeout=COMMAND_TIMEOUT_S
+        arguments.url, f"/v1/counters/{arguments.name}", timeout=arguments.timeout
     )
     if arguments.json:
         print(body)
@@ -160,7 +154,7 @@ def show(arguments: argparse.Namespace) -> Any:
 
 async def _show(arguments: argparse.Namespace) -> None:
     async with opened(arguments) as store:
-        counter = _in_use(await shown(store, arguments.name), arguments.name)
+        counter = in_use(await shown(store, arguments.name), arguments.name)
         positions = await positions_of(store, counter)
     row = described(counter, settings.RUNWAY.default, positions)
     if arguments.json:
@@ -169,50 +163,17 @@ async def _show(arguments: argparse.Namespace) -> None:
         counter_table.print_row(row)
 
 
-def _asks_service(arguments: argparse.Namespace) -> bool:
+def asks_service(arguments: argparse.Namespace) -> bool:
     """Return True if a running service is asked, and not a store. Raises Usage."""
     if arguments.url_said and arguments.store_said:
         raise errors.Usage(why="--url cannot be combined with --store; name one of them")
     return arguments.url is not None and not arguments.store_said
 
 
-def _in_use(counter: Counter | None, name: str) -> Counter:
+def in_use(counter: Counter | None, name: str) -> Counter:
     if counter is None or counter.target_state == DELETED:
         raise errors.UnknownCounter(name=name)
     return counter
-
-
-def next_ids(arguments: argparse.Namespace) -> Any:
-    """Take ids, from the store or from a service."""
-    count = read_count(arguments.count, NEXT_MAX) or 1
-    name = check_name(arguments.name or DEFAULT_COUNTER)
-    if not _asks_service(arguments):
-        return _next_ids(arguments, name, count)
-    path = f"/v1/counters/{name}/next" if arguments.name else "/next"  # its default counter
-    body = http_get.asked(arguments.url, f"{path}?count={count}", timeout=COMMAND_TIMEOUT_S)
-    if not re.fullmatch(rf"([0-9]+\n){{{count}}}", body, re.ASCII):
-        why = f"{body[-80:]!r} is not the end of {count} ids; they may be used up"
-        raise http_get.NoAnswer(url=arguments.url, why=why)
-    print(body, end="")
-    return 0
-
-
-async def _next_ids(arguments: argparse.Namespace, name: str, count: int) -> None:
-    async with opened(arguments) as store:
-        counter = _in_use(await store.counter(name), name)
-        if counter.target_state == SUSPENDED:
-            raise errors.Suspended(name=name)
-        if counter.target_state == MOVED:
-            raise errors.Moved(name=name, why=counter.whereabouts)
-        if counter.intent is not None:  # its position is closed, or will be soon
-            raise errors.NotApplied(
-                store=store.address,
-                action=f"handing out ids of counter {name!r}",
-                why=f"a change ({counter.intent.kind}) is under way; try again, and if it stands"
-                " still, run the command of that change again",
-            )
-        blocks = await direct.take(store, counter, count, random=SystemRandom())
-        print("\n".join(str(id) for block in blocks for id in block))
 
 
 async def doctor(arguments: argparse.Namespace) -> int:

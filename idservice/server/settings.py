@@ -316,6 +316,9 @@ URL = Setting(
     unset="the one that runs here as this user, else where --listen says",
 )  # fmt: skip
 TIMEOUT = Setting("timeout", 30.0, seconds(0, 3600), "seconds to wait", "S")
+ANSWER_TIMEOUT = Setting(
+    "timeout", 5.0, seconds(0.1, 3600), "seconds to wait for an answer of the service", "S"
+)
 INTERVAL = Setting("interval", 1.0, seconds(0.1, 3600), "seconds between two looks", "S")
 BENCH = tuple(rows(BenchSettings).values())
 ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, INTERVAL, *BENCH)}
