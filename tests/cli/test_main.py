@@ -352,6 +352,7 @@ def test_create_takes_every_option(run: Run) -> None:
     assert shown == {
         "counter": "s", "state": "active", "epoch": 1, "start": "5", "limit": "9007199254740992",
         "strict": True, "shards": 1, "runway": 12.5, "next": shown["next"],
+        "last_change": shown["last_change"],
     }  # fmt: skip
     assert str(shown["next"]) == "5"
 
