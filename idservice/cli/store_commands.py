@@ -171,6 +171,7 @@ def asks_service(arguments: argparse.Namespace) -> bool:
 
 
 def in_use(counter: Counter | None, name: str) -> Counter:
+    """Return the counter, or raise UnknownCounter if there is none."""
     if counter is None or counter.target_state == DELETED:
         raise errors.UnknownCounter(name=name)
     return counter

@@ -121,11 +121,13 @@ def test_beside_a_running_service_the_store_says_where_ids_come_from(
 ) -> None:
     """Ids of the store are above those in memory: 1010 from here, then 1001 over HTTP."""
     run("init")
+    monkeypatch.setattr(http_get, "default_url", lambda _: URL)
+    monkeypatch.setattr(http_get, "ask", lambda *_, **__: (200, "another server"))
     assert run("next").err == ""
     monkeypatch.setattr(http_get, "ask", lambda *_, **__: (200, "live"))
     said = run("next", "default").err
     assert re.search(r"above .* in memory; to ask a service: idservice next default --url", said)
-    assert said.rstrip().endswith("--url http://127.0.0.1:8080")
+    assert said.rstrip().endswith(f"--url {URL}")
 
 
 def test_https_is_asked_too(run: Run) -> None:
