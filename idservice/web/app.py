@@ -62,26 +62,28 @@ def build_app(
         for method, handler in handlers.items():
             resource.add_route(method, handler, expect_handler=expect)
 
-    def serve_ids(path: str, name: str | None) -> None:
-        handler = next_handler(service, name, limits)
-        serve(path, GET=handler, POST=handler)
+    def show(path: str, **handlers: Handler) -> None:
+        """Serve a path that uses no ids: HEAD is answered as GET."""
+        serve(path, **handlers, **({"HEAD": handlers["GET"]} if "GET" in handlers else {}))
 
     for path, name in paths.items():
-        serve_ids(path, name)
+        handler = next_handler(service, name, limits, old=path != "/next")
+        serve(path, GET=handler, POST=handler)
     if paths:
-        serve_ids("/v1/counters/{name}/next", None)
+        handler = next_handler(service, None, limits)
+        serve("/v1/counters/{name}/next", GET=handler, POST=handler)
     if control:
         access = ControlAccess(writable, loopback=loopback, unix=unix, ids=bool(paths))
         for path, handlers in _control(catalogue, view, access, limits).items():
             if path not in paths:  # a path of --route comes first
                 if "GET" in handlers:
                     handlers["GET"] = access.reading(handlers["GET"])
-                serve(path, **{way: for_operators(one) for way, one in handlers.items()})
-    serve("/livez", GET=_livez)
-    serve("/readyz", GET=_readyz(view, draining))
+                show(path, **{way: for_operators(one) for way, one in handlers.items()})
+    show("/livez", GET=_livez)
+    show("/readyz", GET=_readyz(view, draining))
     document, page = _documents(limits)
-    serve("/openapi.json", GET=_fixed(document, JSON_HEADERS))
-    serve("/docs", GET=_fixed(page, docs_page.HEADERS))
+    show("/openapi.json", GET=_fixed(document, JSON_HEADERS))
+    show("/docs", GET=_fixed(page, docs_page.HEADERS))
     return app
 
 

@@ -2,17 +2,18 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from idservice import errors
 from idservice.observability.logs import RateLimitedLog
-from idservice.web.problems import problem, problem_of
+from idservice.web.problems import BODY_MAX, HeadersTooLong, UriTooLong, problem, problem_of
 
 log = logging.getLogger("idservice.web")
 access_log = logging.getLogger("idservice.access")
@@ -42,6 +43,11 @@ TOO_MANY = _closing(
     b'"status":503,"detail":"Too many connections are open.","code":"too_many_connections",'
     b'"retryable":true,"outcome":"not_applied"}',
 )
+CHUNKED_MAX = 2 * BODY_MAX  # bytes of a chunked body, with the sizes of its chunks
+PIECE = CHUNKED_MAX // 2  # bytes that the parser gets at once of what may be many small chunks
+END = b"\r\n\r\n"  # of a head
+OFFERS_MAX = 16  # of another protocol, in one piece
+BYTES = re.compile(r" (?:bytearray\()?b['\"]")  # as Python shows them
 WHY_MAX = 120  # characters shown of a parser's complaint
 
 
@@ -51,7 +57,16 @@ class Connection(RequestHandler):
     `limit` counts it; None for a request on a connection that is counted already.
     """
 
-    __slots__ = ("_ended", "_limit", "_unread", "_unread_timer", "_wire", "kept_alive")
+    __slots__ = (
+        "_chunked",
+        "_ended",
+        "_limit",
+        "_rest_dropped",
+        "_unread",
+        "_unread_timer",
+        "_wire",
+        "kept_alive",
+    )
 
     def __init__(self, server: web.Server, limit: "ConnectionLimit | None" = None) -> None:
         super().__init__(
@@ -64,6 +79,8 @@ class Connection(RequestHandler):
         )
         self._limit = limit
         self._ended = False  # the client sends no more
+        self._chunked = 0  # bytes that came of an unfinished chunked body, at most
+        self._rest_dropped = False  # True if what else the client sends is not read
         self._wire: asyncio.Transport | None = None  # aiohttp lets go of it before it is closed
         self._unread = 0, 0  # bytes that are not sent yet, of how many requests
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -127,6 +144,23 @@ class Connection(RequestHandler):
             body.set_exception(why or web.RequestPayloadError("the body ends early"))
             body.feed_eof()
 
+    def _chunked_body(self) -> StreamReader | None:
+        """Return the chunked body that is being received, if one is."""
+        if self._messages:
+            message, body = self._messages[-1]
+        elif self._current_request is not None:
+            message, body = self._current_request._message, self._current_request.content
+        else:
+            return None
+        is_chunked = not isinstance(message, _ErrInfo) and message.chunked
+        return body if is_chunked and not body.is_eof() else None
+
+    def _cut_off(self, body: StreamReader) -> None:
+        """Refuse a chunked body that is too long: many small chunks take long to read."""
+        self._break_off(body, web.HTTPRequestEntityTooLarge(BODY_MAX, CHUNKED_MAX))
+        self._rest_dropped = True
+        self.close()
+
     def only_request(self) -> tuple[RawRequestMessage, StreamReader] | None:
         """Return the head and the body of the request received just now. None if that is not
         exactly one, if it is malformed, and if what follows is another protocol."""
@@ -137,7 +171,7 @@ class Connection(RequestHandler):
 
     def ends_with(self, body: StreamReader) -> bool:
         """Return True if the parser has read all of `body` and has begun no further request."""
-        return body.is_eof() and self._request_count == 1
+        return body.is_eof() and self._request_count == 1 and not self._rest_dropped
 
     @property
     def is_forced(self) -> bool:
@@ -151,10 +185,28 @@ class Connection(RequestHandler):
         return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
     def data_received(self, data: bytes) -> None:
+        words = data.lower()
+        if b"upgrade" in words:  # behind an offer that it ignores, aiohttp drops the same piece
+            *heads, data = data.split(END, OFFERS_MAX)
+            for head in heads:
+                self._feed(head + END)
+        if len(data) > PIECE and (self._chunked or b"chunked" in words):
+            for at in range(0, len(data), PIECE):
+                self._feed(data[at : at + PIECE])
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        if self._rest_dropped:
+            return
         try:
             super().data_received(data)
         except Exception:  # a target may make the parser raise what aiohttp does not expect
             super().data_received(b"\0")  # after that, the parser refuses whatever comes
+        body = self._chunked_body()
+        self._chunked = 0 if body is None else self._chunked + len(data)
+        if body is not None and self._chunked > CHUNKED_MAX:
+            self._cut_off(body)
         if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
             return
         # A body may turn out to be malformed after its head was read. Aiohttp queues the complaint
@@ -183,7 +235,7 @@ class Connection(RequestHandler):
                 why,
                 extra={"action": "malformed_request"},
             )
-            response = problem(errors.MalformedRequest(why=why))
+            response = problem(_refusal(exc, why))
         elif isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
             # On an unknown path aiohttp refuses it itself, and stumbles over its bytes.
             response = problem_of(web.HTTPExpectationFailed(), request)
@@ -273,7 +325,9 @@ class RefusedConnection(asyncio.Protocol):
         self._limit.refused += 1
 
     def data_received(self, data: bytes) -> None:
-        self._transport.write(LIVE if data.startswith(b"GET /livez ") else TOO_MANY)
+        answer = LIVE if data.startswith((b"GET /livez ", b"HEAD /livez ")) else TOO_MANY
+        is_head = data.startswith(b"HEAD ")
+        self._transport.write(answer[: answer.index(END) + 4] if is_head else answer)
         self._transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -281,6 +335,16 @@ class RefusedConnection(asyncio.Protocol):
         self._timer.cancel()
 
 
+def _refusal(complaint: HttpProcessingError, why: str) -> errors.MalformedRequest:
+    """Return the error of a parser's complaint."""
+    if isinstance(complaint, LineTooLong):
+        line = complaint.args[0]  # it begins like the target, or like the header
+        return UriTooLong() if line[:1] in (b"/", "/") else HeadersTooLong()
+    return (
+        HeadersTooLong() if why.startswith("Too many headers") else errors.MalformedRequest(why=why)
+    )
+
+
 def _first_line(message: str) -> str:
-    line = message.partition("\n")[0].rstrip(": .\r")
+    line = BYTES.split(message.partition("\n")[0], 1)[0].rstrip(": .\r")
     return line.encode("unicode_escape").decode()[:WHY_MAX] or "bad request"  # no control bytes

@@ -12,26 +12,32 @@ from idservice.allocation.service import Service
 from idservice.catalogue.counters import as_strings, number
 from idservice.observability.readings import count as count_one
 from idservice.stores.records import Counter
-from idservice.web.problems import NO_STORE, Handler, RequestTimeout, check_headers
-from idservice.web.request import IdRequest, WebLimits, read_id_request
+from idservice.web.problems import NO_STORE, Handler, NotRead, RequestTimeout, check_headers
+from idservice.web.request import JSON, IdRequest, WebLimits, read_id_request
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
 from idservice.web.turns import loop_turns
 
 BODY_TIMEOUT_S = 10.0
 TEXT = "text/plain; charset=utf-8"
-JSON = "application/json"
 
 
-def next_handler(service: Service, name: str | None, limits: WebLimits) -> Handler:
-    """Return a handler for ids of the counter `name`, or of the counter that the path names."""
+def next_handler(
+    service: Service, name: str | None, limits: WebLimits, *, old: bool = False
+) -> Handler:
+    """Return a handler for ids of the counter `name`, or of the counter that the path names. On an
+    `old` path a caller may send what is not read."""
 
     async def next_id(request: web.Request) -> web.StreamResponse:
         check_headers(request)
-        asked = read_id_request(request.raw_path, request.headers.get("Accept", ""), limits)
-        if request.can_read_body:  # it has no meaning here
-            await read_body(request)
-        content_type, body = await issue(service, name or request.match_info["name"], asked)
-        return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
+        asked = read_id_request(
+            request.raw_path, request.headers.get("Accept", ""), limits, old=old
+        )
+        if request.can_read_body or request.content.exception() is not None:
+            body = await read_body(request)
+            if not old and body.strip() not in (b"", b"{}"):
+                raise NotRead(part="The body of the request")
+        content_type, answer = await issue(service, name or request.match_info["name"], asked)
+        return web.Response(body=answer, headers={**NO_STORE, "Content-Type": content_type})
 
     return next_id
 

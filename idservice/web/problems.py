@@ -85,6 +85,35 @@ class RangeRefused(errors.RequestRefused):
     status = 416
 
 
+class NotRead(errors.RequestRefused):
+    text = (
+        "{part} is not read, so this would not give what it asks for. Ask by the query: ?count=N "
+        "for several ids, ?format= with text, json or ranges."
+    )
+    code = "not_read"
+
+
+class UriTooLong(errors.MalformedRequest):
+    text = "The path and the query of the request are too long. Send at most 8,000 bytes."
+    code = "uri_too_long"
+    status = 414
+
+
+class HeadersTooLong(errors.MalformedRequest):
+    text = "The request has too many headers, or one that is too long. Send fewer, shorter ones."
+    code = "headers_too_long"
+    status = 431
+
+
+class CrossSiteRefused(errors.RequestRefused):
+    text = (
+        "A page of another site asks, whose ids nobody would see used up. Ask from pages of this "
+        "site, or without a browser."
+    )
+    code = "cross_site_refused"
+    status = 403
+
+
 class Problem(msgspec.Struct):
     """Problem details as in RFC 9457. `outcome` says if the request may have had an effect."""
 
@@ -213,8 +242,18 @@ def check_headers(request: web.Request) -> None:
         for value in headers.getall(name, ()):
             if any(word in value.lower() for word in PREFETCH_WORDS):
                 raise errors.PrefetchRefused()
+    for value in headers.getall("Sec-Fetch-Site", ()):
+        if value.lower() == "cross-site" and not _is_navigation(request):
+            raise CrossSiteRefused()
     for name in CONDITIONAL_HEADERS:
         if name in headers:
             raise ConditionalRefused(header=name)
     if "Range" in headers:
         raise RangeRefused()
+
+
+def _is_navigation(request: web.Request) -> bool:
+    """Return True if a user sees the answer: a page's frames are loaded by navigations, too."""
+    headers = request.headers
+    dest = headers.get("Sec-Fetch-Dest", "document").lower()
+    return headers.get("Sec-Fetch-Mode", "").lower() == "navigate" and dest == "document"

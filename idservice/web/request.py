@@ -6,11 +6,19 @@ from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from idservice import errors
+from idservice.web.problems import NotRead
 
+KEYS = ("count", "format", "nonce")
+ASKING = re.compile(r"[0-9]{1,9}|text|json|ranges", re.ASCII | re.IGNORECASE)
+CACHE_BUSTER = re.compile(
+    r"_+|r|t|ts|v|cb|rnd|rand(om)?|time(stamp)?|no-?_?cache|cache-?_?bust(er|ing)?",
+    re.ASCII | re.IGNORECASE,
+)
 COUNT = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)  # int() also takes "1_0", " 1" and other digits
 NONCE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 QUERY_KEYS_MAX = 32
 ESCAPES_MAX = 256  # of %XX in a query: to decode a thousand takes longer than anything else
+JSON = "application/json"
 KINDS_MAX = 32  # of an Accept header; what follows is not read
 IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
 
@@ -38,13 +46,18 @@ class IdRequest:
         return 1 + (self.count or 1) // IDS_PER_COST if self.format != "ranges" else 1
 
 
-def read_id_request(target: str, accept: str, limits: WebLimits) -> IdRequest:
+def read_id_request(target: str, accept: str, limits: WebLimits, *, old: bool = False) -> IdRequest:
     """Read a request's target and its Accept header.
 
-    Unknown keys are ignored, so that old callers need no change.
-    Raises BadCount, BadFormat, BadNonce, RepeatedKey, MalformedRequest.
+    Other keys are ignored, but not one that seems to ask for a count or a format: its caller would
+    get something else. On an `old` path all are, so that old callers need no change.
+    Raises BadCount, BadFormat, BadNonce, NotRead, RepeatedKey, MalformedRequest.
     """
     query = read_query(target.partition("?")[2])
+    if not old:
+        for key, value in query.items():
+            if key not in KEYS and ASKING.fullmatch(value) and not CACHE_BUSTER.fullmatch(key):
+                raise NotRead(part=f"The key {key[:80]!r} of the query")
     format = query.get("format") or ("json" if prefers_json(accept) else "text")
     if format not in ("text", "json", "ranges") or query.get("format") == "":
         raise errors.BadFormat(value=query.get("format", "")[:80])
@@ -91,8 +104,8 @@ def read_count(value: str | None, most: int) -> int | None:
 def prefers_json(accept: str) -> bool:
     """Return True if an Accept header prefers JSON to text.
 
-    A header that prefers neither, as some HTTP clients send by default, gets text: the endpoint
-    that this service replaces sent text.
+    Of two kinds with the same weight the first is preferred. A header that names neither, as some
+    HTTP clients send by default, gets text: the endpoint that this service replaces sent text.
     """
     quality: dict[str, float] = {}
     for part in accept.lower().split(",", KINDS_MAX)[:KINDS_MAX]:
@@ -104,6 +117,9 @@ def prefers_json(accept: str) -> bool:
                     quality[kind] = float(parameter[2:])
                 except ValueError:
                     quality[kind] = 0.0
-    json = quality.get("application/json", 0.0)
+    json = quality.get(JSON, 0.0)
     text = max(quality.get("text/plain", 0.0), quality.get("text/*", 0.0))
+    if json == text:
+        kinds = [kind for kind in quality if kind in (JSON, "text/plain", "text/*")]
+        text = 0.0 if kinds[:1] == [JSON] else text
     return json > 0 and json > text and json >= quality.get("*/*", 0.0)

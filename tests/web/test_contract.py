@@ -110,7 +110,7 @@ async def test_post_is_a_twin_of_get(serving: Serving) -> None:
     await serving.create("orders", start=42)
     assert (await serving.ask(method="POST")).body == b"0"
     assert (await serving.ask("/next?count=2", "POST")).body == b"1\n2\n"
-    assert (await serving.ask("/next?format=json", "POST", body=b"count=5")).json["id"] == 3
+    assert (await serving.ask("/next?format=json", "POST", body=b"{}")).json["id"] == 3
     named = await serving.ask("/v1/counters/orders/next", "POST", headers=JSON)
     assert named.body == b'{"counter":"orders","id":42}'
 
@@ -141,7 +141,10 @@ async def test_keys_that_mean_nothing_are_passed_over(serving: Serving) -> None:
     [
         ("", False),
         ("*/*", False),  # curl, requests, Go
-        ("application/json, text/plain, */*", False),  # axios, Angular
+        ("application/json, text/plain, */*", True),  # axios, Angular
+        ("text/plain, application/json", False),
+        ("text/plain;q=0.5, application/json;q=0.5", False),
+        ("application/json;q=0.5, text/*;q=0.5", True),
         # a browser that is pointed at the address
         ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", False),
         ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", False),  # Java
@@ -410,19 +413,21 @@ async def test_counters_are_listed_and_shown_and_that_uses_no_id(serving: Servin
 @pytest.mark.parametrize(
     ("path", "allow"),
     [
-        ("/v1/counters", "GET"),
-        ("/v1/counters/default", "DELETE, GET, PATCH, PUT"),
+        ("/v1/counters", "GET, HEAD"),
+        ("/v1/counters/default", "DELETE, GET, HEAD, PATCH, PUT"),
         ("/v1/counters/default/set", "POST"),
-        ("/metrics", "GET"),
-        ("/livez", "GET"),
-        ("/readyz", "GET"),
-        ("/openapi.json", "GET"),
+        ("/metrics", "GET, HEAD"),
+        ("/livez", "GET, HEAD"),
+        ("/readyz", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+        ("/v1/status", "GET, HEAD"),
     ],
 )
 async def test_other_methods_on_other_paths_are_refused(
     serving: Serving, method: str, path: str, allow: str
 ) -> None:
-    if method in allow.split(", ") and method not in ("GET", "PUT"):
+    if method in allow.split(", ") and method not in ("GET", "HEAD", "PUT"):
         return  # it changes something: see test_change.py
     answer = await serving.ask(path, method)
     if method in allow.split(", "):

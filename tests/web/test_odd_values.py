@@ -1,9 +1,12 @@
 """Values that are odd in headers, queries and bodies: bounded, or refused in the same words."""
 
+import asyncio
+
 import pytest
 
+from idservice.web.connection import CHUNKED_MAX
 from idservice.web.request import ESCAPES_MAX, KINDS_MAX, prefers_json
-from tests.web.conftest import Serving
+from tests.web.conftest import Serve, Serving
 from tests.web.wire import connected, request
 
 FILLED = b"a/b," * (KINDS_MAX - 1)
@@ -54,3 +57,120 @@ async def test_a_key_that_is_given_twice_is_refused(
     answer = await serving.ask(path, method, body=b"{" + key * 2 + key[:-1] + b"}")
     assert (answer.status, answer.json["code"]) == (400, "bad_configuration")
     assert "twice" in answer.json["detail"]
+
+
+# --- what is not read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("key", ["n=3", "num=10", "Count=2", "size=1000000", "fmt=json", "f=TEXT"])
+async def test_a_key_that_seems_to_ask_for_something_is_refused(
+    serving: Serving, key: str, method: str
+) -> None:
+    async with serving.using_no_id():
+        answer = await serving.ask(f"/next?{key}", method)
+    assert (answer.status, answer.json["code"]) == (400, "not_read")
+    assert repr(key.partition("=")[0]) in answer.json["detail"]
+    assert "?count=N" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("query", [
+    "r=17", "_=1764468000", "t=1", "no_cache=1", "cacheBuster=3", "a=b", "n=", "x=1764468000123",
+    "user=alice", "n=0.5",
+])  # fmt: skip
+async def test_a_key_that_asks_for_nothing_is_passed_over(serving: Serving, query: str) -> None:
+    assert (await serving.ask(f"/next?{query}")).body == b"0"
+
+
+@pytest.mark.parametrize("body", [b'{"count":3}', b"count=3", b"3", b"[]", b"{} x"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_body_is_refused_for_it_is_not_read(
+    serving: Serving, body: bytes, method: str
+) -> None:
+    async with serving.using_no_id():
+        answer = await serving.ask("/next", method, body=body)
+    assert (answer.status, answer.json["code"]) == (400, "not_read")
+    assert "body" in answer.json["detail"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b" {} \n", b" "])
+async def test_an_empty_body_asks_for_nothing(serving: Serving, body: bytes) -> None:
+    assert (await serving.ask("/next", "POST", body=body)).body == b"0"
+
+
+async def test_callers_of_old_paths_send_what_they_like(serve: Serve) -> None:
+    serving = await serve(routes={"/old": "default"})
+    assert (await serving.ask("/old?n=3&limit=5", "POST", body=b'{"count":3}')).body == b"0"
+
+
+# --- pages of other sites -------------------------------------------------------------------------
+
+CROSS = "cross-site"
+
+
+@pytest.mark.parametrize(("site", "mode", "dest", "status"), [
+    (CROSS, "no-cors", "image", 403), (CROSS, "no-cors", "script", 403), (CROSS, "cors", "", 403),
+    (CROSS, "", "", 403), ("Cross-Site", "no-cors", "empty", 403),
+    (CROSS, "navigate", "iframe", 403), (CROSS, "navigate", "embed", 403),
+    (CROSS, "navigate", "document", 200), (CROSS, "navigate", "", 200),
+    ("same-origin", "cors", "empty", 200), ("same-site", "no-cors", "image", 200),
+    ("none", "navigate", "document", 200), ("", "", "", 200), ("odd", "cors", "empty", 200),
+])  # fmt: skip
+async def test_a_page_of_another_site_uses_up_no_ids_unseen(
+    serving: Serving, site: str, mode: str, dest: str, status: int
+) -> None:
+    values = {"Site": site, "Mode": mode, "Dest": dest}
+    headers = {f"Sec-Fetch-{name}": value for name, value in values.items() if value}
+    for target in ("/next", "/v1/counters/default/next?count=5"):
+        answer = await serving.ask(target, headers=headers)
+        assert answer.status == status
+        if status == 403:
+            assert answer.json["code"] == "cross_site_refused"
+    assert (await serving.ask("/livez", headers=headers)).status == 200
+    if status == 403:
+        assert (await serving.ask()).body == b"0"
+
+
+# --- too long -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("data", "status", "code"), [
+    (request("/" + "a" * 9000), 414, "uri_too_long"),
+    (request("/next?a=" + "a" * 9000), 414, "uri_too_long"),
+    (request(headers={"X-Long": "a" * 9000}), 431, "headers_too_long"),
+    (request(headers={"X" * 9000: "a"}), 431, "headers_too_long"),
+    (request(headers={f"X-{number}": "a" for number in range(200)}), 431, "headers_too_long"),
+])  # fmt: skip
+async def test_a_head_that_is_too_long_is_refused_in_words(
+    serving: Serving, data: bytes, status: int, code: str
+) -> None:
+    async with connected(serving.port) as wire:
+        await wire.send(data)
+        answer = await wire.answer()
+    assert (answer.status, answer.json["code"]) == (status, code)
+    assert "b'" not in answer.json["detail"]
+    assert answer.closes
+
+
+@pytest.mark.parametrize("path", ["/next", "/v1/counters/default", "/nope"])
+async def test_many_small_chunks_are_not_read_to_their_end(
+    serving: Serving, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def count(self: asyncio.StreamReader, data: bytes) -> None:
+        nonlocal read
+        read += 1
+        feed(self, data)
+
+    from aiohttp import StreamReader
+
+    feed = StreamReader.feed_data
+    monkeypatch.setattr(StreamReader, "feed_data", count)
+    head = request(path, "POST" if path == "/next" else "PUT")[:-2]
+    async with connected(serving.port) as wire:
+        await wire.send(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 30_000)
+        if path == "/next":
+            assert (await wire.answer()).status == 413
+        assert await wire.is_closed() or path != "/next"
+    assert read <= CHUNKED_MAX

@@ -20,10 +20,8 @@ from typing import Any
 
 from aiohttp import StreamReader
 
-from idservice.web.connection import Connection
+from idservice.web.connection import CHUNKED_MAX, Connection
 from idservice.web.problems import BODY_MAX
-
-CHUNKED_MAX = 2 * BODY_MAX  # bytes of a chunked body, with the sizes of its chunks
 
 
 class Handover(asyncio.Transport):

@@ -11,7 +11,18 @@ from idservice.web.problems import CONDITIONAL_HEADERS, PREFETCH_HEADERS
 END = b"\r\n\r\n"
 HEAD_MAX = 4096  # bytes; aiohttp judges longer ones
 HEADERS_MAX = 64
-KEPT = (b"keep-alive", b"Keep-Alive")
+# Headers that change nothing about the answer if they have one of these values.
+PLAIN_VALUES = {
+    "connection": frozenset({b"keep-alive", b"Keep-Alive"}),
+    "content-length": frozenset({b"0"}),
+    "sec-fetch-site": frozenset({b"same-origin", b"same-site", b"none"}),
+}
+# An offer to go on with HTTP/2, as Java's client makes it, which a server may ignore.
+UPGRADE_OFFER = {
+    **PLAIN_VALUES,
+    "connection": frozenset({b"Upgrade, HTTP2-Settings"}),
+    "upgrade": frozenset({b"h2c"}),
+}
 SHAPES_MAX = 1024  # distinct lists of header names remembered
 # A head with one of these headers is not plain.
 TELLING = frozenset(
@@ -22,8 +33,6 @@ TELLING = frozenset(
             *PREFETCH_HEADERS,
             "Range",
             "Expect",
-            "Upgrade",
-            "Content-Length",
             "Transfer-Encoding",
             "Trailer",
             "Proxy-Connection",  # llhttp reads it as Connection
@@ -32,7 +41,8 @@ TELLING = frozenset(
     )
 )
 
-Shape = tuple[bytes, bytes]  # a head's spelling of Accept and Connection; b"" if it has none
+# A head's spelling of Accept, b"" if it has none, and the values that other headers must have.
+Shape = tuple[bytes, list[tuple[bytes, frozenset[bytes]]]]
 
 
 class RequestParser:
@@ -61,12 +71,17 @@ class RequestParser:
         headers = self.headers
         headers.clear()
         self._complete = 0
+        goes_on = self._goes_on
         try:
             self._feed(head)
         except httptools.HttpParserCallbackError as error:
             self._new_parser()
             raise error.__context__ or error from None  # a bug, not a reason to hand over
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade as upgrade:
+            self._new_parser()
+            if upgrade.args[0] != len(head):
+                return None
+        except httptools.HttpParserError:
             self._new_parser()
             return None
         names = tuple(headers)
@@ -74,13 +89,14 @@ class RequestParser:
         # Fewer headers than lines: one is repeated. A parser that holds the connection for closed,
         # as after a head of HTTP/1.0, refuses every later head of any client.
         lines = head.count(b"\n") - 2
-        if shape is None or self._complete != 1 or lines != len(names) or not self._goes_on():
+        if shape is None or self._complete != 1 or lines != len(names) or not goes_on():
             self._new_parser()
             return None
-        accept, connection = shape
-        if connection and headers[connection] not in KEPT:
-            self._new_parser()  # it may hold the connection for closed
-            return None
+        accept, others = shape
+        for name, values in others:
+            if headers[name] not in values:
+                self._new_parser()  # it may hold the connection for closed
+                return None
         return headers[accept] if accept else b""
 
     def _shape(self, names: tuple[bytes, ...]) -> Shape | None:
@@ -89,7 +105,9 @@ class RequestParser:
         spelt = {name.decode("latin-1").lower(): name for name in names}
         shape = None
         if "host" in spelt and len(spelt) == len(names) <= HEADERS_MAX and not TELLING & set(spelt):
-            shape = (spelt.get("accept", b""), spelt.get("connection", b""))
+            plain = UPGRADE_OFFER if "upgrade" in spelt else PLAIN_VALUES
+            others = [(spelt[name], plain[name]) for name in plain if name in spelt]
+            shape = (spelt.get("accept", b""), others)
         if len(self._shapes) >= SHAPES_MAX:
             self._shapes.clear()
         self._shapes[names] = shape

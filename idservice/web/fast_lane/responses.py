@@ -103,7 +103,7 @@ class Responder:
             found = self._look_up(line, accept)
             if isinstance(found, Target):
                 if len(known) >= TARGETS_MAX:
-                    known.clear()
+                    del known[next(iter(known))]  # one: to free all holds everybody up
                 known[line] = found
         return found
 
@@ -124,16 +124,17 @@ class Responder:
             if not _is_literal(name):
                 return None
         if name is not None:
-            return self._find_ids(name, target, accept)
+            old = path in self._paths and path != NEXT
+            return self._find_ids(name, target, accept, old=old)
         if path == "/readyz" and method == "GET":
             return self._later(self._ready)
         if path == "/livez" and method == "GET":
             return self._answer(TEXT, LIVE.encode())
         return None
 
-    def _find_ids(self, name: str, target: str, accept: bytes) -> Found:
+    def _find_ids(self, name: str, target: str, accept: bytes, *, old: bool) -> Found:
         try:
-            asked = read_id_request(target, _text(accept), self._limits)
+            asked = read_id_request(target, _text(accept), self._limits, old=old)
         except errors.MalformedRequest:
             return None  # the connection is closed as well
         except errors.RequestRefused as error:

@@ -8,7 +8,10 @@ grammar of HTTP/1.1 depends on the value of a header only for those in `READ` an
 
 import re
 
-READ = (b"accept", b"connection")  # headers of a plain request whose values are read
+from idservice.web.fast_lane.parser import UPGRADE_OFFER
+
+# Headers of a plain request whose values are read.
+READ = (b"accept", *(name.encode() for name in UPGRADE_OFFER))
 VALUES_MAX = 4  # values that vary
 _is_visible = re.compile(rb"[ -~]*").fullmatch  # no control bytes, only ASCII
 

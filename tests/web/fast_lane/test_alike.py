@@ -41,6 +41,7 @@ async def test_the_battery_is_answered_alike(pair: Pair, name: str) -> None:
     )
 
 
+JAVA = (b"Connection: Upgrade, HTTP2-Settings", H, b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAA")
 ODD = {
     "unusual case": head(GET, b"hOsT: x", b"aCCEPT: application/json"),
     "lower case": head(GET, b"host: x", b"accept: application/json", b"connection: Keep-Alive"),
@@ -73,8 +74,31 @@ ODD = {
     "expect": head(b"POST /next HTTP/1.1", H, b"Expect: 100-continue", b"Content-Length: 0"),
     "expect other": head(GET, H, b"Expect: 200-ok"),
     "content-length 0": head(b"POST /next HTTP/1.1", H, b"Content-Length: 0"),
-    "body": head(b"POST /next HTTP/1.1", H, b"cOntent-length: 3") + b"abc",
+    "content-length 00": head(b"POST /next HTTP/1.1", H, b"Content-Length: 00"),
+    "GET with content-length 0": head(GET, H, b"content-length: 0") * 3,
+    "two content-lengths": head(b"POST /next HTTP/1.1", H, *[b"Content-Length: 0"] * 2),
+    "body": head(b"POST /next HTTP/1.1", H, b"cOntent-length: 2") + b"{}",
+    "body on an old path": head(b"POST /old HTTP/1.1", H, b"cOntent-length: 3") + b"abc",
+    "body that is not read": head(b"POST /next HTTP/1.1", H, b"Content-Length: 3") + b"abc",
+    "key that is not read": head(b"GET /next?n=3 HTTP/1.1", H)
+    + head(b"GET /old?n=3 HTTP/1.1", H) + head(b"GET /next?r=3 HTTP/1.1", H),
+    **{
+        f"fetch {site} {mode}": head(
+            GET, H, b"Sec-Fetch-Site: " + site, b"Sec-Fetch-Mode: " + mode
+        ) * 3
+        for site in (b"cross-site", b"same-origin", b"none", b"Cross-Site", b"", b"x, cross-site")
+        for mode in (b"cors", b"navigate")
+    },
+    "fetch, two sites": head(GET, H, b"Sec-Fetch-Site: none", b"Sec-Fetch-Site: cross-site"),
+    "Java": head(GET, *JAVA) * 3,
+    "Java, POST": head(b"POST /next HTTP/1.1", *JAVA, b"Content-Length: 0") * 2 + NEXT,
+    "h2c, no settings": head(GET, H, b"Connection: Upgrade", b"Upgrade: h2c") + NEXT,
+    "h2c, one more option": head(GET, H, b"Connection: Upgrade, HTTP2-Settings, close",
+                                 b"Upgrade: h2c", b"HTTP2-Settings: AA"),
+    "websocket": head(GET, H, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: websocket"),
     "chunked": head(b"POST /next HTTP/1.1", H, b"transfer-encoding: chunked") + b"0\r\n\r\n",
+    "chunked body": head(b"POST /next HTTP/1.1", H, b"transfer-encoding: chunked")
+    + b"1\r\na\r\n0\r\n\r\n",
     "prefetch": head(GET, H, b"sec-purpose: prefetch"),
     "purpose": head(GET, H, b"Purpose: prefetch"),
     "x-purpose": head(GET, H, b"x-PURPOSE: preview"),

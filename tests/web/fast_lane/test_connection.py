@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from idservice.web.fast_lane import responses
 from idservice.web.fast_lane.connection import BUFFER_MAX, TEMPLATES_MAX
 from idservice.web.fast_lane.connections import SILENT_MAX
 from idservice.web.fast_lane.template import template_of
@@ -312,3 +313,55 @@ async def test_the_date_follows_the_clock(hand: Hand) -> None:
     transport.written = b""
     lane.data_received(NEXT)
     assert b"Date: Tue, 14 Nov 2023 22:13:21 GMT\r\n" in transport.written
+
+
+OFFER = (b"Connection: Upgrade, HTTP2-Settings", H, b"HTTP2-Settings: AAEAAEAA", b"Upgrade: h2c")
+
+
+@pytest.mark.parametrize("sent", [
+    head(b"POST /next HTTP/1.1", H, b"Content-Length: 0"),
+    head(GET, H, b"content-length: 0", b"Connection: keep-alive"),
+    head(GET, *OFFER), head(b"POST /next HTTP/1.1", b"Content-Length: 0", *OFFER),
+    head(GET, H, b"Sec-Fetch-Site: same-origin", b"Sec-Fetch-Mode: cors"),
+])  # fmt: skip
+async def test_what_common_clients_send_is_answered_in_the_lane(hand: Hand, sent: bytes) -> None:
+    lane, transport = hand.lane()
+    for number in range(1, 4):
+        lane.data_received(sent)
+        lane.data_received(NEXT)
+        await answered(transport, 2 * number)
+    lane.data_received(sent * 2)
+    await answered(transport, 8)
+    assert not hand.taken
+
+
+@pytest.mark.parametrize("sent", [
+    head(b"POST /next HTTP/1.1", H, b"Content-Length: 00"),
+    head(GET, H, b"Connection: Upgrade", b"Upgrade: h2c"),
+    head(GET, H, b"Sec-Fetch-Site: cross-site"),
+    head(GET, H, b"Sec-Fetch-Site: other"),
+])  # fmt: skip
+async def test_what_differs_from_it_is_left_to_aiohttp(hand: Hand, sent: bytes) -> None:
+    lane, transport = hand.lane()
+    lane.data_received(NEXT)
+    lane.data_received(sent)
+    await answered(transport, 2)
+    assert hand.taken
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"Sec-Fetch-Site", b"Upgrade"])
+def test_a_value_that_is_read_is_no_gap_of_a_template(name: bytes) -> None:
+    one, other = (head(GET, H, name + b": " + value) for value in (b"0", b"5"))
+    assert template_of(one, other) is None
+
+
+async def test_one_target_gives_way_to_the_next(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Freeing a full table at once held up every connection."""
+    monkeypatch.setattr(responses, "TARGETS_MAX", 4)
+    responder = hand.lanes.responder
+    lines = [b"GET /next?r=%d HTTP/1.1" % number for number in range(9)]
+    for line in lines:
+        assert responder.find(line, b"")
+    assert list(responder._as_text) == lines[-4:]
