@@ -17,7 +17,7 @@ def closing_error(entry: Counter) -> errors.IdserviceError | None:
     name, by = entry.name, str(entry.last_change or "by an operator")
     match entry.target_state:
         case records.ACTIVE:
-            return being_changed(entry) if entry.intent and entry.intent.lower else None
+            return being_changed(entry) if entry.intent and entry.intent.closes else None
         case records.DELETED:
             return errors.UnknownCounter(name=name)
         case records.MOVED:

@@ -57,6 +57,7 @@ class LocalCounter:
         self.refiller = Refiller(context, self.epoch_state, self._queue, keep_filled=keep_filled)
         self._last_error = _not_yet(context.store.address)  # why the last request brought no ids
         if (closing := change_news.closing_error(counter)) is not None:
+            log.warning("%s", closing, extra={"action": "change_heard"})
             self._close(closing)
 
     @property

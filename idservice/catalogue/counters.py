@@ -18,6 +18,7 @@ from idservice.core.timeouts import stale_after
 from idservice.stores.protocol import IdStore, has_catalogue, with_catalogue
 from idservice.stores.records import (
     ACTIVE,
+    CHANGING,
     DELETED,
     EXHAUSTED,
     LIMIT_DEFAULT,
@@ -183,7 +184,8 @@ def described(
     With the positions of its shards, `next` is the lowest id that is not reserved, `next_by_shard`
     that of each of several shards, and `returned` counts ids that were given back and not claimed.
     The state is then `exhausted` if every shard is at its limit, and `suspect` if a position has
-    another epoch for no known reason: the store grants no ids. `change` is a change under way;
+    another epoch for no known reason: the store grants no ids. `change` is a change under way,
+    and the state `changing` if it closes the counter for a time;
     `home` is the item that the counter was adopted from, once that is finished.
     """
     body: dict[str, object] = {
@@ -203,6 +205,8 @@ def described(
         body["rate_max"] = counter.rate_max
     if counter.intent is not None:
         body["change"] = counter.intent.kind
+        if counter.intent.closes:
+            body["state"] = CHANGING
     if change is not None:
         body["last_change"] = change_described(change, under_way=counter.intent is not None)
     if counter.state == ACTIVE and counter.high > counter.limit:

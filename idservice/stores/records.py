@@ -28,7 +28,8 @@ FINISH = "finish"  # ends an adoption
 MOVE, ARRIVE = "move", "arrive"  # the two changes that take a counter from one store to another
 # States of a counter.
 ACTIVE, SUSPENDED, DELETED, MOVED = "active", "suspended", "deleted", "moved"
-EXHAUSTED = "exhausted"  # only shown: active, and without ids up to the limit
+# And those that are only shown: without ids up to the limit, and closed by a change for a time.
+EXHAUSTED, CHANGING = "exhausted", "changing"
 
 
 class Adopted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +95,11 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def fences(self) -> bool:
         """Return True if it is a fence, which may also end an adoption; see `rules.begun`."""
         return self.kind == "fence" or (self.ends_adoption and bool(self.floor or self.ahead))
+
+    @property
+    def closes(self) -> bool:
+        """Return True if the counter is closed until it is done, which takes about a minute."""
+        return self.lower and self.opens
 
     @property
     def opens(self) -> bool:

@@ -184,6 +184,7 @@ async def test_a_change_that_closes_the_counter_for_a_time_names_itself(
         said = refused.json["detail"]
         assert all(part in said for part in ("set by http:127.0.0.1 at", "a typo", "until about"))
         assert (refused.json["retryable"], refused.json["outcome"]) == (True, "not_applied")
+    assert (await orders.ask(PATH)).json["state"] == "changing"
     second = await send(orders, "POST", f"{PATH}/set", next=6, allow_lower=True, reason="later")
     assert (second.status, second.json["change"]) == (202, "set")
     assert second.json["last_change"]["reason"] == "a typo"
