@@ -185,8 +185,8 @@ def described(
     that of each of several shards, and `returned` counts ids that were given back and not claimed.
     The state is then `exhausted` if every shard is at its limit, and `suspect` if a position has
     another epoch for no known reason: the store grants no ids. `change` is a change under way,
-    and the state `changing` if it closes the counter for a time;
-    `home` is the item that the counter was adopted from, once that is finished.
+    and the state `changing` if it closes the counter for a time; `home` is the item that the
+    counter was adopted from, once that is finished.
     """
     body: dict[str, object] = {
         "counter": counter.name,

@@ -14,7 +14,15 @@ from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
 from idservice.stores.at_once import for_each
 from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
 from idservice.stores.protocol import IdStore, has_catalogue
-from idservice.stores.records import ACTIVE, DEFAULT_COUNTER, DELETED, MOVED, Counter, ShardState
+from idservice.stores.records import (
+    ACTIVE,
+    DEFAULT_COUNTER,
+    DELETED,
+    MOVED,
+    Counter,
+    ShardState,
+    utc,
+)
 
 LOOKS_MAX = 3  # at a counter that is changed each time
 WHOLE = ("reach", "file", "table", "key", "central")  # a fault of these hides all counters
@@ -96,13 +104,15 @@ def judge(entry: Counter, found: Found, again: str) -> list[Finding]:
 
 def _unfinished(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
     """Find a change that is begun and not done."""
-    intent = entry.intent
+    intent, last = entry.intent, entry.last_change
     if intent is not None:
+        until = f", until about {utc(last.until)}" if last is not None and last.until else ""
+        after = "then" if until else "within seconds"
         yield Finding(
             WARNING, "change", f"counter {entry.name}: {intent.kind} is begun and not done"
-            f" (by {intent.by or 'an operator'})",
-            "no ids are handed out meanwhile; an instance that serves the counter finishes it"
-            " within seconds, and so does the same command",
+            f" ({last or 'by an operator'})",
+            f"no ids are handed out meanwhile{until}; an instance that serves the counter finishes"
+            f" it {after}, and so does the same command",
             f"idservice {command(entry.name, intent)}{again}",
         )  # fmt: skip
 

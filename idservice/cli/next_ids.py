@@ -204,15 +204,15 @@ def _answer(counter: Counter, blocks: Sequence[range]) -> protocol.ClientAnswer:
 def _check_open(counter: Counter, store: str) -> None:
     """Raise the error of a counter that hands out nothing now."""
     if counter.target_state == SUSPENDED:
-        raise errors.Suspended(name=counter.name)
+        raise errors.Suspended(name=counter.name, by=str(counter.last_change or "by an operator"))
     if counter.target_state == MOVED:
         raise errors.Moved(name=counter.name, why=counter.whereabouts)
     if counter.intent is not None:  # its position is closed, or will be soon
         raise errors.NotApplied(
             store=store,
             action=f"handing out ids of counter {counter.name!r}",
-            why=f"a change ({counter.intent.kind}) is under way; try again, and if it stands"
-            " still, run the command of that change again",
+            why=f"a change ({counter.intent.kind}) is under way, {counter.last_change}; try again,"
+            " and if it stands still, run the command of that change again",
         )
 
 
