@@ -229,14 +229,19 @@ def described(
     if counter.move is not None:
         body["moved_to"] = counter.move.to
         body["arrived"] = counter.move.arrived
-    item = counter.adopted_item
-    if item is not None:
-        about = {"table": item.table, "key": {name: value for name, _, value in item.key}}
-        if counter.adopted is None:
-            body["home"] = about
-        else:
-            body["adopted"] = {**about, "attribute": item.attribute, "returns": item.returns}
+    body.update(_item_described(counter))
     return body
+
+
+def _item_described(counter: Counter) -> dict[str, object]:
+    """Return the item that the counter was adopted from, if it was, as JSON values."""
+    item = counter.adopted_item
+    if item is None:
+        return {}
+    about = {"table": item.table, "key": {name: value for name, _, value in item.key}}
+    if counter.adopted is None:
+        return {"home": about}
+    return {"adopted": {**about, "attribute": item.attribute, "returns": item.returns}}
 
 
 def change_described(change: LastChange, *, under_way: bool) -> dict[str, object]:
