@@ -16,6 +16,7 @@ from idservice.stores.protocol import IdStore, with_catalogue
 log = logging.getLogger("idservice.closing")
 
 GIVE_BACK_MAX_S = 2.0  # for all counters together
+LINES_MAX = 5  # counters that are told one by one
 
 
 async def close_all(
@@ -24,6 +25,7 @@ async def close_all(
     """Stop all counters for good, and log what became of their ids; ids that were not given back in
     time are a gap. Raises nothing."""
     reasons: dict[str, str] = {}
+    named = {local.counter.name: local for local in local_counters}
     close = partial(_close, store=store, reasons=reasons, patience_s=within_s / 2)
     try:
         async with asyncio.timeout(within_s):
@@ -31,9 +33,10 @@ async def close_all(
     except TimeoutError:
         pass
     finally:
-        for local in local_counters:
-            local.stop(errors.Stopped(), cause=GapCause.STOP)
-            _log(local, reasons.get(local.counter.name, "there was no time left"))
+        lost = {name: _lost(local) for name, local in named.items()}
+        back = {name: local.reading().returned for name, local in named.items()}
+        _log_returned({f"counter {name}": ids for name, ids in back.items() if ids})
+        _log_dropped({name: ids for name, ids in lost.items() if ids}, reasons)
 
 
 async def _close(
@@ -72,16 +75,28 @@ async def _give_back(local: LocalCounter, store: IdStore, shard: Shard, blocks: 
     return "the list of returned ranges is full" if plan.too_many else ""
 
 
-def _log(local: LocalCounter, why: str) -> None:
-    reading, name = local.reading(), local.counter.name
-    if reading.returned:
+def _lost(local: LocalCounter) -> int:
+    """Stop a counter for good; return the ids in memory that become a gap."""
+    local.stop(errors.Stopped(), cause=GapCause.STOP)
+    gaps = local.reading().gaps
+    return gaps.get("stop", 0) + gaps.get("full", 0)
+
+
+def _log_returned(ids: dict[str, int]) -> None:
+    if len(ids) > LINES_MAX:
+        ids = {f"{len(ids)} counters": sum(ids.values())}
+    for name, count in ids.items():
+        log.info("%s: %d ids were given back", name, count, extra={"action": "ids_returned"})
+
+
+def _log_dropped(ids: dict[str, int], reasons: dict[str, str]) -> None:
+    late = "there was no time left"
+    told = {f"counter {name}": (ids[name], reasons.get(name, late)) for name in ids}
+    if len(ids) > LINES_MAX:
+        whys = dict.fromkeys(why for _, why in told.values())
+        told = {f"{len(ids)} counters": (sum(ids.values()), "; ".join([*whys][:LINES_MAX]))}
+    for name, (count, why) in told.items():
         log.info(
-            "counter %s: %d ids were given back", name, reading.returned,
-            extra={"action": "ids_returned"},
-        )  # fmt: skip
-    dropped = {cause: reading.gaps[cause] for cause in ("stop", "full") if cause in reading.gaps}
-    if dropped:
-        log.info(
-            "counter %s: %d ids in memory become a gap: %s", name, sum(dropped.values()), why,
+            "%s: %d ids in memory become a gap: %s", name, count, why,
             extra={"action": "ids_dropped"},
         )  # fmt: skip

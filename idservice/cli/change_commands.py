@@ -1,8 +1,10 @@
 """Commands that change a counter, from `set` to `move`."""
 
 import argparse
+import logging
 import os
 import sys
+from collections.abc import Iterable
 from random import SystemRandom
 from typing import TypeVar
 
@@ -22,6 +24,8 @@ from idservice.stores import open_store
 from idservice.stores.address import parse
 from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import ACTIVE, EXHAUSTED, SUSPENDED, Counter, check_name
+
+LINES_MAX = 5  # counters that are told one by one
 
 C = TypeVar("C", bound=changes.Change)
 
@@ -175,15 +179,22 @@ async def _fence_all(
     store: IdStore, changer: EpochChanger, names: list[str], change: changes.Fence, *, accept: bool
 ) -> int:
     left = []
-    for name in names:
+    many = len(names) > LINES_MAX
+    if many:  # each entry keeps what was done to it, and why
+        logging.getLogger("idservice.change").setLevel(logging.WARNING)
+    for name in _shown(names) if many else names:
         try:
-            await _change_one(changer, name, change)
+            said = await _change_one(changer, name, change)
+            if not many:
+                print(said)
         except (errors.PositionMissing, errors.PositionIllFormed) as error:
             if not accept:
                 raise
             # Its position grants no ids, in any store.
             print(f"idservice: left as it is: {error}", file=sys.stderr)
             left.append(name)
+    if many:
+        print(f"{len(names) - len(left)} counters are fenced, {len(left)} are left as they are")
     if accept:  # last: earlier, a crash half-way would unlock the other counters
         await with_catalogue(store).accept_identity()
         print(f"{store.address} is accepted as the right store; restart its instances")
@@ -195,11 +206,21 @@ async def _fence_all(
     return 1 if left else 0
 
 
+def _shown(names: list[str]) -> Iterable[str]:
+    """Return the names, one by one, with progress on a terminal."""
+    if not sys.stderr.isatty():
+        return names
+    from rich.console import Console  # slow to load: for a terminal only
+    from rich.progress import track
+
+    return track(names, "fencing", console=Console(stderr=True), transient=True)
+
+
 async def _change(arguments: argparse.Namespace, change: changes.Change) -> None:
     check_name(arguments.name)
     signed = _signed(arguments, change)
     async with opened(arguments, bounded=False) as store:  # it may finish an earlier change first
-        await _change_one(_changer(arguments, store), arguments.name, signed)
+        print(await _change_one(_changer(arguments, store), arguments.name, signed))
 
 
 def _signed(arguments: argparse.Namespace, change: C) -> C:
@@ -214,17 +235,17 @@ def _changer(arguments: argparse.Namespace, store: IdStore) -> EpochChanger:
     )
 
 
-async def _change_one(changer: EpochChanger, name: str, change: changes.Change) -> None:
+async def _change_one(changer: EpochChanger, name: str, change: changes.Change) -> str:
+    """Carry out a change; return what became of the counter."""
     before, after = await changer.change(name, change)
     if after is before:
-        print(f"counter {name}: already {after.state}{_shards(after)}, nothing was changed")
-    elif change.kind in ("limit", "runway", "bounds"):
+        return f"counter {name}: already {after.state}{_shards(after)}, nothing was changed"
+    if change.kind in ("limit", "runway", "bounds"):
         runway = "" if after.runway is None else f", runway {after.runway:g} s"
-        print(f"counter {name}: {_summary(after)}, limit {after.limit}{runway}{_bounds(after)}")
-    else:
-        ended = isinstance(change, changes.Fence) and before.adopted and not after.adopted
-        old = "; its adoption is ended, so the old endpoint counts no more" if ended else ""
-        print(f"counter {name}: {_summary(after)}{old}")
+        return f"counter {name}: {_summary(after)}, limit {after.limit}{runway}{_bounds(after)}"
+    ended = isinstance(change, changes.Fence) and before.adopted and not after.adopted
+    old = "; its adoption is ended, so the old endpoint counts no more" if ended else ""
+    return f"counter {name}: {_summary(after)}{old}"
 
 
 def _summary(entry: Counter) -> str:

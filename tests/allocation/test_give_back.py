@@ -106,6 +106,30 @@ def test_of_two_that_stop_at_once_the_second_counts_and_logs_its_gap(
     run(main())
 
 
+def test_a_stop_with_many_counters_logs_one_line_with_the_sum(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        caplog.set_level(logging.INFO)
+        names = [f"c{n}" for n in range(6)]
+        data, faults = table(*names), answers_after(0.01)
+        async with serving(data, faults) as service:
+            for name in names:
+                await (await service.local_counter(name)).next_id()
+        assert [one.getMessage() for one in caplog.records if "given back" in one.message] == [
+            "6 counters: 54 ids were given back"
+        ]
+        async with serving(data, faults) as service:
+            for name in names:
+                await (await service.local_counter(name)).next_id()
+            faults.outages = [(0.0, float("inf"))]
+        (line,) = (one.getMessage() for one in caplog.records if "become a gap" in one.message)
+        assert line.startswith("6 counters: 5")
+        assert len(line) < 500
+
+    run(main())
+
+
 def test_a_full_list_takes_no_more_and_that_is_a_cause_of_its_own() -> None:
     async def main() -> None:
         data = table()

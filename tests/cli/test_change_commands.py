@@ -1,8 +1,10 @@
 """The commands that change counters: what they print, and how they end."""
 
 import json
+import logging
 import shlex
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,26 @@ def test_a_counter_that_fence_all_leaves_is_told_and_is_a_failure(run: Run) -> N
     assert "`idservice fence orders --past N`" in said.err
     assert run("fence", "orders", "--past", "99").code == 0
     assert run("fence", "--all", "--ahead", "50").code == 0
+
+
+def test_a_fence_of_many_counters_tells_failures_and_a_total(run: Run) -> None:
+    """It printed a line and two records of the log for each counter."""
+    for name in ("b", "c", "d", "e"):
+        assert run("create", name).code == 0
+    said = run("fence", "--all", "--ahead", "100")
+    assert said.out.splitlines() == [
+        "6 counters are fenced, 0 are left as they are",
+        "sqlite:idservice.db is accepted as the right store; restart its instances",
+    ]
+    with closing(sqlite3.connect("idservice.db")) as database, database:
+        database.execute("DELETE FROM position WHERE counter = 'c'")
+    said = run("fence", "--all", "--ahead", "100")
+    assert said.code == 1
+    assert said.out.splitlines()[0] == "5 counters are fenced, 1 are left as they are"
+    assert [line.split(":")[1] for line in said.err.splitlines()] == [
+        " left as it is", " not fenced, and without ids until that is done",
+    ]  # fmt: skip
+    logging.getLogger("idservice.change").setLevel(logging.NOTSET)
 
 
 def test_fence_goes_past_a_number_or_ahead(run: Run) -> None:
