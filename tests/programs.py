@@ -124,6 +124,9 @@ def become(files: list[int], arguments: list[str], variables: dict[str, str], fo
     for standard, given in enumerate(files):
         os.dup2(given, standard)
         os.close(given)
+    # Anew: each may be a pipe where it was a file before.
+    sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
     data = {name: os.environ[name] for name in ("AWS_DATA_PATH",) if name in os.environ}
     os.environ.clear()
     os.environ.update(variables | data)  # awscli sets it when it is imported

@@ -63,7 +63,7 @@ def test_the_unit_says_what_the_server_understands() -> None:
     assert heard.wrong == []
     store = heard.values["store"]
     assert store == f"sqlite:/var/lib/{found['StateDirectory']}/idservice.db"
-    assert f"init --store {store}\n" in (DEPLOY / "README.md").read_text()
+    assert f"init --store {store}`\n" in (DEPLOY / "README.md").read_text()
     assert not heard.values["init"], "a lost file must not start again from 0"
     assert float(found["TimeoutStopSec"]) > STOP_S
     assert found["RestartPreventExitStatus"] == str(EXIT_USAGE)
