@@ -5,6 +5,7 @@ from typing import Any
 
 import schemathesis
 
+COUNT_MAX = 1_000_000  # as the document has it
 WHOLE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -21,9 +22,12 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         body["start"], body["limit"] = sorted(wished, key=int)
     if body.get("strict") is True and "shards" in body and is_whole(body["shards"]):
         body["strict"] = int(body["shards"]) <= 1
-    if case.method == "PATCH" and all(
-        body.get(one) is None for one in ("state", "limit", "runway")
-    ):
+    if is_whole(body.get("request_max")) and 0 < int(body["request_max"]) < COUNT_MAX:
+        body["request_max"] = COUNT_MAX  # a lower bound refuses counts that the document permits
+    if type(body.get("rate_max")) in (int, float) and 0 < body["rate_max"] < COUNT_MAX:
+        body["rate_max"] = COUNT_MAX
+    fields = ("state", "limit", "runway", "request_max", "rate_max")
+    if case.method == "PATCH" and all(body.get(one) is None for one in fields):
         body["state"] = "active"
 
 
