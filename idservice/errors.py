@@ -124,11 +124,15 @@ class ChangeRefused(RequestRefused):
 
 class Exhausted(RequestRefused):
     text = (
-        "Counter {name!r} has fewer ids left than the {count} asked for, up to its limit {limit}. "
+        "Counter {name!r} has {left} up to its limit {limit}. "
         "`idservice configure {name} --limit N` raises it."
     )
     code = "exhausted"
     status = 410
+
+    def __init__(self, *, count: int, **fields: object) -> None:
+        left = "no ids left" if count == 1 else f"fewer than {count} ids left"
+        super().__init__(**{**fields, "count": count, "left": left})
 
 
 class Suspended(RequestRefused):

@@ -132,8 +132,9 @@ class WaitQueue:
         seconds = self._loop.time() - self._short_since
         if seconds >= SHORT_MIN_S:
             log.warning(
-                "counter %r has ids again after %.0f s; %d requests were refused",
+                "counter %r has ids again after %.0f s; %d %s refused",
                 self._name, seconds, self._turned_away,
+                "request was" if self._turned_away == 1 else "requests were",
                 extra={"action": "counter_refilled"},
             )  # fmt: skip
             self._short_since, self._turned_away = None, 0

@@ -23,7 +23,7 @@ PROBLEM: dict[str, Any] = {
     "type": "urn:idservice:problem:exhausted",
     "title": "Gone",
     "status": 410,
-    "detail": "Counter 'orders' has fewer ids left than the 5 asked for, up to its limit 9.",
+    "detail": "Counter 'orders' has fewer than 5 ids left up to its limit 9.",
     "code": "exhausted",
     "retryable": False,
     "outcome": "not_applied",
@@ -118,7 +118,7 @@ def test_a_problem_of_the_service_says_what_it_said() -> None:
     error = refused.value
     assert (error.code, error.status, error.retryable) == ("exhausted", 410, False)
     assert error.outcome == errors.NOT_APPLIED
-    assert "fewer ids left than the 5" in str(error)
+    assert "fewer than 5 ids left" in str(error)
 
 
 @pytest.mark.parametrize(
