@@ -56,7 +56,8 @@ class BadCount(RequestRefused):
 class RequestTooLarge(BadCount):
     text = (
         "count is {value}; counter {name!r} gives at most {most} ids per request, because of its "
-        "{bound}. Ask for fewer at a time; `idservice configure {name}` changes it."
+        "{bound}. Ask for fewer at a time; `idservice configure {name} --request-max N` or "
+        "`--rate-max N` changes it."
     )
 
 

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -261,11 +262,22 @@ def _run(arguments: Sequence[str] | None) -> int:
     command = COMMANDS[parsed.command]
     _fill_in(parsed, command.settings)
     module, _, function = command.run.partition(":")
-    result = getattr(importlib.import_module(f"idservice.{module}"), function)(parsed)
-    if isinstance(result, int):
-        return result
-    with stop_signals.as_ctrl_c():
-        return loop.run(result)
+    try:
+        result = getattr(importlib.import_module(f"idservice.{module}"), function)(parsed)
+        if isinstance(result, int):
+            return result
+        with stop_signals.as_ctrl_c():
+            return loop.run(result)
+    except errors.IdserviceError as error:
+        if getattr(parsed, "store_said", False):
+            error.args = (_at_store(str(error), parsed.store),)
+        raise
+
+
+def _at_store(text: str, store: str) -> str:
+    """Return a message whose commands name the store that the command was run on."""
+    hint = r"`(idservice (?!init|next|serve)[a-z]+ (?![^`]*--(?:store|url))[^`]*)`"
+    return re.sub(hint, lambda found: f"`{found[1]} --store {shlex.quote(store)}`", text)
 
 
 # --- the parser -----------------------------------------------------------------------------------

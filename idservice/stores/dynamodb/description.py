@@ -56,10 +56,10 @@ def check(table: Answer, name: str, region: str) -> list[Finding]:
     return [status(table, name, region), _keyed(table), _replicated(table, name, region)]
 
 
-def advise(table: Answer, name: str, region: str) -> list[Finding]:
+def advise(table: Answer, client: DynamoClient) -> list[Finding]:
     """Judge deletion protection, throughput, and if a table made anew would be noticed."""
-    on = f"--table-name {name} --region {region}"
-    return [_protected(table, on), _provided(table, on), *_unidentified(table)]
+    on = f"--table-name {client.table} --region {client.region}"
+    return [_protected(table, on), _provided(table, on), *_unidentified(table, client)]
 
 
 def missing(client: DynamoClient) -> Finding:
@@ -159,14 +159,14 @@ def _protected(table: Answer, on: str) -> Finding:
     )  # fmt: skip
 
 
-def _unidentified(table: Answer) -> list[Finding]:
+def _unidentified(table: Answer, client: DynamoClient) -> list[Finding]:
     if table.get("TableId"):
         return []  # `check_identity` compares it
     return [Finding(
         WARNING, IDENTITY, "this engine gives a table no id (TableId)",
         "a table that was restored, or deleted and made anew, is taken for the one before, and ids"
         " may be repeated: after either, stop all instances and fence every counter",
-        "idservice fence --all --past N",
+        f"idservice fence --all --past N --store {shlex.quote(client.store)}",
     )]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ async def examine(client: DynamoClient, clock: Clock, *, thorough: bool) -> list
         table = await examination.table(client.table)
         if table is not None:
             checked = description.check(table, client.table, client.region)
-            examination.found += [*checked, *description.advise(table, client.table, client.region)]
+            examination.found += [*checked, *description.advise(table, client)]
             examination.answers = not any(
                 one.level == FAULT and one.about == "key" for one in checked
             )
