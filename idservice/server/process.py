@@ -144,7 +144,7 @@ async def _serve(
 
     view = PoolView(service, link)
     slot = link.slot if link is not None else AcceptSlot()
-    limit = ConnectionLimit(most, slot.set_count)
+    limit = ConnectionLimit(most, slot.set_count, idle_s=settings.idle_timeout)
     slot.take()
     paths = {"/next": settings.default_counter, **routes}
     listeners = [
@@ -210,7 +210,9 @@ def _applications(
     around: Sequence[Middleware],
 ) -> Iterator[tuple[socket.socket, web.AppRunner, Responder | None]]:
     """Yield the application of each socket, and a responder where ids take the fast lane."""
-    limits = WebLimits(settings.batch_max, settings.range_max, settings.metrics_counters)
+    limits = WebLimits(
+        settings.batch_max, settings.range_max, settings.metrics_counters, settings.idle_timeout
+    )
     for address, one in bound.data + bound.admin:
         is_data = (address, one) in bound.data
         app = build_app(

@@ -259,6 +259,11 @@ class ServeSettings:
         "connections that may be open, over all workers; fewer if the file descriptor limit is"
         " lower", "N",
     )  # fmt: skip
+    idle_timeout: float = row(
+        75.0, seconds(5, 86_400),
+        "seconds after which a connection without requests is closed: longer than a load balancer"
+        " keeps its own", "S",
+    )  # fmt: skip
     workers: int = row(
         1, process_count,
         f"processes that share the work, 1 to {WORKERS_MAX}; `auto` for one per core", "N|auto",

@@ -49,11 +49,7 @@ def build_app(
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
     async def finish(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["Server"] = SERVER
-        if draining():
-            response.force_close()
-            response.headers["Connection"] = "close"
+        _add_headers(response, limits, closing=draining())
 
     app.on_response_prepare.append(finish)
 
@@ -144,3 +140,14 @@ def _fixed(body: bytes, headers: dict[str, str]) -> Handler:
         return web.Response(body=body, headers={**NO_STORE, **headers})
 
     return fixed
+
+
+def _add_headers(response: web.StreamResponse, limits: WebLimits, *, closing: bool) -> None:
+    """Add the headers that every answer has."""
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Server"] = SERVER
+    if closing:
+        response.force_close()
+        response.headers["Connection"] = "close"
+    elif response.keep_alive:
+        response.headers["Keep-Alive"] = limits.keep_alive.partition(": ")[2]

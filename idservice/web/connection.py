@@ -14,13 +14,14 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from idservice import errors
 from idservice.observability.logs import RateLimitedLog
 from idservice.web.problems import BODY_MAX, HeadersTooLong, UriTooLong, problem, problem_of
+from idservice.web.request import IDLE_S
 
 log = logging.getLogger("idservice.web")
 access_log = logging.getLogger("idservice.access")
 _malformed = RateLimitedLog(log)
 _failed = RateLimitedLog(log)
 
-KEEPALIVE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
+UNREAD_S = 75.0  # for a client to read something of its answer
 LINGERING_S = 2.0  # for the rest of a body that is not read
 POLL_S = 0.02  # between two looks for the end of the last connection
 REFUSED_S = 1.0  # for a connection above the limit to send its request,
@@ -72,7 +73,7 @@ class Connection(RequestHandler):
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEPALIVE_S,
+            keepalive_timeout=IDLE_S if limit is None else limit.idle_s,
             lingering_time=LINGERING_S,
             auto_decompress=False,  # nothing is read that may be compressed
             access_log=access_log if access_log.isEnabledFor(logging.INFO) else None,  # type: ignore[arg-type]
@@ -105,11 +106,11 @@ class Connection(RequestHandler):
         self._expect_reading()
 
     def _expect_reading(self) -> None:
-        """Give a client `KEEPALIVE_S` to read something of an answer that is not sent yet."""
+        """Give a client `UNREAD_S` to read something of an answer that is not sent yet."""
         unsent = 0 if self._wire is None else self._wire.get_write_buffer_size()
         if unsent and self._unread_timer is None:
             self._unread = unsent, self._request_count
-            self._unread_timer = self._loop.call_later(KEEPALIVE_S, self._expect_progress)
+            self._unread_timer = self._loop.call_later(UNREAD_S, self._expect_progress)
 
     def _expect_progress(self) -> None:
         self._unread_timer = None
@@ -267,13 +268,21 @@ class Connection(RequestHandler):
 class ConnectionLimit:
     """Counts the open connections of all listeners, of aiohttp and of the fast lane, up to `most`.
 
-    `tell` is called with their number at each change.
+    `tell` is called with their number at each change. `idle_s` is the time after which an idle one
+    is closed.
     """
 
-    def __init__(self, most: int, tell: Callable[[int], object] = lambda count: None) -> None:
+    def __init__(
+        self,
+        most: int,
+        tell: Callable[[int], object] = lambda count: None,
+        *,
+        idle_s: float = IDLE_S,
+    ) -> None:
         self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and their `is_busy`
         self.refused = 0  # connections that are being refused
         self.most = most
+        self.idle_s = idle_s
         self._tell = tell
 
     @property

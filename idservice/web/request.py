@@ -19,6 +19,7 @@ NONCE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 QUERY_KEYS_MAX = 32
 ESCAPES_MAX = 256  # of %XX in a query: to decode a thousand takes longer than anything else
 JSON = "application/json"
+IDLE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
 KINDS_MAX = 32  # of an Accept header; what follows is not read
 IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
 
@@ -30,6 +31,12 @@ class WebLimits:
     batch_max: int = 10_000  # ids written out one by one
     range_max: int = 1_000_000  # ids as ranges
     metrics_counters: int = 100  # counters with a label of their own on /metrics
+    idle_s: float = IDLE_S  # for which a connection is kept
+
+    @property
+    def keep_alive(self) -> str:
+        """The header by which clients let go of a connection before it is closed."""
+        return f"Keep-Alive: timeout={self.idle_s - 1:.0f}"
 
 
 @dataclass(frozen=True, slots=True)

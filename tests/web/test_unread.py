@@ -42,7 +42,7 @@ async def gone(serving: Serving) -> None:
 async def test_a_client_that_never_reads_is_cut_off(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.web.connection.KEEPALIVE_S", 0.05)
+    monkeypatch.setattr("idservice.web.connection.UNREAD_S", 0.05)
     serving = await serve(lane=False)
     await serving.service.warm()
     async with unread(serving, LONG * 200):

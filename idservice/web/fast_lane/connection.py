@@ -32,7 +32,7 @@ from idservice import errors
 from idservice.allocation.wait_queue import Served
 from idservice.observability.readings import count as count_one
 from idservice.web.connection import Connection, access_log
-from idservice.web.fast_lane.connections import SILENT_MAX, FastConnections
+from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.handover import Handover
 from idservice.web.fast_lane.parser import END, HEAD_MAX, may_go_on
 from idservice.web.fast_lane.responses import Target
@@ -138,10 +138,10 @@ class FastConnection(asyncio.Protocol):
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def grow_older(self) -> None:
-        """Close a connection after `KEEPALIVE_S` without an answer, or if one is not read."""
+        """Close a connection that is idle for too long, or if an answer is not read."""
         self._silent += 1
         is_served = self._waiting is not None or self.handover is not None
-        if self._silent > SILENT_MAX and (self._paused or not is_served):
+        if self._connections.ends(self._silent, unread=self._paused, served=is_served):
             if self._transport is not None and self._transport.is_closing():
                 self._transport.abort()  # the last answer is not read
             self.close()

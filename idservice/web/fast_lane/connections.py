@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from math import ceil
 from typing import Protocol
 
 from aiohttp import web
 
-from idservice.web.connection import KEEPALIVE_S, ConnectionLimit
+from idservice.web.connection import UNREAD_S, ConnectionLimit
 from idservice.web.fast_lane.parser import RequestParser
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.turns import loop_turns
 
 SWEEP_S = 5.0
-SILENT_MAX = round(KEEPALIVE_S / SWEEP_S)  # sweeps without an answer
+UNREAD_MAX = round(UNREAD_S / SWEEP_S)  # sweeps in which nothing of an answer is read
 
 
 class OpenConnection(Protocol):
@@ -36,6 +37,7 @@ class FastConnections:
     ) -> None:
         self.responder = responder
         self.limit = limit
+        self.silent_max = ceil(limit.idle_s / SWEEP_S)  # sweeps without an answer
         self.parser = RequestParser()
         self.server = server
         self.turns = loop_turns()
@@ -47,6 +49,10 @@ class FastConnections:
         self._open.add(connection)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def ends(self, silent: int, *, unread: bool, served: bool) -> bool:
+        """Return True if a connection is closed after this number of sweeps without an answer."""
+        return silent > UNREAD_MAX if unread else not served and silent > self.silent_max
 
     def closed(self, connection: OpenConnection) -> None:
         self._open.discard(connection)

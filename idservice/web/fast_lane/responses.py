@@ -200,8 +200,7 @@ class Responder:
         lines = [f"HTTP/1.1 {status.value} {status.phrase}", "Cache-Control: no-store"]
         lines += ["Server: idservice", *(f"{name}: {value}" for name, value in headers.items())]
         lines += [f"Content-Length: {length}", f"Date: {self._date}"]
-        if self.draining:
-            lines.append("Connection: close")
+        lines.append("Connection: close" if self.draining else self._limits.keep_alive)
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def _new_second(self) -> None:

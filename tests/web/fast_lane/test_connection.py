@@ -6,11 +6,12 @@ from contextlib import suppress
 
 import pytest
 
+from idservice.web.connection import Connection
 from idservice.web.fast_lane import responses
-from idservice.web.fast_lane.connection import BUFFER_MAX, TEMPLATES_MAX
-from idservice.web.fast_lane.connections import SILENT_MAX
+from idservice.web.fast_lane.connection import BUFFER_MAX, TEMPLATES_MAX, FastConnection
+from idservice.web.fast_lane.connections import UNREAD_MAX, FastConnections
 from idservice.web.fast_lane.template import template_of
-from tests.web.fast_lane.hand import OTHER, Hand, answered, empty, turns
+from tests.web.fast_lane.hand import OTHER, Hand, Transport, answered, empty, turns
 from tests.web.fast_lane.pair import (
     GET,
     NEXT,
@@ -260,7 +261,7 @@ async def test_silent_and_dripping_connections_are_closed(
 ) -> None:
     (silent, one), (dripping, two), (served, three), (stuck, four) = (hand.lane() for _ in range(4))
     stuck.pause_writing()
-    for sweep in range(SILENT_MAX + 1):
+    for sweep in range(UNREAD_MAX + 1):
         await hand.stocked()
         assert one.done == two.done == four.done == [], sweep
         dripping.data_received(NEXT[sweep : sweep + 1])
@@ -268,6 +269,20 @@ async def test_silent_and_dripping_connections_are_closed(
         hand.lanes._sweep()
     assert (one.done, two.done, three.done, four.done) == (["close"], ["close"], [], ["abort"])
     assert silent.is_busy() is False
+
+
+async def test_an_idle_connection_is_kept_for_the_time_that_was_set(hand: Hand) -> None:
+    hand.limit.idle_s = 600.0
+    lanes = FastConnections(hand.lanes.responder, hand.limit, lambda: hand.server)
+    lane, transport = FastConnection(lanes), Transport()
+    lane.connection_made(transport)
+    for sweep in range(121):
+        assert transport.done == [], sweep
+        lanes._sweep()
+    assert transport.done == ["close"]
+    lanes.close()
+    transport.socket.close()
+    assert Connection(hand.server, hand.limit).keepalive_timeout == 600.0
 
 
 async def test_a_client_that_does_not_read_an_answer_of_aiohttp_is_cut_off(hand: Hand) -> None:
@@ -278,10 +293,10 @@ async def test_a_client_that_does_not_read_an_answer_of_aiohttp_is_cut_off(hand:
     closing.data_received(NEXT)
     three.close()  # and its answer is not sent yet
     await turns()
-    for _ in range(SILENT_MAX):
+    for _ in range(UNREAD_MAX):
         hand.lanes._sweep()
     unread.pause_writing()  # counts from here
-    for sweep in range(SILENT_MAX + 1):
+    for sweep in range(UNREAD_MAX + 1):
         slow.pause_writing()
         slow.resume_writing()
         assert "abort" not in one.done, sweep

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from idservice.web.fast_lane.connection import BUFFER_MAX
-from idservice.web.fast_lane.connections import SILENT_MAX
+from idservice.web.fast_lane.connections import UNREAD_MAX
 from idservice.web.fast_lane.parser import HEAD_MAX
 from idservice.web.problems import BODY_MAX
 from tests.web.conftest import Serve
@@ -208,7 +208,7 @@ async def test_a_silent_connection_is_left_to_aiohttp_during_a_handover(hand: Ha
     lane, transport = hand.lane()
     hand.go_on.clear()
     lane.data_received(OTHER)
-    for _ in range(SILENT_MAX + 2):
+    for _ in range(UNREAD_MAX + 2):
         hand.lanes._sweep()
     assert transport.done == []
     hand.go_on.set()
