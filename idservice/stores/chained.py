@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 
@@ -29,6 +29,9 @@ from idservice.stores.records import (
 
 T = TypeVar("T")
 
+# As a service writes numbers: above 2^53 - 1 as a text. int() would take " 1" and "1_0" too.
+Digits = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,18})\Z")]
+Number = Annotated[int, msgspec.Meta(ge=0)] | Digits
 ANSWER_MAX_S = 5.0  # for a service to say that it is one
 
 
@@ -37,12 +40,12 @@ class RemoteCounter(msgspec.Struct, frozen=True):
 
     counter: str
     epoch: int
-    start: int | str
-    limit: int | str
+    start: Number
+    limit: Number
     strict: bool
     runway: float
     state: str
-    next: int | str = 0
+    next: Number = 0
     request_max: int | None = None
     rate_max: float | None = None
     store: str = ""  # "down" while the service shows what its memory knows

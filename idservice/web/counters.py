@@ -228,15 +228,18 @@ def _once(pairs: list[tuple[str, object]]) -> None:
 
 
 def read_number(field: str, value: float | str) -> int:
-    """Return a whole number that JSON has as a number or as a string. JSON does not tell 5 from
-    5.0. Raises BadConfiguration."""
-    if not isinstance(value, str) and str(value).startswith("-"):  # as -0.0 does
-        raise errors.BadConfiguration(why=f"{field} is {value}; it must be 0 or more")
+    """Return a whole number that JSON has as a number or as a string. Raises BadConfiguration.
+
+    One with a fraction or an exponent is refused, even 5.0: it may have been rounded on its way.
+    """
     if isinstance(value, int):
+        if value < 0:
+            raise errors.BadConfiguration(why=f"{field} is {value}; it must be 0 or more")
         return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, float) or not DIGITS.fullmatch(value):
+    if isinstance(value, float):
+        why = f"{field} is {value!r}, with a fraction or an exponent; send it in plain digits"
+        raise errors.BadConfiguration(why=why)
+    if not DIGITS.fullmatch(value):
         shown = repr(value)[:80]
         raise errors.BadConfiguration(why=f"{field} is {shown}, which is not a whole number")
     return int(value)

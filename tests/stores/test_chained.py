@@ -425,6 +425,14 @@ async def test_a_list_that_leads_back_ends() -> None:
     assert len(await ChainedStore(said).counters()) == 2
 
 
+@pytest.mark.parametrize("number", [90.0, 1e300, -1, True, None, "", " 90", "1_0", "90.0", "٩"])
+@pytest.mark.parametrize("field", ["start", "limit", "next"])
+async def test_a_number_that_is_not_plain_is_not_believed(field: str, number: object) -> None:
+    store = ChainedStore(Said(json_reply(**{**shown_as("orders"), field: number})))
+    with pytest.raises(errors.NotApplied, match="not as expected"):
+        await store.entry("orders")
+
+
 async def test_a_counter_shown_from_memory_there_has_no_position_here() -> None:
     """Its `next` would be taken for 0."""
     reply = json_reply(**shown_as("orders", store="down"))

@@ -351,11 +351,23 @@ async def test_a_counter_is_created_with_all_it_was_wished(serving: Serving) -> 
     }
 
 
-async def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(serving: Serving) -> None:
-    body = b'{"start":5.0,"limit":9e1,"shards":1.0}'  # JSON knows no other integers
-    created = await serving.ask("/v1/counters/f", "PUT", body=body)
-    assert (created.status, created.json["start"], created.json["limit"]) == (201, 5, 90)
-    assert (await serving.ask("/v1/counters/f/next")).body == b"5"
+@pytest.mark.parametrize(
+    ("path", "method", "field"),
+    [
+        ("/v1/counters/new", "PUT", "start"), ("/v1/counters/new", "PUT", "limit"),
+        ("/v1/counters/new", "PUT", "shards"), ("/v1/counters/default", "PATCH", "limit"),
+        ("/v1/counters/new", "PUT", "request_max"),
+        ("/v1/counters/default/set", "POST", "next"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("number", ["9007199254740991.5", "4503599627370497.2", "5.0", "9e1"])
+async def test_a_whole_number_that_may_have_been_rounded_is_refused(
+    serving: Serving, path: str, method: str, field: str, number: str
+) -> None:
+    answer = await serving.ask(path, method, body=f'{{"{field}":{number}}}'.encode())
+    assert_problem(answer, 400, "bad_configuration")
+    assert "plain digits" in answer.json["detail"]
+    assert await serving.store.counter("new") is None
 
 
 async def test_an_empty_wish_is_the_default_counter(serving: Serving) -> None:
