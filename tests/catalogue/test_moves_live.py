@@ -23,7 +23,7 @@ EVERY_S = 0.01  # a request, of each that asks
 
 
 class Caller(threading.Thread):
-    """Asks a service for one id after the other, whatever it is answered."""
+    """Asks a service for one id after the other, whatever it is answered, if anything."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -35,7 +35,11 @@ class Caller(threading.Thread):
     def run(self) -> None:
         path = "/v1/counters/orders/next"
         while not self.over.wait(EVERY_S):
-            status, body = http_get.ask(self.url, path, timeout=10.0)
+            try:
+                status, body = http_get.ask(self.url, path, timeout=10.0)
+            except http_get.NoAnswer as error:  # a thread that ends would be missed as "too late"
+                self.refused.append((0, str(error)))
+                continue
             if status == 200:
                 self.got.append(int(body))
             else:
@@ -70,7 +74,10 @@ async def test_its_ids_go_on_in_the_table_above_all_that_the_file_gave(
             for caller in callers:
                 caller.start()
             await until(lambda: len(callers[0].got) > 50 and len(callers[2].got) > 50, 30.0)
-            assert set(callers[1].refused) == {(404, "unknown_counter")}
+            # On a busy machine its first answer comes later than those, or 503 before it.
+            await until(lambda: (404, "unknown_counter") in callers[1].refused, 30.0)
+            assert not callers[1].got
+            assert {status for status, _ in callers[1].refused} <= {404, 503}
             said = run("move", "orders", *here, *to, "--reason", "it outgrew one machine")
             assert f"moved to dynamodb:{table.table}" in said
             await until(lambda: len(callers[1].got) > 50, 30.0, "it does not go on there")
