@@ -20,8 +20,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from idservice import __main__
 from idservice.cli import main
@@ -155,7 +157,7 @@ def import_all() -> None:
     gc.freeze()
 
 
-def _unbuffered(descriptor: int) -> io.TextIOWrapper:
+def unbuffered(descriptor: int) -> io.TextIOWrapper:
     """A standard stream, anew: it may be a pipe where it was a file before."""
     raw = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115
     return io.TextIOWrapper(raw, "utf-8", write_through=True)  # type: ignore[arg-type]
@@ -171,7 +173,7 @@ def _run() -> int:
     for number, descriptor in enumerate(given, 1):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    sys.stdout, sys.stderr = _unbuffered(1), _unbuffered(2)
+    sys.stdout, sys.stderr = unbuffered(1), unbuffered(2)
     folder, env, arguments = json.loads(request)
     os.chdir(folder)
     os.environ.clear()
@@ -180,5 +182,22 @@ def _run() -> int:
     return __main__.main()
 
 
+def end_after(run: Callable[[], object]) -> NoReturn:
+    """Run a command, and end as Python does after it, but free no object: a fork would first copy
+    all memory for that."""
+    try:
+        code = run()
+    except SystemExit as asked:
+        code = asked.code
+    if code is None or isinstance(code, int):
+        with suppress(Exception):  # then Python ends, as it would
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code or 0)
+    sys.exit(code)  # type: ignore[arg-type]
+
+
 if __name__ == "__main__":
-    sys.exit(_run())
+    end_after(_run)

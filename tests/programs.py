@@ -5,6 +5,7 @@ files and network. It forks, the fork runs the command, and its exit code comes 
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests import engines
+from tests.forked import end_after, import_all, unbuffered
 from tests.processes import environment
 
 SERVICES = ("cloudformation", "dynamodb", "ecs", "iam", "logs")  # that the run-book asks
@@ -63,7 +65,6 @@ def schemathesis() -> Callable[[], object]:
 def idservice() -> Callable[[], object]:
     """Commands of ours that end by themselves."""
     from idservice.cli import main
-    from tests.forked import import_all
 
     import_all()
     return main.main
@@ -107,7 +108,7 @@ def serve(main: Callable[[], object], listener: socket.socket) -> None:
             child = os.fork()
             if not child:
                 become(files, *json.loads(asked))
-                sys.exit(main())
+                end_after(main)
             for each in files:
                 os.close(each)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -124,9 +125,7 @@ def become(files: list[int], arguments: list[str], variables: dict[str, str], fo
     for standard, given in enumerate(files):
         os.dup2(given, standard)
         os.close(given)
-    # Anew: each may be a pipe where it was a file before.
-    sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = unbuffered(1), unbuffered(2)
     data = {name: os.environ[name] for name in ("AWS_DATA_PATH",) if name in os.environ}
     os.environ.clear()
     os.environ.update(variables | data)  # awscli sets it when it is imported
@@ -136,4 +135,7 @@ def become(files: list[int], arguments: list[str], variables: dict[str, str], fo
 
 
 if __name__ == "__main__":
-    serve(PROGRAMS[sys.argv[1]](), socket.socket(fileno=int(sys.argv[2])))
+    command = PROGRAMS[sys.argv[1]]()
+    gc.collect()
+    gc.freeze()
+    serve(command, socket.socket(fileno=int(sys.argv[2])))
