@@ -4,6 +4,7 @@ no script."""
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 
@@ -42,10 +43,10 @@ def _page(document: Schema) -> Iterator[str]:
     yield f'<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield '<meta name="viewport" content="width=device-width">'
     yield f"<style>{STYLE}</style></head><body><h1>{title}</h1>"
-    yield f"<p>{escape(info['description'])} For machines: "
+    yield f"<p>{_said(info['description'])} For machines: "
     yield '<a href="/openapi.json">openapi.json</a>.</p>'
     for tag in document["tags"]:
-        yield f'<h2 id="{tag["name"]}">{tag["name"]}</h2><p>{escape(tag["description"])}</p>'
+        yield f'<h2 id="{tag["name"]}">{tag["name"]}</h2><p>{_said(tag["description"])}</p>'
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
                 if operation["tags"] == [tag["name"]]:
@@ -58,7 +59,7 @@ def _page(document: Schema) -> Iterator[str]:
 
 def _operation(line: str, operation: Schema) -> Iterator[str]:
     yield f'<h3 id="{operation["operationId"]}"><code>{escape(line)}</code></h3>'
-    yield f"<p>{escape(operation['summary'])}</p>"
+    yield f"<p>{_said(operation['summary'])}</p>"
     rows = [
         (one["name"], f"in {one['in']}: {_shape(one['schema'])}", one["description"])
         for one in operation["parameters"]
@@ -68,8 +69,8 @@ def _operation(line: str, operation: Schema) -> Iterator[str]:
         yield from _content("Body", operation["requestBody"]["content"])
     for status, answer in operation["responses"].items():
         if status < "300":
-            yield from _content(f"{status}: {escape(answer['description'])}", answer["content"])
-    refusals = [status for status in operation["responses"] if status >= "300"]
+            yield from _content(f"{status}: {_said(answer['description'])}", answer["content"])
+    refusals = sorted(status for status in operation["responses"] if status >= "300")
     yield f'<p>Refusals: {", ".join(refusals)}, as <a href="#Problem">Problem</a>.</p>'
 
 
@@ -84,7 +85,7 @@ def _content(title: str, content: Schema) -> Iterator[str]:
 
 
 def _record(name: str, schema: Schema) -> Iterator[str]:
-    yield f'<h3 id="{name}">{name}</h3><p>{escape(schema.get("description", ""))}</p>'
+    yield f'<h3 id="{name}">{name}</h3><p>{_said(schema.get("description", ""))}</p>'
     required = schema.get("required", ())
     if "properties" not in schema:
         yield f"<p>{_shape(schema)}</p>"
@@ -101,8 +102,13 @@ def _record(name: str, schema: Schema) -> Iterator[str]:
 def _table(rows: Iterator[tuple[str, str, str]] | list[tuple[str, str, str]]) -> Iterator[str]:
     yield "<table>"
     for name, shape, description in rows:
-        yield f"<tr><td><code>{name}</code></td><td>{shape}</td><td>{escape(description)}</td></tr>"
+        yield f"<tr><td><code>{name}</code></td><td>{shape}</td><td>{_said(description)}</td></tr>"
     yield "</table>"
+
+
+def _said(text: str) -> str:
+    """Return a text as HTML, with what stands between backquotes as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _shape(schema: Schema) -> str:

@@ -108,7 +108,7 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
         _parameter(
             "count",
             f"How many ids: up to {limits.range_max} as ranges, else up to {limits.batch_max}.",
-            type="integer", minimum=1, maximum=limits.batch_max,
+            type="integer", minimum=1, maximum=max(limits.range_max, limits.batch_max),
         ),
         _parameter(
             "format", "The format of the answer; it takes precedence over the Accept header.",
