@@ -31,6 +31,7 @@ LAST = 1000  # stands for no status
 LOCAL = {
     "usage",
     "cannot_listen",
+    "incomplete",
     "no_answer",
     "not_sent",
     "refused",
