@@ -2,8 +2,9 @@
 
 The file is locked as long as its service lives, so that one left behind is told at once. It is in a
 folder for such files, that of temporary files, or shared memory: a container whose root file system
-is read-only can write to the last. A command believes only files of its own user and mounts, from a
-service with the same IDSERVICE_LISTEN: another says nothing about the one that is asked about.
+is read-only can write to the last. A command believes only files of its own user, mounts and
+network, from a service with the same IDSERVICE_LISTEN: another says nothing about the one that is
+asked about.
 """
 
 import fcntl
@@ -18,7 +19,8 @@ from idservice.server.settings import ADMIN_DEFAULT, ADMIN_LISTEN, LISTEN, Addre
 
 PREFIX = "idservice-"
 CONTENT_MAX = 65_536
-NAMESPACE = "/proc/self/ns/mnt"  # a pod's containers share their shared memory
+# A pod's containers share their shared memory, and a folder may be seen from several networks.
+NAMESPACES = ("/proc/self/ns/mnt", "/proc/self/ns/net")
 Left = tuple[list[Address], list[Address]]  # addresses for ids, and for counters
 
 
@@ -30,8 +32,8 @@ def _folders(environment: Mapping[str, str]) -> list[str]:
 def _origin(environment: Mapping[str, str]) -> list[str]:
     """Return what service and command have in common if one is about the other."""
     with suppress(OSError):
-        return [environment.get(LISTEN.variable, ""), os.readlink(NAMESPACE)]
-    return [environment.get(LISTEN.variable, ""), ""]
+        return [environment.get(LISTEN.variable, ""), *map(os.readlink, NAMESPACES)]
+    return [environment.get(LISTEN.variable, ""), "", ""]
 
 
 @contextmanager

@@ -91,9 +91,13 @@ def test_a_flag_beats_the_variable_for_the_command_too() -> None:
         assert http_get.default_url({**os.environ, **both}) == "http://127.0.0.1:9000"
 
 
-def test_a_service_of_another_container_is_not_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("namespaces", [("pid", "net"), ("mnt", "pid")], ids="-".join)
+def test_a_service_of_another_container_or_network_is_not_meant(
+    namespaces: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with left("127.0.0.1:9000"):
-        monkeypatch.setattr(left_address, "NAMESPACE", "/proc/self/ns/net")
+        others = [f"/proc/self/ns/{name}" for name in namespaces]
+        monkeypatch.setattr(left_address, "NAMESPACES", others)
         assert http_get.default_url(os.environ) == "http://127.0.0.1:8080"
 
 
