@@ -98,7 +98,7 @@ async def test_no_answer_of_any_kind_is_kept_by_a_cache(front: Front, serving: S
             "Cache-Control: no-store",
             (await ask(serving.port, target)).text,
         )
-    await serving.create("later")
+    assert (await ask(serving.port, "/v1/counters/later", "PUT")).status == 201
     assert (await through(path, "/v1/counters/later/next"))[::2] == (200, "0"), "404 was kept"
 
 
