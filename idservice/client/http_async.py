@@ -47,6 +47,7 @@ class Resolver(AbstractResolver):
                 loop.call_soon_threadsafe(tell)
 
         running = LookUp(host, port, then, flags=socket.AI_ADDRCONFIG)
+        running.start()
         try:
             async with asyncio.timeout(self._limit_s):
                 await ended

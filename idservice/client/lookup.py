@@ -17,19 +17,23 @@ _running: dict[tuple[int, str, int], "LookUp"] = {}  # by pid, too: a forked chi
 
 
 class LookUp:
-    """A look-up in a thread; `then` is called there at its end, when `found` or `error` is set."""
+    """A look-up in a thread that `start` begins. `then` is called there at its end, when `found` or
+    `error` is set."""
 
     def __init__(
         self, host: str, port: int, then: "Callable[[LookUp], object]", *, flags: int = 0
     ) -> None:
         import threading  # for a number as the host it is not needed
 
+        self._thread = threading.Thread(target=self._run, daemon=True, name="look-up")
         self.found: Found | None = None
         self.error: Exception = TimeoutError("the look-up of its name took too long")
         self._asked = (host, port, 0, socket.SOCK_STREAM, 0, flags)
         self._then = then
         self._ended = threading.Event()
-        threading.Thread(target=self._run, daemon=True, name="look-up").start()
+
+    def start(self) -> None:
+        self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -59,6 +63,7 @@ def addresses(host: str, port: int, limit_s: float) -> Found:
     running = _running.get(key)
     if running is None:
         running = _running[key] = LookUp(host, port, lambda _: _running.pop(key, None))
+        running.start()  # only now: it may end at once, and is to be forgotten then
     return running.result(limit_s)
 
 

@@ -67,6 +67,17 @@ def test_one_look_up_for_a_name_runs_at_a_time(silent: Silent) -> None:
     assert silent.asked == 1
 
 
+def test_a_look_up_that_ends_at_once_is_not_believed_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [[(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, 1))] for host in ("a", "b")]
+    answers = iter(found)
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(answers))
+    monkeypatch.setattr(lookup, "as_numbers", lambda *_: None)
+    assert [lookup.addresses(NAME, 1, 1.0) for _ in found] == found
+
+
 def test_a_command_that_asks_a_service_gives_up_in_time(silent: Silent) -> None:
     with pytest.raises(http_get.NoAnswer, match="look-up of its name took too long"):
         http_get.ask(f"http://{NAME}:8080", "/livez", timeout=0.05)
@@ -75,12 +86,14 @@ def test_a_command_that_asks_a_service_gives_up_in_time(silent: Silent) -> None:
 async def test_a_look_up_that_is_given_up_is_no_thread_that_the_loop_waits_for(
     silent: Silent,
 ) -> None:
+    before = set(threading.enumerate())  # some of earlier tests may be about to end
     looking = asyncio.create_task(Resolver().resolve(NAME, 80))
     await asyncio.sleep(0)
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await looking
-    assert [thread.daemon for thread in threading.enumerate() if thread.name == "look-up"] == [True]
+    begun = [thread for thread in threading.enumerate() if thread not in before]
+    assert [(thread.name, thread.daemon) for thread in begun] == [("look-up", True)]
 
 
 async def test_a_look_up_over_its_limit_means_that_nothing_was_sent(
