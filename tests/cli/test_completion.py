@@ -62,7 +62,7 @@ TYPED = [
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("typed", "offered"), TYPED, ids=lambda each: " ".join(each))
+@pytest.mark.parametrize(("typed", "offered"), TYPED, ids=[" ".join(typed) for typed, _ in TYPED])
 def test_bash_completes(tmp_path: Path, typed: list[str], offered: set[str]) -> None:
     words = " ".join(f"'{word}'" for word in ["idservice", *typed])
     asks = f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _idservice; echo ${{COMPREPLY[@]}}"
@@ -70,7 +70,7 @@ def test_bash_completes(tmp_path: Path, typed: list[str], offered: set[str]) -> 
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("typed", "offered"), TYPED, ids=lambda each: " ".join(each))
+@pytest.mark.parametrize(("typed", "offered"), TYPED, ids=[" ".join(typed) for typed, _ in TYPED])
 def test_fish_completes(tmp_path: Path, typed: list[str], offered: set[str]) -> None:
     line = " ".join(["idservice", *typed])
     asks = f"complete -C '{line}' | string replace -r '\\t.*' ''; true"
