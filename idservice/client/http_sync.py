@@ -61,10 +61,14 @@ class _Tls(_Tcp):
 
 
 class _Reading(io.RawIOBase):
-    """Reads from a socket until a deadline, however slowly the bytes arrive."""
+    """Reads from a socket until a deadline, however slowly the bytes arrive.
+
+    `http.client` closes the socket before it reads the body of a last answer: this keeps it open.
+    """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
         self._deadline = deadline
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -73,9 +77,13 @@ class _Reading(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, into: Any) -> int:
+    def readinto(self, into: Any) -> int | None:
         self._sock.settimeout(_left(self._deadline))
-        return self._sock.recv_into(into)
+        return self._raw.readinto(into)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 class ConnectionPool:

@@ -33,13 +33,22 @@ class LookUp:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin. A system without another thread to give is a failure of the look-up."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._end(OSError(str(error)))
 
     def _run(self) -> None:
+        error = self.error
         try:
             self.found = socket.getaddrinfo(*self._asked)
-        except Exception as error:  # UnicodeError, too; it is raised where it is waited for
-            self.error = error
+        except Exception as failure:  # UnicodeError, too; it is raised where it is waited for
+            error = failure
+        self._end(error)
+
+    def _end(self, error: Exception) -> None:
+        self.error = error
         self._ended.set()
         self._then(self)
 

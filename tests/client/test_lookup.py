@@ -1,6 +1,8 @@
 """Names are looked up within the deadline of the call that needs them, however long that takes."""
 
 import asyncio
+import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -76,6 +78,20 @@ def test_a_look_up_that_ends_at_once_is_not_believed_for_ever(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(answers))
     monkeypatch.setattr(lookup, "as_numbers", lambda *_: None)
     assert [lookup.addresses(NAME, 1, 1.0) for _ in found] == found
+
+
+def test_a_look_up_for_which_there_is_no_thread_fails_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(lookup, "as_numbers", lambda *_: None)
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="new thread"):
+            lookup.addresses("localhost", 1, 5.0)
+    assert lookup.addresses("localhost", 1, 5.0)
 
 
 def test_a_command_that_asks_a_service_gives_up_in_time(silent: Silent) -> None:
@@ -161,3 +177,29 @@ def test_an_answer_that_trickles_does_not_outlast_the_deadline() -> None:
         finally:
             over.set()
             server.join()
+
+
+def test_an_answer_is_read_to_its_end_though_the_connection_is_closed_with_it() -> None:
+    """`http.client` closes the socket of such an answer before its body is read."""
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            nonce = re.search(rb"count=1&nonce=([0-9a-f]+)", connection.recv(65_536))
+            assert nonce is not None
+            parts = {"counter": "default", "count": 1, "epoch": 1, "mode": "strict"}
+            ranges = [{"first": 7, "step": 1, "count": 1}]
+            body = json.dumps({**parts, "ranges": ranges, "nonce": nonce[1].decode()}).encode()
+            body += b" " * 100_000  # more than one read takes
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer, args=(listener,))
+        server.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url) as client:
+            assert client.next_id() == 7
+        server.join()
