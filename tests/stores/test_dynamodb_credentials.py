@@ -5,12 +5,13 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError, SSOTokenLoadError
+from botocore.exceptions import ClientError, CredentialRetrievalError, SSOTokenLoadError
 
 from idservice import errors
 from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore, credentials
 from idservice.stores.dynamodb import client as dynamodb_client
+from idservice.stores.records import Counter
 from tests.engines import REGION
 from tests.stores import answers
 from tests.stores.answers import Answer, error, serving, success
@@ -168,20 +169,36 @@ async def test_one_look_at_a_time_answers_many_refusals(
     assert len(looks) == 2  # at the start, and after the first refusal
 
 
-async def test_a_request_that_could_not_be_signed_was_not_sent(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ClientError({"Error": {"Code": "ExpiredTokenException"}}, "AssumeRole"),
+        CredentialRetrievalError(provider="iam-role", error_msg="no answer"),
+    ],
+)
+async def test_a_request_that_could_not_be_signed_was_not_applied(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As the store's operations tell it: another error would be taken for a bug, and a gap."""
+
+    async def unsigned(**_: object) -> None:
+        raise failure
+
+    counter = Counter(name="orders", epoch="1.a")
     async with serving(NONE_SUCH) as server, store_at(server.url) as store:
         await store.entry("orders")
-        refused = ClientError({"Error": {"Code": "ExpiredTokenException"}}, "AssumeRole")
-
-        async def get_item(**_: object) -> None:
-            raise refused
-
-        monkeypatch.setattr(store._client._client, "get_item", get_item, raising=False)
+        for method in ("get_item", "update_item", "transact_write_items", "describe_table"):
+            monkeypatch.setattr(store._client._client, method, unsigned, raising=False)
+        for call in (
+            store.entry("orders"),
+            store.reserve(counter, count=1, seen=0, room=9),
+            store.rewrite(counter, counter),
+        ):
+            with pytest.raises(errors.NotApplied, match="gave none") as refused:
+                await call
+            assert refused.value.outcome == errors.NOT_APPLIED
         with pytest.raises(errors.StoreUnready, match="gave none") as raised:
-            await store._client.call("GetItem", "reading")
-    assert raised.value.outcome == errors.NOT_APPLIED
+            await store.verify()
     assert raised.value.waiting_helps
 
 

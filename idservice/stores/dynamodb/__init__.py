@@ -3,8 +3,8 @@
 Theory of operation. `store` has the operations of `CatalogueStore`. Each builds its request with
 `requests`, sends it with `client`, and reads the answer with `items`.
 `client` sends each request once. It raises CallRefused for a refusal in DynamoDB's own words, which
-proves that nothing was applied, as does CallNotSent: no connection was made. CallUnanswered is for
-everything else, which proves nothing.
+proves that nothing was applied, as do CallNotSent and CallNotSigned: no connection was made, or
+there were no credentials. CallUnanswered is for everything else, which proves nothing.
 A reservation is one UpdateItem. When its condition fails, DynamoDB returns the item as it was, so
 the reason needs no second read. A change writes the entry and the catalogue's revision in one
 transaction, so an instance that sees the old revision has the old entries.

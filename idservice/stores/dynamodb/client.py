@@ -125,6 +125,12 @@ class CallNotSent(errors.NotReached):
     passing = True
 
 
+class CallNotSigned(errors.NotAnswered):
+    """A request of which nothing was sent: there were no credentials to sign it with."""
+
+    passing = True
+
+
 class DynamoClient:
     """Sends requests to DynamoDB for one table's store. The first call connects; close it."""
 
@@ -172,7 +178,7 @@ class DynamoClient:
             self._refresher = asyncio.create_task(self._keep_credentials())
 
     def _unready(self, error: Exception, operation: str) -> errors.StoreUnready:
-        """Return the error of a request that was not sent."""
+        """Return the error of a client that cannot be made."""
         if isinstance(error, errors.StoreUnready):
             return error
         why, passing = credentials.why_none(error)
@@ -274,7 +280,7 @@ class DynamoClient:
         """Send one request once and return its answer; `action` describes it in messages.
 
         Raises CallRefused: DynamoDB said in its own words that nothing was applied. CallNotSent,
-        StoreUnready: it was not sent. CallUnanswered: all else, so that it may have been applied.
+        CallNotSigned, StoreUnready: it was not sent. CallUnanswered: it may have been applied.
         """
         await self.open(operation)
         if PROOF[operation] == "ConsumedCapacity":
@@ -288,10 +294,10 @@ class DynamoClient:
             async with asyncio.timeout(CALL_MAX_S):
                 answer: Answer = await method(**request)
         except credentials.NONE_TO_SIGN_WITH as error:
-            raise self._unready(error, operation) from error
+            raise self._not_signed(error, operation, action) from error
         except ClientError as error:
             if error.operation_name != operation:  # of the source of credentials
-                raise self._unready(error, operation) from error
+                raise self._not_signed(error, operation, action) from error
             raise self._read_error(error, where, about) from error
         except TimeoutError as error:
             why = f"{where} took longer than {CALL_MAX_S:g} s"
@@ -308,6 +314,10 @@ class DynamoClient:
             why = f"{where} was answered by something that is not DynamoDB"
             raise CallUnanswered(why=why, passing=True, **about)
         return answer
+
+    def _not_signed(self, error: Exception, operation: str, action: str) -> CallNotSigned:
+        why = f"{credentials.why_none(error)[0]} (for {self.where(operation)})"
+        return CallNotSigned(store=self.store, action=action, why=why)
 
     def _read_error(
         self, error: ClientError, where: str, about: dict[str, str]

@@ -13,6 +13,7 @@ from idservice.stores.dynamodb import description, items, requests
 from idservice.stores.dynamodb.client import (
     Answer,
     CallNotSent,
+    CallNotSigned,
     CallRefused,
     CallUnanswered,
     DynamoClient,
@@ -30,7 +31,7 @@ BACKUPS_TRIES = 8
 # Less than it takes to delete a table and restore one under its name, and more than lies between
 # two looks at the catalogue.
 SILENCE_MAX_S = 5.0
-FAILED = (CallRefused, CallNotSent, CallUnanswered)
+FAILED = (CallRefused, CallNotSent, CallNotSigned, CallUnanswered)
 LOOK_MAX_S = 2.0  # so that two looks in a row are less than that apart
 
 Moment = tuple[float, float]  # by the clock that a pause of the process does not stop, and by date
@@ -342,6 +343,7 @@ class Table:
         # A token that has expired: credentials are looked up anew meanwhile.
         expired = isinstance(error, CallRefused) and error.said == dynamo.EXPIRED
         why, passing = str(error.fields["why"]), error.throttled or expired
+        passing = passing or isinstance(error, CallNotSigned)
         if isinstance(error, CallNotSent | CallUnanswered):
             why += (
                 f" (for {self.client.where(operation)})" if isinstance(error, CallNotSent) else ""
