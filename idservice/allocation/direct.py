@@ -10,8 +10,9 @@ from idservice.stores.records import Counter, Loan
 
 
 async def take(store: IdStore, counter: Counter, count: int, *, random: Random) -> list[range]:
-    """Return `count` ids as blocks, from one shard if it has enough left. Raises Exhausted, and as
-    `IdStore.reserve`; ids reserved before another shard failed are a gap."""
+    """Return `count` ids as blocks, from one shard if it has enough left; fewer if a service lends
+    no more now. Raises Exhausted, and as `IdStore.reserve`; ids reserved before another shard
+    failed are a gap."""
     order = random.sample(range(counter.shards), counter.shards)
     allocator = Allocator(
         Shards(*(counter.layout(at) for at in order)),
@@ -45,8 +46,6 @@ async def take(store: IdStore, counter: Counter, count: int, *, random: Random) 
             allocator.throttled(request.token)
             continue
         if isinstance(answer, Loan):
-            lent = list(answer.blocks)
-            missing -= sum(map(len, lent))
-            return lent + (await take(store, counter, missing, random=random) if missing else [])
+            return list(answer.blocks)
         allocator.granted(request.token, answer.indices)
     return allocator.take_batch(count) or []

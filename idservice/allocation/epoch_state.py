@@ -88,9 +88,13 @@ class EpochState:
         return self.allowance is None or self.allowance.take(count, self._loop.time())
 
     def admit(self, count: int) -> None:
-        """Count ids that a request will wait for. Raises RequestTooLarge, RateExceeded."""
+        """Count ids that a request will wait for. Raises RequestTooLarge, RateExceeded.
+
+        With enough ids in memory it was just refused for the rate: it would wait for nothing, and
+        reserve more, however soon the next ids may be taken.
+        """
         allowance, name = self.allowance, self.counter.name
-        if allowance is None or self._may_take(count):
+        if allowance is None or (self.allocator.held < count and self._may_take(count)):
             return
         if count > allowance.most:
             bound = "request_max"

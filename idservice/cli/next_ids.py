@@ -191,7 +191,7 @@ async def _from_store(
                 part = min(count - output.printed, protocol.RANGES_MAX)
                 blocks = await direct.take(store, counter, part, random=SystemRandom())
                 output.add(name, _answer(counter, blocks))
-                advance(part)
+                advance(sum(map(len, blocks)))
         output.end()
     _offer_url(arguments)
 

@@ -176,9 +176,10 @@ class ChainedStore:
                 if error.code == "bad_count" and part > 1:  # --range-max or a bound is lower
                     self._part_max[counter.name] = part // 2
                     continue
-                if blocks and error.code == errors.RateExceeded.code:
+                unknown = error.outcome == errors.UNKNOWN
+                if blocks and error.code == errors.RateExceeded.code and not unknown:
                     break
-                if blocks or error.outcome == errors.UNKNOWN:
+                if blocks or unknown:
                     raise self._unknown(action, error.why) from None
                 raise self._store_error(error, counter, count, action) from None
             blocks += answer.blocks

@@ -55,6 +55,26 @@ def test_callers_that_wait_for_the_store_are_counted_once() -> None:
     run(main())
 
 
+def test_a_request_refused_for_the_rate_reserves_nothing() -> None:
+    """Time goes on between the look into memory and the refusal."""
+
+    async def main() -> None:
+        async with serving(table(rate_max=10.0)) as service:
+            local = await service.local_counter("orders")
+            assert len([await local.next_id() for _ in range(10)]) == 10
+            await elapse(0.05)
+            granted = local.allocator.granted_ids
+            assert local.take() is None
+            await elapse(0.1)
+            with pytest.raises(errors.RateExceeded):
+                await local.wait(1)
+            await elapse(0.1)
+            assert local.allocator.granted_ids == granted
+            assert await local.next_id() == 10
+
+    run(main())
+
+
 def test_a_request_above_a_bound_is_refused_for_good_and_costs_nothing() -> None:
     async def main() -> None:
         async with serving(table(request_max=3)) as service:

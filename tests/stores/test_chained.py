@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from idservice import errors
+from idservice.allocation import direct
 from idservice.allocation.local_state import LocalState
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
@@ -147,6 +148,22 @@ async def test_beyond_the_rate_there_the_parts_before_are_borrowed() -> None:
     with pytest.raises(errors.RateExceeded) as refused:
         await lend(ChainedStore(Said(late)))
     assert refused.value.retry_after_s(0.0) == 3
+
+
+async def test_ids_that_may_be_used_up_beyond_the_rate_are_not_left_out() -> None:
+    error = errors.RateExceeded(name="orders", rate="", seconds=2.5)
+    error.outcome = errors.UNKNOWN
+    with pytest.raises(errors.OutcomeUnknown):
+        await lend(ChainedStore(Said({"epoch": 1}, refusal(error))), 1_500_000)
+
+
+async def test_what_a_service_lent_to_one_caller_is_never_told_as_not_applied() -> None:
+    late = refusal(errors.RateExceeded(name="orders", rate=" of 9 ids/s", seconds=2.5))
+    store = ChainedStore(Said({"epoch": 1}, late, late))
+    blocks = await direct.take(store, COUNTER, 1_500_000, random=random)
+    assert sum(map(len, blocks)) == 1_000_000
+    with pytest.raises(errors.RateExceeded):
+        await direct.take(store, COUNTER, 500_000, random=random)
 
 
 async def test_what_one_counter_gives_at_once_is_not_taken_for_that_of_another() -> None:
