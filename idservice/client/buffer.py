@@ -25,6 +25,7 @@ TIMEOUT_S = 2.0
 BATCH_MAX = 10_000_000  # ids in one list
 PAUSE_FIRST_S = 0.02  # after a failed request, doubled with each further one
 PAUSE_MAX_S = 1.0
+PAUSE_SAID_MAX_S = 10.0
 ATTEMPT_MIN_S = 0.001
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 60.0
 TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.01, 3600.0
@@ -153,13 +154,14 @@ class ClientBuffer:
                     epoch, ids = answer.ordinal, []
                 for block in answer.blocks:
                     ids += block
-                failures = 0
+                failures, outcome = 0, errors.UNKNOWN  # should the call fail, its ids are lost
             except (Refused, NoUsableAnswer) as error:
                 if error.outcome == errors.UNKNOWN:
                     outcome = errors.UNKNOWN
                 if self._shrink_requests(error, part):
                     continue
                 if is_final(error):
+                    error.outcome = outcome
                     raise
                 failures += 1
                 pause = self.pause(failures, error)
@@ -243,10 +245,11 @@ class ClientBuffer:
 
     def pause(self, failures: int, error: Failure) -> float:
         """Return the seconds to wait after this many failures in a row, of which the last is
-        `error`; the service may say how long."""
+        `error`; the service may say how long, and is asked now and then all the same: an operator
+        may have raised the rate."""
         spread = self._random.random()
         pause = backoff(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
-        return max(pause, error.pause_s if isinstance(error, Refused) else 0.0)
+        return max(pause, min(error.pause_s, PAUSE_SAID_MAX_S) if isinstance(error, Refused) else 0)
 
     def timeout_error(self, error: Failure | None, outcome: str = "") -> errors.WaitedTooLong:
         """Return the error of a call that got no id in time, by default with `error`'s outcome."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from idservice.client.buffer import PAUSE_FIRST_S, ClientBuffer
-from idservice.client.protocol import NoUsableAnswer, Reply, json
+from idservice.client.buffer import PAUSE_FIRST_S, PAUSE_SAID_MAX_S, ClientBuffer
+from idservice.client.protocol import NotSent, NoUsableAnswer, Refused, Reply, json
 from idservice.core.id_buffer import IdBuffer
-from idservice.errors import NOT_APPLIED, WaitedTooLong
+from idservice.errors import NOT_APPLIED, UNKNOWN, WaitedTooLong
 from tests.client.conftest import asked
 
 
@@ -260,6 +260,37 @@ def test_beyond_a_rate_a_refill_is_tried_again_when_the_service_says(
     assert buffer.due(1) is None
     clock.now += 1.1
     assert buffer.due(1) is not None
+
+
+def test_a_rate_that_is_raised_again_is_found_out_before_a_long_pause_is_over(
+    buffer: ClientBuffer, clock: Clock
+) -> None:
+    due = buffer.due(1)
+    assert due is not None
+    request, nonce, _ = due
+    late = replace(LATE, retry_after="600")
+    buffer.apply_refill(buffer.allocator, request, nonce, late, clock.now)
+    clock.now += PAUSE_SAID_MAX_S
+    assert buffer.due(1) is not None
+
+
+REFUSED = replace(
+    LATE,
+    status=423,
+    body=LATE.body.replace(b"rate_exceeded", b"suspended").replace(b"true", b"false"),
+)
+
+
+@pytest.mark.parametrize("end", [LATE, REFUSED, NotSent(url="u", why="refused")])
+def test_a_call_that_fails_after_its_first_ids_may_have_used_some_up(
+    buffer: ClientBuffer, clock: Clock, end: Reply | NotSent
+) -> None:
+    buffer.allocator.block_max = 10
+    steps = buffer.borrow(30, deadline=clock.now)
+    steps.send(reply(str(steps.send(None)), first=50))
+    with pytest.raises((WaitedTooLong, Refused)) as failed:
+        steps.send(end)
+    assert failed.value.outcome == UNKNOWN
 
 
 @pytest.mark.parametrize("pause", ["", "soon", "Mon, 30 Nov 2026 02:00:00 GMT", "-1", "9" * 9])
