@@ -15,6 +15,7 @@ from idservice.catalogue import changes
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.counters import check_bounds
 from idservice.catalogue.mover import CounterMover
+from idservice.cli import hints
 from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
 from idservice.core.timeouts import stale_after
@@ -148,7 +149,7 @@ async def fence(arguments: argparse.Namespace) -> int:
                 nothing = f"{nothing}, because of {', '.join(refused)}"
             print(f"idservice: {nothing}", file=sys.stderr)
             return 1 if refused else 0
-        return await _fence_all(store, changer, names, change, accept=arguments.all)
+        return await _fence_all(arguments, store, changer, names, change)
 
 
 async def _plan(
@@ -160,23 +161,29 @@ async def _plan(
         if arguments.dry_run:
             first = change.first(free)
             end = _no_ids_left(entry) if first > entry.limit else ""
-            print(f"counter {name}: ids go on from {first} instead of {free}{end}")
+            said = f"counter {name}: ids go on from {first} instead of {free}{end}"
+            print(hints.at_store(said, arguments))
         change.check(entry, free)
     except (errors.PositionMissing, errors.PositionIllFormed) as error:
         if not arguments.all:
             raise
         if arguments.dry_run:
-            print(f"idservice: would be left as it is: {error}", file=sys.stderr)
+            said = hints.at_store(str(error), arguments)
+            print(f"idservice: would be left as it is: {said}", file=sys.stderr)
     except errors.ChangeRefused as error:
         if not (arguments.all or arguments.dry_run):
             raise
-        print(f"idservice: {error}", file=sys.stderr)
+        print(f"idservice: {hints.at_store(str(error), arguments)}", file=sys.stderr)
         return False
     return True
 
 
 async def _fence_all(
-    store: IdStore, changer: EpochChanger, names: list[str], change: changes.Fence, *, accept: bool
+    arguments: argparse.Namespace,
+    store: IdStore,
+    changer: EpochChanger,
+    names: list[str],
+    change: changes.Fence,
 ) -> int:
     left = []
     many = len(names) > LINES_MAX
@@ -186,16 +193,17 @@ async def _fence_all(
         try:
             said = await _change_one(changer, name, change)
             if not many:
-                print(said)
+                print(hints.at_store(said, arguments))
         except (errors.PositionMissing, errors.PositionIllFormed) as error:
-            if not accept:
+            if not arguments.all:
                 raise
             # Its position grants no ids, in any store.
-            print(f"idservice: left as it is: {error}", file=sys.stderr)
+            said = hints.at_store(str(error), arguments)
+            print(f"idservice: left as it is: {said}", file=sys.stderr)
             left.append(name)
     if many:
         print(f"{len(names) - len(left)} counters are fenced, {len(left)} are left as they are")
-    if accept:  # last: earlier, a crash half-way would unlock the other counters
+    if arguments.all:  # last: earlier, a crash half-way would unlock the other counters
         await with_catalogue(store).accept_identity()
         print(f"{store.address} is accepted as the right store; restart its instances")
     if left:
@@ -220,7 +228,8 @@ async def _change(arguments: argparse.Namespace, change: changes.Change) -> None
     check_name(arguments.name)
     signed = _signed(arguments, change)
     async with opened(arguments, bounded=False) as store:  # it may finish an earlier change first
-        print(await _change_one(_changer(arguments, store), arguments.name, signed))
+        said = await _change_one(_changer(arguments, store), arguments.name, signed)
+        print(hints.at_store(said, arguments))
 
 
 def _signed(arguments: argparse.Namespace, change: C) -> C:
@@ -240,22 +249,28 @@ async def _change_one(changer: EpochChanger, name: str, change: changes.Change) 
     before, after = await changer.change(name, change)
     if after is before:
         return f"counter {name}: already {after.state}{_shards(after)}, nothing was changed"
+    now, left = _summary(after, before), _left(after)
     if change.kind in ("limit", "runway", "bounds"):
         runway = "" if after.runway is None else f", runway {after.runway:g} s"
-        return f"counter {name}: {_summary(after)}, limit {after.limit}{runway}{_bounds(after)}"
+        return f"counter {name}: {now}, limit {after.limit}{runway}{_bounds(after)}{left}"
     ended = isinstance(change, changes.Fence) and before.adopted and not after.adopted
     old = "; its adoption is ended, so the old endpoint counts no more" if ended else ""
-    return f"counter {name}: {_summary(after)}{old}"
+    return f"counter {name}: {now}{left}{old}"
 
 
-def _summary(entry: Counter) -> str:
+def _summary(entry: Counter, before: Counter | None = None) -> str:
     """Return the state of a counter that was changed just now."""
     state, first = entry.state, ""
     if entry.state == ACTIVE and entry.high > entry.limit:
-        state, first = EXHAUSTED, _no_ids_left(entry)
-    elif entry.state == ACTIVE:
-        first = f", ids from {entry.high}"
+        state = EXHAUSTED
+    elif entry.state == ACTIVE and (before is None or entry.epoch != before.epoch):
+        first = f", ids from {entry.high}"  # of the epoch that it opened
     return f"{state}, epoch {entry.ordinal}{_shards(entry)}{first}"
+
+
+def _left(entry: Counter) -> str:
+    """Return what to do if the change left a counter no ids; empty if it did not."""
+    return _no_ids_left(entry) if entry.state == ACTIVE and entry.high > entry.limit else ""
 
 
 def _no_ids_left(entry: Counter) -> str:

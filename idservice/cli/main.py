@@ -8,13 +8,13 @@ import argparse
 import importlib
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from idservice import __version__, errors
+from idservice.cli import hints
 from idservice.core.limits import ID_MAX, NUMBER_MAX, SHARDS_MAX
 from idservice.server import loop, stop_signals
 from idservice.server import settings as config
@@ -269,15 +269,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         with stop_signals.as_ctrl_c():
             return loop.run(result)
     except errors.IdserviceError as error:
-        if getattr(parsed, "store_said", False):
-            error.args = (_at_store(str(error), parsed.store),)
+        error.args = (hints.at_store(str(error), parsed),)
         raise
-
-
-def _at_store(text: str, store: str) -> str:
-    """Return a message whose commands name the store that the command was run on."""
-    hint = r"`(idservice (?!init|next|serve)[a-z]+ (?![^`]*--(?:store|url))[^`]*)`"
-    return re.sub(hint, lambda found: f"`{found[1]} --store {shlex.quote(store)}`", text)
 
 
 # --- the parser -----------------------------------------------------------------------------------

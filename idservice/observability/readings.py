@@ -168,8 +168,15 @@ class CounterSample:
         """Seconds for which the ids in memory last at that rate. Infinite if none need to be
         held."""
         if not self.held:
-            return inf if self.state is not None and self.state.closed else 0.0
+            unneeded = self.state is not None and (self.state.closed or self._expired)
+            return inf if unneeded else 0.0
         return self.held / self.rate if self.rate else inf
+
+    @property
+    def _expired(self) -> bool:
+        """True if the ids were borrowed and not used in time: the next request borrows others."""
+        state = self.state
+        return state is not None and state.borrowed and not (state.code or self.waiting)
 
 
 @dataclass(frozen=True, slots=True)

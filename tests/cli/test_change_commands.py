@@ -72,8 +72,28 @@ def test_configure_changes_the_limit_and_the_runway(run: Run) -> None:
     again = run("configure", "orders", "--limit", "99", "--runway", "60")
     assert again.out == "counter orders: already active, nothing was changed\n"
     said = run("configure", "orders", "--runway", "2.5")
-    assert said.out == "counter orders: active, epoch 2, ids from 10, limit 99, runway 2.5 s\n"
+    assert said.out == "counter orders: active, epoch 2, limit 99, runway 2.5 s\n"
     assert run("next", "orders").out == "10\n"
+
+
+def test_a_change_of_bounds_names_no_first_id_because_ids_go_on(run: Run) -> None:
+    """It said `ids from 0` of a counter that began at 100 and had been used."""
+    assert run("create", "cards", "--start", "100").code == 0
+    assert run("next", "cards", "--count", "7").code == 0
+    said = run("configure", "cards", "--rate-max", "20")
+    assert said.out.startswith("counter cards: active, epoch 1, limit 9007199254740991, rate_max")
+
+
+def test_a_hint_of_a_change_comes_last_and_names_the_store_as_it_was_named(run: Run) -> None:
+    at = ("--store", "sqlite:idservice.db")
+    said = run("configure", "orders", "--limit", "9", "--force", *at)
+    assert said.out == (
+        "counter orders: exhausted, epoch 2, limit 9; it is exhausted at once: no id is left up to"
+        " its limit 9. Raise that with `idservice configure orders --limit N --store"
+        " sqlite:idservice.db`\n"
+    )
+    planned = run("fence", "orders", "--past", "50", "--dry-run", *at)
+    assert "`idservice configure orders --limit N --store sqlite:idservice.db`" in planned.out
 
 
 def test_configure_refuses_a_limit_that_leaves_no_ids(run: Run) -> None:

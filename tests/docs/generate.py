@@ -227,8 +227,9 @@ def every_metric() -> Iterator[str]:
         " `--metrics-counters` are summed up under the label `_rest`. A chained service shows a"
         " counter once its central told of it.",
         "The number to watch is `idservice_runway_seconds`. It is `+Inf` for a counter that no"
-        " client uses, and for one that an operator has suspended, deleted or moved. The"
-        " [alerts](../../deploy/README.md#alerts) use these metrics.",
+        " client uses, also if its borrowed ids expired, and for one that an operator has"
+        " suspended, deleted or moved. The [alerts](../../deploy/README.md#alerts) use these"
+        " metrics.",
     )
     page = b"".join(prometheus.pieces(_sample(), counters_max=1)).decode()
     for family in text_string_to_metric_families(page):

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from idservice.observability import prometheus
 from idservice.observability.readings import PIECE, CounterStats, Latency, Snapshot
-from tests.web.scenes import closed, in_trouble, many
+from tests.web.scenes import closed, in_trouble, many, reading
 
 
 def snapshot() -> Snapshot:
@@ -27,6 +27,18 @@ def snapshot() -> Snapshot:
 def test_a_counter_that_an_operator_closed_is_not_short_of_ids() -> None:
     page = b"".join(prometheus.pieces(Snapshot(closed(), True, Latency(), "0.1.0"), counters_max=9))
     for name, runway in (("orders", "45.0"), ("members", "+Inf"), ("tickets", "+Inf")):
+        assert f'idservice_runway_seconds{{counter="{name}"}} {runway}\n' in page.decode()
+
+
+def test_borrowed_ids_that_expired_unused_are_not_missed_while_nobody_asks() -> None:
+    """An idle sidecar needed attention, and its runway that fell to 0 paged."""
+    idle = replace(reading("idle", borrowed=True, stock=1, low=0), held=0, rate=0.1)
+    asked = replace(idle, counter="asked", waiting=3)
+    away = reading("away", borrowed=True, code="store_unavailable", why="no answer")
+    own = replace(reading("own"), held=0)
+    readings = [idle, asked, replace(away, held=0), own]
+    page = b"".join(prometheus.pieces(Snapshot(readings, True, Latency(), "0.1.0"), counters_max=9))
+    for name, runway in (("idle", "+Inf"), ("asked", "0.0"), ("away", "0.0"), ("own", "0.0")):
         assert f'idservice_runway_seconds{{counter="{name}"}} {runway}\n' in page.decode()
 
 

@@ -618,6 +618,7 @@ async def test_missing_credentials_are_told_before_anything_is_sent(
             with pytest.raises(errors.StoreUnready, match="no AWS credentials") as raised:
                 await start
             assert_one_sentence(raised.value, "DescribeTable")
+            assert "(none)" not in str(raised.value), "the environment names a region"
             assert raised.value.waiting_helps
         with pytest.raises(errors.NotApplied, match="no AWS credentials"):
             await store.counter("orders")

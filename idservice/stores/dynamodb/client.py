@@ -31,6 +31,7 @@ CREDENTIALS_CHECK_S = 60.0
 CREDENTIALS_AGAIN_S = 10.0  # between two looks for credentials that AWS accepts; above CALL_MAX_S
 CONFLICT_TRIES = 8
 LOG_AGAIN_S = 60.0
+NOWHERE = "(none)"  # as messages tell a region that nothing names
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
 CANCELED = "TransactionCanceledException"
@@ -137,8 +138,7 @@ class DynamoClient:
     def __init__(self, store: str, table: str, region: str | None, endpoint: str | None) -> None:
         self.store = store
         self.table = table
-        self.region = region or "(none)"
-        self._region = region
+        self.region = region or NOWHERE
         self._endpoint = endpoint
         self._client: Any = None
         self._stack = AsyncExitStack()
@@ -171,6 +171,8 @@ class DynamoClient:
             if self._client is not None:
                 return
             try:
+                if self.region == NOWHERE:
+                    self.region = named_region(self._endpoint) or NOWHERE
                 async with asyncio.timeout(OPEN_MAX_S):
                     await self._connect(*await credentials.look_up())
             except Exception as error:
@@ -189,10 +191,8 @@ class DynamoClient:
         """Make a client with the credentials that were found."""
         from aiobotocore.config import AioConfig
 
-        region = self._region or named_region(self._endpoint)
-        if not region:
+        if self.region == NOWHERE:
             raise NoRegionError
-        self.region = region
         config = AioConfig(
             retries={"mode": "standard", "total_max_attempts": 1},  # also against AWS_MAX_ATTEMPTS
             connect_timeout=CONNECT_MAX_S,
@@ -204,7 +204,7 @@ class DynamoClient:
         plain = (self._endpoint or "").startswith("http://")
         opening: Any = session.client(
             "dynamodb",
-            region_name=region,
+            region_name=self.region,
             endpoint_url=self._endpoint,
             config=config,
             verify=not plain,
