@@ -32,6 +32,8 @@ T = TypeVar("T")
 # As a service writes numbers: above 2^53 - 1 as a text. int() would take " 1" and "1_0" too.
 Digits = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,18})\Z")]
 Number = Annotated[int, msgspec.Meta(ge=0)] | Digits
+PARTS_MAX_S = 0.5  # a loan in parts ends then: were it cut off, all of them would be burnt
+PART_BELIEVED_S = 60.0  # how long the size of a part is believed: an operator may raise a bound
 ANSWER_MAX_S = 5.0  # for a service to say that it is one
 
 
@@ -102,7 +104,8 @@ class ChainedStore:
         self._transport = transport
         self._nonce = nonce
         self._known: dict[str, Counter] = {}  # by name, of the newest epoch in an answer
-        self._part_max: dict[str, int] = {}  # by counter: what one request is known to give
+        # By counter: what one request is known to give, and since when.
+        self._part_max: dict[str, tuple[int, float]] = {}
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -156,14 +159,18 @@ class ChainedStore:
 
         Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. A count above
         the limit of one answer is requested in parts. If one part is lost, all are; beyond the
-        counter's rate_max only those before it are borrowed.
+        counter's rate_max, or if they take long, only those before it are borrowed.
         """
-        since = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time
+        since = now()
+        part_max, learnt_at = self._part_max.get(counter.name, (protocol.RANGES_MAX, since))
+        if since - learnt_at >= PART_BELIEVED_S:
+            part_max = protocol.RANGES_MAX
         action = reserving(count, counter.name)
         blocks: list[range] = []
         missing = count
         while missing:
-            part = min(missing, self._part_max.get(counter.name, protocol.RANGES_MAX))
+            part = min(missing, part_max)
             try:
                 answer = await self._exchange(counter.name, part)
                 if self._begins_epoch(counter.name, answer) and blocks:
@@ -174,7 +181,8 @@ class ChainedStore:
                 raise self._unanswered(error, action) from None
             except Refused as error:
                 if error.code == "bad_count" and part > 1:  # --range-max or a bound is lower
-                    self._part_max[counter.name] = part // 2
+                    part_max = part // 2
+                    self._part_max[counter.name] = part_max, since
                     continue
                 unknown = error.outcome == errors.UNKNOWN
                 if blocks and error.code == errors.RateExceeded.code and not unknown:
@@ -184,6 +192,8 @@ class ChainedStore:
                 raise self._store_error(error, counter, count, action) from None
             blocks += answer.blocks
             missing -= part
+            if not answer.strict and now() - since >= PARTS_MAX_S:
+                break
         return Loan(self._known[counter.name], tuple(blocks), since)
 
     async def _exchange(self, name: str, count: int) -> ClientAnswer:

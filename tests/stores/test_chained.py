@@ -24,7 +24,7 @@ from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import NotSent, NoUsableAnswer, Reply
 from idservice.server.startup import build_instance
 from idservice.stores import initialise, open_store
-from idservice.stores.chained import ChainedStore
+from idservice.stores.chained import PART_BELIEVED_S, ChainedStore
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import (
     ACTIVE,
@@ -38,6 +38,7 @@ from idservice.stores.records import (
 from idservice.web.problems import problem
 from idservice.web.request import WebLimits
 from tests.served import Served, served
+from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
 from tests.simulation.store import SimStore, Table
 
@@ -148,6 +149,30 @@ async def test_beyond_the_rate_there_the_parts_before_are_borrowed() -> None:
     with pytest.raises(errors.RateExceeded) as refused:
         await lend(ChainedStore(Said(late)))
     assert refused.value.retry_after_s(0.0) == 3
+
+
+def test_a_loan_in_many_parts_ends_before_it_is_cut_off_and_burnt() -> None:
+    class Central(Said):
+        highest = 1
+
+        async def send(self, method: str, target: str, body: bytes = b"") -> Reply:
+            await elapse(0.01)
+            count = int(target.partition("count=")[2].partition("&")[0])
+            size = errors.RequestTooLarge(name="orders", value=9, most=1, bound="request_max")
+            self.replies = [refusal(size) if count > self.highest else {"first": len(self.asked)}]
+            return await super().send(method, target, body)
+
+    async def main() -> None:
+        central = Central()
+        store = ChainedStore(central)
+        async with asyncio.timeout(2.0):  # as long as a request waits
+            loan = await lend(store, 1000)
+        assert 30 <= sum(map(len, loan.blocks)) <= 60
+        central.highest = 1000
+        await elapse(PART_BELIEVED_S)
+        assert [len(block) for block in (await lend(store, 1000)).blocks] == [1000]
+
+    run(main())
 
 
 async def test_ids_that_may_be_used_up_beyond_the_rate_are_not_left_out() -> None:
