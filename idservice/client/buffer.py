@@ -8,6 +8,7 @@ import secrets
 import weakref
 from collections.abc import Callable, Generator
 from itertools import islice
+from math import inf
 from random import SystemRandom
 from typing import Any
 
@@ -26,6 +27,7 @@ BATCH_MAX = 10_000_000  # ids in one list
 PAUSE_FIRST_S = 0.02  # after a failed request, doubled with each further one
 PAUSE_MAX_S = 1.0
 PAUSE_SAID_MAX_S = 10.0
+SIZE_BELIEVED_S = 60.0
 ATTEMPT_MIN_S = 0.001
 HOLD_MIN_S, HOLD_MAX_S = 1.0, 60.0
 TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.01, 3600.0
@@ -81,6 +83,7 @@ class ClientBuffer:
         self.refusals = 0  # refills whose refusal is final
         self._failures = 0  # refills in a row
         self._retry_at = 0.0
+        self._shrunk_at = inf  # when requests were last made smaller
         self._ordinal, self._strict = 0, True  # until an answer says otherwise
         self._random = SystemRandom()
         self.mark = process_mark()  # set last by a client that begins anew: then it is whole
@@ -143,6 +146,7 @@ class ClientBuffer:
         ids: list[int] = []
         epoch = failures = 0
         outcome = errors.NOT_APPLIED
+        self._forget_old_size()
         while len(ids) < count:
             part = min(count - len(ids), self.allocator.block_max)
             nonce = secrets.token_hex(16)
@@ -176,6 +180,7 @@ class ClientBuffer:
         """Return the refill that is due: the request, its nonce, and the target; None: none is."""
         now = self.clock()
         self.allocator.expire(now)
+        self._forget_old_size()
         if self._strict or now < self._retry_at:
             return None
         request = self.allocator.due(now, waiting=waiting, first=min(waiting, 1))
@@ -224,11 +229,17 @@ class ClientBuffer:
                 self.refusals += 1
 
     def _shrink_requests(self, error: Failure, count: int) -> bool:
-        """Halve the size of requests if the service's --range-max is lower; return True if so."""
+        """Halve the size of requests if the service's --range-max, or a bound of the counter, is
+        lower; return True if so."""
         if error.code != "bad_count" or count == 1:
             return False
-        self.allocator.block_max = count // 2
+        self.allocator.block_max, self._shrunk_at = count // 2, self.clock()
         return True
+
+    def _forget_old_size(self) -> None:
+        """Ask for as much as ever again after a while: an operator may have raised a bound."""
+        if self.clock() - self._shrunk_at >= SIZE_BELIEVED_S:
+            self.allocator.block_max, self._shrunk_at = RANGES_MAX, inf
 
     def _read_ids(self, reply: Reply | Failure, count: int, nonce: str) -> ClientAnswer:
         """Return the ids in a reply. Raises Refused, NoUsableAnswer."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from idservice.client.buffer import PAUSE_FIRST_S, PAUSE_SAID_MAX_S, ClientBuffer
+from idservice.client.buffer import PAUSE_FIRST_S, PAUSE_SAID_MAX_S, SIZE_BELIEVED_S, ClientBuffer
 from idservice.client.protocol import NotSent, NoUsableAnswer, Refused, Reply, json
 from idservice.core.id_buffer import IdBuffer
 from idservice.errors import NOT_APPLIED, UNKNOWN, WaitedTooLong
@@ -272,6 +272,18 @@ def test_a_rate_that_is_raised_again_is_found_out_before_a_long_pause_is_over(
     buffer.apply_refill(buffer.allocator, request, nonce, late, clock.now)
     clock.now += PAUSE_SAID_MAX_S
     assert buffer.due(1) is not None
+
+
+def test_requests_that_a_bound_made_smaller_are_large_again_after_a_while(
+    buffer: ClientBuffer, clock: Clock
+) -> None:
+    too_large = replace(LATE, status=400, body=LATE.body.replace(b"rate_exceeded", b"bad_count"))
+    steps = buffer.borrow(1000, deadline=1e9)
+    assert asked(str(steps.send(None)))[0] == 1000
+    assert asked(str(steps.send(too_large)))[0] == 500
+    assert asked(str(buffer.borrow(1000, 1e9).send(None)))[0] == 500
+    clock.now += SIZE_BELIEVED_S
+    assert asked(str(buffer.borrow(1000, 1e9).send(None)))[0] == 1000
 
 
 REFUSED = replace(
