@@ -334,8 +334,8 @@ class PositionIllFormed(NotApplied):
 class WentBack(NotApplied):
     text = (
         "The position of counter {name!r} in {store} was moved back to {position}, below {above}. "
-        "Going on would repeat ids, so none are handed out. Put the original back, or skip N ids: "
-        "`idservice fence {name} --ahead N`, see docs/how-to/recover.md."
+        "Going on would repeat ids, so none are handed out. Put the original back, or go on above "
+        "N, the highest id in use: `idservice fence {name} --past N`, see docs/how-to/recover.md."
     )
     answered = True
     retryable = False

@@ -151,8 +151,11 @@ def _shard(entry: Counter, shard: int, stand: ShardState | None, again: str) -> 
         why = "no ids are granted on it; N is the highest id in use"
         return Finding(FAULT, "position", f"{place}: its next or mark is not a number", why, past)
     if stand.epoch is not None and stand.epoch.startswith(GONE_BACK):
-        why = "it was moved back, and an instance closed it; N is how many ids to skip"
-        return Finding(FAULT, "position", f"{place}: it went back", why, ahead)
+        why, intact = "it was moved back, and an instance closed it", stand.next < stand.mark
+        # A mark that was moved back with it is below ids in use: only the operator knows them.
+        why += "; N is " + ("how many ids to skip" if intact else "the highest id in use")
+        run = ahead if intact else past
+        return Finding(FAULT, "position", f"{place}: it went back", why, run)
     if stand.next < stand.mark:
         where = f"{place}: it stands at {stand.next}, below its mark {stand.mark}"
         why = "it was moved back: from there ids would repeat, so none are granted"

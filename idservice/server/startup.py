@@ -5,6 +5,7 @@ A step that asks the store is tried again until its deadline if waiting can help
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -127,12 +128,14 @@ async def log_findings(store: IdStore, clock: Clock) -> None:
             "the store was not examined: it did not answer", extra={"action": "store_not_examined"}
         )
         return
+    more = f"more: `idservice doctor --store {shlex.quote(store.address)}`"
     for finding in found:
         if finding.is_worse_than_advice and finding.about != "reach":
             log.warning(
-                "%s: %s: %s (more: idservice doctor)",
+                "%s: %s: %s (%s)",
                 finding.about,
                 finding.found,
                 finding.why,
+                more,
                 extra={"action": "store_examined"},
             )

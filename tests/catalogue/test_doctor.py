@@ -64,6 +64,7 @@ def test_a_counter_in_order_is_not_mentioned() -> None:
         (ShardState("1.x", 5, None), "is not a number", "--past N"),
         (ShardState("1.x", 4, 5), "stands at 4, below its mark 5", "--ahead N"),
         (ShardState(gone_back("1.x"), 4, 5), "went back", "--ahead N"),
+        (ShardState(gone_back("1.x"), 5, 5), "went back", "--past N"),  # nor is its mark known
         (ShardState("1.another", 5, 5), "carries the epoch '1.another'", "--past N"),
         (ShardState("7.later", 5, 5), "carries the epoch '7.later'", "--past N"),
         (ShardState(sealed("2.x"), 5, 5), "sealed:2.x", "--past N"),
@@ -250,6 +251,7 @@ def test_a_start_says_by_itself_what_is_quickly_seen(folder: Path) -> None:
         said = serving.await_log("store_examined")
         assert said["level"] == "warning"
         assert "written by every user" in said["message"]
+        assert "`idservice doctor --store sqlite:ids.db`" in said["message"]
         serving.await_log("listening")
         assert len(serving.records("store_examined")) == 1
 

@@ -112,7 +112,7 @@ async def test_columns_are_left_out_until_the_rest_fits(width: int) -> None:
 
 async def test_a_command_is_never_cut() -> None:
     drawn = "".join("".join(lines(await told("trouble"), 40)).split())
-    assert f"$idservicefenceinvoices--aheadN--store{STORE}" in drawn
+    assert f"$idservicefenceinvoices--pastN--store{STORE}" in drawn
 
 
 # --- where it asks -------------------------------------------------------------------------------

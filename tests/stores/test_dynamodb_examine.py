@@ -121,7 +121,7 @@ async def test_an_engine_that_does_not_know_a_question_is_no_fault(dynoxide_url:
     ("table", "word", "level", "part"),
     [
         ({"DeletionProtectionEnabled": False}, "deletion_protection", "warning",
-         "--deletion-protection-enabled"),
+         "--endpoint-url http://127.0.0.1"),
         ({"BillingModeSummary": {}, "ProvisionedThroughput": {"WriteCapacityUnits": 1}},
          "throughput", "warning", "PAY_PER_REQUEST"),
         ({"BillingModeSummary": {}, "ProvisionedThroughput": {"WriteCapacityUnits": 500}},

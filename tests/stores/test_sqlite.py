@@ -188,6 +188,21 @@ async def test_a_write_that_is_refused_is_not_counted(tmp_path: Path) -> None:
     database.close()
 
 
+async def test_a_disk_that_is_full_is_told_with_what_to_do(tmp_path: Path) -> None:
+    async with SQLiteStore(str(tmp_path / "ids.db")) as store:
+        await begun(store)
+        await store._connection.read("counting pages", _fill)
+        with pytest.raises(errors.NotApplied, match="is full; make room") as raised:
+            for number in range(1000):
+                await store.create(new_counter(f"c{number}", Random(1)))
+        assert raised.value.retryable
+
+
+def _fill(database: sqlite3.Connection) -> None:
+    """Let the file have no page more than it has."""
+    database.execute("PRAGMA max_page_count = 1")
+
+
 def _forget_writes(path: Path) -> None:
     """Make it a file of an earlier version."""
     for trigger in ("position_written", "catalogue_written"):

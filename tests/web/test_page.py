@@ -123,7 +123,7 @@ async def test_a_counter_that_turns_suspect_comes_to_the_top_and_is_said_aloud(
         assert await tab.run("document.getElementById('verdict').getAttribute('role')") == "status"
         assert await tab.run("document.title") == "(4) idservice"
         row = "document.querySelector('#table tbody').textContent"
-        assert "idservice fence invoices --ahead N" in await tab.run(row)
+        assert "idservice fence invoices --past N" in await tab.run(row)
         scene.readings = SCENES["one"]
         await tab.until("document.querySelectorAll('#table tbody').length === 1")
         scene.readings = SCENES["nothing"]

@@ -51,7 +51,7 @@ async def test_counters_that_need_attention_come_first_with_what_is_to_be_done()
         ("bookings", "short", "warn"),
     ]
     assert [one.command for one in first] == [
-        f"idservice fence invoices --ahead N --store {STORE}",
+        f"idservice fence invoices --past N --store {STORE}",
         f"idservice configure tickets --limit N --store {STORE}",
         f"idservice resume refunds --store {STORE}",
         f"idservice doctor --store {STORE}",

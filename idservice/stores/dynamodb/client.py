@@ -139,7 +139,7 @@ class DynamoClient:
         self.store = store
         self.table = table
         self.region = region or NOWHERE
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._client: Any = None
         self._stack = AsyncExitStack()
         self._credentials: Any = None
@@ -172,7 +172,7 @@ class DynamoClient:
                 return
             try:
                 if self.region == NOWHERE:
-                    self.region = named_region(self._endpoint) or NOWHERE
+                    self.region = named_region(self.endpoint) or NOWHERE
                 async with asyncio.timeout(OPEN_MAX_S):
                     await self._connect(*await credentials.look_up())
             except Exception as error:
@@ -201,11 +201,11 @@ class DynamoClient:
             parameter_validation=False,
         )
         # Without TLS no certificate is checked, and reading them all takes 50 ms.
-        plain = (self._endpoint or "").startswith("http://")
+        plain = (self.endpoint or "").startswith("http://")
         opening: Any = session.client(
             "dynamodb",
             region_name=self.region,
-            endpoint_url=self._endpoint,
+            endpoint_url=self.endpoint,
             config=config,
             verify=not plain,
         )

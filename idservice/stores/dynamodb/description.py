@@ -58,8 +58,14 @@ def check(table: Answer, name: str, region: str) -> list[Finding]:
 
 def advise(table: Answer, client: DynamoClient) -> list[Finding]:
     """Judge deletion protection, throughput, and if a table made anew would be noticed."""
-    on = f"--table-name {client.table} --region {client.region}"
+    on = at(client, client.table)
     return [_protected(table, on), _provided(table, on), *_unidentified(table, client)]
+
+
+def at(client: DynamoClient, table: str) -> str:
+    """Return the options by which a command of AWS names a table, where the store is."""
+    where = f"--table-name {table} --region {client.region}"
+    return where + (f" --endpoint-url {shlex.quote(client.endpoint)}" if client.endpoint else "")
 
 
 def missing(client: DynamoClient) -> Finding:

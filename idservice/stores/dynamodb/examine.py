@@ -75,9 +75,6 @@ class _Examination:
             operation, f"looking at table {table}", TableName=table, **request
         )
 
-    def _on(self, table: str) -> str:
-        return f"--table-name {table} --region {self.client.region}"
-
     # --- the table -------------------------------------------------------------------------------
 
     async def table(self, name: str, *, about: str = "table") -> Answer | None:
@@ -136,8 +133,8 @@ class _Examination:
             "DynamoDB deletes an item when the time in this attribute has passed, and every"
             " position looks like one" if is_ours else
             "an item that ever gets this attribute is deleted, with its position",
-            f"aws dynamodb update-time-to-live {self._on(table)} --time-to-live-specification"
-            f" Enabled=false,AttributeName={name}",
+            f"aws dynamodb update-time-to-live {description.at(self.client, table)}"
+            f" --time-to-live-specification Enabled=false,AttributeName={name}",
         )  # fmt: skip
 
     async def recovery(self) -> Finding:
@@ -155,7 +152,7 @@ class _Examination:
             WARNING, about, "point-in-time recovery is off",
             "a lost or damaged table cannot be restored, and the positions of all counters are"
             " lost with it",
-            f"aws dynamodb update-continuous-backups {self._on(table)}"
+            f"aws dynamodb update-continuous-backups {description.at(self.client, table)}"
             " --point-in-time-recovery-specification PointInTimeRecoveryEnabled=true",
         )  # fmt: skip
 

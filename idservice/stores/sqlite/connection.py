@@ -193,7 +193,8 @@ class FileConnection:
             raise
         except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
             self.disconnect()  # not applied: nothing was committed, and closing rolls back
-            raise errors.NotApplied(store=self.address, action=action, why=error) from error
+            why = refused(error)
+            raise errors.NotApplied(store=self.address, action=action, why=why) from error
         except BaseException:  # a bug of ours must not leave the file locked for others
             self.disconnect()
             raise
@@ -250,6 +251,16 @@ def replaced(address: str) -> Finding:
         FAULT, IDENTITY, "the file was replaced while in use", f"Stop all instances. {BEHIND}",
         f"idservice fence --all --past N --store {shlex.quote(address)}",
     )  # fmt: skip
+
+
+def refused(error: Exception) -> str:
+    """Return why a write is refused, with what to do where an operator can."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL":
+        return f"{error}; make room on the disk of the file, and go on without a restart"
+    if name.startswith("SQLITE_READONLY"):
+        return f"{error}; check the permissions of the file and of its folder, and the disk"
+    return str(error)
 
 
 def is_busy(error: Exception) -> bool:
