@@ -14,7 +14,7 @@ from idservice.catalogue.counters import ensure, new_counter
 from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import table as dynamodb_table
-from idservice.stores.dynamodb.client import DynamoClient
+from idservice.stores.dynamodb.client import CallNotSent, DynamoClient
 from idservice.stores.records import Adopted, Counter, Position
 from tests.engines import attribute, by_hand
 from tests.stores import answers
@@ -109,6 +109,22 @@ async def wanted(store: DynamoStore, legacy: Legacy, returns: str = "old") -> Co
     adopted, value = await store.locate(legacy.table, legacy.key, legacy.value, returns)
     start = value + (1 if returns == "new" else 0)
     return new_counter("donations", random, start=start, adopted=adopted)
+
+
+async def test_an_item_that_was_prepared_without_its_entry_is_not_told_as_untouched(
+    store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = await wanted(store, legacy)
+
+    async def unreached(*_: object) -> None:
+        raise CallNotSent(store="dynamodb:ids", action="creating", place="DynamoDB", cause="down")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(store._client, "transact", unreached)
+        with pytest.raises(errors.OutcomeUnknown, match="repeat the command"):
+            await store.create(counter)
+    assert "epoch" in legacy.item()
+    assert (await store.create(counter)).start == 41
 
 
 async def ids_of(store: DynamoStore, counter: Counter, count: int, seen: int = 0) -> list[int]:

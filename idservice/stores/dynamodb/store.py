@@ -150,6 +150,12 @@ class DynamoStore:
             if not why:
                 raise
             raise errors.NotApplied(store=self.address, action=action, why=why) from refused
+        except errors.NotApplied as unsent:
+            if counter.adopted is None:
+                raise
+            why = f"its item was prepared, but its entry not written ({unsent.fields['why']});"
+            why += " repeat the command"
+            raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from unsent
         except CallUnanswered as unanswered:
             try:
                 found = await self.counter(counter.name)
