@@ -27,7 +27,7 @@ OTHERS = {  # in words: the request, and the status of its answer
     "/next?count=0": ("GET /next?count=0 HTTP/1.1\r\n{host}\r\n", 400),
     "/v1/counters/NAME": ("GET /v1/counters/default HTTP/1.1\r\n{host}\r\n", 200),
     "a POST with a body": (
-        "POST /next HTTP/1.1\r\n{host}Content-Length: 10\r\n\r\n0123456789",
+        "POST /next HTTP/1.1\r\n{host}Content-Length: 2\r\n\r\n{{}}",
         200,
     ),
     UNLOADED: ("GET /v1/counters/lane-{number}/next HTTP/1.1\r\n{host}\r\n", 200),

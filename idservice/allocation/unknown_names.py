@@ -1,9 +1,13 @@
 """Remembers names that the store has no counter of, so that asking for them again reads nothing.
 
 The catalogue's revision moves with every counter that is created. While looks find it unmoved, a
-name that was not there is still not there. Without a recent look nothing is believed.
+name that was not there is still not there. Without a recent look nothing is believed. A few names a
+second are read again all the same, so that a person who creates a counter finds it at once.
 """
 
+from idservice.core.allowance import Allowance
+
+READS_PER_S = 2.0  # of names that are remembered
 UNKNOWN_MAX = 2_000  # names; the oldest is forgotten for another
 
 
@@ -16,12 +20,16 @@ class UnknownNames:
     def __init__(self, now: float, *, believed_s: float) -> None:
         self._names: dict[str, None] = {}  # in the order in which they came
         self._believed_s = believed_s
+        self._reads = Allowance(None, READS_PER_S, now=now)
         self._looked_at = now
         self._ignored_before = now  # reads begun earlier say nothing
 
     def believes(self, name: str, now: float) -> bool:
-        """Return True if there is certainly no such counter that is older than `believed_s`."""
-        return name in self._names and now - self._looked_at <= self._believed_s
+        """Return True if the store need not be asked: there is certainly no such counter that is
+        older than `believed_s`, and enough names were just read again."""
+        if name not in self._names or now - self._looked_at > self._believed_s:
+            return False
+        return not self._reads.take(1, now)
 
     def add(self, name: str, *, read_at: float) -> None:
         """Remember a name that a read begun at `read_at` did not find. What was read before the

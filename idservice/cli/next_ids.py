@@ -21,6 +21,7 @@ from idservice.client.address import ServiceAddress
 from idservice.client.http_sync import ConnectionPool
 from idservice.core.limits import NUMBER_MAX
 from idservice.core.timeouts import backoff
+from idservice.stores.protocol import has_catalogue
 from idservice.stores.records import DEFAULT_COUNTER, MOVED, SUSPENDED, Counter, check_name
 from idservice.web.request import read_count
 
@@ -193,7 +194,8 @@ async def _from_store(
                 output.add(name, _answer(counter, blocks))
                 advance(sum(map(len, blocks)))
         output.end()
-    _offer_url(arguments)
+    if has_catalogue(store):  # else the store is a service
+        _offer_url(arguments)
 
 
 def _answer(counter: Counter, blocks: Sequence[range]) -> protocol.ClientAnswer:

@@ -72,11 +72,15 @@ def test_the_command_line_over_a_service(tmp_path: Path) -> None:
             0,
             "counter orders: created, ids from 100\n",
         )
-        assert run("counters") == (0, "default\norders\n")
+        code, text = run("counters")
+        assert (code, [line.split()[:3] for line in text.splitlines()[1:]]) == (
+            0,
+            [["default", "active", "10"], ["orders", "active", "100"]],
+        )
         assert run("next", "orders", "--count", "3") == (0, "100\n101\n102\n")
         code, text = run("show", "orders")
         assert code == 0
-        assert "strict:    False" in text
+        assert "strict:    no" in text
         code, text = run("next", "none")
         assert code == 1
         assert "no counter 'none'" in text

@@ -14,7 +14,8 @@ import pytest
 from botocore.exceptions import ParamValidationError
 
 from idservice import __version__
-from idservice.cli.http_get import default_url
+from idservice.cli.http_get import reachable_url
+from idservice.server import settings
 from idservice.server.workers.supervisor import STOP_S
 from tests.engines import REGION
 from tests.processes import ROOT
@@ -105,7 +106,8 @@ def _locked_down(container: Task) -> Iterator[str]:
 def _application(other: Task, container: Task) -> Iterator[str]:
     if {"containerName": container["name"], "condition": "HEALTHY"} not in other["dependsOn"]:
         yield "the application does not wait until there are ids"
-    if variables(other)["IDS"] != default_url(variables(container)):
+    [address, *_] = settings.from_environment(settings.LISTEN, variables(container))
+    if variables(other)["IDS"] != reachable_url(address):
         yield "the application asks where nobody listens"
     heard, check = told(variables(container)), container["healthCheck"]
     start, needed = container.get("startTimeout", 0), heard.values["store_wait"] + check["interval"]
