@@ -192,9 +192,9 @@ def is_newer(answer: ClientAnswer, *, url: str, ordinal: int, strict: bool) -> b
     Raises NoUsableAnswer if it is of an older epoch. Its ids may repeat ids that are in use.
     """
     if answer.ordinal < ordinal:
-        raise NoUsableAnswer(
-            url=url, why=f"its epoch {answer.ordinal} has ended, the current one is {ordinal}"
-        )
+        why = f"its epoch {answer.ordinal} has ended, the current one is {ordinal}; if that goes"
+        why += " on, it serves from an older copy of its store, or from another one"
+        raise NoUsableAnswer(url=url, why=why)
     if answer.ordinal == ordinal and answer.strict != strict:
         raise NoUsableAnswer(url=url, why=f"it contradicts an earlier answer of epoch {ordinal}")
     return answer.ordinal > ordinal

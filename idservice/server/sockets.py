@@ -207,10 +207,10 @@ def _remove(path: str, identity: tuple[int, ...]) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket of a process that is gone; `bind` fails on anything else in the way."""
+    """Remove the socket of a process that is gone. Raises OSError if another file is there."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
+            raise OSError(errno.EEXIST, "it is not a socket, and is not removed")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

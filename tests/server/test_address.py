@@ -61,6 +61,18 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_is_not_a_socket_is_left_and_told(tmp_path: Path) -> None:
+    """It was told as in use, by a process that did not exist."""
+    path = tmp_path / "ids.sock"
+    path.write_text("notes")
+    with (
+        pytest.raises(CannotListen, match="it is not a socket"),
+        bound(parsed(f"unix:{path}"), None),
+    ):
+        pass
+    assert path.read_text() == "notes"
+
+
 def test_a_lock_that_its_owner_removes_meanwhile_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
