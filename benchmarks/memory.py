@@ -47,8 +47,9 @@ class MemoryStore:
         """Refused: this store measures what is reserved."""
         return False
 
-    async def revision(self) -> None:
-        """There is no catalogue."""
+    async def revision(self) -> int:
+        """Return the same one always: nothing changes."""
+        return 1
 
     async def verify(self) -> None:
         """It is what it was."""
