@@ -1,6 +1,7 @@
 """The manifests are run for real, in containers, as Kubernetes runs pods."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,3 +146,19 @@ def test_sigkill_repeats_no_id(kubectl: Command, node: Node, central: Pod) -> No
     ids = before + ids_of(one.logs("application")) + ids_of(other.logs("application"))
     assert len(ids) > 500
     assert len(ids) == len(set(ids))
+
+
+def test_what_is_advised_in_a_container_can_be_run_there_as_it_stands(
+    node: Node, central: Pod
+) -> None:
+    def inside(command: str) -> list[str]:
+        """The arguments by which podman runs a command in the container."""
+        return ["exec", central.called("idservice"), "sh", "-c", command]
+
+    assert node.ended(*inside("idservice create few --limit 0 && idservice next few")) == 0
+    for limit, asked in (("1", "idservice doctor"), ("2", "idservice next few --count 5")):
+        said = node.podman(*inside(f"{asked} 2>&1; true"))
+        (hint,) = set(re.findall(r"idservice configure few --limit N[^`\n]*", said))
+        assert node.ended(*inside("idservice next few")) == 1
+        assert node.ended(*inside(hint.replace(" N", f" {limit}"))) == 0
+        assert node.ended(*inside("idservice next few")) == 0
