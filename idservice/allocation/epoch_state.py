@@ -70,22 +70,22 @@ class EpochState:
 
     def take(self) -> int | None:
         """Return the next id after the cursor has ended, if one is in memory and may be taken."""
-        buffer = self.allocator.buffer
-        if self.allowance is not None and not (buffer.held and self._may_take(1)):
+        if not self._may_take(1):
             return None
+        buffer = self.allocator.buffer
         buffer.advance()
         return buffer.take()
 
     def take_many(self, count: int) -> list[range] | None:
         """Return `count` ids as blocks, if that many are in memory and may be taken."""
-        if self.allowance is not None and not (
-            self.allocator.held >= count and self._may_take(count)
-        ):
-            return None
-        return self.allocator.take_batch(count)
+        return self.allocator.take_batch(count) if self._may_take(count) else None
 
     def _may_take(self, count: int) -> bool:
-        return self.allowance is None or self.allowance.take(count, self._loop.time())
+        """Return True if nothing bounds the counter, or if that many are in memory and allowed."""
+        allowance = self.allowance
+        if allowance is None:
+            return True
+        return self.allocator.held >= count and allowance.take(count, self._loop.time())
 
     def admit(self, count: int) -> None:
         """Count ids that a request will wait for. Raises RequestTooLarge, RateExceeded.
@@ -94,7 +94,9 @@ class EpochState:
         reserve more, however soon the next ids may be taken.
         """
         allowance, name = self.allowance, self.counter.name
-        if allowance is None or (self.allocator.held < count and self._may_take(count)):
+        if allowance is None:
+            return
+        if self.allocator.held < count and allowance.take(count, self._loop.time()):
             return
         if count > allowance.most:
             bound = "request_max"

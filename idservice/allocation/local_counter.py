@@ -98,9 +98,7 @@ class LocalCounter:
 
     def take_many(self, count: int) -> list[range] | None:
         """Return `count` ids as blocks, if that many are in memory."""
-        state = self.epoch_state
-        bounded = state.allowance is not None
-        blocks = state.take_many(count) if bounded else state.allocator.take_batch(count)
+        blocks = self.epoch_state.take_many(count)
         if blocks is not None:
             self._start_refill()
         return blocks
@@ -148,8 +146,7 @@ class LocalCounter:
         allocator = self.epoch_state.allocator
         room = allocator.shards.room(now)
         if count > room and count > room + allocator.held:
-            used_up = self.epoch_state.exhausted(count)
-            raise self._queue.turn_away(used_up) if count == 1 else used_up
+            raise self._queue.turn_away(self.epoch_state.exhausted(count))
         self.epoch_state.admit(count)
 
     def _too_long(self, waiter: Waiter) -> errors.IdserviceError:

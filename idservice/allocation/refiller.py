@@ -180,9 +180,7 @@ class Refiller:
         for waiter in self._queue:
             if waiter.count > room:
                 used_up = self._epoch_state.exhausted(waiter.count)
-                self.refuse(
-                    waiter, self._queue.turn_away(used_up) if waiter.count == 1 else used_up
-                )
+                self.refuse(waiter, self._queue.turn_away(used_up))
                 continue
             if waiting + waiter.count > room:
                 break  # the rest is looked at again after this one

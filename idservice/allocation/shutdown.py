@@ -10,13 +10,13 @@ from idservice.allocation import give_back
 from idservice.allocation.local_counter import LocalCounter
 from idservice.core.epoch import Shard
 from idservice.core.gap_causes import GapCause
+from idservice.core.limits import LINES_MAX
 from idservice.stores.at_once import for_each
 from idservice.stores.protocol import IdStore, with_catalogue
 
 log = logging.getLogger("idservice.closing")
 
 GIVE_BACK_MAX_S = 2.0  # for all counters together
-LINES_MAX = 5  # counters that are told one by one
 
 
 async def close_all(

@@ -114,7 +114,9 @@ class WaitQueue:
     ) -> IdserviceError:
         """Count the error of a request that got no ids though it waited `since`, and return it.
         The first one is logged unless its cause was `told` before, and once ids come again how many
-        there were."""
+        there were. A batch that exceeds the limit is not counted: there may be ids for others."""
+        if isinstance(error, Exhausted) and error.fields["count"] != 1:
+            return error
         self._turned_away += 1
         if self._short_since is None:
             self._short_since = self._loop.time() if since is None else since

@@ -46,7 +46,7 @@ COMMANDS = {
     ARRIVE: "fence {name} --ahead 0",
 }
 
-# By kind: the word of the command that begins it, where that is another one.
+# The command that begins a change, for each kind that is not named after its command.
 WORDS = {
     "limit": "configure",
     "runway": "configure",

@@ -18,6 +18,7 @@ from idservice.catalogue.mover import CounterMover
 from idservice.cli import hints
 from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
+from idservice.core.limits import LINES_MAX
 from idservice.core.timeouts import stale_after
 from idservice.observability import logs
 from idservice.server import settings
@@ -25,8 +26,6 @@ from idservice.stores import open_store
 from idservice.stores.address import parse
 from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import ACTIVE, EXHAUSTED, SUSPENDED, Counter, check_name
-
-LINES_MAX = 5  # counters that are told one by one
 
 C = TypeVar("C", bound=changes.Change)
 

@@ -46,7 +46,7 @@ def reachable_url(address: Address) -> str:
 
 
 def _has_ipv4() -> bool:
-    """Return True if this machine reaches itself over IPv4. Sends nothing."""
+    """Return True if this machine has a route to 127.0.0.1. No packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
         return way.connect_ex(("127.0.0.1", 9)) == 0
 

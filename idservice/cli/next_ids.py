@@ -1,4 +1,4 @@
-"""The command `next`: takes ids from a store, or from a running service, and prints them."""
+"""The command `next` prints ids from a store or from a running service."""
 
 import argparse
 import json
@@ -219,7 +219,7 @@ def _check_open(counter: Counter, store: str) -> None:
 
 
 def _offer_url(arguments: argparse.Namespace) -> None:
-    """Say where the ids come from, if a service runs here or a person reads it."""
+    """Print a hint at `--url`, if a service runs on this machine or stderr is a terminal."""
     url = ""
     with suppress(errors.IdserviceError):
         here = http_get.default_url(os.environ)

@@ -107,8 +107,8 @@ class HeadersTooLong(errors.MalformedRequest):
 
 class CrossSiteRefused(errors.RequestRefused):
     text = (
-        "A page of another site asks, whose ids nobody would see used up. Ask from pages of this "
-        "site, or without a browser."
+        "The request comes from a web page of another site, which may use up ids unseen. Ask from "
+        "a page of this site, or without a browser."
     )
     code = "cross_site_refused"
     status = 403

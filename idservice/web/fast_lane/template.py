@@ -10,7 +10,7 @@ import re
 
 from idservice.web.fast_lane.parser import UPGRADE_OFFER
 
-# Headers of a plain request whose values are read.
+# Headers whose values decide how a plain request is answered. Values of others may vary.
 READ = (b"accept", *(name.encode() for name in UPGRADE_OFFER))
 VALUES_MAX = 4  # values that vary
 _is_visible = re.compile(rb"[ -~]*").fullmatch  # no control bytes, only ASCII
