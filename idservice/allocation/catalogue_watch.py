@@ -18,6 +18,7 @@ from idservice.observability.readings import CatalogueAge
 from idservice.stores.at_once import AT_ONCE, for_each
 from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding
 from idservice.stores.protocol import CatalogueStore
+from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.catalogue")
 
@@ -51,10 +52,11 @@ class CatalogueWatcher:
         self._loop = asyncio.get_running_loop()
         self._revision: int | None = None
         self._heard_at = self._loop.time()  # when the last look that succeeded was begun
-        self._stale = False
+        self._stale_s = 0.0  # counters that are stale after at most so many seconds are stale now
         self._timer: asyncio.TimerHandle | None = None
         self._surveyed = 0  # counters in use, when these were found out:
-        self._stale_s = stale_after(context.limits.runway)
+        # Each time after which some counters are stale, ascending.
+        self._limits_s = [stale_after(context.limits.runway)]
         self._changing: list[str] = []  # names of counters under change
         self._standing: dict[str, tuple[int, float]] = {}  # by name: revision of the entry, since
         self._to_compare: deque[str] = deque()  # names of counters whose turn is yet to come
@@ -103,8 +105,8 @@ class CatalogueWatcher:
             self._revision = revision
             self._heard_at = began
             self._compare_positions()
-            if self._stale:
-                self._stale = False
+            if self._stale_s:
+                self._stale_s = 0.0
                 for local in tuple(self._local_counters.values()):
                     local.go_on()
         self._set_timer()
@@ -132,28 +134,45 @@ class CatalogueWatcher:
     def _survey(self) -> None:
         """Find out what all entries in use say together: only once one of them may be new."""
         entries = [local.counter for local in self._local_counters.values()]
-        default = self._context.limits.runway
         self._surveyed = len(entries)
-        self._stale_s = stale_after(max((e.runway or default for e in entries), default=default))
+        if entries:
+            self._limits_s = sorted({self._limit_of(entry) for entry in entries})
         self._changing = [entry.name for entry in entries if entry.intent is not None]
+
+    # --- without the catalogue -------------------------------------------------------------------
 
     @property
     def age(self) -> CatalogueAge:
-        """The time since the catalogue was last read."""
-        return CatalogueAge(self._loop.time() - self._heard_at, self._stale_s)
+        """The time since the catalogue was last read, and at which the first counters stop."""
+        return CatalogueAge(self._loop.time() - self._heard_at, self._limits_s[0])
+
+    def _limit_of(self, entry: Counter) -> float:
+        """Return the seconds for which a counter is served without the catalogue. Its own runway
+        decides, which is what a change that repeats ids waits for."""
+        return stale_after(entry.runway or self._context.limits.runway)
+
+    def _next_limit(self) -> float | None:
+        return next((limit for limit in self._limits_s if limit > self._stale_s), None)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if not self._stale:
-            self._timer = self._loop.call_at(self._heard_at + self._stale_s, self._go_stale)
+        if len(self._local_counters) != self._surveyed:
+            self._survey()
+        limit = self._next_limit()
+        if limit is not None:
+            self._timer = self._loop.call_at(self._heard_at + limit, self._go_stale)
 
     def _go_stale(self) -> None:
-        self._stale = True
-        error = errors.CatalogueStale(seconds=self._stale_s)
+        limit = self._next_limit()
+        assert limit is not None
+        self._stale_s = limit
+        error = errors.CatalogueStale(seconds=limit)
         log.error("%s", error, extra={"action": "catalogue_stale"})
         for local in tuple(self._local_counters.values()):
-            local.go_stale(error)
+            if self._limit_of(local.counter) <= limit:
+                local.go_stale(error)
+        self._set_timer()
 
     # --- positions -------------------------------------------------------------------------------
 

@@ -203,7 +203,8 @@ def test_a_look_that_finds_nothing_new_goes_through_no_counter(
             await (await service.local_counter("tickets")).next_id()
             await elapse(60.0)
             assert len(surveys) == 2
-            await elsewhere(data, Configure(runway=100.0))
+            for name in ("orders", "tickets"):
+                await elsewhere(data, Configure(runway=100.0), name)
             await elapse(60.0)
             assert len(surveys) == 3
             assert watcher_of(service).age.most == 200.0

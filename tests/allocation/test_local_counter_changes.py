@@ -311,7 +311,7 @@ def test_without_the_catalogue_ids_end_after_a_minute_and_resume_with_it(
 
 
 @pytest.mark.parametrize(("runway", "least"), [(5.0, 60.0), (100.0, 200.0)])
-def test_the_longest_runway_decides_how_long_it_goes_on_without_the_catalogue(
+def test_its_runway_decides_how_long_a_counter_goes_on_without_the_catalogue(
     runway: float, least: float
 ) -> None:
     async def main() -> None:
@@ -325,6 +325,30 @@ def test_the_longest_runway_decides_how_long_it_goes_on_without_the_catalogue(
             assert supply.state is LocalState.SERVING
             await elapse(POLL_S + 1.0)
             assert supply.state is LocalState.STALE
+
+    run(main())
+
+
+def test_the_long_runway_of_another_counter_keeps_no_revoked_ids_in_use() -> None:
+    """`set --allow-lower` waits for twice the counter's own runway, and then repeats ids."""
+
+    async def main() -> None:
+        data, faults = table(), Faults()
+        data.create(new_counter("slow", Random(5), runway=3600.0))
+        async with serving(data, faults, limits=LATER) as service:
+            orders, slow = [await service.local_counter(name) for name in ("orders", "slow")]
+            await orders.next_id()
+            await slow.next_id()
+            await elapse(10.0)
+            faults.outages = [(0.0, float("inf"))]
+            await elapse(60.0 + POLL_S)
+            assert orders.state is LocalState.STALE
+            assert slow.state is LocalState.SERVING
+            await elapse(7200.0)
+            assert slow.state is LocalState.STALE
+            faults.outages = []
+            await elapse(10.0)
+            assert orders.state is slow.state is LocalState.SERVING
 
     run(main())
 

@@ -212,12 +212,25 @@ async def test_a_connect_that_takes_too_long_sent_nothing(monkeypatch: pytest.Mo
                     await reserve(store)
 
 
+def redirect(to: str, then: str = "keep-alive") -> bytes:
+    head = f"HTTP/1.1 307 X\r\nLocation: {to}/\r\nConnection: {then}\r\n"
+    return f"{head}Content-Length: 0\r\n\r\n".encode()
+
+
 async def test_a_redirect_to_where_nobody_listens_proves_nothing() -> None:
     async with serving(None) as gone:
         pass
-    answer = f"HTTP/1.1 307 X\r\nLocation: {gone.url}/\r\nContent-Length: 0\r\n\r\n".encode()
-    async with serving(answer) as server, store_at(server.url) as store:
+    async with serving(redirect(gone.url)) as server, store_at(server.url) as store:
         with pytest.raises(errors.OutcomeUnknown):
+            await reserve(store)
+        assert server.operations == ["UpdateItem"]
+
+
+async def test_a_redirect_to_the_same_address_is_not_followed_and_proves_nothing() -> None:
+    """The answer to a second copy would hide what the first one did."""
+    async with serving(None) as server, store_at(server.url) as store:
+        server.answer = redirect(server.url, "close")
+        with pytest.raises(errors.OutcomeUnknown, match="307"):
             await reserve(store)
         assert server.operations == ["UpdateItem"]
 

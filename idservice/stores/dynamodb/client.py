@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from botocore.exceptions import ClientError, NoRegionError
-from yarl import URL
 
 from idservice import errors
 from idservice.client.protocol import why_not_connected
@@ -303,8 +302,7 @@ class DynamoClient:
             why = f"{where} took longer than {CALL_MAX_S:g} s"
             raise CallUnanswered(why=why, passing=True, **about) from error
         except Exception as error:
-            url = str(getattr(error, "kwargs", {}).get("endpoint_url", ""))
-            cause = _why_not_connected(error, url)
+            cause = _why_not_connected(error)
             if cause:
                 place = f"DynamoDB at {self._asked_at}"
                 raise CallNotSent(place=place, cause=cause, **about) from error
@@ -367,23 +365,20 @@ class DynamoClient:
             await asyncio.sleep(self._random.uniform(0.01, 0.05) * 2 ** min(attempt, 4))
 
 
-def _why_not_connected(error: Exception, url: str) -> str:
-    """Return why the only attempt at `url` found no connection; empty if that is not proved (I7).
+def _why_not_connected(error: Exception) -> str:
+    """Return why the only attempt found no connection; empty if that is not proved (I7).
 
     The library's own classes do not tell: of a request that was sent and then reset it says "could
-    not connect" too. aiohttp raises these two only before anything is sent. If they are about
-    another address, they follow a redirect, which answers a request.
+    not connect" too. aiohttp raises these two only before anything is sent, and no redirect is
+    followed.
     """
     match getattr(error, "kwargs", {}).get("error"):
         case aiohttp.ClientProxyConnectionError():
             return ""
         case aiohttp.ClientConnectorError() as cause:
-            asked = URL(url)
-            same = (cause.host, cause.port) == (asked.raw_host, asked.port)
-            return why_not_connected(cause.os_error) if same else ""
-        case aiohttp.ConnectionTimeoutError() as late:
-            same = str(late).endswith(f" {URL(url)}")
-            return f"no connection within {CONNECT_MAX_S:g} s" if same else ""
+            return why_not_connected(cause.os_error)
+        case aiohttp.ConnectionTimeoutError():
+            return f"no connection within {CONNECT_MAX_S:g} s"
     return ""
 
 

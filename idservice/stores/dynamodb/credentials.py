@@ -34,12 +34,13 @@ NONE_TO_SIGN_WITH = (
 async def look_up() -> tuple[Any, Any]:
     """Return a new session and its credentials. Raises errors of the AWS library and OSError."""
     import aioboto3  # takes 0.3 s and 20 MB, and is not needed to read an address
-    from aiobotocore.config import AioConfig
     from aiobotocore.session import AioSession
+
+    from idservice.stores.dynamodb.straight import StraightConfig
 
     core = AioSession()
     # For the services that give credentials, too. A client's own connector_args would be ignored.
-    core.set_default_client_config(AioConfig(connector_args=CONNECTOR))
+    core.set_default_client_config(StraightConfig(connector_args=CONNECTOR))
     session: Any = aioboto3.Session(botocore_session=core)
     credentials = await session.get_credentials()
     if credentials is None:  # a client made without them would never look again
