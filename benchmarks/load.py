@@ -16,7 +16,7 @@ from typing import Self
 from benchmarks.measure import check
 from idservice.cli.bench.load import Load, Plan
 from idservice.cli.bench.request import BenchRequest, BenchTarget
-from idservice.cli.bench.tally import Tally
+from idservice.cli.bench.results import BenchResults
 from idservice.server import loop
 
 STALL_MAX_S = 10.0
@@ -152,12 +152,12 @@ def flat_out(
     """
     target = BenchTarget.parse(f"http://127.0.0.1:{port}", None)
     plan = Plan(_request(port, headers), connections, None, 0.0, seconds)
-    tally = Tally(BenchRequest(target.path))
-    loop.run(Load(plan, tally, connect=target.connect, wake=_no_timer).run())
-    tally.distinct.settle()
-    check(not tally.errors and not tally.unanswered, f"{tally.errors}")
-    check(tally.succeeded > 0 and not tally.distinct.repeated, f"{tally.distinct.examples}")
-    return tally.succeeded
+    results = BenchResults(BenchRequest(target.path))
+    loop.run(Load(plan, results, connect=target.connect, wake=_no_timer).run())
+    results.distinct.settle()
+    check(not results.errors and not results.unanswered, f"{results.errors}")
+    check(results.succeeded > 0 and not results.distinct.repeated, f"{results.distinct.examples}")
+    return results.succeeded
 
 
 def _no_timer(ns: int) -> None:

@@ -38,11 +38,14 @@ async def served(
     web_limits: WebLimits | None = None,
 ) -> AsyncIterator[Served]:
     """A service over an entered store; with `path` on a Unix socket."""
-    service, catalogue = build_instance(store, limits, random=random.Random(1), declared=declared)
+    service, catalogue, tallies = build_instance(
+        store, limits, random=random.Random(1), declared=declared
+    )
     async with service:
         app = build_app(
             service,
             catalogue,
+            tallies,
             PoolView(service),
             paths={"/next": "default"},
             limits=web_limits or WebLimits(),

@@ -20,7 +20,7 @@ FLOORS = [
     ["core"],
     ["client", "observability"],
     ["stores"],
-    ["allocation", "catalogue"],
+    ["allocation", "catalogue", "tallies"],
     ["web"],
     ["server"],
     ["cli"],

@@ -32,6 +32,7 @@ from idservice.server.workers.link import PoolView, SupervisorLink
 from idservice.server.workers.supervisor import Supervisor
 from idservice.stores import open_store, preload
 from idservice.stores.records import check_name
+from idservice.tallies.service import Tallies
 from idservice.web.app import build_app
 from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.responses import Responder
@@ -132,7 +133,7 @@ async def _serve(
         block_max=max(settings.block_max, settings.range_max),
     )
     declared = [settings.default_counter, *routes.values()]
-    service, catalogue = build_instance(store, limits, random=random, declared=declared)
+    service, catalogue, tallies = build_instance(store, limits, random=random, declared=declared)
     around = await _telemetry(settings, service, stack)
     deadline = clock() + settings.store_wait
     await startup.reach(store, random, create=create, deadline=deadline)
@@ -150,7 +151,7 @@ async def _serve(
     listeners = [
         await stack.enter_async_context(Listener(runner, one, limit, responder, slot))
         for one, runner, responder in _applications(
-            settings, bound, switch, view, service, catalogue, paths, around
+            settings, bound, switch, view, service, catalogue, tallies, paths, around
         )
     ]
     log.info(
@@ -206,6 +207,7 @@ def _applications(
     view: PoolView,
     service: Service,
     catalogue: Catalogue,
+    tallies: Tallies,
     paths: dict[str, str],
     around: Sequence[Middleware],
 ) -> Iterator[tuple[socket.socket, web.AppRunner, Responder | None]]:
@@ -218,6 +220,7 @@ def _applications(
         app = build_app(
             service,
             catalogue,
+            tallies,
             view,
             paths=paths if is_data else {},
             limits=limits,

@@ -6,6 +6,7 @@ A step that asks the store is tried again until its deadline if waiting can help
 import asyncio
 import logging
 import shlex
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,7 @@ from idservice.stores import initialise
 from idservice.stores.findings import Clock
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import DEFAULT_COUNTER
+from idservice.tallies.service import Tallies
 
 log = logging.getLogger("idservice.start")
 
@@ -30,9 +32,15 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not 
 
 
 def build_instance(
-    store: IdStore, limits: Limits | None = None, *, random: Random, declared: Sequence[str] = ()
-) -> tuple[Service, Catalogue]:
-    """Return the data plane and the control plane of an instance; enter the former to start both.
+    store: IdStore,
+    limits: Limits | None = None,
+    *,
+    random: Random,
+    declared: Sequence[str] = (),
+    clock: Callable[[], float] = time.time,
+) -> tuple[Service, Catalogue, Tallies]:
+    """Return the ids, the catalogue and the tallies of an instance; enter the first to start all.
+    `clock` tells the seconds since 1970.
 
     The service has the catalogue finish changes that stand still. The catalogue has the service
     apply the entries that it writes.
@@ -50,7 +58,17 @@ def build_instance(
         check_open=service.check_open,
         on_change=service.apply_entry,
     )
-    return service, catalogue
+    tallies = Tallies(
+        store,
+        wait_s=service.limits.wait,
+        waiting_max=service.limits.waiters_max,
+        health=service.health,
+        spawn=service.spawn,
+        random=random,
+        clock=clock,
+        check_open=service.check_open,
+    )
+    return service, catalogue, tallies
 
 
 def may_create(store: str | None, *, init: bool) -> bool:

@@ -13,6 +13,7 @@ from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import ClientAnswer, NotSent, NoUsableAnswer, Refused
 from idservice.core.epoch import epoch_name, gone_back
 from idservice.core.writer import Batch
+from idservice.stores.chained_tallies import ChainedTallies
 from idservice.stores.findings import FAULT, Clock, Finding, fine
 from idservice.stores.protocol import reserving
 from idservice.stores.records import (
@@ -103,6 +104,7 @@ class ChainedStore:
         self.hold_s: float | None = hold_s
         self._transport = transport
         self._nonce = nonce
+        self.tallies = ChainedTallies(transport)
         self._known: dict[str, Counter] = {}  # by name, of the newest epoch in an answer
         # By counter: what one request is known to give, and since when.
         self._part_max: dict[str, tuple[int, float]] = {}

@@ -13,6 +13,8 @@ from idservice import errors
 from idservice.core.writer import Batch, Record
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.records import Adopted, Counter, Grant, Loan, Position, ShardState, Writers
+from idservice.stores.tally_source import TallySource
+from idservice.stores.tally_store import TallyStore
 
 
 class IdStore(Protocol):
@@ -27,6 +29,10 @@ class IdStore(Protocol):
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *failure: Any) -> None: ...
+
+    @property
+    def tallies(self) -> TallyStore | TallySource:
+        """The tallies here; those of another service are a `TallySource`."""
 
     async def verify(self) -> None:
         """Reach the store and compare its identity with the recorded one. Changes nothing.
@@ -98,7 +104,11 @@ class IdStore(Protocol):
 
 
 class CatalogueStore(IdStore, Protocol):
-    """A store of our own: it keeps the catalogue of counters, and their positions."""
+    """A store of our own: it keeps the catalogue of counters, their positions, and tallies."""
+
+    @property
+    def tallies(self) -> TallyStore:
+        """The tallies in this store."""
 
     async def init(self, first: Counter) -> bool:
         """Create what is missing: the table or file, the identity record and the first counter.

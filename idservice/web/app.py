@@ -13,6 +13,7 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import prometheus
 from idservice.observability.readings import ServiceView
+from idservice.tallies.service import Tallies
 from idservice.web import docs_page, openapi
 from idservice.web.access import ControlAccess
 from idservice.web.counters import CounterRoutes
@@ -28,6 +29,7 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 def build_app(
     service: Service,
     catalogue: Catalogue,
+    tallies: Tallies,
     view: ServiceView,
     *,
     paths: dict[str, str],

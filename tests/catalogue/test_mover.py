@@ -355,7 +355,7 @@ def test_services_on_both_stores_hand_out_no_id_twice(seed: int) -> None:
                 await elapse(rng.uniform(0.0, 0.2))
 
         limits = Limits(runway=rng.choice((1.0, 30.0)), block_max=rng.choice((3, 100)))
-        (here, _), (too, _), (there, _) = (
+        (here, *_), (too, *_), (there, *_) = (
             build_instance(SimStore(Random(seed), table, faults), limits, random=rng)
             for seed, table in ((5, two.source), (6, two.source), (7, two.target))
         )

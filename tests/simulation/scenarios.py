@@ -119,7 +119,7 @@ class World:
 
     async def _live(self, instance: Instance) -> None:
         random = Random(self.rng.getrandbits(64))
-        service, _ = build_instance(instance.store, self.limits, random=random)
+        service, _, _ = build_instance(instance.store, self.limits, random=random)
         async with service:
             instance.service = service
             instance.up.set()

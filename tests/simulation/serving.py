@@ -43,7 +43,7 @@ async def controlled(
 ) -> AsyncIterator[tuple[Service, Catalogue]]:
     """An entered service and its catalogue. `service.store` is their own handle."""
     handle = store(Random(seed), data, faults)
-    service, catalogue = build_instance(handle, limits, random=Random(seed), declared=declared)
+    service, catalogue, _ = build_instance(handle, limits, random=Random(seed), declared=declared)
     async with service:
         yield service, catalogue
 

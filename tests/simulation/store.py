@@ -22,6 +22,7 @@ from idservice.stores import records
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Counter, Position, ShardState, Writers
+from tests.simulation.tally_store import SimTallies
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours
@@ -78,6 +79,7 @@ class Table:
 
     def __init__(self) -> None:
         self.recorded: object = None  # the identity that `init` wrote down
+        self.tallies = SimTallies()
         self.identity: object = "the first"  # the one the table has; another after a restore
         self.revision = 0
         self.entries: dict[str, Counter] = {}
@@ -395,6 +397,7 @@ class SimStore:
         self.random = random
         self.data = data if data is not None else Table()
         self.faults = faults
+        self.tallies = self.data.tallies
         self.sent: list[Sent] = []  # reservations
         self.asks: list[Any] = []  # of strict counters, see `account`
         self.calls = 0  # operations of every kind

@@ -50,7 +50,7 @@ async def sidecar_of(
     store: IdStore, *, declared: Sequence[str] = ()
 ) -> AsyncIterator[tuple[Service, Catalogue]]:
     """An instance over a service as its store."""
-    service, catalogue = build_instance(store, random=random, declared=declared)
+    service, catalogue, _ = build_instance(store, random=random, declared=declared)
     async with service:
         yield service, catalogue
 

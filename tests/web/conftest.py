@@ -114,7 +114,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             store = store or SQLiteStore(str(tmp_path / "ids.db"))
             await stack.enter_async_context(store)
             await store.init(new_counter("default", random.Random(1)))
-            service, catalogue = build_instance(
+            service, catalogue, tallies = build_instance(
                 store, limits, random=random.Random(2), declared=["default"]
             )
             await stack.enter_async_context(service)
@@ -124,6 +124,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             app = build_app(
                 service,
                 catalogue,
+                tallies,
                 PoolView(service),
                 paths=paths if data else {},
                 limits=web_limits or WebLimits(),

@@ -16,7 +16,7 @@ from typing import cast
 
 import httptools
 
-from idservice.cli.bench.tally import Tally
+from idservice.cli.bench.results import BenchResults
 
 SECOND = 1_000_000_000  # ns
 IDLE = -1
@@ -50,7 +50,7 @@ class LoadConnection(asyncio.Protocol):
         self.closed = asyncio.Event()
         self.intended = IDLE  # when the request under way was meant to be sent
         self.floor = -1  # the highest id in scope when it was sent
-        self.scope = load.tally.scope()
+        self.scope = load.results.scope()
         self.was_useful = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -83,7 +83,7 @@ class LoadConnection(asyncio.Protocol):
         except httptools.HttpParserCallbackError:
             raise  # a bug of ours
         except httptools.HttpParserError:
-            self._load.tally.error("not HTTP")
+            self._load.results.error("not HTTP")
             self.close()
             return
         if self._whole:
@@ -117,14 +117,14 @@ class Load:
     def __init__(
         self,
         plan: Plan,
-        tally: Tally,
+        results: BenchResults,
         *,
         connect: Callable[[Callable[[], LoadConnection]], Awaitable[object]],
         wake: Callable[[int], None],
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self.plan = plan
-        self.tally = tally
+        self.results = results
         self._connect = connect
         self._wake = wake
         self._clock = clock
@@ -168,7 +168,7 @@ class Load:
         whole_s = plan.warmup_s + plan.duration_s
         self._began = self._clock()
         self._running = True
-        self.tally.begin = self._began + round(plan.warmup_s * SECOND)
+        self.results.begin = self._began + round(plan.warmup_s * SECOND)
         asyncio.get_running_loop().call_later(whole_s, self._stop_if_running)
         if plan.rate is not None:
             self._numbered = ceil(plan.rate * whole_s)
@@ -187,7 +187,7 @@ class Load:
             self.tick()
         self._numbered = self._due
         self._running, self._stopping = False, True
-        self.tally.end = self._clock()
+        self.results.end = self._clock()
         asyncio.get_running_loop().call_later(GRACE_S, self._finish)
         self._finish_if_all_is_answered()
 
@@ -207,9 +207,9 @@ class Load:
         now = self._clock()
         for connection in self._open:
             if connection.intended != IDLE:
-                self.tally.not_answered(connection.intended, now)
+                self.results.not_answered(connection.intended, now)
         for number in range(self._sent, self._due):
-            self.tally.not_answered(self._intended(number), now)
+            self.results.not_answered(self._intended(number), now)
 
     # --- when to send ----------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Load:
             return
         now = self._clock()
         while self._due < self._numbered and (intended := self._intended(self._due)) <= now:
-            self.tally.was_due(intended, now)
+            self.results.was_due(intended, now)
             self._due += 1
             if self._free:
                 self.free(self._free.popleft())
@@ -249,11 +249,11 @@ class Load:
     def answered(self, connection: LoadConnection, status: int, body: bytes) -> None:
         intended = connection.intended
         if intended == IDLE:
-            self.tally.error(f"unasked {status}")
+            self.results.error(f"unasked {status}")
             return
         connection.intended = IDLE
         self._under_way -= 1
-        self.tally.answered(
+        self.results.answered(
             status, body, intended=intended, now=self._clock(),
             scope=connection.scope, floor=connection.floor,
         )  # fmt: skip
@@ -276,7 +276,7 @@ class Load:
         if connection.intended != IDLE and not self._finished.is_set():
             connection.intended = IDLE
             self._under_way -= 1
-            self.tally.error("connection lost")
+            self.results.error("connection lost")
             self._finish_if_all_is_answered()
 
     async def _keep_open(self) -> None:
@@ -296,7 +296,7 @@ class Load:
                 await self._connect(lambda: connection)
         except OSError as error:
             self._refused = error
-            self.tally.error(f"cannot connect ({error.strerror or str(error) or 'timed out'})")
+            self.results.error(f"cannot connect ({error.strerror or str(error) or 'timed out'})")
             return False
         finally:
             if first:
@@ -304,6 +304,6 @@ class Load:
                 if not self._untried:
                     self._tried.set()
         if not first:
-            self.tally.reconnects += 1
+            self.results.reconnects += 1
         await connection.closed.wait()
         return connection.was_useful

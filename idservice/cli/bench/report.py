@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from idservice.cli.bench.load import SECOND, Plan
-from idservice.cli.bench.tally import Histogram, Tally
+from idservice.cli.bench.results import BenchResults, Histogram
 from idservice.web.schemas import IdRanges
 
 QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
@@ -17,7 +17,7 @@ class BenchReport:
 
     url: str
     plan: Plan
-    tally: Tally
+    results: BenchResults
     unordered: bool
     before: IdRanges | None
     after: IdRanges | None = None
@@ -25,7 +25,7 @@ class BenchReport:
     @property
     def seconds(self) -> float:
         """The measured time, without the warm-up."""
-        return max(1, self.tally.end - self.tally.begin) / SECOND
+        return max(1, self.results.end - self.results.begin) / SECOND
 
     @property
     def order(self) -> str:
@@ -46,90 +46,92 @@ class BenchReport:
 
     @property
     def _order_is_broken(self) -> bool:
-        return self.tally.order.faults > 0 and not self.order.startswith("not checked")
+        return self.results.order.faults > 0 and not self.order.startswith("not checked")
 
     def faults(self) -> list[str]:
         """Return the faults that make the run fail, a line each."""
-        tally = self.tally
+        results = self.results
         found = []
-        if tally.distinct.repeated:
+        if results.distinct.repeated:
             found.append(
-                f"DUPLICATE: {_some(tally.distinct.examples, tally.distinct.repeated)} came more"
-                " than once"
+                f"DUPLICATE: {_some(results.distinct.examples, results.distinct.repeated)} came"
+                " more than once"
             )
         if self._order_is_broken:
-            id, above = tally.order.examples[0]
-            where = "" if tally.one_order else " on the same connection"
-            hint = "" if tally.one_order else (
+            id, above = results.order.examples[0]
+            where = "" if results.one_order else " on the same connection"
+            hint = "" if results.one_order else (
                 "; behind a load balancer or a sidecar no order is promised: --unordered"
             )  # fmt: skip
             found.append(
                 f"ORDER: id {id} was asked for after {above} had come{where}, one of"
-                f" {tally.order.faults:,} such{hint}"
+                f" {results.order.faults:,} such{hint}"
             )
-        if tally.unreadable:
+        if results.unreadable:
             found.append(
-                f"UNREADABLE: {tally.unreadable:,} answers had status 200 and another body than"
+                f"UNREADABLE: {results.unreadable:,} answers had status 200 and another body than"
                 " asked for, so their ids are not checked"
             )
-        if not tally.succeeded:
+        if not results.succeeded:
             found.append("no request was answered with ids")
         return found
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures. Times are in ms, of answers with ids and of requests given up."""
-        tally = self.tally
+        results = self.results
         return {
             "url": self.url,
-            "target": tally.ask.target,
+            "target": results.ask.target,
             "counter": self.before.counter if self.before else None,
             "mode": self.before.mode if self.before else None,
             "connections": self.plan.connections,
             "rate": self.plan.rate,
             "warmup_s": self.plan.warmup_s,
             "seconds": round(self.seconds, 3),
-            "requests": tally.requests,
-            "requests_per_s": round(tally.requests / self.seconds, 1),
-            "ids_per_s": round(tally.ids / self.seconds, 1),
-            "latency_ms": _quantiles(tally.latency),
-            "generator_late_ms": _quantiles(tally.late) if self.plan.rate else None,
-            "errors": dict(sorted(tally.errors.items())),
-            "unanswered": tally.unanswered,
-            "reconnects": tally.reconnects,
-            "ids": tally.distinct.seen,
-            "distinct": tally.distinct.seen - tally.distinct.repeated,
-            "duplicates": tally.distinct.repeated,
+            "requests": results.requests,
+            "requests_per_s": round(results.requests / self.seconds, 1),
+            "ids_per_s": round(results.ids / self.seconds, 1),
+            "latency_ms": _quantiles(results.latency),
+            "generator_late_ms": _quantiles(results.late) if self.plan.rate else None,
+            "errors": dict(sorted(results.errors.items())),
+            "unanswered": results.unanswered,
+            "reconnects": results.reconnects,
+            "ids": results.distinct.seen,
+            "distinct": results.distinct.seen - results.distinct.repeated,
+            "duplicates": results.distinct.repeated,
             "order": self.order,
-            "order_faults": tally.order.faults,
+            "order_faults": results.order.faults,
             "faults": self.faults(),
         }
 
     def lines(self) -> str:
         """Return the figures as lines to read."""
-        tally, plan = self.tally, self.plan
+        results, plan = self.results, self.plan
         what = "closed loop" if plan.rate is None else f"{plan.rate:,} requests/s"
         warm = f" after {plan.warmup_s:g} s of warm-up" if plan.warmup_s else ""
         rows = {
             "load": f"{plan.connections} connections, {what}, {self.seconds:.1f} s{warm}",
-            "requests/s": f"{tally.requests / self.seconds:,.0f}",
-            "ids/s": f"{tally.ids / self.seconds:,.0f}",
-            "latency": _in_words(tally.latency),
+            "requests/s": f"{results.requests / self.seconds:,.0f}",
+            "ids/s": f"{results.ids / self.seconds:,.0f}",
+            "latency": _in_words(results.latency),
         }
         if plan.rate is not None:
-            rows["load late by"] = _in_words(tally.late)
-            if tally.late.quantile(0.99) > LATE_NS:
+            rows["load late by"] = _in_words(results.late)
+            if results.late.quantile(0.99) > LATE_NS:
                 rows[""] = (
                     "which is part of the latency above: this process was held up, by the rate or"
                     " by other work on this machine"
                 )
-        if tally.errors:
-            rows["errors"] = ", ".join(f"{n:,} × {kind}" for kind, n in tally.errors.most_common())
-        if tally.unanswered:
-            rows["unanswered"] = f"{tally.unanswered:,} at the end; their wait is in the latency"
-        if tally.reconnects:
-            rows["reconnects"] = f"{tally.reconnects:,}"
-        again = tally.distinct.repeated
-        rows["ids"] = f"{tally.distinct.seen:,} checked, " + (
+        if results.errors:
+            rows["errors"] = ", ".join(
+                f"{n:,} × {kind}" for kind, n in results.errors.most_common()
+            )
+        if results.unanswered:
+            rows["unanswered"] = f"{results.unanswered:,} at the end; their wait is in the latency"
+        if results.reconnects:
+            rows["reconnects"] = f"{results.reconnects:,}"
+        again = results.distinct.repeated
+        rows["ids"] = f"{results.distinct.seen:,} checked, " + (
             f"{again:,} of them REPEATED" if again else "all distinct"
         )
         rows["order"] = (
@@ -138,7 +140,7 @@ class BenchReport:
         return "\n".join(f"{name:13} {text}" for name, text in rows.items())
 
 
-def progress(seconds: float, tally: Tally, rate: float, latency: Histogram) -> str:
+def progress(seconds: float, results: BenchResults, rate: float, latency: Histogram) -> str:
     """Return a line about the time since the last one; `rate` is in answers with ids per second."""
     times = (
         f"p50 {_ms(latency.quantile(0.5))}  p99 {_ms(latency.quantile(0.99))}"
@@ -147,7 +149,7 @@ def progress(seconds: float, tally: Tally, rate: float, latency: Histogram) -> s
     )
     return (
         f"{seconds:5.0f} s  {rate:>9,.0f} requests/s  {times}"
-        f"  errors {sum(tally.errors.values()):,}  duplicates {tally.distinct.repeated:,}"
+        f"  errors {sum(results.errors.values()):,}  duplicates {results.distinct.repeated:,}"
     )
 
 

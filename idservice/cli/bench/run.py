@@ -15,7 +15,7 @@ from idservice.cli import http_get
 from idservice.cli.bench.load import Load, Plan
 from idservice.cli.bench.report import BenchReport, progress
 from idservice.cli.bench.request import BenchRequest, BenchTarget, read_ranges
-from idservice.cli.bench.tally import Tally
+from idservice.cli.bench.results import BenchResults
 from idservice.errors import Usage
 from idservice.server import stop_signals
 from idservice.server.loop import on_signals
@@ -95,9 +95,9 @@ def _begun(target: BenchTarget, settings: BenchSettings) -> BenchReport:
     before, looked_at = _look(target, timeout=FIRST_ANSWER_S)
     if before is not None:
         ask = replace(ask, step=max(block.step for block in before.ranges))
-    tally = Tally(ask, one_order=before is not None and before.mode == "strict")
-    tally.took(first)
-    tally.took(looked_at)
+    results = BenchResults(ask, one_order=before is not None and before.mode == "strict")
+    results.took(first)
+    results.took(looked_at)
     plan = Plan(
         target.request(ask.target),
         settings.connections,
@@ -105,21 +105,21 @@ def _begun(target: BenchTarget, settings: BenchSettings) -> BenchReport:
         settings.warmup,
         settings.duration,
     )
-    return BenchReport(url, plan, tally, settings.unordered, before)
+    return BenchReport(url, plan, results, settings.unordered, before)
 
 
 async def _run(
     target: BenchTarget, report: BenchReport, say: Callable[[float, str], None], *, every_s: float
 ) -> BenchReport:
     """Put the load on; `say` gets seconds and a line. Raises NoAnswer."""
-    tally = report.tally
-    load = Load(report.plan, tally, connect=target.connect, wake=_set_alarm)
+    results = report.results
+    load = Load(report.plan, results, connect=target.connect, wake=_set_alarm)
     with (
         on_signals(load.stop, signal.SIGINT, *stop_signals.numbers()),  # the run is still reported
         on_signals(load.tick, signal.SIGALRM),
         _without_collections(),
     ):
-        watch = asyncio.create_task(_watch(tally, say, every_s))
+        watch = asyncio.create_task(_watch(results, say, every_s))
         try:
             await load.run()
         except OSError as error:
@@ -129,8 +129,8 @@ async def _run(
             signal.setitimer(signal.ITIMER_REAL, 0)
             watch.cancel()
         after, looked_at = _look(target, timeout=LAST_ANSWER_S)
-    tally.took(looked_at)
-    tally.distinct.settle()
+    results.took(looked_at)
+    results.distinct.settle()
     return replace(report, after=after)
 
 
@@ -142,15 +142,15 @@ def _set_alarm(ns: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, max(1e-6, ns / 1e9))
 
 
-async def _watch(tally: Tally, say: Callable[[float, str], None], every_s: float) -> None:
+async def _watch(results: BenchResults, say: Callable[[float, str], None], every_s: float) -> None:
     began = time.monotonic()
     while True:
-        succeeded, latency, at = tally.succeeded, tally.latency.copy(), time.monotonic()
+        succeeded, latency, at = results.succeeded, results.latency.copy(), time.monotonic()
         await asyncio.sleep(every_s)
-        tally.distinct.settle()
+        results.distinct.settle()
         now = time.monotonic()
-        rate = (tally.succeeded - succeeded) / (now - at)
-        say(now - began, progress(now - began, tally, rate, tally.latency.since(latency)))
+        rate = (results.succeeded - succeeded) / (now - at)
+        say(now - began, progress(now - began, results, rate, results.latency.since(latency)))
 
 
 def _look(target: BenchTarget, *, timeout: float) -> tuple[IdRanges | None, list[range]]:

@@ -18,6 +18,7 @@ from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb import items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.dynamodb.table import Table, TableIdentities, now
+from idservice.stores.dynamodb.tallies import DynamoTallies
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
@@ -33,6 +34,7 @@ class DynamoStore:
         self._client = DynamoClient(self.address, address.table, address.region, address.endpoint)
         self._table = Table(self._client)
         self._tables = TableIdentities(address.table)
+        self.tallies = DynamoTallies(self._client, self._tables, self._table)
 
     async def __aenter__(self) -> Self:
         return self

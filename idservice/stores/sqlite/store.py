@@ -14,6 +14,7 @@ from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
 from idservice.stores.sqlite import examine, transactions
 from idservice.stores.sqlite.connection import FileConnection, not_opened, replaced
+from idservice.stores.sqlite.tallies import SQLiteTallies
 
 SCHEMA = 1
 
@@ -26,6 +27,7 @@ class SQLiteStore:
         self.hold_s: float | None = None
         self.address = f"sqlite:{path}"
         self._connection = FileConnection(self.path, self.address)
+        self.tallies = SQLiteTallies(self._connection)
 
     async def __aenter__(self) -> Self:
         self._connection.open()

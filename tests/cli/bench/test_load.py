@@ -8,7 +8,7 @@ import pytest
 
 from idservice.cli.bench.load import GRACE_S, Load, LoadConnection, Plan
 from idservice.cli.bench.request import BenchRequest
-from idservice.cli.bench.tally import Histogram, Tally
+from idservice.cli.bench.results import BenchResults, Histogram
 from tests.simulation.loop import elapse, run
 
 MS = 1_000_000
@@ -85,12 +85,12 @@ def driven(
     ask: BenchRequest = BenchRequest("/next"),  # noqa: B008  frozen
     overslept_s: Callable[[float], float] = lambda now: 0.0,
     stops_at: tuple[float, ...] = (),
-) -> Tally:
+) -> BenchResults:
     """What is seen of a server; the alarm rings late by `overslept_s`."""
 
-    async def main() -> Tally:
+    async def main() -> BenchResults:
         loop = asyncio.get_running_loop()
-        tally = Tally(ask)
+        results = BenchResults(ask)
         plan = Plan(b"GET", connections, rate, warmup_s, duration_s)
 
         def wake(ns: int) -> None:
@@ -98,13 +98,13 @@ def driven(
             loop.call_at(at + overslept_s(at), load.tick)
 
         load = Load(
-            plan, tally, connect=server.connect, wake=wake, clock=lambda: round(loop.time() * 1e9)
+            plan, results, connect=server.connect, wake=wake, clock=lambda: round(loop.time() * 1e9)
         )
         for at in stops_at:
             loop.call_at(at, load.stop)
         await load.run()
-        tally.distinct.settle()
-        return tally
+        results.distinct.settle()
+        return results
 
     return run(main())
 
@@ -118,69 +118,69 @@ def ms(durations: Histogram, share: float) -> float:
 
 def test_at_a_fixed_rate_a_pause_counts_for_every_delayed_request() -> None:
     server = Server(stall=(4.0, 5.0))
-    tally = driven(server, rate=1000)
-    assert tally.requests + tally.unanswered == pytest.approx(10_000, abs=5)
-    assert ms(tally.latency, 0.5) == pytest.approx(1, rel=0.02)
+    results = driven(server, rate=1000)
+    assert results.requests + results.unanswered == pytest.approx(10_000, abs=5)
+    assert ms(results.latency, 0.5) == pytest.approx(1, rel=0.02)
     # A tenth of all were meant for that second; of those a tenth waited 0.9 s or longer.
-    assert 850 < ms(tally.latency, 0.99) < 960
-    assert ms(tally.latency, 1.0) == pytest.approx(1001, rel=0.02)
-    assert ms(tally.late, 1.0) < 0.01
-    assert (tally.errors, tally.distinct.repeated) == ({}, 0)
+    assert 850 < ms(results.latency, 0.99) < 960
+    assert ms(results.latency, 1.0) == pytest.approx(1001, rel=0.02)
+    assert ms(results.late, 1.0) < 0.01
+    assert (results.errors, results.distinct.repeated) == ({}, 0)
 
 
 def test_in_a_closed_loop_the_same_pause_delays_one_request_per_connection() -> None:
-    tally = driven(Server(stall=(4.0, 5.0)))
-    assert ms(tally.latency, 0.999) == pytest.approx(1, rel=0.02)
-    assert ms(tally.latency, 1.0) == pytest.approx(1000, rel=0.02)
+    results = driven(Server(stall=(4.0, 5.0)))
+    assert ms(results.latency, 0.999) == pytest.approx(1, rel=0.02)
+    assert ms(results.latency, 1.0) == pytest.approx(1000, rel=0.02)
 
 
 def test_requests_are_sent_at_their_times_and_none_twice() -> None:
     server = Server()
-    tally = driven(server, rate=250, duration_s=2.0)
+    results = driven(server, rate=250, duration_s=2.0)
     assert server.sent_at == pytest.approx([n / 250 for n in range(500)], abs=1e-6)
-    assert tally.distinct.seen == tally.succeeded == 500
-    assert tally.latency.total == 500
+    assert results.distinct.seen == results.succeeded == 500
+    assert results.latency.total == 500
 
 
 def test_a_load_that_is_late_itself_says_so() -> None:
-    tally = driven(Server(), rate=1000, overslept_s=lambda at: 0.05 if 4 <= at < 5 else 0.0)
-    assert ms(tally.late, 1.0) == pytest.approx(50, rel=0.02)
-    assert ms(tally.late, 0.99) > 40
-    assert ms(tally.late, 0.5) < 0.01
-    assert ms(tally.latency, 1.0) > 50
+    results = driven(Server(), rate=1000, overslept_s=lambda at: 0.05 if 4 <= at < 5 else 0.0)
+    assert ms(results.late, 1.0) == pytest.approx(50, rel=0.02)
+    assert ms(results.late, 0.99) > 40
+    assert ms(results.late, 0.5) < 0.01
+    assert ms(results.latency, 1.0) > 50
 
 
 def test_a_server_that_cannot_keep_up_is_no_lateness_of_the_load() -> None:
     """10 connections at 10 ms each carry 1,000 requests a second, and 2,000 are due."""
-    tally = driven(Server(takes_s=0.01), rate=2000, duration_s=4.0)
-    assert tally.requests == pytest.approx(4000, abs=20)
-    assert ms(tally.latency, 0.5) > 900
-    assert ms(tally.late, 1.0) < 0.01
+    results = driven(Server(takes_s=0.01), rate=2000, duration_s=4.0)
+    assert results.requests == pytest.approx(4000, abs=20)
+    assert ms(results.latency, 0.5) > 900
+    assert ms(results.late, 1.0) < 0.01
 
 
 def test_a_request_never_answered_counts_with_its_wait() -> None:
     server = Server(stall=(5.0, 1e9))
-    tally = driven(server, rate=1000)
-    assert tally.unanswered == pytest.approx(5000, abs=5)
-    assert tally.latency.total == 10_000
-    assert ms(tally.latency, 1.0) == pytest.approx(5000 + GRACE_S * 1000, rel=0.02)
-    assert ms(tally.latency, 0.5) >= 1
+    results = driven(server, rate=1000)
+    assert results.unanswered == pytest.approx(5000, abs=5)
+    assert results.latency.total == 10_000
+    assert ms(results.latency, 1.0) == pytest.approx(5000 + GRACE_S * 1000, rel=0.02)
+    assert ms(results.latency, 0.5) >= 1
 
 
 def test_the_warm_up_is_checked_and_not_measured() -> None:
     server = Server(stall=(0.0, 0.5))
-    tally = driven(server, rate=1000, warmup_s=1.0, duration_s=1.0)
-    assert tally.distinct.seen == 2000
-    assert tally.latency.total == 1000
-    assert ms(tally.latency, 1.0) == pytest.approx(1, rel=0.02)
+    results = driven(server, rate=1000, warmup_s=1.0, duration_s=1.0)
+    assert results.distinct.seen == 2000
+    assert results.latency.total == 1000
+    assert ms(results.latency, 1.0) == pytest.approx(1, rel=0.02)
 
 
 def test_stopped_early_it_waits_for_what_is_under_way() -> None:
     for rate in (None, 1000):
-        tally = driven(Server(takes_s=0.1), rate=rate, connections=200, stops_at=(2.05,))
-        assert (tally.end - tally.begin) / MS == pytest.approx(2050, rel=0.01)
-        assert tally.unanswered == 0
-        assert tally.succeeded > tally.requests > 1500
+        results = driven(Server(takes_s=0.1), rate=rate, connections=200, stops_at=(2.05,))
+        assert (results.end - results.begin) / MS == pytest.approx(2050, rel=0.01)
+        assert results.unanswered == 0
+        assert results.succeeded > results.requests > 1500
 
 
 def test_stopped_before_it_began_it_sends_nothing() -> None:
@@ -193,14 +193,14 @@ def test_stopped_before_it_began_it_sends_nothing() -> None:
 
     server.connect = slowly  # type: ignore[method-assign]
     for stops_at in ((1.0,), (1.0, 1.5)):
-        tally = driven(server, rate=100, stops_at=stops_at)
-        assert (server.sent_at, server.transports, tally.succeeded) == ([], [], 0)
+        results = driven(server, rate=100, stops_at=stops_at)
+        assert (server.sent_at, server.transports, results.succeeded) == ([], [], 0)
 
 
 def test_stopped_twice_it_ends_at_once() -> None:
-    tally = driven(Server(stall=(1.0, 1e9)), rate=100, stops_at=(2.0, 2.5))
-    assert ms(tally.latency, 1.0) == pytest.approx(1500, rel=0.02)
-    assert tally.unanswered == pytest.approx(150, abs=52)
+    results = driven(Server(stall=(1.0, 1e9)), rate=100, stops_at=(2.0, 2.5))
+    assert ms(results.latency, 1.0) == pytest.approx(1500, rel=0.02)
+    assert results.unanswered == pytest.approx(150, abs=52)
 
 
 # --- connections and errors -----------------------------------------------------------------------
@@ -213,10 +213,10 @@ def test_a_connection_ended_in_order_is_replaced_without_an_error() -> None:
 
     for rate in (None, 1000):
         server = Server(answer=answer)
-        tally = driven(server, rate=rate, duration_s=1.0)
-        assert tally.errors == {}
-        assert tally.reconnects > 50
-        assert tally.distinct.seen == server.next > 900
+        results = driven(server, rate=rate, duration_s=1.0)
+        assert results.errors == {}
+        assert results.reconnects > 50
+        assert results.distinct.seen == server.next > 900
 
 
 def test_an_answer_lost_with_its_connection_is_counted_and_the_run_goes_on() -> None:
@@ -224,9 +224,9 @@ def test_an_answer_lost_with_its_connection_is_counted_and_the_run_goes_on() -> 
         return None if server.next % 10 == 9 else http(200, b"%d" % server.next)
 
     server = Server(answer=answer)
-    tally = driven(server, rate=1000, duration_s=1.0)
-    assert tally.errors == {"connection lost": 100}
-    assert (tally.succeeded, tally.distinct.repeated, tally.order.faults) == (900, 0, 0)
+    results = driven(server, rate=1000, duration_s=1.0)
+    assert results.errors == {"connection lost": 100}
+    assert (results.succeeded, results.distinct.repeated, results.order.faults) == (900, 0, 0)
 
 
 def test_a_server_that_ends_every_connection_gets_no_tight_loop() -> None:
@@ -257,10 +257,10 @@ def test_a_server_that_is_gone_for_a_while_is_asked_again() -> None:
         return await connect(protocol)
 
     server.connect = connect_and_plan  # type: ignore[method-assign]
-    tally = driven(server, rate=1000, duration_s=4.0)
-    assert tally.succeeded + tally.errors["connection lost"] == 4000
-    assert tally.errors["cannot connect (Connection refused)"] >= 90
-    assert ms(tally.latency, 1.0) > 900, "those that were due meanwhile waited"
+    results = driven(server, rate=1000, duration_s=4.0)
+    assert results.succeeded + results.errors["connection lost"] == 4000
+    assert results.errors["cannot connect (Connection refused)"] >= 90
+    assert ms(results.latency, 1.0) > 900, "those that were due meanwhile waited"
 
 
 def test_due_requests_wait_at_the_end_for_a_server_that_comes_back() -> None:
@@ -272,10 +272,10 @@ def test_due_requests_wait_at_the_end_for_a_server_that_comes_back() -> None:
             else http(200, b"%d" % server.next)
         ),
     )
-    tally = driven(server, rate=1000, duration_s=1.0)
-    assert tally.succeeded + tally.errors["connection lost"] == 1000
-    assert tally.errors["connection lost"] <= 20
-    assert ms(tally.latency, 0.99) > 1000
+    results = driven(server, rate=1000, duration_s=1.0)
+    assert results.succeeded + results.errors["connection lost"] == 1000
+    assert results.errors["connection lost"] <= 20
+    assert ms(results.latency, 0.99) > 1000
 
 
 def test_a_server_that_cannot_be_reached_is_an_error() -> None:
@@ -287,9 +287,9 @@ def test_refusals_are_counted_by_status_and_code_and_are_no_latency() -> None:
     def answer(server: Server) -> bytes:
         return http(503, PROBLEM) if server.next % 4 == 0 else http(200, b"%d" % server.next)
 
-    tally = driven(Server(answer=answer), rate=1000, duration_s=1.0)
-    assert tally.errors == {"503 waited_too_long": 250}
-    assert tally.succeeded == tally.latency.total == 750
+    results = driven(Server(answer=answer), rate=1000, duration_s=1.0)
+    assert results.errors == {"503 waited_too_long": 250}
+    assert results.succeeded == results.latency.total == 750
 
 
 def test_answers_that_make_no_sense_are_told_apart() -> None:
@@ -299,12 +299,12 @@ def test_answers_that_make_no_sense_are_told_apart() -> None:
         (http(404, b"[]"), "404"),
         (b"hello\r\n\r\n", "not HTTP"),
     ):
-        tally = driven(
+        results = driven(
             Server(answer=lambda _, made=made: made),  # type: ignore[misc]
             rate=10, duration_s=1.0,
         )  # fmt: skip
-        assert tally.errors[kind] == 10
-        assert tally.succeeded == 0
+        assert results.errors[kind] == 10
+        assert results.succeeded == 0
     endless = driven(
         Server(answer=lambda server: http(500 + server.next, b"")), rate=100, duration_s=1.0
     )
@@ -331,8 +331,8 @@ def test_an_answer_in_pieces_is_one_answer() -> None:
         return transport
 
     server.connect = connect_in_pieces  # type: ignore[method-assign]
-    tally = driven(server, rate=100, duration_s=1.0, ask=BenchRequest("/next", 2))
-    assert (tally.distinct.seen, tally.errors) == (200, {})
+    results = driven(server, rate=100, duration_s=1.0, ask=BenchRequest("/next", 2))
+    assert (results.distinct.seen, results.errors) == (200, {})
 
 
 def test_an_unasked_answer_is_an_error_and_ends_its_connection() -> None:
@@ -362,15 +362,15 @@ def test_an_id_repeated_on_another_connection_at_the_very_end_is_seen() -> None:
     def answer(server: Server) -> bytes:
         return http(200, b"%d" % (server.next if server.next < 999 else 500))
 
-    tally = driven(Server(answer=answer), rate=1000, duration_s=1.0)
-    assert (tally.distinct.repeated, tally.distinct.examples) == (1, [500])
+    results = driven(Server(answer=answer), rate=1000, duration_s=1.0)
+    assert (results.distinct.repeated, results.distinct.examples) == (1, [500])
 
 
 def test_an_id_below_the_one_before_on_its_connection_is_seen() -> None:
     def answer(server: Server) -> bytes:
         return http(200, b"%d" % (server.next if server.next != 700 else 2_000))
 
-    tally = driven(Server(answer=answer), rate=1000, duration_s=1.0)
-    assert tally.distinct.repeated == 0
-    assert tally.order.faults == pytest.approx(299 / 10, abs=2), "of one connection of ten"
-    assert tally.order.examples[0][1] == 2_000
+    results = driven(Server(answer=answer), rate=1000, duration_s=1.0)
+    assert results.distinct.repeated == 0
+    assert results.order.faults == pytest.approx(299 / 10, abs=2), "of one connection of ten"
+    assert results.order.examples[0][1] == 2_000

@@ -5,7 +5,7 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idservice.cli.bench.tally import NS_MAX, Histogram
+from idservice.cli.bench.results import NS_MAX, Histogram
 
 durations = st.lists(
     st.integers(0, 400) | st.integers(0, 10**12) | st.integers(0, NS_MAX), min_size=1, max_size=60

@@ -64,7 +64,7 @@ class Histogram:
 
 
 @dataclass(slots=True)
-class Tally:
+class BenchResults:
     """The observations, which grow while the load runs. Times are in ns of the load's clock.
 
     Ids are checked and errors counted from the first request. Figures are of the requests that were

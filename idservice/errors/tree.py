@@ -1,4 +1,4 @@
-"""Defines every error of the project, as one tree.
+"""Defines the root of the errors, and those of counters, stores and the start.
 
 `text` is the message, with fields in braces. `code` is stable and machine-readable, `status` is the
 HTTP status. `retryable` is True if the same request may succeed later. `outcome` is `not_applied`
@@ -28,6 +28,7 @@ class IdserviceError(Exception):
     status: int = 500
     retryable: bool = False
     outcome: str = UNKNOWN
+    members: tuple[str, ...] = ()  # fields that the answer also has by themselves (RFC 9457 §3.2)
 
     def __init__(self, **fields: object) -> None:
         self.fields = fields
@@ -353,9 +354,7 @@ class Withheld(NotApplied):
 
 
 class NoRoom(NotApplied):
-    text = (
-        "Counter {name!r} in {store} is at {position}: fewer numbers are left than were asked for."
-    )
+    text = "Counter {name!r} in {store} is at {position}: fewer are left than were asked for."
     answered = True
     retryable = False
 

@@ -1,0 +1,102 @@
+"""Defines the errors of tallies, which are sums that count each key once.
+
+An add that is refused or not answered says `not_applied` only if nothing is counted under its key.
+"""
+
+from idservice.errors.tree import UNKNOWN, NotApplied, RequestRefused, Unavailable
+
+KEEP_KEY = "Send it again with the same key: it is counted once."
+
+
+class BadTally(RequestRefused):
+    text = "The tally cannot be configured like this: {why}."
+    code = "bad_tally"
+
+
+class BadAmount(RequestRefused):
+    text = "{field} is {value!r}; it must be {rule}."
+    code = "bad_amount"
+
+
+class KeyMissing(RequestRefused):
+    text = (
+        "The request has no Idempotency-Key header. Name each add by a new key, such as the "
+        "id of the payment; a retry with the same key is counted once."
+    )
+    code = "key_missing"
+
+
+class BadKey(RequestRefused):
+    text = (
+        "The key {value!r} is not allowed. A key has 1 to 128 letters, digits, '.', '_', ':', '~' "
+        "or '-'."
+    )
+    code = "bad_key"
+
+
+class UnknownTally(RequestRefused):
+    text = "There is no tally {name!r}. Create it with `idservice tally create {name}`."
+    code = "unknown_tally"
+    status = 404
+
+
+class UnknownAdd(RequestRefused):
+    text = "Nothing was counted under key {key!r} of tally {name!r} up to {as_of}."
+    code = "unknown_add"
+    status = 404
+    members = ("key", "as_of")
+
+
+class TallyDiffers(RequestRefused):
+    text = "Tally {name!r} exists with another configuration: {difference}."
+    code = "tally_differs"
+    status = 409
+
+
+class TallyNotChanged(RequestRefused):
+    text = "Tally {name!r} was not changed: {why}."
+    code = "tally_not_changed"
+    status = 409
+
+
+class OutOfBounds(RequestRefused):
+    text = (
+        "Tally {name!r} stands at {sum}, and {amount} would take it {beyond}. Nothing was counted. "
+        "This is final for key {key!r}; another try needs another key."
+    )
+    code = "out_of_bounds"
+    status = 409
+    members = ("key", "amount", "sum", "at", "rev", "replayed")
+
+
+class KeyReused(RequestRefused):
+    text = (
+        "Key {key!r} of tally {name!r} was used before, for {first}. Nothing was counted for this "
+        "request. Use a new key for each add."
+    )
+    code = "key_reused"
+    status = 422
+    members = ("key", "amount")
+
+
+class TallySuspended(RequestRefused):
+    text = "Tally {name!r} is suspended {by}. `idservice tally resume {name}` resumes it."
+    code = "tally_suspended"
+    status = 423
+
+
+class AddUnsettled(Unavailable):
+    text = "It is not known yet if key {key!r} of tally {name!r} is counted: {why}. " + KEEP_KEY
+    code = "add_unsettled"
+    outcome = UNKNOWN
+    members = ("key",)
+
+
+class TallyWentBack(NotApplied):
+    text = (
+        "Tally {name!r} in {store} {how}: it was deleted, restored or changed by hand, so nothing "
+        "is added to it. Put it back, or run `idservice fence --all`, see docs/how-to/recover.md."
+    )
+    code = "tally_went_back"
+    answered = True
+    retryable = False

@@ -1,0 +1,244 @@
+"""Commits the adds to one tally, as many together as wait, with one commit under way."""
+
+import asyncio
+import logging
+
+from idservice import errors
+from idservice.core.tally import ADDS_MAX, AddRecord, Tally, planned
+from idservice.core.timeouts import backoff
+from idservice.observability.tally_readings import TallyStats
+from idservice.stores.tally_source import Told
+from idservice.tallies.context import TallyContext
+from idservice.tallies.pending_add import PendingAdd, closed, told, wanted
+
+log = logging.getLogger("idservice.tallies")
+
+CALL_MAX_S = 5.0  # for one call to the store
+PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0  # after a call that failed
+CONFLICT_MIN_S, CONFLICT_MAX_S = 0.005, 0.025  # after a conflict, times the number in a row
+LOSSES_MAX = 20  # conflicts in a row that lengthen the pause
+
+
+class Committer:
+    """The adds to tally `name` that wait on this instance, and the tally as it was last seen."""
+
+    def __init__(self, name: str, context: TallyContext) -> None:
+        self.name = name
+        self.tally: Tally | None = None
+        self.stats = TallyStats()
+        self._context = context
+        self._waiting: dict[str, PendingAdd] = {}  # by key, in the order of arrival
+        self._arrivals = 0
+        self._seen = 0  # those that arrived before the tally was last read
+        self._running = False
+        self._why = "the store has not answered yet"
+        self._losses = self._failures = 0  # in a row
+        self._went_back = False  # and that was logged
+
+    @property
+    def waiting(self) -> int:
+        """Return how many keys wait."""
+        return len(self._waiting)
+
+    async def settle(self, key: str, amount: str, *, sets: bool = False, by: str = "") -> Told:
+        """Return the record of a key, which is made by the next commit if it is new.
+
+        Raises as `TallySource.add`; a request that `sets` the sum also TallyNotChanged.
+        """
+        pending = self._waiting.get(key)
+        replayed = pending is not None
+        if pending is None:
+            pending = self._join(key, amount, sets=sets, by=by)
+        pending.callers += 1
+        try:
+            async with asyncio.timeout(self._context.wait_s):
+                tally, record, there = await asyncio.shield(pending.fate)
+        except TimeoutError:
+            raise self._unsettled(key, self._why) from None
+        finally:
+            pending.callers -= 1
+        asked = wanted(tally, key, amount, sets=sets)
+        return told(tally, record, asked, replayed=there or replayed)
+
+    def _join(self, key: str, amount: str, *, sets: bool, by: str) -> PendingAdd:
+        if len(self._waiting) >= self._context.waiting_max:
+            raise self._unsettled(key, f"{len(self._waiting)} others already wait for this tally")
+        pending = PendingAdd(key, amount, sets, by, self._arrivals)
+        pending.fate.add_done_callback(_retrieve)
+        self._arrivals += 1
+        self._waiting[key] = pending
+        if not self._running:
+            self._running = True
+            self._context.spawn(self._run())
+        return pending
+
+    def _unsettled(self, key: str, why: str) -> errors.AddUnsettled:
+        return errors.AddUnsettled(name=self.name, key=key, why=why)
+
+    # --- the task that commits -------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Commit until nothing waits."""
+        try:
+            await asyncio.sleep(0)  # requests that came together share the first commit
+            while batch := self._batch():
+                try:
+                    pause_s = await self._step(batch)
+                except (errors.StoreError, TimeoutError) as error:
+                    pause_s = self._after_failure(error)
+                if pause_s:
+                    await asyncio.sleep(pause_s)
+        except asyncio.CancelledError:
+            self._end("the service is stopping")
+            raise
+        except Exception:  # a bug of ours or of a library
+            log.exception("committing adds failed", extra={"action": "tally_bug"})
+            self._end("the service failed")
+        finally:
+            self._running = False
+
+    def _batch(self) -> list[PendingAdd]:
+        """Return the adds of the next commit; those whose callers all left are dropped."""
+        left = [key for key, one in self._waiting.items() if not one.callers]
+        for key in left:
+            del self._waiting[key]
+        return list(self._waiting.values())[:ADDS_MAX]
+
+    def _end(self, why: str) -> None:
+        for pending in self._waiting.values():
+            pending.refuse(self._unsettled(pending.key, why))
+        self._waiting.clear()
+
+    async def _step(self, batch: list[PendingAdd]) -> float:
+        """Settle some of the adds; return a pause before the next step, in seconds.
+
+        Raises StoreError, TimeoutError. After them the same keys are planned again: whether a
+        commit was applied or not, their records decide (T1).
+        """
+        sendable, refused = [], []
+        for pending in batch:
+            error = self._refusal(pending)
+            if error is None:
+                sendable.append(pending)
+            else:
+                refused.append((pending, error))
+        # What was seen before a request came is no reason to refuse it: it may be otherwise now.
+        if any(pending.arrived >= self._seen for pending, _ in refused):
+            await self._read()
+            return 0.0
+        if refused:
+            await self._refuse(refused)
+        return await self._commit(sendable) if sendable else 0.0
+
+    def _refusal(self, pending: PendingAdd) -> errors.RequestRefused | None:
+        """Return why no commit can have this add, by the tally as it was last seen."""
+        error = closed(self.tally, self.name)
+        if error is not None:
+            return error
+        assert self.tally is not None
+        try:
+            pending.wanted(self.tally)
+        except errors.RequestRefused as unfit:
+            return unfit
+        return None
+
+    async def _read(self) -> None:
+        arrivals = self._arrivals
+        async with asyncio.timeout(CALL_MAX_S):
+            found = await self._context.store.tally(self.name)
+        self._answered(read=True)
+        self._learn(found)
+        self._seen = arrivals
+
+    def _learn(self, found: Tally | None) -> None:
+        """Take note of the tally as the store has it. Raises TallyWentBack."""
+        known = self.tally
+        if known is not None and (found is None or found.rev < known.rev):
+            how = "is missing" if found is None else f"went back from {known.rev} to {found.rev}"
+            back = errors.TallyWentBack(
+                store=self._context.address, name=self.name, how=how,
+                action=f"adding to tally {self.name}", why=how,
+            )  # fmt: skip
+            if not self._went_back:
+                log.error("%s", back, extra={"action": "tally_went_back"})
+            self._went_back = True
+            raise back
+        self._went_back = False
+        self.tally = found
+
+    async def _refuse(self, refused: list[tuple[PendingAdd, errors.RequestRefused]]) -> None:
+        """Refuse adds, but not one whose key was counted before the tally was closed (T3).
+
+        The tally was read first: a late commit has an older `rev`, so a record that is not there
+        now never will be.
+        """
+        found: dict[str, AddRecord] = {}
+        if self.tally is not None and closed(self.tally, self.name) is not None:
+            keys = [pending.key for pending, _ in refused]
+            async with asyncio.timeout(CALL_MAX_S):
+                found = await self._context.store.records(self.tally, keys)
+        for pending, error in refused:
+            record = found.get(pending.key)
+            if record is not None:
+                self._settle(record, replayed=True)
+            else:
+                del self._waiting[pending.key]
+                pending.refuse(error)
+
+    async def _commit(self, batch: list[PendingAdd]) -> float:
+        assert self.tally is not None
+        tally = self.tally
+        commit = planned(tally, [one.wanted(tally) for one in batch], now=self._context.now_ms())
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout(CALL_MAX_S):
+            beaten = await self._context.store.commit(commit)
+        self._answered()
+        self.stats.commit_seconds.observe(asyncio.get_running_loop().time() - began)
+        if beaten is None:
+            self.stats.count_commit("done")
+            self._losses = 0
+            self._learn(commit.after)
+            for record in commit.records:
+                self._settle(record, replayed=False)
+            return 0.0
+        for record in beaten.records.values():
+            self._settle(record, replayed=True)
+        if beaten.missing or beaten.tally is not None:
+            self._learn(beaten.tally)
+        if not beaten.conflict:
+            self.stats.count_commit("replayed" if beaten.tally is None else "beaten")
+            return 0.0
+        self.stats.count_commit("conflict")
+        self._losses = min(self._losses + 1, LOSSES_MAX)
+        return self._losses * self._context.random.uniform(CONFLICT_MIN_S, CONFLICT_MAX_S)
+
+    def _settle(self, record: AddRecord, *, replayed: bool) -> None:
+        assert self.tally is not None
+        pending = self._waiting.pop(record.key)
+        self.stats.count_add("replayed" if replayed else record.fate.value)
+        pending.settle(self.tally, record, replayed=replayed)
+
+    def _answered(self, *, read: bool = False) -> None:
+        self._context.health.answered(read=read)
+        self._failures = 0
+
+    def _after_failure(self, error: errors.StoreError | TimeoutError) -> float:
+        """Note a call that failed; return a pause, in seconds."""
+        if isinstance(error, TimeoutError):
+            error = errors.OutcomeUnknown(
+                store=self._context.address,
+                action=f"counting adds to tally {self.name}",
+                why="it took too long",
+            )
+        self.stats.count_commit("unknown" if error.outcome == errors.UNKNOWN else "refused")
+        self._why = str(error).rstrip(".")
+        if not (error.throttled or error.answered):
+            self._context.health.failed(error)
+        self._failures += 1
+        spread = self._context.random.random()
+        return backoff(self._failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
+
+
+def _retrieve(future: asyncio.Future[tuple[Tally, AddRecord, bool]]) -> None:
+    if not future.cancelled():
+        future.exception()  # every caller may have left

@@ -1,0 +1,84 @@
+"""Adds and reads of the tallies in a store of our own."""
+
+from idservice import errors
+from idservice.core.tally import Tally, TallyState
+from idservice.stores.records import check_name
+from idservice.stores.tally_source import TallyReading, Told, check_key
+from idservice.tallies.committer import Committer
+from idservice.tallies.context import TallyContext
+from idservice.tallies.shared_read import SharedRead
+
+Seen = tuple[Tally | None, int]  # a tally, and when the read of it began, in ms since 1970
+
+
+class OwnTallies:
+    """A `TallySource` with a committer for each tally in use."""
+
+    def __init__(self, context: TallyContext) -> None:
+        self.committers: dict[str, Committer] = {}
+        self._context = context
+        self._reads: dict[str, SharedRead[Seen]] = {}
+
+    async def add(self, name: str, key: str, amount: str) -> Told:
+        """Count an amount, as `TallySource.add`."""
+        return await self._settle(name, key, amount)
+
+    async def set(self, name: str, key: str, sum: str, *, by: str) -> Told:
+        """Set the sum, as an entry under a key; its amount is the difference. Raises as `add`, and
+        TallyNotChanged."""
+        return await self._settle(name, key, sum, sets=True, by=by)
+
+    async def _settle(
+        self, name: str, key: str, amount: str, *, sets: bool = False, by: str = ""
+    ) -> Told:
+        check_name(name)
+        check_key(key)
+        committer = self.committers.get(name)
+        if committer is None:
+            committer = self.committers[name] = Committer(name, self._context)
+        try:
+            return await committer.settle(key, amount, sets=sets, by=by)
+        finally:
+            if committer.tally is None and not committer.waiting:
+                self.committers.pop(name, None)  # a name that nobody created is not kept
+
+    async def tally(self, name: str) -> Tally:
+        """Return a tally with its configuration. Raises BadName, UnknownTally, StoreError."""
+        return (await self._read(name))[0]
+
+    async def value(self, name: str) -> TallyReading:
+        """Return the sum, as `TallySource.value`."""
+        tally, as_of = await self._read(name)
+        return TallyReading(name, tally.decimals, tally.sum, tally.rev, tally.at, as_of)
+
+    async def recorded(self, name: str, key: str) -> Told:
+        """Return the record of a key, as `TallySource.recorded`."""
+        check_key(key)
+        tally, as_of = await self._read(name)
+        found = await self._context.read(
+            self._context.store.records(tally, [key]), f"reading an add to tally {name}"
+        )
+        if key not in found:
+            raise errors.UnknownAdd(name=name, key=key, as_of=as_of)
+        return Told(name, tally.decimals, found[key], replayed=True)
+
+    async def _read(self, name: str) -> tuple[Tally, int]:
+        """Return a tally by a read that begins from now on. Raises BadName, UnknownTally."""
+        check_name(name)
+        shared = self._reads.get(name)
+        if shared is None:
+            shared = SharedRead(lambda: self._read_once(name), self._context.spawn)
+            self._reads[name] = shared
+        try:
+            tally, as_of = await shared.begun_from_now()
+        finally:
+            if shared.is_idle:
+                self._reads.pop(name, None)
+        if tally is None or tally.state is TallyState.DELETED:
+            raise errors.UnknownTally(name=name)
+        return tally, as_of
+
+    async def _read_once(self, name: str) -> Seen:
+        as_of = self._context.now_ms()
+        tally = await self._context.read(self._context.store.tally(name), f"reading tally {name}")
+        return tally, as_of

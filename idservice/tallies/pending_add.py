@@ -1,0 +1,101 @@
+"""An add that waits for its commit, and how its record answers each caller of its key."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from idservice import errors
+from idservice.core.amounts import units, written
+from idservice.core.tally import AddFate, AddRecord, Tally, TallyState, Wanted
+from idservice.stores.tally_source import Told
+
+
+@dataclass(slots=True, eq=False)
+class PendingAdd:
+    """A key that waits for its fate, which every caller of it shares.
+
+    `amount` is text: only the tally, as it is when the commit is planned, tells its decimals.
+    """
+
+    key: str
+    amount: str
+    sets: bool
+    by: str
+    arrived: int  # number in the order of arrival
+    callers: int = 0  # that still wait
+    fate: asyncio.Future[tuple[Tally, AddRecord, bool]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def settle(self, tally: Tally, record: AddRecord, *, replayed: bool) -> None:
+        """Tell the callers the record."""
+        if not self.fate.done():
+            self.fate.set_result((tally, record, replayed))
+
+    def refuse(self, error: errors.IdserviceError) -> None:
+        """Tell the callers an error."""
+        if not self.fate.done():
+            self.fate.set_exception(error)
+
+    def wanted(self, tally: Tally) -> Wanted:
+        """Return it as a request to this tally. Raises BadAmount, TallyNotChanged."""
+        return wanted(tally, self.key, self.amount, sets=self.sets, by=self.by)
+
+
+def wanted(tally: Tally, key: str, amount: str, *, sets: bool, by: str = "") -> Wanted:
+    """Return a request to a tally. Raises BadAmount, TallyNotChanged."""
+    field_name = "sum" if sets else "amount"
+    try:
+        value = units(amount, tally.decimals)
+    except ValueError as rule:
+        raise errors.BadAmount(field=field_name, value=amount[:80], rule=rule) from None
+    if tally.only is not None and sets:
+        only = written(tally.only, tally.decimals)
+        why = f"each of its adds is {only}, so its sum is not set"
+        raise errors.TallyNotChanged(name=tally.name, why=why)
+    if tally.only is not None and value != tally.only:
+        rule_ = f"{written(tally.only, tally.decimals)}, the only amount that this tally takes"
+        raise errors.BadAmount(field=field_name, value=amount[:80], rule=rule_)
+    return Wanted(key, value, sets, by)
+
+
+def closed(tally: Tally | None, name: str) -> errors.RequestRefused | None:
+    """Return why a tally takes no adds; None if it does."""
+    if tally is None or tally.state is TallyState.DELETED:
+        return errors.UnknownTally(name=name)
+    if tally.state is TallyState.SUSPENDED:
+        change = tally.change
+        by = f"by {change.by}" if change is not None and change.by else "by an operator"
+        why = f" ({change.reason})" if change is not None and change.reason else ""
+        return errors.TallySuspended(name=name, by=f"{by}{why}")
+    return None
+
+
+def told(tally: Tally, record: AddRecord, asked: Wanted, *, replayed: bool) -> Told:
+    """Return the answer to a request by the record of its key. Raises KeyReused, OutOfBounds."""
+    if not record.is_of(asked):
+        raise errors.KeyReused(
+            name=tally.name, key=record.key, amount=written(record.amount, tally.decimals),
+            first=described(tally, record),
+        )  # fmt: skip
+    if not record.fate.counts:
+        over = record.sum + record.amount > tally.highest
+        bound = tally.highest if over else tally.lowest
+        raise errors.OutOfBounds(
+            name=tally.name,
+            key=record.key,
+            amount=written(record.amount, tally.decimals),
+            sum=written(record.sum, tally.decimals),
+            at=record.at,
+            rev=record.rev,
+            replayed=replayed,
+            beyond=f"{'above' if over else 'below'} {written(bound, tally.decimals)}",
+        )
+    return Told(tally.name, tally.decimals, record, replayed)
+
+
+def described(tally: Tally, record: AddRecord) -> str:
+    """Return in words what a record is of."""
+    amount = written(record.amount, tally.decimals)
+    if record.fate in (AddFate.SET, AddFate.SET_REFUSED):
+        return f"a set that made a difference of {amount}"
+    return f"an add of {amount}"

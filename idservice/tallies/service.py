@@ -1,0 +1,136 @@
+"""The tallies of one instance, on a store of our own or passed on to another service."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import TypeVar, cast
+
+from idservice import errors
+from idservice.core.tally import Tally, TallyState
+from idservice.observability.store_health import StoreHealth
+from idservice.stores.protocol import IdStore, has_catalogue
+from idservice.stores.tally_source import TallyReading, TallySource, Told
+from idservice.tallies.audit import TallyAudit, audited
+from idservice.tallies.changes import TallyChanger, TallyPatch
+from idservice.tallies.committer import Committer
+from idservice.tallies.context import TallyContext
+from idservice.tallies.own import OwnTallies
+
+T = TypeVar("T")
+
+CHANGE_MAX_S = 5.0
+
+
+class Tallies:
+    """Adds to, reads and changes tallies; a `TallySource`.
+
+    Parameters as in `TallyContext`. `check_open` raises Stopped or StoreReplaced if nothing may be
+    added any more.
+    """
+
+    def __init__(
+        self,
+        store: IdStore,
+        *,
+        wait_s: float,
+        waiting_max: int,
+        health: StoreHealth,
+        spawn: Callable[[Coroutine[object, object, None]], object],
+        random: Random,
+        clock: Callable[[], float],
+        check_open: Callable[[], None],
+    ) -> None:
+        self._address = store.address
+        self._check_open = check_open
+        self._own: OwnTallies | None = None
+        self._source: TallySource
+        if has_catalogue(store):
+            context = TallyContext(
+                store.tallies, store.address, health, spawn, random, clock, wait_s, waiting_max
+            )
+            self._context = context
+            self._own = OwnTallies(context)
+            self._source = self._own
+            self._changer = TallyChanger(store.tallies, context.now_ms)
+        else:
+            self._source = cast(TallySource, store.tallies)  # of another service
+
+    @property
+    def committers(self) -> dict[str, Committer]:
+        """The tallies in use on this instance, by name."""
+        return self._own.committers if self._own is not None else {}
+
+    async def add(self, name: str, key: str, amount: str) -> Told:
+        """Count an amount, as `TallySource.add`."""
+        self._open_for(name, key)
+        return await self._source.add(name, key, amount)
+
+    async def value(self, name: str) -> TallyReading:
+        """Return the sum, as `TallySource.value`."""
+        return await self._source.value(name)
+
+    async def recorded(self, name: str, key: str) -> Told:
+        """Return the record of a key, as `TallySource.recorded`."""
+        return await self._source.recorded(name, key)
+
+    def _open_for(self, name: str, key: str) -> None:
+        """Raise AddUnsettled if the service has ended: an earlier try of the key may count."""
+        try:
+            self._check_open()
+        except errors.IdserviceError as error:
+            unsettled = errors.AddUnsettled(name=name, key=key, why=str(error).rstrip("."))
+            unsettled.retryable = error.retryable
+            raise unsettled from error
+
+    # --- changes, on a store of our own; each also raises ChangedElsewhere -----------------------
+
+    async def set(self, name: str, key: str, sum: str, *, by: str) -> Told:
+        """Set the sum, as an entry under a key. Raises as `add`, and TallyNotChanged."""
+        own = self._changeable()
+        self._open_for(name, key)
+        return await own.set(name, key, sum, by=by)
+
+    async def tallies(self) -> list[Tally]:
+        """Return every tally, by name. Raises StoreError."""
+        self._changeable()
+        found = await self._context.read(self._context.store.tallies(), "reading the tallies")
+        return [tally for tally in found if tally.state is not TallyState.DELETED]
+
+    async def tally(self, name: str) -> Tally:
+        """Return a tally with its configuration. Raises BadName, UnknownTally, StoreError."""
+        return await self._changeable().tally(name)
+
+    async def create(self, wanted: Tally, *, by: str = "") -> tuple[Tally, bool]:
+        """Create a tally, as `TallyChanger.create`."""
+        self._changeable()
+        self._check_open()
+        return await self._limited(self._changer.create(wanted, by=by), wanted.name)
+
+    async def change(
+        self, name: str, patch: TallyPatch, what: str, *, by: str = "", why: str = ""
+    ) -> Tally:
+        """Change a tally, as `TallyChanger.change`."""
+        self._changeable()
+        self._check_open()
+        return await self._limited(self._changer.change(name, patch, what, by=by, why=why), name)
+
+    async def audit(self, name: str) -> TallyAudit:
+        """Compare a tally with its records, which are all read. Raises as `tally`."""
+        return await audited(self._context.store, await self.tally(name))
+
+    def _changeable(self) -> OwnTallies:
+        if self._own is None:
+            raise errors.ChangedElsewhere(store=self._address)
+        return self._own
+
+    async def _limited(self, change: Coroutine[object, object, T], name: str) -> T:
+        """Return the result of a change. Raises OutcomeUnknown if it takes too long."""
+        try:
+            async with asyncio.timeout(CHANGE_MAX_S):
+                return await change
+        except TimeoutError:
+            raise errors.OutcomeUnknown(
+                store=self._address,
+                action=f"changing tally {name}",
+                why="it took too long; the same request may be sent again",
+            ) from None
