@@ -166,7 +166,6 @@ class AsyncClient:
         reply: Reply | NoUsableAnswer | None = None
         try:
             while True:
-                self._buffer.check_open()
                 step = steps.send(reply)
                 if isinstance(step, str):
                     reply = await self._send(step, self._buffer.attempt_s(deadline))
@@ -178,10 +177,7 @@ class AsyncClient:
 
     async def _send(self, target: str, timeout: float) -> Reply | NoUsableAnswer:
         try:
-            async with asyncio.timeout(timeout):
-                return await self._transport.send("POST", target)
-        except TimeoutError:
-            return NoUsableAnswer(url=self._transport.url, why="it took too long")
+            return await self._transport.send("POST", target, limit_s=timeout)
         except NoUsableAnswer as error:
             return error
 

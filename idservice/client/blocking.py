@@ -129,7 +129,10 @@ class Client:
             self._buffer.check_open()
             ids = self._buffer.take_many(n)
             self._refill_wanted.notify()
-        return ids + self._borrow(n - len(ids), deadline) if len(ids) < n else ids
+        if len(ids) < n:
+            outcome = errors.UNKNOWN if ids else errors.NOT_APPLIED
+            ids += self._borrow(n - len(ids), deadline, outcome)
+        return ids
 
     def _next(self) -> int:
         """Return the next id after the cursor ended, from memory or from a refill."""
@@ -166,14 +169,13 @@ class Client:
         finally:
             self._waiting -= 1
 
-    def _borrow(self, count: int, deadline: float) -> list[int]:
+    def _borrow(self, count: int, deadline: float, outcome: str = errors.NOT_APPLIED) -> list[int]:
         """Take ids by requests of this call alone."""
-        steps = self._buffer.borrow(count, deadline)
+        steps = self._buffer.borrow(count, deadline, outcome)
         reply: Reply | NoUsableAnswer | None = None
         try:
             while True:
                 with self._lock:
-                    self._buffer.check_open()
                     step = steps.send(reply)
                 if isinstance(step, str):
                     reply = self._send(step, self._buffer.attempt_s(deadline))

@@ -136,23 +136,25 @@ class ClientBuffer:
     # --- requests of one call ------------------------------------------------------------------
 
     def borrow(
-        self, count: int, deadline: float
+        self, count: int, deadline: float, outcome: str = errors.NOT_APPLIED
     ) -> Generator[Step, Reply | Failure | None, list[int]]:
         """Yield the steps that bring `count` ids for one call, and return the ids.
 
         Each target that was yielded is to be answered with its reply. A failed request is followed
-        by another, with a new nonce, until the deadline. Raises Refused, WaitedTooLong.
+        by another, with a new nonce, until the deadline. `outcome` is unknown if the call has ids
+        from memory, too: they are lost if it fails. Raises Refused, WaitedTooLong, NotOpen.
         """
         ids: list[int] = []
         epoch = failures = 0
-        outcome = errors.NOT_APPLIED
         self._forget_old_size()
         while len(ids) < count:
+            self.check_open(outcome)
             part = min(count - len(ids), self.allocator.block_max)
             nonce = secrets.token_hex(16)
             try:
                 reply = yield protocol.target(self.counter, part, nonce)
                 assert reply is not None
+                self.check_open(errors.UNKNOWN)
                 answer = self._read_ids(reply, part, nonce)
                 if answer.ordinal != epoch:  # earlier parts belong to an epoch that has ended
                     epoch, ids = answer.ordinal, []
@@ -269,10 +271,12 @@ class ClientBuffer:
         late.outcome = outcome or (error.outcome if error is not None else errors.UNKNOWN)
         return late
 
-    def check_open(self) -> None:
-        """Raise NotOpen if the client is not open."""
+    def check_open(self, outcome: str = errors.NOT_APPLIED) -> None:
+        """Raise NotOpen if the client is not open; `outcome` is that of the call."""
         if self.not_open:
-            raise NotOpen(why=self.not_open)
+            closed = NotOpen(why=self.not_open)
+            closed.outcome = outcome
+            raise closed
 
 
 def _one_shard() -> Shards:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any, Self
 
 import aiohttp
@@ -87,7 +88,8 @@ class AsyncTransport:
             else aiohttp.TCPConnector(resolver=Resolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "idservice"},
-            timeout=aiohttp.ClientTimeout(total=None),  # the caller has a deadline
+            timeout=aiohttp.ClientTimeout(total=None),  # `send` has a limit, or its caller
+            trace_configs=[_connections_told()],
             trust_env=False,  # a proxy could answer in the service's place
         )
         return self
@@ -97,8 +99,23 @@ class AsyncTransport:
             await self._session.close()
             self._session = None
 
-    async def send(self, method: str, target: str, body: bytes = b"") -> Reply:
-        """Send one request. Raises NoUsableAnswer, of which NotSent proves that it was not sent."""
+    async def send(
+        self, method: str, target: str, body: bytes = b"", *, limit_s: float | None = None
+    ) -> Reply:
+        """Send one request. Raises NoUsableAnswer, of which NotSent proves that it was not sent.
+
+        `limit_s` is how long it may take; None if the caller has a deadline.
+        """
+        connected = asyncio.Event()
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._send(method, target, body, connected)
+        except TimeoutError:
+            if connected.is_set():
+                raise NoUsableAnswer(url=self.url, why="it took too long") from None
+            raise NotSent(url=self.url, why="no connection in time") from None
+
+    async def _send(self, method: str, target: str, body: bytes, connected: asyncio.Event) -> Reply:
         assert self._session is not None, "enter it first"
         url = URL(self._base + target, encoded=True)
         try:
@@ -107,6 +124,7 @@ class AsyncTransport:
                 url,
                 data=body or None,
                 allow_redirects=False,
+                trace_request_ctx=connected,
                 headers={"Content-Type": "application/json"} if body else None,
             ) as response:
                 answer = b""
@@ -123,3 +141,15 @@ class AsyncTransport:
             raise kind(url=self.url, why=why_not_connected(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise NoUsableAnswer(url=self.url, why=str(error) or type(error).__name__) from None
+
+
+def _connections_told() -> aiohttp.TraceConfig:
+    """Have aiohttp set the event of a request that has a connection, before anything is sent."""
+
+    async def tell(_: aiohttp.ClientSession, request: SimpleNamespace, __: object) -> None:
+        request.trace_request_ctx.set()
+
+    told = aiohttp.TraceConfig()
+    told.on_connection_create_end.append(tell)
+    told.on_connection_reuseconn.append(tell)
+    return told

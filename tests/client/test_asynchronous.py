@@ -16,7 +16,7 @@ from tests.simulation.loop import VirtualLoop, elapse, run
 def over(client: AsyncClient, central: Central, *, delay: float = 0.01) -> None:
     """Let a client ask `central` without a socket, for the virtual loop."""
 
-    async def ask(method: str, target: str, body: bytes = b"") -> Reply:
+    async def ask(method: str, target: str, body: bytes = b"", *, limit_s: float | None) -> Reply:
         await elapse(delay)
         head, _, text = central.ids(target).partition(b"\r\n\r\n")
         return Reply(int(head.split()[1]), "application/json", text)
@@ -95,7 +95,9 @@ def test_who_comes_in_the_pause_after_a_refill_that_failed_is_served() -> None:
             await client.next_id()
             ask = client._transport.send
 
-            async def fails(method: str, target: str, body: bytes = b"") -> Reply:
+            async def fails(
+                method: str, target: str, body: bytes = b"", *, limit_s: float | None
+            ) -> Reply:
                 await elapse(0.01)
                 raise NoUsableAnswer(url="http://c:1", why="connection reset")
 

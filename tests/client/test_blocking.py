@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from idservice.client import Client, NotOpen, WaitedTooLong
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.process_mark import _PidMark, process_mark
-from idservice.errors import Usage
+from idservice.errors import NOT_APPLIED, UNKNOWN, Usage
 from tests.client.conftest import FORKS, Central, apart, saying
 from tests.served import Served
 from tests.simulation.store import Table
@@ -84,6 +85,18 @@ async def test_threads_and_expiry_never_share_an_id(
 
     ids = await asyncio.to_thread(work)
     assert len(set(ids)) == len(ids)
+
+
+def test_a_batch_that_fails_after_its_ids_from_memory_used_these_up() -> None:
+    """Another thread took some between the look at how many there are and their taking."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Client(f"http://127.0.0.1:{port}", timeout=0.05) as client:
+        for held, outcome in (([], NOT_APPLIED), ([7], UNKNOWN)):
+            client._buffer.take_many = lambda _, held=held: list(held)  # type: ignore[misc]
+            with pytest.raises(WaitedTooLong, match="Nothing was sent") as failed:
+                client.batch(3)
+            assert failed.value.outcome == outcome
 
 
 async def test_iteration_goes_on_without_end(service: Served) -> None:

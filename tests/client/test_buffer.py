@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from idservice.client.buffer import PAUSE_FIRST_S, PAUSE_SAID_MAX_S, SIZE_BELIEVED_S, ClientBuffer
+from idservice.client.buffer import (
+    PAUSE_FIRST_S,
+    PAUSE_SAID_MAX_S,
+    SIZE_BELIEVED_S,
+    ClientBuffer,
+    NotOpen,
+)
 from idservice.client.protocol import NotSent, NoUsableAnswer, Refused, Reply, json
 from idservice.core.id_buffer import IdBuffer
 from idservice.errors import NOT_APPLIED, UNKNOWN, WaitedTooLong
@@ -30,6 +36,7 @@ def clock() -> Clock:
 def buffer(clock: Clock) -> ClientBuffer:
     """One that has learnt that its counter is no strict one."""
     buffer = ClientBuffer("http://c:1", "orders", timeout=2.0, hold=10.0, clock=clock)
+    buffer.not_open = ""
     assert borrowed(buffer, 1) == [0]
     return buffer
 
@@ -303,6 +310,28 @@ def test_a_call_that_fails_after_its_first_ids_may_have_used_some_up(
     with pytest.raises((WaitedTooLong, Refused)) as failed:
         steps.send(end)
     assert failed.value.outcome == UNKNOWN
+
+
+def test_ids_from_memory_are_lost_with_the_call_that_fails_after_them(
+    buffer: ClientBuffer, clock: Clock
+) -> None:
+    steps = buffer.borrow(3, clock.now, UNKNOWN)
+    steps.send(None)
+    with pytest.raises(WaitedTooLong) as failed:
+        steps.send(NotSent(url="u", why="refused"))
+    assert failed.value.outcome == UNKNOWN
+
+
+@pytest.mark.parametrize(("asked_before", "outcome"), [(False, NOT_APPLIED), (True, UNKNOWN)])
+def test_a_call_that_finds_the_client_closed_says_if_it_used_ids_up(
+    buffer: ClientBuffer, asked_before: bool, outcome: str
+) -> None:
+    steps = buffer.borrow(3, 1e9)
+    answer = reply(str(steps.send(None)), first=50) if asked_before else None
+    buffer.not_open = "is closed"
+    with pytest.raises(NotOpen) as failed:
+        steps.send(answer)
+    assert failed.value.outcome == outcome
 
 
 @pytest.mark.parametrize("pause", ["", "soon", "Mon, 30 Nov 2026 02:00:00 GMT", "-1", "9" * 9])

@@ -56,10 +56,11 @@ def test_the_client_gives_up_in_time_and_sent_nothing(silent: Silent) -> None:
     assert raised.value.outcome == errors.NOT_APPLIED
 
 
-async def test_the_client_for_asyncio_gives_up_in_time(silent: Silent) -> None:
+async def test_the_client_for_asyncio_gives_up_in_time_and_sent_nothing(silent: Silent) -> None:
     async with AsyncClient(f"http://{NAME}:8080", timeout=0.1) as client:
-        with pytest.raises(WaitedTooLong):
+        with pytest.raises(WaitedTooLong, match="Nothing was sent") as raised:
             await client.next_id()
+    assert raised.value.outcome == errors.NOT_APPLIED
 
 
 def test_one_look_up_for_a_name_runs_at_a_time(silent: Silent) -> None:
