@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from idservice.client import lookup
+from idservice.client import lookup, tls
 from idservice.client.address import ServiceAddress
 from idservice.errors import Unavailable
 from idservice.server.left_address import service_address
@@ -72,8 +72,10 @@ def ask(url: str, target: str, *, timeout: float) -> tuple[int, str]:
                     break
                 answer += chunk
     except (OSError, UnicodeError) as error:  # the latter for the name of a host
-        why = getattr(error, "strerror", None) or str(error) or "timed out"
-        raise NoAnswer(url=url, why=why) from None
+        why = tls.why_no_handshake(error) or getattr(error, "strerror", None) or str(error)
+        raise NoAnswer(url=url, why=why or "timed out") from None
+    if answer.startswith(tls.ALERT) or (not answer and address.is_plain):
+        raise NoAnswer(url=url, why=tls.SPOKEN if answer else tls.CLOSED)
     head, _, body = answer.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():

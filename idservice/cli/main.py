@@ -227,7 +227,7 @@ COMMANDS = {
     ),
     "bench": Command(
         "cli.bench.run:bench", BENCH, config.BENCH,
-        (_add("where", metavar="URL", help="http://HOST:PORT[/PATH] or unix:PATH"), JSON),
+        (_add("where", metavar="URL", help="http(s)://HOST:PORT[/PATH] or unix:PATH"), JSON),
     ),
     "completion": Command(
         "cli.completion:completion", COMPLETION,

@@ -58,6 +58,11 @@ class ServiceAddress:
         return cls(url.rstrip("/"), host=host, port=port, tls=tls)
 
     @property
+    def is_plain(self) -> bool:
+        """Return True if requests go over a network without TLS."""
+        return not self.tls and not self.path
+
+    @property
     def authority(self) -> str:
         """Return the value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from idservice.client import tls
 from idservice.client.address import ServiceAddress
 from idservice.client.lookup import LookUp
 from idservice.client.protocol import (
@@ -21,6 +22,7 @@ from idservice.client.protocol import (
 )
 
 CHUNK = 65_536
+ALERT_SHOWN = repr(tls.ALERT)[:-1]  # as aiohttp shows what is not HTTP
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
 
@@ -140,7 +142,15 @@ class AsyncTransport:
             kind = NoUsableAnswer if method == "PUT" else NotSent
             raise kind(url=self.url, why=why_not_connected(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise NoUsableAnswer(url=self.url, why=str(error) or type(error).__name__) from None
+            raise NoUsableAnswer(url=self.url, why=self._words(error)) from None
+
+    def _words(self, error: Exception) -> str:
+        """Return why there was no answer."""
+        if isinstance(error, aiohttp.ServerDisconnectedError) and self._address.is_plain:
+            return tls.CLOSED
+        if ALERT_SHOWN in getattr(error, "message", ""):
+            return tls.SPOKEN
+        return str(error) or type(error).__name__
 
 
 def _connections_told() -> aiohttp.TraceConfig:

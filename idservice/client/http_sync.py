@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from idservice.client import lookup
+from idservice.client import lookup, tls
 from idservice.client.address import ServiceAddress
 from idservice.client.protocol import (
     ANSWER_MAX,
@@ -123,10 +123,16 @@ class ConnectionPool:
             form, pause = said.get("Content-Type", ""), said.get("Retry-After", "")
             return Reply(response.status, form, body, pause)
         except (OSError, http.client.HTTPException) as error:
-            why = str(error) or type(error).__name__
-            raise NoUsableAnswer(url=self.url, why=why) from None
+            raise NoUsableAnswer(url=self.url, why=self._words(error)) from None
         finally:
             self._give_back(connection, whole)
+
+    def _words(self, error: Exception) -> str:
+        """Return why there was no answer."""
+        if isinstance(error, http.client.RemoteDisconnected) and self._address.is_plain:
+            return tls.CLOSED
+        line = getattr(error, "line", "").encode("latin-1", "replace")  # which is not of HTTP
+        return tls.SPOKEN if line.startswith(tls.ALERT) else str(error) or type(error).__name__
 
     def _connect(self, connection: http.client.HTTPConnection, deadline: float) -> None:
         """Connect, if that is not done yet. Raises NotSent."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from idservice import errors
+from idservice.client import tls
 from idservice.core.limits import ID_MAX, NUMBER_MAX
 
 RANGES_MAX = 1_000_000  # ids in one request: the default limit of a service (--range-max)
@@ -86,7 +87,7 @@ def why_not_connected(error: OSError | UnicodeError) -> str:
         isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins"
     ):  # TLS has numbers of another kind
         return os.strerror(error.errno).lower()
-    return str(error) or type(error).__name__
+    return tls.why_no_handshake(error) or str(error) or type(error).__name__
 
 
 def target(name: str, count: int, nonce: str) -> str:
@@ -134,9 +135,8 @@ def read_object(reply: Reply, *, url: str) -> dict[str, Any]:
         refused = _refused(body, reply, url)
         if refused is not None:
             raise refused
-    raise NoUsableAnswer(
-        url=url, why=f"it answered {reply.status}, and not in the form of idservice"
-    )
+    why = f"it answered {reply.status}, and not in the form of idservice"
+    raise NoUsableAnswer(url=url, why=tls.SPOKEN if tls.is_told(reply.status, reply.body) else why)
 
 
 def _refused(body: dict[str, Any], reply: Reply, url: str) -> Refused | None:

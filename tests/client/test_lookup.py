@@ -13,6 +13,7 @@ import pytest
 
 from idservice import errors
 from idservice.cli import http_get
+from idservice.cli.bench.request import BenchTarget
 from idservice.client import AsyncClient, Client, WaitedTooLong, lookup
 from idservice.client.http_async import Resolver
 from idservice.server import sockets, startup
@@ -111,6 +112,15 @@ async def test_a_look_up_that_is_given_up_is_no_thread_that_the_loop_waits_for(
         await looking
     begun = [thread for thread in threading.enumerate() if thread not in before]
     assert [(thread.name, thread.daemon) for thread in begun] == [("look-up", True)]
+
+
+async def test_the_load_of_bench_gives_a_look_up_up_in_time(silent: Silent) -> None:
+    before = set(threading.enumerate())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await BenchTarget.parse(f"http://{NAME}:8080", None).connect(asyncio.Protocol)
+    begun = [thread for thread in threading.enumerate() if thread not in before]
+    assert [thread.daemon for thread in begun] == [True]  # none that an exit would wait for
 
 
 async def test_a_look_up_over_its_limit_means_that_nothing_was_sent(

@@ -2,14 +2,18 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
 
 from idservice import __version__
 from idservice.cli.bench.verdict import runs
-from idservice.client.address import ServiceAddress, shown
+from idservice.client import lookup
+from idservice.client.address import ServiceAddress
+from idservice.client.http_async import Resolver
 from idservice.errors import Usage
 from idservice.web.schemas import IdRange, IdRanges
 
@@ -31,7 +35,7 @@ class BenchTarget:
 
     @classmethod
     def parse(cls, url: str, counter: str | None) -> "BenchTarget":
-        """Read http://HOST:PORT[/PATH] or unix:PATH. Raises Usage."""
+        """Read http(s)://HOST:PORT[/PATH] or unix:PATH. Raises Usage."""
         parts = HTTP.fullmatch(url)
         base, path = (parts[1], parts[2] or "") if parts else (url, "")
         if path and counter is not None:
@@ -44,8 +48,6 @@ class BenchTarget:
                 " without a query: --count and --ranges say what is asked for"
             )
         address = ServiceAddress.parse(base)
-        if address.tls:
-            raise Usage(why=f"URL is {shown(url)}; it must be http://HOST:PORT[/PATH] or unix:PATH")
         default = f"/v1/counters/{counter}/next" if counter is not None else "/next"
         return cls(address, path or default)
 
@@ -56,11 +58,29 @@ class BenchTarget:
         ).encode()
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> object:
-        """Open a connection. Raises OSError."""
+        """Open a connection, within the time limit of its caller. Raises OSError."""
         loop = asyncio.get_running_loop()
+        host, port = self.address.host, self.address.port
         if self.address.path:
             return await loop.create_unix_connection(protocol, self.address.path)
-        return await loop.create_connection(protocol, self.address.host, self.address.port)
+        trust = _trusted() if self.address.tls else None
+        hosts = [host]
+        if lookup.as_numbers(host, port) is None:  # the loop's own look-up cannot be given up
+            hosts = [found["host"] for found in await Resolver().resolve(host, port)]
+        failure = OSError("its name has no address")
+        for number in hosts:
+            try:
+                return await loop.create_connection(
+                    protocol, number, port, ssl=trust, server_hostname=host if trust else None
+                )
+            except OSError as error:
+                failure = error
+        raise failure
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def read_ranges(body: bytes) -> IdRanges | None:

@@ -3,20 +3,27 @@
 import json
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from idservice.cli import main
-from idservice.cli.bench.request import BenchTarget
+from idservice.cli.bench.request import BenchTarget, _trusted
 from tests.processes import Serving, command, environment
 
 SHORT = ("--duration", "0.3", "--warmup", "0", "--connections", "4")
@@ -30,7 +37,7 @@ def ranges(id: int, *, mode: str = "block", epoch: int = 1, step: int = 1) -> st
 
 
 @contextmanager
-def fake(answer: Answer, look: Answer) -> Iterator[str]:
+def fake(answer: Answer, look: Answer, trust: ssl.SSLContext | None = None) -> Iterator[str]:
     """A server in a thread: `look` answers what asks for ranges, `answer` the rest, both told how
     many were answered before."""
     numbers = count()
@@ -59,10 +66,14 @@ def fake(answer: Answer, look: Answer) -> Iterator[str]:
             """A connection that was reset."""
 
     server = Server(("127.0.0.1", 0), Handler)
+    if trust is not None:
+        server.socket = trust.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if trust else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         over.set()
         server.shutdown()
@@ -84,6 +95,32 @@ class Said:
 
 
 Run = Callable[..., Said]
+
+
+@pytest.fixture
+def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
+    """A certificate for this machine, which clients of the test trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    local = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(local, critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(certificate + secret)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    _trusted.cache_clear()
+    yield context
+    _trusted.cache_clear()
 
 
 @pytest.fixture
@@ -125,6 +162,20 @@ def test_a_repeated_id_is_exit_1_and_is_named(bench: Run, again: int) -> None:
             continue
         assert said.json["duplicates"] == said.json["ids"] - said.json["distinct"] == 1
         assert f"id {again} " in said.json["faults"][0]
+
+
+def test_a_service_behind_tls_is_measured(
+    bench: Run, certified: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake(good, block, certified) as url:
+        said = bench(url, *SHORT, "--json")
+        assert said.code == 0
+        assert said.json["errors"] == {}
+        monkeypatch.delenv("SSL_CERT_FILE")
+        _trusted.cache_clear()
+        refused = bench(url, *SHORT)
+    assert refused.code == 1
+    assert "its certificate is not accepted: self-signed certificate" in refused.err
 
 
 def test_ids_that_fall_are_exit_1_where_order_is_promised_and_only_there(bench: Run) -> None:
@@ -216,7 +267,7 @@ def test_a_refusal_comes_before_the_load_begins(bench: Run) -> None:
         (["http://127.0.0.1:1"], 1, ["http://127.0.0.1:1", "refused"]),
         (["unix:no-such-socket"], 1, ["unix:no-such-socket", "No such file"]),
         ([], 2, ["URL"]),
-        (["https://127.0.0.1:1"], 2, ["https://127.0.0.1:1", "http://HOST:PORT"]),
+        (["https://127.0.0.1:1"], 1, ["https://127.0.0.1:1", "refused"]),
         (["127.0.0.1:8080"], 2, ["127.0.0.1:8080", "http://HOST:PORT"]),
         (["http://localhost:0"], 2, ["http://localhost:0", "http://HOST:PORT"]),
         (["http://h:1/next?count=3"], 2, ["?count=3", "--count"]),

@@ -1,0 +1,30 @@
+"""Says in words that one end of a connection speaks TLS and the other does not.
+
+It does not import `ssl`, which takes 10 ms: who has one of its errors has imported it.
+"""
+
+SPOKEN = "the port speaks TLS: name it with https://"
+NOT_SPOKEN = "the port does not speak TLS: name it with http://"
+ENDED = "it ended the handshake: if the port does not speak TLS, name it with http://"
+CLOSED = "it closed the connection without an answer: if the port speaks TLS, name it with https://"
+ALERT = b"\x15\x03"  # so begins what TLS says to a request that is not in TLS
+
+# What OpenSSL calls an answer in another protocol; newer versions have the second and the third.
+ANOTHER_PROTOCOL = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+END = "UNEXPECTED_EOF_WHILE_READING"
+
+
+def why_no_handshake(error: Exception) -> str:
+    """Return why a TLS handshake failed; empty if the error is about something else."""
+    refused = getattr(error, "verify_message", "")
+    if refused:
+        return f"its certificate is not accepted: {refused}"
+    reason = getattr(error, "reason", "")
+    if reason in ANOTHER_PROTOCOL:
+        return NOT_SPOKEN
+    return ENDED if reason == END else ""
+
+
+def is_told(status: int, body: bytes) -> bool:
+    """Return True if an HTTP server says that it expected TLS, as nginx, Go and AWS do."""
+    return status == 400 and b"HTTPS" in body
