@@ -27,6 +27,7 @@ from idservice.stores.records import (
 LOOKS_MAX = 3  # at a counter that is changed each time
 WHOLE = ("reach", "file", "table", "key", "central")  # a fault of these hides all counters
 LEFT_MIN = 20  # one id in 20 is to be left below a limit
+CARRIED_OUT_S = 60.0  # a change takes seconds, or until a time that it names; then it stands still
 
 Found = Sequence[ShardState | None]
 
@@ -37,7 +38,7 @@ async def examine(store: IdStore, clock: Clock) -> list[Finding]:
     if any(finding.about in WHOLE and finding.level == FAULT for finding in found):
         return found  # every counter would only repeat it
     entries, unlisted = await _entries(store)
-    return [*found, *unlisted, *await _counters(store, entries)]
+    return [*found, *unlisted, *await _counters(store, entries, clock())]
 
 
 async def _entries(store: IdStore) -> tuple[list[Counter], list[Finding]]:
@@ -60,8 +61,8 @@ async def _entries(store: IdStore) -> tuple[list[Counter], list[Finding]]:
     return [] if entry is None else [entry], [unlisted]
 
 
-async def _counters(store: IdStore, entries: Sequence[Counter]) -> list[Finding]:
-    looked = await for_each(entries, partial(_counter, store))
+async def _counters(store: IdStore, entries: Sequence[Counter], now: float) -> list[Finding]:
+    looked = await for_each(entries, partial(_counter, store, now))
     found = [finding for findings in looked for finding in findings]
     if entries and not any(finding.is_worse_than_advice for finding in found):
         count = sum(entry.state != DELETED for entry in entries)
@@ -71,24 +72,26 @@ async def _counters(store: IdStore, entries: Sequence[Counter]) -> list[Finding]
     return sorted(found, key=lambda finding: (finding.about, finding.found))
 
 
-async def _counter(store: IdStore, entry: Counter) -> list[Finding]:
+async def _counter(store: IdStore, now: float, entry: Counter) -> list[Finding]:
     elsewhere = await store.examine_item(entry) if has_catalogue(store) else []
     try:
-        return [*elsewhere, *await _judged(store, entry)]
+        return [*elsewhere, *await _judged(store, entry, now)]
     except errors.StoreError as error:
         why = "its position could not be read; see what else is found"
         return [*elsewhere, Finding(WARNING, "position", f"counter {entry.name}: {error}", why)]
 
 
-async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
+async def _judged(store: IdStore, entry: Counter, clock_s: float) -> list[Finding]:
     again = f" --store {shlex.quote(store.address)}"
     if not has_catalogue(store):  # another service keeps the counters, and shows them
         at = await store.position(entry)
-        return judge(entry, [ShardState(at.epoch, at.next, at.mark) if at else None], again)
+        return judge(
+            entry, [ShardState(at.epoch, at.next, at.mark) if at else None], again, clock_s
+        )
     found: list[Finding] = []
     for _ in range(LOOKS_MAX):
         stands = [await store.shard_state(entry, shard) for shard in range(entry.shards)]
-        found = judge(entry, stands, again)
+        found = judge(entry, stands, again, clock_s)
         now = await store.entry(entry.name) if found else None
         if now is None or now.rev == entry.rev:
             break
@@ -96,18 +99,26 @@ async def _judged(store: IdStore, entry: Counter) -> list[Finding]:
     return found
 
 
-def judge(entry: Counter, found: Found, again: str) -> list[Finding]:
-    """Return the findings about one counter; `again` is how commands name the store."""
+def judge(entry: Counter, found: Found, again: str, now: float) -> list[Finding]:
+    """Return the findings about one counter; `again` is how commands name the store, `now` the time
+    of day in seconds since 1970."""
     findings = [finding for check in CHECKS for finding in check(entry, found, again)]
+    findings += _unfinished(entry, again, now)
     return findings or list(_limit(entry, found, again))
 
 
-def _unfinished(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
-    """Find a change that is begun and not done."""
+def _unfinished(entry: Counter, again: str, now: float) -> Iterator[Finding]:
+    """Find a change that is begun and not done: only one that stands still needs an operator."""
     intent, last = entry.intent, entry.last_change
     if intent is not None:
         until = f", until about {utc(last.until)}" if last is not None and last.until else ""
         after = "then" if until else "within seconds"
+        if _is_carried_out(entry, now):
+            yield Finding(
+                ADVICE, "change", f"counter {entry.name}: {intent.kind} is carried out ({last})",
+                f"no ids are handed out meanwhile{until}",
+            )  # fmt: skip
+            return
         yield Finding(
             WARNING, "change", f"counter {entry.name}: {intent.kind} is begun and not done"
             f" ({last or 'by an operator'})",
@@ -115,6 +126,14 @@ def _unfinished(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
             f" it {after}, and so does the same command",
             f"idservice {command(entry.name, intent)}{again}",
         )  # fmt: skip
+
+
+def _is_carried_out(entry: Counter, now: float) -> bool:
+    """Return True if the change under way was begun so recently that it does not stand still."""
+    intent, last = entry.intent, entry.last_change
+    if intent is None or last is None or last.at is None or last.epoch != intent.epoch:
+        return False
+    return now < (last.until or last.at).timestamp() + CARRIED_OUT_S
 
 
 def _moved(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
@@ -135,8 +154,9 @@ def _shards(entry: Counter, found: Found, again: str) -> Iterator[Finding]:
     return (finding for finding in findings if finding is not None)
 
 
-# The checks of a counter, in this order. Its limit is checked if there is nothing else to find.
-CHECKS = (_unfinished, _moved, _shards)
+# The checks of a counter, in this order; then a change under way. Its limit is checked if there is
+# nothing else to find.
+CHECKS = (_moved, _shards)
 
 
 def _shard(entry: Counter, shard: int, stand: ShardState | None, again: str) -> Finding | None:

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
@@ -36,6 +37,7 @@ from tests.stores.backends import Chained, Simulated
 __all__ = ["_here", "run"]  # fixtures, used by name
 
 RANDOM = Random(1)
+NOW = 1e9
 
 
 def counter(**settings: object) -> Counter:
@@ -49,11 +51,13 @@ def only(found: list[Finding]) -> Finding:
 
 def test_a_counter_in_order_is_not_mentioned() -> None:
     entry = counter()
-    assert judge(entry, [ShardState(entry.epoch, 5, 5)], "") == []
-    assert judge(entry, [ShardState(entry.epoch, 9, 5)], "") == [], "an old endpoint may be ahead"
+    assert judge(entry, [ShardState(entry.epoch, 5, 5)], "", NOW) == []
+    assert judge(entry, [ShardState(entry.epoch, 9, 5)], "", NOW) == [], (
+        "an old endpoint may be ahead"
+    )
     for state in ("suspended", "deleted"):
         closed = replace(entry, state=state)
-        assert judge(closed, [ShardState(sealed(entry.epoch), 5, 5)], "") == []
+        assert judge(closed, [ShardState(sealed(entry.epoch), 5, 5)], "", NOW) == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_a_position_that_disagrees_with_its_entry_is_a_fault(
     stand: ShardState | None, part: str, command: str
 ) -> None:
     entry = replace(counter(), epoch="1.x")
-    one = only(judge(entry, [stand], " --store s"))
+    one = only(judge(entry, [stand], " --store s", NOW))
     assert (one.level, one.about) == ("fault", "position")
     assert part in one.found
     assert one.run.startswith("idservice fence orders")
@@ -85,7 +89,7 @@ def test_a_position_that_disagrees_with_its_entry_is_a_fault(
 
 def test_each_shard_is_looked_at() -> None:
     entry = replace(counter(), shards=3, epoch="1.x")
-    found = judge(entry, [ShardState("1.x", 5, 5), None, ShardState("1.x", 4, 5)], "")
+    found = judge(entry, [ShardState("1.x", 5, 5), None, ShardState("1.x", 4, 5)], "", NOW)
     assert ["shard 1" in found[0].found, "shard 2" in found[1].found] == [True, True]
 
 
@@ -105,15 +109,32 @@ def test_an_unfinished_change_is_found_with_the_command_that_finishes_it(
 ) -> None:
     entry = counter()
     begun = rules.begun(entry, replace(wish, by="ann"), [ShardState(entry.epoch, 5, 5)], RANDOM)
-    one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], ""))
+    one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], "", NOW))
     assert (one.level, one.about, one.run) == ("warning", "change", f"idservice {command}")
     assert "by ann" in one.found
+
+
+@pytest.mark.parametrize(
+    ("at", "until", "level"),
+    [(0, None, "advice"), (-61, None, "warning"), (-300, 10, "advice"), (-300, -61, "warning")],
+)
+def test_a_change_that_is_carried_out_is_nothing_to_act_on(
+    at: float, until: float | None, level: str
+) -> None:
+    entry, stands = counter(), [ShardState("1.x", 5, 5)]
+    begun = rules.begun(entry, SetNext(next=3, lower=True), stands, RANDOM)
+    assert begun.last_change is not None
+    times = [None if s is None else datetime.fromtimestamp(NOW + s, UTC) for s in (at, until)]
+    changed = replace(begun.last_change, at=times[0], until=times[1])
+    assert only(judge(replace(begun, last_change=changed), stands, "", NOW)).level == level
+    older = replace(changed, epoch="0.x")  # of the change before, as an older version leaves it
+    assert only(judge(replace(begun, last_change=older), stands, "", NOW)).level == "warning"
 
 
 def test_an_adoption_that_stands_still_is_told_with_what_finishes_it() -> None:
     entry = counter(adopted=Adopted("t", (("k", "S", "v"),), "a", "old"))
     begun = rules.begun(entry, FinishAdoption(), [ShardState(entry.epoch, 5, 5)], RANDOM)
-    one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], ""))
+    one = only(judge(begun, [ShardState(entry.epoch, 5, 5)], "", NOW))
     assert one.run == "idservice adopt --finish orders"
 
 
@@ -122,12 +143,12 @@ def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> Non
     stand = ShardState(entry.epoch, 5, 5)
     begun = rules.begun(entry, MoveAway(to="sqlite:/a b.db"), [stand], RANDOM)
     command = "idservice move orders --to 'sqlite:/a b.db' --store s"
-    assert only(judge(begun, [stand], " --store s")).run == command
+    assert only(judge(begun, [stand], " --store s", NOW)).run == command
     done = rules.done(rules.based(begun, [stand], None))
     closed = [ShardState(sealed(done.epoch), 5, 5)]
-    one = only(judge(done, closed, " --store s"))
+    one = only(judge(done, closed, " --store s", NOW))
     assert (one.level, one.about, one.run) == ("warning", "move", command)
-    assert judge(rules.arrived(done), closed, "") == []
+    assert judge(rules.arrived(done), closed, "", NOW) == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +156,7 @@ def test_a_counter_on_its_way_to_another_store_is_told_until_it_arrived() -> Non
 )
 def test_a_limit_that_is_nearly_reached_is_told(next: int, part: str) -> None:
     entry = counter(limit=99)
-    found = judge(entry, [ShardState(entry.epoch, next, next)], " --store s")
+    found = judge(entry, [ShardState(entry.epoch, next, next)], " --store s", NOW)
     assert bool(found) == bool(part)
     if found:
         assert (found[0].level, found[0].about) == ("warning", "limit")
