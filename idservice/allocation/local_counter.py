@@ -55,7 +55,7 @@ class LocalCounter:
         )
         self.epoch_state = EpochState(counter, context, self.stats)
         self.refiller = Refiller(context, self.epoch_state, self._queue, keep_filled=keep_filled)
-        self._last_error = _not_yet(context.store.address)  # why the last request brought no ids
+        self._last_error = _not_yet(context.store.address)  # why requests bring no ids
         if (closing := change_news.closing_error(counter)) is not None:
             log.warning("%s", closing, extra={"action": "change_heard"})
             self._close(closing)
@@ -169,16 +169,17 @@ class LocalCounter:
 
     async def fill(self) -> None:
         """Bring first ids into memory, if any are to be held and left. Raises StoreError."""
-        failed = False
+        failure = None
         try:
             async for outcome in self.refiller.first_outcomes():
                 self._decide(outcome)
-                failed = not outcome.succeeded
+                failure = None if outcome.succeeded else outcome
         finally:
             if len(self._queue):  # requests that came meanwhile and are not served yet
                 self._start_refill()
-        if failed:
-            raise self._last_error
+        if failure is not None:
+            error = failure.error
+            raise error if isinstance(error, errors.RateExceeded) else self._last_error
 
     def _decide(self, outcome: Outcome) -> None:
         counted: str = outcome.result
@@ -191,9 +192,8 @@ class LocalCounter:
                     self.on_refusal(outcome.error)
             case Result.GRANTED:
                 self._serving.enter(LocalEvent.CONFIRMED)
-                if isinstance(self._last_error, errors.Changing):  # which is over
-                    self._last_error = _not_yet(self._context.store.address)
-            case _:
+                self._last_error = _not_yet(self._context.store.address)  # earlier ones are over
+            case _ if not isinstance(outcome.error, errors.RateExceeded):  # who waited was told
                 self._last_error = outcome.error or self._last_error
         if outcome.serves:
             self._queue.share_out(self.allocator, outcome.arrived, strict=self.counter.strict)

@@ -210,6 +210,11 @@ async def test_a_sidecar_passes_on_that_the_rate_is_exceeded(central: Served, da
                 ids.append(await supply.next_id())
         assert 4 <= len(set(ids)) == len(ids) <= 20
         assert supply.unavailable_reason is None or supply.state is LocalState.SERVING
+        # When the service fails later, an old 429 is not the reason.
+        supply._context.health.failed(errors.StoreError(store=central.url, why="gone"))
+        reason = supply.unavailable_reason
+        assert reason is not None
+        assert reason.code == "store_unavailable"
 
 
 async def test_a_part_that_fails_makes_the_whole_unknown() -> None:
