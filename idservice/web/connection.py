@@ -50,6 +50,8 @@ END = b"\r\n\r\n"  # of a head
 OFFERS_MAX = 16  # of another protocol, in one piece
 BYTES = re.compile(r" (?:bytearray\()?b['\"]")  # as Python shows them
 WHY_MAX = 120  # characters shown of a parser's complaint
+PREFACE = "Pause on PRI"  # the parser's complaint about a client that begins with HTTP/2
+HTTP_2 = "it is HTTP/2, and only HTTP/1.1 is spoken here"
 
 
 class Connection(RequestHandler):
@@ -230,6 +232,7 @@ class Connection(RequestHandler):
             raise ConnectionError("a part of the answer was sent already")
         if isinstance(exc, HttpProcessingError):
             why = _first_line(exc.message)
+            why = HTTP_2 if why.startswith(PREFACE) else why
             _malformed.warning(
                 "malformed request from %s: %s",
                 request.remote,

@@ -166,6 +166,23 @@ async def test_what_is_malformed_is_refused_and_closed_and_uses_no_id(
         assert await exchange(serving.port, MALFORMED[name]) == [TOO_LONG.get(name, 400)]
 
 
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "it is HTTP/2, and only HTTP/1.1 is spoken here"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "Received HTTPS traffic on an HTTP port"),
+    ],
+)
+async def test_another_protocol_is_told_by_its_name(
+    serving: Serving, sent: bytes, words: str
+) -> None:
+    async with connected(serving.port) as wire:
+        await wire.send(sent)
+        answer = await wire.answer()
+    assert answer.status == 400
+    assert words in answer.json["detail"]
+
+
 @pytest.mark.parametrize("name", FINE)
 async def test_what_is_odd_but_right_is_served(serving: Serving, name: str) -> None:
     fine = FINE[name]
