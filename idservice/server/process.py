@@ -34,15 +34,16 @@ from idservice.stores import open_store, preload
 from idservice.stores.records import check_name
 from idservice.tallies.service import Tallies
 from idservice.web.app import build_app
-from idservice.web.connection import ConnectionLimit
+from idservice.web.connection import REFUSED_MAX, ConnectionLimit
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.request import WebLimits
 
 log = logging.getLogger("idservice.server")
 
 FIRST_WORKER = 0  # it alone logs findings about the store
-DESCRIPTORS_KEPT = 96  # for the store, the log, the listeners, and clients that are refused
 DESCRIPTORS_WISHED = 65_536
+DESCRIPTORS_KEPT = 64  # for the store, the log and the listeners,
+DESCRIPTORS_MIN = 40  # and where there are few: SQLite needs 22, DynamoDB more
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -122,7 +123,7 @@ async def _serve(
     random = SystemRandom()
     check_name(settings.default_counter)
     routes = _routes(settings.route)
-    most = _connections_max(settings)
+    most, more = connections_max(settings, sockets.may_open(DESCRIPTORS_WISHED))
     create = startup.may_create(settings.store, init=settings.init)
     store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold)
     await stack.enter_async_context(store)
@@ -145,7 +146,7 @@ async def _serve(
 
     view = PoolView(service, link)
     slot = link.slot if link is not None else AcceptSlot()
-    limit = ConnectionLimit(most, slot.set_count, idle_s=settings.idle_timeout)
+    limit = ConnectionLimit(most, slot.set_count, idle_s=settings.idle_timeout, refused_most=more)
     slot.take()
     paths = {"/next": settings.default_counter, **routes}
     listeners = [
@@ -247,10 +248,9 @@ def _routes(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return routes
 
 
-def _connections_max(settings: ServeSettings) -> int:
-    """Return the number of connections of this process that its file descriptors allow."""
-    files = sockets.may_open(DESCRIPTORS_WISHED)
-    most = min(
-        settings.connections_max // settings.workers, files - min(DESCRIPTORS_KEPT, files // 2)
-    )
-    return max(1, most)
+def connections_max(settings: ServeSettings, files: int) -> tuple[int, int]:
+    """Return how many connections may be open in this process, and how many more may wait to be
+    refused, so that of its `files` enough are left for the store."""
+    spare = files - min(DESCRIPTORS_KEPT, max(DESCRIPTORS_MIN, files // 2))
+    refused = max(1, min(REFUSED_MAX, spare // 4))
+    return max(1, min(settings.connections_max // settings.workers, spare - refused)), refused

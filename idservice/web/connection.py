@@ -25,7 +25,7 @@ UNREAD_S = 75.0  # for a client to read something of its answer
 LINGERING_S = 2.0  # for the rest of a body that is not read
 POLL_S = 0.02  # between two looks for the end of the last connection
 REFUSED_S = 1.0  # for a connection above the limit to send its request,
-REFUSED_MAX = 32  # given to so many at once
+REFUSED_MAX = 32  # given to so many at once, at most
 
 
 def _closing(status: bytes, kind: bytes, body: bytes) -> bytes:
@@ -272,7 +272,7 @@ class ConnectionLimit:
     """Counts the open connections of all listeners, of aiohttp and of the fast lane, up to `most`.
 
     `tell` is called with their number at each change. `idle_s` is the time after which an idle one
-    is closed.
+    is closed. `refused_most` further ones are given time to send a request, which is refused.
     """
 
     def __init__(
@@ -281,9 +281,11 @@ class ConnectionLimit:
         tell: Callable[[int], object] = lambda count: None,
         *,
         idle_s: float = IDLE_S,
+        refused_most: int = REFUSED_MAX,
     ) -> None:
         self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and their `is_busy`
         self.refused = 0  # connections that are being refused
+        self.refused_most = refused_most
         self.most = most
         self.idle_s = idle_s
         self._tell = tell
@@ -332,7 +334,7 @@ class RefusedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # by duck typing on uvloop
         # Wait for the request: closing with a request unread resets the connection.
-        patience_s = REFUSED_S if self._limit.refused < REFUSED_MAX else 0.0
+        patience_s = REFUSED_S if self._limit.refused < self._limit.refused_most else 0.0
         self._timer = asyncio.get_running_loop().call_later(patience_s, self.data_received, b"")
         self._limit.refused += 1
 

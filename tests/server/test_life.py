@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from idservice.server.process import DESCRIPTORS_MIN, connections_max
+from idservice.server.settings import ServeSettings
 from tests.hammer import Hammer, Report, hammer
 from tests.processes import STORE, Serving, command, environment, fill, started, until
 from tests.web.wire import Wire, ask, connected, request
@@ -270,6 +272,8 @@ async def test_a_server_short_of_descriptors_neither_spins_nor_stops(folder: Pat
         assert await taken(port, 1) == [0]
         held = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(120)]
         try:
+            held[0].sendall(request("/next?count=5000"))  # more than memory holds: from the store
+            assert held[0].recv(12) == b"HTTP/1.1 200"
             await asyncio.sleep(0.5)
             before = serving.cpu_seconds()
             await asyncio.sleep(1.0)
@@ -287,6 +291,14 @@ async def test_a_server_short_of_descriptors_neither_spins_nor_stops(folder: Pat
         assert "Traceback" not in serving.output
         serving.terminate()
         assert serving.end() == 0
+
+
+@pytest.mark.parametrize("files", [41, 64, 128, 256, 1024, 65_536])
+def test_few_descriptors_leave_enough_for_the_store(files: int) -> None:
+    settings = ServeSettings()
+    most, refused = connections_max(settings, files)
+    assert most + refused + DESCRIPTORS_MIN <= files + 1
+    assert files < 1024 or most >= 0.8 * min(files, settings.connections_max)
 
 
 async def test_a_client_beyond_the_cap_is_told_so_though_it_speaks_first(folder: Path) -> None:
