@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from idservice.core.tally import Tally, TallyChange
+from idservice.core.tally import AddRecord, Tally, TallyChange
 from idservice.stores.tally_store import TallyStore
 
 
 @dataclass(frozen=True, slots=True)
 class TallyAudit:
     """A tally beside its records: the sum that they make, their number, and the highest `rev` and
-    time among them."""
+    time among them. Records that were made after it was read are left out."""
 
     tally: Tally
     sum: int
@@ -37,11 +37,26 @@ class TallyAudit:
 
 
 async def audited(store: TallyStore, tally: Tally) -> TallyAudit:
-    """Read every record of a tally. Adds that are made meanwhile may make it disagree, so let none
-    be made, or repeat it. Raises NotApplied."""
-    total, records, rev, at = tally.start, 0, 0, 0
+    """Read every record of a tally. Adds may go on meanwhile. Raises NotApplied."""
+    known = every = TallyAudit(tally, tally.start, 0, 0, 0)
     async for record in store.every_record(tally.name, tally.inc):
-        total += record.amount if record.fate.counts else 0
-        records += 1
-        rev, at = max(rev, record.rev), max(at, record.at)
-    return TallyAudit(tally, total, records, rev, at)
+        every = _with(every, record)
+        if record.rev <= tally.rev:
+            known = _with(known, record)
+    if every.rev == known.rev:
+        return known
+    # Records are newer than the tally was. If it has come as far by now, they are adds that were
+    # made meanwhile. If not, it is older than its records.
+    now = await store.tally(tally.name)
+    made_meanwhile = now is not None and now.rev >= every.rev
+    return known if made_meanwhile else every
+
+
+def _with(audit: TallyAudit, record: AddRecord) -> TallyAudit:
+    return replace(
+        audit,
+        sum=audit.sum + (record.amount if record.fate.counts else 0),
+        records=audit.records + 1,
+        rev=max(audit.rev, record.rev),
+        at=max(audit.at, record.at),
+    )
