@@ -61,7 +61,7 @@ class TallyNotChanged(RequestRefused):
 
 class OutOfBounds(RequestRefused):
     text = (
-        "Tally {name!r} stands at {sum}, and {amount} would take it {beyond}. Nothing was counted. "
+        "Tally {name!r} stood at {sum}, and {amount} would take it {beyond}. Nothing was counted. "
         "This is final for key {key!r}; another try needs another key."
     )
     code = "out_of_bounds"

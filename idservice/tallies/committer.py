@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
 
 from idservice import errors
 from idservice.core.tally import ADDS_MAX, AddRecord, Tally, planned
@@ -13,25 +15,38 @@ from idservice.tallies.pending_add import PendingAdd, closed, told, wanted
 
 log = logging.getLogger("idservice.tallies")
 
-CALL_MAX_S = 5.0  # for one call to the store
+T = TypeVar("T")
+
+# For one call to the store. It is half of what a request waits, so that there is time for another
+# one, but more if calls take longer.
+CALL_MIN_S, CALL_MAX_S = 0.5, 5.0
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0  # after a call that failed
 CONFLICT_MIN_S, CONFLICT_MAX_S = 0.005, 0.025  # after a conflict, times the number in a row
 LOSSES_MAX = 20  # conflicts in a row that lengthen the pause
+NO_ANSWER, OTHERS_FIRST = "the store has not answered yet", "other writes to the tally came first"
+STOPPING = "the service is stopping"
 
 
 class Committer:
-    """The adds to tally `name` that wait on this instance, and the tally as it was last seen."""
+    """The adds to tally `name` that wait on this instance, and the tally as it was last seen.
 
-    def __init__(self, name: str, context: TallyContext) -> None:
+    `on_idle` is called when nothing waits any more.
+    """
+
+    def __init__(
+        self, name: str, context: TallyContext, on_idle: Callable[[], None] = lambda: None
+    ) -> None:
         self.name = name
         self.tally: Tally | None = None
         self.stats = TallyStats()
         self._context = context
+        self._on_idle = on_idle
         self._waiting: dict[str, PendingAdd] = {}  # by key, in the order of arrival
         self._arrivals = 0
-        self._seen = 0  # those that arrived before the tally was last read
-        self._running = False
-        self._why = "the store has not answered yet"
+        self._seen = 0  # those that arrived before the call that told the tally as it is known
+        self._task: asyncio.Task[None] | None = None
+        self._call_s = self._call_min_s = max(CALL_MIN_S, context.wait_s / 2)
+        self._why = NO_ANSWER
         self._losses = self._failures = 0  # in a row
         self._went_back = False  # and that was logged
 
@@ -45,32 +60,43 @@ class Committer:
 
         Raises as `TallySource.add`; a request that `sets` the sum also TallyNotChanged.
         """
-        pending = self._waiting.get(key)
-        replayed = pending is not None
-        if pending is None:
-            pending = self._join(key, amount, sets=sets, by=by)
-        pending.callers += 1
+        mine = PendingAdd(key, amount, sets, by, self._arrivals)
+        self._arrivals += 1
         try:
             async with asyncio.timeout(self._context.wait_s):
-                tally, record, there = await asyncio.shield(pending.fate)
+                tally, record, replayed = await self._fate(mine)
         except TimeoutError:
             raise self._unsettled(key, self._why) from None
-        finally:
-            pending.callers -= 1
         asked = wanted(tally, key, amount, sets=sets)
-        return told(tally, record, asked, replayed=there or replayed)
+        return told(tally, record, asked, replayed=replayed)
 
-    def _join(self, key: str, amount: str, *, sets: bool, by: str) -> PendingAdd:
+    async def _fate(self, mine: PendingAdd) -> tuple[Tally, AddRecord, bool]:
+        """Return the fate of a key, which may be that of another request for it."""
+        while True:
+            pending = self._waiting.get(mine.key)
+            if pending is None:
+                pending = mine
+                self._join(mine)
+            pending.callers += 1
+            try:
+                tally, record, replayed = await asyncio.shield(pending.fate)
+            except errors.RequestRefused:
+                if pending.refusal_holds_for(mine):
+                    raise
+                continue  # another request was refused, by its amount or by what was seen before
+            finally:
+                pending.callers -= 1
+            return tally, record, replayed or pending is not mine
+
+    def _join(self, mine: PendingAdd) -> None:
         if len(self._waiting) >= self._context.waiting_max:
-            raise self._unsettled(key, f"{len(self._waiting)} others already wait for this tally")
-        pending = PendingAdd(key, amount, sets, by, self._arrivals)
-        pending.fate.add_done_callback(_retrieve)
-        self._arrivals += 1
-        self._waiting[key] = pending
-        if not self._running:
-            self._running = True
-            self._context.spawn(self._run())
-        return pending
+            others = f"{len(self._waiting)} others already wait for this tally"
+            raise self._unsettled(mine.key, others)
+        mine.fate.add_done_callback(_retrieve)
+        self._waiting[mine.key] = mine
+        if self._task is None:
+            self._task = self._context.spawn(self._run())
+            self._task.add_done_callback(self._ended)
 
     def _unsettled(self, key: str, why: str) -> errors.AddUnsettled:
         return errors.AddUnsettled(name=self.name, key=key, why=why)
@@ -79,6 +105,7 @@ class Committer:
 
     async def _run(self) -> None:
         """Commit until nothing waits."""
+        self._why = NO_ANSWER
         try:
             await asyncio.sleep(0)  # requests that came together share the first commit
             while batch := self._batch():
@@ -89,13 +116,19 @@ class Committer:
                 if pause_s:
                     await asyncio.sleep(pause_s)
         except asyncio.CancelledError:
-            self._end("the service is stopping")
+            self._end(STOPPING)
             raise
         except Exception:  # a bug of ours or of a library
             log.exception("committing adds failed", extra={"action": "tally_bug"})
             self._end("the service failed")
         finally:
-            self._running = False
+            self._task = None  # in the same moment, or an add that comes now would wake nobody
+            self._on_idle()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:  # it was cancelled before it began
+            self._task = None
+            self._end(STOPPING)
 
     def _batch(self) -> list[PendingAdd]:
         """Return the adds of the next commit; those whose callers all left are dropped."""
@@ -120,15 +153,17 @@ class Committer:
             error = self._refusal(pending)
             if error is None:
                 sendable.append(pending)
-            else:
+            # What was seen before a request came is no reason to refuse it: it may be otherwise
+            # now. Those that were seen do not wait for it, or a stream of others would delay them.
+            elif pending.arrived < self._seen:
                 refused.append((pending, error))
-        # What was seen before a request came is no reason to refuse it: it may be otherwise now.
-        if any(pending.arrived >= self._seen for pending, _ in refused):
-            await self._read()
-            return 0.0
         if refused:
             await self._refuse(refused)
-        return await self._commit(sendable) if sendable else 0.0
+        if sendable:
+            return await self._commit(sendable)
+        if not refused:
+            await self._read()
+        return 0.0
 
     def _refusal(self, pending: PendingAdd) -> errors.RequestRefused | None:
         """Return why no commit can have this add, by the tally as it was last seen."""
@@ -144,14 +179,22 @@ class Committer:
 
     async def _read(self) -> None:
         arrivals = self._arrivals
-        async with asyncio.timeout(CALL_MAX_S):
-            found = await self._context.store.tally(self.name)
+        found = await self._call(self._context.store.tally(self.name))
         self._answered(read=True)
-        self._learn(found)
-        self._seen = arrivals
+        self._learn(found, arrivals)
 
-    def _learn(self, found: Tally | None) -> None:
-        """Take note of the tally as the store has it. Raises TallyWentBack."""
+    async def _call(self, call: Coroutine[object, object, T]) -> T:
+        """Return the store's answer. Raises StoreError, and TimeoutError if it takes too long."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        async with asyncio.timeout(self._call_s):
+            answer = await call
+        self._call_s = min(CALL_MAX_S, max(self._call_min_s, 2 * (now() - began)))
+        return answer
+
+    def _learn(self, found: Tally | None, arrivals: int) -> None:
+        """Take note of the tally as the store has it. Those that arrived before the store was
+        asked may be refused by it. Raises TallyWentBack."""
         known = self.tally
         if known is not None and (found is None or found.rev < known.rev):
             how = "is missing" if found is None else f"went back from {known.rev} to {found.rev}"
@@ -164,7 +207,7 @@ class Committer:
             self._went_back = True
             raise back
         self._went_back = False
-        self.tally = found
+        self.tally, self._seen = found, arrivals
 
     async def _refuse(self, refused: list[tuple[PendingAdd, errors.RequestRefused]]) -> None:
         """Refuse adds, but not one whose key was counted before the tally was closed (T3).
@@ -175,36 +218,38 @@ class Committer:
         found: dict[str, AddRecord] = {}
         if self.tally is not None and closed(self.tally, self.name) is not None:
             keys = [pending.key for pending, _ in refused]
-            async with asyncio.timeout(CALL_MAX_S):
-                found = await self._context.store.records(self.tally, keys)
+            found = await self._call(self._context.store.records(self.tally, keys))
         for pending, error in refused:
             record = found.get(pending.key)
             if record is not None:
                 self._settle(record, replayed=True)
             else:
                 del self._waiting[pending.key]
-                pending.refuse(error)
+                pending.refuse(error, seen=self._seen)
 
     async def _commit(self, batch: list[PendingAdd]) -> float:
         assert self.tally is not None
-        tally = self.tally
+        tally, arrivals = self.tally, self._arrivals
         commit = planned(tally, [one.wanted(tally) for one in batch], now=self._context.now_ms())
         began = asyncio.get_running_loop().time()
-        async with asyncio.timeout(CALL_MAX_S):
-            beaten = await self._context.store.commit(commit)
+        beaten = await self._call(self._context.store.commit(commit))
         self._answered()
         self.stats.commit_seconds.observe(asyncio.get_running_loop().time() - began)
         if beaten is None:
             self.stats.count_commit("done")
             self._losses = 0
-            self._learn(commit.after)
+            self._learn(commit.after, arrivals)
             for record in commit.records:
                 self._settle(record, replayed=False)
             return 0.0
-        for record in beaten.records.values():
-            self._settle(record, replayed=True)
-        if beaten.missing or beaten.tally is not None:
-            self._learn(beaten.tally)
+        self._why = OTHERS_FIRST
+        was_told = beaten.missing or beaten.tally is not None
+        if was_told:
+            self._learn(beaten.tally, arrivals)
+        # In another incarnation each key is new: the records are of the one that was believed in.
+        if (was_told or not beaten.conflict) and self.tally.inc == tally.inc:
+            for record in beaten.records.values():
+                self._settle(record, replayed=True)
         if not beaten.conflict:
             self.stats.count_commit("replayed" if beaten.tally is None else "beaten")
             return 0.0
@@ -225,6 +270,7 @@ class Committer:
     def _after_failure(self, error: errors.StoreError | TimeoutError) -> float:
         """Note a call that failed; return a pause, in seconds."""
         if isinstance(error, TimeoutError):
+            self._call_s = min(CALL_MAX_S, 2 * self._call_s)
             error = errors.OutcomeUnknown(
                 store=self._context.address,
                 action=f"counting adds to tally {self.name}",

@@ -1,5 +1,6 @@
 """The surroundings that all tallies of one instance share."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
@@ -23,7 +24,7 @@ class TallyContext:
     store: TallyStore
     address: str
     health: StoreHealth
-    spawn: Callable[[Coroutine[object, object, None]], object]
+    spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]]
     random: Random
     clock: Callable[[], float]
     wait_s: float = 2.0

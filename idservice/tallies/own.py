@@ -35,12 +35,14 @@ class OwnTallies:
         check_key(key)
         committer = self.committers.get(name)
         if committer is None:
-            committer = self.committers[name] = Committer(name, self._context)
-        try:
-            return await committer.settle(key, amount, sets=sets, by=by)
-        finally:
-            if committer.tally is None and not committer.waiting:
-                self.committers.pop(name, None)  # a name that nobody created is not kept
+            committer = Committer(name, self._context, on_idle=lambda: self._forget(name))
+            self.committers[name] = committer
+        return await committer.settle(key, amount, sets=sets, by=by)
+
+    def _forget(self, name: str) -> None:
+        """Drop a committer that is idle, if nobody created its tally."""
+        if self.committers[name].tally is None:
+            del self.committers[name]
 
     async def tally(self, name: str) -> Tally:
         """Return a tally with its configuration. Raises BadName, UnknownTally, StoreError."""
@@ -67,13 +69,12 @@ class OwnTallies:
         check_name(name)
         shared = self._reads.get(name)
         if shared is None:
-            shared = SharedRead(lambda: self._read_once(name), self._context.spawn)
-            self._reads[name] = shared
-        try:
-            tally, as_of = await shared.begun_from_now()
-        finally:
-            if shared.is_idle:
-                self._reads.pop(name, None)
+            shared = self._reads[name] = SharedRead(
+                lambda: self._read_once(name),
+                self._context.spawn,
+                on_idle=lambda: self._reads.pop(name),
+            )
+        tally, as_of = await shared.begun_from_now()
         if tally is None or tally.state is TallyState.DELETED:
             raise errors.UnknownTally(name=name)
         return tally, as_of

@@ -22,6 +22,7 @@ class PendingAdd:
     by: str
     arrived: int  # number in the order of arrival
     callers: int = 0  # that still wait
+    seen: int = 0  # once refused: those that arrived before this number, the refusal may be told
     fate: asyncio.Future[tuple[Tally, AddRecord, bool]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -31,10 +32,16 @@ class PendingAdd:
         if not self.fate.done():
             self.fate.set_result((tally, record, replayed))
 
-    def refuse(self, error: errors.IdserviceError) -> None:
+    def refuse(self, error: errors.IdserviceError, *, seen: int = 0) -> None:
         """Tell the callers an error."""
+        self.seen = seen
         if not self.fate.done():
             self.fate.set_exception(error)
+
+    def refusal_holds_for(self, other: "PendingAdd") -> bool:
+        """Return True if a refusal of this request is one of another with its key, too."""
+        same = (self.amount, self.sets) == (other.amount, other.sets)
+        return self is other or (same and other.arrived < self.seen)
 
     def wanted(self, tally: Tally) -> Wanted:
         """Return it as a request to this tally. Raises BadAmount, TallyNotChanged."""
@@ -78,8 +85,6 @@ def told(tally: Tally, record: AddRecord, asked: Wanted, *, replayed: bool) -> T
             first=described(tally, record),
         )  # fmt: skip
     if not record.fate.counts:
-        over = record.sum + record.amount > tally.highest
-        bound = tally.highest if over else tally.lowest
         raise errors.OutOfBounds(
             name=tally.name,
             key=record.key,
@@ -88,9 +93,18 @@ def told(tally: Tally, record: AddRecord, asked: Wanted, *, replayed: bool) -> T
             at=record.at,
             rev=record.rev,
             replayed=replayed,
-            beyond=f"{'above' if over else 'below'} {written(bound, tally.decimals)}",
+            beyond=_beyond(tally, record.sum + record.amount),
         )
     return Told(tally.name, tally.decimals, record, replayed)
+
+
+def _beyond(tally: Tally, sum: int) -> str:
+    """Return in words which bound a sum breaks: those of now may be others than were broken."""
+    if sum > tally.highest:
+        return f"above {written(tally.highest, tally.decimals)}"
+    if sum < tally.lowest:
+        return f"below {written(tally.lowest, tally.decimals)}"
+    return "beyond the bounds that it had then"
 
 
 def described(tally: Tally, record: AddRecord) -> str:

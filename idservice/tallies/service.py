@@ -35,7 +35,7 @@ class Tallies:
         wait_s: float,
         waiting_max: int,
         health: StoreHealth,
-        spawn: Callable[[Coroutine[object, object, None]], object],
+        spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
         random: Random,
         clock: Callable[[], float],
         check_open: Callable[[], None],
@@ -66,11 +66,14 @@ class Tallies:
         return await self._source.add(name, key, amount)
 
     async def value(self, name: str) -> TallyReading:
-        """Return the sum, as `TallySource.value`."""
+        """Return the sum, as `TallySource.value`. Raises also Stopped, StoreReplaced."""
+        self._check_open()
         return await self._source.value(name)
 
     async def recorded(self, name: str, key: str) -> Told:
-        """Return the record of a key, as `TallySource.recorded`."""
+        """Return the record of a key, as `TallySource.recorded`. Raises also Stopped,
+        StoreReplaced."""
+        self._check_open()
         return await self._source.recorded(name, key)
 
     def _open_for(self, name: str, key: str) -> None:

@@ -4,35 +4,35 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Generic, TypeVar
 
+from idservice import errors
+
 T = TypeVar("T")
 
 
 class SharedRead(Generic[T]):
-    """Calls `read` one at a time. `spawn` starts a task that ends with the instance."""
+    """Calls `read` one at a time. `spawn` starts a task that ends with the instance. `on_idle` is
+    called when no read is waited for any more."""
 
     def __init__(
         self,
         read: Callable[[], Coroutine[object, object, T]],
-        spawn: Callable[[Coroutine[object, object, None]], object],
+        spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
+        on_idle: Callable[[], object] = lambda: None,
     ) -> None:
         self._read = read
         self._spawn = spawn
-        self._reading = False
+        self._on_idle = on_idle
+        self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[T] | None = None
 
-    @property
-    def is_idle(self) -> bool:
-        """Return True if no read is under way or waited for."""
-        return not self._reading
-
     async def begun_from_now(self) -> T:
-        """Return the result of the next read to begin. Raises what it raises."""
+        """Return the result of the next read to begin. Raises what it raises, and Stopped."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
             self._next.add_done_callback(_retrieve)
-            if not self._reading:
-                self._reading = True
-                self._spawn(self._run())
+            if self._task is None:
+                self._task = self._spawn(self._run())
+                self._task.add_done_callback(self._ended)
         return await asyncio.shield(self._next)
 
     async def _run(self) -> None:
@@ -42,15 +42,23 @@ class SharedRead(Generic[T]):
                 try:
                     asked.set_result(await self._read())
                 except asyncio.CancelledError:
-                    asked.cancel()
+                    asked.set_exception(errors.Stopped())
                     raise
                 except Exception as error:
                     asked.set_exception(error)
         finally:
-            self._reading = False
-            if self._next is not None:
-                self._next.cancel()
-                self._next = None
+            self._end()  # in the same moment, or a request that comes now would wake nobody
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:  # it was cancelled before it began
+            self._end()
+
+    def _end(self) -> None:
+        self._task = None
+        if self._next is not None:
+            self._next.set_exception(errors.Stopped())
+            self._next = None
+        self._on_idle()
 
 
 def _retrieve(future: asyncio.Future[T]) -> None:
