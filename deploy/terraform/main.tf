@@ -40,8 +40,13 @@ locals {
 
   # ForAllValues is true if there are no keys at all, hence Null. A transaction is judged by its parts.
   own_items = {
-    "ForAllValues:StringLike" = { "dynamodb:LeadingKeys" = ["identity", "catalogue", "entry:*", "ctr:*"] }
-    "Null"                    = { "dynamodb:LeadingKeys" = "false" }
+    for what, keys in {
+      served  = ["identity", "catalogue", "entry:*", "ctr:*", "tally:*", "add:*"]
+      created = ["identity", "catalogue", "entry:*", "ctr:*"]
+      } : what => {
+      "ForAllValues:StringLike" = { "dynamodb:LeadingKeys" = keys }
+      "Null"                    = { "dynamodb:LeadingKeys" = "false" }
+    }
   }
 
   # DynamoDB opens the table's key in the name of the role that asks it. The policy of the key must allow that too.
@@ -72,7 +77,7 @@ locals {
         Effect    = "Allow"
         Action    = ["dynamodb:GetItem", "dynamodb:UpdateItem"]
         Resource  = local.table
-        Condition = local.own_items
+        Condition = local.own_items.served
       },
     ],
     [for item in var.adopted[*] : {
@@ -110,7 +115,7 @@ locals {
         Effect    = "Allow"
         Action    = ["dynamodb:PutItem"]
         Resource  = local.table
-        Condition = local.own_items
+        Condition = local.own_items.created
       },
     ],
     [for item in var.adopted[*] : {

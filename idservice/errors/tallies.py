@@ -100,3 +100,13 @@ class TallyWentBack(NotApplied):
     code = "tally_went_back"
     answered = True
     retryable = False
+
+
+class TallyIllFormed(NotApplied):
+    text = (
+        "Tally {name!r} in {store} cannot be read: of the item {item}, {why}. It was changed by "
+        "hand, or by a newer version. Put the item right; nothing is added until then."
+    )
+    code = "tally_ill_formed"
+    answered = True
+    retryable = False

@@ -11,14 +11,17 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from idservice.cli import main
+from idservice.core.tally import Tally, Wanted, planned
 from idservice.observability import logs
+from idservice.stores import open_store
+from idservice.stores.protocol import with_catalogue
 from tests import engines
 from tests.processes import Serving, until
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy
@@ -188,7 +191,7 @@ def operate(run: Run) -> None:
 
 
 def test_the_policies_allow_what_the_code_asks_and_nothing_else(
-    guarded_run: Run, table: Table, tmp_path: Path
+    guarded_run: Run, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = guarded_run
     create(run, table)
@@ -209,6 +212,9 @@ def test_the_policies_allow_what_the_code_asks_and_nothing_else(
         looked = Grant("GetItem", table.name, "catalogue")  # for changes, every 2 s
         asyncio.run(until(lambda: looked in run.guard.used["serving"]))
     operate(run)
+    for who in ("serving", "operating"):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", who)
+        asyncio.run(count(run.store))
     assert run.guard.refused == []
     for who, allowed in run.guard.allowed.items():
         unused = allowed - run.guard.used[who]
@@ -217,6 +223,22 @@ def test_the_policies_allow_what_the_code_asks_and_nothing_else(
     assert {each.action for each in created} == {
         "DescribeContinuousBackups", "DescribeTimeToLive", "PutItem", "UpdateContinuousBackups",
     }  # fmt: skip
+
+
+async def count(store_address: str) -> None:
+    """Everything that is asked of a store about tallies, by a service and by commands alike."""
+    async with open_store(store_address) as opened:
+        sums = with_catalogue(opened).tallies
+        tally = await sums.create(Tally("donations"))
+        tally = await sums.tally("donations") or tally
+        commit = planned(tally, [Wanted(f"{uuid.uuid4()}", 1), Wanted("a", 1)], now=tally.at)
+        beaten = await sums.commit(commit)
+        assert (beaten is None) == (tally.rev == 0)  # whoever comes second finds the key there
+        found = await sums.tally("donations") or tally
+        assert await sums.rewrite(found, replace(found, rev=found.rev + 1))
+        assert list(await sums.records(tally, ["a", "b"])) == ["a"]
+        assert len(await sums.tallies()) == 1
+        assert len([record async for record in sums.every_record("donations", 1)]) == 2
 
 
 def ask(url: str, path: str, method: str = "GET", **body: object) -> int:

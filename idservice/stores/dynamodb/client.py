@@ -45,6 +45,7 @@ THROTTLED = {
     "LimitExceededException", "ProvisionedThroughputExceededException", "RequestLimitExceeded",
     "ThrottlingException",
 }  # fmt: skip
+THROTTLED_PARTS = {"ProvisionedThroughputExceeded", "ThrottlingError"}  # of a transaction
 EXPIRED = "ExpiredTokenException"
 NOT_AUTHENTICATED = {
     EXPIRED, "IncompleteSignatureException", "InvalidSignatureException",
@@ -89,13 +90,15 @@ class CallRefused(errors.NotApplied):
     """A request that DynamoDB refused."""
 
     def __init__(
-        self, *, said: str, item: Answer | None, reasons: tuple[str, ...], **fields: object
+        self, *, said: str, item: Answer | None, parts: Sequence[Answer], **fields: object
     ) -> None:
         super().__init__(**fields)
-        self.throttled = said in THROTTLED
         self.said = said  # DynamoDB's own name of the error
         self.item = item  # as it was when a condition failed
-        self.reasons = reasons  # of a transaction, one for each write; "None": no obstacle
+        # Of a transaction, one for each write. "None": no obstacle.
+        self.reasons = tuple(str(part.get("Code")) for part in parts)
+        self.items: tuple[Answer | None, ...] = tuple(part.get("Item") or None for part in parts)
+        self.throttled = said in THROTTLED or not THROTTLED_PARTS.isdisjoint(self.reasons)
 
     @property
     def in_the_way(self) -> bool:
@@ -334,13 +337,12 @@ class DynamoClient:
         self._log_words(code, where, words[:500])
         if code in NOT_AUTHENTICATED:
             self._renew_credentials()
-        reasons = [str(reason.get("Code")) for reason in answer.get("CancellationReasons", ())]
-        if reasons:
-            why += f" ({', '.join(reasons)})"
+        parts = answer.get("CancellationReasons") or ()
+        if parts:
+            why += f" ({', '.join(dict.fromkeys(str(part.get('Code')) for part in parts))})"
         why += f"; {ADVICE[code]}" if code in ADVICE else ""
         kind = CallRefusedForGood if code in (NO_TABLE, DENIED, INVALID) else CallRefused
-        item = answer.get("Item")
-        return kind(why=why, said=code, item=item, reasons=tuple(reasons), **about)
+        return kind(why=why, said=code, item=answer.get("Item"), parts=parts, **about)
 
     def _log_words(self, code: str, where: str, words: str) -> None:
         """Log AWS's own words, which name accounts and roles and so stay out of our answers."""

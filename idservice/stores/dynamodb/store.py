@@ -16,8 +16,9 @@ from idservice.stores.dynamodb import adopt as adoption
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb import items, requests
+from idservice.stores.dynamodb.calls import TableCalls
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
-from idservice.stores.dynamodb.table import Table, TableIdentities, now
+from idservice.stores.dynamodb.table import Table, TableIdentities
 from idservice.stores.dynamodb.tallies import DynamoTallies
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
@@ -34,7 +35,8 @@ class DynamoStore:
         self._client = DynamoClient(self.address, address.table, address.region, address.endpoint)
         self._table = Table(self._client)
         self._tables = TableIdentities(address.table)
-        self.tallies = DynamoTallies(self._client, self._tables, self._table)
+        self._calls = TableCalls(self._client, self._tables, self._table)
+        self.tallies = DynamoTallies(self._client, self._tables, self._calls)
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,7 +73,7 @@ class DynamoStore:
 
     async def entry(self, name: str) -> Counter | None:
         action = f"reading counter {name}"
-        item = await self._get(self._name, items.entry_key(name), action)
+        item = await self._calls.get(self._name, items.entry_key(name), action)
         return None if item is None else self._entry(item, action)
 
     async def with_table_identity(self, counter: Counter) -> Counter:
@@ -88,7 +90,9 @@ class DynamoStore:
         """Return the description of the table that holds an adopted counter's item."""
         assert counter.adopted_item is not None
         table = counter.adopted_item.table
-        answer = await self._read("DescribeTable", f"looking at table {table}", TableName=table)
+        answer = await self._calls.read(
+            "DescribeTable", f"looking at table {table}", TableName=table
+        )
         found: Answer = answer["Table"]
         return found
 
@@ -97,7 +101,7 @@ class DynamoStore:
         request = items.scan_of_entries(self._name)
         found = []
         while True:
-            answer = await self._read("Scan", action, **request)
+            answer = await self._calls.read("Scan", action, **request)
             found += [self._entry(item, action) for item in answer["Items"]]
             if not answer.get("LastEvaluatedKey"):
                 return sorted(found, key=lambda counter: counter.name)
@@ -105,7 +109,7 @@ class DynamoStore:
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         place = items.place_of(counter, shard, self._name)
-        item = await self._get(place.table, place.key, f"reading counter {counter.name}")
+        item = await self._calls.get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
         try:
@@ -119,14 +123,14 @@ class DynamoStore:
         self, table: str, key: Mapping[str, str], attribute: str, returns: str
     ) -> tuple[Adopted, int]:
         """Find the item of a counter that is to be adopted, and its value, as `adopt.locate`."""
-        await self._ensure_table(f"looking at table {table}")
+        await self._calls.ensure(f"looking at table {table}")
         return await adoption.locate(self._client, table, key, attribute, returns)
 
     # --- create ----------------------------------------------------------------------------------
 
     async def create(self, counter: Counter) -> Counter:
         action = f"creating counter {counter.name}"
-        await self._ensure_table(action)
+        await self._calls.ensure(action)
         positions = []
         if counter.adopted is None:
             positions = items.new_positions(self._name, counter)
@@ -173,7 +177,9 @@ class DynamoStore:
         action, head = "reading the catalogue", {items.KEY: {"S": items.HEAD}}
         try:
             await self._tables.own.look(self._table.look)
-            found = items.number((await self._get(self._name, head, action) or {}).get("revision"))
+            found = items.number(
+                (await self._calls.get(self._name, head, action) or {}).get("revision")
+            )
             if found is None:
                 raise errors.NotApplied(store=self.address, action=action, why=items.NO_HEAD)
         except BaseException:
@@ -183,7 +189,7 @@ class DynamoStore:
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
         action = f"changing counter {after.name}"
-        await self._ensure_table(action)
+        await self._calls.ensure(action)
         entry = requests.entry_rewritten(self._name, before, after)
         try:
             await self._client.transact([entry, requests.head_moved(self._name)], action)
@@ -196,7 +202,7 @@ class DynamoStore:
 
     async def shard_state(self, counter: Counter, shard: int) -> ShardState | None:
         place = items.place_of(counter, shard, self._name)
-        item = await self._get(place.table, place.key, f"reading counter {counter.name}")
+        item = await self._calls.get(place.table, place.key, f"reading counter {counter.name}")
         if item is None:
             return None
         return items.shard_state_in(item, place, counter)
@@ -219,7 +225,7 @@ class DynamoStore:
             for write in requests.reopened(place, seal, epoch, value):
                 await self._write_if(write, action)
             return
-        item = await self._get(place.table, place.key, action) or {}
+        item = await self._calls.get(place.table, place.key, action) or {}
         await self._write_if(requests.opened(place, item, seal, epoch), action)
 
     async def finish_adoption(self, counter: Counter, seal: str, epoch: str, *, first: int) -> None:
@@ -229,7 +235,7 @@ class DynamoStore:
 
     async def _write_if(self, write: dict[str, Any], action: str) -> bool:
         """Send one conditional write; return True if its condition held."""
-        await self._ensure_table(action)
+        await self._calls.ensure(action)
         try:
             await self._client.call("UpdateItem", action, **write)
         except CallRefused as refused:
@@ -272,7 +278,7 @@ class DynamoStore:
     async def writers(self, counter: Counter) -> Writers | None:
         place = items.place_of(counter, 0, self._name)
         action = f"reading the writers of counter {counter.name}"
-        item = await self._get(place.table, place.key, action)
+        item = await self._calls.get(place.table, place.key, action)
         return None if item is None else items.writers_in(item)
 
     async def register(self, counter: Counter, name: str, *, registrations: int) -> bool:
@@ -323,26 +329,12 @@ class DynamoStore:
     async def _write(
         self, counter: Counter, shard: int, write: dict[str, Any], action: str
     ) -> Answer:
-        """Send one write to a recognised table and return the attributes in its answer.
-
-        Raises CallRefused, OutcomeUnknown: also if another table may have answered, because this
-        one was not found meanwhile, or because this process was paused.
-        """
-        table, asked_at = self._tables.of(counter, shard), now()
-        await self._ensure_table_of(counter, shard, action)
-        try:
-            answer = await self._client.call("UpdateItem", action, **write)
-        except CallRefused as refused:
-            self._tables.not_found(refused, write["TableName"])
-            raise
-        if table.is_invalid:
-            why = "the table was not found in the meantime, so this may be another one"
-            raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
-        table.answered(asked_at)
-        try:
-            await self._ensure_table_of(counter, shard, action)
-        except errors.NotApplied as error:  # what was written is not taken back by this
-            raise errors.OutcomeUnknown(**error.fields) from error
+        """Send one write to a recognised table and return the attributes in its answer. Raises as
+        `TableCalls.write`."""
+        answer = await self._calls.write(
+            "UpdateItem", action, table=self._tables.of(counter, shard),
+            ensure=partial(self._ensure_table_of, counter, shard, action), **write,
+        )  # fmt: skip
         attributes: Answer = answer["Attributes"]
         return attributes
 
@@ -353,41 +345,12 @@ class DynamoStore:
 
     # --- requests --------------------------------------------------------------------------------
 
-    async def _ensure_table(self, action: str) -> None:
-        """Recognise the table first if another one may bear its name now. Raises NotApplied."""
-        try:
-            await self._client.open()
-            await self._tables.own.ensure(self._table.verify)
-        except errors.StoreUnready as error:
-            why = error.fields["why"]
-            raise errors.NotApplied(store=self.address, action=action, why=why) from error
-
     async def _ensure_table_of(self, counter: Counter, shard: int, action: str) -> None:
         """Recognise also a shard's table. Changes do not: one of them accepts a new table."""
-        await self._ensure_table(action)
+        await self._calls.ensure(action)
         table = self._tables.of(counter, shard)
         if table is not self._tables.own:
             await table.ensure(partial(self._recognise_adopted, counter))
-
-    async def _get(self, table: str, key: items.Item, action: str) -> Answer | None:
-        answer = await self._read("GetItem", action, TableName=table, Key=key, ConsistentRead=True)
-        item: Answer | None = answer.get("Item")
-        return item
-
-    async def _read(self, operation: str, action: str, **request: Any) -> Answer:
-        """Send a request that changes nothing; its outcome is never unknown. Raises NotApplied."""
-        asked_at = now()
-        await self._ensure_table(action)
-        try:
-            answer = await self._client.call(operation, action, **request)
-        except CallUnanswered as unanswered:
-            raise errors.NotAnswered(**unanswered.fields) from unanswered
-        except CallRefused as refused:
-            self._tables.not_found(refused, request["TableName"])
-            raise
-        if request["TableName"] == self._name:
-            self._tables.own.answered(asked_at)
-        return answer
 
     def _entry(self, item: Answer, action: str) -> Counter:
         try:

@@ -127,13 +127,15 @@ class TableIdentities:
             return self.own
         return self._adopted.setdefault((item.table, item.table_id), TableIdentity())
 
-    def not_found(self, refused: CallRefused, name: str) -> None:
-        """Invalidate the identity of the table of this name, if the refusal is that there is no
-        such table."""
-        if refused.said == dynamo.NO_TABLE:
-            known = [table for (its, _), table in self._adopted.items() if its == name]
-            for table in [self.own] if name == self._name else known:
-                table.invalidate()
+    def not_found(self, refused: CallRefused, name: str) -> bool:
+        """Return True if the refusal is that there is no table of this name; its identity is
+        invalidated."""
+        if refused.said != dynamo.NO_TABLE:
+            return False
+        known = [table for (its, _), table in self._adopted.items() if its == name]
+        for table in [self.own] if name == self._name else known:
+            table.invalidate()
+        return True
 
 
 class Table:

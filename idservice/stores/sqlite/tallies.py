@@ -203,4 +203,8 @@ def _page(database: sqlite3.Connection, name: str, inc: int, after: str) -> list
 
 def _read_record(row: Sequence[Any]) -> AddRecord:
     key, fate, *rest = row
-    return AddRecord(key, AddFate(fate), *rest)
+    try:
+        return AddRecord(key, AddFate(fate), *rest)
+    except ValueError:
+        why = f"the record of key {key!r} has the fate {fate!r}; was a newer version used?"
+        raise sqlite3.DatabaseError(why) from None
