@@ -3,15 +3,19 @@ that are there until the power goes."""
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from idservice import errors
+from idservice.allocation.context import Limits
 from idservice.catalogue.counters import new_counter
+from idservice.core.timeouts import REFILL_MIN_S
 from idservice.core.writer import Batch
 from idservice.stores.records import Counter
+from idservice.stores.sqlite.connection import BUSY_TIMEOUT_S
 from idservice.stores.sqlite.file_identity import born
 from idservice.stores.sqlite.store import SQLiteStore
 
@@ -186,6 +190,29 @@ async def test_a_write_that_is_refused_is_not_counted(tmp_path: Path) -> None:
         writes = database.execute("SELECT writes FROM file").fetchone()
         assert writes == (2,), "the default counter, and the first reservation"
     database.close()
+
+
+def test_a_lock_is_told_before_a_request_or_a_refill_is_cut_off() -> None:
+    """A call that is cut off says no more than that it took too long, and its ids are a gap."""
+    shortest_s = min(Limits().wait, REFILL_MIN_S)
+    assert 1.0 <= BUSY_TIMEOUT_S <= shortest_s - 0.5
+
+
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN; SELECT * FROM entry"])
+async def test_a_file_that_another_process_keeps_locked_is_told_with_what_shows_it(
+    tmp_path: Path, begin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.stores.sqlite.connection.BUSY_TIMEOUT_S", 0.01)
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store:
+        counter = await begun(store)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            for statement in begin.split(";"):
+                other.execute(statement).fetchone()
+            with pytest.raises(errors.NotApplied, match=rf"is locked; .*`fuser {path}`") as raised:
+                await store.reserve(counter, count=5, seen=0, room=100)
+            assert raised.value.retryable
+        assert (await store.reserve(counter, count=5, seen=0, room=100)).indices == range(5)
 
 
 async def test_a_disk_that_is_full_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -20,7 +20,11 @@ from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding, refusal
 from idservice.stores.sqlite import file_identity, transactions
 from idservice.stores.sqlite.file_identity import NOT_OPENED, file_at
 
-BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's
+# How long a write waits for another process's: less than a request waits and a refill may take
+# (2 s), so that what is told is the lock, and that nothing was applied.
+BUSY_TIMEOUT_S = 1.5
+
+BUSY = "another process keeps it so; see which"
 
 T = TypeVar("T")
 
@@ -179,7 +183,8 @@ class FileConnection:
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
         except (sqlite3.Error, OSError) as error:
             self.disconnect()
-            raise errors.NotApplied(store=self.address, action=action, why=error) from error
+            why = self._why(error)
+            raise errors.NotApplied(store=self.address, action=action, why=why) from error
 
     def _write(self, action: str, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
         try:
@@ -193,7 +198,7 @@ class FileConnection:
             raise
         except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
             self.disconnect()  # not applied: nothing was committed, and closing rolls back
-            why = refused(error)
+            why = self._why(error)
             raise errors.NotApplied(store=self.address, action=action, why=why) from error
         except BaseException:  # a bug of ours must not leave the file locked for others
             self.disconnect()
@@ -202,11 +207,23 @@ class FileConnection:
             database.execute("COMMIT")
         except sqlite3.Error as error:
             if database.in_transaction and self._roll_back():  # e.g. busy: it never began to commit
-                raise errors.NotApplied(store=self.address, action=action, why=error) from error
+                why = self._why(error)
+                raise errors.NotApplied(store=self.address, action=action, why=why) from error
             self.disconnect()
             raise errors.OutcomeUnknown(store=self.address, action=action, why=error) from error
         self._writes = writes
         return result
+
+    def _why(self, error: Exception) -> str:
+        """Return why SQLite refuses, with what to do where an operator can."""
+        name = getattr(error, "sqlite_errorname", "")
+        if is_busy(error):
+            return f"{error}; {BUSY}: `{shlex.join(['fuser', str(self.path)])}`"
+        if name == "SQLITE_FULL":
+            return f"{error}; make room on the disk of the file, and go on without a restart"
+        if name.startswith("SQLITE_READONLY"):
+            return f"{error}; check the permissions of the file and of its folder, and the disk"
+        return str(error)
 
     def _roll_back(self) -> bool:
         try:
@@ -230,8 +247,7 @@ def not_opened(path: Path, error: Exception) -> Finding:
     """Return the fault of a file that SQLite or the system refuses, with a way out."""
     folder = path.absolute().parent
     if is_busy(error):
-        why = "another process keeps it so; see which"
-        return Finding(FAULT, "file", str(error), why, shlex.join(["fuser", str(path)]))
+        return Finding(FAULT, "file", str(error), BUSY, shlex.join(["fuser", str(path)]))
     if os.path.isdir(path):
         run = shlex.join(["idservice", "init", "--store", f"sqlite:{path / 'idservice.db'}"])
         return Finding(FAULT, "file", f"{path} is a folder", "name a file in it", run)
@@ -251,16 +267,6 @@ def replaced(address: str) -> Finding:
         FAULT, IDENTITY, "the file was replaced while in use", f"Stop all instances. {BEHIND}",
         f"idservice fence --all --past N --store {shlex.quote(address)}",
     )  # fmt: skip
-
-
-def refused(error: Exception) -> str:
-    """Return why a write is refused, with what to do where an operator can."""
-    name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL":
-        return f"{error}; make room on the disk of the file, and go on without a restart"
-    if name.startswith("SQLITE_READONLY"):
-        return f"{error}; check the permissions of the file and of its folder, and the disk"
-    return str(error)
 
 
 def is_busy(error: Exception) -> bool:
