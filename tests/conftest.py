@@ -17,6 +17,12 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 PROCESSES_END = 0.9  # the share of the run in which tests of processes begin
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: one more for every two cores, since tests that run processes mostly wait."""
+    cores = os.cpu_count() or 1
+    return cores + max(cores // 2, 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make quick` runs, and mix the tests that run processes with the others: those wait
     while these compute. None comes last, for they take longest."""
