@@ -1,6 +1,7 @@
 """Every error of the project, as one tree: `tree` has the root, `tallies` those of sums."""
 
 from idservice.errors.tallies import (
+    KEEP_KEY,
     AddUnsettled,
     BadAmount,
     BadKey,
@@ -71,6 +72,7 @@ from idservice.errors.tree import (
 )
 
 __all__ = [
+    "KEEP_KEY",
     "NOT_APPLIED",
     "RETRY_AFTER_MAX_S",
     "RETRY_AFTER_S",

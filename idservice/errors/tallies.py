@@ -41,7 +41,7 @@ class UnknownTally(RequestRefused):
 
 
 class UnknownAdd(RequestRefused):
-    text = "Nothing was counted under key {key!r} of tally {name!r} up to {as_of}."
+    text = "Nothing was counted under key {key!r} of tally {name!r} before this was asked."
     code = "unknown_add"
     status = 404
     members = ("key", "as_of")

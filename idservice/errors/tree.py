@@ -64,8 +64,8 @@ class RequestTooLarge(BadCount):
 
 class BadName(RequestRefused):
     text = (
-        "{value!r} is not a counter name. A name has 1 to 64 letters, digits, '.', '_' or '-', "
-        "and begins with a letter or a digit."
+        "{value!r} is not a name for a counter or a tally. A name has 1 to 64 letters, digits, "
+        "'.', '_' or '-', and begins with a letter or a digit."
     )
     code = "bad_name"
 
@@ -91,7 +91,7 @@ class BadConfiguration(RequestRefused):
 
 
 class PrefetchRefused(RequestRefused):
-    text = "A prefetch would use up an id that is never read. Send it when the id is needed."
+    text = "A prefetch would use up an id or count an amount unasked. Send it when it is needed."
     code = "prefetch_refused"
     status = 403
 

@@ -1,12 +1,17 @@
 """Adds and reads of the tallies in a store of our own."""
 
+import logging
+
 from idservice import errors
+from idservice.core.amounts import written
 from idservice.core.tally import Tally, TallyState
 from idservice.stores.records import check_name
 from idservice.stores.tally_source import TallyReading, Told, check_key
 from idservice.tallies.committer import Committer
 from idservice.tallies.context import TallyContext
 from idservice.tallies.shared_read import SharedRead
+
+log = logging.getLogger("idservice.change")
 
 Seen = tuple[Tally | None, int]  # a tally, and when the read of it began, in ms since 1970
 
@@ -23,10 +28,19 @@ class OwnTallies:
         """Count an amount, as `TallySource.add`."""
         return await self._settle(name, key, amount)
 
-    async def set(self, name: str, key: str, sum: str, *, by: str) -> Told:
-        """Set the sum, as an entry under a key; its amount is the difference. Raises as `add`, and
+    async def set(self, name: str, key: str, sum: str, *, by: str, why: str) -> Told:
+        """Set the sum, as an add under a key; its amount is the difference. Raises as `add`, and
         TallyNotChanged."""
-        return await self._settle(name, key, sum, sets=True, by=by)
+        told = await self._settle(name, key, sum, sets=True, by=by)
+        if not told.replayed:
+            log.warning(
+                "tally %s: set by %s%s: its sum was %s and is %s at revision %d",
+                name, by or "an operator", f" ({why})" if why else "",
+                written(told.before, told.decimals), written(told.record.sum, told.decimals),
+                told.record.rev,
+                extra={"action": "tally_changed"},
+            )  # fmt: skip
+        return told
 
     async def _settle(
         self, name: str, key: str, amount: str, *, sets: bool = False, by: str = ""

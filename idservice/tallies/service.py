@@ -87,11 +87,11 @@ class Tallies:
 
     # --- changes, on a store of our own; each also raises ChangedElsewhere -----------------------
 
-    async def set(self, name: str, key: str, sum: str, *, by: str) -> Told:
-        """Set the sum, as an entry under a key. Raises as `add`, and TallyNotChanged."""
+    async def set(self, name: str, key: str, sum: str, *, by: str, why: str = "") -> Told:
+        """Set the sum, as an add under a key. Raises as `add`, and TallyNotChanged."""
         own = self._changeable()
         self._open_for(name, key)
-        return await own.set(name, key, sum, by=by)
+        return await own.set(name, key, sum, by=by, why=why)
 
     async def tallies(self) -> list[Tally]:
         """Return every tally, by name. Raises StoreError."""

@@ -1,4 +1,4 @@
-"""Decides which requests may read the control plane and change counters.
+"""Decides which requests may read the control plane, and change counters and tallies.
 
 That a request comes from this machine says nothing of its sender: a proxy, a forwarded port and a
 web page in a browser come from here, too. So a listener changes counters only if the operator says
@@ -32,8 +32,8 @@ COMMANDS = {
 class ControlAccess:
     """The rules of one listener.
 
-    It may change counters if `writable`. `loopback` is True for a TCP socket that only this machine
-    reaches, `unix` for a Unix socket. `ids` is True if ids are served there, too.
+    It may change counters and tallies if `writable`. `loopback` is True for a TCP socket that only
+    this machine reaches, `unix` for a Unix socket. `ids` is True if ids are served there, too.
     """
 
     writable: bool
@@ -55,16 +55,17 @@ class ControlAccess:
 
         return read
 
-    def check_change(self, request: web.Request) -> None:
-        """Refuse a request that may not change counters. Raises WriteRefused."""
-        why = self._refusal(request)
+    def check_change(self, request: web.Request, commands: dict[str, str] = COMMANDS) -> None:
+        """Refuse a request that may not change anything; `commands` do the same by method. Raises
+        WriteRefused."""
+        why = self._refusal(request, commands)
         if why:
             raise WriteRefused(why=why)
 
-    def _refusal(self, request: web.Request) -> str:
+    def _refusal(self, request: web.Request, commands: dict[str, str]) -> str:
         if not self.writable:
             name = request.match_info.get("name", "")
-            command = COMMANDS[request.method].format(name=name if NAME.fullmatch(name) else "NAME")
+            command = commands[request.method].format(name=name if NAME.fullmatch(name) else "NAME")
             return (
                 f"this listener changes none. Run {command}, or ask an --admin-listen that is a"
                 " Unix socket, or start the service with --allow-changes, which opens its loopback"

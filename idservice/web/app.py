@@ -22,6 +22,7 @@ from idservice.web.ids import next_handler
 from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, for_operators, guard
 from idservice.web.request import WebLimits
 from idservice.web.status_page import StatusRoutes
+from idservice.web.tallies import TallyRoutes
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 
@@ -70,8 +71,11 @@ def build_app(
     if paths:
         handler = next_handler(service, None, limits)
         serve("/v1/counters/{name}/next", GET=handler, POST=handler)
+    access = ControlAccess(writable, loopback=loopback, unix=unix, ids=bool(paths))
+    sums = TallyRoutes(tallies, access)
+    for path, handlers in sums.by_path(data=bool(paths), control=control).items():
+        show(path, **handlers)
     if control:
-        access = ControlAccess(writable, loopback=loopback, unix=unix, ids=bool(paths))
         for path, handlers in _control(catalogue, view, access, limits).items():
             if path not in paths:  # a path of --route comes first
                 if "GET" in handlers:

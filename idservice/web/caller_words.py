@@ -1,5 +1,5 @@
-"""Words an error for callers of ids. What names a store, a table, an address or a path is for
-operators: they read it on the control plane and in the log."""
+"""Words an error for callers of ids and tallies. What names a store, a table, an address or a
+path is for operators: they read it on the control plane and in the log."""
 
 from idservice import errors
 
@@ -10,6 +10,10 @@ WORDS: dict[type[errors.IdserviceError], str] = {
     errors.Moved: "Counter {name!r} hands out no ids here: it goes on in another store.",
     errors.WaitedTooLong: "No id of counter {name!r} arrived within {seconds:g} s." + LOG,
     errors.CounterSuspect: "Counter {name!r} hands out no ids until an operator repairs it." + LOG,
+    errors.AddUnsettled: "It is not known yet if key {key!r} of tally {name!r} is counted. "
+    + errors.KEEP_KEY
+    + LOG,
+    errors.TallyWentBack: "Nothing is added to tally {name!r} until an operator repairs it." + LOG,
     errors.StoreReplaced: "The service hands out no ids until an operator acts: its store changed."
     + LOG,
     errors.OutcomeUnknown: "The store gave no readable answer, and ids may be used up." + LOG,
@@ -18,7 +22,7 @@ WORDS: dict[type[errors.IdserviceError], str] = {
 
 
 def caller_words(error: errors.IdserviceError) -> str:
-    """Return the message of an error for callers of ids."""
+    """Return the message of an error for callers of ids and tallies."""
     for kind, words in WORDS.items():
         if isinstance(error, kind):
             return words.format(**error.fields)

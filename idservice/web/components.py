@@ -9,16 +9,22 @@ import msgspec
 from idservice import errors
 from idservice.observability.status_records import Status
 from idservice.stores.records import LIMIT_DEFAULT, LIMIT_MAX
-from idservice.web import problems, schemas
+from idservice.web import problems, schemas, tally_schemas
 from idservice.web.problems import Problem
 
 Schema = dict[str, Any]
 
 REF = "#/components/schemas/"
-REQUESTS = (schemas.CounterConfiguration, schemas.Patch, schemas.Deletion, schemas.SetTo)
+REQUESTS = (
+    schemas.CounterConfiguration, schemas.Patch, schemas.Deletion, schemas.SetTo,
+    tally_schemas.TallyConfiguration, tally_schemas.TallyPatchRequest, tally_schemas.TallyDeletion,
+    tally_schemas.AddRequest, tally_schemas.SetSumRequest,
+)  # fmt: skip
 ANSWERS = (
     Problem, schemas.OneId, schemas.IdBatch, schemas.IdRanges, schemas.CounterAnswer,
     schemas.CounterList, Status,
+    tally_schemas.AddAnswer, tally_schemas.SetSumAnswer, tally_schemas.RecordAnswer,
+    tally_schemas.SumAnswer, tally_schemas.TallyAnswer, tally_schemas.TallyList,
 )  # fmt: skip
 IDS = ("OneId", "IdBatch", "IdRanges")
 NULL = {"type": "null"}
@@ -76,7 +82,7 @@ def codes() -> tuple[str, ...]:
     """Return the codes of all errors that an answer may carry."""
     answered = {errors.IdserviceError.code, *OTHER_CODES}
     for kind in _below(errors.RequestRefused, errors.Unavailable):
-        if kind.__module__ in (errors.__name__, problems.__name__):
+        if kind.__module__.startswith((errors.__name__, problems.__name__)):
             answered.add(kind.code)
     return tuple(sorted(answered))
 

@@ -9,7 +9,7 @@ from idservice import errors
 from idservice.core.gap_causes import GapCause
 from idservice.core.limits import NUMBER_MAX
 from idservice.observability.status_records import Status, StoreStatus
-from idservice.web import schemas
+from idservice.web import schemas, tally_schemas
 from idservice.web.problems import problem_record
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
 
@@ -24,6 +24,31 @@ SHOWN = msgspec.structs.replace(
     gaps={"stop": schemas.GapAnswer(ids=3, why=GapCause.STOP.text)},
     runway_seconds=41.5,
 )
+AT = "2026-11-03T10:00:00.123Z"
+GIFTS = tally_schemas.TallyAnswer(
+    tally="donations", state="active", decimals=2, floor="0.00", ceiling=None, only=None,
+    start="0.00", sum="1234.50", at=AT, rev=812, adds=811,
+    last_change=tally_schemas.TallyChangeAnswer("create", "http:unix", AT, ""),
+)  # fmt: skip
+TALLY_RECORDS: Mapping[str, Any] = {
+    "TallyConfiguration": {"decimals": 2, "floor": "0"},
+    "TallyPatchRequest": {"state": "suspended", "reason": "the campaign is over"},
+    "TallyDeletion": {"reason": "the campaign is over"},
+    "AddRequest": {"amount": "12.50"},
+    "SetSumRequest": {"sum": "0", "reason": "a new year"},
+    "AddAnswer": tally_schemas.AddAnswer(
+        "donations", "don-4711", "12.50", "1234.50", AT, 812, replayed=False
+    ),
+    "SetSumAnswer": tally_schemas.SetSumAnswer(
+        "donations", "year-2027", "-1234.50", "1234.50", "0.00", AT, 813, replayed=False
+    ),
+    "RecordAnswer": tally_schemas.RecordAnswer(
+        "donations", "don-4711", "counted", "12.50", "1234.50", AT, 812
+    ),
+    "SumAnswer": tally_schemas.SumAnswer("donations", "1234.50", AT, AT, 812),
+    "TallyAnswer": GIFTS,
+    "TallyList": tally_schemas.TallyList([GIFTS]),
+}
 RECORDS: Mapping[str, msgspec.Struct] = {
     "CounterConfiguration": schemas.CounterConfiguration(start=1000, limit=NUMBER_MAX, runway=30.0),
     "Patch": schemas.Patch(state="suspended", reason="a restore"),
@@ -39,7 +64,7 @@ RECORDS: Mapping[str, msgspec.Struct] = {
         attention=0, found=0, find="", page=1, pages=1, per=50, counters=[], gap_causes={},
     ),
 }  # fmt: skip
-PROBLEMS = {
+PROBLEMS: Mapping[int, errors.IdserviceError] = {
     400: errors.BadCount(value="0", most=10_000),
     404: errors.UnknownCounter(name="orders"),
     409: errors.CounterDiffers(name="orders", difference="limit is 900, not 1000"),
@@ -48,16 +73,34 @@ PROBLEMS = {
     429: errors.RateExceeded(name="orders", rate=" of 100 ids/s", seconds=0.4),
     503: errors.Stopped(),
 }
+TALLY_PROBLEMS: Mapping[int, errors.IdserviceError] = {
+    400: errors.KeyMissing(),
+    404: errors.UnknownTally(name="donations"),
+    409: errors.OutOfBounds(
+        name="donations", key="don-4711", amount="-12.50", sum="10.00", at=1793700000123, rev=812,
+        replayed=False, beyond="below 0.00",
+    ),
+    422: errors.KeyReused(
+        name="donations", key="don-4711", amount="12.50", first="an add of 12.50"
+    ),
+    423: errors.TallySuspended(name="donations", by="by http:unix"),
+    503: errors.AddUnsettled(
+        name="donations", key="don-4711", why="the store has not answered yet"
+    ),
+}  # fmt: skip
 
 
 def of(record: str) -> Any:
     """Return the example of a record as JSON values."""
+    if record in TALLY_RECORDS:
+        return msgspec.to_builtins(TALLY_RECORDS[record])
     return _plain(RECORDS[record])
 
 
-def problem(status: int) -> Any:
-    """Return a problem with this status as JSON values; None if there is no example."""
-    error = PROBLEMS.get(status)
+def problem(status: int, tag: str) -> Any:
+    """Return a problem with this status as JSON values; None if there is no example. `tag` is that
+    of the operation."""
+    error = (TALLY_PROBLEMS if tag == "tallies" else PROBLEMS).get(status)
     return None if error is None else _plain(problem_record(error))
 
 

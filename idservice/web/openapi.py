@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from idservice import __version__
-from idservice.core.limits import NAME
+from idservice.core.limits import KEY, NAME
 from idservice.observability.status import PER_DEFAULT
 from idservice.web import components, examples
 from idservice.web.components import Schema, ref
@@ -16,13 +16,15 @@ from idservice.web.request import NONCE, WebLimits
 from idservice.web.status_page import FIND, PAGE_MAX, PER_MAX
 
 DESCRIPTION = (
-    "Unique, short, ordered numbers. Answers must not be cached. No request needs credentials:"
-    " counters are changed at a Unix socket named by `--admin-listen`, or on the machine itself"
-    " where `serve --allow-changes` was given."
+    "Unique, short, ordered numbers, and sums that count each key once. Answers must not be cached."
+    " No request needs credentials: counters and tallies are changed at a Unix socket named by"
+    " `--admin-listen`, or on the machine itself where `serve --allow-changes` was given."
 )
 TAGS = {
     "ids": "Take ids.",
     "counters": "List, show, create and change counters (the control plane).",
+    "tallies": "Add to sums, each key once, and read them; create and change them (the control"
+    " plane).",
     "service": "Show the service: its status, metrics, health and API.",
 }
 
@@ -33,16 +35,35 @@ def _parameter(name: str, description: str, **schema: Any) -> Schema:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-NAMED: list[Schema] = [
-    {
-        "name": "name",
-        "in": "path",
-        "required": True,
-        "description": "The name of the counter.",
-        "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-        "example": "orders",
-    }
-]
+def _named(of: str, example: str) -> list[Schema]:
+    return [
+        {
+            "name": "name",
+            "in": "path",
+            "required": True,
+            "description": f"The name of the {of}.",
+            "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+            "example": example,
+        }
+    ]
+
+
+NAMED, TALLY = _named("counter", "orders"), _named("tally", "donations")
+KEY_IN_PATH: Schema = {
+    "name": "key",
+    "in": "path",
+    "required": True,
+    "description": "The key of the add.",
+    "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
+    "example": "don-4711",
+}
+IDEMPOTENCY_KEY: Schema = {
+    **KEY_IN_PATH,
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Names this add for good; a retry with the same key is counted once. It may be"
+    " quoted.",
+}
 LIST_QUERY = [
     _parameter(
         "limit", "The number of counters in an answer.",
@@ -93,6 +114,8 @@ def described(limits: WebLimits) -> Schema:
             "/next": _ids("Next", "the default counter", [], limits),
             "/v1/counters/{name}/next": _ids("NextOfCounter", "a counter", NAMED, limits),
             **_counters(),
+            **_tallies(),
+            **_tally_control(),
             **_service(),
         },
         "components": {"schemas": _schemas()},
@@ -184,6 +207,79 @@ def _counters() -> Schema:
     }  # fmt: skip
 
 
+def _tallies() -> Schema:
+    """Return the paths of tallies for callers."""
+    sum = _json("SumAnswer")
+    sum["content"]["text/plain"] = {"schema": {"type": "string"}, "example": "1234.50"}
+    return {
+        "/v1/tallies/{name}/add": {
+            "post": _operation(
+                "tallies", "addToTally",
+                "Add an amount, counted once for its key, however often it is sent.",
+                {"200": _json("AddAnswer")}, [*TALLY, IDEMPOTENCY_KEY],
+                (400, 403, 404, 408, 409, 412, 413, 415, 416, 422, 423, 503), "AddRequest",
+            ),
+        },
+        "/v1/tallies/{name}/adds/{key}": {
+            "get": _operation(
+                "tallies", "showAdd", "Show the record of a key: if it was counted.",
+                {"200": _json("RecordAnswer")}, [*TALLY, KEY_IN_PATH], (400, 403, 404, 503),
+            ),
+        },
+        "/v1/tallies/{name}": {
+            "get": _operation(
+                "tallies", "showSum", "Show the sum, read from the store.",
+                {"200": sum}, TALLY, (400, 403, 404, 503),
+            ),
+            **_tally_changes(),
+        },
+    }  # fmt: skip
+
+
+def _tally_changes() -> Schema:
+    """Return the operations that create and change a tally."""
+    answer = _json("TallyAnswer")
+    links = {
+        operation: {"operationId": operation, "parameters": {"name": "$request.path.name"}}
+        for operation in ("addToTally", "showSum", "setSum", "patchTally")
+    }
+    there = {**answer, "links": links}
+    return {
+        "put": _operation(
+            "tallies", "createTally", "Create a tally, or find it with the same configuration.",
+            {"200": there, "201": there}, TALLY, (400, 403, 408, 409, 413, 503),
+            "TallyConfiguration",
+        ),
+        "patch": _operation(
+            "tallies", "patchTally", "Suspend or resume a tally, or change its bounds.",
+            {"200": answer}, TALLY, (400, 403, 404, 408, 409, 413, 503), "TallyPatchRequest",
+        ),
+        "delete": _operation(
+            "tallies", "deleteTally", "Delete a tally.",
+            {"200": answer}, TALLY, (400, 403, 404, 408, 409, 413, 503), "TallyDeletion",
+        ),
+    }  # fmt: skip
+
+
+def _tally_control() -> Schema:
+    """Return the other paths of tallies for operators."""
+    return {
+        "/v1/tallies": {
+            "get": _operation(
+                "tallies", "listTallies", "List the tallies with their configuration.",
+                {"200": _json("TallyList")}, LIST_QUERY, (400, 403, 503),
+            ),
+        },
+        "/v1/tallies/{name}/set": {
+            "post": _operation(
+                "tallies", "setSum", "Set the sum, once for its key.",
+                {"200": _json("SetSumAnswer")}, [*TALLY, IDEMPOTENCY_KEY],
+                (400, 403, 404, 408, 409, 413, 422, 423, 503), "SetSumRequest",
+            ),
+        },
+    }  # fmt: skip
+
+
 def _service() -> Schema:
     """Return the paths that show the service."""
     page = {"description": "The page.", "content": {"text/html": {}}}  # nothing to be decoded
@@ -227,7 +323,10 @@ def _operation(
         "operationId": operation,
         "summary": summary,
         "parameters": parameters,
-        "responses": {**answers, **{str(status): _problem(status) for status in (*refusals, 500)}},
+        "responses": {
+            **answers,
+            **{str(status): _problem(status, tag) for status in (*refusals, 500)},
+        },
     }
     if body:
         described["requestBody"] = {
@@ -237,10 +336,10 @@ def _operation(
     return described
 
 
-def _problem(status: int) -> Schema:
+def _problem(status: int, tag: str) -> Schema:
     phrase = HTTPStatus(status).phrase
     answer = _content("application/problem+json", ref("Problem"), f"{phrase}: see `code`.")
-    if (example := examples.problem(status)) is not None:
+    if (example := examples.problem(status, tag)) is not None:
         answer["content"]["application/problem+json"]["example"] = example
     return answer
 

@@ -7,18 +7,21 @@ import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from time import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, web
+from msgspec import UNSET, Meta, UnsetType
 
 from idservice import errors
 from idservice.observability.logs import RateLimitedLog
+from idservice.stores.instants import instant
 from idservice.web.caller_words import caller_words
 
 SERVER = "idservice"  # no versions: they help nobody but an attacker
 BODY_MAX = 4096  # bytes
 NO_STORE = {"Cache-Control": "no-store", "Server": SERVER}
+JSON_HEADERS = {**NO_STORE, "Content-Type": "application/json"}
 VERSIONS = (HttpVersion10, HttpVersion11)  # the parser also lets 0.9 and 2.0 pass
 PREFETCH_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 PREFETCH_WORDS = ("prefetch", "prerender", "preview")
@@ -39,8 +42,16 @@ class BadPage(errors.RequestRefused):
     code = "bad_page"
 
 
+class BadBody(errors.RequestRefused):
+    text = (
+        "The body of the request cannot be read: {why}. It is a JSON object such as "
+        '{{"{field}": "12.50"}}.'
+    )
+    code = "bad_body"
+
+
 class WriteRefused(errors.RequestRefused):
-    text = "This request may not change counters: {why}."
+    text = "This request may not change counters or tallies: {why}."
     code = "write_refused"
     status = 403
 
@@ -68,7 +79,9 @@ class RequestTimeout(errors.RequestRefused):
 
 
 class ConditionalRefused(errors.RequestRefused):
-    text = "{header} has no meaning for an id, which is new each time. Leave the header out."
+    text = (
+        "{header} has no meaning for an id or an add, which is new each time. Leave the header out."
+    )
     code = "conditional_refused"
     status = 412
 
@@ -79,8 +92,14 @@ class BodyTooLarge(errors.RequestRefused):
     status = 413
 
 
+class MediaTypeRefused(errors.RequestRefused):
+    text = "The body of the request is JSON, and needs the header `Content-Type: application/json`."
+    code = "media_type_refused"
+    status = 415
+
+
 class RangeRefused(errors.RequestRefused):
-    text = "An id cannot be read in parts. Leave the Range header out."
+    text = "An id or an add cannot be answered in parts. Leave the Range header out."
     code = "range_refused"
     status = 416
 
@@ -107,15 +126,20 @@ class HeadersTooLong(errors.MalformedRequest):
 
 class CrossSiteRefused(errors.RequestRefused):
     text = (
-        "The request comes from a web page of another site, which may use up ids unseen. Ask from "
-        "a page of this site, or without a browser."
+        "The request comes from a web page of another site, which may use up ids or count amounts "
+        "unseen. Ask from a page of this site, or without a browser."
     )
     code = "cross_site_refused"
     status = 403
 
 
+TIME = Meta(extra_json_schema={"format": "date-time"})
+TIMES = ("at", "as_of")  # which errors have in milliseconds since 1970
+
+
 class Problem(msgspec.Struct):
-    """Problem details as in RFC 9457. `outcome` says if the request may have had an effect."""
+    """Problem details as in RFC 9457. `outcome` says if the request may have had an effect. Errors
+    of tallies have more fields."""
 
     type: str
     title: str
@@ -123,13 +147,20 @@ class Problem(msgspec.Struct):
     detail: str
     code: str
     retryable: bool
-    outcome: Annotated[
-        str, msgspec.Meta(extra_json_schema={"enum": [errors.NOT_APPLIED, errors.UNKNOWN]})
-    ]
+    outcome: Annotated[str, Meta(extra_json_schema={"enum": [errors.NOT_APPLIED, errors.UNKNOWN]})]
+    key: Annotated[str, Meta(description="The key of the add.")] | UnsetType = UNSET
+    amount: Annotated[str, Meta(description="The first amount of this key.")] | UnsetType = UNSET
+    sum: Annotated[str, Meta(description="The sum, which stays.")] | UnsetType = UNSET
+    at: Annotated[str, TIME] | UnsetType = UNSET
+    as_of: Annotated[str, TIME] | UnsetType = UNSET
+    rev: int | UnsetType = UNSET
+    replayed: bool | UnsetType = UNSET
 
 
 def problem_record(error: errors.IdserviceError, *, operator: bool = False) -> Problem:
     """Return an error as RFC 9457 problem details, in words for callers or for an `operator`."""
+    more: dict[str, Any] = {name: error.fields[name] for name in error.members}
+    more |= {name: instant(more[name]) for name in TIMES if name in more}
     return Problem(
         type=f"urn:idservice:problem:{error.code}",
         title=HTTPStatus(error.status).phrase,
@@ -138,6 +169,7 @@ def problem_record(error: errors.IdserviceError, *, operator: bool = False) -> P
         code=error.code,
         retryable=error.retryable,
         outcome=error.outcome,
+        **more,
     )
 
 
@@ -184,12 +216,11 @@ def problem_of(exception: web.HTTPException, request: web.BaseRequest) -> web.Re
 
 
 def json_answer(body: msgspec.Struct, *, status: int = HTTPStatus.OK) -> web.Response:
-    """Return an answer of the control plane."""
+    """Return a record as an answer."""
     return web.Response(
         status=status,
         body=msgspec.json.encode(body),
-        content_type="application/json",
-        headers=NO_STORE,
+        headers=JSON_HEADERS,
     )
 
 
@@ -236,7 +267,8 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
 
 
 def check_headers(request: web.Request) -> None:
-    """Refuse requests that would use up an id that is never read. Raises RequestRefused."""
+    """Refuse requests that would use up an id, or count an amount, and are never read. Raises
+    RequestRefused."""
     headers = request.headers
     for name in PREFETCH_HEADERS:
         for value in headers.getall(name, ()):

@@ -18,7 +18,7 @@ COUNT = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)  # int() also takes "1_0", " 1"
 NONCE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 QUERY_KEYS_MAX = 32
 ESCAPES_MAX = 256  # of %XX in a query: to decode a thousand takes longer than anything else
-JSON = "application/json"
+JSON, PLAIN = "application/json", "text/plain"
 IDLE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
 KINDS_MAX = 32  # of an Accept header; what follows is not read
 IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
@@ -114,6 +114,17 @@ def prefers_json(accept: str) -> bool:
     Of two kinds with the same weight the first is preferred. A header that names neither, as some
     HTTP clients send by default, gets text: the endpoint that this service replaces sent text.
     """
+    return _preferred(accept) == JSON
+
+
+@lru_cache(maxsize=256)
+def prefers_text(accept: str) -> bool:
+    """Return True if an Accept header prefers text to JSON; not if it names neither."""
+    return _preferred(accept) == PLAIN
+
+
+def _preferred(accept: str) -> str:
+    """Return the kind that an Accept header asks for by name; empty if it names neither."""
     quality: dict[str, float] = {}
     for part in accept.lower().split(",", KINDS_MAX)[:KINDS_MAX]:
         kind, *parameters = (piece.strip() for piece in part.split(";", KINDS_MAX)[:KINDS_MAX])
@@ -125,8 +136,9 @@ def prefers_json(accept: str) -> bool:
                 except ValueError:
                     quality[kind] = 0.0
     json = quality.get(JSON, 0.0)
-    text = max(quality.get("text/plain", 0.0), quality.get("text/*", 0.0))
+    text = max(quality.get(PLAIN, 0.0), quality.get("text/*", 0.0))
     if json == text:
-        kinds = [kind for kind in quality if kind in (JSON, "text/plain", "text/*")]
-        text = 0.0 if kinds[:1] == [JSON] else text
-    return json > 0 and json > text and json >= quality.get("*/*", 0.0)
+        first = [kind for kind in quality if kind in (JSON, PLAIN, "text/*")][:1]
+        json, text = (json, 0.0) if first == [JSON] else (0.0, text)
+    weight, kind = (json, JSON) if json > text else (text, PLAIN)
+    return kind if weight > 0 and weight >= quality.get("*/*", 0.0) else ""

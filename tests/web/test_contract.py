@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -23,15 +24,21 @@ TEXT = "text/plain; charset=utf-8"
 JSON = {"Accept": "application/json"}
 
 
-def assert_problem(answer: Answer, status: int, code: str, outcome: str = "not_applied") -> None:
-    """A refusal in the one form that all have."""
+def assert_problem(
+    answer: Answer,
+    status: int,
+    code: str,
+    outcome: str = "not_applied",
+    members: Collection[str] = (),
+) -> None:
+    """A refusal in the one form that all have, and with these fields of its own."""
     assert answer.status == status, answer
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["server"] == "idservice"
     assert ("retry-after" in answer.headers) == (status in (429, 503))
     problem = answer.json
-    assert set(problem) == PROBLEM_KEYS
+    assert set(problem) == {*PROBLEM_KEYS, *members}
     assert problem["status"] == status
     assert problem["code"] == code
     assert problem["type"] == f"urn:idservice:problem:{code}"
