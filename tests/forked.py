@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from idservice import __main__
-from idservice.cli import main
+from idservice.cli.commands import COMMANDS
 from tests import engines
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ NEEDED = (
     "idservice.stores.chained",
     "aioboto3",
     "uvloop",
-    *(f"idservice.{command.run.partition(':')[0]}" for command in main.COMMANDS.values()),
+    *(f"idservice.{command.run.partition(':')[0]}" for command in COMMANDS.values()),
 )
 
 

@@ -54,13 +54,21 @@ def _signature(thing: object) -> str:
 
 def _commands() -> Iterator[str]:
     """The commands, their arguments, and the variable and default that their help names."""
-    names = re.findall(r"^    ([a-z]+) ", _help(), re.MULTILINE)
+    names = list(_names())
     yield from (f"command {name}" for name in names)
     for name in names:
-        for flag, text in re.findall(r"^  (-\S+(?: \S+)*)(.*)$", _help(name), re.MULTILINE):
-            yield " ".join(["command", name, flag, *re.findall(r"\[IDSERVICE_\w+\]", text)])
-        for argument in re.findall(r"^  ([A-Z]+)  ", _help(name), re.MULTILINE):
-            yield f"command {name} {argument}"
+        text = _help(*name.split())
+        for flag, said in re.findall(r"^  (-\S+(?: \S+)*)(.*)$", text, re.MULTILINE):
+            yield " ".join(["command", name, flag, *re.findall(r"\[IDSERVICE_\w+\]", said)])
+        for argument in re.findall(r"^  ([A-Z]+)  ", text, re.MULTILINE):
+            if argument != "COMMAND":
+                yield f"command {name} {argument}"
+
+
+def _names(*group: str) -> Iterator[str]:
+    for word in re.findall(r"^    ([a-z]+) ", _help(*group), re.MULTILINE):
+        yield " ".join((*group, word))
+        yield from _names(*group, word)
 
 
 def _help(*command: str) -> str:

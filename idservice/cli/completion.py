@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from idservice.cli import main
+from idservice.cli.commands import COMMANDS, GROUPS, Command
 from idservice.server.exits import EXIT_OK
 
 
@@ -27,7 +27,22 @@ def completion(parsed: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _flags(command: main.Command) -> Iterator[_Flag]:
+def _firsts() -> dict[str, str]:
+    """Return the first words of commands, each with its text."""
+    firsts = {}
+    for name, command in COMMANDS.items():
+        group = name.partition(" ")[0]
+        firsts[group] = GROUPS[group].text if group in GROUPS else command.text
+    return firsts
+
+
+def _seconds(group: str) -> dict[str, str]:
+    """Return the second words of a group's commands, each with its text."""
+    names = {name.partition(" ")[::2]: command.text for name, command in COMMANDS.items()}
+    return {second: text for (first, second), text in names.items() if first == group}
+
+
+def _flags(command: Command) -> Iterator[_Flag]:
     """Yield what may follow the name of a command, but for arguments that nobody can guess."""
     yield _Flag("--help", "show what the command does", "", ())
     for setting in command.settings:
@@ -48,20 +63,24 @@ def _flags(command: main.Command) -> Iterator[_Flag]:
 def _bash() -> Iterator[str]:
     yield '# eval "$(idservice completion bash)"'
     yield "_idservice() {"
-    yield "  local words word=${COMP_WORDS[COMP_CWORD]}"
-    yield '  case "${COMP_WORDS[1]} ${COMP_WORDS[COMP_CWORD-1]}" in'
-    for name, command in main.COMMANDS.items():
+    yield "  local words word=${COMP_WORDS[COMP_CWORD]} name=${COMP_WORDS[1]}"
+    for group in GROUPS:
+        yield f'  [ "$name" != {group} ] || name="{group} ${{COMP_WORDS[2]-}}"'
+    yield '  case "$name ${COMP_WORDS[COMP_CWORD-1]}" in'
+    for name, command in COMMANDS.items():
         for flag in _flags(command):
             if flag.choices:
                 yield f'    "{name} {flag.name or name}") words="{" ".join(flag.choices)}" ;;'
-    for name, command in main.COMMANDS.items():
+    for name, command in COMMANDS.items():
         known = " ".join(flag.name for flag in _flags(command) if flag.name)
         yield f'    "{name} "*) words="{known}" ;;'
     yield "  esac"
-    commands = " ".join(main.COMMANDS)
-    yield "  case $COMP_CWORD in"
-    yield f'    1) words="{commands} help --help --version" ;;'
-    yield f'    2) [ "${{COMP_WORDS[1]}}" != help ] || words="{commands}" ;;'
+    firsts = " ".join(_firsts())
+    yield '  case "$COMP_CWORD ${COMP_WORDS[1]}" in'
+    yield f'    "1 "*) words="{firsts} help --help --version" ;;'
+    yield f'    "2 help") words="{firsts}" ;;'
+    for group in GROUPS:
+        yield f'    "2 {group}") words="{" ".join(_seconds(group))} --help" ;;'
     yield "  esac"
     yield '  COMPREPLY=($(compgen -W "$words" -- "$word"))'
     yield "}"
@@ -75,20 +94,29 @@ def _zsh() -> Iterator[str]:
     yield "#compdef idservice"
     yield "# source <(idservice completion zsh), or a file _idservice in a folder of $fpath"
     yield "_idservice() {"
-    yield "  local -a commands=("
-    for name, command in main.COMMANDS.items():
-        yield "    " + _quoted(f"{name}:{_short(command.text)}")
-    yield "  )"
+    for group in ("", *GROUPS):
+        yield f"  local -a {group or 'commands'}=("
+        for name, text in (_seconds(group) if group else _firsts()).items():
+            yield "    " + _quoted(f"{name}:{_short(text)}")
+        yield "  )"
     yield "  if (( CURRENT == 2 )) || [[ $words[2] == help ]]; then"
     yield "    _describe command commands"
     yield "    return"
     yield "  fi"
     yield "  shift words"
     yield "  (( CURRENT-- ))"
-    yield "  case $words[1] in"
-    for name, command in main.COMMANDS.items():
+    yield "  local name=$words[1]"
+    for group in GROUPS:
+        yield f"  if [[ $name == {group} ]]; then"
+        yield f"    if (( CURRENT == 2 )); then _describe command {group}; return; fi"
+        yield "    shift words"
+        yield "    (( CURRENT-- ))"
+        yield f'    name="{group} $words[1]"'
+        yield "  fi"
+    yield "  case $name in"
+    for name, command in COMMANDS.items():
         specs = " ".join(_quoted(_zsh_spec(flag)) for flag in _flags(command))
-        yield f"    {name}) _arguments {specs} '*:argument:_default' ;;"
+        yield f"    \"{name}\") _arguments {specs} '*:argument:_default' ;;"
     yield "  esac"
     yield "}"
     yield 'if [[ $funcstack[1] == _idservice ]]; then _idservice "$@"'
@@ -115,14 +143,25 @@ def _fish() -> Iterator[str]:
     yield "# idservice completion fish | source"
     yield "complete -c idservice -f"
     yield "complete -c idservice -n __fish_use_subcommand -s V -l version -d 'print versions'"
-    for name, command in main.COMMANDS.items():
-        told = f"-a {name} -d {_fish_quoted(_short(command.text))}"
+    yield "function __idservice_in"  # true if these words come first
+    yield "  set -l typed (commandline -opc)"
+    yield "  set -l last (math 1 + (count $argv))"
+    yield "  test (count $typed) -ge $last"
+    yield '  and test "$typed[2..$last]" = "$argv"'
+    yield "end"
+    for name, text in _firsts().items():
+        told = f"-a {name} -d {_fish_quoted(_short(text))}"
         yield f"complete -c idservice -n __fish_use_subcommand {told}"
-    commands = " ".join(main.COMMANDS)
-    yield f"complete -c idservice -n '__fish_seen_subcommand_from help' -a '{commands}'"
-    for name, command in main.COMMANDS.items():
+    firsts = " ".join(_firsts())
+    yield f"complete -c idservice -n '__idservice_in help' -a '{firsts}'"
+    for group in GROUPS:
+        here = f"'__idservice_in {group}; and test (count (commandline -opc)) -eq 2'"
+        for name, text in _seconds(group).items():
+            told = f"-a {name} -d {_fish_quoted(_short(text))}"
+            yield f"complete -c idservice -n {here} {told}"
+    for name, command in COMMANDS.items():
         for flag in _flags(command):
-            parts = [f"complete -c idservice -n '__fish_seen_subcommand_from {name}'"]
+            parts = [f"complete -c idservice -n '__idservice_in {name}'"]
             parts += [f"-l {flag.name[2:]}"] if flag.name else []
             parts += ["-r"] if flag.name and flag.value else []
             parts += [f"-a '{' '.join(flag.choices)}'"] if flag.choices else []

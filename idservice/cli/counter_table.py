@@ -24,12 +24,16 @@ def in_natural_order(name: str) -> tuple[tuple[int, str], ...]:
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print counters in columns; on a terminal with colour for a state that is not `active`."""
-    cells = [_cells(row) for row in rows]
+    print_columns(COLUMNS, [_cells(row) for row in rows])
+
+
+def print_columns(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Print lines of cells in columns, of which the second is a state."""
     if sys.stdout.isatty():
-        _draw(cells)
+        _draw(titles, cells)
         return
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
-    for line in (COLUMNS, *cells):
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    for line in (titles, *cells):
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         print("  ".join(padded).rstrip())
 
@@ -47,11 +51,11 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _draw(cells: Sequence[tuple[str, ...]]) -> None:
+def _draw(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     from rich.console import Console  # slow to load: for a terminal only
     from rich.table import Table
 
-    table = Table(*COLUMNS, box=None, header_style="bold")
+    table = Table(*titles, box=None, header_style="bold")
     for line in cells:
         table.add_row(*line, style=None if line[1] == ACTIVE else "yellow")
     Console(highlight=False).print(table)

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from idservice import errors
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_STORE = 0, 1, 2, 3
+BAD_USAGE = (
+    errors.Usage, errors.BadName, errors.BadCount, errors.BadConfiguration, errors.BadTally,
+    errors.BadAmount, errors.BadKey,
+)  # fmt: skip
 
 
 def ending(run: Callable[[], int]) -> int:
@@ -18,7 +22,7 @@ def ending(run: Callable[[], int]) -> int:
         result = run()
         sys.stdout.flush()
         return result
-    except (errors.Usage, errors.BadName, errors.BadCount, errors.BadConfiguration) as error:
+    except BAD_USAGE as error:
         return _fail(error, EXIT_USAGE)
     except errors.StoreUnready as error:
         return _fail(error, EXIT_STORE)

@@ -9,6 +9,7 @@ import pytest
 
 from idservice import errors
 from idservice.cli import main
+from idservice.cli.commands import COMMANDS
 from idservice.cli.completion import SHELLS
 from tests.deploy.conftest import skipped_but_not_in_ci
 
@@ -20,7 +21,7 @@ def script(shell: str) -> str:
 def helps(capsys: pytest.CaptureFixture[str], command: str) -> set[str]:
     """Return the flags that the help of a command names."""
     with pytest.raises(SystemExit):
-        main._parser().parse_args([command, "--help"])
+        main._parser().parse_args([*command.split(), "--help"])
     return {*re.findall(r"^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)}
 
 
@@ -57,6 +58,11 @@ TYPED = [
     (["create", "orders", "--adopt-returns", "o"], {"old"}),
     (["completion", ""], {"bash", "zsh", "fish"}),
     (["help", "su"], {"suspend"}),
+    (["tal"], {"tally"}),
+    (["tally", "s"], {"set", "show", "suspend"}),
+    (["tally", "create", "--s"], {"--start", "--store"}),
+    (["create", "--sta"], {"--start"}),
+    (["tally", "add", "create", "--k"], {"--key"}),
     (["bench", "--json", "--du"], {"--duration"}),
 ]
 
@@ -91,12 +97,12 @@ def test_every_flag_of_every_command_is_in_each_script(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bash, zsh, fish = (script(shell) for shell in ("bash", "zsh", "fish"))
-    for command in main.COMMANDS:
+    for command in COMMANDS:
         wanted = helps(capsys, command)
         assert "--help" in wanted
         (line,) = re.findall(rf'^    "{command} "\*\) words="(.*)" ;;$', bash, re.MULTILINE)
         assert set(line.split()) == wanted
-        (line,) = re.findall(rf"^    {command}\) _arguments (.*)$", zsh, re.MULTILINE)
+        (line,) = re.findall(rf'^    "{command}"\) _arguments (.*)$', zsh, re.MULTILINE)
         assert {*re.findall(r"'\*(--[a-z-]+)\[", line)} == wanted
-        seen = f"'__fish_seen_subcommand_from {command}' -l ([a-z-]+)"
+        seen = f"'__idservice_in {command}' -l ([a-z-]+)"
         assert {f"--{flag}" for flag in re.findall(seen, fish)} == wanted

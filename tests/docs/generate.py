@@ -33,6 +33,7 @@ LOCAL = {
     "cannot_listen",
     "incomplete",
     "no_answer",
+    "not_settled",
     "not_sent",
     "refused",
     "not_open",
@@ -99,11 +100,11 @@ def commands() -> Iterator[str]:
         "Exit codes: 0 clean, 1 failure, 2 bad usage, 3 the store cannot be used. Every command"
         " prints its flags with `--help`. [Settings](settings.md) have environment variables, too.",
     )
-    [subparsers] = [each for each in parser._actions if isinstance(each.choices, dict)]
-    assert isinstance(subparsers.choices, dict)
-    for name, sub in subparsers.choices.items():
-        yield from ("", f"## {name}")
+    for sub in _commands_of(parser):
+        yield from ("", f"## {sub.prog.removeprefix('idservice ')}")
         yield from _paragraph(str(sub.description))
+        if _commands_of(sub):
+            continue
         yield from ("", "```text", *_usage(sub), "```")
         flags = {setting.flag for setting in config.ALL.values()}
         own = _actions(sub)
@@ -116,6 +117,13 @@ def commands() -> Iterator[str]:
         yield from [""] * bool(named)
         for action in named:
             yield from _item(f"`{_said(action)}`: {_sentence(str(action.help))}")
+
+
+def _commands_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Return the parsers of the commands below one, each group before its own."""
+    subs = [one for each in parser._actions if isinstance(each.choices, dict)
+            for one in each.choices.values()]  # fmt: skip
+    return [each for sub in subs for each in (sub, *_commands_of(sub))]
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:

@@ -1,0 +1,342 @@
+"""The table of commands: for each its function, its help, its settings and its arguments.
+
+A command of two words, such as `tally add`, belongs to a group, which is its first word. The
+parser, the completion of shells and the reference are made of this table.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from idservice import errors
+from idservice.core.amounts import DECIMALS_MAX
+from idservice.core.limits import ID_MAX, NUMBER_MAX, SHARDS_MAX
+from idservice.server import settings as config
+
+SHARDS = (
+    "positions that are reserved from side by side, 1 (the default) to 64: more than one is for a"
+    " table whose item is too hot, and ids then rise only within each"
+)
+COUNTERS = "List the counters: state, position, used share of the limit, shards, runway."
+NEXT = (
+    "Print the next id, or several. They are taken from the store itself, above the ids that"
+    " running services hold in memory; with --url a service is asked, as callers ask it."
+)
+SHOW = "Show a counter, as it is in the store or as a running service reports it."
+TOP = "Show a running service and its counters; problems first. Ctrl-C ends it."
+BENCH = (
+    "Measure a running service, and check that every id it gives is distinct. The ids are real and"
+    " are not given to anybody else. Exit 1 on a repeated id, on a broken order, on an answer that"
+    " cannot be read, and if no request was answered with ids; errors are counted and do not fail"
+    " the run."
+)
+DOCTOR = (
+    "Examine a store and its counters, and say of each finding what it is, why it matters and what"
+    " to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than advice."
+)
+COMPLETION = (
+    "Print a script with which a shell completes commands and flags. For bash, in ~/.bashrc:"
+    ' eval "$(idservice completion bash)".'
+)
+
+
+TALLIES = (
+    "Sums that count each key once: create one, add to it, show it, change it, compare it with its"
+    " records."
+)
+ADD = (
+    "Add an amount to a tally, once for ever under its key. Without --key a new one is made, and"
+    " printed with the result. If it is not known whether the amount was counted, the command is"
+    " printed that asks again with the same key."
+)
+AUDIT = (
+    "Compare the sum of a tally with its records, which are all read. On DynamoDB that reads the"
+    " whole table. Adds may go on meanwhile. Exit 1 if they differ."
+)
+LIST = "List the tallies, but for deleted ones. On DynamoDB that reads the whole table."
+KEY = "names the request: the same key is counted once, for ever"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command; `run` is `module:function` in `idservice`. That returns an exit code or a
+    coroutine."""
+
+    run: str
+    text: str
+    settings: tuple[config.Setting, ...] = ()
+    arguments: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The commands whose first word is the same. `absent` are words that it does not have, each
+    with the reason."""
+
+    text: str
+    absent: Mapping[str, str]
+
+
+def _add(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    return name, options
+
+
+def _number(
+    flag: str, *, least: int = 0, most: int = ID_MAX, **options: Any
+) -> tuple[str, dict[str, Any]]:
+    """Return a flag with a number, by default in the range of ids."""
+    read = config.whole(least, most)
+
+    def parse(value: str) -> int:
+        try:
+            return read(value)
+        except ValueError as rule:
+            raise errors.Usage(why=f"{flag} is {value!r}; it must be {rule}") from None
+
+    return flag, {"metavar": "N", "type": parse, **options}
+
+
+def _rate(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Return a flag with ids per second."""
+
+    def parse(value: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value, re.ASCII):
+            why = f"{flag} is {value!r}; it must be ids per second, as 100 or 0.5"
+            raise errors.Usage(why=why)
+        return float(value)
+
+    return flag, {"metavar": "R", "type": parse, **options}
+
+
+NAME = _add("name", metavar="NAME", help="the counter")
+JSON = _add("--json", action="store_true", help="print JSON")
+REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log and `show`")
+BOUNDS = (
+    _number("--request-max", help="the most ids of one request; 0: no bound (default)"),
+    _rate("--rate-max", help="ids per second that each instance gives; 0: no bound (default)"),
+)
+TALLY = _add("name", metavar="NAME", help="the tally")
+STORE = (config.STORE,)
+ASK = (config.STORE, config.URL, config.ANSWER_TIMEOUT)
+CHANGE = (config.STORE, config.RUNWAY)
+
+COMMANDS = {
+    "serve": Command("server.process:run", "Serve ids over HTTP.", config.SERVE),
+    "init": Command("cli.store_commands:init", "Create the store with its default counter.", STORE),
+    "create": Command(
+        "cli.store_commands:create", "Create a counter, or take over an existing one.", CHANGE,
+        (
+            _add("name", metavar="NAME", help="the name of the counter"),
+            _number("--start", help="the first id (default: 0)"),
+            _number("--limit", default=NUMBER_MAX, help="the highest id (default: 2^53 - 1)"),
+            _add("--strict", action="store_true",
+                 help="one order over all instances; a write per batch"),
+            _number("--shards", least=1, most=SHARDS_MAX, default=1, help=SHARDS),
+            *BOUNDS,
+            _add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table"),
+            _add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item"),
+            _add("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
+            _add("--adopt-returns", choices=("old", "new"),
+                 help="the value that its endpoint answers: before the increment, or after it"),
+            REASON,
+        ),
+    ),
+    "counters": Command("cli.store_commands:counters", COUNTERS, STORE, (JSON,)),
+    "show": Command(
+        "cli.store_commands:show", SHOW, ASK, (NAME, JSON),
+    ),
+    "next": Command(
+        "cli.next_ids:next_ids", NEXT, ASK,
+        (
+            _add("--format", choices=("text", "json", "ranges"), default="text",
+                 help="one id per line (the default), or as the service answers it"),
+            _add("--count", metavar="N", help="number of ids (default: one)"),
+            _add("name", nargs="?", metavar="NAME", help="the counter (default: default)"),
+        ),
+    ),
+    "set": Command(
+        "cli.change_commands:set_next", "Go on from another id.", CHANGE,
+        (
+            NAME,
+            _number("--next", required=True, help="the id to go on from"),
+            _add("--allow-lower", action="store_true", help="even below ids in use: repeats them"),
+            _add("--force", action="store_true", help="even over more than a million ids"),
+            REASON,
+        ),
+    ),
+    "configure": Command(
+        "cli.change_commands:configure", "Change the limit, the runway or the bounds of a counter.",
+        (config.STORE,),
+        (
+            NAME,
+            _number("--limit", help="the highest id; the counter goes on where it is"),
+            _add("--runway", metavar="S",
+                 help="seconds that its ids in memory last without the store, 1 to 86400"),
+            *BOUNDS,
+            _add("--force", action="store_true",
+                 help="even a limit below ids in use: no ids are left"),
+            REASON,
+        ),
+    ),
+    "suspend": Command(
+        "cli.change_commands:suspend", "Hand out no ids of a counter until it is resumed.", CHANGE,
+        (NAME, REASON),
+    ),
+    "resume": Command("cli.change_commands:resume", "End a suspension.", CHANGE, (NAME, REASON)),
+    "reshard": Command(
+        "cli.change_commands:reshard", "Give a counter in use another number of shards.", CHANGE,
+        (
+            NAME,
+            _number("--shards", least=1, most=SHARDS_MAX, required=True, help=SHARDS),
+            REASON,
+        ),
+    ),
+    "delete": Command(
+        "cli.change_commands:delete", "Delete a counter; its ids are not used again.", CHANGE,
+        (NAME, REASON),
+    ),
+    "fence": Command(
+        "cli.change_commands:fence", "Go on above every id that may be in use, after a restore.",
+        CHANGE,
+        (
+            _add("name", metavar="NAME", nargs="?", help="the counter"),
+            _add("--all", action="store_true", help="every counter, and the store's identity"),
+            _number("--past", help="the highest id that may be in use"),
+            _number("--ahead", help="distance beyond the highest id known to the store"),
+            _add("--dry-run", action="store_true",
+                 help="print each counter before and after, and change nothing"),
+            _add("--force", action="store_true",
+                 help="even over more than a million ids, and even if no ids are left"),
+            REASON,
+        ),
+    ),
+    "move": Command(
+        "cli.change_commands:move", "Move a counter to another store; its ids go on there, above.",
+        CHANGE,
+        (
+            NAME,
+            _add("--to", metavar="URL", required=True,
+                 help="the store it goes to, which is initialised"),
+            REASON,
+        ),
+    ),
+    "adopt": Command(
+        "cli.change_commands:adopt", "End an adoption: the old endpoint stops counting.", CHANGE,
+        (
+            NAME,
+            _add("--finish", action="store_true", help="switch the old endpoint off, for good"),
+            REASON,
+        ),
+    ),
+    "tally create": Command(
+        "cli.tally_commands:create", "Create a tally.", STORE,
+        (
+            _add("name", metavar="NAME", help="the name of the tally"),
+            _number("--decimals", default=0, most=DECIMALS_MAX,
+                    help="digits after the point, 0 (the default) to 9; fixed for good"),
+            _add("--floor", metavar="X", help="the lowest sum (default: no bound)"),
+            _add("--ceiling", metavar="X", help="the highest sum (default: no bound)"),
+            _add("--start", metavar="X", help="the first sum (default: 0)"),
+            _add("--only", metavar="X",
+                 help="the one amount that an add may have; then the sum cannot be set"),
+        ),
+    ),
+    "tally add": Command(
+        "cli.tally_commands:add", ADD, ASK,
+        (
+            TALLY,
+            _add("amount", metavar="AMOUNT", help="a number such as 12.50 or -3"),
+            _add("--key", metavar="K", help=KEY),
+            JSON,
+        ),
+    ),
+    "tally show": Command(
+        "cli.tally_commands:show", "Show a tally, read from the store at this moment.", ASK,
+        (TALLY, JSON),
+    ),
+    "tally list": Command("cli.tally_commands:list_all", LIST, STORE, (JSON,)),
+    "tally set": Command(
+        "cli.tally_commands:set_sum", "Set the sum of a tally; its records keep the difference.",
+        STORE,
+        (
+            TALLY,
+            _add("--sum", metavar="X", required=True, help="the sum that it has then"),
+            _add("--key", metavar="K", help=KEY),
+            REASON,
+        ),
+    ),
+    "tally configure": Command(
+        "cli.tally_commands:configure", "Change the bounds of a tally.", STORE,
+        (
+            TALLY,
+            _add("--floor", metavar="X", help="the lowest sum, or none"),
+            _add("--ceiling", metavar="X", help="the highest sum, or none"),
+            REASON,
+        ),
+    ),
+    "tally suspend": Command(
+        "cli.tally_commands:suspend", "Take no adds until it is resumed, at once and everywhere.",
+        STORE, (TALLY, REASON),
+    ),
+    "tally resume": Command(
+        "cli.tally_commands:resume", "End a suspension.", STORE, (TALLY, REASON)
+    ),
+    "tally delete": Command(
+        "cli.tally_commands:delete", "Delete a tally. Created again, it starts anew.", STORE,
+        (TALLY, REASON),
+    ),
+    "tally audit": Command("cli.tally_commands:audit", AUDIT, STORE, (TALLY, JSON)),
+    "doctor": Command("cli.store_commands:doctor", DOCTOR, STORE, (JSON,)),
+    "health": Command(
+        "cli.http_get:health", "Exit 0 if a service runs here and answers.", (config.URL,),
+        (_add("--ready", action="store_true",
+              help="also ask whether it can serve the next id"),),
+    ),
+    "wait": Command(
+        "cli.http_get:wait", "Wait until a service is ready; exit 1 if it is not in time.",
+        (config.URL, config.TIMEOUT),
+    ),
+    "top": Command(
+        "cli.top:top", TOP, (config.URL, config.INTERVAL),
+        (
+            _add("--once", action="store_true", help="print it once and exit"),
+            _add("--json", action="store_true", help="print JSON, a line for each look"),
+        ),
+    ),
+    "bench": Command(
+        "cli.bench.run:bench", BENCH, config.BENCH,
+        (_add("where", metavar="URL", help="http(s)://HOST:PORT[/PATH] or unix:PATH"), JSON),
+    ),
+    "completion": Command(
+        "cli.completion:completion", COMPLETION,
+        arguments=(
+            _add("shell", metavar="SHELL", choices=("bash", "zsh", "fish"),
+                 help="bash, zsh or fish"),
+        ),
+    ),
+}  # fmt: skip
+STAYS = "a tally and its records stay in the store where they are"
+ONE_ITEM = "a tally is one item, and one order over all instances"
+GROUPS = {
+    "tally": Group(
+        TALLIES,
+        {
+            "move": STAYS,
+            "adopt": STAYS,
+            "reshard": ONE_ITEM,
+            "--shards": ONE_ITEM,
+            "next": "a tally gives sums; `idservice tally add NAME AMOUNT` counts",
+            "fence": "`idservice fence --all --ahead N` looks at every tally, too",
+        },
+    ),
+}
+
+
+def named(words: Sequence[str]) -> dict[str, Command]:
+    """Return the command that words begin with, or those of a group, or else all."""
+    for name in (" ".join(words[:2]), words[0] if words else ""):
+        found = {each: COMMANDS[each] for each in COMMANDS if f"{each} ".startswith(f"{name} ")}
+        if found:
+            return found
+    return COMMANDS
