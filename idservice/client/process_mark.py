@@ -1,6 +1,6 @@
 """Tells the process that took ids from the processes that are forked from it.
 
-`os.register_at_fork` knows only forks by Python: uWSGI forks in C. A mark is therefore a byte in
+`os.register_at_fork` knows only forks by Python: uWSGI forks in C. A mark is therefore kept in
 memory that the kernel wipes in every forked child. Its truth costs less than asking for the pid.
 """
 
@@ -31,7 +31,8 @@ def _new_mark() -> object:
     except (AttributeError, OSError, TypeError, ValueError):  # another system, or an older kernel
         return _PidMark()
     page[0] = 1
-    return ctypes.c_ubyte.from_buffer(page)
+    # Of what reads that memory, the truth of a pointer costs least: it is true if it is not null.
+    return ctypes.POINTER(ctypes.c_ubyte).from_buffer(page)
 
 
 _mark = _new_mark()
