@@ -104,12 +104,12 @@ def _wrong(item: Item, field: str, wanted: str) -> ValueError:
 def created(table: str, tally: Tally) -> dict[str, Any]:
     """Return the parameters of the UpdateItem that creates a tally."""
     place = tally_place(table, tally.name)
-    return _set(place, _attributes(tally), "attribute_not_exists(#k)")
+    return _set(place, tally_attributes(tally), "attribute_not_exists(#k)")
 
 
 def rewritten(table: str, before: Tally, after: Tally) -> dict[str, Any]:
     """Return the parameters of the UpdateItem that replaces a tally if it is still `before`."""
-    place, attributes = tally_place(table, before.name), _attributes(after)
+    place, attributes = tally_place(table, before.name), tally_attributes(after)
     gone = [field for field in BOUNDS if field not in attributes]
     condition = "#r = :rev AND #i = :inc"
     return _set(place, attributes, condition, gone, rev=before.rev, inc=before.inc)
@@ -129,11 +129,7 @@ def committed(table: str, commit: Commit) -> list[dict[str, Any]]:
     records = [
         _set(
             record_place(table, before, record.key),
-            {
-                "fate": {"S": record.fate.value},
-                **_numbers(amount=record.amount, sum=record.sum, rev=record.rev, at=record.at),
-                **({"by": {"S": record.by}} if record.by else {}),
-            },
+            record_attributes(record),
             "attribute_not_exists(#k)",
         )
         for record in commit.records
@@ -141,7 +137,8 @@ def committed(table: str, commit: Commit) -> list[dict[str, Any]]:
     return [{"Update": {**tally, **SEEN}}, *({"Update": record} for record in records)]
 
 
-def _attributes(tally: Tally) -> dict[str, Item]:
+def tally_attributes(tally: Tally) -> dict[str, Item]:
+    """Return the attributes of a tally's item beside its key."""
     bounds = {field: getattr(tally, field) for field in BOUNDS}
     return {
         **_numbers(**{field: getattr(tally, field) for field in (*AMOUNTS, *COUNTS)}),
@@ -149,6 +146,13 @@ def _attributes(tally: Tally) -> dict[str, Item]:
         "state": {"S": tally.state.value},
         "change": {"S": encoded_change(tally.change)},
     }
+
+
+def record_attributes(record: AddRecord) -> dict[str, Item]:
+    """Return the attributes of a record's item beside its key."""
+    numbers = _numbers(amount=record.amount, sum=record.sum, rev=record.rev, at=record.at)
+    by = {"by": {"S": record.by}} if record.by else {}
+    return {"fate": {"S": record.fate.value}, **numbers, **by}
 
 
 def _numbers(**values: int) -> dict[str, Item]:
