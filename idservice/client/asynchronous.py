@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from idservice.client.buffer import (
     TIMEOUT_S,
@@ -11,12 +11,19 @@ from idservice.client.buffer import (
     check_batch,
     clients,
     forget_if_forked,
+    tally_calls,
 )
 from idservice.client.http_async import AsyncTransport
 from idservice.client.process_mark import process_mark
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
+from idservice.client.tally import AsyncClientTally
+from idservice.client.tally_calls import Steps
 from idservice.core.allocator import Request
 from idservice.core.gap_causes import GapCause
+
+T = TypeVar("T")
+
+ANOTHER_LOOP = "is open in another event loop; make one for each loop"
 
 
 class AsyncClient:
@@ -66,7 +73,7 @@ class AsyncClient:
             return await self.__aenter__()
         self._buffer.check_open()
         if self._loop is not asyncio.get_running_loop():
-            raise NotOpen(why="is open in another event loop; make one for each loop")
+            raise NotOpen(why=ANOTHER_LOOP)
         return self
 
     async def __aenter__(self) -> Self:
@@ -159,6 +166,22 @@ class AsyncClient:
             raise buffer.timeout_error(buffer.error) from None
         finally:
             self._waiting -= 1
+
+    # --- tallies ---------------------------------------------------------------------------------
+
+    def tally(self, name: str) -> AsyncClientTally:
+        """Return the tally of this name. Sends nothing. Raises TypeError, BadName."""
+        return AsyncClientTally(tally_calls(self._buffer, name), self._carry_out)
+
+    async def _carry_out(self, steps: Steps[T]) -> T:
+        """Send what the steps of a call say, and return their result."""
+        forget_if_forked(self, self._buffer)
+        self._buffer.check_open()
+        if self._loop is not asyncio.get_running_loop():
+            raise NotOpen(why=ANOTHER_LOOP)
+        return await self._transport.carry_out(steps)
+
+    # --- requests of a call ----------------------------------------------------------------------
 
     async def _borrow(self, count: int, deadline: float) -> list[int]:
         """Take ids by requests of this call alone."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from idservice import errors
 from idservice.client.buffer import (
@@ -12,12 +12,17 @@ from idservice.client.buffer import (
     check_batch,
     clients,
     forget_if_forked,
+    tally_calls,
 )
 from idservice.client.http_sync import ConnectionPool
 from idservice.client.process_mark import process_mark
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
+from idservice.client.tally import ClientTally
+from idservice.client.tally_calls import Steps
 from idservice.core.allocator import Allocator, Request
 from idservice.core.gap_causes import GapCause
+
+T = TypeVar("T")
 
 
 class Client:
@@ -168,6 +173,19 @@ class Client:
             return None
         finally:
             self._waiting -= 1
+
+    # --- tallies ---------------------------------------------------------------------------------
+
+    def tally(self, name: str) -> ClientTally:
+        """Return the tally of this name. Sends nothing. Raises TypeError, BadName."""
+        return ClientTally(tally_calls(self._buffer, name), self._carry_out)
+
+    def _carry_out(self, steps: Steps[T]) -> T:
+        """Send what the steps of a call say, and return their result."""
+        forget_if_forked(self, self._buffer)
+        return self._connections.carry_out(steps)
+
+    # --- requests of a call ----------------------------------------------------------------------
 
     def _borrow(self, count: int, deadline: float, outcome: str = errors.NOT_APPLIED) -> list[int]:
         """Take ids by requests of this call alone."""

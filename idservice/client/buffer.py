@@ -17,6 +17,7 @@ from idservice.client import protocol
 from idservice.client.address import ServiceAddress
 from idservice.client.process_mark import process_mark, renewal_lock
 from idservice.client.protocol import RANGES_MAX, ClientAnswer, NoUsableAnswer, Refused, Reply
+from idservice.client.tally_calls import TallyCalls
 from idservice.core import limits
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout, Shards
@@ -277,6 +278,17 @@ class ClientBuffer:
             closed = NotOpen(why=self.not_open)
             closed.outcome = outcome
             raise closed
+
+
+def tally_calls(buffer: ClientBuffer, name: str) -> TallyCalls:
+    """Return the calls about a tally of a client's service. Raises TypeError, BadName."""
+    return TallyCalls(
+        name,
+        buffer.address.url,
+        limit_s=buffer.timeout_s,
+        clock=lambda: buffer.clock(),  # the asynchronous client has another one later
+        check_open=buffer.check_open,
+    )
 
 
 def _one_shard() -> Shards:

@@ -2,9 +2,10 @@
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -20,6 +21,9 @@ from idservice.client.protocol import (
     Reply,
     why_not_connected,
 )
+from idservice.client.tally_calls import Steps
+
+T = TypeVar("T")
 
 CHUNK = 65_536
 ALERT_SHOWN = repr(tls.ALERT)[:-1]  # as aiohttp shows what is not HTTP
@@ -102,22 +106,58 @@ class AsyncTransport:
             self._session = None
 
     async def send(
-        self, method: str, target: str, body: bytes = b"", *, limit_s: float | None = None
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        *,
+        key: str = "",
+        limit_s: float | None = None,
     ) -> Reply:
         """Send one request. Raises NoUsableAnswer, of which NotSent proves that it was not sent.
 
-        `limit_s` is how long it may take; None if the caller has a deadline.
+        `key` is its Idempotency-Key. `limit_s` is how long it may take; None if the caller has a
+        deadline.
         """
+        headers = {"Content-Type": "application/json"} if body else {}
+        if key:
+            headers["Idempotency-Key"] = key
         connected = asyncio.Event()
         try:
             async with asyncio.timeout(limit_s):
-                return await self._send(method, target, body, connected)
+                return await self._send(method, target, body, headers, connected)
         except TimeoutError:
             if connected.is_set():
                 raise NoUsableAnswer(url=self.url, why="it took too long") from None
             raise NotSent(url=self.url, why="no connection in time") from None
 
-    async def _send(self, method: str, target: str, body: bytes, connected: asyncio.Event) -> Reply:
+    async def carry_out(self, steps: Steps[T]) -> T:
+        """Send what the steps of a call say, and return their result."""
+        reply: Reply | NoUsableAnswer | None = None
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
+                    continue
+                try:
+                    reply = await self.send(
+                        step.method, step.target, step.body, key=step.key, limit_s=step.limit_s
+                    )
+                except NoUsableAnswer as error:
+                    reply = error
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _send(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        connected: asyncio.Event,
+    ) -> Reply:
         assert self._session is not None, "enter it first"
         url = URL(self._base + target, encoded=True)
         try:
@@ -127,7 +167,7 @@ class AsyncTransport:
                 data=body or None,
                 allow_redirects=False,
                 trace_request_ctx=connected,
-                headers={"Content-Type": "application/json"} if body else None,
+                headers=headers,
             ) as response:
                 answer = b""
                 async for chunk in response.content.iter_chunked(CHUNK):

@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from idservice.client import lookup, tls
 from idservice.client.address import ServiceAddress
@@ -19,11 +19,14 @@ from idservice.client.protocol import (
     Reply,
     why_not_connected,
 )
+from idservice.client.tally_calls import Steps
+
+T = TypeVar("T")
 
 IDLE_MAX_S = 15.0  # then a connection is not used again: the other end may be about to close it
 IDLE_MAX = 8  # connections
 TIMEOUT_MIN_S = 0.001
-HEADERS = {"Accept": "application/json", "User-Agent": "idservice", "Content-Length": "0"}
+HEADERS = {"Accept": "application/json", "User-Agent": "idservice"}
 
 
 class _Unix(http.client.HTTPConnection):
@@ -40,10 +43,15 @@ class _Unix(http.client.HTTPConnection):
 
 
 class _Tcp(http.client.HTTPConnection):
-    """A connection whose timeout covers the look-up of the name and all addresses."""
+    """A connection whose timeout covers the look-up of the name and all addresses; `turn` says with
+    which of them it begins."""
+
+    def __init__(self, address: ServiceAddress, turn: int) -> None:
+        super().__init__(address.host, address.port)
+        self._turn = turn
 
     def connect(self) -> None:
-        self.sock = lookup.connect(self.host, self.port, self.timeout or 0.0)
+        self.sock = lookup.connect(self.host, self.port, self.timeout or 0.0, turn=self._turn)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
@@ -96,23 +104,30 @@ class ConnectionPool:
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
         self._in_use: set[http.client.HTTPConnection] = set()
         self._closed = False
+        self._turn = 0
 
-    def send(self, method: str, target: str, *, timeout: float) -> Reply:
-        """Send one request without a body; `timeout` in seconds. Raises NoUsableAnswer, of which
-        NotSent proves that it was not sent."""
+    def send(
+        self, method: str, target: str, body: bytes = b"", *, key: str = "", timeout: float
+    ) -> Reply:
+        """Send one request; `key` is its Idempotency-Key, `timeout` in seconds. Raises
+        NoUsableAnswer, of which NotSent proves that it was not sent.
+
+        After it a new connection begins with the next address of the host: an instance that does
+        not answer is not asked twice if there is another one.
+        """
         deadline = time.monotonic() + timeout
         connection = self._take()
-        whole = False
+        whole, answered = False, False
         try:
             self._connect(connection, deadline)
             _set_timeout(connection, deadline)
-            connection.request(method, target, headers=HEADERS)
+            connection.request(method, target, body or None, _headers(body, key))
             connection.response_class = partial(_response, deadline)  # type: ignore[assignment]
             response = connection.getresponse()
-            body = b""
+            answer = b""
             while chunk := response.read1(65_536):
-                body += chunk
-                if len(body) > ANSWER_MAX:
+                answer += chunk
+                if len(answer) > ANSWER_MAX:
                     raise NoUsableAnswer(url=self.url, why="its answer is too long")
             # `read1` ends alike for a whole answer and for one that was cut off.
             if response.length:
@@ -121,11 +136,33 @@ class ConnectionPool:
             response.close()  # `read1` leaves this to its caller; the connection stays open
             said = response.headers
             form, pause = said.get("Content-Type", ""), said.get("Retry-After", "")
-            return Reply(response.status, form, body, pause)
+            answered = True
+            return Reply(response.status, form, answer, pause)
         except (OSError, http.client.HTTPException) as error:
             raise NoUsableAnswer(url=self.url, why=self._words(error)) from None
         finally:
             self._give_back(connection, whole)
+            if not answered:
+                self._turn_away()
+
+    def carry_out(self, steps: Steps[T]) -> T:
+        """Send what the steps of a call say, and return their result."""
+        reply: Reply | NoUsableAnswer | None = None
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, float):
+                    time.sleep(step)
+                    continue
+                try:
+                    reply = self.send(
+                        step.method, step.target, step.body, key=step.key, timeout=step.limit_s
+                    )
+                except NoUsableAnswer as error:
+                    reply = error
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def _words(self, error: Exception) -> str:
         """Return why there was no answer."""
@@ -160,8 +197,16 @@ class ConnectionPool:
         if self._address.path:
             return _Unix(self._address)
         if self._address.tls:
-            return _Tls(self._address.host, self._address.port)
-        return _Tcp(self._address.host, self._address.port)
+            return _Tls(self._address, self._turn)
+        return _Tcp(self._address, self._turn)
+
+    def _turn_away(self) -> None:
+        """Begin new connections with the next address, and keep none to the one that failed."""
+        with self._lock:
+            self._turn += 1
+            kept, self._idle = self._idle, []
+        for _, connection in kept:
+            connection.close()
 
     def _give_back(self, connection: http.client.HTTPConnection, whole: bool) -> None:
         with self._lock:
@@ -192,6 +237,15 @@ class ConnectionPool:
 
 def _response(deadline: float, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
     return http.client.HTTPResponse(_Reading(sock, deadline), **options)  # type: ignore[arg-type]
+
+
+def _headers(body: bytes, key: str) -> dict[str, str]:
+    headers = dict(HEADERS)
+    if body:
+        headers["Content-Type"] = "application/json"
+    if key:
+        headers["Idempotency-Key"] = key
+    return headers
 
 
 def _set_timeout(connection: http.client.HTTPConnection, deadline: float) -> None:

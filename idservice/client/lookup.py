@@ -84,14 +84,17 @@ def as_numbers(host: str, port: int) -> Found | None:
         return None
 
 
-def connect(host: str, port: int, limit_s: float) -> socket.socket:
+def connect(host: str, port: int, limit_s: float, *, turn: int = 0) -> socket.socket:
     """Return a connection to the first address of a host that accepts one, within the limit.
 
-    What is left of the limit is its timeout. Raises OSError, UnicodeError.
+    It begins with the address number `turn`, counted round and round. What is left of the limit is
+    its timeout. Raises OSError, UnicodeError.
     """
     deadline = time.monotonic() + limit_s
     failure: OSError = TimeoutError("it took too long")
-    for family, kind, protocol, _, address in addresses(host, port, limit_s):
+    found = addresses(host, port, limit_s)
+    first = turn % len(found) if found else 0
+    for family, kind, protocol, _, address in found[first:] + found[:first]:
         left_s = deadline - time.monotonic()
         if left_s < LIMIT_MIN_S:
             break

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ class Refused(errors.IdserviceError):
     ) -> None:
         super().__init__(url=url, why=why)
         self.pause_s = 0.0  # before it is of any use to ask again
+        self.body: Mapping[str, Any] = {}  # the whole problem
         self.why, self.code, self.status = why, code, status
         self.retryable, self.outcome = retryable, outcome
 
@@ -152,6 +153,7 @@ def _refused(body: dict[str, Any], reply: Reply, url: str) -> Refused | None:
     refused = Refused(
         url=url, why=why, code=code, status=reply.status, retryable=retryable, outcome=outcome
     )
+    refused.body = body
     if reply.status == TOO_MANY and SECONDS.fullmatch(reply.retry_after):
         refused.pause_s = float(reply.retry_after)
     return refused

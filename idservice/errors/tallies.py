@@ -3,6 +3,9 @@
 An add that is refused or not answered says `not_applied` only if nothing is counted under its key.
 """
 
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
 from idservice.errors.tree import UNKNOWN, NotApplied, RequestRefused, Unavailable
 
 KEEP_KEY = "Send it again with the same key: it is counted once."
@@ -46,6 +49,12 @@ class UnknownAdd(RequestRefused):
     status = 404
     members = ("key", "as_of")
 
+    @property
+    def as_of(self) -> datetime:
+        """Return the time up to which nothing was counted, in UTC."""
+        since = datetime(1970, 1, 1, tzinfo=UTC)
+        return since + timedelta(milliseconds=int(str(self.fields["as_of"])))
+
 
 class TallyDiffers(RequestRefused):
     text = "Tally {name!r} exists with another configuration: {difference}."
@@ -68,6 +77,11 @@ class OutOfBounds(RequestRefused):
     status = 409
     members = ("key", "amount", "sum", "at", "rev", "replayed")
 
+    @property
+    def sum(self) -> Decimal:
+        """Return the sum that the amount would have taken beyond a bound."""
+        return Decimal(str(self.fields["sum"]))
+
 
 class KeyReused(RequestRefused):
     text = (
@@ -77,6 +91,11 @@ class KeyReused(RequestRefused):
     code = "key_reused"
     status = 422
     members = ("key", "amount")
+
+    @property
+    def amount(self) -> Decimal:
+        """Return the amount that the key was first used for."""
+        return Decimal(str(self.fields["amount"]))
 
 
 class TallySuspended(RequestRefused):

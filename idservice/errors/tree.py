@@ -29,6 +29,7 @@ class IdserviceError(Exception):
     retryable: bool = False
     outcome: str = UNKNOWN
     members: tuple[str, ...] = ()  # fields that the answer also has by themselves (RFC 9457 §3.2)
+    key: str = ""  # of the add to a tally that a client failed to make
 
     def __init__(self, **fields: object) -> None:
         self.fields = fields

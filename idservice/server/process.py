@@ -125,7 +125,7 @@ async def _serve(
     routes = _routes(settings.route)
     most, more = connections_max(settings, sockets.may_open(DESCRIPTORS_WISHED))
     create = startup.may_create(settings.store, init=settings.init)
-    store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold)
+    store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold, wait_s=settings.wait)
     await stack.enter_async_context(store)
     limits = Limits(
         runway=settings.runway,

@@ -17,16 +17,18 @@ what may be repeated. Engines are imported only when used.
 """
 
 from idservice.client.protocol import HOLD_S
+from idservice.client.tally_calls import WAIT_S
 from idservice.errors import Usage
 from idservice.stores.address import DynamoAddress, SQLiteAddress, parse
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import Counter
 
 
-def open_store(address: str, *, hold_s: float = HOLD_S) -> IdStore:
+def open_store(address: str, *, hold_s: float = HOLD_S, wait_s: float = WAIT_S) -> IdStore:
     """Return the store at an address, not yet entered. Raises Usage.
 
-    `hold_s` is how long ids of another service are held, in seconds.
+    `hold_s` is how long ids of another service are held, and `wait_s` how long it is asked about a
+    tally, in seconds.
     """
     match parse(address):
         case SQLiteAddress(path):
@@ -41,7 +43,7 @@ def open_store(address: str, *, hold_s: float = HOLD_S) -> IdStore:
             from idservice.client.http_async import AsyncTransport
             from idservice.stores.chained import ChainedStore
 
-            return ChainedStore(AsyncTransport(service), hold_s=hold_s)
+            return ChainedStore(AsyncTransport(service), hold_s=hold_s, wait_s=wait_s)
 
 
 def preload(address: str) -> None:

@@ -11,6 +11,7 @@ from idservice import errors
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
 from idservice.client.protocol import ClientAnswer, NotSent, NoUsableAnswer, Refused
+from idservice.client.tally_calls import WAIT_S
 from idservice.core.epoch import epoch_name, gone_back
 from idservice.core.writer import Batch
 from idservice.stores.chained_tallies import ChainedTallies
@@ -90,7 +91,8 @@ class ChainedStore:
 
     Often only the data plane of the service can be reached, so that it does not show a counter.
     Until the first answer tells epoch and mode, such a counter is assumed to be strict: then only
-    ids that requests wait for are borrowed. `hold_s` is how long ids are kept, in seconds.
+    ids that requests wait for are borrowed. `hold_s` is how long ids are kept, and `wait_s` how
+    long the service is asked about a tally, in seconds.
     """
 
     def __init__(
@@ -98,13 +100,14 @@ class ChainedStore:
         transport: AsyncTransport,
         *,
         hold_s: float = protocol.HOLD_S,
+        wait_s: float = WAIT_S,
         nonce: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
         self.address = transport.url
         self.hold_s: float | None = hold_s
         self._transport = transport
         self._nonce = nonce
-        self.tallies = ChainedTallies(transport)
+        self.tallies = ChainedTallies(transport, wait_s=wait_s)
         self._known: dict[str, Counter] = {}  # by name, of the newest epoch in an answer
         # By counter: what one request is known to give, and since when.
         self._part_max: dict[str, tuple[int, float]] = {}

@@ -41,6 +41,7 @@ class Tallies:
         check_open: Callable[[], None],
     ) -> None:
         self._address = store.address
+        self._health = health
         self._check_open = check_open
         self._own: OwnTallies | None = None
         self._source: TallySource
@@ -63,18 +64,33 @@ class Tallies:
     async def add(self, name: str, key: str, amount: str) -> Told:
         """Count an amount, as `TallySource.add`."""
         self._open_for(name, key)
-        return await self._source.add(name, key, amount)
+        return await self._noted(self._source.add(name, key, amount))
 
     async def value(self, name: str) -> TallyReading:
         """Return the sum, as `TallySource.value`. Raises also Stopped, StoreReplaced."""
         self._check_open()
-        return await self._source.value(name)
+        return await self._noted(self._source.value(name))
 
     async def recorded(self, name: str, key: str) -> Told:
         """Return the record of a key, as `TallySource.recorded`. Raises also Stopped,
         StoreReplaced."""
         self._check_open()
-        return await self._source.recorded(name, key)
+        return await self._noted(self._source.recorded(name, key))
+
+    async def _noted(self, call: Coroutine[object, object, T]) -> T:
+        """Return the result of a call, and note if another service answered it."""
+        if self._own is not None:  # notes it itself
+            return await call
+        try:
+            result = await call
+        except errors.RequestRefused:
+            self._health.answered()
+            raise
+        except errors.Unavailable as error:
+            self._health.failed(error)
+            raise
+        self._health.answered()
+        return result
 
     def _open_for(self, name: str, key: str) -> None:
         """Raise AddUnsettled if the service has ended: an earlier try of the key may count."""
@@ -119,7 +135,8 @@ class Tallies:
 
     async def audit(self, name: str) -> TallyAudit:
         """Compare a tally with its records, which are all read. Raises as `tally`."""
-        return await audited(self._context.store, await self.tally(name))
+        tally = await self.tally(name)
+        return await audited(self._context.store, tally)
 
     def _changeable(self) -> OwnTallies:
         if self._own is None:
