@@ -28,7 +28,7 @@ class OwnTallies:
         """Count an amount, as `TallySource.add`."""
         return await self._settle(name, key, amount)
 
-    async def set(self, name: str, key: str, sum: str, *, by: str, why: str) -> Told:
+    async def set(self, name: str, key: str, sum: str, *, by: str, why: str = "") -> Told:
         """Set the sum, as an add under a key; its amount is the difference. Raises as `add`, and
         TallyNotChanged."""
         told = await self._settle(name, key, sum, sets=True, by=by)
