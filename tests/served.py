@@ -46,7 +46,7 @@ async def served(
             service,
             catalogue,
             tallies,
-            PoolView(service),
+            PoolView(service, tallies),
             paths={"/next": "default"},
             limits=web_limits or WebLimits(),
             draining=lambda: False,

@@ -19,7 +19,8 @@ from idservice.allocation.unknown_names import UnknownNames
 from idservice.core.gap_causes import GapCause
 from idservice.core.timeouts import BACKOFF_MAX_S, REFILL_MAX_S
 from idservice.observability import logs
-from idservice.observability.readings import PIECE, CounterSample, Latency, Snapshot
+from idservice.observability.latency import Latency
+from idservice.observability.readings import PIECE, CounterSample, Snapshot
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import DELETED, Counter, check_name

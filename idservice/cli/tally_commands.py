@@ -81,12 +81,11 @@ async def set_sum(arguments: argparse.Namespace) -> None:
     """Set the sum, under a key."""
     name, key = check_name(arguments.name), _key(arguments)
     reason = check_reason(arguments.reason)
-    by = f"{operator()} ({reason})" if reason else operator()
     wanted, at = shlex.quote(arguments.sum), _where(arguments)
     again = f"idservice tally set {name} --sum {wanted} --key {key}{at}"
     async with _tallies(arguments, wait_s=SETTLE_S) as tallies:
         with _repeatable(again):
-            told = await tallies.set(name, key, arguments.sum, by=by)
+            told = await tallies.set(name, key, arguments.sum, by=operator(), why=reason)
     record, before = told.record, ", as before" if told.replayed else ""
     print(
         f"tally {name}: set from {written(told.before, told.decimals)} to"

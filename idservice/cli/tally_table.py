@@ -1,11 +1,11 @@
 """Shows tallies to people: all of them as a table, one of them as fields, and an audit in words."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 from idservice.cli.counter_table import NONE, print_columns
 from idservice.core.amounts import written
 from idservice.core.tally import Tally
+from idservice.stores.instants import instant
 from idservice.stores.tally_source import TallyReading, Told
 from idservice.tallies.audit import TallyAudit
 
@@ -23,7 +23,7 @@ def described(tally: Tally) -> dict[str, object]:
         "tally": tally.name,
         "state": tally.state.value,
         "sum": amount(tally.sum),
-        "at": time_text(tally.at),
+        "at": instant(tally.at),
         "rev": tally.rev,
         "adds": tally.adds,
         "decimals": tally.decimals,
@@ -35,7 +35,7 @@ def described(tally: Tally) -> dict[str, object]:
         and {
             "what": change.what,
             "by": change.by,
-            "at": time_text(change.at),
+            "at": instant(change.at),
             "reason": change.reason,
         },
     }
@@ -46,8 +46,8 @@ def reading(seen: TallyReading) -> dict[str, object]:
     return {
         "tally": seen.tally,
         "sum": written(seen.sum, seen.decimals),
-        "at": time_text(seen.at),
-        "as_of": time_text(seen.as_of),
+        "at": instant(seen.at),
+        "as_of": instant(seen.as_of),
         "rev": seen.rev,
     }
 
@@ -60,7 +60,7 @@ def told(answer: Told) -> dict[str, object]:
         "key": record.key,
         "amount": written(record.amount, answer.decimals),
         "sum": written(record.sum, answer.decimals),
-        "at": time_text(record.at),
+        "at": instant(record.at),
         "rev": record.rev,
         "replayed": answer.replayed,
     }
@@ -105,18 +105,12 @@ def print_table(tallies: Sequence[Tally]) -> None:
     print_columns(COLUMNS, [_cells(tally) for tally in tallies])
 
 
-def time_text(at: int) -> str:
-    """Return milliseconds since 1970 as a time in UTC."""
-    seconds, rest = divmod(at, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
-
-
 def _cells(tally: Tally) -> tuple[str, ...]:
     bounds = (
         NONE if bound is None else written(bound, tally.decimals)
         for bound in (tally.floor, tally.ceiling)
     )
-    total, at = written(tally.sum, tally.decimals), time_text(tally.at)
+    total, at = written(tally.sum, tally.decimals), instant(tally.at)
     return (tally.name, tally.state.value, total, str(tally.adds), *bounds, at)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from idservice.observability.readings import Latency
+from idservice.observability.latency import Latency
 
 log = logging.getLogger("idservice.pulse")
 

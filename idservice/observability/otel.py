@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -22,7 +22,7 @@ from aiohttp.typedefs import Handler, Middleware
 from opentelemetry import propagate
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -31,8 +31,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from idservice import __version__, errors
-from idservice.observability.metrics import COUNTER_METRICS, CounterMetric
-from idservice.observability.readings import LATENCY_BUCKETS_S, CounterSample, Snapshot, capped
+from idservice.observability.latency import LATENCY_BUCKETS_S
+from idservice.observability.metrics import COUNTER_METRICS, TALLY_METRICS, NamedMetric, Row
+from idservice.observability.readings import CounterSample, Snapshot, capped
+from idservice.observability.tally_readings import TallySample, capped_tallies
 
 PROTOCOL = "http/protobuf"
 ALLOWED = {  # values that are supported; another one would be ignored silently
@@ -57,6 +59,10 @@ INSTRUMENTS = {  # name and unit, by the name that a metric has for Prometheus
     "reservations": ("idservice.reservations", "{call}"),
     "ids_in_memory": ("idservice.ids.in_memory", "{id}"),
     RUNWAY: ("idservice.runway", "s"),
+    "tally_commits": ("idservice.tally.commits", "{call}"),
+    "tally_adds": ("idservice.tally.adds", "{request}"),
+    "tally_waiting": ("idservice.tally.waiting", "{request}"),
+    "tally_suspect": ("idservice.tally.suspect", "1"),
 }
 
 Read = Callable[[], Coroutine[object, object, Snapshot]]
@@ -180,36 +186,51 @@ class _Counted:
             future.cancel()
             return None
 
-    @property
     def readings(self) -> list[CounterSample]:
-        """Samples of the counters. Those beyond the most are one sample."""
+        """Return samples of the counters. Those beyond the most are one sample."""
         snapshot = self.snapshot
         return capped(snapshot.readings, self._counters_max) if snapshot else []
+
+    def tallies(self) -> list[TallySample]:
+        """Return samples of the tallies. Those beyond the most are one sample."""
+        snapshot = self.snapshot
+        return capped_tallies(snapshot.tallies, self._counters_max) if snapshot else []
 
 
 def _observe(meters: MeterProvider, counted: _Counted) -> None:
     meter = meters.get_meter("idservice", __version__)
-    count, gauge = meter.create_observable_counter, meter.create_observable_gauge
-    for metric in COUNTER_METRICS:
-        if metric.name in INSTRUMENTS:
-            name, unit = INSTRUMENTS[metric.name]
-            create = count if metric.counts else gauge
-            create(name, [partial(_observed, counted, metric)], unit)
+    _observe_each(meter, COUNTER_METRICS, counted.readings)
+    _observe_each(meter, TALLY_METRICS, counted.tallies)
 
     def store_up(_: CallbackOptions) -> Iterable[Observation]:
         if (snapshot := counted.snapshot) is not None:
             yield Observation(int(snapshot.store_up))
 
-    gauge("idservice.store.up", [store_up], "1")
+    meter.create_observable_gauge("idservice.store.up", [store_up], "1")
+
+
+def _observe_each(
+    meter: Meter, metrics: Sequence[NamedMetric[Row]], rows: Callable[[], list[Row]]
+) -> None:
+    for metric in metrics:
+        if metric.name in INSTRUMENTS:
+            name, unit = INSTRUMENTS[metric.name]
+            count, gauge = meter.create_observable_counter, meter.create_observable_gauge
+            create = count if metric.counts else gauge
+            create(name, [partial(_observed, rows, metric)], unit)
 
 
 def _observed(
-    counted: _Counted, metric: CounterMetric, _: CallbackOptions
+    rows: Callable[[], list[Row]], metric: NamedMetric[Row], _: CallbackOptions
 ) -> Iterable[Observation]:
-    for row in counted.readings:
-        value = metric.value(row)
+    for row in rows():
+        value, (kind, name) = metric.value(row), row.named
         if isinstance(value, dict):
             for key, number in value.items():
-                yield Observation(number, {"counter": row.counter, metric.label: key})
-        elif value is not None and isfinite(value) and (row.rate or metric.name != RUNWAY):
-            yield Observation(value, {"counter": row.counter})
+                yield Observation(number, {kind: name, metric.label: key})
+        elif value is not None and isfinite(value) and (metric.name != RUNWAY or _is_used(row)):
+            yield Observation(value, {kind: name})
+
+
+def _is_used(row: CounterSample | TallySample) -> bool:
+    return isinstance(row, CounterSample) and row.rate > 0

@@ -17,15 +17,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from idservice.observability.metrics import COUNTER_METRICS, CounterMetric
-from idservice.observability.readings import (
-    LATENCY_BUCKETS_S,
-    PIECE,
-    CounterSample,
-    Latency,
-    Snapshot,
-    capped,
-)
+from idservice.observability.latency import LATENCY_BUCKETS_S, Latency
+from idservice.observability.metrics import COUNTER_METRICS, TALLY_METRICS, NamedMetric, Row
+from idservice.observability.readings import PIECE, Snapshot, capped
+from idservice.observability.tally_readings import capped_tallies
 
 
 class _Part(Collector):
@@ -43,16 +38,20 @@ def _text(part: Metric) -> bytes:
 def pieces(snapshot: Snapshot, *, counters_max: int) -> Iterator[bytes]:
     """Yield the metrics page in pieces that are made quickly: requests are served in between.
 
-    At most `counters_max` counters have a separate label; the others are summed up.
+    At most `counters_max` counters have a separate label, and as many tallies; the others are
+    summed up.
     """
     rows = capped(snapshot.readings, counters_max)
     for metric in COUNTER_METRICS:
         yield from _family(metric, rows)
+    tallies = capped_tallies(snapshot.tallies, counters_max)
+    for tally_metric in TALLY_METRICS:
+        yield from _family(tally_metric, tallies)
     yield b"".join(map(_text, _of_instance(snapshot)))
 
 
-def _family(metric: CounterMetric, rows: list[CounterSample]) -> Iterator[bytes]:
-    """Yield the lines of a metric of counters. None of them needs escaping, and the library takes
+def _family(metric: NamedMetric[Row], rows: list[Row]) -> Iterator[bytes]:
+    """Yield the lines of a metric of names. None of them needs escaping, and the library takes
     six times as long."""
     family = CounterMetricFamily if metric.counts else GaugeMetricFamily
     yield _text(family(f"idservice_{metric.name}", metric.text))  # what it is
@@ -62,15 +61,16 @@ def _family(metric: CounterMetric, rows: list[CounterSample]) -> Iterator[bytes]
         yield "".join(chain.from_iterable(_lines(metric, name, row) for row in part)).encode()
 
 
-def _lines(metric: CounterMetric, name: str, row: CounterSample) -> Iterator[str]:
-    counter = f'counter="{row.counter}"'
+def _lines(metric: NamedMetric[Row], name: str, row: Row) -> Iterator[str]:
+    kind, named = row.named
+    named = f'{kind}="{named}"'
     value = metric.value(row)
     if isinstance(value, dict):
         for key, number in sorted(value.items()):
-            labels = ",".join(sorted((counter, f'{metric.label}="{key}"')))
+            labels = ",".join(sorted((named, f'{metric.label}="{key}"')))
             yield f"{name}{{{labels}}} {float(number)!r}\n"
     elif value is not None:
-        yield f"{name}{{{counter}}} {'+Inf' if value == inf else repr(float(value))}\n"
+        yield f"{name}{{{named}}} {'+Inf' if value == inf else repr(float(value))}\n"
 
 
 def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
@@ -80,6 +80,12 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
         "Seconds by which the event loop was late, measured ten times a second.",
         snapshot.lag,
     )
+    yield _histogram(
+        "tally_commit_seconds", "Seconds that a commit of adds to a tally took.",
+        Latency.sum(sample.stats.commit_seconds for sample in snapshot.tallies),
+    )  # fmt: skip
+    text = "Reads of tallies in the store; requests that wait share the next one."
+    yield CounterMetricFamily("idservice_tally_reads", text, value=snapshot.tally_reads)
     age = snapshot.catalogue_age
     gauges = (
         ("store_up", "1 if the store answered the last call.", snapshot.store_up),

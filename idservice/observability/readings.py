@@ -1,18 +1,17 @@
 """Defines the records that describe counters, on one instance or on several workers together, and
 the view by which others get them. They are made from memory, without a call to the store."""
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from math import inf
 from typing import Protocol
 
 import msgspec
 
-LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+from idservice.observability.latency import REST, Latency, add_counts
+from idservice.observability.tally_readings import TallySample
+
 PIECE = 50  # counters that are read or written at once: well below a millisecond
-REST = "_rest"  # label of the counters beyond the cap; it is not a valid name
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
 CLOSED = ("suspended", "changing", "moved", "unknown_counter")
 
@@ -96,46 +95,6 @@ def worst(states: Sequence[CounterState]) -> CounterState | None:
 
 
 @dataclass(slots=True)
-class Latency:
-    """A histogram of seconds. Each counter has one, which is as long as its last bucket that
-    counted anything."""
-
-    counts: list[int] = field(default_factory=list)
-    total: float = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        bucket = bisect_left(LATENCY_BUCKETS_S, seconds)
-        while len(self.counts) <= bucket:
-            self.counts.append(0)
-        self.counts[bucket] += 1
-        self.total += seconds
-
-    def at_most(self, share: float) -> float | None:
-        """Return the seconds within which that share (0 .. 1) of all ended. It is the upper end of
-        a bucket, infinite for the last one. None if nothing was counted."""
-        rank = share * sum(self.counts)
-        if not rank:
-            return None
-        running = 0
-        for bound, counted in zip((*LATENCY_BUCKETS_S, inf), self.counts, strict=False):
-            running += counted
-            if running >= rank:
-                return bound
-        raise AssertionError(share)
-
-    @classmethod
-    def sum(cls, parts: Iterable["Latency"]) -> "Latency":
-        """Return the sum of several histograms."""
-        counts: list[int] = []
-        total = 0.0
-        for part in parts:
-            counts = [a + b for a, b in zip_longest(counts, part.counts, fillvalue=0)]
-            total += part.total
-        return cls(counts, total)
-
-
-@dataclass(slots=True)
 class CounterStats:
     """The counts of one counter, except for those that its allocator keeps."""
 
@@ -162,6 +121,11 @@ class CounterSample:
     stats: CounterStats
     returned: int = 0  # ids returned to the store at shutdown
     state: CounterState | None = None  # None if no running worker uses it
+
+    @property
+    def named(self) -> tuple[str, str]:
+        """The label that names it on the metrics page, and its value."""
+        return "counter", self.counter
 
     @property
     def runway_s(self) -> float:
@@ -203,13 +167,15 @@ class Snapshot:
     uptime_s: float = 0.0
     catalogue_age: CatalogueAge | None = None  # None if the store has no catalogue
     draining: bool = False  # told to stop, and still answering
+    tallies: list[TallySample] = field(default_factory=list)
+    tally_reads: int = 0  # reads of tallies in the store
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """The reason why the next id cannot be served, and the fault of a service that still serves.
 
-    Either is empty if there is none. Both are in words for callers. Both are in words for callers.
+    Either is empty if there is none. Both are in words for callers.
     """
 
     not_ready: str
@@ -256,13 +222,13 @@ def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
     gaps: dict[str, int] = {}
     stats = CounterStats()
     for reading in readings:
-        _add(gaps, reading.gaps)
-        _add(stats.reservations, reading.stats.reservations)
-        _add(stats.refusals, reading.stats.refusals)
+        add_counts(gaps, reading.gaps)
+        add_counts(stats.reservations, reading.stats.reservations)
+        add_counts(stats.refusals, reading.stats.refusals)
         stats.waits += reading.stats.waits
         stats.wait_seconds += reading.stats.wait_seconds
         stats.claimed += reading.stats.claimed
-        _add(stats.moves, reading.stats.moves)
+        add_counts(stats.moves, reading.stats.moves)
     stats.latency = Latency.sum(reading.stats.latency for reading in readings)
     return CounterSample(
         counter=counter,
@@ -276,8 +242,3 @@ def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
         returned=sum(reading.returned for reading in readings),
         state=together([one.state for one in readings if one.state is not None]),
     )
-
-
-def _add(into: dict[str, int], counts: dict[str, int]) -> None:
-    for key, value in counts.items():
-        into[key] = into.get(key, 0) + value

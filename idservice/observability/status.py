@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from idservice.core.gap_causes import GapCause
 from idservice.core.limits import NUMBER_MAX
-from idservice.observability.readings import CounterSample, CounterState, Latency, Snapshot
+from idservice.observability.latency import Latency
+from idservice.observability.readings import CounterSample, CounterState, Snapshot
 from idservice.observability.status_records import (
     CounterStatus,
     Level,

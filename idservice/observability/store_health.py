@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from idservice import errors
-from idservice.observability.readings import Latency
+from idservice.observability.latency import Latency
 
 log = logging.getLogger("idservice.health")
 

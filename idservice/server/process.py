@@ -135,7 +135,8 @@ async def _serve(
     )
     declared = [settings.default_counter, *routes.values()]
     service, catalogue, tallies = build_instance(store, limits, random=random, declared=declared)
-    around = await _telemetry(settings, service, stack)
+    view = PoolView(service, tallies, link)
+    around = await _telemetry(settings, service, view, stack)
     deadline = clock() + settings.store_wait
     await startup.reach(store, random, create=create, deadline=deadline)
     if link is None or link.number == FIRST_WORKER:
@@ -144,7 +145,6 @@ async def _serve(
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
 
-    view = PoolView(service, link)
     slot = link.slot if link is not None else AcceptSlot()
     limit = ConnectionLimit(most, slot.set_count, idle_s=settings.idle_timeout, refused_most=more)
     slot.take()
@@ -183,7 +183,7 @@ async def _enter(service: Service, link: SupervisorLink | None, stack: AsyncExit
 
 
 async def _telemetry(
-    settings: ServeSettings, service: Service, stack: AsyncExitStack
+    settings: ServeSettings, service: Service, view: PoolView, stack: AsyncExitStack
 ) -> list[Middleware]:
     """Return the middleware that traces each request, if traces are asked for. Raises Usage."""
     if not settings.otel or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -197,7 +197,7 @@ async def _telemetry(
         )
         raise errors.Usage(why=why) from None
     most = settings.metrics_counters
-    exported = otel.exported(service.snapshot, lambda: service.stop_by, counters_max=most)
+    exported = otel.exported(view.own_snapshot, lambda: service.stop_by, counters_max=most)
     return [await stack.enter_async_context(exported)]
 
 

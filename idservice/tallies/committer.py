@@ -8,10 +8,16 @@ from typing import TypeVar
 from idservice import errors
 from idservice.core.tally import ADDS_MAX, AddRecord, Tally, planned
 from idservice.core.timeouts import backoff
-from idservice.observability.tally_readings import TallyStats
+from idservice.observability.tally_readings import (
+    UNSETTLED,
+    RecentRate,
+    TallySample,
+    TallyStats,
+)
 from idservice.stores.tally_source import Told
 from idservice.tallies.context import TallyContext
 from idservice.tallies.pending_add import PendingAdd, closed, told, wanted
+from idservice.tallies.trouble import AddTrouble
 
 log = logging.getLogger("idservice.tallies")
 
@@ -39,6 +45,8 @@ class Committer:
         self.name = name
         self.tally: Tally | None = None
         self.stats = TallyStats()
+        self._adds_rate, self._commits_rate = RecentRate(), RecentRate()
+        self._trouble = AddTrouble(name, context.now_ms)
         self._context = context
         self._on_idle = on_idle
         self._waiting: dict[str, PendingAdd] = {}  # by key, in the order of arrival
@@ -48,12 +56,29 @@ class Committer:
         self._call_s = self._call_min_s = max(CALL_MIN_S, context.wait_s / 2)
         self._why = NO_ANSWER
         self._losses = self._failures = 0  # in a row
-        self._went_back = False  # and that was logged
 
     @property
     def waiting(self) -> int:
         """Return how many keys wait."""
         return len(self._waiting)
+
+    def sample(self) -> TallySample:
+        """Return what is counted, and how it stands."""
+        now, trouble = asyncio.get_running_loop().time(), self._trouble
+        shut = (
+            closed(self.tally, self.name) if self.tally is not None and not trouble.code else None
+        )
+        return TallySample(
+            self.name,
+            self.stats,
+            waiting=len(self._waiting),
+            adds_rate=self._adds_rate.per_second(now),
+            commits_rate=self._commits_rate.per_second(now),
+            code=trouble.code if shut is None else shut.code,
+            why=trouble.why if shut is None else str(shut),
+            trouble=trouble.last,
+            trouble_at=trouble.last_at,
+        )
 
     async def settle(self, key: str, amount: str, *, sets: bool = False, by: str = "") -> Told:
         """Return the record of a key, which is made by the next commit if it is new.
@@ -62,11 +87,13 @@ class Committer:
         """
         mine = PendingAdd(key, amount, sets, by, self._arrivals)
         self._arrivals += 1
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._context.wait_s):
                 tally, record, replayed = await self._fate(mine)
         except TimeoutError:
-            raise self._unsettled(key, self._why) from None
+            self.stats.count_add(UNSETTLED)
+            raise self._trouble.unsettled(self._unsettled(key, self._why), began) from None
         asked = wanted(tally, key, amount, sets=sets)
         return told(tally, record, asked, replayed=replayed)
 
@@ -91,7 +118,9 @@ class Committer:
     def _join(self, mine: PendingAdd) -> None:
         if len(self._waiting) >= self._context.waiting_max:
             others = f"{len(self._waiting)} others already wait for this tally"
-            raise self._unsettled(mine.key, others)
+            self.stats.count_add(UNSETTLED)
+            now = asyncio.get_running_loop().time()
+            raise self._trouble.unsettled(self._unsettled(mine.key, others), now)
         mine.fate.add_done_callback(_retrieve)
         self._waiting[mine.key] = mine
         if self._task is None:
@@ -202,11 +231,8 @@ class Committer:
                 store=self._context.address, name=self.name, how=how,
                 action=f"adding to tally {self.name}", why=how,
             )  # fmt: skip
-            if not self._went_back:
-                log.error("%s", back, extra={"action": "tally_went_back"})
-            self._went_back = True
+            self._trouble.went_back(back)
             raise back
-        self._went_back = False
         self.tally, self._seen = found, arrivals
 
     async def _refuse(self, refused: list[tuple[PendingAdd, errors.RequestRefused]]) -> None:
@@ -225,6 +251,8 @@ class Committer:
                 self._settle(record, replayed=True)
             else:
                 del self._waiting[pending.key]
+                self.stats.count_add(error.code)
+                self._trouble.settled()
                 pending.refuse(error, seen=self._seen)
 
     async def _commit(self, batch: list[PendingAdd]) -> float:
@@ -236,7 +264,7 @@ class Committer:
         self._answered()
         self.stats.commit_seconds.observe(asyncio.get_running_loop().time() - began)
         if beaten is None:
-            self.stats.count_commit("done")
+            self._count("done")
             self._losses = 0
             self._learn(commit.after, arrivals)
             for record in commit.records:
@@ -251,16 +279,24 @@ class Committer:
             for record in beaten.records.values():
                 self._settle(record, replayed=True)
         if not beaten.conflict:
-            self.stats.count_commit("replayed" if beaten.tally is None else "beaten")
+            self._count("replayed" if beaten.tally is None else "beaten")
             return 0.0
-        self.stats.count_commit("conflict")
+        self._count("conflict")
         self._losses = min(self._losses + 1, LOSSES_MAX)
         return self._losses * self._context.random.uniform(CONFLICT_MIN_S, CONFLICT_MAX_S)
+
+    def _count(self, result: str) -> None:
+        """Count a commit."""
+        self.stats.count_commit(result)
+        self._commits_rate.count(asyncio.get_running_loop().time())
+        self._trouble.commit_ended(result)
 
     def _settle(self, record: AddRecord, *, replayed: bool) -> None:
         assert self.tally is not None
         pending = self._waiting.pop(record.key)
         self.stats.count_add("replayed" if replayed else record.fate.value)
+        self._adds_rate.count(asyncio.get_running_loop().time())
+        self._trouble.settled()
         pending.settle(self.tally, record, replayed=replayed)
 
     def _answered(self, *, read: bool = False) -> None:
@@ -276,7 +312,7 @@ class Committer:
                 action=f"counting adds to tally {self.name}",
                 why="it took too long",
             )
-        self.stats.count_commit("unknown" if error.outcome == errors.UNKNOWN else "refused")
+        self._count("unknown" if error.outcome == errors.UNKNOWN else "refused")
         self._why = str(error).rstrip(".")
         if not (error.throttled or error.answered):
             self._context.health.failed(error)

@@ -21,6 +21,7 @@ class OwnTallies:
 
     def __init__(self, context: TallyContext) -> None:
         self.committers: dict[str, Committer] = {}
+        self.reads = 0  # of tallies in the store, for readers
         self._context = context
         self._reads: dict[str, SharedRead[Seen]] = {}
 
@@ -94,6 +95,7 @@ class OwnTallies:
         return tally, as_of
 
     async def _read_once(self, name: str) -> Seen:
+        self.reads += 1
         as_of = self._context.now_ms()
         tally = await self._context.read(self._context.store.tally(name), f"reading tally {name}")
         return tally, as_of

@@ -8,11 +8,11 @@ from typing import TypeVar, cast
 from idservice import errors
 from idservice.core.tally import Tally, TallyState
 from idservice.observability.store_health import StoreHealth
+from idservice.observability.tally_readings import TallySample
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.tally_source import TallyReading, TallySource, Told
 from idservice.tallies.audit import TallyAudit, audited
 from idservice.tallies.changes import TallyChanger, TallyPatch
-from idservice.tallies.committer import Committer
 from idservice.tallies.context import TallyContext
 from idservice.tallies.own import OwnTallies
 
@@ -56,10 +56,18 @@ class Tallies:
         else:
             self._source = cast(TallySource, store.tallies)  # of another service
 
+    def samples(self) -> list[TallySample]:
+        """Return the tallies in use on this instance, in the order in which they came into use.
+
+        A name that may turn out to be no tally is left out: a metrics page would keep it.
+        """
+        committers = self._own.committers.values() if self._own is not None else ()
+        return [one.sample() for one in committers if one.tally is not None]
+
     @property
-    def committers(self) -> dict[str, Committer]:
-        """The tallies in use on this instance, by name."""
-        return self._own.committers if self._own is not None else {}
+    def reads(self) -> int:
+        """Reads of tallies in the store, for readers; some share one."""
+        return self._own.reads if self._own is not None else 0
 
     async def add(self, name: str, key: str, amount: str) -> Told:
         """Count an amount, as `TallySource.add`."""

@@ -51,7 +51,7 @@ COMMANDS = {
     "PUT": "`idservice tally create {name} --store URL`",
     "PATCH": "`idservice tally suspend {name} --store URL`, or `resume` or `configure`",
     "DELETE": "`idservice tally delete {name} --store URL`",
-    "POST": "`idservice tally set {name} SUM --store URL`",
+    "POST": "`idservice tally set {name} --sum X --store URL`",
 }
 
 Body = TypeVar("Body", bound=msgspec.Struct)

@@ -29,7 +29,7 @@ FILLED = {
     "intent": "suspend NAME", "URL": "http://127.0.0.1:1", "amount": "1", "wanted": "2",
     "key": "k",
 }  # fmt: skip
-VALUES = {"N": "5", "URL": STORE, "S": "30", "AMOUNT": "3"}
+VALUES = {"N": "5", "URL": STORE, "S": "30", "AMOUNT": "3", "X": "2"}
 ENDLESS = ("serve", "top", "bench", "health", "wait")  # these are parsed, and not run
 
 

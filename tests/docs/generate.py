@@ -21,6 +21,8 @@ from idservice import errors
 from idservice.cli import main as cli
 from idservice.core.gap_causes import GapCause
 from idservice.observability import prometheus, readings
+from idservice.observability.latency import Latency
+from idservice.observability.tally_readings import TallySample, TallyStats
 from idservice.server import settings as config
 from idservice.web import connection
 
@@ -239,6 +241,10 @@ def every_metric() -> Iterator[str]:
         " client uses, also if its borrowed ids expired, and for one that an operator has"
         " suspended, deleted or moved. The [alerts](../../deploy/README.md#alerts) use these"
         " metrics.",
+        "The sum of a tally is not among them: a metric is a float, which rounds it."
+        " `GET /v1/tallies/NAME` tells it exactly. The `result` of a commit is `done`; `beaten`,"
+        " `conflict` or `replayed`, after which its adds are planned again; `unknown` if no answer"
+        " came; `refused` if the store could not. Tallies have the same bound of labels.",
     )
     page = b"".join(prometheus.pieces(_sample(), counters_max=1)).decode()
     for family in text_string_to_metric_families(page):
@@ -259,7 +265,8 @@ def _sample() -> readings.Snapshot:
     )
     sample = readings.CounterSample("a", 1, 1, 1, 1.0, 0, {"a": 1}, stats, state=state)
     age = readings.CatalogueAge(1.0, 60.0)
-    return readings.Snapshot([sample], True, readings.Latency(), "1", catalogue_age=age)
+    tally = TallySample("a", TallyStats({"done": 1}, {"counted": 1}))
+    return readings.Snapshot([sample], True, Latency(), "1", catalogue_age=age, tallies=[tally])
 
 
 # --- Markdown -------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from idservice.observability import prometheus
-from idservice.observability.readings import CatalogueAge, Latency, Snapshot
+from idservice.observability.latency import Latency
+from idservice.observability.readings import CatalogueAge, Snapshot
 from tests.docs.generate import every_error_class
 from tests.docs.test_pages import anchors
 from tests.web.scenes import in_trouble, reading

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from idservice.observability import prometheus
-from idservice.observability.readings import PIECE, CounterStats, Latency, Snapshot
+from idservice.observability.latency import Latency
+from idservice.observability.readings import PIECE, CounterStats, Snapshot
 from tests.web.scenes import closed, in_trouble, many, reading
 
 

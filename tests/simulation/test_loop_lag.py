@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
+from idservice.observability.latency import LATENCY_BUCKETS_S, Latency
 from idservice.observability.loop_lag import BEAT_S, watch
 from idservice.observability.prometheus import pieces
-from idservice.observability.readings import LATENCY_BUCKETS_S, Latency, Snapshot
+from idservice.observability.readings import Snapshot
 
 from .loop import VirtualLoop, run
 

@@ -21,6 +21,7 @@ from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
+from idservice.tallies.service import Tallies
 from idservice.web import connection, problems
 from idservice.web.app import build_app
 from idservice.web.connection import ConnectionLimit
@@ -38,6 +39,7 @@ class Serving:
 
     service: Service
     catalogue: Catalogue
+    tallies: Tallies
     store: IdStore
     app: web.Application
     gate: ConnectionLimit
@@ -125,7 +127,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 service,
                 catalogue,
                 tallies,
-                PoolView(service),
+                PoolView(service, tallies),
                 paths=paths if data else {},
                 limits=web_limits or WebLimits(),
                 draining=lambda: serving.draining,
@@ -140,7 +142,9 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             assert http is not None
             lanes = None
             if lane and data:
-                desk = Responder(service, PoolView(service), paths, web_limits or WebLimits())
+                desk = Responder(
+                    service, PoolView(service, tallies), paths, web_limits or WebLimits()
+                )
                 lanes = FastConnections(desk, gate, lambda: http)
                 stack.callback(lanes.close)
             server = await asyncio.get_running_loop().create_server(
@@ -149,7 +153,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             )  # fmt: skip
             stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
-            serving = Serving(service, catalogue, store, app, gate, port, lanes)
+            serving = Serving(service, catalogue, tallies, store, app, gate, port, lanes)
             return serving
 
         yield start

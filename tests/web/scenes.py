@@ -8,13 +8,8 @@ from aiohttp import web
 from msgspec import structs
 
 from idservice.errors import CounterSuspect, Exhausted, Moved, Suspended, UnknownCounter, WentBack
-from idservice.observability.readings import (
-    CounterSample,
-    CounterState,
-    CounterStats,
-    Latency,
-    Snapshot,
-)
+from idservice.observability.latency import Latency
+from idservice.observability.readings import CounterSample, CounterState, CounterStats, Snapshot
 from idservice.web.problems import guard
 from idservice.web.status_page import StatusRoutes
 

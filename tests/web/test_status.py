@@ -13,7 +13,7 @@ import pytest
 from idservice import errors
 from idservice.core.sizing import PACE_MIN_S
 from idservice.observability import status, status_records
-from idservice.observability.readings import LATENCY_BUCKETS_S, Latency
+from idservice.observability.latency import LATENCY_BUCKETS_S, Latency
 from idservice.server.workers.totals import Totals, WorkerStatus
 from idservice.web.status_page import FILE, read_status_query
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 from idservice import errors
 from idservice.allocation.service import Service
@@ -12,6 +13,7 @@ from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.totals import WorkerStatus
 from idservice.server.workers.turn import Turn
+from idservice.tallies.service import Tallies
 from idservice.web.caller_words import caller_words
 
 ANSWER_S = 2.0  # for the supervisor to answer; it waits half of that for the workers
@@ -136,17 +138,26 @@ class SupervisorLink:
 class PoolView:
     """Metrics and readiness of all workers; without a `link`, of this process."""
 
-    def __init__(self, service: Service, link: SupervisorLink | None = None) -> None:
+    def __init__(
+        self, service: Service, tallies: Tallies, link: SupervisorLink | None = None
+    ) -> None:
         self._service = service
+        self._tallies = tallies
         self._link = link
 
     async def snapshot(self) -> Snapshot:
         """Return what is counted. Raises ParentSilent."""
         if self._link is None:
-            return await self._service.snapshot()
+            return await self.own_snapshot()
         snapshot = (await self._link.pool_status(full=True)).snapshot
         assert snapshot is not None
         return snapshot
+
+    async def own_snapshot(self) -> Snapshot:
+        """Return what this process counts."""
+        snapshot = await self._service.snapshot()
+        tallies = self._tallies
+        return replace(snapshot, tallies=tallies.samples(), tally_reads=tallies.reads)
 
     async def readiness(self) -> Readiness:
         """Return why the next id cannot be served, if so. Raises ParentSilent."""
@@ -174,7 +185,7 @@ class PoolView:
             except TimeoutError:
                 why = "the store takes too long to answer"
             readiness = self._readiness(why)
-        return WorkerStatus(readiness, await self._service.snapshot() if full else None)
+        return WorkerStatus(readiness, await self.own_snapshot() if full else None)
 
     def _readiness(self, why: str) -> Readiness:
         degraded = "" if self._service.health.up else "the store does not answer"

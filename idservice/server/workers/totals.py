@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from idservice import __version__
 from idservice.core.gap_causes import GapCause
 from idservice.observability import logs
-from idservice.observability.readings import CounterSample, Latency, Readiness, Snapshot, summed
+from idservice.observability.latency import Latency
+from idservice.observability.readings import CounterSample, Readiness, Snapshot, summed
+from idservice.observability.tally_readings import TallySample, summed_tallies
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class Totals:
         self._readiness: dict[int, Readiness] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._past = Snapshot([], True, Latency(), __version__)  # the sum of all that have ended
-        self.names: dict[str, None] = {}  # counters in the order of their first use
+        self.names: dict[str, None] = {}  # counters in the order of their first use,
+        self._tallies: dict[str, None] = {}  # and tallies
 
     def reported(self, worker: int, status: WorkerStatus) -> None:
         """Take the status of a worker, whose figures count from its start."""
@@ -41,6 +44,8 @@ class Totals:
             self._snapshots[worker] = status.snapshot
             for reading in status.snapshot.readings:
                 self.names[reading.counter] = None
+            for sample in status.snapshot.tallies:
+                self._tallies[sample.tally] = None
 
     def ended(self, worker: int) -> None:
         """Count the ids that an ended worker held as a gap; after a clean stop it held none."""
@@ -48,7 +53,11 @@ class Totals:
         snapshot = self._snapshots.pop(worker, None)
         if snapshot is None:
             return
-        gone = replace(snapshot, readings=[_without_memory(one) for one in snapshot.readings])
+        gone = replace(
+            snapshot,
+            readings=[_without_memory(one) for one in snapshot.readings],
+            tallies=[TallySample(one.tally, one.stats) for one in snapshot.tallies],
+        )
         self._past = self._sum([self._past, gone])
 
     def _sum(self, parts: Sequence[Snapshot]) -> Snapshot:
@@ -57,12 +66,18 @@ class Totals:
         for part in parts:
             for reading in part.readings:
                 of[reading.counter].append(reading)
+        tallies: dict[str, list[TallySample]] = {name: [] for name in self._tallies}
+        for part in parts:
+            for sample in part.tallies:
+                tallies[sample.tally].append(sample)
         return replace(
             self._past,
             readings=[summed(name, readings) for name, readings in of.items()],
             latency=Latency.sum([part.latency for part in parts]),
             lag=Latency.sum([part.lag for part in parts]),
             log_dropped=sum(part.log_dropped for part in parts),
+            tallies=[summed_tallies(name, samples) for name, samples in tallies.items()],
+            tally_reads=sum(part.tally_reads for part in parts),
         )
 
     def readiness(self, serving: Iterable[int]) -> Readiness:

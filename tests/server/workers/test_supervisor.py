@@ -14,13 +14,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from idservice.observability.readings import (
-    CounterSample,
-    CounterStats,
-    Latency,
-    Readiness,
-    Snapshot,
-)
+from idservice.observability.latency import Latency
+from idservice.observability.readings import CounterSample, CounterStats, Readiness, Snapshot
 from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import GONE, AcceptSlot, shared_counts

@@ -6,15 +6,16 @@ from dataclasses import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from idservice.observability import prometheus
+from idservice.observability.latency import Latency
 from idservice.observability.readings import (
     CatalogueAge,
     CounterSample,
     CounterStats,
-    Latency,
     Readiness,
     Snapshot,
     capped,
 )
+from idservice.observability.tally_readings import TallySample, TallyStats
 from idservice.server.workers.totals import Totals, WorkerStatus
 
 READY = Readiness("", "")
@@ -190,3 +191,22 @@ def test_the_oldest_catalogue_and_a_worker_that_stops_are_shown() -> None:
     totals = Totals()
     totals.reported(0, report())
     assert totals.snapshot([0], restarts=0).catalogue_age is None
+
+
+def test_tallies_are_summed_and_what_an_ended_worker_counted_stays() -> None:
+    totals = Totals()
+
+    def told(worker: int, adds: int, **more: object) -> None:
+        one = TallySample("gifts", TallyStats({"done": adds}, {"counted": adds}), **more)  # type: ignore[arg-type]
+        snapshot = Snapshot([], True, Latency(), "x", tallies=[one], tally_reads=adds)
+        totals.reported(worker, WorkerStatus(READY, snapshot))
+
+    told(0, 3, waiting=1, adds_rate=2.0)
+    told(1, 5, waiting=2, code="add_unsettled", why="no answer")
+    both = totals.snapshot([0, 1], restarts=0)
+    (gifts,) = both.tallies
+    assert (gifts.stats.adds, gifts.waiting, gifts.why) == ({"counted": 8}, 3, "no answer")
+    assert (gifts.adds_rate, both.tally_reads) == (2.0, 8)
+    totals.ended(1)
+    (gifts,) = totals.snapshot([0], restarts=1).tallies
+    assert (gifts.stats.commits, gifts.waiting, gifts.code) == ({"done": 8}, 1, "")

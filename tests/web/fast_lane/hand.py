@@ -79,7 +79,7 @@ class Hand:
         self.transports: list[Transport] = []
         responder = Responder(
             serving.service,
-            PoolView(serving.service),
+            PoolView(serving.service, serving.tallies),
             {"/next": "default"},
             WebLimits(),
             clock=lambda: self.now,
