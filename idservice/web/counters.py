@@ -1,12 +1,10 @@
 """The routes that list, show, create and change counters. `access` decides if a request may."""
 
 import asyncio
-import json
 import math
 import re
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -27,6 +25,7 @@ from idservice.observability.status import STATES
 from idservice.stores.records import ACTIVE, LIMIT_DEFAULT, MOVED, SUSPENDED, Counter, Position
 from idservice.web.access import ControlAccess
 from idservice.web.ids import read_body
+from idservice.web.json_body import Body, decoded
 from idservice.web.problems import BadPage, json_answer
 from idservice.web.request import COUNT, read_query
 from idservice.web.schemas import (
@@ -41,8 +40,6 @@ from idservice.web.schemas import (
 ANSWER_AFTER_S = 4.0  # a change to lower ids takes a minute; its answer does not wait for it
 LIST_MAX = 1000  # counters in one answer
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
-
-Body = TypeVar("Body")
 
 
 class CounterRoutes:
@@ -134,11 +131,9 @@ class CounterRoutes:
         self._access.check_change(request)
         body = await read_body(request)
         try:
-            found = msgspec.json.decode(body or b"{}", type=kind)
-            json.loads(body or b"{}", object_pairs_hook=_once)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise errors.BadConfiguration(why=str(error)) from None
-        return found
+            return decoded(body or b"{}", kind)
+        except ValueError as why:
+            raise errors.BadConfiguration(why=why) from None
 
     async def _change(self, request: web.Request, change: Change, reason: str) -> web.Response:
         name = request.match_info["name"]
@@ -218,13 +213,6 @@ def read_list_query(query: str) -> tuple[int, str]:
 
 def _request_max(body: CounterConfiguration | Patch) -> int | None:
     return None if body.request_max is None else read_number("request_max", body.request_max)
-
-
-def _once(pairs: list[tuple[str, object]]) -> None:
-    """Refuse an object with the same key twice. Raises BadConfiguration."""
-    for key in (keys := [key for key, _ in pairs]):
-        if keys.count(key) > 1:
-            raise errors.BadConfiguration(why=f"it has the key {key} twice")
 
 
 def read_number(field: str, value: float | str) -> int:

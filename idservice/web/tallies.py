@@ -1,8 +1,6 @@
 """The routes of tallies: adds and reads for callers, and changes for those whom `access` lets."""
 
-import json
 from http import HTTPStatus
-from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -19,6 +17,7 @@ from idservice.tallies.service import Tallies
 from idservice.web.access import ControlAccess
 from idservice.web.counters import read_list_query
 from idservice.web.ids import TEXT, read_body
+from idservice.web.json_body import Body, decoded, no_number
 from idservice.web.problems import (
     NO_STORE,
     BadBody,
@@ -45,7 +44,6 @@ from idservice.web.tally_schemas import (
 )
 
 KEY_HEADER = "Idempotency-Key"
-NOT_JSON = ("NaN", "Infinity", "-Infinity")  # and yet some write them as numbers
 # By method: the commands that do the same on the store.
 COMMANDS = {
     "PUT": "`idservice tally create {name} --store URL`",
@@ -53,8 +51,6 @@ COMMANDS = {
     "DELETE": "`idservice tally delete {name} --store URL`",
     "POST": "`idservice tally set {name} --sum X --store URL`",
 }
-
-Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 class TallyRoutes:
@@ -189,8 +185,9 @@ class TallyRoutes:
         """Return the body of a change; a request without one means an empty object. Raises
         WriteRefused, BadTally, and as `read_body`."""
         self._access.check_change(request, COMMANDS)
+        body = await read_body(request)
         try:
-            return decoded(await read_body(request) or b"{}", kind)
+            return decoded(body or b"{}", kind)
         except ValueError as why:
             raise errors.BadTally(why=why) from None
 
@@ -218,43 +215,9 @@ async def _sent(request: web.Request, kind: type[Body]) -> Body:
         return decoded(body, kind)
     except ValueError as why:
         field = kind.__struct_fields__[0]
-        found = _number_of_no_json(body, field)
-        if found:
+        if found := no_number(body):
             raise _bad_amount(field, found) from None
         raise BadBody(why=why, field=field) from None
-
-
-def decoded(body: bytes, kind: type[Body]) -> Body:
-    """Return a body as a record. Raises ValueError with the reason if it is not JSON, has a field
-    that the record has not, or has one twice."""
-    try:
-        found = msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(str(error) if body else "it is empty") from None
-    if body.count(b":") > 1:  # else it has one field at most
-        json.loads(body, object_pairs_hook=_once)
-    return found
-
-
-def _once(pairs: list[tuple[str, object]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError("it has a field twice")
-
-
-def _number_of_no_json(body: bytes, field: str) -> str:
-    """Return what some clients write for a number that is none; empty if it is not that."""
-    seen = ""
-
-    def note(name: str) -> None:
-        nonlocal seen
-        seen = name
-
-    try:
-        json.loads(body, parse_constant=note)
-    except (ValueError, RecursionError):
-        return ""
-    return seen
 
 
 def read_key(request: web.Request) -> str:

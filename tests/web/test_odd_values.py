@@ -59,6 +59,12 @@ async def test_a_key_that_is_given_twice_is_refused(
     assert "twice" in answer.json["detail"]
 
 
+async def test_a_body_of_a_thousand_lists_is_refused(serving: Serving) -> None:
+    """It was called a defect of the service."""
+    answer = await serving.ask("/v1/counters/new", "PUT", body=b'{"start":' + b"[" * 4000)
+    assert (answer.status, answer.json["code"]) == (400, "bad_configuration")
+
+
 # --- what is not read -----------------------------------------------------------------------------
 
 

@@ -1,0 +1,280 @@
+"""Adds that are refused as they are: each has its code, and nothing is counted for it."""
+
+from typing import Any
+
+import pytest
+
+from idservice.web.problems import BODY_MAX
+
+from .conftest import Serve, Serving
+from .test_contract import assert_problem
+from .test_tallies import GIFTS, add, send, sum_of
+from .wire import Answer, connected, request
+
+JSON = {"Content-Type": "application/json"}
+ADD = f"{GIFTS}/add"
+GOOD = b'{"amount":"12.50"}'
+
+# What is sent as the JSON of an amount, to a tally with two decimals.
+BAD_AMOUNTS = [
+    '"1e2"', "1e2", "1E2", "0.30000000000000004", "0.001", '"0.001"', '""', '" 1"', '"1 "', '"+1"',
+    '"1."', '".5"', '"01"', '"--1"', '"-"', '"1,5"', '"1_0"', '"0x10"', '"\\u0661"', '"1\\n"',
+    '"NaN"', "NaN", "Infinity", "-Infinity", '"Infinity"', "true", "null", "[]", '["1"]', "{}",
+    '{"amount":1}', "1" + "0" * 18, '"99999999999999999.99"', "9" * 400, "1.10e0",
+    '"\\u0000"', '"1\\u0000"', "1.000",
+]  # fmt: skip
+# body of an add: its code
+BAD_BODIES = {
+    b"": "bad_body",
+    b" ": "bad_body",
+    b"{}": "bad_body",
+    b"[]": "bad_body",
+    b"12.50": "bad_body",
+    b'"12.50"': "bad_body",
+    b"null": "bad_body",
+    b"amount=12.50": "bad_body",
+    b'{"amount":12.50': "bad_body",
+    b'{"amount":"12.50"} x': "bad_body",
+    b'{"amount":01}': "bad_body",
+    b'{"amount":1.}': "bad_body",
+    b"{'amount':'1'}": "bad_body",
+    b'{"Amount":"12.50"}': "bad_body",
+    b'{"amount":"12.50","note":"x"}': "bad_body",
+    b'{"amount":"12.50","amount":"12.50"}': "bad_body",
+    b'{"amount":"12.50","\\u0061mount":"1"}': "bad_body",
+    b'{"amount":"12.50","key":"a"}': "bad_body",
+    b'{"amount":"\xff"}': "bad_amount",
+    b'\xff\xfe{\x00"\x00': "bad_body",
+    b'\xef\xbb\xbf{"amount":"1"}': "bad_body",
+    b'{"amount":' + b"[" * 4000: "bad_body",
+    b"[" * 4000: "bad_body",
+    b'{"amount":' + b"[" * 2000 + b"]" * 2000 + b"}": "bad_body",
+    b'{"amount":"\\ud800"}': "bad_body",
+}  # fmt: skip
+BAD_KEYS = [
+    "", '"', '""', "a b", "a/b", "a,b", "é", "a\tb", "x" * 129, f'"{"x" * 129}"', '"a', 'a"',
+    '"a";x=1', "'a'", "a\\", '"a\\"b"', "%61", "a;b", "k=1",
+]  # fmt: skip
+GOOD_KEYS = ["x" * 128, f'"{"x" * 128}"', "A.z_0:~-", "-", "0"]
+
+
+async def sent(serving: Serving, body: bytes, key: str = "bad", **headers: str) -> Answer:
+    named = {**JSON, "Idempotency-Key": key, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return await serving.ask(ADD, "POST", headers=named, body=body)
+
+
+async def assert_nothing_counted(serving: Serving, *keys: str) -> None:
+    """The sum stays, and no key of these has a record."""
+    assert await sum_of(serving) == "0.00"
+    for key in keys:
+        assert (await serving.ask(f"{GIFTS}/adds/{key}")).json["code"] == "unknown_add", key
+
+
+@pytest.fixture
+async def gifts(serving: Serving) -> Serving:
+    """A service with an empty tally of two decimals."""
+    assert (await send(serving, "PUT", GIFTS, decimals=2)).status == 201
+    return serving
+
+
+async def test_no_amount_is_rounded_or_guessed(gifts: Serving) -> None:
+    for written in BAD_AMOUNTS:
+        answer = await sent(gifts, b'{"amount":' + written.encode() + b"}")
+        assert_problem(answer, 400, "bad_amount")
+        assert not answer.json["retryable"]
+    await assert_nothing_counted(gifts, "bad")
+
+
+async def test_no_body_is_counted_that_is_not_one_amount(gifts: Serving) -> None:
+    for body, code in BAD_BODIES.items():
+        assert_problem(await sent(gifts, body), 400, code)
+    await assert_nothing_counted(gifts, "bad")
+
+
+async def test_a_key_is_taken_as_it_is_or_in_quotes_and_nothing_else(gifts: Serving) -> None:
+    for key in BAD_KEYS:
+        assert_problem(await sent(gifts, GOOD, key), 400, "bad_key")
+    missing = await gifts.ask(ADD, "POST", headers=JSON, body=GOOD)
+    assert_problem(missing, 400, "key_missing")
+    async with connected(gifts.port) as wire:
+        twice = request(ADD, "POST", headers={**JSON, "Idempotency-Key": "a"}, body=GOOD)
+        line = b"Idempotency-Key: a\r\n"
+        for other in (line, b"idempotency-key: b\r\n"):
+            await wire.send(twice.replace(line, line + other))
+            assert_problem(await wire.answer(), 400, "bad_key")
+    await assert_nothing_counted(gifts, "a", "b")
+    for key in GOOD_KEYS:
+        answer = await sent(gifts, GOOD, key)
+        assert (answer.status, answer.json["key"]) == (200, key.strip('"'))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "text/plain", "application/x-www-form-urlencoded", "application/problem+json", "json",
+     "text/json", "application/json, text/plain"],
+)  # fmt: skip
+async def test_a_body_of_another_media_type_is_refused(gifts: Serving, kind: str) -> None:
+    headers = {"Idempotency-Key": "bad", **({"Content-Type": kind} if kind else {})}
+    assert_problem(
+        await gifts.ask(ADD, "POST", headers=headers, body=GOOD), 415, "media_type_refused"
+    )
+    await assert_nothing_counted(gifts, "bad")
+
+
+async def test_the_media_type_may_have_other_letters_and_a_charset(gifts: Serving) -> None:
+    for number, kind in enumerate(("Application/JSON", "application/json; charset=utf-8")):
+        assert (await sent(gifts, GOOD, f"k{number}", Content_Type=kind)).status == 200
+
+
+async def test_a_body_that_is_too_large_is_not_counted(gifts: Serving) -> None:
+    for length in (BODY_MAX + 1, 2 * BODY_MAX, 100_000):
+        large = GOOD + b" " * (length - len(GOOD))
+        assert_problem(await sent(gifts, large), 413, "body_too_large")
+    await assert_nothing_counted(gifts, "bad")
+    whole = GOOD + b" " * (BODY_MAX - len(GOOD))
+    assert (await sent(gifts, whole)).json["sum"] == "12.50"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"Sec-Purpose": "prefetch"}, 403, "prefetch_refused"),
+        ({"Sec-Fetch-Site": "cross-site"}, 403, "cross_site_refused"),
+        ({"If-None-Match": "*"}, 412, "conditional_refused"),
+        ({"If-Match": '"1"'}, 412, "conditional_refused"),
+        ({"Range": "bytes=0-1"}, 416, "range_refused"),
+    ],
+)
+async def test_what_uses_no_id_adds_nothing(
+    gifts: Serving, headers: dict[str, str], status: int, code: str
+) -> None:
+    assert_problem(await sent(gifts, GOOD, **headers), status, code)
+    await assert_nothing_counted(gifts, "bad")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+async def test_only_a_post_adds(gifts: Serving, method: str) -> None:
+    headers = {**JSON, "Idempotency-Key": "bad"}
+    answer = await gifts.ask(ADD, method, headers=headers, body=GOOD)
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    await assert_nothing_counted(gifts, "bad")
+
+
+async def test_a_name_that_is_none_and_a_tally_that_is_none_add_nothing(gifts: Serving) -> None:
+    for path, status, code in (
+        ("/v1/tallies/-x/add", 400, "bad_name"),
+        ("/v1/tallies/a%2Fb/add", 400, "bad_name"),
+        ("/v1/tallies/Gifts/add", 404, "unknown_tally"),
+        ("/v1/tallies/default/add", 404, "unknown_tally"),
+    ):
+        answer = await send(gifts, "POST", path, key="bad", amount="1")
+        assert_problem(answer, status, code)
+    await assert_nothing_counted(gifts, "bad")
+
+
+# --- what changes a tally -------------------------------------------------------------------------
+
+BAD_CHANGES: list[tuple[str, str, bytes, str]] = [
+    ("PUT", "/v1/tallies/new", b'{"decimals":10}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"decimals":-1}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"decimals":"2"}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"decimals":true}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"decimals":2,"decimals":2}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"floor":"0.5"}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"floor":""}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"floor":1e1}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"floor":true}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"floor":1,"start":0}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"floor":2,"ceiling":1,"start":1}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"ceiling":1000000000000000000}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"sum":"0"}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b"[]", "bad_tally"),
+    ("PUT", "/v1/tallies/-new", b"{}", "bad_name"),
+    ("PATCH", GIFTS, b"", "bad_tally"),
+    ("PATCH", GIFTS, b"{}", "bad_tally"),
+    ("PATCH", GIFTS, b'{"reason":"none"}', "bad_tally"),
+    ("PATCH", GIFTS, b'{"state":"deleted"}', "bad_tally"),
+    ("PATCH", GIFTS, b'{"state":"active","reason":"two\\nlines"}', "bad_tally"),
+    ("PATCH", GIFTS, b'{"decimals":3}', "bad_tally"),
+    ("PATCH", GIFTS, b'{"floor":"x"}', "bad_tally"),
+    ("PATCH", GIFTS, b'{"floor":"0.001"}', "bad_tally"),
+    ("PATCH", GIFTS, b'{"floor":"1"}', "tally_not_changed"),
+    ("DELETE", GIFTS, b'{"why":"x"}', "bad_tally"),
+    ("DELETE", GIFTS, b'{"reason":"' + b"x" * 201 + b'"}', "bad_tally"),
+    ("POST", f"{GIFTS}/set", b"", "bad_body"),
+    ("POST", f"{GIFTS}/set", b'{"reason":"x"}', "bad_body"),
+    ("POST", f"{GIFTS}/set", b'{"sum":"0","sum":"0"}', "bad_body"),
+    ("POST", f"{GIFTS}/set", b'{"sum":NaN}', "bad_amount"),
+    ("POST", f"{GIFTS}/set", b'{"sum":"1e2"}', "bad_amount"),
+    ("POST", f"{GIFTS}/set", b'{"sum":1.001}', "bad_amount"),
+    ("POST", f"{GIFTS}/set", b'{"sum":"1","reason":"two\\nlines"}', "bad_tally"),
+]
+
+
+async def listed(serving: Serving) -> Any:
+    return (await serving.ask("/v1/tallies")).json
+
+
+async def test_a_change_that_is_not_understood_changes_nothing(gifts: Serving) -> None:
+    before = await listed(gifts)
+    for method, path, body, code in BAD_CHANGES:
+        answer = await gifts.ask(path, method, headers={"Idempotency-Key": "bad"}, body=body)
+        assert_problem(answer, 409 if code == "tally_not_changed" else 400, code)
+    assert await listed(gifts) == before
+    await assert_nothing_counted(gifts, "bad")
+
+
+CHANGES = [
+    ("PUT", "/v1/tallies/new", b"{}"),
+    ("PATCH", GIFTS, b'{"state":"suspended"}'),
+    ("DELETE", GIFTS, b""),
+    ("POST", f"{GIFTS}/set", b'{"sum":"500"}'),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+async def test_who_may_not_change_a_counter_may_not_change_a_tally(
+    gifts: Serving, method: str, path: str, body: bytes
+) -> None:
+    before = await listed(gifts)
+    for headers in (
+        {"Host": "ids.example.com"},
+        {"Origin": "https://evil.example.com"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"X-Forwarded-For": "192.0.2.1"},
+        {"Content-Type": "text/plain"},
+    ):
+        named = {"Idempotency-Key": "bad", **headers}
+        assert_problem(
+            await gifts.ask(path, method, headers=named, body=body), 403, "write_refused"
+        )
+    assert await listed(gifts) == before
+
+
+async def test_a_listener_without_leave_names_the_commands_of_tallies(serve: Serve) -> None:
+    serving = await serve(writable=False)
+    for method, path, body in CHANGES:
+        answer = await serving.ask(path, method, headers={"Idempotency-Key": "bad"}, body=body)
+        assert_problem(answer, 403, "write_refused")
+        assert "`idservice tally " in answer.json["detail"]
+
+
+async def test_the_control_plane_reads_tallies_and_adds_nothing(serve: Serve) -> None:
+    serving = await serve(data=False)
+    assert (await send(serving, "PUT", GIFTS, decimals=2)).status == 201
+    assert await sum_of(serving) == "0.00"
+    assert_problem(await add(serving, "a", "1"), 404, "unknown_path")
+    assert_problem(
+        await serving.ask(f"{GIFTS}/adds/a"), 404, "unknown_add", members=("key", "as_of")
+    )
+    for path in (GIFTS, f"{GIFTS}/adds/a", "/v1/tallies"):
+        elsewhere = await serving.ask(path, headers={"Host": "evil.example.com"})
+        assert_problem(elsewhere, 403, "host_refused")
+
+
+async def test_a_listener_for_ids_alone_changes_and_lists_no_tallies(serve: Serve) -> None:
+    serving = await serve(control=False)
+    assert_problem(await serving.ask("/v1/tallies"), 404, "unknown_path")
+    answer = await send(serving, "PUT", GIFTS)
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert_problem(await add(serving, "a", "1"), 404, "unknown_tally")
