@@ -50,7 +50,18 @@ deleteCounter deleted
 createCounter 9007199254740993
 getNext 0
 postNext 1
+createTally 0.00 0.00
+addToTally 12.50 12.50 false
+addToTally 12.50 12.50 true
+refused 409 out_of_bounds 12.50
+showAdd counted 12.50
+showSum 12.50
+setSum 12.50 0.00
+patchTally suspended 0.00
+listTallies donations
+deleteTally deleted
 """
+NAMES = re.compile("(counters|tallies)/[^/]+")
 
 Command = list[str]
 
@@ -148,6 +159,7 @@ def test_a_generated_client_compiles_and_calls_every_operation(
         serving.terminate()
         assert serving.end() == 0
         asked = re.findall(r'([A-Z]+) (/[^ ?"]*)(?:\?\S*)? HTTP', serving.output)
-    called = {(method, re.sub("counters/[^/]+", "counters/{name}", path)) for method, path in asked}
+    called = {(method, NAMES.sub(r"\1/{name}", path)) for method, path in asked}
+    called = {(method, path.replace("adds/don-1", "adds/{key}")) for method, path in called}
     paths = json.loads(document)["paths"]
     assert called == {(method.upper(), path) for path, of in paths.items() for method in of}

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -112,12 +113,13 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             writable: bool = True,
             data: bool = True,
             lane: bool = lane,
+            clock: Callable[[], float] = time,
         ) -> Serving:
             store = store or SQLiteStore(str(tmp_path / "ids.db"))
             await stack.enter_async_context(store)
             await store.init(new_counter("default", random.Random(1)))
             service, catalogue, tallies = build_instance(
-                store, limits, random=random.Random(2), declared=["default"]
+                store, limits, random=random.Random(2), declared=["default"], clock=clock
             )
             await stack.enter_async_context(service)
             gate = ConnectionLimit(connections_max)

@@ -1,10 +1,14 @@
 """What the document cannot say, told to the fuzzer (it loads this as its hooks)."""
 
+import itertools
 import re
 from typing import Any
 
 import schemathesis
 
+AMOUNT = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,9})?", re.ASCII)
+KEY = re.compile(r"[A-Za-z0-9._:~-]{1,128}", re.ASCII)
+numbers = itertools.count()
 BATCH_MAX, COUNT_MAX = 10_000, 1_000_000  # the most that a count may be, and only for ranges
 MANY = re.compile(r"[1-9][0-9]{4,5}|1000000", re.ASCII)
 WHOLE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
@@ -16,9 +20,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     query = case.query or {}
     if query.get("format") != "ranges" and MANY.fullmatch(str(query.get("count"))):
         query["count"] = BATCH_MAX
+    key = str((case.headers or {}).get("Idempotency-Key", ""))
+    if KEY.fullmatch(key):  # else one key names several amounts
+        case.headers["Idempotency-Key"] = f"key-{next(numbers)}"
     body = case.body
     if not isinstance(body, dict):
         return
+    if case.path.startswith("/v1/tallies"):
+        of_a_tally(body)
     for field in ("start", "limit", "shards", "request_max", "next"):
         if isinstance(body.get(field), float) and body[field].is_integer():
             body[field] = int(body[field])  # 19.0 is an integer to JSON Schema, and refused here
@@ -36,6 +45,21 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     fields = ("state", "limit", "runway", "request_max", "rate_max")
     if case.method == "PATCH" and all(body.get(one) is None for one in fields):
         body["state"] = "active"
+
+
+def of_a_tally(body: dict[str, Any]) -> None:
+    """Amounts that any tally can have, within bounds that any sum is in."""
+    if isinstance(body.get("decimals"), float) and body["decimals"].is_integer():
+        body["decimals"] = int(body["decimals"])
+    for field in ("amount", "sum", "start", "floor", "ceiling", "only"):
+        sent = body.get(field)
+        if type(sent) in (int, float):
+            body[field] = [sent]  # a number is taken as well, which the document keeps to itself
+        elif isinstance(sent, str) and AMOUNT.fullmatch(sent):
+            whole = sent.lstrip("-").partition(".")[0][:9]
+            body[field] = {"floor": f"-{whole}", "ceiling": whole}.get(field, "0")
+    if body.get("only") == "0":
+        del body["only"]
 
 
 def is_whole(value: Any) -> bool:

@@ -132,4 +132,51 @@ func main() {
 	ids, _, err = api.IdsAPI.PostNext(with).Format("json").Execute()
 	check(err)
 	fmt.Println("postNext", number(*ids.Id))
+	callTallies(api.TalliesAPI, with)
+}
+
+func callTallies(tallies *client.TalliesAPIService, with context.Context) {
+	wish := client.NewTallyConfiguration()
+	wish.SetDecimals(2)
+	wish.SetFloor("0")
+	tally, _, err := tallies.CreateTally(with, "donations").TallyConfiguration(*wish).Execute()
+	check(err)
+	fmt.Println("createTally", tally.Sum, *tally.Floor.Get())
+	add := func(key string, amount string) client.ApiAddToTallyRequest {
+		request := tallies.AddToTally(with, "donations").IdempotencyKey(key)
+		return request.AddRequest(*client.NewAddRequest(amount))
+	}
+	for count := 0; count < 2; count++ {
+		told, _, err := add("don-1", "12.50").Execute()
+		check(err)
+		fmt.Println("addToTally", told.Amount, told.Sum, told.Replayed)
+	}
+	_, _, err = add("don-2", "-100").Execute()
+	var refused *client.GenericOpenAPIError
+	if !errors.As(err, &refused) {
+		panic("an add went below the floor")
+	}
+	problem := refused.Model().(client.Problem)
+	fmt.Println("refused", problem.Status, problem.Code, *problem.Sum)
+	record, _, err := tallies.ShowAdd(with, "donations", "don-1").Execute()
+	check(err)
+	fmt.Println("showAdd", record.Fate, record.Amount)
+	sum, _, err := tallies.ShowSum(with, "donations").Execute()
+	check(err)
+	fmt.Println("showSum", sum.Sum)
+	set := tallies.SetSum(with, "donations").IdempotencyKey("year")
+	done, _, err := set.SetSumRequest(*client.NewSetSumRequest("0")).Execute()
+	check(err)
+	fmt.Println("setSum", done.Before, done.Sum)
+	change := client.NewTallyPatchRequest()
+	change.SetState("suspended")
+	tally, _, err = tallies.PatchTally(with, "donations").TallyPatchRequest(*change).Execute()
+	check(err)
+	fmt.Println("patchTally", tally.State, *tally.Floor.Get())
+	list, _, err := tallies.ListTallies(with).Execute()
+	check(err)
+	fmt.Println("listTallies", list.Tallies[0].Tally)
+	tally, _, err = tallies.DeleteTally(with, "donations").TallyDeletion(*client.NewTallyDeletion()).Execute()
+	check(err)
+	fmt.Println("deleteTally", tally.State)
 }

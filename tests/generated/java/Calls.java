@@ -9,6 +9,7 @@ import org.openapitools.client.ApiException;
 import org.openapitools.client.api.CountersApi;
 import org.openapitools.client.api.IdsApi;
 import org.openapitools.client.api.ServiceApi;
+import org.openapitools.client.api.TalliesApi;
 import org.openapitools.client.model.*;
 
 public class Calls {
@@ -64,6 +65,37 @@ public class Calls {
     say("createCounter", number(counters.createCounter("big", wish).getLimit()));
     say("getNext", number(ids.getNext(null, "json", null).getId()));
     say("postNext", number(ids.postNext(null, "json", null).getId()));
+    callTallies(new TalliesApi(client));
+  }
+
+  static void callTallies(TalliesApi tallies) throws Exception {
+    TallyAnswer tally =
+        tallies.createTally("donations", new TallyConfiguration().decimals(2L).floor("0"));
+    say("createTally", tally.getSum(), tally.getFloor());
+    AddRequest gift = new AddRequest().amount("12.50");
+    for (int n = 0; n < 2; n++) {
+      AddAnswer told = tallies.addToTally("donations", "don-1", gift);
+      say("addToTally", told.getAmount(), told.getSum(), told.getReplayed());
+    }
+    try {
+      tallies.addToTally("donations", "don-2", new AddRequest().amount("-100"));
+      throw new AssertionError("an add went below the floor");
+    } catch (ApiException refused) {
+      JsonNode problem = new ObjectMapper().readTree(refused.getResponseBody());
+      Problem.CodeEnum code = Problem.CodeEnum.fromValue(problem.get("code").asText());
+      say("refused", refused.getCode(), code, problem.get("sum").asText());
+    }
+    RecordAnswer record = tallies.showAdd("donations", "don-1");
+    say("showAdd", record.getFate(), record.getAmount());
+    say("showSum", tallies.showSum("donations").getSum());
+    SetSumAnswer set = tallies.setSum("donations", "year", new SetSumRequest().sum("0"));
+    say("setSum", set.getBefore(), set.getSum());
+    TallyPatchRequest suspended =
+        new TallyPatchRequest().state(TallyPatchRequest.StateEnum.SUSPENDED);
+    tally = tallies.patchTally("donations", suspended);
+    say("patchTally", tally.getState(), tally.getFloor());
+    say("listTallies", tallies.listTallies(null, null).getTallies().get(0).getTally());
+    say("deleteTally", tallies.deleteTally("donations", new TallyDeletion()).getState());
   }
 
   static Object number(IdNumber id) {

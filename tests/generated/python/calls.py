@@ -13,7 +13,18 @@ from client.api.counters import (
 )  # fmt: skip
 from client.api.ids import get_next, get_next_of_counter, post_next, post_next_of_counter
 from client.api.service import docs, livez, metrics, openapi, readyz, status, status_page
+from client.api.tallies import (
+    add_to_tally,
+    create_tally,
+    delete_tally,
+    list_tallies,
+    patch_tally,
+    set_sum,
+    show_add,
+    show_sum,
+)  # fmt: skip
 from client.models import (
+    AddRequest,
     CounterConfiguration,
     Deletion,
     GetNextFormat,
@@ -22,7 +33,12 @@ from client.models import (
     PatchStateType1,
     PostNextFormat,
     PostNextOfCounterFormat,
+    SetSumRequest,
     SetTo,
+    TallyConfiguration,
+    TallyDeletion,
+    TallyPatchRequest,
+    TallyPatchRequestStateType1,
 )  # fmt: skip
 
 
@@ -74,3 +90,29 @@ with client:
     say("createCounter", create_counter.sync("big", client=client, body=wanted).limit)
     say("getNext", get_next.sync(client=client, format_=GetNextFormat.JSON).id)
     say("postNext", post_next.sync(client=client, format_=PostNextFormat.JSON).id)
+
+    wanted = TallyConfiguration(decimals=2, floor="0")
+    tally = create_tally.sync("donations", client=client, body=wanted)
+    say("createTally", tally.sum_, tally.floor)
+
+    def add(key: str, amount: str) -> object:
+        body = AddRequest(amount=amount)
+        return add_to_tally.sync("donations", client=client, body=body, idempotency_key=key)
+
+    for _ in range(2):
+        told = add("don-1", "12.50")
+        say("addToTally", told.amount, told.sum_, told.replayed)
+    refused = add("don-2", "-100")
+    say("refused", refused.status, refused.code.value, refused.sum_)
+    record = show_add.sync("donations", "don-1", client=client)
+    say("showAdd", record.fate.value, record.amount)
+    say("showSum", show_sum.sync("donations", client=client).sum_)
+    body = SetSumRequest(sum_="0")
+    done = set_sum.sync("donations", client=client, body=body, idempotency_key="year")
+    say("setSum", done.before, done.sum_)
+    wanted = TallyPatchRequest(state=TallyPatchRequestStateType1.SUSPENDED)
+    tally = patch_tally.sync("donations", client=client, body=wanted)
+    say("patchTally", tally.state.value, tally.floor)
+    say("listTallies", *(each.tally for each in list_tallies.sync(client=client).tallies))
+    deleted = delete_tally.sync("donations", client=client, body=TallyDeletion())
+    say("deleteTally", deleted.state.value)

@@ -74,3 +74,34 @@ console.log("createCounter", (await answered(client.PUT(counter, big))).limit);
 const json = { params: { query: { format: "json" } } } as const;
 console.log("getNext", ...(await ids(client.GET("/next", json))));
 console.log("postNext", ...(await ids(client.POST("/next", json))));
+
+const tally = "/v1/tallies/{name}";
+const donations = { path: { name: "donations" } };
+const keyed = (key: string) => ({ ...donations, header: { "Idempotency-Key": key } });
+const wish = { params: donations, body: { decimals: 2, floor: "0" } };
+const created = await answered(client.PUT(tally, wish));
+console.log("createTally", created.sum, created.floor);
+for (let n = 0; n < 2; n++) {
+  const gift = { params: keyed("don-1"), body: { amount: "12.50" } };
+  const told = await answered(client.POST("/v1/tallies/{name}/add", gift));
+  console.log("addToTally", told.amount, told.sum, told.replayed);
+}
+const much = { params: keyed("don-2"), body: { amount: "-100" } };
+const below = (await client.POST("/v1/tallies/{name}/add", much)).error;
+if (below === undefined) throw new Error("an add went below the floor");
+console.log("refused", below.status, below.code, below.sum);
+const first = { params: { path: { name: "donations", key: "don-1" } } };
+const record = await answered(client.GET("/v1/tallies/{name}/adds/{key}", first));
+console.log("showAdd", record.fate, record.amount);
+const sum = await answered(client.GET(tally, { params: donations }));
+console.log("showSum", typeof sum === "string" ? sum : sum.sum);
+const zero = { params: keyed("year"), body: { sum: "0" } };
+const set = await answered(client.POST("/v1/tallies/{name}/set", zero));
+console.log("setSum", set.before, set.sum);
+const state = { state: "suspended" } as const;
+const changed = await answered(client.PATCH(tally, { params: donations, body: state }));
+console.log("patchTally", changed.state, changed.floor);
+const tallies = await answered(client.GET("/v1/tallies"));
+console.log("listTallies", ...tallies.tallies.map((each) => each.tally));
+const gone = await answered(client.DELETE(tally, { params: donations, body: {} }));
+console.log("deleteTally", gone.state);

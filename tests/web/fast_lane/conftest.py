@@ -19,7 +19,9 @@ def lane() -> bool:
 @pytest.fixture
 async def pair(serve: Serve) -> Pair:
     fast, slow = [
-        await serve(store=SimStore(Random(1), Table()), routes={"/old": "c"}, lane=lane)
+        await serve(
+            store=SimStore(Random(1), Table()), routes={"/old": "c"}, lane=lane, clock=lambda: 1.8e9
+        )
         for lane in (True, False)
     ]
     for one in (fast, slow):
