@@ -77,9 +77,13 @@ class Resolver(AbstractResolver):
 
 
 class AsyncTransport:
-    """Sends requests to one service, and none of them twice. Enter it to use it."""
+    """Sends requests to one service, and none of them twice. Enter it to use it.
 
-    def __init__(self, address: ServiceAddress) -> None:
+    `connect_s` is how long a connection may take to be made; None if `send` has a limit.
+    """
+
+    def __init__(self, address: ServiceAddress, *, connect_s: float | None = None) -> None:
+        self._connect_s = connect_s
         self.url = address.url
         self._address = address
         scheme = "https" if address.tls else "http"
@@ -94,7 +98,7 @@ class AsyncTransport:
             else aiohttp.TCPConnector(resolver=Resolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "idservice"},
-            timeout=aiohttp.ClientTimeout(total=None),  # `send` has a limit, or its caller
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
             trace_configs=[_connections_told()],
             trust_env=False,  # a proxy could answer in the service's place
         )
@@ -177,12 +181,11 @@ class AsyncTransport:
                 said = response.headers
                 form, pause = said.get("Content-Type", ""), said.get("Retry-After", "")
                 return Reply(response.status, form, answer, pause)
-        except aiohttp.ClientConnectorError as error:
-            # aiohttp repeats a PUT by itself: its first copy may have been sent (I7).
-            kind = NoUsableAnswer if method == "PUT" else NotSent
-            raise kind(url=self.url, why=why_not_connected(error.os_error)) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise NoUsableAnswer(url=self.url, why=self._words(error)) from None
+            why = self._words(error)
+            if connected.is_set():  # aiohttp repeats a PUT by itself: also by an earlier copy
+                raise NoUsableAnswer(url=self.url, why=why) from None
+            raise NotSent(url=self.url, why=why) from None
 
     def _words(self, error: Exception) -> str:
         """Return why there was no answer."""
@@ -190,6 +193,9 @@ class AsyncTransport:
             return tls.CLOSED
         if ALERT_SHOWN in getattr(error, "message", ""):
             return tls.SPOKEN
+        cause = getattr(error, "os_error", error)
+        if isinstance(cause, OSError):
+            return why_not_connected(cause)
         return str(error) or type(error).__name__
 
 

@@ -41,9 +41,10 @@ def open_store(address: str, *, hold_s: float = HOLD_S, wait_s: float = WAIT_S) 
             return DynamoStore(table)
         case service:
             from idservice.client.http_async import AsyncTransport
-            from idservice.stores.chained import ChainedStore
+            from idservice.stores.chained import CONNECT_MAX_S, ChainedStore
 
-            return ChainedStore(AsyncTransport(service), hold_s=hold_s, wait_s=wait_s)
+            transport = AsyncTransport(service, connect_s=CONNECT_MAX_S)
+            return ChainedStore(transport, hold_s=hold_s, wait_s=wait_s)
 
 
 def preload(address: str) -> None:

@@ -37,6 +37,8 @@ Number = Annotated[int, msgspec.Meta(ge=0)] | Digits
 PARTS_MAX_S = 0.5  # a loan in parts ends then: were it cut off, all of them would be burnt
 PART_BELIEVED_S = 60.0  # how long the size of a part is believed: an operator may raise a bound
 ANSWER_MAX_S = 5.0  # for a service to say that it is one
+# For a connection: less than a request waits (2 s), so that what is told is that nothing was sent.
+CONNECT_MAX_S = 1.5
 
 
 class RemoteCounter(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from idservice.client.http_async import Resolver
 from idservice.server import sockets, startup
 from idservice.server.settings import Address
 from idservice.stores import open_store
+from idservice.stores.chained import assumed
 from idservice.stores.dynamodb import credentials
 
 NAME = "central.test"
@@ -131,6 +132,17 @@ async def test_a_look_up_over_its_limit_means_that_nothing_was_sent(
     async with store:
         with pytest.raises(errors.StoreUnready, match="the name does not resolve"):
             await store.verify()
+
+
+async def test_a_sidecar_whose_look_up_takes_too_long_sent_nothing(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids that were never asked for are no gap, and the next request asks for as many."""
+    monkeypatch.setattr("idservice.stores.chained.CONNECT_MAX_S", 0.05)
+    async with open_store(f"http://{NAME}:8080") as store:
+        with pytest.raises(errors.NotReached, match="no connection in time") as raised:
+            await store.reserve(assumed("orders"), count=5, seen=0, room=100)
+    assert raised.value.outcome == errors.NOT_APPLIED
 
 
 async def test_a_start_waits_for_the_store_no_longer_than_it_was_told(
