@@ -18,6 +18,7 @@ from idservice.catalogue.mover import CounterMover
 from idservice.cli import hints
 from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
+from idservice.core.amounts import written
 from idservice.core.limits import LINES_MAX
 from idservice.core.timeouts import stale_after
 from idservice.observability import logs
@@ -26,6 +27,7 @@ from idservice.stores import open_store
 from idservice.stores.address import parse
 from idservice.stores.protocol import IdStore, with_catalogue
 from idservice.stores.records import ACTIVE, EXHAUSTED, SUSPENDED, Counter, check_name
+from idservice.tallies import audit
 
 C = TypeVar("C", bound=changes.Change)
 
@@ -139,16 +141,31 @@ async def fence(arguments: argparse.Namespace) -> int:
                     " can be fenced together"
                 ) from replaced
         changer, names = _changer(arguments, store), [arguments.name]
+        torn: list[audit.TallyAudit] = []
         if arguments.all:
             names = [entry.name for entry in await store.counters()]
+            torn = await audit.torn(with_catalogue(store).tallies)
         refused = [name for name in names if not await _plan(arguments, changer, name, change)]
+        for tally in torn:
+            if arguments.dry_run:
+                print(f"tally {tally.tally.name}: {_sums(tally)}")
         if arguments.dry_run or refused:
             nothing = "nothing was changed"
             if refused and not arguments.dry_run:
                 nothing = f"{nothing}, because of {', '.join(refused)}"
             print(f"idservice: {nothing}", file=sys.stderr)
             return 1 if refused else 0
+        for tally in torn:  # first: once the store is accepted, adds go on from the sum
+            await audit.repair(with_catalogue(store).tallies, tally, by=operator())
+            print(f"tally {tally.tally.name}: {_sums(tally)}")
         return await _fence_all(arguments, store, changer, names, change)
+
+
+def _sums(found: audit.TallyAudit) -> str:
+    """Return what a repair makes of a tally."""
+    tally = found.tally
+    before, after = (written(each, tally.decimals) for each in (tally.sum, found.sum))
+    return f"its sum is {after} instead of {before}, made anew of its {found.records} records"
 
 
 async def _plan(

@@ -1,9 +1,14 @@
 """Compares a tally with its records, and repairs one that an incomplete restore left behind."""
 
+import logging
 from dataclasses import dataclass, replace
 
+from idservice import errors
+from idservice.core.amounts import written
 from idservice.core.tally import AddRecord, Tally, TallyChange
 from idservice.stores.tally_store import TallyStore
+
+log = logging.getLogger("idservice.change")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +65,30 @@ def _with(audit: TallyAudit, record: AddRecord) -> TallyAudit:
         rev=max(audit.rev, record.rev),
         at=max(audit.at, record.at),
     )
+
+
+async def torn(store: TallyStore) -> list[TallyAudit]:
+    """Return the audits of all tallies that disagree with their records, deleted ones too. An
+    incomplete restore leaves them so. All records are read. Raises NotApplied."""
+    audits = [await audited(store, tally) for tally in await store.tallies()]
+    return [audit for audit in audits if not audit.agrees]
+
+
+async def repair(store: TallyStore, audit: TallyAudit, *, by: str) -> Tally:
+    """Write a tally as its records have it, and return it.
+
+    Raises TallyNotChanged if adds go on, NotApplied, OutcomeUnknown.
+    """
+    before, after = audit.tally, audit.repaired
+    assert after.change is not None
+    after = replace(after, change=replace(after.change, by=by))
+    if not await store.rewrite(before, after):
+        why = "adds to it go on; stop all instances, and run the same command again"
+        raise errors.TallyNotChanged(name=before.name, why=why)
+    log.warning(
+        "tally %s: its sum is %s instead of %s, made anew of its %d records by %s; it is at"
+        " revision %d",
+        after.name, written(after.sum, after.decimals), written(before.sum, before.decimals),
+        after.adds, by, after.rev, extra={"action": "tally_changed"},
+    )  # fmt: skip
+    return after
