@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from idservice import errors
 
 
+@pytest.mark.process
 def test_a_message_is_complete_without_docstrings() -> None:
     """`python -OO` removes docstrings; messages were docstrings once, and vanished."""
     code = "from idservice import errors; print(errors.BadCount(value='0', most=9))"

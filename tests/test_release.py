@@ -64,6 +64,7 @@ def test_the_image_says_of_itself_what_the_package_says() -> None:
 RELEASE = ROOT / ".github/workflows/release.yml"
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not RELEASE.exists(), reason="a source distribution has no workflows")
 def test_the_workflow_releases_everything_signed_and_only_after_the_tests() -> None:
     """`make check` reads its grammar; here is what it brings out."""
@@ -168,12 +169,14 @@ def bill() -> str:
     return made.stdout
 
 
+@pytest.mark.process
 def test_the_bill_of_materials_keeps_to_its_schema(bill: str) -> None:
     check = JsonStrictValidator(SchemaVersion.V1_6).validate_str
     assert check(bill) is None
     assert check(bill.replace('"library"', '"book"')) is not None
 
 
+@pytest.mark.process
 def test_the_bill_of_materials_has_all_that_the_lock_pins_with_its_hashes(bill: str) -> None:
     parts = json.loads(bill)["components"]
     pinned = re.findall(r"(?m)^([a-z][^=\s]*)==([^\s;]+)", read("requirements.lock"))
@@ -182,6 +185,7 @@ def test_the_bill_of_materials_has_all_that_the_lock_pins_with_its_hashes(bill: 
     assert hashes == re.findall(r"sha256:([0-9a-f]{64})", read("requirements.lock"))
 
 
+@pytest.mark.process
 def test_the_bill_of_materials_leads_from_the_project_to_every_part(bill: str) -> None:
     found = json.loads(bill)
     below = {one["ref"]: one["dependsOn"] for one in found["dependencies"]}

@@ -469,6 +469,7 @@ def test_seconds_that_are_none_are_refused_with_the_value_and_the_rule(
     assert str(refused.value) == f"{what} is {value!r}; it must be a number of seconds {rule}."
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("line", "without"),
     [

@@ -206,6 +206,7 @@ LAYOUTS = st.integers(1, 3).flatmap(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(
     LAYOUTS,

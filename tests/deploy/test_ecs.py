@@ -176,6 +176,7 @@ def linted(tasks: dict[str, Task], folder: Path) -> list[Any]:
     return list(json.loads(done.stdout))
 
 
+@pytest.mark.process
 def test_sizes_are_what_fargate_has(tmp_path: Path) -> None:
     wrong = copy.deepcopy({f"{name}x": task(name) for name in TASKS})
     wrong["servicex"]["memory"] = "4096"

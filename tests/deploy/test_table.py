@@ -58,6 +58,7 @@ def table(moto_url: str) -> Iterator[Table]:
         yield Table(account, name, adopted, put_out, roles)
 
 
+@pytest.mark.process
 def test_templates_are_clean_and_a_fault_in_one_is_found(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     text = (TEMPLATES / "table.yaml").read_text()

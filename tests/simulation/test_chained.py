@@ -28,11 +28,13 @@ def test_every_promise_holds_over_sidecars() -> None:
         assert violation is None, f"seed {seed}: {violation}\n{replay(CHAINED, seed)}"
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_identical_history_over_sidecars() -> None:
     for seed in range(5):
         assert chain(seed).history == chain(seed).history != chain(seed + 1).history
 
 
+@pytest.mark.long
 def test_the_runs_reach_what_they_are_there_for() -> None:
     worlds: list[Chain] = [chain(seed) for seed in range(REACHED)]
     outcomes = Counter(op.outcome for world in worlds for op in world.history)

@@ -26,6 +26,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("played")
 def test_the_scenarios_of_shards_reach_what_they_are_there_for() -> None:
     names = ("wandering", "relayed", "resharded", "rushed")

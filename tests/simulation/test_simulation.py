@@ -130,6 +130,7 @@ def test_a_planted_fault_is_found(mutant: Mutant) -> None:
     finding_seed(mutant)
 
 
+@pytest.mark.long
 def test_an_answer_to_an_old_request_is_dropped_and_would_break_the_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

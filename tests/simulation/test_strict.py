@@ -25,6 +25,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.long
 def test_with_a_fifth_of_all_answers_lost_every_id_is_handed_out() -> None:
     """The long form: python -m tests.simulation.strict 120000 10"""
     world = strict.figure(20_000, seed=0)
@@ -58,6 +59,7 @@ def test_the_scenarios_of_strict_counters_reach_what_they_are_there_for() -> Non
     ), "nobody was pruned"
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("played")
 def test_strict_batches_are_answered_in_many_epochs_of_one_counter() -> None:
     worlds = [played("changed", seed) for seed in range(25)]

@@ -282,6 +282,7 @@ def watching(process: subprocess.Popen[bytes]) -> tuple[Supervisor, WorkerProces
     return parent, worker, theirs
 
 
+@pytest.mark.process
 def test_a_worker_that_answers_nothing_for_long_is_killed(idle: subprocess.Popen[bytes]) -> None:
     parent, worker, theirs = watching(idle)
     with worker.connection, theirs:
@@ -292,6 +293,7 @@ def test_a_worker_that_answers_nothing_for_long_is_killed(idle: subprocess.Popen
         assert idle.wait(10) == -signal.SIGKILL
 
 
+@pytest.mark.process
 def test_a_parent_that_was_stopped_itself_blames_nobody(idle: subprocess.Popen[bytes]) -> None:
     parent, worker, theirs = watching(idle)
     with worker.connection, theirs:
@@ -301,6 +303,7 @@ def test_a_parent_that_was_stopped_itself_blames_nobody(idle: subprocess.Popen[b
         assert idle.poll() is None
 
 
+@pytest.mark.process
 def test_a_worker_that_answers_late_but_answers_is_left_alone(
     idle: subprocess.Popen[bytes],
 ) -> None:
@@ -315,6 +318,7 @@ def test_a_worker_that_answers_late_but_answers_is_left_alone(
         assert idle.poll() is None
 
 
+@pytest.mark.process
 def test_a_worker_that_speaks_nonsense_is_killed(
     idle: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:

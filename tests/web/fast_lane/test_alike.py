@@ -225,6 +225,7 @@ def generated() -> list[tuple[list[bytes], int]]:
     return sent
 
 
+@pytest.mark.long
 async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
     answered = 0
     for requests, cut in await asyncio.to_thread(generated):
