@@ -18,7 +18,6 @@ from idservice.cli import counter_table, tally_table
 from idservice.cli.store_commands import asks_service, opened, operator
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
-from idservice.client.protocol import HOLD_S
 from idservice.core.amounts import written
 from idservice.core.tally import TallyState
 from idservice.errors.tallies import KEEP_KEY
@@ -247,7 +246,7 @@ async def _tallies(
         return task
 
     by_url = "url" in arguments and asks_service(arguments)
-    async with _service(arguments) if by_url else opened(arguments, bounded=False) as store:
+    async with _service(arguments, wait_s) if by_url else opened(arguments, bounded=False) as store:
         try:
             yield Tallies(
                 store, wait_s=wait_s, waiting_max=1, health=StoreHealth(), spawn=spawn,
@@ -260,9 +259,9 @@ async def _tallies(
             await asyncio.gather(*left, return_exceptions=True)
 
 
-def _service(arguments: argparse.Namespace) -> ChainedStore:
+def _service(arguments: argparse.Namespace, wait_s: float) -> ChainedStore:
     """Return a running service, asked as a sidecar asks it. Raises Usage."""
-    return ChainedStore(AsyncTransport(ServiceAddress.parse(arguments.url)), hold_s=HOLD_S)
+    return ChainedStore(AsyncTransport(ServiceAddress.parse(arguments.url)), wait_s=wait_s)
 
 
 def _json(value: object) -> str:

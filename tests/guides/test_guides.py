@@ -191,9 +191,55 @@ def test_python(follow: Follow) -> None:
     said = follow("python")
     assert len(re.findall(r"^[0-9]+ 1000$", said, re.MULTILINE)) == 2
     assert "nothing to wait for: unknown_counter" in said
+    assert re.search(
+        r"^12\.50 \S+ \S+ True\nonly 12\.50 is there\n12\.50 refused$", said, re.MULTILINE
+    )
     orders = re.findall(r'\{"order": ?([0-9]+)\}', said)
     assert len(orders) == 2
     assert len(set(orders)) == 2
+
+
+# The webhook is called while the service is away, and again when it is back.
+AWAY = r"""
+pay() {
+  curl --silent --data "amount=$2" --write-out ' %{http_code}\n' "127.0.0.1:8081/payments/$1"
+}
+kill "${listening[127.0.0.1:8080]}"
+wait "${listening[127.0.0.1:8080]}" || true
+unset 'listening[127.0.0.1:8080]'
+pay late 1.00
+pay don-4712 30.00
+service 127.0.0.1:8080 "idservice serve --store sqlite:idservice.db"
+pay late 1.00
+pay late 1.00
+pay don-4712 31.00
+idservice tally audit donations
+"""
+
+
+def test_collect(follow: Follow) -> None:
+    said = follow("collect", after=AWAY)
+    assert said.count('"sum":"12.50"') == 2, "the add, and the sum"
+    assert said.count('{"collected":"30.00","sum":"42.50"}') == 2
+    assert '{"refund":"don-4713","sum":"42.50"}' in said
+    runs = said.split("sum 62.51\n")
+    assert len(runs) == 3, "the second run adds nothing"
+    assert "pay-1 collected\npay-2 collected\npay-3 to be refunded\n" in runs[0]
+    assert "collected" not in runs[1]
+    assert "JavaScript: 69.81 69.81" in said
+    answers = re.findall(r"^(.+)\n ([0-9]{3})$", said.split("JavaScript:")[1], re.MULTILINE)
+    assert [status for _, status in answers] == ["503", "503", "200", "200", "422"]
+    assert answers[2][0] == answers[3][0] == '{"collected":"1.00","sum":"70.81"}'
+    assert "its sum is 70.81" in said
+
+
+def test_invoices(follow: Follow, tmp_path: Path) -> None:
+    forgets = "rm invoices.db\npython invoices.py\nidservice tally add invoices-2026 1 --key new"
+    said = follow("invoices", after=forgets)
+    assert said.count("under key draft-8d2f, which made 1 at") == 2
+    numbered = "2026-00001 draft-8d2f\n2026-00002 draft-77a0\n2026-00003 draft-c41e\n"
+    assert said.count(numbered) == 3, "the same, also for who has forgotten them"
+    assert "under key new, which made 4 at" in said
 
 
 MANY = "printf '\\n'\ncurl --silent --fail -X POST 'http://127.0.0.1:{port}/orders?[1-60]'\n"
@@ -228,7 +274,8 @@ def test_recipes(follow: Follow, tmp_path: Path) -> None:
 
 def test_a_recipe_is_a_file_of_its_own() -> None:
     """The page shows the file; the file is what a reader copies."""
-    programs = [*page("recipes"), *page("other-languages")]
+    pages = ("recipes", "other-languages", "collect", "invoices")
+    programs = [each for name in pages for each in page(name)]
     shown = {each.file_name: each.text for each in programs if each.file_name}
     files = {
         str(file.relative_to(RECIPES)): file.read_text()
