@@ -1,6 +1,7 @@
 """The command `top`: the status of a service in the terminal, again and again.
 
-Problems come first, each with the command that mends it; then the service, then its counters.
+Problems come first, each with the command that mends it; then the service, its counters, and its
+tallies.
 On a terminal the screen is drawn anew at each look. Elsewhere the same facts are plain text.
 """
 
@@ -11,9 +12,9 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -27,7 +28,7 @@ from idservice.server import stop_signals
 from idservice.server.left_address import service_address
 
 ANSWER_S = 5.0
-AROUND = 8  # lines of the screen that are not counters
+AROUND = 8  # lines of the screen that are neither counters nor tallies
 PER_MAX = 1000  # counters on a page
 WIDE = 1000  # columns of plain text
 LINE_S = 120.0  # the time that the line of runways spans
@@ -64,7 +65,18 @@ LEFT_OUT = (
     "used",
     "rate",
 )
-LEFT_ALIGNED = ("name", "state", "mode", "bar", "line", "gaps", "changed")
+TALLY_COLUMNS = {
+    "name": "TALLY",
+    "state": "STATE",
+    "adds": "ADDS/S",
+    "waiting": "WAITING",
+    "commits": "COMMITS/S",
+    "lost": "BEATEN",
+    "commit": "COMMIT P99",
+    "trouble": "LAST TROUBLE",
+}
+TALLIES_LEFT_OUT = ("trouble", "lost", "commits", "commit", "waiting", "adds")
+LEFT_ALIGNED = ("name", "state", "mode", "bar", "line", "gaps", "changed", "trouble")
 
 
 def top(arguments: argparse.Namespace) -> int:
@@ -152,50 +164,63 @@ class Board:
         rate = trails.follow("", now, status["issued"], None)  # the name of no counter
         self._rate = status["ids_per_second"] if rate is None else rate
         self._rows = [trails.row(counter, now) for counter in status["counters"]]
+        self._tallies = status.get("tallies", ())  # a service of an earlier version has none
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         status = self._status
         yield Text(status["verdict"], STYLES.get(status["level"], "bold"))
         if status["store"]["error"]:
             yield Text(status["store"]["error"], STYLES["bad"])
-        for counter in status["counters"]:
-            yield from _advice(counter)
+        for one in (*status["counters"], *self._tallies):
+            yield from _advice(one)
         yield from _head(status, self._rate)
         if status["pages"] > 1:
             shown = f"{len(self._rows):,} of {status['found']:,} counters, problems first"
             yield Text(shown, "dim")
         yield ""
-        yield self._table(console, options) if self._rows else Text("no counter is in use", "dim")
-
-    def _table(self, console: Console, options: ConsoleOptions) -> Table:
-        """Return the table of counters, without the columns that have no room."""
-        columns = dict(COLUMNS)
-        for key in (*LEFT_OUT, None):
-            table = Table(box=None, padding=(0, 2, 0, 0), header_style="reverse", pad_edge=False)
-            for name, title in columns.items():
-                table.add_column(
-                    title,
-                    justify="left" if name in LEFT_ALIGNED else "right",
-                    no_wrap=True,
-                    overflow="crop",
-                )
-            for counter, row in zip(self._status["counters"], self._rows, strict=True):
-                cells = (Text(row[name]) for name in columns)
-                table.add_row(*cells, style=STYLES.get(counter["level"]))
-            wanted = console.measure(table, options=options.update(width=WIDE)).maximum
-            if key is None or wanted <= options.max_width:
-                break
-            del columns[key]
-        return table
+        if self._rows:
+            levels = [counter["level"] for counter in status["counters"]]
+            yield _table(COLUMNS, LEFT_OUT, self._rows, levels, console, options)
+        else:
+            yield Text("no counter is in use", "dim")
+        if self._tallies:
+            yield ""
+            rows = [{**format.tally_row(one), "name": one["tally"]} for one in self._tallies]
+            levels = [one["level"] for one in self._tallies]
+            yield _table(TALLY_COLUMNS, TALLIES_LEFT_OUT, rows, levels, console, options)
 
 
-def _advice(counter: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield what is wrong with a counter, and the command to run, in one piece."""
-    if counter["why"]:
-        style = STYLES.get(counter["level"], "")
-        yield Text.assemble((counter["counter"], style), f": {counter['why']}")
-    if counter["command"]:
-        yield Text(f"  $ {counter['command']}", overflow="fold")
+def _table(
+    titles: Mapping[str, str],
+    left_out: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    levels: Sequence[str],
+    console: Console,
+    options: ConsoleOptions,
+) -> Table:
+    """Return a table of rows, without the columns that have no room."""
+    columns = dict(titles)
+    for key in (*left_out, None):
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="reverse", pad_edge=False)
+        for name, title in columns.items():
+            justify: Literal["left", "right"] = "left" if name in LEFT_ALIGNED else "right"
+            table.add_column(title, justify=justify, no_wrap=True, overflow="crop")
+        for level, row in zip(levels, rows, strict=True):
+            table.add_row(*(Text(row[name]) for name in columns), style=STYLES.get(level))
+        wanted = console.measure(table, options=options.update(width=WIDE)).maximum
+        if key is None or wanted <= options.max_width:
+            break
+        del columns[key]
+    return table
+
+
+def _advice(one: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield what is wrong with a counter or a tally, and the command to run, in one piece."""
+    if one["why"]:
+        name = one["counter"] if "counter" in one else one["tally"]
+        yield Text.assemble((name, STYLES.get(one["level"], "")), f": {one['why']}")
+    if one["command"]:
+        yield Text(f"  $ {one['command']}", overflow="fold")
 
 
 def _head(status: Mapping[str, Any], rate: float) -> Iterator[Text]:

@@ -31,8 +31,22 @@ def row(counter: Mapping[str, Any], now: float) -> dict[str, str]:
     }
 
 
+def tally_row(tally: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures of one tally as they are shown."""
+    took, ago = tally["commit"], tally["trouble_seconds"]
+    return {
+        "state": tally["state"],
+        "adds": rate(tally["adds_per_second"]),
+        "waiting": f"{tally['waiting']:,}",
+        "commits": rate(tally["commits_per_second"]),
+        "lost": share(tally["lost_share"]),
+        "commit": NONE if took is None else at_most(took["p99"]),
+        "trouble": "" if ago is None else f"{span(ago)} ago: {tally['trouble']}",
+    }
+
+
 def rate(per_second: float | None) -> str:
-    """Return a rate in ids per second."""
+    """Return a rate per second."""
     if per_second is None:
         return NONE
     if 0 < per_second < 0.1:

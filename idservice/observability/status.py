@@ -1,14 +1,12 @@
 """Makes the status as JSON values: the counters in order, their problems, the commands to run."""
 
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from idservice.core.gap_causes import GapCause
 from idservice.core.limits import NUMBER_MAX
-from idservice.observability.latency import Latency
 from idservice.observability.readings import CounterSample, CounterState, Snapshot
 from idservice.observability.status_records import (
     CounterStatus,
@@ -17,9 +15,10 @@ from idservice.observability.status_records import (
     State,
     Status,
     StoreStatus,
+    finite,
 )
+from idservice.observability.tally_status import COMMAND, tally_levels, tally_statuses
 
-COMMAND = re.compile(r"`(idservice [^`]+)`")
 PER_DEFAULT = 50
 LOW = "The ids in memory last less than half as long as they should."
 SHORT = 0.5  # share of the runway: less is left if a refill is overdue
@@ -78,23 +77,25 @@ def status(snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float) 
     causes = sorted({cause for one in shown for cause in one.gaps})
     levels = [LEVELS[state] for state in states.values()]
     attention = levels.count("bad") + levels.count("warn")
+    of_tallies = tally_levels(snapshot.tallies)
+    verdict = _verdict(attention, len(readings), levels.count("ok"), snapshot.store_up)
     return Status(
-        verdict=_verdict(attention, len(readings), levels.count("ok"), snapshot.store_up),
-        level=_level(levels, store_up=snapshot.store_up),
+        verdict=f"{verdict}{_of_tallies(of_tallies)}",
+        level=_level([*levels, *of_tallies], store_up=snapshot.store_up),
         version=snapshot.version,
         time=time,
         uptime_seconds=round(snapshot.uptime_s, 1),
         store=StoreStatus(store, snapshot.store_up, snapshot.store_error),
         workers=snapshot.workers,
         restarts=snapshot.restarts,
-        loop_lag=_took(snapshot.lag),
-        reserve=_took(snapshot.latency),
+        loop_lag=Reserve.of(snapshot.lag),
+        reserve=Reserve.of(snapshot.latency),
         issued=sum(one.issued for one in readings),
         ids_per_second=round(sum(one.rate for one in readings), 3),
         ids_in_memory=sum(one.held for one in readings),
         waiting=sum(one.waiting for one in readings),
         shortest=shortest.counter if shortest and math.isfinite(_runway_s(shortest)) else "",
-        shortest_runway_seconds=_finite(_runway_s(shortest)) if shortest else None,
+        shortest_runway_seconds=finite(_runway_s(shortest)) if shortest else None,
         in_use=len(readings),
         attention=attention,
         found=len(found),
@@ -104,6 +105,8 @@ def status(snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float) 
         per=wanted.per,
         counters=[_counter(one, states[one.counter], store) for one in shown],
         gap_causes={cause: GapCause(cause).text for cause in causes},
+        tallies=tally_statuses(snapshot.tallies, find=wanted.find, store=store, time=time),
+        tallies_in_use=len(snapshot.tallies),
     )
 
 
@@ -126,6 +129,15 @@ def _verdict(attention: int, in_use: int, serving: int, store_up: bool) -> str:
     else:
         said = f"{_counters(serving)} {'serves' if serving == 1 else 'serve'}"
     return f"{said}." if store_up else f"The store does not answer; {said[0].lower()}{said[1:]}."
+
+
+def _of_tallies(levels: Sequence[Level]) -> str:
+    """Return a sentence if a tally needs attention."""
+    attention = levels.count("bad") + levels.count("warn")
+    if not attention:
+        return ""
+    tallies = "1 tally" if len(levels) == 1 else f"{len(levels):,} tallies"
+    return f" {attention:,} of {tallies} {'needs' if attention == 1 else 'need'} attention."
 
 
 def _counters(number: int) -> str:
@@ -172,8 +184,8 @@ def _counter(reading: CounterSample, state: State, store: str) -> CounterStatus:
         ids_per_second=None if known.strict else round(reading.rate, 3),
         waiting=reading.waiting,
         runway=known.runway,
-        runway_seconds=_finite(reading.runway_s),
-        reserve=_took(reading.stats.latency),
+        runway_seconds=finite(reading.runway_s),
+        reserve=Reserve.of(reading.stats.latency),
         gaps=dict(sorted(reading.gaps.items())),
         limit=str(limit) if limit is not None and limit > NUMBER_MAX else limit,
         limit_used=used,
@@ -190,17 +202,6 @@ def _end(known: CounterState) -> tuple[float | None, float | None]:
         return used, None
     left = max(0, known.limit - known.highest)
     return used, round(left / known.pace, 1) if known.pace else None
-
-
-def _took(latency: Latency) -> Reserve | None:
-    p50, p99 = latency.at_most(0.5), latency.at_most(0.99)
-    if p50 is None or p99 is None:
-        return None
-    return Reserve(sum(latency.counts), _finite(p50), _finite(p99))
-
-
-def _finite(seconds: float) -> float | None:
-    return round(seconds, 4) if math.isfinite(seconds) else None
 
 
 def _command(name: str, state: str, known: CounterState, store: str) -> str:

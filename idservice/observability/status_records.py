@@ -1,8 +1,11 @@
 """Defines the records of a status with the meaning of each field; OpenAPI is made of them."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
 import msgspec
+
+from idservice.observability.latency import Latency
 
 
 def _said(text: str) -> msgspec.Meta:
@@ -32,6 +35,19 @@ class Reserve(msgspec.Struct):
     count: int
     p50: Seconds
     p99: Seconds
+
+    @classmethod
+    def of(cls, latency: Latency) -> Self | None:
+        """Return the times of a histogram; None if it counted nothing."""
+        p50, p99 = latency.at_most(0.5), latency.at_most(0.99)
+        if p50 is None or p99 is None:
+            return None
+        return cls(sum(latency.counts), finite(p50), finite(p99))
+
+
+def finite(seconds: float) -> float | None:
+    """Return seconds as JSON has them: rounded, and None if they are infinite."""
+    return round(seconds, 4) if math.isfinite(seconds) else None
 
 
 class CounterStatus(msgspec.Struct):
@@ -84,6 +100,36 @@ class CounterStatus(msgspec.Struct):
     ]
 
 
+TallyStanding = Literal["suspect", "unsettled", "suspended", "deleted", "active"]
+
+
+class TallyStatus(msgspec.Struct):
+    """A tally in use, as all workers together know it. Its sum is not read for a status."""
+
+    tally: str
+    state: TallyStanding
+    level: Level
+    code: Annotated[str, _said("Error code that an add gets now. Empty if adds are settled.")]
+    why: Annotated[str, _said("The message of that error.")]
+    command: Annotated[
+        str, _said("The command that an operator runs. N is for the operator to choose.")
+    ]
+    adds: Annotated[dict[str, int], _said("Adds since the start, by result.")]
+    adds_per_second: Annotated[float, _said("Settled, in the last few seconds.")]
+    waiting: Annotated[int, _said("Adds that wait.")]
+    commits_per_second: Annotated[float, _said("In the last few seconds.")]
+    lost_share: Annotated[
+        float | None,
+        _said(
+            "Share of commits since the start that another write came before, 0 to 1; their adds"
+            " are planned again. Null before the first."
+        ),
+    ]
+    commit: Reserve | None
+    trouble: Annotated[str, _said("The last trouble of an add, which may be over.")]
+    trouble_seconds: Annotated[float | None, _said("Seconds since then; null if there was none.")]
+
+
 class StoreStatus(msgspec.Struct):
     """The store, as the last call to it ended."""
 
@@ -93,7 +139,8 @@ class StoreStatus(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """A service and one page of its counters in use, the ones that need attention first."""
+    """A service, one page of its counters in use, and its tallies in use. Those that need attention
+    come first."""
 
     verdict: Annotated[str, _said("A sentence that says whether to act.")]
     level: Level
@@ -120,3 +167,8 @@ class Status(msgspec.Struct):
     per: int
     counters: list[CounterStatus]
     gap_causes: Annotated[dict[str, str], _said("The meaning of each cause in `gaps`.")]
+    tallies: Annotated[
+        list[TallyStatus],
+        _said("At most 50 of the tallies whose name contains `find`, worst first."),
+    ]
+    tallies_in_use: int

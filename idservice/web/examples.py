@@ -62,6 +62,7 @@ RECORDS: Mapping[str, msgspec.Struct] = {
         workers=1, restarts=0, loop_lag=None, reserve=None, issued=0, ids_per_second=0.0,
         ids_in_memory=0, waiting=0, shortest="", shortest_runway_seconds=None, in_use=0,
         attention=0, found=0, find="", page=1, pages=1, per=50, counters=[], gap_causes={},
+        tallies=[], tallies_in_use=0,
     ),
 }  # fmt: skip
 PROBLEMS: Mapping[int, errors.IdserviceError] = {

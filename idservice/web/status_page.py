@@ -33,7 +33,7 @@ PER_MAX = 1000
 PAGE_MAX = 1_000_000
 FILE = Path(__file__).with_name("status.html")
 HIDDEN = " hidden"
-ROW_START, ROW_END = '<template id="row">\n', "</template>\n"
+TEMPLATE = re.compile(r'<template id="(\w+)">\n(.*?)</template>\n', re.DOTALL)
 
 
 class StatusRoutes:
@@ -88,17 +88,17 @@ def read_status_query(query: str) -> StatusQuery:
 
 
 class PageTemplate:
-    """The text of a page with one row for a counter, and the headers it is served with."""
+    """The text of a page with one row for a counter and one for a tally, and the headers it is
+    served with."""
 
     def __init__(self, text: str) -> None:
         parts = {name: _inside(text, name) for name in ("style", "script")}
         for name, part in parts.items():
             text = text.replace(part, f"${name}", 1)
-        before, _, rest = text.partition(ROW_START)
-        row, _, after = rest.partition(ROW_END)
+        rows = {name: Template(row) for name, row in TEMPLATE.findall(text)}
         self._parts = parts
-        self._row = Template(row)
-        self._page = Template(before + after)
+        self._row, self._tally = rows["row"], rows["tally"]
+        self._page = Template(TEMPLATE.sub("", text))
         self.headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Content-Security-Policy": (
@@ -114,10 +114,12 @@ class PageTemplate:
     def filled(self, status: dict[str, Any]) -> bytes:
         """Return the page for a status, whose values are JSON's."""
         rows = [self._filled_row(counter, status["time"]) for counter in status["counters"]]
+        tallies = [self._filled_tally(tally) for tally in status["tallies"]]
         words = {key: escape(value) for key, value in _words(status).items()}
         page = self._page.substitute(
-            words, **self._parts, **_visible(status), rows="".join(rows), time=status["time"]
-        )
+            words, **self._parts, **_visible(status), rows="".join(rows),
+            tallies="".join(tallies), time=status["time"],
+        )  # fmt: skip
         return page.encode()
 
     def _filled_row(self, counter: dict[str, Any], now: float) -> str:
@@ -148,14 +150,25 @@ class PageTemplate:
             aim=counter["runway"],
         )
 
+    def _filled_tally(self, tally: dict[str, Any]) -> str:
+        words = {**format.tally_row(tally), **{k: tally[k] for k in ("level", "why", "command")}}
+        return self._tally.substitute(
+            {key: escape(value) for key, value in words.items()},
+            name=tally["tally"],
+            quiet="" if tally["why"] or tally["command"] else HIDDEN,
+            calm="" if tally["trouble"] and not tally["why"] else HIDDEN,
+        )
+
 
 def _words(status: dict[str, Any]) -> dict[str, str]:
     """Return the texts outside the rows of counters, by their names in the template."""
     store, lag = status["store"], status["loop_lag"]
     seconds = status["shortest_runway_seconds"]
+    bad = [one for one in status["tallies"] if one["level"] in ("bad", "warn")]
+    attention = status["attention"] + len(bad)
     nothing = "No counter has such a name." if status["in_use"] else "No counter is in use yet."
     return {
-        "title": (f"({status['attention']}) " if status["attention"] else "") + "idservice",
+        "title": (f"({attention}) " if attention else "") + "idservice",
         "level": status["level"],
         "verdict": status["verdict"],
         "clock": datetime.fromtimestamp(status["time"], UTC).strftime("%H:%M:%S"),
@@ -175,6 +188,7 @@ def _words(status: dict[str, Any]) -> dict[str, str]:
         "version": status["version"],
         "find": status["find"],
         "found": f"{status['found']:,} of {status['in_use']:,}",
+        "tallies_shown": f"{len(status['tallies']):,} of {status['tallies_in_use']:,}",
         "nothing": nothing,
         "page": f"Page {status['page']} of {status['pages']}",
         "before": _query(status, status["page"] - 1),
@@ -194,6 +208,7 @@ def _visible(status: dict[str, Any]) -> dict[str, str]:
         "none": status["found"] == 0,
         "many": status["in_use"] > 1,
         "paged": status["pages"] > 1,
+        "some_tallies": bool(status["tallies"]),
         "has_before": status["page"] > 1,
         "has_after": status["page"] < status["pages"],
     }

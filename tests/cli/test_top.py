@@ -22,12 +22,12 @@ import pytest
 from rich.console import Console
 
 from idservice.cli import http_get, top
-from idservice.cli.top import COLUMNS, Board, Trails
+from idservice.cli.top import COLUMNS, TALLY_COLUMNS, Board, Trails
 from idservice.observability import format
 from idservice.observability.status import StatusQuery, status
 from idservice.server import left_address
 from tests.processes import STORE, Serving, command, environment
-from tests.web.scenes import SCENES, Scene, shown
+from tests.web.scenes import SCENES, Scene, shown, sums
 
 URL = "http://127.0.0.1:8080"
 
@@ -64,6 +64,25 @@ async def test_the_figures_are_those_of_the_page_in_the_same_order() -> None:
         words = format.row(counter, said["time"])
         assert row.startswith(counter["counter"])
         assert all(word in row for word in words.values())
+
+
+async def test_tallies_follow_the_counters_and_their_problems_come_first() -> None:
+    said = await told("one", tallies=sums())
+    drawn = lines(said, 1000)
+    assert drawn[0] == "1 counter serves. 2 of 4 tallies need attention."
+    assert drawn[1].startswith("seats: Tally 'seats' in dynamodb:counters went back")
+    assert drawn[2] == f"  $ idservice fence --all --ahead N --store {STORE}"
+    assert drawn[4] == f"  $ idservice tally resume refunds --store {STORE}"
+    start = next(at for at, line in enumerate(drawn) if line.startswith("TALLY"))
+    assert drawn[start].split() == " ".join(TALLY_COLUMNS.values()).split()
+    assert [line.split()[0] for line in drawn[start + 1 :]] == [
+        "seats", "refunds", "donations", "sales",
+    ]  # fmt: skip
+    for tally, row in zip(said["tallies"], drawn[start + 1 :], strict=True):
+        assert all(word in row for word in format.tally_row(tally).values())
+    assert not any(len(line) > 40 for line in lines(said, 40))
+    del said["tallies"]
+    assert "TALLY" not in " ".join(lines(said, 200)), "an earlier version has none"
 
 
 async def test_problems_come_first_each_with_the_command_to_run() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.processes import STORE, Serving
 
 from .browser import Browser, Tab, browser, program
-from .scenes import SCENES, Scene, shown
+from .scenes import SCENES, Scene, shown, sums
 
 pytestmark = [pytest.mark.process, pytest.mark.needs_browser]
 
@@ -80,11 +80,15 @@ async def looked(tab: Tab) -> None:
 
 
 async def test_the_script_changes_nothing_but_what_the_server_says(chromium: Browser) -> None:
-    for name, error in (("trouble", ""), ("forty", "no answer"), ("one", ""), ("nothing", "")):
+    for name, error, tallies in (
+        ("trouble", "", sums()), ("forty", "no answer", []), ("one", "", sums()),
+        ("nothing", "", []),
+    ):  # fmt: skip
         scene = Scene(SCENES["closed"], step=1.0)
         async with shown(scene) as url:
             live = await opened(chromium, url)
             scene.readings, scene.store_error, scene.step = SCENES[name], error, 0.0
+            scene.tallies = tallies
             scene.now += 60
             plain = await opened(chromium, url, scripts=False)
             when = "document.getElementById('when').textContent"
@@ -135,7 +139,8 @@ async def test_a_counter_that_turns_suspect_comes_to_the_top_and_is_said_aloud(
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 async def test_everything_can_be_read_in_both_themes(chromium: Browser, dark: bool) -> None:
     for width in (1280, 390):
-        async with shown(Scene(SCENES["trouble"], store_error="no answer")) as url:
+        scene = Scene(SCENES["trouble"], store_error="no answer", tallies=sums())
+        async with shown(scene) as url:
             tab = await opened(chromium, url, width=width, dark=dark)
             background = await tab.run("getComputedStyle(document.body).backgroundColor")
             assert (int(background[4:].split(",")[0]) < 128) == dark
@@ -145,15 +150,15 @@ async def test_everything_can_be_read_in_both_themes(chromium: Browser, dark: bo
 
 async def test_a_reader_hears_a_table_whose_cells_have_their_headers(chromium: Browser) -> None:
     for width in (1280, 390):
-        async with shown(Scene(SCENES["trouble"])) as url:
+        async with shown(Scene(SCENES["trouble"], tallies=sums())) as url:
             tab = await opened(chromium, url, width=width, scripts=False)
             await tab.do("Accessibility.enable")
             nodes = (await tab.do("Accessibility.getFullAXTree"))["nodes"]
             roles = [node["role"]["value"] for node in nodes if not node["ignored"]]
-            assert roles.count("table") == 1
-            assert roles.count("columnheader") == 8
+            assert roles.count("table") == 2
+            assert roles.count("columnheader") == 8 + 7
             assert roles.count("rowheader") == await tab.run(
-                "document.querySelectorAll('#table tbody').length"
+                "document.querySelectorAll('tbody').length"
             )
             assert {"heading", "searchbox", "button", "main"} <= set(roles)
 

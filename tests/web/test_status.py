@@ -12,9 +12,12 @@ import pytest
 
 from idservice import errors
 from idservice.core.sizing import PACE_MIN_S
+from idservice.core.tally import TallyState
 from idservice.observability import status, status_records
 from idservice.observability.latency import LATENCY_BUCKETS_S, Latency
+from idservice.observability.tally_status import STANDINGS, TALLY_LEVELS
 from idservice.server.workers.totals import Totals, WorkerStatus
+from idservice.tallies.changes import TallyPatch, new_tally
 from idservice.web.status_page import FILE, read_status_query
 
 from . import scenes
@@ -211,6 +214,61 @@ def test_half_of_all_ended_within_the_upper_end_of_a_bucket() -> None:
     assert latency.at_most(0.5) == 0.0025
     assert latency.at_most(0.99) == math.inf
     assert Latency.sum([latency, Latency([1], 0.1)]).counts[0] == 2
+
+
+# --- tallies -------------------------------------------------------------------------------------
+
+
+async def test_tallies_in_trouble_come_first_with_what_is_to_be_done() -> None:
+    said = await told("one", tallies=scenes.sums())
+    assert [(one.tally, one.state, one.level) for one in said.tallies] == [
+        ("seats", "suspect", "bad"),
+        ("refunds", "suspended", "warn"),
+        ("donations", "active", "ok"),
+        ("sales", "active", "ok"),
+    ]
+    assert [one.command for one in said.tallies] == [
+        f"idservice fence --all --ahead N --store {STORE}",
+        f"idservice tally resume refunds --store {STORE}",
+        "",
+        "",
+    ]
+    assert (said.level, said.tallies_in_use) == ("bad", 4)
+    found = await told("one", "find=sal", tallies=scenes.sums())
+    assert [one.tally for one in found.tallies] == ["sales"]
+    one = found.tallies[0]
+    assert (one.adds_per_second, one.waiting, one.commits_per_second) == (1840.0, 31, 52.0)
+    assert one.commit is not None
+    assert (one.lost_share, one.commit.p99) == (0.0, 0.025)
+
+
+async def test_a_tally_is_shown_once_it_is_added_to_and_nothing_is_read_for_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = await serve()
+    await serving.tallies.create(new_tally("gifts"))
+    assert (await shown(serving))["tallies"] == []
+    for number in range(3):
+        await serving.tallies.add("gifts", f"k{number}", "1")
+    await serving.tallies.change("gifts", TallyPatch(state=TallyState.SUSPENDED), "suspend")
+    with pytest.raises(errors.TallySuspended):
+        await serving.tallies.add("gifts", "late", "1")
+    monkeypatch.setattr(serving.store, "tallies", None)
+    (gifts,) = (await shown(serving))["tallies"]
+    assert (gifts["tally"], gifts["state"], gifts["code"]) == (
+        "gifts", "suspended", "tally_suspended",
+    )  # fmt: skip
+    assert gifts["adds"] == {"counted": 3, "tally_suspended": 1}
+    html = (await serving.ask("/")).body.decode()
+    assert "is suspended by an operator" in html
+
+
+def test_every_error_that_an_add_may_get_now_has_a_standing() -> None:
+    for kind in (
+        errors.TallyWentBack, errors.AddUnsettled, errors.TallySuspended, errors.UnknownTally,
+    ):  # fmt: skip
+        assert kind.code in STANDINGS
+    assert set(STANDINGS.values()) == set(TALLY_LEVELS)
 
 
 # --- who may see it, and what it costs -----------------------------------------------------------
