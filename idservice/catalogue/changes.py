@@ -230,6 +230,10 @@ class Delete(Change, frozen=True):
     kind: ClassVar = "delete"
     drops: ClassVar = True
 
+    def bounded(self, entry: Counter) -> Counter:
+        """Drop them: an earlier version that uses the name again would not know of them."""
+        return replace(entry, request_max=None, rate_max=None)
+
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
         return replace(super().intent(entry, free, epoch), state=DELETED)
 
