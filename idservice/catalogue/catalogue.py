@@ -54,12 +54,11 @@ class Catalogue:
         if has_catalogue(store):
             self._changer = EpochChanger(store, random=random, stale_s=stale_after(runway_s))
 
-    async def counters(self) -> list[Counter]:
-        """Return every counter in the store, by name. Raises StoreError."""
-        read = self._health.read(
-            self.store.counters(), "reading the counters", self.store.address, self._read_s
+    async def page(self, after: str, most: int) -> list[Counter]:
+        """Return the first `most` counters after a name, by name. Raises StoreError."""
+        return await self._health.read(
+            self.store.page(after, most), "reading the counters", self.store.address, self._read_s
         )
-        return [counter for counter in await read if counter.state != DELETED]
 
     async def counter(self, name: str) -> tuple[Counter, list[Position]]:
         """Return a counter and the positions of its shards, as the store has them.

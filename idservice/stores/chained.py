@@ -270,13 +270,16 @@ class ChainedStore:
 
     async def counters(self) -> list[Counter]:
         """Return the counters that the service lists. Raises NotShown, NotApplied."""
-        action, found, after = "listing counters", [], ""
+        return await self.page("", LIMIT_MAX)
+
+    async def page(self, after: str, most: int) -> list[Counter]:
+        action, found = "listing counters", list[Counter]()
         while True:
             body = await self._show("/v1/counters" + (after and f"?after={after}"), action)
             page = self._converted(body, RemoteCounters, action)
             found += [shown.entry() for shown in page.counters]
-            if page.next <= after:  # the last page; names only go up
-                return found
+            if page.next <= after or len(found) >= most:  # the last page; names only go up
+                return found[:most]
             after = page.next
 
     async def create(self, counter: Counter) -> Counter:

@@ -60,6 +60,9 @@ class IdStore(Protocol):
     async def counters(self) -> list[Counter]:
         """Return every entry, by name."""
 
+    async def page(self, after: str, most: int) -> list[Counter]:
+        """Return the first `most` entries after a name that are not deleted, by name."""
+
     async def create(self, counter: Counter) -> Counter:
         """Create a counter with its position, in one step that happens whole or not at all.
 

@@ -53,8 +53,7 @@ class CounterRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """List a page of the counters with their configuration."""
         most, after = read_list_query(request.rel_url.raw_query_string)
-        listed = await self._catalogue.counters()
-        counters = sorted((one for one in listed if one.name > after), key=lambda one: one.name)
+        counters = await self._catalogue.page(after, most + 1)
         page = CounterList([self._describe(counter) for counter in counters[:most]])
         if len(counters) > most:
             page.next = counters[most - 1].name

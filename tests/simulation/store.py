@@ -21,7 +21,7 @@ from idservice.core.writer import Batch, Record
 from idservice.stores import records
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
-from idservice.stores.records import Counter, Position, ShardState, Writers
+from idservice.stores.records import DELETED, Counter, Position, ShardState, Writers
 from tests.simulation.tally_store import SimTallies
 
 ADDRESS = "sim:"
@@ -115,6 +115,10 @@ class Table:
 
     def counters(self) -> list[Counter]:
         return [self.entries[name] for name in sorted(self.entries)]
+
+    def page(self, after: str, most: int) -> list[Counter]:
+        there = [one for one in self.counters() if one.state != DELETED]
+        return [one for one in there if one.name > after][:most]
 
     def create(self, counter: Counter) -> Counter:
         found = self.entries.get(counter.name)
@@ -435,6 +439,9 @@ class SimStore:
 
     async def counters(self) -> list[Counter]:
         return await self._call("read", lambda _: self.data.counters())
+
+    async def page(self, after: str, most: int) -> list[Counter]:
+        return await self._call("read", lambda _: self.data.page(after, most))
 
     async def accept_identity(self) -> None:
         await self._call("accept", lambda _: self.data.accept_identity())

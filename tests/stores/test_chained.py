@@ -300,7 +300,7 @@ async def test_starting_and_showing_use_no_id(central: Served) -> None:
     async with open_store(central.url) as store:
         async with sidecar_of(store, declared=["orders"]) as (sidecar, catalogue):
             await sidecar.warm()
-            for ask in (catalogue.counter("orders"), catalogue.counters()):
+            for ask in (catalogue.counter("orders"), catalogue.page("", 1000)):
                 with pytest.raises(errors.NotShown):
                     await ask
             assert sidecar.health.up, "it answered, and will not say anything else"
@@ -504,7 +504,7 @@ async def test_a_counter_that_hands_out_nothing_there_is_shown_so_here(
         await central.catalogue.change("orders", wish)
         counter, _ = await catalogue.counter("orders")
         assert counter.state == state
-        assert [one.state for one in await catalogue.counters()] == [ACTIVE, state]
+        assert [one.state for one in await catalogue.page("", 1000)] == [ACTIVE, state]
         assert (await shown(store, "orders")) == counter
         supply = await sidecar.local_counter("orders")
         with pytest.raises(errors.Suspended):  # as it is told there, at each request

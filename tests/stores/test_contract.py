@@ -7,11 +7,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue.counters import new_counter
-from idservice.stores.protocol import CatalogueStore
-from idservice.stores.records import LIMIT_MAX, Counter, Loan
+from idservice.stores.protocol import CatalogueStore, has_catalogue
+from idservice.stores.records import DELETED, LIMIT_MAX, Counter, Loan
 from tests.stores import conftest
 from tests.stores.backends import Backend
 
@@ -436,6 +437,23 @@ async def test_counters_are_listed_by_name_each_with_its_configuration(
     listed = await store.counters()
     assert [counter.name for counter in listed] == ["0", "Mm", "a", "default", "zz"]
     assert {counter.name: counter for counter in listed if counter.name != "default"} == wanted
+
+
+async def test_counters_are_read_page_by_page_without_deleted_ones(
+    store: CatalogueStore,
+) -> None:
+    for name in ("c", "a", "b", "z"):
+        entry = await made(store, name, request_max=5)
+    last = [("z", 5)]
+    if has_catalogue(store):
+        assert await store.rewrite(entry, replace(entry, state=DELETED, rev=entry.rev + 1))
+        last = []
+    pages = [
+        [(one.name, one.request_max) for one in await store.page(after, 2)]
+        for after in ("", "b", "c", "default", "zz")
+    ]
+    default = ("default", None)
+    assert pages == [[("a", 5), ("b", 5)], [("c", 5), default], [default, *last], last, []]
 
 
 # --- init and verify ------------------------------------------------------------------------------

@@ -22,7 +22,15 @@ from idservice.stores.dynamodb.table import Table, TableIdentities
 from idservice.stores.dynamodb.tallies import DynamoTallies
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
-from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
+from idservice.stores.records import (
+    DELETED,
+    Adopted,
+    Counter,
+    Grant,
+    Position,
+    ShardState,
+    Writers,
+)
 
 
 class DynamoStore:
@@ -106,6 +114,10 @@ class DynamoStore:
             if not answer.get("LastEvaluatedKey"):
                 return sorted(found, key=lambda counter: counter.name)
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    async def page(self, after: str, most: int) -> list[Counter]:
+        listed = await self.counters()  # a scan finds them in no order
+        return [one for one in listed if one.name > after and one.state != DELETED][:most]
 
     async def position(self, counter: Counter, shard: int = 0) -> Position | None:
         place = items.place_of(counter, shard, self._name)

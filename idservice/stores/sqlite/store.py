@@ -64,6 +64,10 @@ class SQLiteStore:
     async def counters(self) -> list[Counter]:
         return await self._connection.read("reading the counters", transactions.entries)
 
+    async def page(self, after: str, most: int) -> list[Counter]:
+        action = "reading the counters"
+        return await self._connection.read(action, transactions.entries, after, most)
+
     async def create(self, counter: Counter) -> Counter:
         action = f"creating counter {counter.name}"
         return await self._connection.write(action, transactions.create, counter)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from idservice.core.writer import Batch, Record
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import (
+    DELETED,
     Counter,
     Grant,
     Position,
@@ -137,22 +138,23 @@ def writes(database: sqlite3.Connection) -> int:
 def entry(database: sqlite3.Connection, name: str) -> Counter | None:
     """Return the entry of a counter."""
     row = database.execute("SELECT config FROM entry WHERE name = ?", (name,)).fetchone()
-    return decoded(row[0], _last_changes(database, name).get(name)) if row else None
+    return decoded(row[0], _last_changes(database, name, name).get(name)) if row else None
 
 
-def entries(database: sqlite3.Connection) -> list[Counter]:
-    """Return every entry, by name."""
-    rows = database.execute("SELECT name, config FROM entry ORDER BY name")
-    changes = _last_changes(database)
+def entries(database: sqlite3.Connection, after: str = "", most: int = -1) -> list[Counter]:
+    """Return every entry, by name, or the first `most` after a name that are not deleted."""
+    query = "SELECT name, config FROM entry WHERE name > ?1 AND (?2 < 0 OR state != ?3)"
+    rows = database.execute(f"{query} ORDER BY name LIMIT ?2", (after, most, DELETED)).fetchall()
+    changes = _last_changes(database, rows[0][0], rows[-1][0]) if rows else {}
     return [decoded(config, changes.get(name)) for name, config in rows]
 
 
-def _last_changes(database: sqlite3.Connection, name: str | None = None) -> dict[str, str]:
-    """Return the last change of a counter, or of each, by name."""
+def _last_changes(database: sqlite3.Connection, first: str, last: str) -> dict[str, str]:
+    """Return the last changes of the counters from one name to another, by name."""
     if not _exists(database, "last_change"):
         return {}
-    query = "SELECT counter, change FROM last_change WHERE ?1 IS NULL OR counter = ?1"
-    return dict(database.execute(query, (name,)))
+    query = "SELECT counter, change FROM last_change WHERE counter BETWEEN ? AND ?"
+    return dict(database.execute(query, (first, last)))
 
 
 def revision(database: sqlite3.Connection) -> int:
