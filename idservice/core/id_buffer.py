@@ -2,7 +2,9 @@
 
 from collections import deque
 from collections.abc import Iterable
-from itertools import compress, repeat
+from itertools import compress, islice, repeat
+
+FEW = 64  # ids that the cursor gives one by one in less time than it takes to point it anew
 
 
 class IdBuffer:
@@ -71,6 +73,9 @@ class IdBuffer:
                 self.advance()
                 id = next(self.cursor, None)
             return None if id is None else [range(id, id + self._segment.step, self._segment.step)]
+        if count <= FEW and not self._shared and count <= self._left_in_segment():
+            ids, step = tuple(islice(self.cursor, count)), self._segment.step
+            return [range(ids[0], ids[-1] + step, step)]
         if count > self.held:
             return None
         blocks: list[range] = []

@@ -159,13 +159,15 @@ class FastConnection(asyncio.Protocol):
         answered with as few calls as possible."""
         if data == self._head or (self._template is not None and self._fits(data)):
             target = self._target
-            if target.plain:
+            if target.single:
                 for id in target.epoch_state.buffer.cursor:  # the cheapest `next` there is
-                    body = b"%d" % id
                     responder = self._responder
-                    self._write(
-                        (responder.plain_heads.get(len(body)) or responder.plain_head(body)) + body
-                    )
+                    if target.plain:
+                        body = b"%d" % id
+                        head = responder.plain_heads.get(len(body)) or responder.plain_head(body)
+                        self._write(head + body)
+                    else:
+                        self._write(responder.single(target, id))
                     return
             self._answer(target)
         else:

@@ -18,21 +18,29 @@ from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.observability.readings import ServiceView
 from idservice.web.health import LIVE, ready
-from idservice.web.ids import TEXT, issue, one, several
+from idservice.web.ids import TEXT, form, issue, several
 from idservice.web.problems import crash, problem
-from idservice.web.request import IdRequest, WebLimits, prefers_json, read_id_request
+from idservice.web.request import JSON, IdRequest, WebLimits, prefers_json, read_id_request
 
 TARGETS_MAX = 4096  # distinct request lines remembered
 ACCEPTS_MAX = 256  # and distinct Accept headers
 COUNTERS, NEXT = "/v1/counters/", "/next"
+PLAIN = IdRequest(None, "text", None)
+BODY_KNOWN_MAX = 1024  # bytes of a body whose head is kept for its second
 VERSION = " HTTP/1.1"
 _is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # in a path
 
 
 class Target:
-    """The aim of a request line: ids of a counter, in one form."""
+    """The aim of a request line: ids of a counter, in one form.
 
-    __slots__ = ("asked", "cost", "count", "counter", "epoch_state", "plain", "single")
+    The answer with a `single` id is `body % id`, worded for the `entry` of the counter.
+    """
+
+    __slots__ = (
+        "asked", "body", "content_type", "cost", "count", "counter", "entry", "epoch_state",
+        "plain", "single",
+    )  # fmt: skip
 
     def __init__(self, counter: LocalCounter, asked: IdRequest) -> None:
         self.counter = counter
@@ -40,8 +48,15 @@ class Target:
         self.asked = asked
         self.count = asked.count or 1
         self.cost = asked.cost
-        self.single = asked.count is None and asked.format != "ranges"
-        self.plain = self.single and asked.format == "text"
+        self.single = self.count == 1 and asked.format != "ranges"
+        self.plain = self.single and asked == PLAIN
+        self.renew()
+
+    def renew(self) -> None:
+        """Word the answer with one id anew: the entry of the counter is another."""
+        self.entry = self.epoch_state.counter
+        if self.single:
+            self.content_type, self.body = form(self.entry, self.asked)
 
     def waste(self) -> None:
         """Count the ids of a client that left before its turn to be answered."""
@@ -74,12 +89,14 @@ class Responder:
         self._as_json: dict[bytes, Target] = {}
         self._by_accept: dict[bytes, dict[bytes, Target]] = {}
         self._date = ""  # empty if its second is over
-        self.plain_heads: dict[int, bytes] = {}  # by the length of the id; of this second
+        # Heads of this second by the length of the body: of an id as text, and of all others.
+        self.plain_heads: dict[int, bytes] = {}
+        self._heads: dict[str, dict[int, bytes]] = {TEXT: self.plain_heads, JSON: {}}
 
     def drain(self) -> None:
         """Say in each answer from now on that the connection will be closed."""
         self.draining = True
-        self.plain_heads.clear()
+        self._forget_heads()
 
     def forget(self) -> None:
         self._as_text.clear()
@@ -160,23 +177,25 @@ class Responder:
 
     def plain_head(self, body: bytes) -> bytes:
         """Return the head before one id as text."""
-        head = self.plain_heads.get(len(body))
-        if head is None:
-            head = self._head(HTTPStatus.OK, {"Content-Type": TEXT}, len(body))
-            self.plain_heads[len(body)] = head
-        return head
+        return self._new_head(TEXT, len(body))
 
     def single(self, target: Target, id: int) -> bytes:
-        if target.plain:
-            body = b"%d" % id
-            return self.plain_head(body) + body
-        return self._answer(*one(target.epoch_state.counter, target.asked, id))
+        if target.entry is not target.epoch_state.counter:
+            target.renew()
+        return self._answer(target.content_type, target.body % id)
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
         return self._answer(*several(target.epoch_state.counter, target.asked, blocks))
 
     def _answer(self, content_type: str, body: bytes) -> bytes:
-        return self._head(HTTPStatus.OK, {"Content-Type": content_type}, len(body)) + body
+        head = self._heads[content_type].get(len(body))
+        return (head or self._new_head(content_type, len(body))) + body
+
+    def _new_head(self, content_type: str, length: int) -> bytes:
+        head = self._head(HTTPStatus.OK, {"Content-Type": content_type}, length)
+        if length <= BODY_KNOWN_MAX:
+            self._heads[content_type][length] = head
+        return head
 
     def refusal(self, error: errors.IdserviceError) -> bytes:
         """Return a whole answer that refuses."""
@@ -212,7 +231,11 @@ class Responder:
 
     def _end_second(self) -> None:
         self._date = ""
-        self.plain_heads.clear()
+        self._forget_heads()
+
+    def _forget_heads(self) -> None:
+        for heads in self._heads.values():
+            heads.clear()
 
 
 def _text(accept: bytes) -> str:

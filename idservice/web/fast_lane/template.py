@@ -1,63 +1,98 @@
 """Recognises a request that differs from the last one only in values that are not read.
 
 Most requests of a client repeat the bytes of the one before, except the values of a few headers
-such as a trace id or a token. A parser has judged the request before. So the next one need only
-differ in those values, in bytes that have no meaning in a value. Such a pair parses alike: the
-grammar of HTTP/1.1 depends on the value of a header only for those in `READ` and `parser.TELLING`.
+such as a trace id or a token, or of a key in the query that is there to get past caches. A parser
+has judged the request before. So the next one need only differ in those values, in bytes that have
+no meaning in a value. Such a pair parses alike: the grammar of HTTP/1.1 depends on the value of a
+header only for those in `READ` and `parser.TELLING`.
 """
 
 import re
 
-from idservice.web.fast_lane.parser import UPGRADE_OFFER
+from idservice.web.fast_lane.parser import HEAD_MAX, UPGRADE_OFFER
+from idservice.web.request import CACHE_BUSTER
 
 # Headers whose values decide how a plain request is answered. Values of others may vary.
 READ = (b"accept", *(name.encode() for name in UPGRADE_OFFER))
 VALUES_MAX = 4  # values that vary
-_is_visible = re.compile(rb"[ -~]*").fullmatch  # no control bytes, only ASCII
+# The bytes that a value of a header, and one in the query, may have: no control bytes, only ASCII.
+_in_header = re.compile(rb"[ -~]*")
+_in_query = re.compile(rb"[A-Za-z0-9._~-]*")  # none that ends it, or is escaped
+_pair = re.compile(rb"[?&]([A-Za-z_-]+)=([A-Za-z0-9._~-]*)(?=[& ])")
+
+Gap = tuple[int, int, re.Pattern[bytes]]  # where a value begins and ends, and its bytes
 
 
 class RequestTemplate:
-    """The bytes of a plain request, with gaps of fixed length in values that are not read."""
+    """The bytes of a plain request, with gaps in the place of values that are not read."""
 
-    __slots__ = ("_first", "_gaps", "_size")
+    __slots__ = ("_first", "_rest")
 
-    def __init__(self, head: bytes, gaps: list[tuple[int, int]]) -> None:
-        self._size = len(head)
+    def __init__(self, head: bytes, gaps: list[Gap]) -> None:
         self._first = head[: gaps[0][0]]
-        ends = [start for start, _ in gaps[1:]] + [self._size]
-        self._gaps = [
-            (start, stop, head[stop:end]) for (start, stop), end in zip(gaps, ends, strict=True)
+        ends = [start for start, _, _ in gaps[1:]] + [len(head)]
+        self._rest = [
+            (allowed.match, head[stop:end])
+            for (_, stop, allowed), end in zip(gaps, ends, strict=True)
         ]
 
     def fits(self, data: bytes) -> bool:
         """Return True if `data` is one whole request that fits."""
-        if len(data) != self._size or not data.startswith(self._first):
+        if not data.startswith(self._first):
             return False
-        for start, stop, fixed in self._gaps:
-            if not (_is_visible(data, start, stop) and data.startswith(fixed, stop)):
+        at = len(self._first)
+        for match, fixed in self._rest:
+            found = match(data, at)
+            if found is None or not data.startswith(fixed, at := found.end()):
                 return False
-        return True
+            at += len(fixed)
+        return at == len(data) <= HEAD_MAX
 
 
 def template_of(one: bytes, other: bytes) -> RequestTemplate | None:
     """Return the template that fits two plain heads; None if they differ in more than values.
 
-    Requests that fit one template ask for the same: they share the request line and the value of
-    each header that is read.
+    Requests that fit one template ask for the same: they share the request line, but for values
+    that are not read, and the value of each header that is read.
     """
     lines, others = one.split(b"\r\n"), other.split(b"\r\n")
-    if len(one) != len(other) or len(lines) != len(others) or lines[0] != others[0]:
+    if len(lines) != len(others):
         return None
-    gaps = []
+    gaps: list[Gap] = []
     at = 0
     for line, another in zip(lines, others, strict=True):
         if line != another:
-            name = line.partition(b":")[0]
-            value = len(name) + 1
-            if another[:value] != line[:value] or len(another) != len(line):
+            found = _gap(line, another) if at else _gaps_in_query(line, another)
+            if found is None:
                 return None
-            if name.lower() in READ:
-                return None
-            gaps.append((at + value, at + len(line)))
+            gaps += [(at + start, at + stop, allowed) for start, stop, allowed in found]
         at += len(line) + 2
     return RequestTemplate(one, gaps) if 0 < len(gaps) <= VALUES_MAX else None
+
+
+def _gap(line: bytes, another: bytes) -> list[Gap] | None:
+    """Return the gap in a line of a header that has another value in another request."""
+    name = line.partition(b":")[0]
+    value = len(name) + 1
+    if another[:value] != line[:value] or name.lower() in READ:
+        return None
+    return [(value, len(line), _in_header)]
+
+
+def _gaps_in_query(line: bytes, another: bytes) -> list[Gap] | None:
+    """Return the gaps in a request line of which another has other values there."""
+    fixed, gaps = _cache_busters(line)
+    return gaps if _cache_busters(another)[0] == fixed else None
+
+
+def _cache_busters(line: bytes) -> tuple[bytes, list[Gap]]:
+    """Return a request line without the values that get past caches, and where they are."""
+    path = line.partition(b"?")[0]
+    gaps: list[Gap] = []
+    fixed, at = b"", 0
+    for pair in _pair.finditer(line, len(path)):
+        if CACHE_BUSTER.fullmatch(pair[1].decode()):
+            start, stop = pair.span(2)
+            gaps.append((start, stop, _in_query))
+            fixed, at = fixed + line[at:start] + b"\0", stop
+    return fixed + line[at:], gaps

@@ -117,15 +117,15 @@ async def test_templates_are_learnt_as_long_as_they_fit_now_and_then(
         lambda one, other: (learnt.append(other), template_of(one, other))[1],
     )
     lane, _ = hand.lane()
-    for token in range(3 * TEMPLATES_MAX):  # a token that is renewed, and has another length
+    for token in range(3 * TEMPLATES_MAX):  # a header that has another name now and then
         for number in range(4):
             await hand.stocked()
-            lane.data_received(traced(number, also=b"y: " + b"t" * token))
+            lane.data_received(traced(number, also=b"y%d: t" % token))
     assert len(learnt) == 6 * TEMPLATES_MAX - 1
     learnt.clear()
-    for number in range(3 * TEMPLATES_MAX):  # never two of one length
+    for number in range(3 * TEMPLATES_MAX):  # never two with the same names
         await hand.stocked()
-        lane.data_received(head(GET, H, b"y: " + b"t" * number))
+        lane.data_received(head(GET, H, b"y%d: t" % number))
     assert len(learnt) == TEMPLATES_MAX
     assert not hand.taken
 
@@ -134,9 +134,9 @@ async def test_templates_are_learnt_as_long_as_they_fit_now_and_then(
 async def test_a_template_is_that_of_the_last_request_or_of_none(hand: Hand, before: int) -> None:
     """Also where the form of an earlier one was the last that was tried for."""
     lane, transport = hand.lane()
-    for number in range(before):  # never two of one length
+    for number in range(before):  # never two with the same names
         await hand.stocked()
-        lane.data_received(head(GET, H, b"y: " + b"t" * number))
+        lane.data_received(head(GET, H, b"y%d: t" % number))
     for asked in (traced(1), traced(2), traced(3, of=b"/next?count=2")):
         await hand.stocked()
         lane.data_received(asked)
