@@ -72,6 +72,7 @@ class Listener:
         self.limit = limit
         self._runner = runner
         self._bound = bound
+        self._kind = int(bound.family), int(bound.type), bound.proto
         self._slot = slot
         self._courtesies = 0  # in a row, in vain
         self._courteous_from = 0.0  # loop time
@@ -129,7 +130,9 @@ class Listener:
     def _accept(self) -> bool:
         """Accept one connection; return False if none waits."""
         try:
-            connection, _ = self._bound.accept()
+            # What `accept` does, but for enums that it makes of family and type each time.
+            descriptor, _ = self._bound._accept()  # type: ignore[attr-defined]
+            connection = socket.socket(*self._kind, fileno=descriptor)
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return False
         except OSError as error:

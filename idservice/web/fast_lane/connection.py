@@ -55,9 +55,9 @@ class FastConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_buffer", "_connections", "_descriptor", "_ended", "_head", "_known", "_parser", "_paused",
-        "_queued", "_responder", "_silent", "_stopped", "_target", "_template", "_templates_left",
-        "_transport", "_turns", "_waiting", "handover",
+        "_buffer", "_closes", "_connections", "_descriptor", "_ended", "_head", "_known", "_parser",
+        "_paused", "_queued", "_responder", "_silent", "_stopped", "_target", "_template",
+        "_templates_left", "_transport", "_turns", "_waiting", "handover",
     )  # fmt: skip
 
     def __init__(self, connections: FastConnections) -> None:
@@ -81,6 +81,7 @@ class FastConnection(asyncio.Protocol):
         self._paused = False  # the client does not read
         self._stopped = False  # a request waits, or the client does not read
         self._ended = False  # the client sends no more
+        self._closes = False  # the client wants no further answer
         self._silent = 0  # sweeps since the last answer
 
     # --- the connection --------------------------------------------------------------------------
@@ -266,11 +267,19 @@ class FastConnection(asyncio.Protocol):
 
     def _begin(self, head: bytes) -> bool:
         """Answer a request, or begin to; return False if aiohttp has to."""
+        known = self._connections.known.get(head)
+        if known is not None:
+            target, self._closes = known
+            self._remember(head, target)
+            self._answer(target)
+            return True
         accept = self._parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
         if accept is None:
             return False
+        self._closes = self._parser.closes
         found = self._responder.find(head[: head.find(b"\r")], accept)
         if isinstance(found, Target):
+            self._connections.know(head, found, closes=self._closes)
             self._remember(head, found)
             self._answer(found)
         elif isinstance(found, bytes):
@@ -281,6 +290,9 @@ class FastConnection(asyncio.Protocol):
 
     def _remember(self, head: bytes, target: Target) -> None:
         """Recognise the same request, and one that differs from it as it does from the last."""
+        if self._closes:  # nothing is read after it
+            self._head, self._template, self._target = None, None, target
+            return
         template = None  # never that of an earlier request, which asked for something else
         if self._head is not None and self._templates_left:
             self._templates_left -= 1
@@ -382,6 +394,7 @@ class FastConnection(asyncio.Protocol):
             self._known = (None, None)
             self._forget()
             self._responder.forget()
+            self._connections.known.clear()
         count_one(target.counter.stats.refusals, error.code)
         return self._responder.refusal(error)
 
@@ -390,6 +403,8 @@ class FastConnection(asyncio.Protocol):
         assert transport is not None
         self._silent = 0
         sent = 0
+        if self._closes:
+            answer = self._responder.last(answer)
         if not (self._queued and transport.get_write_buffer_size()):
             try:  # noqa: SIM105  suppress() costs as much as the rest of this
                 sent = os.write(self._descriptor, answer)
@@ -398,5 +413,5 @@ class FastConnection(asyncio.Protocol):
         self._queued = sent < len(answer)
         if self._queued:
             transport.write(answer[sent:])
-        if self._responder.draining:
+        if self._responder.draining or self._closes:
             transport.close()

@@ -9,10 +9,11 @@ from aiohttp import web
 
 from idservice.web.connection import UNREAD_S, ConnectionLimit
 from idservice.web.fast_lane.parser import RequestParser
-from idservice.web.fast_lane.responses import Responder
+from idservice.web.fast_lane.responses import Responder, Target
 from idservice.web.turns import loop_turns
 
 SWEEP_S = 5.0
+KNOWN_MAX = 256  # requests
 UNREAD_MAX = round(UNREAD_S / SWEEP_S)  # sweeps in which nothing of an answer is read
 
 
@@ -41,6 +42,8 @@ class FastConnections:
         self.parser = RequestParser()
         self.server = server
         self.turns = loop_turns()
+        # What was asked for lately in these very bytes, and if the client wants no more then.
+        self.known: dict[bytes, tuple[Target, bool]] = {}
         self.is_closed = False
         self._open: set[OpenConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -49,6 +52,12 @@ class FastConnections:
         self._open.add(connection)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def know(self, head: bytes, target: Target, *, closes: bool) -> None:
+        """Keep what a request asks for: other connections may begin with the same bytes."""
+        if len(self.known) >= KNOWN_MAX:
+            del self.known[next(iter(self.known))]
+        self.known[head] = target, closes
 
     def ends(self, silent: int, *, unread: bool, served: bool) -> bool:
         """Return True if a connection is closed after this number of sweeps without an answer."""

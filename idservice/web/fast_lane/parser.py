@@ -11,9 +11,10 @@ from idservice.web.problems import CONDITIONAL_HEADERS, PREFETCH_HEADERS
 END = b"\r\n\r\n"
 HEAD_MAX = 4096  # bytes; aiohttp judges longer ones
 HEADERS_MAX = 64
+CLOSE = b"close"  # as Python and most programs write it
 # Headers that change nothing about the answer if they have one of these values.
 PLAIN_VALUES = {
-    "connection": frozenset({b"keep-alive", b"Keep-Alive"}),
+    "connection": frozenset({b"keep-alive", b"Keep-Alive", CLOSE}),
     "content-length": frozenset({b"0"}),
     "sec-fetch-site": frozenset({b"same-origin", b"same-site", b"none"}),
 }
@@ -41,15 +42,18 @@ TELLING = frozenset(
     )
 )
 
-# A head's spelling of Accept, b"" if it has none, and the values that other headers must have.
-Shape = tuple[bytes, list[tuple[bytes, frozenset[bytes]]]]
+# A head's spellings of Accept and of Connection, each b"" if it has none, and the values that
+# headers must have.
+Shape = tuple[bytes, bytes, list[tuple[bytes, frozenset[bytes]]]]
 
 
 class RequestParser:
-    """Reads heads. `headers` are those of the last head."""
+    """Reads heads. `headers` are those of the last head, and `closes` is True if the client wants
+    no further answer after that one."""
 
     def __init__(self) -> None:
         self.headers: dict[bytes, bytes] = {}
+        self.closes = False
         self.on_header = self.headers.setdefault  # the first of a repeated header; see `plain`
         self._shapes: dict[tuple[bytes, ...], Shape | None] = {}
         self._complete = 0
@@ -71,6 +75,7 @@ class RequestParser:
         headers = self.headers
         headers.clear()
         self._complete = 0
+        self.closes = False
         goes_on = self._goes_on
         try:
             self._feed(head)
@@ -84,19 +89,25 @@ class RequestParser:
         except httptools.HttpParserError:
             self._new_parser()
             return None
+        accept = self._accept(head.count(b"\n") - 2)
+        if accept is None or self.closes or not goes_on():
+            self._new_parser()  # the old one may refuse every later head of any client
+            return accept if self.closes else None
+        return accept
+
+    def _accept(self, lines: int) -> bytes | None:
+        """Return the Accept header if the head of so many headers is plain."""
+        headers = self.headers
         names = tuple(headers)
         shape = self._shapes.get(names) or self._shape(names)
-        # Fewer headers than lines: one is repeated. A parser that holds the connection for closed,
-        # as after a head of HTTP/1.0, refuses every later head of any client.
-        lines = head.count(b"\n") - 2
-        if shape is None or self._complete != 1 or lines != len(names) or not goes_on():
-            self._new_parser()
+        # Fewer headers than lines: one is repeated.
+        if shape is None or self._complete != 1 or lines != len(names):
             return None
-        accept, others = shape
+        accept, connection, others = shape
         for name, values in others:
             if headers[name] not in values:
-                self._new_parser()  # it may hold the connection for closed
                 return None
+        self.closes = headers.get(connection) == CLOSE
         return headers[accept] if accept else b""
 
     def _shape(self, names: tuple[bytes, ...]) -> Shape | None:
@@ -107,7 +118,7 @@ class RequestParser:
         if "host" in spelt and len(spelt) == len(names) <= HEADERS_MAX and not TELLING & set(spelt):
             plain = UPGRADE_OFFER if "upgrade" in spelt else PLAIN_VALUES
             others = [(spelt[name], plain[name]) for name in plain if name in spelt]
-            shape = (spelt.get("accept", b""), others)
+            shape = spelt.get("accept", b""), spelt.get("connection", b""), others
         if len(self._shapes) >= SHAPES_MAX:
             self._shapes.clear()
         self._shapes[names] = shape

@@ -88,6 +88,7 @@ class Responder:
         self._as_text: dict[bytes, Target] = {}
         self._as_json: dict[bytes, Target] = {}
         self._by_accept: dict[bytes, dict[bytes, Target]] = {}
+        self._goes_on = f"\r\n{limits.keep_alive}\r\n".encode()
         self._date = ""  # empty if its second is over
         # Heads of this second by the length of the body: of an id as text, and of all others.
         self.plain_heads: dict[int, bytes] = {}
@@ -196,6 +197,10 @@ class Responder:
         if length <= BODY_KNOWN_MAX:
             self._heads[content_type][length] = head
         return head
+
+    def last(self, answer: bytes) -> bytes:
+        """Return an answer after which the connection is closed."""
+        return answer.replace(self._goes_on, b"\r\nConnection: close\r\n", 1)
 
     def refusal(self, error: errors.IdserviceError) -> bytes:
         """Return a whole answer that refuses."""
