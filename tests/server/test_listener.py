@@ -121,7 +121,7 @@ class Failing:
         self._number = number
         self.calls = 0
 
-    def accept(self) -> tuple[socket.socket, object]:
+    def _accept(self) -> tuple[int, object]:
         self.calls += 1
         raise OSError(self._number, "no")
 

@@ -24,6 +24,7 @@ from tests.web.fast_lane.pair import (
     H,
     Pair,
     head,
+    said,
     traced,
     without_date,
 )
@@ -334,6 +335,49 @@ async def test_while_draining_they_are_alike_too(pair: Pair) -> None:
     for sent in (NEXT, NEXT * 3, ODD["old path"], ODD["beyond the limit"], ODD["strings"]):
         found = await pair.alike(sent, last=b"")
         assert found.count(b"Connection: close") == 1
+
+
+CLOSE = b"Connection: close"
+CLOSING = {
+    "one id": head(GET, H, CLOSE),
+    "JSON": head(GET, H, CLOSE, b"Accept: application/json"),
+    "a batch": head(b"GET /next?count=3 HTTP/1.1", H, CLOSE),
+    "a long batch": head(b"GET /next?count=9000 HTTP/1.1", H, CLOSE),
+    "a refusal": head(b"GET /next?count=0 HTTP/1.1", H, CLOSE),
+    "a POST": head(b"POST /old HTTP/1.1", H, b"Content-Length: 0", CLOSE),
+    "health": head(b"GET /readyz HTTP/1.1", H, CLOSE),
+    "an unknown counter": head(b"GET /v1/counters/nope/next HTTP/1.1", H, CLOSE),
+    "a strict counter, which waits": head(b"GET /v1/counters/strict/next HTTP/1.1", H, CLOSE),
+    "HTTP/1.0": head(b"GET /next HTTP/1.0", H, CLOSE),
+    "after others": NEXT * 2 + head(GET, H, b"X-Id: 1") + head(GET, H, CLOSE),
+}
+
+
+@pytest.mark.parametrize("name", CLOSING)
+async def test_a_request_that_closes_is_answered_alike(pair: Pair, name: str) -> None:
+    """Also the second time, when its bytes are known, and on the next connection."""
+    for _ in range(3):
+        found = await pair.alike(CLOSING[name], last=b"")
+        assert found.count(b"Connection: close") == (name != "HTTP/1.0")
+    assert (await pair.alike(NEXT, NEXT)).count(b"200 OK") == 3
+
+
+async def test_what_comes_behind_a_request_that_closes_takes_no_id(pair: Pair) -> None:
+    for _ in range(2):
+        issued = pair.fast.service.local_counters["default"].allocator.issued_ids
+        with suppress(ConnectionError):
+            await said(pair.fast.port, [head(GET, H, CLOSE) + NEXT, NEXT], 5)
+        assert pair.fast.service.local_counters["default"].allocator.issued_ids == issued + 1
+
+
+async def test_known_bytes_of_a_counter_that_is_gone_are_judged_anew(pair: Pair) -> None:
+    for _ in range(2):
+        await pair.alike(head(b"GET /v1/counters/c/next HTTP/1.1", H, CLOSE), last=b"")
+    for one in (pair.fast, pair.slow):
+        await one.catalogue.change("c", Delete())
+    for _ in range(2):
+        found = await pair.alike(head(b"GET /v1/counters/c/next HTTP/1.1", H, CLOSE), last=b"")
+        assert b" 404 " in found.partition(b"\r\n")[0]
 
 
 HOSTILE = {
