@@ -28,8 +28,8 @@ from idservice.errors import CannotListen
 from idservice.observability.logs import RateLimitedLog
 from idservice.server.sockets import BACKLOG, bound_address
 from idservice.server.workers.accept_balance import AcceptSlot
-from idservice.web.connection import ConnectionLimit
-from idservice.web.fast_lane.connection import next_protocol
+from idservice.web.connection import ConnectionLimit, access_log
+from idservice.web.fast_lane.connection import FastConnection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
 
@@ -103,9 +103,10 @@ class Listener:
         return self._runner.server
 
     def protocol(self) -> asyncio.Protocol:
-        if self._lanes is not None:
-            return next_protocol(self._lanes)
-        return self.limit.protocol(self._http)
+        """Return the protocol of the next connection: aiohttp's if requests are to be logged."""
+        if self._lanes is None or self.limit.full or access_log.isEnabledFor(logging.INFO):
+            return self.limit.protocol(self._http)
+        return FastConnection(self._lanes)
 
     # --- connections in --------------------------------------------------------------------------
 

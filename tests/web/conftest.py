@@ -1,6 +1,7 @@
 """A service over SQLite, served on a port of its own in this process."""
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,8 +26,8 @@ from idservice.stores.sqlite.store import SQLiteStore
 from idservice.tallies.service import Tallies
 from idservice.web import connection, problems
 from idservice.web.app import build_app
-from idservice.web.connection import ConnectionLimit
-from idservice.web.fast_lane.connection import next_protocol
+from idservice.web.connection import ConnectionLimit, access_log
+from idservice.web.fast_lane.connection import FastConnection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.request import WebLimits
@@ -150,7 +151,11 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 lanes = FastConnections(desk, gate, lambda: http)
                 stack.callback(lanes.close)
             server = await asyncio.get_running_loop().create_server(
-                lambda: next_protocol(lanes) if lanes is not None else gate.protocol(http),
+                lambda: (
+                    gate.protocol(http)
+                    if lanes is None or gate.full or access_log.isEnabledFor(logging.INFO)
+                    else FastConnection(lanes)
+                ),
                 "127.0.0.1", 0, backlog=1024,
             )  # fmt: skip
             stack.callback(server.close)

@@ -22,7 +22,6 @@ only what the socket does not take.
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -31,10 +30,10 @@ from typing import cast
 from idservice import errors
 from idservice.allocation.wait_queue import Served
 from idservice.observability.readings import count as count_one
-from idservice.web.connection import Connection, access_log
+from idservice.web.connection import Connection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.handover import Handover
-from idservice.web.fast_lane.parser import END, HEAD_MAX, may_go_on
+from idservice.web.fast_lane.parser import END, may_go_on
 from idservice.web.fast_lane.responses import Target
 from idservice.web.fast_lane.template import RequestTemplate, template_of
 
@@ -43,19 +42,11 @@ HEAD_COST = 512  # bytes of a head that are read in the time of an answer with o
 TEMPLATES_MAX = 16  # templates tried on a connection without one that fits a later request
 
 
-def next_protocol(connections: FastConnections) -> asyncio.Protocol:
-    """Return the protocol of the next connection: aiohttp's if requests are to be logged."""
-    limit = connections.limit
-    if limit.full or access_log.isEnabledFor(logging.INFO):
-        return limit.protocol(connections.server())
-    return FastConnection(connections)
-
-
 class FastConnection(asyncio.Protocol):
     """One connection of a client."""
 
     __slots__ = (
-        "_buffer", "_closes", "_connections", "_descriptor", "_ended", "_head", "_known", "_parser",
+        "_buffer", "_closes", "_connections", "_descriptor", "_ended", "_head", "_known",
         "_paused", "_queued", "_responder", "_silent", "_stopped", "_target", "_template",
         "_templates_left", "_transport", "_turns", "_waiting", "handover",
     )  # fmt: skip
@@ -63,7 +54,6 @@ class FastConnection(asyncio.Protocol):
     def __init__(self, connections: FastConnections) -> None:
         self._connections = connections
         self._responder = connections.responder
-        self._parser = connections.parser
         self._turns = connections.turns
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
@@ -162,22 +152,22 @@ class FastConnection(asyncio.Protocol):
             target = self._target
             if target.single:
                 for id in target.epoch_state.buffer.cursor:  # the cheapest `next` there is
-                    responder = self._responder
                     if target.plain:
-                        body = b"%d" % id
-                        head = responder.plain_heads.get(len(body)) or responder.plain_head(body)
+                        body, heads = b"%d" % id, self._responder.plain_heads
+                        head = heads.get(len(body)) or self._responder.plain_head(body)
                         self._write(head + body)
                     else:
-                        self._write(responder.single(target, id))
+                        self._write(self._responder.single(target, id))
                     return
             self._answer(target)
         else:
             self._receive(data)
 
     def _fits(self, data: bytes) -> bool:
-        fits = self._template is not None and self._template.fits(data)
-        self._templates_left = TEMPLATES_MAX if fits else self._templates_left
-        return fits
+        if self._template is None or not self._template.fits(data):
+            return False
+        self._templates_left = TEMPLATES_MAX
+        return True
 
     def _receive(self, data: bytes) -> None:
         if self._buffer:
@@ -228,11 +218,12 @@ class FastConnection(asyncio.Protocol):
     def _wait_for_turn(self, then: Callable[[], object]) -> None:
         """Call `then` in a later turn of the loop."""
         self._stop()
-        self._waiting = self._turns.join(partial(self._on_turn, then))
 
-    def _on_turn(self, then: Callable[[], object]) -> None:
-        self._waiting = None
-        then()
+        def begin() -> None:
+            self._waiting = None
+            then()
+
+        self._waiting = self._turns.join(begin)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -267,19 +258,8 @@ class FastConnection(asyncio.Protocol):
 
     def _begin(self, head: bytes) -> bool:
         """Answer a request, or begin to; return False if aiohttp has to."""
-        known = self._connections.known.get(head)
-        if known is not None:
-            target, self._closes = known
-            self._remember(head, target)
-            self._answer(target)
-            return True
-        accept = self._parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
-        if accept is None:
-            return False
-        self._closes = self._parser.closes
-        found = self._responder.find(head[: head.find(b"\r")], accept)
+        found, self._closes = self._connections.understand(head)
         if isinstance(found, Target):
-            self._connections.know(head, found, closes=self._closes)
             self._remember(head, found)
             self._answer(found)
         elif isinstance(found, bytes):
@@ -290,14 +270,13 @@ class FastConnection(asyncio.Protocol):
 
     def _remember(self, head: bytes, target: Target) -> None:
         """Recognise the same request, and one that differs from it as it does from the last."""
-        if self._closes:  # nothing is read after it
-            self._head, self._template, self._target = None, None, target
-            return
         template = None  # never that of an earlier request, which asked for something else
         if self._head is not None and self._templates_left:
             self._templates_left -= 1
             template = template_of(self._head, head)
         self._head, self._template, self._target = head, template, target
+        if self._closes:  # nothing is read after it
+            self._forget()
 
     def _forget(self) -> None:
         self._head = self._template = None
@@ -393,8 +372,7 @@ class FastConnection(asyncio.Protocol):
         if isinstance(error, errors.UnknownCounter):  # it may be created again, as another
             self._known = (None, None)
             self._forget()
-            self._responder.forget()
-            self._connections.known.clear()
+            self._connections.forget()
         count_one(target.counter.stats.refusals, error.code)
         return self._responder.refusal(error)
 

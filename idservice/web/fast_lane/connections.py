@@ -8,8 +8,8 @@ from typing import Protocol
 from aiohttp import web
 
 from idservice.web.connection import UNREAD_S, ConnectionLimit
-from idservice.web.fast_lane.parser import RequestParser
-from idservice.web.fast_lane.responses import Responder, Target
+from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser
+from idservice.web.fast_lane.responses import Found, Responder, Target
 from idservice.web.turns import loop_turns
 
 SWEEP_S = 5.0
@@ -42,8 +42,7 @@ class FastConnections:
         self.parser = RequestParser()
         self.server = server
         self.turns = loop_turns()
-        # What was asked for lately in these very bytes, and if the client wants no more then.
-        self.known: dict[bytes, tuple[Target, bool]] = {}
+        self._known: dict[bytes, tuple[Target, bool]] = {}  # what heads lately asked for
         self.is_closed = False
         self._open: set[OpenConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -53,11 +52,26 @@ class FastConnections:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
-    def know(self, head: bytes, target: Target, *, closes: bool) -> None:
-        """Keep what a request asks for: other connections may begin with the same bytes."""
-        if len(self.known) >= KNOWN_MAX:
-            del self.known[next(iter(self.known))]
-        self.known[head] = target, closes
+    def understand(self, head: bytes) -> tuple[Found, bool]:
+        """Return what a head asks for, as `Responder.find`, and True if the client wants no further
+        answer. The same bytes, on any connection, are parsed once."""
+        known = self._known.get(head)
+        if known is not None:
+            return known
+        accept = self.parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
+        if accept is None:
+            return None, False
+        found, closes = self.responder.find(head[: head.find(b"\r")], accept), self.parser.closes
+        if isinstance(found, Target):
+            if len(self._known) >= KNOWN_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[head] = found, closes
+        return found, closes
+
+    def forget(self) -> None:
+        """Forget what requests ask for: a counter is not what it was."""
+        self._known.clear()
+        self.responder.forget()
 
     def ends(self, silent: int, *, unread: bool, served: bool) -> bool:
         """Return True if a connection is closed after this number of sweeps without an answer."""
