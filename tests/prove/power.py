@@ -25,6 +25,7 @@ from idservice.stores.records import ACTIVE, SUSPENDED, Counter
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.prove.disk import Disk, Event, State, read_record
 from tests.prove.power_run import DATABASE, NAMES, TOLD
+from tests.prove.power_tallies import KnownTallies
 from tests.prove.verdict import Progress, Verdict
 from tests.simulation.checker import Violation
 
@@ -71,7 +72,8 @@ def prove_power(
             verdict.violations.append(str(violation))
     verdict.figures.append(
         f"{steps} operations, {len(record)} calls to the kernel,"
-        f" {checked['states']} different disks opened, {checked['ids']} ids held in them at most"
+        f" {checked['states']} different disks opened, {checked['ids']} ids held in them at"
+        f" most, {checked['adds']} adds told"
     )
     return verdict
 
@@ -106,11 +108,14 @@ async def _cut_everywhere(
 ) -> None:
     disk, rng = Disk(str(folder)), Random(seed)
     known: dict[str, Known] = {}
+    tallies = KnownTallies()
     told, seen = 0, set()
     for number, event in enumerate(record):
         disk.happen(event)
         if event.call == "write" and event.data.startswith(b'{"what"'):
-            _learn(known, json.loads(event.data))
+            line = json.loads(event.data)
+            if not tallies.learn(line):
+                _learn(known, line)
             told += 1
         for state in disk.states(rng, random=RANDOM_STATES):
             files = {name: held for name, held in state.items() if _is_on_disk(name)}
@@ -120,7 +125,9 @@ async def _cut_everywhere(
             seen.add(key)
             checked["states"] += 1
             checked["ids"] = max(checked["ids"], sum(len(one.held) for one in known.values()))
-            await _check(folder, files, known, f"after call {number} ({event.call}), seed {seed}")
+            checked["adds"] = max(checked["adds"], tallies.told)
+            when = f"after call {number} ({event.call}), seed {seed}"
+            await _check(folder, files, known, tallies, when)
         progress(f"{number} of {len(record)} calls, {checked['states']} disks")
 
 
@@ -151,14 +158,18 @@ def _learn(known: dict[str, Known], line: Mapping[str, object]) -> None:
 # --- one disk -------------------------------------------------------------------------------------
 
 
-async def _check(folder: Path, files: State, known: Mapping[str, Known], when: str) -> None:
-    """Open the store on it, and take ids of every counter: none may be one that was held."""
+async def _check(
+    folder: Path, files: State, known: Mapping[str, Known], tallies: KnownTallies, when: str
+) -> None:
+    """Open the store on it, and take ids of every counter: none may be one that was held. Tallies
+    are as they were told."""
     _lay_out(folder, files)
     async with SQLiteStore(str(folder / DATABASE)) as store:
         try:
             await store.verify()
             for name in NAMES:
                 await _check_counter(store, name, known.get(name), when)
+            await tallies.check(store.tallies, when)
         except errors.IdserviceError as error:
             if known:
                 raise Violation("opens", f"{error!r} {when}") from error

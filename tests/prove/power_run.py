@@ -4,6 +4,7 @@ folder what it was told, as it is told it.
     python -m tests.prove.power_run FOLDER SEED STEPS [PRAGMA=VALUE]...
 
 With pragmas the store, once created, believes in its own settings and has these: planted faults.
+Two more words are those of `power_tallies`.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from idservice.catalogue.changes import Configure, Fence, SetNext
 from idservice.catalogue.counters import new_counter
 from idservice.stores.records import ACTIVE, SUSPENDED, Counter, Grant
 from idservice.stores.sqlite import store as sqlite
+from tests.prove.power_tallies import ALONE, SPLIT, TallyProgram, split_commits
 
 DATABASE, TOLD = "ids.db", "told"  # files in the folder
 NAMES = ("default", "orders")
@@ -141,7 +143,13 @@ def main() -> None:
     if pragmas:
         connect, kind = sqlite3.connect, weakened(dict(pragma.split("=") for pragma in pragmas))
         sqlite3.connect = lambda *a, **b: connect(*a, factory=kind, **b)  # type: ignore[assignment]
-    asyncio.run(program.use(int(steps)))
+    if SPLIT in pragmas:
+        split_commits()
+    adds = int(steps)
+    if ALONE not in pragmas:
+        asyncio.run(program.use(int(steps)))
+        adds //= 2
+    asyncio.run(TallyProgram(program.told, program.rng).use(program.path, adds))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from tests.prove.disk import Disk, Event
 from tests.prove.power import prove_power, why_no_power_cut
+from tests.prove.power_tallies import ALONE, SPLIT
 
 pytestmark = [pytest.mark.process]
 
@@ -22,7 +23,7 @@ def _needs_a_compiler() -> None:
         pytest.skip(missing)
 
 
-def test_no_id_comes_twice_wherever_the_power_is_cut() -> None:
+def test_no_id_comes_twice_and_no_add_is_lost_wherever_the_power_is_cut() -> None:
     verdict = prove_power(steps=STEPS, seed=0, quiet=True)
     print(verdict)
     assert verdict.holds, verdict
@@ -47,6 +48,20 @@ def test_settings_that_lose_what_was_acknowledged_are_found_out(
     print(verdict)
     [violation] = verdict.violations
     assert violation.split(":")[0] in sees.split("|")
+
+
+@pytest.mark.parametrize(
+    ("fault", "sees"),
+    [
+        ("synchronous=FULL", "lost"),
+        ("synchronous=OFF", "lost|sum|opens"),
+        (SPLIT, "sum"),
+    ],
+)
+def test_a_lost_add_and_a_sum_without_its_records_are_found_out(fault: str, sees: str) -> None:
+    verdict = prove_power(steps=STEPS, seed=0, pragmas=[ALONE, fault], quiet=True)
+    [violation] = verdict.violations
+    assert violation.split(":")[0] in sees.split("|"), verdict
 
 
 def test_a_log_that_is_synced_at_every_write_is_not_found_guilty() -> None:

@@ -8,7 +8,7 @@ from idservice.core.tally import AddFate, AddRecord, Commit, Tally, TallyState
 from idservice.stores.sqlite.connection import FileConnection
 from idservice.stores.tally_store import Beaten, decoded_change, encoded_change
 
-# They are created by the first tally: older files lack them. The trigger counts writes, so that an
+# They are created by the first tally: older files lack them. Triggers count writes, so that an
 # older copy of the file is noticed.
 TABLES = (
     """
@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS tally_add (
 """,
     """
 CREATE TRIGGER IF NOT EXISTS tally_written AFTER UPDATE ON tally
+BEGIN UPDATE file SET writes = writes + 1; END
+""",
+    """
+CREATE TRIGGER IF NOT EXISTS tally_created AFTER INSERT ON tally
 BEGIN UPDATE file SET writes = writes + 1; END
 """,
 )
