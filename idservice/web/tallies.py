@@ -204,6 +204,7 @@ class TallyRoutes:
         return json_answer(_described(tally))
 
 
+_text = msgspec.json.Decoder(str)
 WORDS = {None: "configure", "active": "resume", "suspended": "suspend"}
 
 
@@ -260,7 +261,7 @@ def _literal(sent: Raw) -> str:
     """Return the text of a JSON string, or a number as it is written."""
     data = bytes(sent)
     try:
-        return msgspec.json.decode(data, type=str) if data[:1] == b'"' else data.decode()
+        return _text.decode(data) if data[:1] == b'"' else data.decode()
     except (msgspec.DecodeError, UnicodeDecodeError):
         return data.decode(errors="replace")
 

@@ -296,6 +296,13 @@ def test_other_languages(follow: Follow) -> None:
         assert f"{language}: 250 different ids of 250" in said
 
 
+def test_the_tallies_of_the_http_api(tmp_path: Path) -> None:
+    if missing := why_no_machine():
+        skipped_but_not_in_ci(missing)
+    read = blocks(DOCS / "reference" / "http-api.md", "Tallies")
+    Shell(tmp_path).follow([each for each in read if each.kind in ("sh", "console")])
+
+
 # --- what is left out ---------------------------------------------------------------------------
 
 LEFT_OUT = {

@@ -7,6 +7,7 @@ import pytest
 from idservice.web.problems import BODY_MAX
 
 from .conftest import Serve, Serving
+from .test_battery import MALFORMED, POST, exchange
 from .test_contract import assert_problem
 from .test_tallies import GIFTS, add, send, sum_of
 from .wire import Answer, connected, request
@@ -170,6 +171,56 @@ async def test_a_name_that_is_none_and_a_tally_that_is_none_add_nothing(gifts: S
         answer = await send(gifts, "POST", path, key="bad", amount="1")
         assert_problem(answer, status, code)
     await assert_nothing_counted(gifts, "bad")
+
+
+# --- broken bytes ---------------------------------------------------------------------------------
+
+BROKEN = {name: sent for name, sent in MALFORMED.items() if sent.startswith(POST)}
+HEAD = POST.replace(b"/next", ADD.encode()) + (
+    b"Content-Type: application/json\r\nIdempotency-Key: bad\r\n"
+)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_an_add_that_is_malformed_is_refused_and_counts_nothing(
+    gifts: Serving, name: str
+) -> None:
+    sent = BROKEN[name].replace(POST, HEAD).replace(b"12345", b"12.50")
+    assert await exchange(gifts.port, sent) == [400]
+    await assert_nothing_counted(gifts, "bad")
+
+
+async def test_a_body_that_breaks_off_counts_nothing(gifts: Serving) -> None:
+    """What came of it may look whole."""
+    for rest in (
+        b"Content-Length: %d\r\n\r\n%s" % (len(GOOD) + 1, GOOD),
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(GOOD), GOOD),
+    ):
+        for half_close in (True, False):
+            async with connected(gifts.port) as wire:
+                await wire.send(HEAD + rest)
+                assert (await gifts.ask("/livez")).status == 200
+                if half_close:
+                    wire.writer.write_eof()
+                    assert (await wire.answer()).status == 400
+            assert (await gifts.ask("/livez")).status == 200
+    await assert_nothing_counted(gifts, "bad")
+
+
+async def test_an_add_may_come_in_pieces_and_in_chunks(gifts: Serving) -> None:
+    length = HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(GOOD), GOOD)
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (
+        len(GOOD), GOOD,
+    )  # fmt: skip
+    async with connected(gifts.port) as wire, connected(gifts.port) as other:
+        for sent in (length, chunked):
+            for cut in range(len(HEAD) - 5, len(sent), 3):
+                await wire.send(sent[:cut])
+                await other.send(request("/livez"))  # a turn for the server
+                assert (await other.answer()).status == 200
+                await wire.send(sent[cut:])
+                assert (await wire.answer()).json["sum"] == "12.50"
+    assert await sum_of(gifts) == "12.50"
 
 
 # --- what changes a tally -------------------------------------------------------------------------

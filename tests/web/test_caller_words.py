@@ -76,9 +76,9 @@ async def test_a_counter_in_use_is_refused_without_details(
 def test_no_error_with_a_store_is_worded_with_it() -> None:
     """`why` of what a caller sent is about that; of what a store said, it is not for callers."""
     kinds = [kind for kind in every_error_class() if "{store}" in kind.text]
-    kinds += [errors.Moved, errors.CounterSuspect, errors.WaitedTooLong]
+    kinds += [errors.Moved, errors.CounterSuspect, errors.WaitedTooLong, errors.AddUnsettled]
     assert len(kinds) > 15
     for kind in kinds:
         error = kind.__new__(kind)
-        error.fields = {**FIELDS, "name": "orders", "seconds": 2.0}
+        error.fields = {**FIELDS, "name": "orders", "key": "a", "seconds": 2.0}
         assert_no_details(caller_words(error))

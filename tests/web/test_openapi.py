@@ -181,11 +181,18 @@ def judge(schema: dict[str, Any], value: object) -> None:
 
 
 async def described_answer(
-    serving: Serving, path: str, method: str = "GET", body: bytes = b"", *, name: str = ""
+    serving: Serving,
+    path: str,
+    method: str = "GET",
+    body: bytes = b"",
+    *,
+    name: str = "",
+    key: str = "",
 ) -> Any:
     """Ask, and judge the answer by its status and kind; return its JSON."""
-    target = path.replace("{name}", name)
-    answer = await serving.ask(target, method, body=body)
+    target = path.replace("{name}", name).replace("{key}", key)
+    headers = {"Content-Type": "application/json", "Idempotency-Key": key} if key else None
+    answer = await serving.ask(target, method, headers=headers, body=body)
     operation = DOCUMENT["paths"][path.partition("?")[0]][method.lower()]
     kind = answer.headers["content-type"].partition(";")[0]
     judge(operation["responses"][str(answer.status)]["content"][kind]["schema"], answer.json)
@@ -221,6 +228,37 @@ async def test_real_answers_have_the_fields_of_their_schemas_and_no_others(
     assert (await described_answer(serving, one, name="nobody"))["code"] == "unknown_counter"
     await described_answer(serving, one, "DELETE", b'{"reason":"done"}', name="few")
     assert (await described_answer(serving, "/openapi.json"))["openapi"] == "3.1.0"
+
+
+@IN_AIOHTTP
+async def test_real_answers_of_tallies_have_the_fields_of_their_schemas(serving: Serving) -> None:
+    one, add, record = ("/v1/tallies/{name}" + rest for rest in ("", "/add", "/adds/{key}"))
+    full = b'{"decimals":2,"floor":"-5","ceiling":99,"start":1,"only":"1.5"}'
+    for name, body in (("plain", b"{}"), ("full", full)):
+        await described_answer(serving, one, "PUT", body, name=name)
+    assert (await described_answer(serving, one, "PUT", b"{}", name="full"))["status"] == 409
+    await described_answer(serving, add, "POST", b'{"amount":"1.5"}', name="full", key="a")
+    for body, key in ((b'{"amount":"-7"}', "b"), (b'{"amount":"7"}', "c"), (b"{}", "d")):
+        await described_answer(serving, add, "POST", body, name="plain", key=key)
+    reused = await described_answer(serving, add, "POST", b'{"amount":"8"}', name="plain", key="b")
+    assert (reused["code"], reused["amount"]) == ("key_reused", "-7")
+    for key in "abcd":
+        shown = await described_answer(serving, record, name="plain", key=key)
+        assert shown["key"] == key
+    assert (await described_answer(serving, one, name="plain"))["sum"] == "0"
+    bounds = b'{"floor":"-9","ceiling":"9","reason":"a test"}'
+    await described_answer(serving, one, "PATCH", bounds, name="plain")
+    beyond = await described_answer(serving, add, "POST", b'{"amount":"10"}', name="plain", key="e")
+    assert (beyond["code"], beyond["sum"]) == ("out_of_bounds", "0")
+    await described_answer(serving, one + "/set", "POST", b'{"sum":"5"}', name="plain", key="f")
+    assert (await described_answer(serving, record, name="plain", key="f"))["fate"] == "set"
+    for query in ("", "?limit=1", "?after=full"):
+        assert (await described_answer(serving, f"/v1/tallies{query}"))["tallies"]
+    await described_answer(serving, one, "PATCH", b'{"state":"suspended"}', name="plain")
+    refused = await described_answer(serving, add, "POST", b'{"amount":"1"}', name="plain", key="g")
+    assert refused["code"] == "tally_suspended"
+    await described_answer(serving, one, "DELETE", name="plain")
+    assert (await described_answer(serving, one, name="plain"))["code"] == "unknown_tally"
 
 
 def test_the_answers_of_an_adopted_and_of_a_moved_counter_fit() -> None:
