@@ -91,6 +91,8 @@ class Tallies:
             return await call
         try:
             result = await call
+        except (errors.BadName, errors.BadKey):  # nothing was sent
+            raise
         except errors.RequestRefused:
             self._health.answered()
             raise

@@ -94,7 +94,9 @@ def hidden(said: bytes) -> Spoil:
 
 
 @asynccontextmanager
-async def summing(service: Callable[[Heard], bytes | None]) -> AsyncIterator[str]:
+async def summing(
+    service: Callable[[Heard], bytes | None], host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[str]:
     """The address of a service about tallies."""
     under_way: set[asyncio.Task[None]] = set()
 
@@ -120,9 +122,9 @@ async def summing(service: Callable[[Heard], bytes | None]) -> AsyncIterator[str
             writer.close()
             under_way.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, host, port)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http://{host}:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
         for task in tuple(under_way):

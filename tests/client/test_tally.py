@@ -36,8 +36,11 @@ from idservice.client import (
     UnknownTally,
     lookup,
 )
+from idservice.client.address import ServiceAddress
+from idservice.client.http_async import AsyncTransport
 from idservice.core.limits import KEY
 from idservice.core.tally import AddFate, TallyState
+from idservice.stores.chained import ChainedStore
 from idservice.tallies.changes import new_tally
 from tests.client.conftest import FORKS, answer
 from tests.client.sums import AT, Heard, Sums, added, hidden, lost, refused, summing
@@ -337,9 +340,9 @@ async def test_a_read_without_an_answer_says_so(made: Any) -> None:
         summing(Sums(*[hidden(PAGE)] * 1000)) as url,
         gifts(made, url, timeout=0.05) as tally,
     ):
-        for read in (tally.value(), tally.recorded("k")):
+        for read in (tally.value, lambda: tally.recorded("k")):
             with pytest.raises(TallyNotRead, match=r"within 0\.05 s: .*answered 502") as raised:
-                await read
+                await read()
             assert raised.value.outcome == errors.NOT_APPLIED
 
 
@@ -362,9 +365,9 @@ async def test_a_client_that_is_not_open_adds_nothing(made: Any) -> None:
     async with summing(sums) as url:
         async with gifts(made, url) as tally:
             pass
-        for call in (tally.add(1, key="k"), tally.value()):
+        for call in (lambda: tally.add(1, key="k"), tally.value):
             with pytest.raises(NotOpen) as raised:
-                await call
+                await call()
             assert raised.value.outcome == errors.NOT_APPLIED
     assert not sums.heard
 
@@ -434,36 +437,53 @@ async def test_another_event_loop_is_told_to_open_its_own() -> None:
             await asyncio.to_thread(lambda: asyncio.run(tally.value()))
 
 
-async def test_the_next_try_begins_with_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first instance takes every request and never answers."""
+async def test_the_next_try_begins_with_another_address(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first instance takes every request and answers none."""
     sums, silent = Sums(), list[Heard]()
 
     def hears(heard: Heard) -> None:
         silent.append(heard)
 
-    async with summing(hears) as one, summing(sums) as other:
-        ports = [int(url.rpartition(":")[2]) for url in (one, other)]
-        kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
-        both = [(*kind, ("127.0.0.1", port)) for port in ports]
-        monkeypatch.setattr(lookup, "addresses", lambda *_: both)
-        async with gifts(Client, "http://central.test") as tally:
-            told = await tally.add(3, key="k")
-            assert (await tally.add(4)).sum == 7
+    async with summing(sums, "127.0.0.2") as url:
+        port = int(url.rpartition(":")[2])
+        async with summing(hears, "127.0.0.1", port):
+            both = [
+                (socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port))
+                for host in ("127.0.0.1", "127.0.0.2")
+            ]
+            monkeypatch.setattr(lookup, "addresses", lambda *_: both)
+            monkeypatch.setattr(lookup.LookUp, "_run", lambda self: found(self, both))
+            async with gifts(made, f"http://central.test:{port}") as tally:
+                told = await tally.add(3, key="k")
+                assert (await tally.add(4)).sum == 7
     assert (told.sum, told.replayed) == (3, False)
     assert [heard.key for heard in silent] == ["k"]
+
+
+def found(looking: lookup.LookUp, addresses: list[Any]) -> None:
+    """A look-up that ends with these addresses."""
+    looking.found = addresses
+    looking._end(looking.error)
 
 
 # --- a real service -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def real() -> AsyncIterator[Served]:
-    """A service with an open tally, and a closed one."""
+@pytest.fixture(params=["itself", "sidecar"])
+async def real(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """A service with an open tally, and a closed one; also as a sidecar passes it on."""
     store = SimStore(Random(1), table("default"))
     store.tallies.items["gifts"] = new_tally("gifts", decimals=2, floor="0")
     store.tallies.items["closed"] = replace(new_tally("closed"), state=TallyState.SUSPENDED)
     async with served(store, control=False) as service:
-        yield service
+        if request.param == "itself":
+            yield service
+        else:
+            way = AsyncTransport(ServiceAddress.parse(service.url))
+            async with ChainedStore(way) as chained, served(chained) as sidecar:
+                yield sidecar
 
 
 async def test_a_service_understands_what_a_client_says(made: Any, real: Served) -> None:
