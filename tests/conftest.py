@@ -35,6 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others = [item for item in items if not item.get_closest_marker("process")]
     at = {item: place / len(process) * PROCESSES_END for place, item in enumerate(process)}
     at |= {item: place / len(others) for place, item in enumerate(others)}
+    begun: dict[str, float] = {}  # a group stays together, also where one worker runs all
+    for item in sorted(items, key=lambda item: at[item]):
+        if group := item.get_closest_marker("xdist_group"):
+            at[item] = begun.setdefault(group.args[0], at[item])
     items.sort(key=lambda item: at[item])
 
 

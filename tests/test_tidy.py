@@ -5,6 +5,7 @@ import graphlib
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,19 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in SOURCES}
-TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module, parsed: only where it is asked for, since each worker collects all tests."""
+    return {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
 def imports(name: str) -> set[str]:
     """Modules that a module imports. A name imported from a package is the module of that name, if
     there is one."""
     found = set()
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(trees()[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -63,7 +69,9 @@ def imports(name: str) -> set[str]:
     return found - {name}
 
 
-GRAPH = {name: imports(name) for name in MODULES}
+@cache
+def graph() -> dict[str, set[str]]:
+    return {name: imports(name) for name in MODULES}
 
 
 def room(name: str) -> str:
@@ -79,7 +87,7 @@ def reached(name: str) -> set[str]:
     """Modules that are loaded, directly or not, by importing this one."""
     found, todo = set(), [name]
     while todo:
-        for other in GRAPH.get(todo.pop(), ()):
+        for other in graph().get(todo.pop(), ()):
             packages = [other.rsplit(".", cut)[0] for cut in range(other.count(".") + 1)]
             new = {module for module in (other, *packages) if module not in found}
             found |= new
@@ -102,7 +110,7 @@ def upward() -> Found:
     """Imports that do not point down, or that lead to another room of the same floor."""
     floor_of = {room: number for number, floor in enumerate(FLOORS) for room in floor}
     found: Found = defaultdict(list)
-    for name, used in GRAPH.items():
+    for name, used in graph().items():
         mine = room(name)
         for other in sorted(used & MODULES.keys()):
             theirs = room(other)
@@ -114,14 +122,14 @@ def upward() -> Found:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    inside = {name: used & MODULES.keys() for name, used in GRAPH.items()}
+    inside = {name: used & MODULES.keys() for name, used in graph().items()}
     tuple(graphlib.TopologicalSorter(inside).static_order())  # raises CycleError
 
 
 def exposed() -> Found:
     """Modules of `allocation` that load the library of the metrics page."""
     found: Found = defaultdict(list)
-    for name in GRAPH:
+    for name in graph():
         if room(name) == "allocation" and "prometheus_client" in reached(name):
             found[file(name)].append("loads prometheus_client")
     return found
@@ -129,7 +137,7 @@ def exposed() -> Found:
 
 @pytest.mark.parametrize("name", sorted(name for name in MODULES if room(name) == "core"))
 def test_the_core_is_pure(name: str) -> None:
-    assert {other for other in GRAPH[name] if not other.startswith("idservice")} <= PURE
+    assert {other for other in graph()[name] if not other.startswith("idservice")} <= PURE
 
 
 # --- sizes ----------------------------------------------------------------------------------------
@@ -142,7 +150,7 @@ def too_long() -> Found:
         lines = path.read_text().count("\n")
         if lines > LINES_MAX:
             found[file(name)].append(f"has {lines} lines")
-        for node in ast.walk(TREES[name]):
+        for node in ast.walk(trees()[name]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > FUNCTION_MAX:
@@ -156,7 +164,7 @@ def too_long() -> Found:
 def homonyms() -> Found:
     """Classes whose name another module of the package gives to another class."""
     places: dict[str, list[str]] = defaultdict(list)
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(file(name))
@@ -170,7 +178,7 @@ def homonyms() -> Found:
 def questions() -> Found:
     """Docstrings that begin as a question does, and so name nothing."""
     found: Found = defaultdict(list)
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(
                 node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -202,10 +210,10 @@ def has_text(node: ast.AST) -> bool:
 
 
 def test_every_file_and_every_public_name_has_a_docstring() -> None:
-    bare = [file(name) for name, tree in TREES.items() if not ast.get_docstring(tree)]
+    bare = [file(name) for name, tree in trees().items() if not ast.get_docstring(tree)]
     bare += [
         f"{name}.{node.name}"
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
