@@ -18,6 +18,7 @@ from idservice.stores.tally_source import Told
 from idservice.tallies.context import TallyContext
 from idservice.tallies.pending_add import PendingAdd, closed, told, wanted
 from idservice.tallies.trouble import AddTrouble
+from idservice.tallies.turns import CommitTurns
 
 log = logging.getLogger("idservice.tallies")
 
@@ -27,8 +28,6 @@ T = TypeVar("T")
 # one, but more if calls take longer.
 CALL_MIN_S, CALL_MAX_S = 0.5, 5.0
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0  # after a call that failed
-CONFLICT_MIN_S, CONFLICT_MAX_S = 0.005, 0.025  # after a conflict, times the number in a row
-LOSSES_MAX = 20  # conflicts in a row that lengthen the pause
 NO_ANSWER, OTHERS_FIRST = "the store has not answered yet", "other writes to the tally came first"
 STOPPING = "the service is stopping"
 
@@ -55,7 +54,8 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self._call_s = self._call_min_s = max(CALL_MIN_S, context.wait_s / 2)
         self._why = NO_ANSWER
-        self._losses = self._failures = 0  # in a row
+        self._failures = 0  # in a row
+        self._turns = CommitTurns(context.random)
 
     @property
     def waiting(self) -> int:
@@ -262,14 +262,15 @@ class Committer:
         began = asyncio.get_running_loop().time()
         beaten = await self._call(self._context.store.commit(commit))
         self._answered()
-        self.stats.commit_seconds.observe(asyncio.get_running_loop().time() - began)
+        now = asyncio.get_running_loop().time()
+        took_s = now - began
+        self.stats.commit_seconds.observe(took_s)
         if beaten is None:
             self._count("done")
-            self._losses = 0
             self._learn(commit.after, arrivals)
             for record in commit.records:
                 self._settle(record, replayed=False)
-            return 0.0
+            return self._turns.after_commit(took_s, now)
         self._why = OTHERS_FIRST
         was_told = beaten.missing or beaten.tally is not None
         if was_told:
@@ -278,12 +279,13 @@ class Committer:
         if (was_told or not beaten.conflict) and self.tally.inc == tally.inc:
             for record in beaten.records.values():
                 self._settle(record, replayed=True)
-        if not beaten.conflict:
-            self._count("replayed" if beaten.tally is None else "beaten")
-            return 0.0
-        self._count("conflict")
-        self._losses = min(self._losses + 1, LOSSES_MAX)
-        return self._losses * self._context.random.uniform(CONFLICT_MIN_S, CONFLICT_MAX_S)
+        if beaten.conflict:
+            self._count("conflict")
+            return self._turns.after_conflict(took_s, now)
+        if was_told:
+            self._turns.beaten(now)
+        self._count("replayed" if beaten.tally is None else "beaten")
+        return 0.0
 
     def _count(self, result: str) -> None:
         """Count a commit."""

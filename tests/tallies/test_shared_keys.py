@@ -32,7 +32,7 @@ def test_an_add_and_a_set_with_one_key_have_one_record() -> None:
             add = asyncio.create_task(sums.add(NAME, "k", "5"))
             await asyncio.sleep(0)
             with pytest.raises(errors.KeyReused, match=r"an add of 5\.00"):
-                await sums.set(NAME, "k", "5", by="me")
+                await sums.set(NAME, "k", "5", by="me", why="")
             assert not (await add).replayed
 
     run(main())
