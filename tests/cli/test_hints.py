@@ -24,8 +24,9 @@ HINT = re.compile(rf"idservice (?:{'|'.join(COMMANDS)})\b[^`\n<#;()]*")
 FIELD = re.compile(r"\$?\{+\s*\$?([^{}]*?)\s*\}+|\$(store_flag)")
 # The values of fields, by the last word of the expression that fills them in.
 FILLED = {
-    "name": "NAME", "counter": "NAME", "store": STORE, "address": STORE, "store_flag": STORE,
-    "path": STORE, "at": f"--store {STORE}", "again": f"--store {STORE}", "to": "sqlite:other.db",
+    "name": "NAME", "counter": "NAME", "tally": "NAME", "store": STORE, "address": STORE,
+    "store_flag": STORE, "path": STORE, "at": f"--store {STORE}", "again": f"--store {STORE}",
+    "to": "sqlite:other.db",
     "intent": "suspend NAME", "URL": "http://127.0.0.1:1", "amount": "1", "wanted": "2",
     "key": "k",
 }  # fmt: skip

@@ -20,7 +20,7 @@ DASHBOARD = json.loads((FOLDER / "grafana/dashboards/idservice.json").read_text(
 PROVISIONING = FOLDER / "grafana/provisioning"
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
-CHOSEN = {"$__rate_interval": "10s", "$instance": ".*", "$counter": ".*"}
+CHOSEN = {"$__rate_interval": "10s", "$instance": ".*", "$counter": ".*", "$tally": ".*"}
 
 
 def asked(expression: str) -> str:
@@ -32,7 +32,8 @@ def asked(expression: str) -> str:
 
 
 class Load(threading.Thread):
-    """A client that asks 200 times a second, for ids of every kind, some of them refused."""
+    """A client that asks 200 times a second, for ids of every kind, some of them refused, and that
+    adds to a tally."""
 
     PATHS = (
         "/next", "/next?count=50", "/v1/counters/strict/next", "/v1/counters/few/next",
@@ -51,6 +52,10 @@ class Load(threading.Thread):
                 break
             connection.request("GET", self.PATHS[number % len(self.PATHS)])
             connection.getresponse().read()
+            if number % len(self.PATHS) == 0:
+                headers = {"Idempotency-Key": f"k{number}", "Content-Type": "application/json"}
+                connection.request("POST", "/v1/tallies/gifts/add", '{"amount": 1}', headers)
+                connection.getresponse().read()
         connection.close()
 
     def __enter__(self) -> None:
@@ -68,6 +73,7 @@ def test_every_expression_returns_a_series_of_a_service_under_load(
 ) -> None:
     for counter in (["strict", "--strict"], ["few", "--limit", "9"], ["paused"]):
         assert command("create", *counter, "--store", STORE, folder=folder).returncode == 0
+    assert command("tally", "create", "gifts", "--store", STORE, folder=folder).returncode == 0
     with Serving(folder, "--store", STORE) as serving:
         port, where = serving.port, tmp_path_factory.mktemp("prometheus")
         with Load(port), prometheus.running(where, f"127.0.0.1:{port}") as one:
@@ -104,4 +110,4 @@ def test_every_panel_and_choice_asks_the_source_that_is_provisioned() -> None:
     wanted = {"type": source["type"], "uid": "${datasource}"}
     targets = [target for panel in PANELS for target in panel["targets"]]
     assert all(one["datasource"] == wanted for one in [*variables, *PANELS, *targets])
-    assert {f"${one['name']}" for one in variables} == {"$instance", "$counter"}
+    assert {f"${one['name']}" for one in variables} == {"$instance", "$counter", "$tally"}
