@@ -40,13 +40,15 @@ locals {
 
   # ForAllValues is true if there are no keys at all, hence Null. A transaction is judged by its parts.
   own_items = {
-    for what, keys in {
-      served  = ["identity", "catalogue", "entry:*", "ctr:*", "tally:*", "add:*"]
-      created = ["identity", "catalogue", "entry:*", "ctr:*"]
-      } : what => {
-      "ForAllValues:StringLike" = { "dynamodb:LeadingKeys" = keys }
-      "Null"                    = { "dynamodb:LeadingKeys" = "false" }
+    "ForAllValues:StringLike" = {
+      "dynamodb:LeadingKeys" = ["identity", "catalogue", "entry:*", "ctr:*", "tally:*", "add:*"]
     }
+    "Null" = { "dynamodb:LeadingKeys" = "false" }
+  }
+  # Tallies and their adds are created by updates.
+  put_items = {
+    "ForAllValues:StringLike" = { "dynamodb:LeadingKeys" = ["identity", "catalogue", "entry:*", "ctr:*"] }
+    "Null"                    = { "dynamodb:LeadingKeys" = "false" }
   }
 
   # DynamoDB opens the table's key in the name of the role that asks it. The policy of the key must allow that too.
@@ -77,7 +79,7 @@ locals {
         Effect    = "Allow"
         Action    = ["dynamodb:GetItem", "dynamodb:UpdateItem"]
         Resource  = local.table
-        Condition = local.own_items.served
+        Condition = local.own_items
       },
     ],
     [for item in var.adopted[*] : {
@@ -115,7 +117,7 @@ locals {
         Effect    = "Allow"
         Action    = ["dynamodb:PutItem"]
         Resource  = local.table
-        Condition = local.own_items.created
+        Condition = local.put_items
       },
     ],
     [for item in var.adopted[*] : {
