@@ -143,7 +143,7 @@ async def test_a_newcomer_is_told_once_that_ids_start_from_0(tmp_path: Path) -> 
     with working(tmp_path, workers=3, store=()) as serving:
         assert len(serving.records("store_created")) == 1
         assert len(serving.records("listening")) == 1
-        assert sorted(pids(serving)) == [0, 1, 2]
+        wait_until(lambda: sorted(pids(serving)) == [0, 1, 2], said=lambda: serving.output)
         assert len(set(pids(serving).values()) | {serving.pid}) == 4
         serving.terminate()
         assert serving.end() == 0
