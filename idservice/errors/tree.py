@@ -99,8 +99,8 @@ class PrefetchRefused(RequestRefused):
 
 class UnknownPath(RequestRefused):
     text = (
-        "Nothing is served at {path!r} of this address. Ids are at /next and "
-        "/v1/counters/NAME/next of the --listen address. Metrics and counters are at the "
+        "Nothing is served at {path!r} of this address. Ids (/next, /v1/counters/NAME/next) and "
+        "adds (/v1/tallies/NAME/add) are at the --listen address, metrics and changes at the "
         "--admin-listen address, if the service has one."
     )
     code = "unknown_path"

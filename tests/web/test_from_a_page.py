@@ -62,6 +62,17 @@ USES = """
   return 'asked';
 })()
 """
+ADDS = """
+(async () => {
+  const add = '%s/v1/tallies/gifts/add', body = '{"amount":"1"}';
+  const key = {'Idempotency-Key': 'a'}, json = {'Content-Type': 'application/json'};
+  for (const mode of ['no-cors', 'cors']) for (const headers of [{}, key, json, {...key, ...json}])
+    for (const method of ['GET', 'POST'])
+      await fetch(add, {method, mode, headers, ...(method == 'POST' ? {body} : {})}).catch(() => 0);
+  navigator.sendBeacon(add, new Blob([body], {type: 'text/plain'}));
+  return await fetch('%s/v1/tallies/gifts').then(() => 'read', () => 'not read');
+})()
+"""
 
 
 @asynccontextmanager
@@ -117,3 +128,20 @@ async def test_a_page_of_another_site_uses_up_no_id(chromium: Browser, tmp_path:
             # One click is a request by the user, not by the page.
             await tab.go(f"http://127.0.0.1:{port}/next")
             assert await tab.run("document.body.innerText") == "2"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_page_of_another_port_adds_nothing_and_reads_no_sum(
+    chromium: Browser, tmp_path: Path, host: str
+) -> None:
+    with Serving(tmp_path, "--init", "--store", "sqlite:ids.db", "--allow-changes") as serving:
+        port = serving.port
+        assert (await ask(port, "/v1/tallies/gifts", "PUT")).status == 201
+        async with page() as other:
+            tab = await chromium.tab()
+            await tab.go(f"http://{host}:{other}/")
+            url = f"http://127.0.0.1:{port}"
+            assert await tab.run(ADDS % (url, url)) == "not read"
+            assert sum("/add" in one for one in tab.asked) >= 16
+        (gifts,) = json.loads((await ask(port, "/v1/tallies")).body)["tallies"]
+        assert (gifts["sum"], gifts["rev"], gifts["adds"]) == ("0", 0, 0)
