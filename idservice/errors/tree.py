@@ -318,8 +318,8 @@ class NotShown(NotApplied):
 
 class ChangedElsewhere(NotApplied):
     text = (
-        "{store} is a service, whose counters are changed where it runs. Name the store that it "
-        "uses itself as --store."
+        "{store} is a service, whose counters and tallies are changed where it runs. Name the "
+        "store that it uses itself as --store."
     )
     retryable = False
 
