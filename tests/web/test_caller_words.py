@@ -30,7 +30,7 @@ async def fails(*_: object, **__: object) -> Counter:
 async def away(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Serving:
     """A service whose store fails."""
     serving = await serve(limits=Limits(wait=0.05))
-    for name in ("counter", "counters", "reserve", "verify"):
+    for name in ("counter", "counters", "page", "reserve", "verify"):
         monkeypatch.setattr(serving.store, name, fails)
     return serving
 
