@@ -15,6 +15,7 @@ from idservice.observability.tally_readings import (
     TallyStats,
 )
 from idservice.stores.tally_source import Told
+from idservice.stores.tally_store import Beaten
 from idservice.tallies.context import TallyContext
 from idservice.tallies.pending_add import PendingAdd, closed, told, wanted
 from idservice.tallies.trouble import AddTrouble
@@ -98,7 +99,11 @@ class Committer:
         return told(tally, record, asked, replayed=replayed)
 
     async def _fate(self, mine: PendingAdd) -> tuple[Tally, AddRecord, bool]:
-        """Return the fate of a key, which may be that of another request for it."""
+        """Return the fate of a key, which may be that of another request for it.
+
+        It is asked for again if the other's was found out by a call to the store that began before
+        this request came: the tally may have been created again in the meantime.
+        """
         while True:
             pending = self._waiting.get(mine.key)
             if pending is None:
@@ -110,10 +115,11 @@ class Committer:
             except errors.RequestRefused:
                 if pending.refusal_holds_for(mine):
                     raise
-                continue  # another request was refused, by its amount or by what was seen before
+            else:
+                if pending.record_holds_for(mine):
+                    return tally, record, replayed or pending is not mine
             finally:
                 pending.callers -= 1
-            return tally, record, replayed or pending is not mine
 
     def _join(self, mine: PendingAdd) -> None:
         if len(self._waiting) >= self._context.waiting_max:
@@ -248,7 +254,7 @@ class Committer:
         for pending, error in refused:
             record = found.get(pending.key)
             if record is not None:
-                self._settle(record, replayed=True)
+                self._settle(record, self._seen, replayed=True)
             else:
                 del self._waiting[pending.key]
                 self.stats.count_add(error.code)
@@ -269,16 +275,21 @@ class Committer:
             self._count("done")
             self._learn(commit.after, arrivals)
             for record in commit.records:
-                self._settle(record, replayed=False)
+                self._settle(record, arrivals, replayed=False)
             return self._turns.after_commit(took_s, now)
-        self._why = OTHERS_FIRST
+        return self._beaten(beaten, arrivals, took_s)
+
+    def _beaten(self, beaten: Beaten, arrivals: int, took_s: float) -> float:
+        """Note why a commit was not applied; return a pause before the next one, in seconds."""
+        assert self.tally is not None
+        self._why, inc = OTHERS_FIRST, self.tally.inc
+        now = asyncio.get_running_loop().time()
         was_told = beaten.missing or beaten.tally is not None
         if was_told:
             self._learn(beaten.tally, arrivals)
-        # In another incarnation each key is new: the records are of the one that was believed in.
-        if (was_told or not beaten.conflict) and self.tally.inc == tally.inc:
+        if are_of_now(beaten, inc):
             for record in beaten.records.values():
-                self._settle(record, replayed=True)
+                self._settle(record, arrivals, replayed=True)
         if beaten.conflict:
             self._count("conflict")
             return self._turns.after_conflict(took_s, now)
@@ -293,13 +304,13 @@ class Committer:
         self._commits_rate.count(asyncio.get_running_loop().time())
         self._trouble.commit_ended(result)
 
-    def _settle(self, record: AddRecord, *, replayed: bool) -> None:
+    def _settle(self, record: AddRecord, arrivals: int, *, replayed: bool) -> None:
         assert self.tally is not None
         pending = self._waiting.pop(record.key)
         self.stats.count_add("replayed" if replayed else record.fate.value)
         self._adds_rate.count(asyncio.get_running_loop().time())
         self._trouble.settled()
-        pending.settle(self.tally, record, replayed=replayed)
+        pending.settle(self.tally, record, replayed=replayed, seen=arrivals)
 
     def _answered(self, *, read: bool = False) -> None:
         self._context.health.answered(read=read)
@@ -321,6 +332,14 @@ class Committer:
         self._failures += 1
         spread = self._context.random.random()
         return backoff(self._failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
+
+
+def are_of_now(beaten: Beaten, inc: int) -> bool:
+    """Return True if the records, which are of this incarnation, are of the present one: in another
+    each key is new. A conflict may have kept the store from a look at the tally."""
+    if beaten.tally is None:
+        return not beaten.conflict
+    return beaten.tally.inc == inc
 
 
 def _retrieve(future: asyncio.Future[tuple[Tally, AddRecord, bool]]) -> None:

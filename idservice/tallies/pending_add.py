@@ -22,13 +22,14 @@ class PendingAdd:
     by: str
     arrived: int  # number in the order of arrival
     callers: int = 0  # that still wait
-    seen: int = 0  # once refused: those that arrived before this number, the refusal may be told
+    seen: int = 0  # once settled: by a call that began when this many had arrived
     fate: asyncio.Future[tuple[Tally, AddRecord, bool]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
-    def settle(self, tally: Tally, record: AddRecord, *, replayed: bool) -> None:
+    def settle(self, tally: Tally, record: AddRecord, *, replayed: bool, seen: int) -> None:
         """Tell the callers the record."""
+        self.seen = seen
         if not self.fate.done():
             self.fate.set_result((tally, record, replayed))
 
@@ -41,7 +42,11 @@ class PendingAdd:
     def refusal_holds_for(self, other: "PendingAdd") -> bool:
         """Return True if a refusal of this request is one of another with its key, too."""
         same = (self.amount, self.sets) == (other.amount, other.sets)
-        return self is other or (same and other.arrived < self.seen)
+        return same and self.record_holds_for(other)
+
+    def record_holds_for(self, other: "PendingAdd") -> bool:
+        """Return True if the call to the store began after the other request had come."""
+        return self is other or other.arrived < self.seen
 
     def wanted(self, tally: Tally) -> Wanted:
         """Return it as a request to this tally. Raises BadAmount, TallyNotChanged."""

@@ -167,3 +167,26 @@ def test_a_refusal_told_again_names_no_bound_that_it_did_not_break() -> None:
                 await sums.add(NAME, "k", "11")
 
     run(main())
+
+
+def test_a_record_is_not_told_to_who_came_when_its_tally_was_another_one() -> None:
+    """The first request was counted; before its answer comes the tally is created again, and then
+    a second request with its key."""
+
+    async def main() -> None:
+        store = Watched(GIFTS)
+        async with instance(store) as sums:
+            later: list[asyncio.Task[Told]] = []
+
+            async def reborn() -> None:
+                before = store.items[NAME]
+                store.items[NAME] = Tally(NAME, rev=before.rev + 2, inc=2)
+                later.append(asyncio.create_task(sums.add(NAME, "k", "5")))
+                await soon()
+
+            store.behind["commit"] = Once(reborn)
+            assert (await sums.add(NAME, "k", "5")).record.amount == 500
+            assert (await later[0]).record.amount == 5
+            assert store.items[NAME].sum == 5
+
+    run(main())
