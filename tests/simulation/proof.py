@@ -3,6 +3,7 @@ planted faults that must be found."""
 
 import contextlib
 import functools
+from collections.abc import Callable
 from unittest import mock
 
 from idservice.stores.chained import ChainedStore
@@ -14,6 +15,9 @@ from tests.simulation.scenarios import Parts, World, play
 from tests.simulation.sharded_mutants import SHARDED_MUTANTS
 from tests.simulation.strict import SCENARIOS
 from tests.simulation.strict_mutants import STRICT_MUTANTS
+from tests.simulation.tally_mutants import TallyMutant
+from tests.simulation.tally_scenarios import TALLY_SCENARIOS, play_tally
+from tests.simulation.tally_world import HONEST, SumWorld, TallyParts
 
 CHAINED = "chained"  # the scenario that has sidecars
 ALL_SCENARIOS = (*SCENARIOS, CHAINED)
@@ -23,13 +27,18 @@ ALL_MUTANTS = (*MUTANTS, *STRICT_MUTANTS, *SHARDED_MUTANTS, *CHAINED_MUTANTS)
 SEEDS = dict.fromkeys(ALL_SCENARIOS, 40) | {
     "block": 85, "turmoil": 130, "rolling": 100, "restored": 45, "operated": 55, "hurried": 60,
     "prompt": 100, "resharded": 60, "rushed": 110, "crowded": 105, CHAINED: 60,
+    "summed": 150, "recreated": 150,
 }  # fmt: skip
 
 
-def first_violation(scenario: str, seed: int, parts: Parts | None = None) -> Violation | None:
-    """The first promise that one run broke, if any."""
+def first_violation(
+    scenario: str, seed: int, parts: Parts | None = None, sums: TallyParts = HONEST
+) -> Violation | None:
+    """The first promise that one run broke, if any. `sums` are the parts of a tally's run."""
     try:
-        if scenario == CHAINED:
+        if scenario in TALLY_SCENARIOS:
+            play_tally(scenario, seed, sums)
+        elif scenario == CHAINED:
             store = parts.store if parts is not None else ChainedStore
             chain(seed, store if issubclass(store, ChainedStore) else ChainedStore)
         else:
@@ -53,18 +62,40 @@ def finding_seed(mutant: Mutant) -> int:
     Raises AssertionError, which names the checks that saw something else.
     """
     planted = mock.patch(mutant.place, mutant.fault) if "." in mutant.place else None
-    seen = set()
     with planted or contextlib.nullcontext():
-        for seed in range(SEEDS[mutant.scenario]):
-            try:
-                violation = first_violation(mutant.scenario, seed, mutant.parts)
-            except (RuntimeError, ExceptionGroup):
-                continue  # it broke something of the simulation's own
-            if violation is not None and violation.check == mutant.check:
-                return seed
-            seen.add(violation and violation.check)
+        return _found(mutant, lambda seed: first_violation(mutant.scenario, seed, mutant.parts))
+
+
+def finding_tally_seed(mutant: TallyMutant) -> int:
+    """The same of a fault that is planted in tallies."""
+    with mutant.planted():
+        return _found(
+            mutant, lambda seed: first_violation(mutant.scenario, seed, sums=mutant.parts)
+        )
+
+
+def _found(mutant: Mutant | TallyMutant, violated: Callable[[int], Violation | None]) -> int:
+    seen = set()
+    for seed in range(SEEDS[mutant.scenario]):
+        try:
+            violation = violated(seed)
+        except (RuntimeError, ExceptionGroup):
+            continue  # it broke something of the simulation's own
+        if violation is not None and violation.check == mutant.check:
+            return seed
+        seen.add(violation and violation.check)
     within = SEEDS[mutant.scenario]
     raise AssertionError(f"not seen by {mutant.check!r} within {within} seeds, only {seen}")
+
+
+@functools.cache
+def played_tally(scenario: str, seed: int) -> SumWorld:
+    """As `played`, of a tally."""
+    try:
+        return play_tally(scenario, seed)
+    except Exception as error:
+        error.add_note(replay(scenario, seed))
+        raise
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from idservice.stores import records
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import DELETED, Counter, Position, ShardState, Writers
-from tests.simulation.tally_store import SimTallies
+from tests.simulation.tally_store import SimTallies, TallyTable
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours
@@ -79,7 +79,7 @@ class Table:
 
     def __init__(self) -> None:
         self.recorded: object = None  # the identity that `init` wrote down
-        self.tallies = SimTallies()
+        self.tallies = TallyTable()
         self.identity: object = "the first"  # the one the table has; another after a restore
         self.revision = 0
         self.entries: dict[str, Counter] = {}
@@ -344,6 +344,7 @@ class Faults:
     unsure_back: float = 0.0  # as `lost_after` or `resent`, of give-backs alone
     resent: float = 0.0  # applied, then sent again, and only the second answer is passed on
     latency_s: tuple[float, float] = (0.001, 0.01)
+    conflicts: float = 0.0  # of commits to tallies: another transaction is in the way
     outages: list[tuple[float, float]] = field(default_factory=list)
     hot: set[int] = field(default_factory=set)  # shards that take no reservation now
 
@@ -401,7 +402,9 @@ class SimStore:
         self.random = random
         self.data = data if data is not None else Table()
         self.faults = faults
-        self.tallies = self.data.tallies
+        self.tallies = SimTallies(
+            self.data.tallies, self._call, random=random, conflicts=self._conflicts
+        )
         self.sent: list[Sent] = []  # reservations
         self.asks: list[Any] = []  # of strict counters, see `account`
         self.calls = 0  # operations of every kind
@@ -603,6 +606,9 @@ class SimStore:
         await self._call("close", lambda _: self.data.close_gone_back(counter, found, shard))
 
     # --- the network -----------------------------------------------------------------------------
+
+    def _conflicts(self) -> float:
+        return self.faults.conflicts if self.faults is not None else 0.0
 
     async def _call(self, action: str, apply: Callable[[bool], Any]) -> Any:
         """Send one request; `apply` carries it out, told whether it is a second copy."""
