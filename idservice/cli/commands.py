@@ -32,8 +32,9 @@ BENCH = (
     " the run."
 )
 DOCTOR = (
-    "Examine a store and its counters, and say of each finding what it is, why it matters and what"
-    " to do. Changes nothing. Exit 1 on a warning or a fault, 0 on nothing worse than advice."
+    "Examine a store, its counters and, on SQLite, its tallies, and say of each finding what it"
+    " is, why it matters and what to do. Changes nothing. Exit 1 on a warning or a fault, 0 on"
+    " nothing worse than advice."
 )
 COMPLETION = (
     "Print a script with which a shell completes commands and flags. For bash, in ~/.bashrc:"

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from random import SystemRandom
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -26,9 +26,10 @@ from idservice.catalogue.counters import described, ensure, new_counter, positio
 from idservice.cli import counter_table, http_get
 from idservice.server import settings
 from idservice.stores import initialise, open_store
+from idservice.stores.address import SQLiteAddress, parse
 from idservice.stores.at_once import for_each
-from idservice.stores.findings import LEVELS, Finding
-from idservice.stores.protocol import IdStore, with_catalogue
+from idservice.stores.findings import FAULT, LEVELS, Finding
+from idservice.stores.protocol import CatalogueStore, IdStore, has_catalogue, with_catalogue
 from idservice.stores.records import (
     DEFAULT_COUNTER,
     DELETED,
@@ -36,6 +37,7 @@ from idservice.stores.records import (
     Counter,
     check_name,
 )
+from idservice.tallies.doctor import examine_tallies
 
 COMMAND_TIMEOUT_S = 20.0
 
@@ -181,6 +183,8 @@ async def doctor(arguments: argparse.Namespace) -> int:
     """Report findings about a store: what is wrong, what may go wrong, and what to do."""
     async with opened(arguments, verify=False) as store:
         found = list(await catalogue_doctor.examine(store, time.time))
+        if _lists_cheaply(store) and not any(one.level == FAULT for one in found):
+            found += await examine_tallies(store.tallies, store.address, time.time)
     found.sort(key=lambda finding: -LEVELS.index(finding.level))
     levels = [finding.level for finding in found]
     summary = ", ".join(f"{level} {levels.count(level)}" for level in reversed(LEVELS))
@@ -195,6 +199,11 @@ async def doctor(arguments: argparse.Namespace) -> int:
                 print(f"{'':10} {more}")
         print(summary)
     return 1 if any(finding.is_worse_than_advice for finding in found) else 0
+
+
+def _lists_cheaply(store: IdStore) -> TypeGuard[CatalogueStore]:
+    """Return True if tallies are listed and audited without a read of a whole table."""
+    return has_catalogue(store) and isinstance(parse(store.address), SQLiteAddress)
 
 
 def _json(value: object) -> str:

@@ -28,7 +28,7 @@ FILLED = {
     "store_flag": STORE, "path": STORE, "at": f"--store {STORE}", "again": f"--store {STORE}",
     "to": "sqlite:other.db",
     "intent": "suspend NAME", "URL": "http://127.0.0.1:1", "amount": "1", "wanted": "2",
-    "key": "k",
+    "key": "k", "flag": "--floor",
 }  # fmt: skip
 VALUES = {"N": "5", "URL": STORE, "S": "30", "AMOUNT": "3", "X": "2"}
 ENDLESS = ("serve", "top", "bench", "health", "wait")  # these are parsed, and not run

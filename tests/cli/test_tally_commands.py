@@ -1,18 +1,28 @@
 """The commands of tallies: what they print, what they refuse, and that a retry keeps its key."""
 
 import asyncio
+import contextlib
 import json
 import shlex
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from idservice import errors
+from idservice.catalogue.counters import new_counter
+from idservice.cli import main, store_commands
+from idservice.server import stop_signals
+from idservice.stores import initialise, open_store
+from idservice.stores.address import DynamoAddress
 from idservice.stores.sqlite.tallies import SQLiteTallies
+from idservice.tallies.changes import new_tally
 from idservice.tallies.committer import Committer
 from tests.cli.test_main import Run, _here, assert_refused, run
+from tests.served import served
 
 __all__ = ["_here", "run"]  # fixtures, used by name
 
@@ -201,6 +211,70 @@ def test_adds_during_an_audit_are_no_fault(gifts: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr(SQLiteTallies, "every_record", amid)
     said = gifts("tally", "audit", "gifts")
     assert (said.code, said.out.count("agree")) == (0, 1)
+
+
+def test_doctor_compares_sums_and_names_what_refuses_adds(
+    gifts: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "each agrees with its records" in gifts("doctor").out
+    gifts("tally", "add", "gifts", "-13", "--key", "a")
+    gifts("tally", "suspend", "gifts")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3 * 86_400)
+    said = gifts("doctor", "--json")
+    found = {one["about"]: one for one in json.loads(said.out)["findings"]}
+    assert found["tally_bound"]["found"] == "tally gifts: its sum is its floor, -10.00"
+    assert found["tally_state"]["found"] == "tally gifts: it is suspended for 3 days"
+    assert found["tally_sum"]["level"] == "ok"
+    with closing(sqlite3.connect("idservice.db")) as file, file:
+        file.execute("""UPDATE tally SET "sum" = 7""")
+    bad = gifts("doctor")
+    assert bad.code == 1
+    assert (
+        "fault    tally_sum: tally gifts: its sum is 0.07, and its records make -10.00" in bad.out
+    )
+    assert "idservice fence --all --ahead N --store sqlite:idservice.db" in bad.out
+
+
+def test_doctor_reads_no_tallies_where_that_reads_a_whole_table(
+    gifts: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_commands, "parse", lambda _: DynamoAddress("counters"))
+    assert "tally_sum" not in gifts("doctor").out
+
+
+async def test_a_service_is_asked_for_sums_by_url_and_as_a_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_store(f"sqlite:{tmp_path}/s.db") as store:
+        await initialise(store, new_counter("default", Random(1)))
+        async with served(store) as service:
+            url = service.url
+
+            async def said(*arguments: str) -> tuple[int, str]:
+                code = await asyncio.to_thread(_run_in_thread, *arguments)
+                return code, capsys.readouterr().out
+
+            await store.tallies.create(new_tally("gifts", decimals=2))  # type: ignore[union-attr]
+            code, out = await said("tally", "add", "gifts", "1.5", "--key", "k", "--url", url)
+            assert (code, out) == (
+                0, "tally gifts: 1.50 was added under key k, which made 1.50 at revision 1\n"
+            )  # fmt: skip
+            _, out = await said("tally", "add", "gifts", "1.50", "--key", "k", "--store", url)
+            assert "was added before under key k" in out
+            _, out = await said("tally", "show", "gifts", "--url", url, "--json")
+            shown = json.loads(out)
+            assert set(shown) == {"tally", "sum", "at", "as_of", "rev"}
+            assert (shown["sum"], shown["rev"]) == ("1.50", 1)
+            code, _ = await said("tally", "add", "other", "1", "--url", url)
+            assert code == 1
+
+
+def _run_in_thread(*arguments: str) -> int:
+    """Run a command beside the service that it asks; only the main thread hears signals."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stop_signals, "as_ctrl_c", contextlib.nullcontext)
+        return main.main(list(arguments))
 
 
 def test_help_names_every_command_of_the_group(
