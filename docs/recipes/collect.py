@@ -1,7 +1,7 @@
 # collect.py
 import sqlite3
 
-from idservice.client import AddUnsettled, Client, OutOfBounds
+from idservice.client import Client, IdserviceError, OutOfBounds
 
 db = sqlite3.connect("payments.db")
 with db:  # as the application writes them
@@ -19,8 +19,8 @@ with Client("http://127.0.0.1:8080") as client:
             state = "collected"
         except OutOfBounds:
             state = "to be refunded"
-        except AddUnsettled as unsettled:
-            print(unsettled)
+        except IdserviceError as error:  # such as AddUnsettled, or a suspended tally
+            print(payment, error)
             continue  # the next run sends it again, with the same key
         with db:
             db.execute("UPDATE payments SET state = ? WHERE id = ?", (state, payment))
