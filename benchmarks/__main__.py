@@ -30,6 +30,7 @@ BENCHMARKS = (
     "workers",
     "batch",
     "strict",
+    "tally",
     "client",
     "fleet",
     "cost",

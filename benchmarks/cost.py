@@ -1,4 +1,5 @@
-"""The price of a million ids: by API Gateway with a write for each, by Lambda, and by this service.
+"""The price of a million ids, and of a million adds to a tally: by API Gateway with a write for
+each, by Lambda, and by this service.
 
 List prices and arithmetic, and the writes of the service by simulation (see `fleet`). What AWS
 charges by the hour (a container), for storage, logs and traffic is not in it.
@@ -9,6 +10,7 @@ import math
 from benchmarks.measure import Row
 from benchmarks.picture import Bar, bars
 from benchmarks.sidecar import DIRECT, sample
+from idservice.core.tally import ADDS_MAX
 
 MILLION = 1_000_000
 MONTH_S = 30 * 86_400
@@ -25,6 +27,9 @@ LAMBDA_USE_GB_S = 0.128 * 0.012  # a call: 128 MB for 12 ms, which is an assumpt
 
 POLL_S = 2.0  # an instance reads the catalogue's head so often: consistently, one read unit
 RATES = (1, 100, 1_000)
+ADD_RATES = (100, 1_000, 9_900)  # adds per second to one tally
+TRANSACTION_S = 0.01
+ITEM_UNITS = 2  # of writing, for each item of a transaction
 
 
 def monthly(writes_per_s: float, reads_per_s: float) -> float:
@@ -49,16 +54,34 @@ def run(quick: bool) -> list[Row]:
         reads = READ_UNIT / POLL_S / rate
         note = f"{writes * MILLION:.6f} $ for writes, the rest for the poll every {POLL_S:g} s"
         rows.append(_row(f"idservice, one instance at {rate:,}/s", writes + reads, note))
-    return rows
+    return [*rows, *_adds()]
 
 
-def _row(way: str, dollars: float, note: str) -> Row:
+def _adds() -> list[Row]:
+    """The price of a million adds to a tally: a transaction costs two units for each item."""
+    rows = []
+    for rate in ADD_RATES:
+        together = min(max(1.0, rate * TRANSACTION_S), float(ADDS_MAX))
+        note = f"{together:g} in a commit, if a transaction takes {TRANSACTION_S * 1000:g} ms"
+        each = ITEM_UNITS * (1 + 1 / together) * WRITE_UNIT
+        rows.append(_row(f"idservice at {rate:,}/s", each, note, of="adds"))
+    recorded = 2 * ITEM_UNITS * WRITE_UNIT
+    return [
+        *rows,
+        _row("an UpdateItem per add", WRITE_UNIT, "a retry is counted twice", of="adds"),
+        _row("a transaction with a record per add", recorded, "as idservice, one each", of="adds"),
+        _row("REST API, UpdateItem", REST_CALL + WRITE_UNIT, "the replaced one", of="adds"),
+        _row("REST API, transaction with a record", REST_CALL + recorded, "", of="adds"),
+    ]
+
+
+def _row(way: str, dollars: float, note: str, of: str = "ids") -> Row:
     return Row(
-        f"cost: $ per million ids, {way}",
+        f"cost: $ per million {of}, {way}",
         dollars * MILLION,
         "$",
         note=note,
-        parts={"way": way, "prices": LIST_PRICES},
+        parts={"way": way, "prices": LIST_PRICES, "of": of},
     )
 
 
@@ -67,6 +90,7 @@ def documents(rows: list[Row]) -> dict[str, str]:
     ways = [
         Bar(str(row.parts["way"]), row.figure or 0.0, "idservice" in row.what, said=_said(row))
         for row in rows
+        if row.parts.get("of") == "ids"
     ]
     lines = [f"| {bar.name} | {bar.said[1:]} |" for bar in ways]
     return {

@@ -1,4 +1,6 @@
-"""The real server over SQLite, where an answer to a reservation takes `BENCH_STORE_DELAY_S` in all.
+"""The real server over SQLite, where an answer to a write takes `BENCH_STORE_DELAY_S` in all.
+
+Writes are those of reservations, and of commits to a tally.
 
 Run as `python -m benchmarks.delayed serve …`, with idservice's own arguments.
 """
@@ -12,17 +14,18 @@ from typing import TypeVar
 from unittest import mock
 
 from idservice.cli.main import main
-from idservice.stores.sqlite import store, transactions
+from idservice.stores.sqlite import store, tallies, transactions
 from idservice.stores.sqlite.connection import FileConnection
 
 T = TypeVar("T")
 
 VARIABLE = "BENCH_STORE_DELAY_S"
 SET_TIMER_SLACK = 29  # of prctl(2)
+DELAYED = (transactions.reserve, tallies._commit)
 
 
 class DelayedConnection(FileConnection):
-    """Holds the answer to a reservation back until the delay is over."""
+    """Holds the answer to a write back until the delay is over."""
 
     async def write(self, action: str, function: Callable[..., T], *arguments: object) -> T:
         due = time.perf_counter() + float(os.environ[VARIABLE])
@@ -34,7 +37,7 @@ class DelayedConnection(FileConnection):
         # In the store's own thread, as it would wait for a disk: the loop's timers are in whole
         # milliseconds and may end early, and another thread would cost two more switches.
         result = self._write(action, function, arguments)
-        if function is transactions.reserve:
+        if function in DELAYED:
             time.sleep(max(0.0, due - time.perf_counter()))
         return result
 

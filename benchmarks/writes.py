@@ -33,14 +33,14 @@ def run(quick: bool) -> list[Row]:
     runway_s = 6.0 if quick else Limits().runway
     rows = []
     for delay_s in (0.01, 1.0):
-        ramp, steady = _virtual(_load(delay_s, rate=rate, runway_s=runway_s, runways=runways))
+        ramp, steady = virtual(_load(delay_s, rate=rate, runway_s=runway_s, runways=runways))
         store = f"store of {delay_s * 1000:g} ms"
         what, goal = f"writes per million ids at {rate:,}/s, {store}", None if quick else GOAL
         rows += [
             Row(f"{what}, steady", steady.per_million, goal=goal, note=str(steady)),
             Row(f"{what}, first minute", ramp.per_million, note=str(ramp)),
         ]
-    each = _virtual(_write_per_id(1_000))
+    each = virtual(_write_per_id(1_000))
     rows.append(Row("writes per million ids, a write per id", each, note="what is replaced"))
     return rows
 
@@ -150,6 +150,6 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
 
-def _virtual(work: Coroutine[object, object, T]) -> T:
+def virtual(work: Coroutine[object, object, T]) -> T:
     with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
         return runner.run(work)

@@ -26,7 +26,7 @@ OLD_NAMES = set(
     re.findall(
         r"\w+",
         "Supply Refill Judge Reservations Asked Batches LeftAlone Holding Account Line Linger Watch"
-        " Finisher Changer Mover Recognition Wish Stand Standing Reading Tally Silence Central"
+        " Finisher Changer Mover Recognition Wish Stand Standing Reading Silence Central"
         " Wires Place Stock Unanswered Lane Lanes Desk Heads Form Gate Sampled Parent Whole Balance"
         " Seat Board Where Shown Told Ask Collect",
     )

@@ -232,6 +232,13 @@ def test_collect(follow: Follow) -> None:
     assert "its sum is 70.81" in said
 
 
+def test_migrate_total(follow: Follow) -> None:
+    said = follow("migrate-total")
+    assert re.search(r"\b1247\.00\b", said), "the start and one payment"
+    assert re.search(r"\b1020\b", said), "a payment that was sent twice counts once"
+    assert re.search(r"\b1247\.50\b", said), "the correction"
+
+
 def test_invoices(follow: Follow, tmp_path: Path) -> None:
     forgets = "rm invoices.db\npython invoices.py\nidservice tally add invoices-2026 1 --key new"
     said = follow("invoices", after=forgets)
