@@ -11,7 +11,8 @@ log = logging.getLogger("idservice.tallies")
 
 SHORT_MIN_S = 1.0  # a trouble that ends sooner is one with the next
 LOOK_S = 60.0  # over which lost commits are counted, and for which they are told once
-COMMITS_MIN, LOST_MIN = 50, 0.5  # of which so many are lost: told
+# An instance that was not the last to add is beaten once, and then commits: half is in order.
+COMMITS_MIN, LOST_MIN = 50, 0.6
 
 
 class AddTrouble:
