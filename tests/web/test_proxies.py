@@ -9,8 +9,8 @@ import pytest
 
 from tests.processes import ROOT, STORE, Serving, command
 
-from .proxies import FRONTS, PROXIES, START_S
-from .wire import Answer, Wire, request
+from .proxies import FRONTS, PROXIES, START_S, nginx
+from .wire import Answer, Wire, ask, connected, request
 
 pytestmark = pytest.mark.process
 
@@ -24,6 +24,10 @@ CHANGES = (
     ("DELETE", "/v1/counters/default", b""),
     ("DELETE", "/v1/counters/default", b"{}"),
     ("POST", "/v1/counters/default/set", b'{"next":500}'),
+    ("PUT", "/v1/tallies/made", b"{}"),
+    ("PATCH", "/v1/tallies/made", b'{"state":"suspended"}'),
+    ("DELETE", "/v1/tallies/made", b""),
+    ("POST", "/v1/tallies/made/set", b'{"sum":"5"}'),
 )
 
 
@@ -114,6 +118,44 @@ async def test_the_lines_of_the_guide_pass_ids_and_nothing_else(
     assert entries(tmp_path) == before
 
 
+REPEATING = """
+upstream ids {{ server 127.0.0.1:{loser} max_fails=0; server 127.0.0.1:{port} backup; }}
+server {{
+    listen unix:{folder}/front;
+    location / {{ proxy_pass http://ids; proxy_next_upstream error timeout non_idempotent; }}
+}}
+"""
+
+
+@pytest.mark.needs_proxies
+async def test_an_add_that_a_proxy_repeats_is_counted_once(tmp_path: Path) -> None:
+    """Its first answer is lost between the service and nginx, which then asks again."""
+    lost: list[bytes] = []
+
+    async def lose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(len(body))
+        async with connected(serving.port) as wire:
+            await wire.send(asked)
+            lost.append((await wire.answer()).body)
+        writer.close()
+
+    body = b'{"amount":"5"}'
+    add = "/v1/tallies/gifts/add"
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "a", "Connection": "close"}
+    with Serving(tmp_path, "--store", STORE, "--init", "--allow-changes") as serving:
+        assert (await ask(serving.port, "/v1/tallies/gifts", "PUT")).status == 201
+        loser = await asyncio.start_server(lose, "127.0.0.1", 0)
+        port = loser.sockets[0].getsockname()[1]
+        text = REPEATING.format(loser=port, port=serving.port, folder=tmp_path)
+        async with loser, nginx(tmp_path, text, ["front"]):
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "front")
+            writer.write(request(add, "POST", headers=headers, body=body))
+            told = json.loads((await Wire(reader, writer).answer()).body)
+            writer.close()
+        assert told == {**json.loads(lost[0]), "replayed": True}
+        assert (told["sum"], len(lost)) == ("5", 1)
+
+
 async def test_a_listener_for_ids_changes_nothing_unless_that_is_allowed(
     service: Serving, tmp_path: Path
 ) -> None:
@@ -155,7 +197,7 @@ async def test_an_admin_socket_changes_counters_and_ids_are_elsewhere(tmp_path: 
         for target, status in (("/next", 200), ("/livez", 200), ("/readyz", 200)):
             ids = await through(tmp_path / "ids", "GET", target, b"", "localhost")
             assert ids.status == status
-        assert {status for status, _ in await changed(tmp_path / "ids", "localhost")} <= {403, 404}
+        assert {status for status, _ in await changed(tmp_path / "ids", "localhost")} <= {*REFUSED}
         assert (await through(tmp_path / "admin", "GET", "/next", b"", "x")).status == 404
         made = await through(tmp_path / "admin", "PUT", "/v1/counters/made", b"", "admin")
         assert made.status == 201
