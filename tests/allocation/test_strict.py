@@ -45,7 +45,7 @@ class Scripted(SimStore):
         if action == self.kind and self.fates and (fate := self.fates.pop(0)) != "fine":
             if fate == "denied":
                 raise CallRefusedForGood(
-                    said="AccessDeniedException", item=None, reasons=(), store=self.address,
+                    said="AccessDeniedException", item=None, parts=(), store=self.address,
                     action=action, why="AccessDenied",
                 )  # fmt: skip
             setattr(self.faults, fate, 1.0)
