@@ -64,7 +64,8 @@ def run(quick: bool) -> list[Row]:
     rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2.0)
     with on_load_core(), cores_awake():
         rows = [*_in_process(rounds, round_s), *_over_http(rounds, round_s)]
-    rows += [_contended(number, 1.0 if quick else 10.0) for number in (1, 2, 4, 8)]
+    virtual_s = 1.0 if quick else 10.0
+    rows += [_lone(virtual_s), *(_contended(number, virtual_s) for number in (1, 2, 4, 8))]
     return [*rows, *_beside_plain(rounds, round_s)]
 
 
@@ -193,6 +194,15 @@ def _in_process(rounds: int, round_s: float) -> list[Row]:
 def _on_loop(work: Coroutine[object, object, T]) -> T:
     with asyncio.Runner(loop_factory=loop.factory()) as runner:
         return runner.run(work)
+
+
+def _lone(seconds: float) -> Row:
+    """Return what the service adds to the time of a lone add by itself, in virtual time."""
+    found = virtual(_load(SlowTallies(CALL_S, asyncio.sleep), 1, seconds))
+    longest = max(found.seconds.seconds) / CALL_S
+    note = f"the longest {longest:.1f} ×, about once a second"
+    what = "tally: p99 of a lone add / one transaction, simulated"
+    return Row(what, found.seconds.p99 / CALL_S, "×", goal=GOAL_LONE, note=note)
 
 
 def _contended(number: int, seconds: float) -> Row:
