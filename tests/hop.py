@@ -30,6 +30,7 @@ KEPT = (
     "x-amz-date",
     "x-amz-security-token",
     "host",
+    "idempotency-key",
 )
 
 

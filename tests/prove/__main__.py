@@ -5,15 +5,17 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 
 from tests import engines
 from tests.prove.histories import prove_histories
 from tests.prove.power import prove_power
 from tests.prove.processes import prove_processes
-from tests.prove.simulated import prove_simulation
+from tests.prove.simulated import TALLY, prove_simulation
+from tests.prove.tallies import prove_tallies
 from tests.prove.verdict import Verdict
 
-PARTS = ("simulation", "histories", "power", "dynamodb", "sqlite")
+PARTS = ("simulation", "histories", "power", "dynamodb", "sqlite", "tally")
 HISTORIES_A_SEED = 5  # small random ones for each seed of the simulation
 STEP_SEEDS = 100  # seeds of the simulation for each operation whose disk loses power
 
@@ -28,16 +30,27 @@ def main() -> int:
     failed = []
     for part in asked.parts or PARTS:
         try:
-            verdict = prove(part, asked)
+            for verdict in proofs(part, asked):
+                print(verdict, flush=True)
+                if not verdict.holds:
+                    failed.append(verdict.part)
         except Exception:  # the other parts are run all the same
             traceback.print_exc()
             failed.append(part)
-            continue
-        print(verdict, flush=True)
-        if not verdict.holds:
-            failed.append(part)
     print(f"proof: {'VIOLATED in ' + ', '.join(failed) if failed else 'every part holds'}")
     return 1 if failed else 0
+
+
+def proofs(part: str, asked: argparse.Namespace) -> Iterator[Verdict]:
+    """The verdicts of one part; tallies are simulated, and run on each store."""
+    if part != TALLY:
+        yield prove(part, asked)
+        return
+    first = asked.seed or 0
+    yield prove_simulation(seeds=asked.seeds, first=first, scenario=asked.scenario, part=TALLY)
+    if not asked.scenario:
+        for store in ("sqlite", "dynamodb"):
+            yield prove_tallies(store, seconds=60 * asked.minutes, seed=asked.seed)
 
 
 def prove(part: str, asked: argparse.Namespace) -> Verdict:

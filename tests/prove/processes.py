@@ -44,7 +44,7 @@ def prove_processes(
     if part == "dynamodb" and (missing := engines.why_no_dynoxide()):
         verdict.violations.append(f"not proven: {missing}")
         return verdict
-    with tempfile.TemporaryDirectory() as folder, _store(part, Path(folder)) as (engine, address):
+    with tempfile.TemporaryDirectory() as folder, store_of(part, Path(folder)) as (engine, address):
         fire = Fire(Path(folder), address, seed=seed, planted=planted or {})
         fire.engine, fire.progress = engine, Progress(part, quiet=quiet)
         asyncio.run(_create(address(engine)))
@@ -57,7 +57,7 @@ def prove_processes(
 
 
 @contextmanager
-def _store(part: str, folder: Path) -> Iterator[tuple[str, Callable[[str], str]]]:
+def store_of(part: str, folder: Path) -> Iterator[tuple[str, Callable[[str], str]]]:
     """The address of the engine, if there is any, and what it makes the store's address."""
     if part == "sqlite":
         yield "", lambda url: f"sqlite:{folder / 'ids.db'}"

@@ -1,0 +1,80 @@
+"""Real processes that are killed count each key once, and what breaks this on the way is found."""
+
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from multidict import CIMultiDict
+
+from tests import hop
+from tests.hop import Exchange, Hop
+from tests.prove.tallies import NAME, prove_tallies
+from tests.prove.verdict import Verdict
+
+pytestmark = [pytest.mark.process]
+
+SECONDS = 3.0
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is late is so by less, so that it has arrived sooner."""
+    monkeypatch.setattr(hop, "LATE_S", (0.5, 2.0))
+    monkeypatch.setattr(hop, "REPEATED_S", (0.0, 3.0))
+
+
+def shown(verdict: Verdict) -> Verdict:
+    print(verdict)
+    return verdict
+
+
+def test_on_one_sqlite_file_each_key_is_counted_once() -> None:
+    verdict = shown(prove_tallies("sqlite", seconds=SECONDS, quiet=True))
+    assert verdict.holds, verdict
+
+
+@pytest.mark.needs_engine
+@pytest.mark.usefixtures("dynoxide_url")  # where it is missing this is skipped, and not in CI
+def test_on_a_table_behind_a_faulty_network_each_key_is_counted_once() -> None:
+    verdict = shown(prove_tallies("dynamodb", seconds=SECONDS, quiet=True))
+    assert verdict.holds, verdict
+
+
+# --- planted faults -------------------------------------------------------------------------------
+
+
+def test_a_cache_before_the_sum_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pass_on, kept = Hop._pass_on, dict[str, Exchange]()
+
+    async def cached(
+        self: Hop, request: web.Request, body: bytes, *, copy: bool = False
+    ) -> Exchange:
+        exchange = await pass_on(self, request, body, copy=copy)
+        if request.path != f"/v1/tallies/{NAME}" or exchange.status != 200:
+            return exchange
+        return kept.setdefault(request.path, exchange)
+
+    monkeypatch.setattr(Hop, "_pass_on", cached)
+    verdict = shown(prove_tallies("sqlite", seconds=1.0, quiet=True))
+    assert verdict.violations[0].startswith(("order", "read")), verdict
+
+
+def test_a_hop_that_names_a_new_key_at_each_try_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pass_on, tries = Hop._pass_on, count()
+
+    async def renamed(self: Hop, request: Any, body: bytes, *, copy: bool = False) -> Exchange:
+        if "Idempotency-Key" in request.headers:
+            headers = CIMultiDict(request.headers)
+            headers["Idempotency-Key"] += f".{next(tries)}"
+            request = SimpleNamespace(
+                method=request.method, headers=headers, path_qs=request.path_qs
+            )
+        return await pass_on(self, request, body, copy=copy)
+
+    monkeypatch.setattr(Hop, "_pass_on", renamed)
+    verdict = shown(prove_tallies("sqlite", seconds=1.0, quiet=True))
+    assert verdict.violations[0].startswith(("fate", "lost")), verdict
