@@ -33,9 +33,9 @@ from tests.simulation.checker import Violation
 from tests.simulation.store import Faults
 
 NAME, DECIMALS = "gifts", 2
-PROCESSES, CLIENTS = 3, 6
+PROCESSES, CLIENTS = 3, 12
 AMOUNTS = ("12.50", "0.01", "0.29", "-3", "-0.5", "1000", "7")
-FLOOR, CEILING = Decimal(-20), Decimal(30000)
+FLOOR, CEILING = Decimal(-1), Decimal(2000)
 ANSWER_S, PATIENCE_S = 4.0, 60.0
 TRIES = 6
 
@@ -50,6 +50,7 @@ class TallyFire:
         self.violations: list[str] = []
         self.front = Hop([], random.Random(f"{seed}-front"))
         self.front.on_exchange = self._note_copy
+        self.front.silent = 0.2  # each silence takes a client as long as it waits for an answer
         self.hops: list[Hop] = []
         self._folder, self._address, self._engine = folder, address, engine
         self._rng = random.Random(seed)
