@@ -23,6 +23,7 @@ from idservice.tallies.service import Tallies
 from tests.prove.tally_history import Asked, Entry
 from tests.simulation.checker import Violation
 from tests.simulation.loop import elapse
+from tests.simulation.scenarios import LANDED_S
 from tests.simulation.store import Faults, SimStore, Table
 from tests.simulation.tally_store import TallyTable
 
@@ -261,6 +262,7 @@ class SumWorld:
         while self.flying:
             await elapse(1.0)
         self.faults.heal()
+        await elapse(LANDED_S)  # a change that is on its way may yet be made
         tally = self.table.items[NAME]
         if tally.state is not TallyState.ACTIVE:
             if tally.state is TallyState.DELETED:
