@@ -36,7 +36,7 @@ STOPPING = "the service is stopping"
 class Committer:
     """The adds to tally `name` that wait on this instance, and the tally as it was last seen.
 
-    `on_idle` is called when nothing waits any more.
+    `on_idle` is called when nothing waits any more, and nobody is about to wait.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Committer:
         self._context = context
         self._on_idle = on_idle
         self._waiting: dict[str, PendingAdd] = {}  # by key, in the order of arrival
+        self._callers = 0  # in `settle`: one whose key was settled may have to wait again
         self._arrivals = 0
         self._seen = 0  # those that arrived before the call that told the tally as it is known
         self._task: asyncio.Task[None] | None = None
@@ -88,6 +89,7 @@ class Committer:
         """
         mine = PendingAdd(key, amount, sets, by, self._arrivals)
         self._arrivals += 1
+        self._callers += 1
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._context.wait_s):
@@ -95,6 +97,9 @@ class Committer:
         except TimeoutError:
             self.stats.count_add(UNSETTLED)
             raise self._trouble.unsettled(self._unsettled(key, self._why), began) from None
+        finally:
+            self._callers -= 1
+            self._tell_idle()
         asked = wanted(tally, key, amount, sets=sets)
         return told(tally, record, asked, replayed=replayed)
 
@@ -158,6 +163,10 @@ class Committer:
             self._end("the service failed")
         finally:
             self._task = None  # in the same moment, or an add that comes now would wake nobody
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self._task is None and not self._callers:
             self._on_idle()
 
     def _ended(self, task: asyncio.Task[None]) -> None:

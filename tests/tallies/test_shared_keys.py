@@ -59,6 +59,30 @@ def test_a_request_that_came_after_a_read_is_not_refused_by_it() -> None:
     run(main())
 
 
+def test_two_callers_of_a_key_find_out_that_nobody_created_its_tally() -> None:
+    """The second came amid the read that the first was refused by, so it waits for another: of the
+    same committer, which is kept until both have left. What ends a task ends the service."""
+
+    async def main() -> None:
+        store = Watched()
+        async with instance(store) as sums:
+            late: list[asyncio.Task[Told]] = []
+
+            async def joins() -> None:
+                late.append(asyncio.create_task(sums.add(NAME, "k", "1")))
+                await soon()
+
+            store.behind["tally"] = Once(joins)
+            with pytest.raises(errors.UnknownTally):
+                await sums.add(NAME, "k", "1")
+            with pytest.raises(errors.UnknownTally):
+                await late[0]
+            assert not sums.committers
+            assert store.asked == ["tally", "tally"]
+
+    run(main())
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_refusals_are_told_while_other_requests_keep_coming(closed: bool) -> None:
     """Each read finds a newer request waiting, which it cannot refuse."""
