@@ -215,7 +215,8 @@ def test_keys_are_rotated(follower: Follower) -> None:
 
 def test_figures_of_what_it_costs_follow_from_the_settings() -> None:
     size = TEXT.partition("\n## Size it\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"\| ([\d,]+) \| ([\d,.]+) \|$", size, re.MULTILINE)
+    found = re.findall(r"\| ([\d,]+) \| ([\d,.]+) \|$", size, re.MULTILINE)
+    rows, adds = found[:4], found[4:]
     writes, looks, reads, ids = (int(units.replace(",", "")) for units, _ in rows)
     assert writes == MONTH_S / settings.RUNWAY.default
     assert 1.0 < looks / (MONTH_S / POLL_S) < 1 / 0.85
@@ -224,6 +225,11 @@ def test_figures_of_what_it_costs_follow_from_the_settings() -> None:
     costs = [float(cost.replace(",", "")) for _, cost in rows]
     expected = [writes * 0.625e-6, looks * 0.125e-6, reads * 0.125e-6, ids * 4.125e-6]
     assert costs == [pytest.approx(each, abs=0.5 if each > 100 else 0.006) for each in expected]
+    gateway = [0.0] * 5 + [3.5, 3.5]  # for a million requests
+    assert [float(cost) for _, cost in adds] == [
+        pytest.approx(int(units.replace(",", "")) * 0.625e-6 + more, abs=0.006)
+        for (units, _), more in zip(adds, gateway, strict=True)
+    ]
 
 
 def test_every_command_of_the_run_book_is_run() -> None:
