@@ -1,10 +1,11 @@
 """Adds and reads of the tallies in a store of our own."""
 
 import logging
+from collections.abc import Collection
 
 from idservice import errors
 from idservice.core.amounts import written
-from idservice.core.tally import Tally, TallyState
+from idservice.core.tally import AddRecord, Tally, TallyState
 from idservice.stores.records import check_name
 from idservice.stores.tally_source import TallyReading, Told, check_key
 from idservice.tallies.committer import Committer
@@ -13,7 +14,8 @@ from idservice.tallies.shared_read import SharedRead
 
 log = logging.getLogger("idservice.change")
 
-Seen = tuple[Tally | None, int]  # a tally, and when the read of it began, in ms since 1970
+# A tally, when the read of it began, in ms since 1970, and the records that were asked for.
+Seen = tuple[Tally | None, int, dict[str, AddRecord]]
 
 
 class OwnTallies:
@@ -23,7 +25,8 @@ class OwnTallies:
         self.committers: dict[str, Committer] = {}
         self.reads = 0  # of tallies in the store, for readers
         self._context = context
-        self._reads: dict[str, SharedRead[Seen]] = {}
+        # By name; apart for those that ask for records, which take a file longer than a sum does.
+        self._reads: dict[tuple[str, bool], SharedRead[Seen]] = {}
 
     async def add(self, name: str, key: str, amount: str) -> Told:
         """Count an amount, as `TallySource.add`."""
@@ -65,37 +68,37 @@ class OwnTallies:
 
     async def value(self, name: str) -> TallyReading:
         """Return the sum, as `TallySource.value`."""
-        tally, as_of = await self._read(name)
+        tally, as_of, _ = await self._read(name)
         return TallyReading(name, tally.decimals, tally.sum, tally.rev, tally.at, as_of)
 
     async def recorded(self, name: str, key: str) -> Told:
         """Return the record of a key, as `TallySource.recorded`."""
-        check_key(key)
-        tally, as_of = await self._read(name)
-        found = await self._context.read(
-            self._context.store.records(tally, [key]), f"reading an add to tally {name}"
-        )
+        tally, as_of, found = await self._read(name, check_key(key))
         if key not in found:
             raise errors.UnknownAdd(name=name, key=key, as_of=as_of)
         return Told(name, tally.decimals, found[key], replayed=True)
 
-    async def _read(self, name: str) -> tuple[Tally, int]:
+    async def _read(self, name: str, *keys: str) -> tuple[Tally, int, dict[str, AddRecord]]:
         """Return a tally by a read that begins from now on. Raises BadName, UnknownTally."""
         check_name(name)
-        shared = self._reads.get(name)
+        what = name, bool(keys)
+        shared = self._reads.get(what)
         if shared is None:
-            shared = self._reads[name] = SharedRead(
-                lambda: self._read_once(name),
+            shared = self._reads[what] = SharedRead(
+                lambda keys: self._read_once(name, keys),
                 self._context.spawn,
-                on_idle=lambda: self._reads.pop(name),
+                on_idle=lambda: self._reads.pop(what),
             )
-        tally, as_of = await shared.begun_from_now()
+        tally, as_of, records = await shared.begun_from_now(*keys)
         if tally is None or tally.state is TallyState.DELETED:
             raise errors.UnknownTally(name=name)
-        return tally, as_of
+        return tally, as_of, records
 
-    async def _read_once(self, name: str) -> Seen:
+    async def _read_once(self, name: str, keys: Collection[str]) -> Seen:
         self.reads += 1
-        as_of = self._context.now_ms()
-        tally = await self._context.read(self._context.store.tally(name), f"reading tally {name}")
-        return tally, as_of
+        as_of, store, read = self._context.now_ms(), self._context.store, self._context.read
+        tally = await read(store.tally(name), f"reading tally {name}")
+        if tally is None or not keys:
+            return tally, as_of, {}
+        records = store.records(tally, sorted(keys))
+        return tally, as_of, await read(records, f"reading adds to tally {name}")

@@ -10,12 +10,12 @@ T = TypeVar("T")
 
 
 class SharedRead(Generic[T]):
-    """Calls `read` one at a time. `spawn` starts a task that ends with the instance. `on_idle` is
-    called when no read is waited for any more."""
+    """Calls `read` one at a time, with the keys that the waiting requests ask for. `spawn` starts a
+    task that ends with the instance. `on_idle` is called when no read is waited for any more."""
 
     def __init__(
         self,
-        read: Callable[[], Coroutine[object, object, T]],
+        read: Callable[[set[str]], Coroutine[object, object, T]],
         spawn: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
         on_idle: Callable[[], object] = lambda: None,
     ) -> None:
@@ -24,9 +24,11 @@ class SharedRead(Generic[T]):
         self._on_idle = on_idle
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[T] | None = None
+        self._keys: set[str] = set()  # that it is asked for
 
-    async def begun_from_now(self) -> T:
+    async def begun_from_now(self, *keys: str) -> T:
         """Return the result of the next read to begin. Raises what it raises, and Stopped."""
+        self._keys.update(keys)
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
             self._next.add_done_callback(_retrieve)
@@ -38,9 +40,9 @@ class SharedRead(Generic[T]):
     async def _run(self) -> None:
         try:
             while (asked := self._next) is not None:
-                self._next = None
+                keys, self._next, self._keys = self._keys, None, set()
                 try:
-                    asked.set_result(await self._read())
+                    asked.set_result(await self._read(keys))
                 except asyncio.CancelledError:
                     asked.set_exception(errors.Stopped())
                     raise

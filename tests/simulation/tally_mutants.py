@@ -223,11 +223,6 @@ def holds_for_any(self: PendingAdd, other: PendingAdd) -> bool:
     return True
 
 
-def older_holds_for_any(self: PendingAdd, other: PendingAdd) -> bool:
-    """Tells a request what was found out before it came."""
-    return True
-
-
 def told_with_todays_sum(tally: Tally, record: AddRecord, asked: Wanted, *, replayed: bool) -> Told:
     """Answers a replay with the sum as it is now."""
     return told(
@@ -258,10 +253,10 @@ class JoinsTheReadUnderWay(SharedRead[Any]):
 
     _under_way: "asyncio.Future[Any] | None" = None
 
-    async def begun_from_now(self) -> Any:
+    async def begun_from_now(self, *keys: str) -> Any:
         if self._under_way is not None and not self._under_way.done():
             return await asyncio.shield(self._under_way)
-        waits = asyncio.ensure_future(super().begun_from_now())
+        waits = asyncio.ensure_future(super().begun_from_now(*keys))
         self._under_way = waits
         return await asyncio.shield(waits)
 
@@ -335,10 +330,6 @@ TALLY_MUTANTS = [
         of_any_incarnation, "idservice.tallies.committer.are_of_now", "recreated", "incarnation",
     ),
     _mutant(RefusesByOldReads, COMMITTER, "recreated", "stale"),
-    _mutant(
-        older_holds_for_any, "idservice.tallies.pending_add.PendingAdd.record_holds_for",
-        "recreated", "incarnation",
-    ),
     _mutant(holds_for_any, HOLDS_FOR, "summed", "stale"),
     _mutant(units_by_float, "idservice.tallies.pending_add.units", "summed", "asked"),
     _mutant(audited_by_itself, "idservice.tallies.audit.audited", "summed", "audit"),

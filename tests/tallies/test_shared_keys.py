@@ -83,6 +83,33 @@ def test_two_callers_of_a_key_find_out_that_nobody_created_its_tally() -> None:
     run(main())
 
 
+def test_requests_for_records_share_the_next_look_at_them() -> None:
+    """In a file each look that finds one is a write: readers would keep everybody else out."""
+
+    async def main() -> None:
+        store = Watched(GIFTS)
+        async with instance(store) as sums:
+            for key in ("a", "b"):
+                await sums.add(NAME, key, "1")
+            late: list[asyncio.Task[Told]] = []
+
+            async def joins() -> None:
+                late.append(asyncio.create_task(sums.recorded(NAME, "a")))
+                await soon()
+
+            looks = store.behind["records"] = Once(joins)
+            keys = ["a", "b", "none"] * 20
+            asked = [sums.recorded(NAME, key) for key in keys]
+            told = await asyncio.gather(*asked, return_exceptions=True)
+            for key, one in zip(keys, told, strict=True):
+                is_there = isinstance(one, Told) and one.record.key == key
+                assert is_there or (key == "none" and isinstance(one, errors.UnknownAdd))
+            assert (await late[0]).record.key == "a"
+            assert looks.calls == 2
+
+    run(main())
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_refusals_are_told_while_other_requests_keep_coming(closed: bool) -> None:
     """Each read finds a newer request waiting, which it cannot refuse."""
