@@ -31,6 +31,7 @@ from idservice.tallies.changes import TallyPatch, new_tally
 from idservice.tallies.service import Tallies
 
 SETTLE_S = 10.0  # for a set to be settled
+LIST_S = 600.0  # for a list, for which DynamoDB reads the whole table
 GRACE_S = 1.0  # the tallies have the first word: they know why it takes long
 
 
@@ -154,7 +155,7 @@ async def _row(tallies: Tallies, name: str, *, within_s: float) -> dict[str, obj
 
 async def list_all(arguments: argparse.Namespace) -> None:
     """List the tallies."""
-    async with _tallies(arguments) as tallies:
+    async with _tallies(arguments, wait_s=LIST_S) as tallies:
         found = await tallies.tallies()
     found.sort(key=lambda tally: counter_table.in_natural_order(tally.name))
     if not arguments.json:

@@ -59,7 +59,11 @@ def _state(tally: Tally, now: float, again: str) -> Iterator[Finding]:
     days = (now - change.at / 1000) / SUSPENDED_LONG_S if change is not None else 0
     if tally.state is TallyState.SUSPENDED and days >= 1:
         yield Finding(
-            ADVICE, "tally_state", f"tally {tally.name}: it is suspended for {days:.0f} days",
+            ADVICE, "tally_state", f"tally {tally.name}: it is suspended for {_days(int(days))}",
             "its adds are refused, and their callers may not ask again",
             f"idservice tally resume {tally.name}{again}",
         )  # fmt: skip
+
+
+def _days(days: int) -> str:
+    return "a day" if days == 1 else f"{days} days"

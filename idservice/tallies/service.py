@@ -122,7 +122,17 @@ class Tallies:
     async def tallies(self) -> list[Tally]:
         """Return every tally, by name. Raises StoreError."""
         self._changeable()
-        found = await self._context.read(self._context.store.tallies(), "reading the tallies")
+        within_s = self._context.wait_s
+        try:
+            async with asyncio.timeout(within_s):
+                found = await self._context.store.tallies()
+        except TimeoutError:
+            # It says nothing of the store's health: DynamoDB reads the whole table.
+            raise errors.NotAnswered(
+                store=self._address,
+                action="reading the tallies",
+                why=f"it took longer than {within_s:g} s; `idservice tally list` waits longer",
+            ) from None
         return [tally for tally in found if tally.state is not TallyState.DELETED]
 
     async def tally(self, name: str) -> Tally:

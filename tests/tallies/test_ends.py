@@ -1,12 +1,17 @@
 """Calls that hang, names that nobody created, and the end of an instance."""
 
 import asyncio
+from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from idservice import errors
 from idservice.core.tally import Tally
+from idservice.observability.store_health import StoreHealth
 from idservice.tallies.own import OwnTallies
+from idservice.tallies.service import Tallies
 from tests.simulation.loop import elapse, run
 from tests.tallies.surroundings import NAME, Once, Watched, instance, lost, soon
 
@@ -20,6 +25,28 @@ def test_a_call_that_hangs_leaves_its_callers_time_for_another() -> None:
             store.behind["commit"] = Once(lambda: elapse(60.0))
             told = await sums.add(NAME, "k", "1")
             assert (told.record.sum, told.replayed) == (100, True)
+
+    run(main())
+
+
+def test_a_list_that_takes_too_long_says_nothing_of_the_store() -> None:
+    """DynamoDB reads the whole table for it, and answers everything else meanwhile."""
+
+    class Large(Watched):
+        async def tallies(self) -> list[Tally]:
+            await elapse(60.0)
+            return []
+
+    async def main() -> None:
+        health = StoreHealth()
+        store: Any = SimpleNamespace(hold_s=None, address="sim:", tallies=Large())
+        served = Tallies(
+            store, wait_s=2.0, waiting_max=1, health=health, spawn=asyncio.create_task,
+            random=Random(1), clock=lambda: 0.0, check_open=lambda: None,
+        )  # fmt: skip
+        with pytest.raises(errors.NotAnswered, match=r"longer than 2 s; `idservice tally list`"):
+            await served.tallies()
+        assert health.up
 
     run(main())
 
