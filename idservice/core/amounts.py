@@ -6,6 +6,7 @@ AMOUNT_MAX = 10**18 - 1  # of the smallest unit; exact in SQLite's integers and 
 DECIMALS_MAX = 9
 # The most digits that an amount within AMOUNT_MAX can have before and after its point.
 AMOUNT = re.compile(r"(-?)(0|[1-9][0-9]{0,17})(?:\.([0-9]{1,9}))?", re.ASCII)
+LONG = re.compile(r"-?[1-9][0-9]{18,}", re.ASCII)
 
 
 def units(text: str, decimals: int) -> int:
@@ -16,13 +17,15 @@ def units(text: str, decimals: int) -> int:
     """
     match = AMOUNT.fullmatch(text)
     if match is None:
+        if LONG.fullmatch(text):
+            raise ValueError(_range(decimals))
         raise ValueError(rule(decimals))
     sign, whole, fraction = match[1], match[2], match[3] or ""
     if len(fraction) > decimals:
         raise ValueError(rule(decimals))
     value = int(whole + fraction.ljust(decimals, "0"))
     if value > AMOUNT_MAX:
-        raise ValueError(f"less than {written(AMOUNT_MAX + 1, decimals)}")
+        raise ValueError(_range(decimals))
     return -value if sign else value
 
 
@@ -32,6 +35,12 @@ def rule(decimals: int) -> str:
         return "a whole number such as 12 or -3, without a point"
     places = "1 digit" if decimals == 1 else f"{decimals} digits"
     return f"a number such as 12 or -0.5, with at most {places} after the point"
+
+
+def _range(decimals: int) -> str:
+    """Return in words how large an amount may be."""
+    beyond = written(AMOUNT_MAX + 1, decimals)
+    return f"above -{beyond} and below {beyond}"
 
 
 def written(value: int, decimals: int) -> str:

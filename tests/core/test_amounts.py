@@ -45,7 +45,7 @@ def test_a_text_is_its_exact_decimal_value_or_refused(text: str, places: int) ->
         digits = digits and fraction.isascii() and fraction.isdigit() and len(fraction) <= places
     fits = digits and abs(Decimal(text).scaleb(places)) <= AMOUNT_MAX
     if not fits:
-        with pytest.raises(ValueError, match=r"number|less than"):
+        with pytest.raises(ValueError, match=r"number|below"):
             units(text, places)
         return
     assert units(text, places) == Decimal(text).scaleb(places)
@@ -56,3 +56,9 @@ def test_sums_of_amounts_lose_no_cent(values: list[int], places: int) -> None:
     texts = [written(value, places) for value in values]
     total = sum(units(text, places) for text in texts)
     assert Decimal(written(total, places)) == sum(map(Decimal, texts), Decimal(0))
+
+
+@pytest.mark.parametrize("text", ["1" + "0" * 18, "-" + "9" * 40])
+def test_an_amount_with_too_many_digits_is_told_the_range(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^above -1(0{16})\.00 and below 1(0{16})\.00$"):
+        units(text, 2)
