@@ -57,7 +57,11 @@ class UnknownAdd(RequestRefused):
 
 
 class TallyDiffers(RequestRefused):
-    text = "Tally {name!r} exists with another configuration: {difference}."
+    text = (
+        "Tally {name!r} exists with another configuration: {difference}. `idservice tally "
+        "configure {name} --floor X --ceiling X` changes its bounds; the rest is fixed, so take "
+        "another name."
+    )
     code = "tally_differs"
     status = 409
 
