@@ -141,14 +141,17 @@ async def fence(arguments: argparse.Namespace) -> int:
                     " can be fenced together"
                 ) from replaced
         changer, names = _changer(arguments, store), [arguments.name]
-        torn: list[audit.TallyAudit] = []
+        sums: list[audit.TallyAudit] = []
         if arguments.all:
             names = [entry.name for entry in await store.counters()]
-            torn = await audit.torn(with_catalogue(store).tallies)
+            sums = await audit.all_audited(with_catalogue(store).tallies)
+        torn = [tally for tally in sums if not tally.agrees]
         refused = [name for name in names if not await _plan(arguments, changer, name, change)]
-        for tally in torn:
-            if arguments.dry_run:
+        if arguments.dry_run:
+            for tally in torn:
                 print(f"tally {tally.tally.name}: {_sums(tally)}")
+            if sums:
+                print(f"sums that agree with their records: {len(sums) - len(torn)}")
         if arguments.dry_run or refused:
             nothing = "nothing was changed"
             if refused and not arguments.dry_run:
@@ -158,13 +161,24 @@ async def fence(arguments: argparse.Namespace) -> int:
         for tally in torn:  # first: once the store is accepted, adds go on from the sum
             await audit.repair(with_catalogue(store).tallies, tally, by=operator())
             print(f"tally {tally.tally.name}: {_sums(tally)}")
-        return await _fence_all(arguments, store, changer, names, change)
+        code = await _fence_all(arguments, store, changer, names, change)
+        if sums:
+            print(
+                "adds since the copy are not in its sums: send them again, with their keys;"
+                " see docs/how-to/recover.md"
+            )
+        return code
 
 
 def _sums(found: audit.TallyAudit) -> str:
     """Return what a repair makes of a tally."""
     tally = found.tally
     before, after = (written(each, tally.decimals) for each in (tally.sum, found.sum))
+    if after == before:
+        return (
+            f"its sum stays {after}, as its {found.records} records make it; their number or"
+            " revision was not the tally's"
+        )
     return f"its sum is {after} instead of {before}, made anew of its {found.records} records"
 
 

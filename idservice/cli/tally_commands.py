@@ -14,7 +14,7 @@ import msgspec
 
 from idservice import errors
 from idservice.catalogue.changes import check_reason
-from idservice.cli import counter_table, tally_table
+from idservice.cli import counter_table, hints, tally_table
 from idservice.cli.store_commands import asks_service, opened, operator
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
@@ -138,7 +138,8 @@ async def show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(_json(row))
     else:
-        counter_table.print_row(row)
+        words = {"adds": "records"}  # refused adds and sets are among them
+        counter_table.print_row({words.get(field, field): value for field, value in row.items()})
 
 
 async def _row(tallies: Tallies, name: str, *, within_s: float) -> dict[str, object]:
@@ -173,7 +174,7 @@ async def audit(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(_json(tally_table.audited(audited)))
     else:
-        print("\n".join(tally_table.verdict(audited)))
+        print(hints.at_store("\n".join(tally_table.verdict(audited)), arguments))
     return EXIT_OK if audited.agrees else EXIT_FAILURE
 
 

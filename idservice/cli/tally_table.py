@@ -9,7 +9,7 @@ from idservice.stores.instants import instant
 from idservice.stores.tally_source import TallyReading, Told
 from idservice.tallies.audit import TallyAudit
 
-COLUMNS = ("NAME", "STATE", "SUM", "ADDS", "FLOOR", "CEILING", "LAST ADD OR CHANGE")
+COLUMNS = ("NAME", "STATE", "SUM", "RECORDS", "FLOOR", "CEILING", "LAST ADD OR CHANGE")
 
 
 def described(tally: Tally) -> dict[str, object]:
@@ -86,7 +86,8 @@ def verdict(audit: TallyAudit) -> Iterator[str]:
     tally = audit.tally
     stands = f"its sum is {written(tally.sum, tally.decimals)} at revision {tally.rev}"
     if audit.agrees:
-        yield f"tally {tally.name}: {stands}, and {_records(tally.adds)} agree"
+        agree = "agrees" if tally.adds == 1 else "agree"
+        yield f"tally {tally.name}: {stands}, and {_records(tally.adds)} {agree}"
         return
     made = written(audit.sum, tally.decimals)
     yield (

@@ -67,11 +67,10 @@ def _with(audit: TallyAudit, record: AddRecord) -> TallyAudit:
     )
 
 
-async def torn(store: TallyStore) -> list[TallyAudit]:
-    """Return the audits of all tallies that disagree with their records, deleted ones too. An
-    incomplete restore leaves them so. All records are read. Raises NotApplied."""
-    audits = [await audited(store, tally) for tally in await store.tallies()]
-    return [audit for audit in audits if not audit.agrees]
+async def all_audited(store: TallyStore) -> list[TallyAudit]:
+    """Return the audits of all tallies, deleted ones too. An incomplete restore leaves some that
+    disagree with their records. All records are read. Raises NotApplied."""
+    return [await audited(store, tally) for tally in await store.tallies()]
 
 
 async def repair(store: TallyStore, audit: TallyAudit, *, by: str) -> Tally:

@@ -26,7 +26,7 @@ async def examine_tallies(store: TallyStore, address: str, clock: Clock) -> list
             if finding is not None
         ]
     except errors.StoreError as error:
-        why = "no sum was compared with its records; try again once the store answers"
+        why = "no sum was compared with its records; run this again when that is mended"
         return [Finding(WARNING, "tally_sum", f"the tallies cannot be read: {error}", why)]
     if found and not any(finding.is_worse_than_advice for finding in findings):
         findings.append(fine("tally_sum", f"{len(found)} in use, each agrees with its records"))
@@ -38,8 +38,14 @@ async def _sum(store: TallyStore, tally: Tally, again: str) -> Finding | None:
     if audit.agrees:
         return None
     has, makes = (written(one, tally.decimals) for one in (tally.sum, audit.sum))
+    what = f"its sum is {has}, and its records make {makes}"
+    if has == makes:
+        what = (
+            f"its number of records is {tally.adds} and its revision {tally.rev}, and there are"
+            f" {audit.records}, the last at revision {audit.rev}"
+        )
     return Finding(
-        FAULT, "tally_sum", f"tally {tally.name}: its sum is {has}, and its records make {makes}",
+        FAULT, "tally_sum", f"tally {tally.name}: {what}",
         "it was restored in part, or changed by hand; this makes the sum anew of the records",
         f"idservice fence --all --ahead N{again}",
     )  # fmt: skip

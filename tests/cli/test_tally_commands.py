@@ -164,7 +164,7 @@ def test_a_tally_is_suspended_resumed_configured_and_deleted(gifts: Run) -> None
     assert "deleted" in gifts("tally", "delete", "gifts").out
     assert_refused(gifts("tally", "show", "gifts"), 1, "no tally 'gifts'")
     assert gifts("tally", "list").out.split() == [
-        "NAME", "STATE", "SUM", "ADDS", "FLOOR", "CEILING", "LAST", "ADD", "OR", "CHANGE",
+        "NAME", "STATE", "SUM", "RECORDS", "FLOOR", "CEILING", "LAST", "ADD", "OR", "CHANGE",
     ]  # fmt: skip
 
 
@@ -192,6 +192,10 @@ def test_audit_agrees_and_names_what_differs(gifts: Run) -> None:
     assert "its sum is 0.01 at revision 2 with 2 records" in bad.out
     assert "3 records, which make 6.00, the last at revision 3" in bad.out
     assert "idservice fence --all" in bad.out
+    here = ("--store", "sqlite:idservice.db")
+    assert "fence --all --ahead N --store sqlite:idservice.db`" in gifts(
+        "tally", "audit", "gifts", *here
+    ).out  # fmt: skip
     told = json.loads(gifts("tally", "audit", "gifts", "--json").out)
     assert (told["agrees"], told["sum"], told["sum_of_records"]) == (False, "0.01", "6.00")
 
@@ -234,6 +238,32 @@ def test_doctor_compares_sums_and_names_what_refuses_adds(
         "fault    tally_sum: tally gifts: its sum is 0.07, and its records make -10.00" in bad.out
     )
     assert "idservice fence --all --ahead N --store sqlite:idservice.db" in bad.out
+
+
+def test_doctor_says_what_differs_if_the_sum_does_not(gifts: Run) -> None:
+    gifts("tally", "add", "gifts", "1", "--key", "a")
+    with closing(sqlite3.connect("idservice.db")) as file, file:
+        file.execute("UPDATE tally SET rev = 0")
+    said = gifts("doctor").out
+    numbers = (
+        "its number of records is 1 and its revision 0, and there are 1, the last at revision 1"
+    )
+    assert numbers in said
+    assert "its sum stays 4.00" in gifts("fence", "--all", "--ahead", "0", "--dry-run").out
+
+
+def test_a_tally_whose_row_alone_is_gone_comes_back_with_its_records(gifts: Run) -> None:
+    gifts("tally", "add", "gifts", "1", "--key", "a")
+    with closing(sqlite3.connect("idservice.db")) as file, file:
+        file.execute("DELETE FROM tally")
+    bad = gifts("doctor")
+    assert (bad.code, "tally gifts is gone, and 1 of its records are not" in bad.out) == (1, True)
+    again = ("--decimals", "2", "--start", "3.00")
+    assert gifts("tally", "create", "gifts", *again).code == 0
+    assert "4.00 instead of 3.00" in gifts("fence", "--all", "--ahead", "0").out
+    audit = gifts("tally", "audit", "gifts")
+    assert (audit.code, "4.00 at revision 2, and 1 record agrees" in audit.out) == (0, True)
+    assert gifts("doctor").code == 0
 
 
 def test_doctor_reads_no_tallies_where_that_reads_a_whole_table(

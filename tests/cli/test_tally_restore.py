@@ -69,10 +69,12 @@ def test_sums_of_a_torn_restore_are_made_anew_before_the_store_is_accepted(
         "tally gifts: its sum is 3.25 instead of 2.50, made anew of its 3 records",
         "tally lost: its sum is 2.25 instead of 3.25, made anew of its 2 records",
     ])  # fmt: skip
+    assert "sums that agree with their records: 1\n" in planned.out
     assert_refused(run("tally", "add", "gifts", "1", *at), 3, "fence --all")
     with caplog.at_level(logging.WARNING, "idservice.change"):
         done = run("fence", "--all", "--ahead", "0", *at)
     assert done.code == 0, done.err
+    assert "adds since the copy are not in its sums: send them again" in done.out
     assert [line for line in done.out.splitlines() if line.startswith("tally ")] == said
     logged = [one.message for one in caplog.records if "tally gifts: its sum" in one.message]
     assert len(logged) == 1

@@ -224,7 +224,22 @@ def check_inside(
         yield fine("quick_check", "ok")
     yield from _identity(database, path, file, schema)
     if thorough:
+        yield from _records_alone(database, path)
         yield from _writing(database)
+
+
+def _records_alone(database: sqlite3.Connection, path: Path) -> Iterator[Finding]:
+    """Find records of adds whose tally is gone: a command that deletes one keeps its row."""
+    if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'tally_add'").fetchone():
+        return
+    alone = "SELECT tally, count(*) FROM tally_add WHERE tally NOT IN (SELECT name FROM tally)"
+    for name, records in database.execute(f"{alone} GROUP BY tally"):
+        yield Finding(
+            WARNING, "tally_records", f"tally {name} is gone, and {records} of its records are not",
+            "its row was deleted by hand: create it as it was, then run `fence --all`, which makes"
+            " its sum anew; see docs/how-to/recover.md",
+            f"idservice tally create {name} --decimals N --store {_address(path)}",
+        )  # fmt: skip
 
 
 def _identity(

@@ -43,6 +43,7 @@ COLUMNS = ", ".join(f'"{field}"' for field in FIELDS)
 RECORD = 'key, fate, amount, "sum", rev, at, "by"'
 SELECT_TALLY = f"SELECT {COLUMNS} FROM tally"  # noqa: S608 - our own words
 SELECT_RECORD = f"SELECT {RECORD} FROM tally_add WHERE tally = ? AND inc = ?"  # noqa: S608
+PUT_RIGHT = "put the row right, or use the version of idservice that wrote it"
 KEYS_AT_ONCE = 500  # SQLite's limit of variables is higher
 PAGE = 1000  # records that are read at once: other operations go on between two pages
 
@@ -110,7 +111,7 @@ def _read_tally(row: Sequence[Any]) -> Tally:
     try:
         values["state"] = TallyState(values["state"])
     except ValueError:
-        why = f"tally {row[0]!r} has the state {values['state']!r}; was a newer version used?"
+        why = f"tally {row[0]!r} has the state {values['state']!r}; {PUT_RIGHT}"
         raise sqlite3.DatabaseError(why) from None
     return Tally(**{**values, "change": decoded_change(values["change"])})
 
@@ -210,5 +211,5 @@ def _read_record(row: Sequence[Any]) -> AddRecord:
     try:
         return AddRecord(key, AddFate(fate), *rest)
     except ValueError:
-        why = f"the record of key {key!r} has the fate {fate!r}; was a newer version used?"
+        why = f"the record of key {key!r} has the fate {fate!r}; {PUT_RIGHT}"
         raise sqlite3.DatabaseError(why) from None
