@@ -22,10 +22,14 @@ from idservice.client.protocol import (
     why_not_connected,
 )
 from idservice.client.tally_calls import Steps
+from idservice.client.tally_protocol import TallyAsk
 
 T = TypeVar("T")
 
 CHUNK = 65_536
+# Requests about tallies at once: half of the connections that aiohttp makes. An add may wait for
+# seconds at the service, and ids do not wait for adds.
+TALLIES_AT_ONCE = 50
 ALERT_SHOWN = repr(tls.ALERT)[:-1]  # as aiohttp shows what is not HTTP
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 
@@ -84,6 +88,7 @@ class AsyncTransport:
 
     def __init__(self, address: ServiceAddress, *, connect_s: float | None = None) -> None:
         self._connect_s = connect_s
+        self._tally_turns = asyncio.Semaphore(TALLIES_AT_ONCE)
         self.url = address.url
         self._address = address
         scheme = "https" if address.tls else "http"
@@ -144,15 +149,26 @@ class AsyncTransport:
                 if isinstance(step, float):
                     await asyncio.sleep(step)
                     continue
-                try:
-                    reply = await self.send(
-                        step.method, step.target, step.body, key=step.key, limit_s=step.limit_s
-                    )
-                except NoUsableAnswer as error:
-                    reply = error
+                reply = await self._in_turn(step)
         except StopIteration as end:
             result: T = end.value
             return result
+
+    async def _in_turn(self, ask: TallyAsk) -> Reply | NoUsableAnswer:
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(ask.limit_s):
+                await self._tally_turns.acquire()
+        except TimeoutError:
+            why = f"{TALLIES_AT_ONCE} other requests about tallies wait for it"
+            return NotSent(url=self.url, why=why)
+        try:
+            left_s = ask.limit_s - (asyncio.get_running_loop().time() - began)
+            return await self.send(ask.method, ask.target, ask.body, key=ask.key, limit_s=left_s)
+        except NoUsableAnswer as error:
+            return error
+        finally:
+            self._tally_turns.release()
 
     async def _send(
         self,

@@ -14,7 +14,7 @@ from idservice import errors
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.client.address import ServiceAddress
-from idservice.client.http_async import AsyncTransport
+from idservice.client.http_async import TALLIES_AT_ONCE, AsyncTransport
 from idservice.client.protocol import NotSent, NoUsableAnswer, Reply
 from idservice.core.tally import AddFate, AddRecord, TallyState
 from idservice.server.startup import build_instance
@@ -115,6 +115,21 @@ def test_a_retry_to_the_service_has_the_key_of_the_caller() -> None:
         way = Way(UNANSWERED, PAGE, said(key="other"), said(replayed=True))
         assert (await chained(way).add("gifts", "k", "12.50")).replayed
         assert way.keys == ["k"] * 4
+
+    run(main())
+
+
+def test_adds_that_the_service_keeps_waiting_leave_connections_for_ids() -> None:
+    async def main() -> None:
+        way = Way(UNANSWERED, takes_s=9.0)
+        sums = chained(way)
+        adds = [asyncio.create_task(sums.add("gifts", f"k{at}", "1")) for at in range(120)]
+        await elapse(0.5)
+        assert len(way.keys) == TALLIES_AT_ONCE
+        told = await asyncio.gather(*adds, return_exceptions=True)
+        assert {type(one) for one in told} == {errors.AddUnsettled}
+        assert any(f"{TALLIES_AT_ONCE} other requests about tallies" in str(one) for one in told)
+        assert asyncio.get_running_loop().time() < 2.1
 
     run(main())
 
