@@ -1,7 +1,9 @@
 """What each answer to a commit of adds proves: beaten by what, not applied, or unknown (T3)."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from idservice import errors
 from idservice.core.tally import AddRecord, Tally, Wanted, planned
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import client as dynamodb_client
+from idservice.stores.dynamodb.table import TableIdentities
+from idservice.stores.dynamodb.tallies import CALLS_AT_ONCE, DynamoTallies
 from idservice.stores.dynamodb.tally_items import record_attributes, tally_attributes
 from idservice.stores.tally_store import Beaten
 from tests.stores import answers
@@ -56,6 +60,26 @@ def canceled(*parts: Part) -> bytes:
             shown = part if isinstance(part, dict) else item(part)
             reasons.append({"Code": FAILED, "Item": shown})
     return error("TransactionCanceledException", CancellationReasons=reasons)
+
+
+async def test_calls_about_tallies_leave_connections_for_ids() -> None:
+    """However many tallies wait for a store that is slow."""
+    under_way = []
+
+    class Slow:
+        async def get(self, *_: object) -> None:
+            under_way.append(1)
+            await asyncio.Event().wait()
+
+    client: Any = SimpleNamespace(table="ids", store="dynamodb:ids")
+    calls: Any = Slow()
+    sums = DynamoTallies(client, TableIdentities("ids"), calls)
+    asked = [asyncio.create_task(sums.tally(f"gifts{at}")) for at in range(100)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for one in asked:
+        one.cancel()
+    assert len(under_way) == CALLS_AT_ONCE
 
 
 # --- a refusal ------------------------------------------------------------------------------------

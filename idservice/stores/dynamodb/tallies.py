@@ -4,6 +4,7 @@ A commit is one transaction. DynamoDB cancels it as a whole, and tells for each 
 conditions that failed say what is there instead, whatever else was in the way (T3).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered
 from idservice.stores.dynamodb.table import TableIdentities
 from idservice.stores.tally_store import Beaten
 
+CALLS_AT_ONCE = 16  # half of the client's connections: ids do not wait for calls about tallies
 FAILED, IN_THE_WAY = "ConditionalCheckFailed", "TransactionConflict"  # reasons of a cancellation
 
 
@@ -29,6 +31,7 @@ class DynamoTallies:
         self._address = client.store
         self._tables = tables
         self._calls = calls
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -60,14 +63,16 @@ class DynamoTallies:
             yield self._record(item, name, inc, action)
 
     async def _get(self, key: items.Item, action: str) -> Answer | None:
-        item = await self._calls.get(self._name, key, action)
+        async with self._turns:
+            item = await self._calls.get(self._name, key, action)
         await self._calls.ensure(action)  # after a pause of this process another table answered
         return item
 
     async def _scanned(self, prefix: str, action: str) -> AsyncIterator[Answer]:
         request = tally_items.scan(self._name, prefix)
         while True:
-            answer = await self._calls.read("Scan", action, **request)
+            async with self._turns:
+                answer = await self._calls.read("Scan", action, **request)
             await self._calls.ensure(action)
             for item in answer["Items"]:
                 yield item
@@ -147,7 +152,8 @@ class DynamoTallies:
             return await self._beaten(commit, refused, action)
 
     async def _write(self, operation: str, action: str, **request: Any) -> None:
-        await self._calls.write(operation, action, refusals_tell=True, **request)
+        async with self._turns:
+            await self._calls.write(operation, action, refusals_tell=True, **request)
 
     async def _beaten(self, commit: Commit, refused: CallRefused, action: str) -> Beaten:
         """Return what a refusal of a commit says. Raises it if it says nothing of the tally."""
