@@ -728,7 +728,10 @@ async def test_an_admin_listener_serves_no_ids(serve: Serve) -> None:
     for path in ("/next", "/v1/counters/default/next"):
         refused = await serving.ask(path)
         assert_problem(refused, 404, "unknown_path")
-        assert "/NAME/next of the --listen address" in refused.json["detail"]
+        assert (
+            "/v1/counters/NAME/next) and adds (/v1/tallies/NAME/add) are at the --listen address"
+            in refused.json["detail"]
+        )
         assert_problem(await serving.ask(path, "POST"), 404, "unknown_path")
     for path in (*CONTROL, *HEALTH):
         assert (await serving.ask(path)).status == 200
