@@ -49,6 +49,8 @@ def new_tally(
     )
     if tally.lowest > tally.highest:
         raise errors.BadTally(why="its floor is above its ceiling")
+    if tally.only == 0:
+        raise errors.BadTally(why="only is 0, so that no add would change the sum")
     if not tally.allows(first):
         raise errors.BadTally(why=f"start is {written(first, decimals)}, outside of its bounds")
     return tally

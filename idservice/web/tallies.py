@@ -242,7 +242,8 @@ def read_amount(field: str, sent: Raw) -> str:
 
 
 def _bad_amount(field: str, value: str) -> errors.BadAmount:
-    return errors.BadAmount(field=field, value=value[:80], rule="a number such as 12 or -0.5")
+    rule = "a number such as 12 or -0.5 in plain digits, at most 18 of them before the point"
+    return errors.BadAmount(field=field, value=value[:80], rule=rule)
 
 
 def read_bound(field: str, sent: Raw | UnsetType) -> str | None:

@@ -236,6 +236,7 @@ BAD_CHANGES: list[tuple[str, str, bytes, str]] = [
     ("PUT", "/v1/tallies/new", b'{"floor":1e1}', "bad_tally"),
     ("PUT", "/v1/tallies/new", b'{"floor":true}', "bad_tally"),
     ("PUT", "/v1/tallies/new", b'{"floor":1,"start":0}', "bad_tally"),
+    ("PUT", "/v1/tallies/new", b'{"only":"0"}', "bad_tally"),
     ("PUT", "/v1/tallies/new", b'{"floor":2,"ceiling":1,"start":1}', "bad_tally"),
     ("PUT", "/v1/tallies/new", b'{"ceiling":1000000000000000000}', "bad_tally"),
     ("PUT", "/v1/tallies/new", b'{"sum":"0"}', "bad_tally"),

@@ -147,7 +147,7 @@ def _disk(path: Path) -> Iterator[Finding]:
     if free < SPACE_WARNED:
         yield Finding(
             FAULT if free < SPACE_MIN else WARNING, "space", f"{free // 1024} KiB are free",
-            "a reservation without room is refused, and ids in memory last for one runway",
+            "a write without room is refused: adds are not counted, ids last for one runway",
             shlex.join(["df", str(path.parent)]),
         )  # fmt: skip
     else:
