@@ -25,6 +25,7 @@ BENCHMARKS = (
     "look",
     "http",
     "lane",
+    "kinds",
     "pipeline",
     "telemetry",
     "workers",
