@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import TypeVar
 
 from idservice import errors
-from idservice.core.tally import ADDS_MAX, AddRecord, Tally, planned
+from idservice.core.tally import ADDS_MAX, AddRecord, Tally, Wanted, planned
 from idservice.core.timeouts import backoff
 from idservice.observability.tally_readings import (
     UNSETTLED,
@@ -100,7 +100,8 @@ class Committer:
         finally:
             self._callers -= 1
             self._tell_idle()
-        asked = wanted(tally, key, amount, sets=sets)
+        # The record of another request may be that of another amount.
+        asked = wanted(tally, key, amount, sets=sets) if replayed else None
         return told(tally, record, asked, replayed=replayed)
 
     async def _fate(self, mine: PendingAdd) -> tuple[Tally, AddRecord, bool]:
@@ -193,14 +194,15 @@ class Committer:
         commit was applied or not, their records decide (T1).
         """
         sendable, refused = [], []
+        shut = closed(self.tally, self.name)
         for pending in batch:
-            error = self._refusal(pending)
-            if error is None:
-                sendable.append(pending)
+            judged = self._judged(pending, shut)
+            if isinstance(judged, Wanted):
+                sendable.append(judged)
             # What was seen before a request came is no reason to refuse it: it may be otherwise
             # now. Those that were seen do not wait for it, or a stream of others would delay them.
             elif pending.arrived < self._seen:
-                refused.append((pending, error))
+                refused.append((pending, judged))
         if refused:
             await self._refuse(refused)
         if sendable:
@@ -209,17 +211,18 @@ class Committer:
             await self._read()
         return 0.0
 
-    def _refusal(self, pending: PendingAdd) -> errors.RequestRefused | None:
-        """Return why no commit can have this add, by the tally as it was last seen."""
-        error = closed(self.tally, self.name)
-        if error is not None:
-            return error
+    def _judged(
+        self, pending: PendingAdd, shut: errors.RequestRefused | None
+    ) -> Wanted | errors.RequestRefused:
+        """Return an add as the next commit can have it, or why none can, by the tally as it was
+        last seen; `shut` says why it takes none at all."""
+        if shut is not None:
+            return shut
         assert self.tally is not None
         try:
-            pending.wanted(self.tally)
+            return pending.wanted(self.tally)
         except errors.RequestRefused as unfit:
             return unfit
-        return None
 
     async def _read(self) -> None:
         arrivals = self._arrivals
@@ -263,17 +266,17 @@ class Committer:
         for pending, error in refused:
             record = found.get(pending.key)
             if record is not None:
-                self._settle(record, self._seen, replayed=True)
+                self._settle([record], self._seen, replayed=True)
             else:
                 del self._waiting[pending.key]
                 self.stats.count_add(error.code)
                 self._trouble.settled()
                 pending.refuse(error, seen=self._seen)
 
-    async def _commit(self, batch: list[PendingAdd]) -> float:
+    async def _commit(self, batch: list[Wanted]) -> float:
         assert self.tally is not None
-        tally, arrivals = self.tally, self._arrivals
-        commit = planned(tally, [one.wanted(tally) for one in batch], now=self._context.now_ms())
+        arrivals = self._arrivals
+        commit = planned(self.tally, batch, now=self._context.now_ms())
         began = asyncio.get_running_loop().time()
         beaten = await self._call(self._context.store.commit(commit))
         self._answered()
@@ -283,8 +286,7 @@ class Committer:
         if beaten is None:
             self._count("done")
             self._learn(commit.after, arrivals)
-            for record in commit.records:
-                self._settle(record, arrivals, replayed=False)
+            self._settle(commit.records, arrivals, replayed=False)
             return self._turns.after_commit(took_s, now)
         return self._beaten(beaten, arrivals, took_s)
 
@@ -297,8 +299,7 @@ class Committer:
         if was_told:
             self._learn(beaten.tally, arrivals)
         if are_of_now(beaten, inc):
-            for record in beaten.records.values():
-                self._settle(record, arrivals, replayed=True)
+            self._settle(beaten.records.values(), arrivals, replayed=True)
         if beaten.conflict:
             self._count("conflict")
             return self._turns.after_conflict(took_s, now)
@@ -313,13 +314,18 @@ class Committer:
         self._commits_rate.count(asyncio.get_running_loop().time())
         self._trouble.commit_ended(result)
 
-    def _settle(self, record: AddRecord, arrivals: int, *, replayed: bool) -> None:
+    def _settle(self, records: Collection[AddRecord], arrivals: int, *, replayed: bool) -> None:
+        """Tell those who wait for these keys; `arrivals` is how many had come when they were asked
+        for."""
+        if not records:
+            return
         assert self.tally is not None
-        pending = self._waiting.pop(record.key)
-        self.stats.count_add("replayed" if replayed else record.fate.value)
-        self._adds_rate.count(asyncio.get_running_loop().time())
+        self._adds_rate.count(asyncio.get_running_loop().time(), len(records))
         self._trouble.settled()
-        pending.settle(self.tally, record, replayed=replayed, seen=arrivals)
+        for record in records:
+            self.stats.count_add("replayed" if replayed else record.fate.value)
+            pending = self._waiting.pop(record.key)
+            pending.settle(self.tally, record, replayed=replayed, seen=arrivals)
 
     def _answered(self, *, read: bool = False) -> None:
         self._context.health.answered(read=read)

@@ -82,9 +82,10 @@ def closed(tally: Tally | None, name: str) -> errors.RequestRefused | None:
     return None
 
 
-def told(tally: Tally, record: AddRecord, asked: Wanted, *, replayed: bool) -> Told:
-    """Return the answer to a request by the record of its key. Raises KeyReused, OutOfBounds."""
-    if not record.is_of(asked):
+def told(tally: Tally, record: AddRecord, asked: Wanted | None, *, replayed: bool) -> Told:
+    """Return the answer to a request by the record of its key; None stands for the request that
+    made it. Raises KeyReused, OutOfBounds."""
+    if asked is not None and not record.is_of(asked):
         raise errors.KeyReused(
             name=tally.name, key=record.key, amount=written(record.amount, tally.decimals),
             first=described(tally, record),

@@ -139,23 +139,24 @@ class ReadsOneOff(SimTallies):
 class RefusesFromMemory(Committer):
     """Refuses by the sum as it was last seen, without a commit."""
 
-    def _refusal(self, pending: PendingAdd) -> errors.RequestRefused | None:
-        error = super()._refusal(pending)
-        if error is not None or self.tally is None:
-            return error
-        wanted = pending.wanted(self.tally)
-        record = planned(self.tally, [wanted], now=0).records[0]
+    def _judged(
+        self, pending: PendingAdd, shut: errors.RequestRefused | None
+    ) -> Wanted | errors.RequestRefused:
+        judged = super()._judged(pending, shut)
+        if not isinstance(judged, Wanted) or self.tally is None:
+            return judged
+        record = planned(self.tally, [judged], now=0).records[0]
         try:
-            told(self.tally, record, wanted, replayed=False)
+            told(self.tally, record, judged, replayed=False)
         except errors.OutOfBounds as beyond:
             return beyond
-        return None
+        return judged
 
 
 class TakesMixedForRefusal(Committer):
     """Takes a conflict beside other reasons for a tally that is closed."""
 
-    async def _commit(self, batch: list[PendingAdd]) -> float:
+    async def _commit(self, batch: list[Wanted]) -> float:
         commit, store = self._context.store.commit, self._context.store
         self._context = replace(self._context, store=Overheard(store, commit))
         try:
@@ -165,8 +166,9 @@ class TakesMixedForRefusal(Committer):
         finally:
             self._context = replace(self._context, store=store)
         if beaten is not None and beaten.conflict and (beaten.records or beaten.tally):
-            for pending in batch:
-                if self._waiting.pop(pending.key, None) is not None:
+            for wanted in batch:
+                pending = self._waiting.pop(wanted.key, None)
+                if pending is not None:
                     pending.refuse(errors.TallySuspended(name=self.name, by="by somebody"))
         return pause_s
 
@@ -187,12 +189,11 @@ class Overheard:
 class AnswersBefore(Committer):
     """Tells what it means to commit."""
 
-    async def _commit(self, batch: list[PendingAdd]) -> float:
+    async def _commit(self, batch: list[Wanted]) -> float:
         assert self.tally is not None
-        tally = self.tally
-        wanted = [one.wanted(tally) for one in batch]
-        for pending, record in zip(batch, planned(tally, wanted, now=0).records, strict=True):
-            pending.settle(tally, record, replayed=False, seen=10**9)
+        for record in planned(self.tally, batch, now=0).records:
+            pending = self._waiting[record.key]
+            pending.settle(self.tally, record, replayed=False, seen=10**9)
         return await super()._commit(batch)
 
 
