@@ -110,6 +110,15 @@ def test_a_change_keeps_the_sum_and_refuses_bounds_that_leave_it_out(
         )  # fmt: skip
 
 
+def test_a_tally_that_a_repair_left_beyond_its_bounds_can_be_suspended() -> None:
+    full = Tally("t", ceiling=10, sum=15)
+    for state in (TallyState.SUSPENDED, TallyState.ACTIVE):
+        after = changed(full, state=state, floor=None, ceiling=10, change=TallyChange("suspend"))
+        assert (after.state, after.sum) == (state, 15)
+    with pytest.raises(ValueError, match="outside of these bounds"):
+        changed(full, state=full.state, floor=0, ceiling=10, change=TallyChange("configure"))
+
+
 def test_a_deleted_tally_is_changed_by_nothing_but_its_creation() -> None:
     gone = Tally("t", state=TallyState.DELETED)
     for state in (TallyState.SUSPENDED, TallyState.DELETED):
