@@ -266,6 +266,19 @@ def test_a_tally_whose_row_alone_is_gone_comes_back_with_its_records(gifts: Run)
     assert gifts("doctor").code == 0
 
 
+def test_doctor_does_not_have_a_later_incarnation_created_anew(gifts: Run) -> None:
+    """It would have the records of the first one, and count the latest keys again."""
+    gifts("tally", "add", "gifts", "1", "--key", "a")
+    gifts("tally", "delete", "gifts")
+    gifts("tally", "create", "gifts")
+    gifts("tally", "add", "gifts", "5", "--key", "b")
+    with closing(sqlite3.connect("idservice.db")) as file, file:
+        file.execute("DELETE FROM tally")
+    said = gifts("doctor").out
+    assert "of the incarnation 2: put it back with `inc` = 2" in said
+    assert "tally create gifts" not in said
+
+
 def test_doctor_reads_no_tallies_where_that_reads_a_whole_table(
     gifts: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

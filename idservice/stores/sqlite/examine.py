@@ -232,13 +232,23 @@ def _records_alone(database: sqlite3.Connection, path: Path) -> Iterator[Finding
     """Find records of adds whose tally is gone: a command that deletes one keeps its row."""
     if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'tally_add'").fetchone():
         return
-    alone = "SELECT tally, count(*) FROM tally_add WHERE tally NOT IN (SELECT name FROM tally)"
-    for name, records in database.execute(f"{alone} GROUP BY tally"):
+    alone = "SELECT tally, count(*), max(inc) FROM tally_add"
+    alone += " WHERE tally NOT IN (SELECT name FROM tally) GROUP BY tally"
+    for name, records, inc in database.execute(alone):
+        why = (
+            "its row was deleted by hand: create it as it was, then run `fence --all`, which makes"
+            " its sum anew; see docs/how-to/recover.md"
+        )
+        run = f"idservice tally create {name} --decimals N --store {_address(path)}"
+        if inc > 1:  # a new row would begin with the records of the first incarnation
+            why = (
+                f"its row was deleted by hand, of the incarnation {inc}: put it back with"
+                f" `inc` = {inc}; created anew it would count its latest keys again"
+            )
+            run = ""
         yield Finding(
             WARNING, "tally_records", f"tally {name} is gone, and {records} of its records are not",
-            "its row was deleted by hand: create it as it was, then run `fence --all`, which makes"
-            " its sum anew; see docs/how-to/recover.md",
-            f"idservice tally create {name} --decimals N --store {_address(path)}",
+            why, run,
         )  # fmt: skip
 
 
