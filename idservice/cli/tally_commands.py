@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import secrets
 import shlex
 import sys
@@ -239,6 +240,27 @@ async def _tallies(
 ) -> AsyncIterator[Tallies]:
     """Open the tallies of the store or service that was named."""
     logs.set_up("auto", sys.stderr)
+    with _trouble_is_told_once():
+        async with _opened_tallies(arguments, wait_s) as tallies:
+            yield tallies
+
+
+@contextmanager
+def _trouble_is_told_once() -> Iterator[None]:
+    """Keep from the log what a service would tell there: the command ends with the same words."""
+    loggers = [logging.getLogger(f"idservice.{room}") for room in ("health", "tallies")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
+
+
+@asynccontextmanager
+async def _opened_tallies(arguments: argparse.Namespace, wait_s: float) -> AsyncIterator[Tallies]:
     tasks: set[asyncio.Task[None]] = set()
 
     def spawn(work: Coroutine[object, object, None]) -> "asyncio.Task[None]":

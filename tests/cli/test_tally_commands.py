@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import shlex
 import sqlite3
 import time
@@ -238,6 +239,17 @@ def test_doctor_compares_sums_and_names_what_refuses_adds(
         "fault    tally_sum: tally gifts: its sum is 0.07, and its records make -10.00" in bad.out
     )
     assert "idservice fence --all --ahead N --store sqlite:idservice.db" in bad.out
+
+
+def test_trouble_is_told_once_and_not_in_the_log_before(
+    gifts: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = ("--url", "http://127.0.0.1:1", "--timeout", "0.2")
+    with caplog.at_level(logging.INFO, "idservice.health"):
+        said = gifts("tally", "add", "gifts", "1", "--key", "a", *away)
+    assert (said.code, said.err.count("\n")) == (1, 1), said.err
+    assert said.err.startswith("idservice: It is not known yet if key 'a'")
+    assert "idservice.health" not in {record.name for record in caplog.records}
 
 
 def test_doctor_says_what_differs_if_the_sum_does_not(gifts: Run) -> None:
