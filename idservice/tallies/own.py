@@ -36,14 +36,16 @@ class OwnTallies:
         """Set the sum, as an add under a key; its amount is the difference. Raises as `add`, and
         TallyNotChanged."""
         told = await self._settle(name, key, sum, sets=True, by=by)
-        if not told.replayed:
-            log.warning(
-                "tally %s: set by %s%s: its sum was %s and is %s at revision %d",
-                name, by or "an operator", f" ({why})" if why else "",
-                written(told.before, told.decimals), written(told.record.sum, told.decimals),
-                told.record.rev,
-                extra={"action": "tally_changed"},
-            )  # fmt: skip
+        # Also if it was there already: the answer to the commit that made it may have been lost,
+        # and the record has no reason.
+        log.warning(
+            "tally %s: set%s by %s%s: its sum was %s and is %s at revision %d",
+            name, " before" if told.replayed else "", by or "an operator",
+            f" ({why})" if why else "",
+            written(told.before, told.decimals), written(told.record.sum, told.decimals),
+            told.record.rev,
+            extra={"action": "tally_changed"},
+        )  # fmt: skip
         return told
 
     async def _settle(

@@ -51,6 +51,22 @@ def test_a_list_that_takes_too_long_says_nothing_of_the_store() -> None:
     run(main())
 
 
+def test_a_set_whose_answer_was_lost_is_logged_with_its_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The record tells its operator, and nothing but the log tells why."""
+
+    async def main() -> None:
+        store = Watched(GIFTS)
+        async with instance(store) as sums:
+            store.behind["commit"] = Once(lost)
+            await sums.set(NAME, "k", "5", by="ann", why="ticket 17")
+
+    run(main())
+    said = "tally gifts: set before by ann (ticket 17): its sum was 0.00 and is 5.00 at revision 1"
+    assert said in caplog.messages
+
+
 def test_a_store_that_is_always_slow_is_given_the_time_it_takes() -> None:
     async def main() -> None:
         store = Watched(GIFTS)
