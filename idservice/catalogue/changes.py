@@ -346,10 +346,12 @@ class MoveAway(Change, frozen=True, kw_only=True):
         return replace(super().intent(entry, free, epoch), state=MOVED, move=move)
 
 
-def check_reason(reason: str) -> str:
-    """Return the reason of a change, if it can be logged. Raises BadConfiguration."""
+def check_reason(
+    reason: str, refused: type[errors.RequestRefused] = errors.BadConfiguration
+) -> str:
+    """Return the reason of a change, if it can be logged. Raises the error that is named."""
     if len(reason) > REASON_MAX or not reason.isprintable():
-        raise errors.BadConfiguration(
+        raise refused(
             why=f"reason is {reason[:80]!r}; it must be at most {REASON_MAX} printable characters"
         )
     return reason

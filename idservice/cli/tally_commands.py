@@ -81,7 +81,7 @@ async def _added(tallies: Tallies, name: str, key: str, arguments: argparse.Name
 async def set_sum(arguments: argparse.Namespace) -> None:
     """Set the sum, under a key."""
     name, key = check_name(arguments.name), _key(arguments)
-    reason = check_reason(arguments.reason)
+    reason = check_reason(arguments.reason, errors.BadTally)
     wanted, at = shlex.quote(arguments.sum), _where(arguments)
     again = f"idservice tally set {name} --sum {wanted} --key {key}{at}"
     async with _tallies(arguments, wait_s=SETTLE_S) as tallies:
@@ -220,7 +220,7 @@ async def delete(arguments: argparse.Namespace) -> None:
 
 
 async def _change(arguments: argparse.Namespace, patch: TallyPatch, what: str) -> None:
-    name, reason = check_name(arguments.name), check_reason(arguments.reason)
+    name, reason = check_name(arguments.name), check_reason(arguments.reason, errors.BadTally)
     async with _tallies(arguments) as tallies:
         tally = await tallies.change(name, patch, what, by=operator(), why=reason)
     bounds = ", ".join(

@@ -269,10 +269,7 @@ def _literal(sent: Raw) -> str:
 
 def read_reason(reason: str) -> str:
     """Return the reason of a change. Raises BadTally."""
-    try:
-        return check_reason(reason)
-    except errors.BadConfiguration as error:
-        raise errors.BadTally(why=error.fields["why"]) from None
+    return check_reason(reason, errors.BadTally)
 
 
 def _recorded(told: Told) -> RecordAnswer:

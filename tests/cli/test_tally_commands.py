@@ -252,6 +252,12 @@ def test_trouble_is_told_once_and_not_in_the_log_before(
     assert "idservice.health" not in {record.name for record in caplog.records}
 
 
+def test_a_reason_that_is_too_long_is_refused_for_the_tally(gifts: Run) -> None:
+    for change in (("set", "gifts", "--sum", "1"), ("suspend", "gifts")):
+        said = gifts("tally", *change, "--reason", "x" * 201)
+        assert_refused(said, 2, "The tally cannot be configured", "at most 200 printable")
+
+
 def test_doctor_says_what_differs_if_the_sum_does_not(gifts: Run) -> None:
     gifts("tally", "add", "gifts", "1", "--key", "a")
     with closing(sqlite3.connect("idservice.db")) as file, file:
