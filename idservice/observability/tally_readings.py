@@ -105,8 +105,9 @@ def summed_tallies(name: str, samples: Sequence[TallySample]) -> TallySample:
         add_counts(stats.commits, sample.stats.commits)
         add_counts(stats.adds, sample.stats.adds)
     stats.commit_seconds = Latency.sum(sample.stats.commit_seconds for sample in samples)
-    worst = max(samples, key=lambda one: (one.went_back, bool(one.code)))
-    last = max(samples, key=lambda one: one.trouble_at)
+    none = TallySample(name, stats)  # of a tally that only workers beside these have used
+    worst = max(samples, key=lambda one: (one.went_back, bool(one.code)), default=none)
+    last = max(samples, key=lambda one: one.trouble_at, default=none)
     return TallySample(
         tally=name,
         stats=stats,

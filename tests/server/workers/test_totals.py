@@ -210,3 +210,17 @@ def test_tallies_are_summed_and_what_an_ended_worker_counted_stays() -> None:
     totals.ended(1)
     (gifts,) = totals.snapshot([0], restarts=1).tallies
     assert (gifts.stats.commits, gifts.waiting, gifts.code) == ({"done": 8}, 1, "")
+
+
+def test_a_worker_may_end_that_did_not_use_the_tally_of_another() -> None:
+    """What fails here ends the supervisor, and with it all workers."""
+    totals = Totals()
+    stats = TallyStats({"done": 3}, {"counted": 3})
+    stats.commit_seconds.observe(0.01)
+    gifts = TallySample("gifts", stats)
+    none = Snapshot([], True, Latency(), "x")
+    totals.reported(0, WorkerStatus(READY, replace(none, tallies=[gifts])))
+    totals.reported(1, WorkerStatus(READY, none))
+    totals.ended(1)
+    (left,) = totals.snapshot([0], restarts=1).tallies
+    assert (left.stats.adds, left.stats.commit_seconds.total) == ({"counted": 3}, 0.01)
