@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from tests.processes import STORE
 
 # jsonschema would make the grammars of internationalised addresses for 2 s; no schema here has one.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# What is started in the background of a script has Ctrl-C ignored, and so have the programs that it
+# starts. Some of them are told to end by these signals.
+for each in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(each) == signal.SIG_IGN:
+        signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 PROCESSES_END = 0.9  # the share of the run in which tests of processes begin
 
 

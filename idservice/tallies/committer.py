@@ -90,13 +90,8 @@ class Committer:
         mine = PendingAdd(key, amount, sets, by, self._arrivals)
         self._arrivals += 1
         self._callers += 1
-        began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._context.wait_s):
-                tally, record, replayed = await self._fate(mine)
-        except TimeoutError:
-            self.stats.count_add(UNSETTLED)
-            raise self._trouble.unsettled(self._unsettled(key, self._why), began) from None
+            tally, record, replayed = await self._fate(mine)
         finally:
             self._callers -= 1
             self._tell_idle()
@@ -110,22 +105,23 @@ class Committer:
         It is asked for again if the other's was found out by a call to the store that began before
         this request came: the tally may have been created again in the meantime.
         """
+        began = asyncio.get_running_loop().time()
         while True:
             pending = self._waiting.get(mine.key)
             if pending is None:
                 pending = mine
                 self._join(mine)
-            pending.callers += 1
-            try:
-                tally, record, replayed = await asyncio.shield(pending.fate)
-            except errors.RequestRefused:
-                if pending.refusal_holds_for(mine):
-                    raise
-            else:
-                if pending.record_holds_for(mine):
-                    return tally, record, replayed or pending is not mine
-            finally:
-                pending.callers -= 1
+            fate = await pending.fate(began + self._context.wait_s)
+            if fate is None:
+                self.stats.count_add(UNSETTLED)
+                raise self._trouble.unsettled(self._unsettled(mine.key, self._why), began)
+            if isinstance(fate, errors.IdserviceError):
+                refused = isinstance(fate, errors.RequestRefused)
+                if not refused or pending.refusal_holds_for(mine):
+                    raise fate
+            elif pending.record_holds_for(mine):
+                tally, record, replayed = fate
+                return tally, record, replayed or pending is not mine
 
     def _join(self, mine: PendingAdd) -> None:
         if len(self._waiting) >= self._context.waiting_max:
@@ -133,7 +129,6 @@ class Committer:
             self.stats.count_add(UNSETTLED)
             now = asyncio.get_running_loop().time()
             raise self._trouble.unsettled(self._unsettled(mine.key, others), now)
-        mine.fate.add_done_callback(_retrieve)
         self._waiting[mine.key] = mine
         if self._task is None:
             self._task = self._context.spawn(self._run())
@@ -177,7 +172,7 @@ class Committer:
 
     def _batch(self) -> list[PendingAdd]:
         """Return the adds of the next commit; those whose callers all left are dropped."""
-        left = [key for key, one in self._waiting.items() if not one.callers]
+        left = [key for key, one in self._waiting.items() if not one.is_awaited]
         for key in left:
             del self._waiting[key]
         return list(self._waiting.values())[:ADDS_MAX]
@@ -355,8 +350,3 @@ def are_of_now(beaten: Beaten, inc: int) -> bool:
     if beaten.tally is None:
         return not beaten.conflict
     return beaten.tally.inc == inc
-
-
-def _retrieve(future: asyncio.Future[tuple[Tally, AddRecord, bool]]) -> None:
-    if not future.cancelled():
-        future.exception()  # every caller may have left

@@ -8,6 +8,10 @@ from idservice.core.amounts import units, written
 from idservice.core.tally import AddFate, AddRecord, Tally, TallyState, Wanted
 from idservice.stores.tally_source import Told
 
+# The tally, the record, and True if it was there already; or an error, or None: not known in time.
+Fate = tuple[Tally, AddRecord, bool] | errors.IdserviceError | None
+Waiter = asyncio.Future[Fate]
+
 
 @dataclass(slots=True, eq=False)
 class PendingAdd:
@@ -21,23 +25,39 @@ class PendingAdd:
     sets: bool
     by: str
     arrived: int  # number in the order of arrival
-    callers: int = 0  # that still wait
     seen: int = 0  # once settled: by a call that began when this many had arrived
-    fate: asyncio.Future[tuple[Tally, AddRecord, bool]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    waiters: list[Waiter] = field(default_factory=list)  # one for each caller
+
+    @property
+    def is_awaited(self) -> bool:
+        """Return True if a caller still waits."""
+        return any(not one.done() for one in self.waiters)
+
+    async def fate(self, until: float) -> Fate:
+        """Return what becomes of the key, or None if that is not known `until` then, in loop
+        time."""
+        loop = asyncio.get_running_loop()
+        waiter: Waiter = loop.create_future()
+        self.waiters.append(waiter)
+        # By hand: a timeout and a shield for each caller cost a fifth of an add.
+        timer = loop.call_at(until, _tell, waiter, None)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
 
     def settle(self, tally: Tally, record: AddRecord, *, replayed: bool, seen: int) -> None:
         """Tell the callers the record."""
-        self.seen = seen
-        if not self.fate.done():
-            self.fate.set_result((tally, record, replayed))
+        self._tell_all((tally, record, replayed), seen)
 
     def refuse(self, error: errors.IdserviceError, *, seen: int = 0) -> None:
         """Tell the callers an error."""
+        self._tell_all(error, seen)
+
+    def _tell_all(self, fate: Fate, seen: int) -> None:
         self.seen = seen
-        if not self.fate.done():
-            self.fate.set_exception(error)
+        for waiter in self.waiters:
+            _tell(waiter, fate)
 
     def refusal_holds_for(self, other: "PendingAdd") -> bool:
         """Return True if a refusal of this request is one of another with its key, too."""
@@ -51,6 +71,11 @@ class PendingAdd:
     def wanted(self, tally: Tally) -> Wanted:
         """Return it as a request to this tally. Raises BadAmount, TallyNotChanged."""
         return wanted(tally, self.key, self.amount, sets=self.sets, by=self.by)
+
+
+def _tell(waiter: Waiter, fate: Fate) -> None:
+    if not waiter.done():
+        waiter.set_result(fate)
 
 
 def wanted(tally: Tally, key: str, amount: str, *, sets: bool, by: str = "") -> Wanted:
