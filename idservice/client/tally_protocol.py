@@ -164,7 +164,7 @@ def read_record(reply: Reply, *, url: str, name: str, key: str) -> SettledAdd:
     """Return the record of a key. Raises UnknownAdd, UnknownTally, Refused, NoUsableAnswer."""
     body = _read(reply, url, name, key)
     try:
-        return _answer(body, name, key, AddFate(body["fate"]))
+        return _answer(body, name, key, AddFate(body["kind"]))
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(url, error) from None
 

@@ -108,7 +108,7 @@ class RecordAnswer(msgspec.Struct):
 
     tally: str
     key: Key
-    fate: Literal[tuple(fate.value for fate in AddFate)]  # type: ignore[valid-type]
+    kind: Literal[tuple(fate.value for fate in AddFate)]  # type: ignore[valid-type]
     amount: Amount
     sum: Amount
     at: Instant

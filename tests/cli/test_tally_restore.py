@@ -96,7 +96,7 @@ def test_sums_of_a_torn_restore_are_made_anew_before_the_store_is_accepted(
 def test_a_record_that_cannot_be_read_leaves_the_store_as_it_was(run: Run) -> None:
     fill(run)
     with closing(sqlite3.connect("idservice.db")) as database:
-        database.execute("UPDATE tally_add SET fate = 'odd' WHERE key = 'b' AND tally = 'gifts'")
+        database.execute("UPDATE tally_add SET kind = 'odd' WHERE key = 'b' AND tally = 'gifts'")
         database.execute("UPDATE identity SET inode = 1")
         database.commit()
     assert_refused(run("fence", "--all", "--ahead", "0"), 1, "'b'", "'odd'")

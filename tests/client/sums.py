@@ -80,7 +80,7 @@ class Sums:
             error = errors.UnknownAdd(name="gifts", key=key, as_of=0)
             return refused(error, key=key, as_of=AT)
         amount, sum = self.told[key]
-        record = {"key": key, "fate": "counted", "amount": f"{amount:.2f}", "sum": f"{sum:.2f}"}
+        record = {"key": key, "kind": "counted", "amount": f"{amount:.2f}", "sum": f"{sum:.2f}"}
         return answer({**body, **record})
 
 

@@ -219,7 +219,7 @@ class TallyFire:
 def _understood(asked: Asked, status: int, told: dict[str, object]) -> None:
     code = asked.code = str(told.get("code", ""))
     if status in (200, 409) and "amount" in told:
-        counted = status == 200 and told.get("fate") not in ("refused", "set-refused")
+        counted = status == 200 and told.get("kind") not in ("refused", "set-refused")
         asked.outcome = "ok" if status == 200 else "refused"
         asked.entry = Entry(
             asked.key, counted, Decimal(str(told["amount"])), Decimal(str(told["sum"])),

@@ -106,7 +106,7 @@ async def test_no_amount_goes_through_a_float() -> None:
 async def test_a_sum_and_a_record_come_back_as_they_are() -> None:
     value = await chained(Way(said(as_of="2026-11-03T10:00:01Z"))).value("gifts")
     assert value == TallyReading("gifts", 2, -325, 7, AT_MS, 1_793_700_001_000)
-    kept = await chained(Way(said(fate="set", by="ann", replayed=True))).recorded("gifts", "k")
+    kept = await chained(Way(said(kind="set", by="ann", replayed=True))).recorded("gifts", "k")
     assert kept == Told("gifts", 2, AddRecord("k", AddFate.SET, 1250, -325, 7, AT_MS, "ann"), True)
 
 

@@ -261,8 +261,8 @@ WRONG: list[tuple[Tally | AddRecord, str, Any]] = [
     (BEFORE, "rev", {"N": "-1"}), (BEFORE, "decimals", {"N": "10"}),
     (BEFORE, "floor", {"S": "0"}), (BEFORE, "state", {"S": "frozen"}),
     *((A, "amount", value) for value in NUMBERS.values()),
-    *((A, field, None) for field in ("sum", "rev", "at", "fate")),
-    (A, "fate", {"S": "pending"}), (A, "rev", {"N": "1.5"}),
+    *((A, field, None) for field in ("sum", "rev", "at", "kind")),
+    (A, "kind", {"S": "pending"}), (A, "rev", {"N": "1.5"}),
 ]  # fmt: skip
 
 

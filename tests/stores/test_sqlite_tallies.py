@@ -106,7 +106,7 @@ async def test_a_commit_that_fails_half_way_writes_neither_sum_nor_record(
     ("change", "named"),
     [
         ("UPDATE tally SET state = 'odd'", "tally 'gifts' has the state 'odd'"),
-        ("UPDATE tally_add SET fate = 'odd'", "key 'a' has the fate 'odd'"),
+        ("UPDATE tally_add SET kind = 'odd'", "key 'a' has the fate 'odd'"),
     ],
 )
 async def test_a_row_that_cannot_be_read_is_named_and_not_guessed(

@@ -251,7 +251,7 @@ async def test_real_answers_of_tallies_have_the_fields_of_their_schemas(serving:
     beyond = await described_answer(serving, add, "POST", b'{"amount":"10"}', name="plain", key="e")
     assert (beyond["code"], beyond["sum"]) == ("out_of_bounds", "0")
     await described_answer(serving, one + "/set", "POST", b'{"sum":"5"}', name="plain", key="f")
-    assert (await described_answer(serving, record, name="plain", key="f"))["fate"] == "set"
+    assert (await described_answer(serving, record, name="plain", key="f"))["kind"] == "set"
     for query in ("", "?limit=1", "?after=full"):
         assert (await described_answer(serving, f"/v1/tallies{query}"))["tallies"]
     await described_answer(serving, one, "PATCH", b'{"state":"suspended"}', name="plain")

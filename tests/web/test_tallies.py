@@ -87,7 +87,7 @@ async def test_an_add_beyond_a_bound_is_refused_for_good(gifts: Serving) -> None
     await add(gifts, "c", "10")
     assert (await add(gifts, "b", "-10.01")).json == {**refused.json, "replayed": True}
     record = (await gifts.ask(f"{GIFTS}/adds/b")).json
-    assert (record["fate"], record["sum"], record["rev"]) == ("refused", "10.00", 2)
+    assert (record["kind"], record["sum"], record["rev"]) == ("refused", "10.00", 2)
 
 
 async def test_a_key_that_was_used_for_another_amount_is_refused(gifts: Serving) -> None:
@@ -102,7 +102,7 @@ async def test_the_record_of_a_key_is_shown_and_an_unknown_key_says_up_to_when(
 ) -> None:
     told = (await add(gifts, "a", "-0.00")).json
     record = (await gifts.ask(f"{GIFTS}/adds/a")).json
-    assert record.pop("fate") == "counted"
+    assert record.pop("kind") == "counted"
     assert {**record, "replayed": False} == told
     unknown = await gifts.ask(f"{GIFTS}/adds/b")
     assert_problem(unknown, 404, "unknown_add", members=("key", "as_of"))
@@ -125,7 +125,7 @@ async def test_a_sum_is_set_once_for_its_key_and_tells_both_sums(gifts: Serving)
     assert again.json == {**done.json, "replayed": True}
     assert await sum_of(gifts) == "3.00"
     record = (await gifts.ask(f"{GIFTS}/adds/zero")).json
-    assert (record["fate"], record["by"]) == ("set", "http:127.0.0.1")
+    assert (record["kind"], record["by"]) == ("set", "http:127.0.0.1")
     below = await send(gifts, "POST", f"{GIFTS}/set", key="less", sum="-1")
     assert_problem(below, 409, "out_of_bounds", members=BEYOND)
     assert_problem(await send(gifts, "POST", f"{GIFTS}/set", sum="1"), 400, "key_missing")

@@ -62,10 +62,10 @@ def record_in(item: Item, name: str, inc: int) -> AddRecord:
     whole, prefix = string(item.get(KEY)) or "", records_prefix(name, inc)
     if not whole.startswith(prefix):
         raise _wrong(item, KEY, f"{prefix}…")
-    written = string(item.get("fate"))
+    written = string(item.get("kind"))
     fate = next((one for one in AddFate if one.value == written), None)
     if fate is None:
-        raise _wrong(item, "fate", "a fate of this version")
+        raise _wrong(item, "kind", "a fate of this version")
     by = string(item.get("by")) or ""
     return AddRecord(
         whole.removeprefix(prefix), fate, _amount(item, "amount"), _amount(item, "sum"),
@@ -152,7 +152,7 @@ def record_attributes(record: AddRecord) -> dict[str, Item]:
     """Return the attributes of a record's item beside its key."""
     numbers = _numbers(amount=record.amount, sum=record.sum, rev=record.rev, at=record.at)
     by = {"by": {"S": record.by}} if record.by else {}
-    return {"fate": {"S": record.fate.value}, **numbers, **by}
+    return {"kind": {"S": record.fate.value}, **numbers, **by}
 
 
 def _numbers(**values: int) -> dict[str, Item]:

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS tally (
 """,
     """
 CREATE TABLE IF NOT EXISTS tally_add (
-    tally TEXT NOT NULL, inc INTEGER NOT NULL, key TEXT NOT NULL, fate TEXT NOT NULL,
+    tally TEXT NOT NULL, inc INTEGER NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL,
     amount INTEGER NOT NULL, "sum" INTEGER NOT NULL, rev INTEGER NOT NULL, at INTEGER NOT NULL,
     "by" TEXT NOT NULL, PRIMARY KEY (tally, inc, key)
 ) STRICT, WITHOUT ROWID
@@ -40,7 +40,7 @@ FIELDS = (
     "adds", "change",
 )  # fmt: skip
 COLUMNS = ", ".join(f'"{field}"' for field in FIELDS)
-RECORD = 'key, fate, amount, "sum", rev, at, "by"'
+RECORD = 'key, kind, amount, "sum", rev, at, "by"'
 SELECT_TALLY = f"SELECT {COLUMNS} FROM tally"  # noqa: S608 - our own words
 SELECT_RECORD = f"SELECT {RECORD} FROM tally_add WHERE tally = ? AND inc = ?"  # noqa: S608
 PUT_RIGHT = "put the row right, or use the version of idservice that wrote it"

@@ -160,7 +160,7 @@ func callTallies(tallies *client.TalliesAPIService, with context.Context) {
 	fmt.Println("refused", problem.Status, problem.Code, *problem.Sum)
 	record, _, err := tallies.ShowAdd(with, "donations", "don-1").Execute()
 	check(err)
-	fmt.Println("showAdd", record.Fate, record.Amount)
+	fmt.Println("showAdd", record.Kind, record.Amount)
 	sum, _, err := tallies.ShowSum(with, "donations").Execute()
 	check(err)
 	fmt.Println("showSum", sum.Sum)

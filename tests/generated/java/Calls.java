@@ -86,7 +86,7 @@ public class Calls {
       say("refused", refused.getCode(), code, problem.get("sum").asText());
     }
     RecordAnswer record = tallies.showAdd("donations", "don-1");
-    say("showAdd", record.getFate(), record.getAmount());
+    say("showAdd", record.getKind(), record.getAmount());
     say("showSum", tallies.showSum("donations").getSum());
     SetSumAnswer set = tallies.setSum("donations", "year", new SetSumRequest().sum("0"));
     say("setSum", set.getBefore(), set.getSum());

@@ -105,7 +105,7 @@ with client:
     refused = add("don-2", "-100")
     say("refused", refused.status, refused.code.value, refused.sum_)
     record = show_add.sync("donations", "don-1", client=client)
-    say("showAdd", record.fate.value, record.amount)
+    say("showAdd", record.kind.value, record.amount)
     say("showSum", show_sum.sync("donations", client=client).sum_)
     body = SetSumRequest(sum_="0")
     done = set_sum.sync("donations", client=client, body=body, idempotency_key="year")

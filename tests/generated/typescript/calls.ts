@@ -92,7 +92,7 @@ if (below === undefined) throw new Error("an add went below the floor");
 console.log("refused", below.status, below.code, below.sum);
 const first = { params: { path: { name: "donations", key: "don-1" } } };
 const record = await answered(client.GET("/v1/tallies/{name}/adds/{key}", first));
-console.log("showAdd", record.fate, record.amount);
+console.log("showAdd", record.kind, record.amount);
 const sum = await answered(client.GET(tally, { params: donations }));
 console.log("showSum", typeof sum === "string" ? sum : sum.sum);
 const zero = { params: keyed("year"), body: { sum: "0" } };
