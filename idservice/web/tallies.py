@@ -242,7 +242,7 @@ def read_amount(field: str, sent: Raw) -> str:
 
 
 def _bad_amount(field: str, value: str) -> errors.BadAmount:
-    rule = "a number such as 12 or -0.5 in plain digits, at most 18 of them before the point"
+    rule = "a number such as 12 or -0.5, of at most 18 digits before the point and 9 after it"
     return errors.BadAmount(field=field, value=value[:80], rule=rule)
 
 

@@ -330,3 +330,8 @@ async def test_a_listener_for_ids_alone_changes_and_lists_no_tallies(serve: Serv
     answer = await send(serving, "PUT", GIFTS)
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
     assert_problem(await add(serving, "a", "1"), 404, "unknown_tally")
+
+
+async def test_digits_beyond_any_decimals_are_told_the_rule_that_they_break(gifts: Serving) -> None:
+    told = (await sent(gifts, b'{"amount":0.30000000000000004}')).json["detail"]
+    assert "at most 18 digits before the point and 9 after it" in told
