@@ -66,7 +66,7 @@ class Tallies:
 
     @property
     def reads(self) -> int:
-        """Reads of tallies in the store, for readers; some share one."""
+        """Number of reads of the store for sums; requests that wait together share one."""
         return self._own.reads if self._own is not None else 0
 
     async def add(self, name: str, key: str, amount: str) -> Told:

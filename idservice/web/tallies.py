@@ -161,7 +161,7 @@ class TallyRoutes:
         return await self._changed(request, change, "delete", body.reason)
 
     async def set(self, request: web.Request) -> web.Response:
-        """Set the sum, under a key as an add."""
+        """Set the sum, under a key like that of an add."""
         self._access.check_change(request, COMMANDS)
         key = read_key(request)
         body = await _sent(request, SetSumRequest)
