@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.measure import check, cores
@@ -96,8 +96,25 @@ def children(pid: int, count: int) -> tuple[int, ...]:
 
 
 def is_ready(port: int, child: subprocess.Popen[bytes]) -> None:
-    """Wait until `/readyz` says yes."""
-    _until(lambda: get(port, "/readyz")[0] == 200, child)
+    """Wait until `/readyz` says yes, and it is the child that says so: another process may have
+    taken the port before."""
+    _until(lambda: _listens(port, child.pid) and get(port, "/readyz")[0] == 200, child)
+
+
+def _listens(port: int, pid: int) -> bool:
+    """True if the process has a socket that listens on a port of IPv4: proc(5), `/proc/net/tcp`."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {
+        f"socket:[{row[9]}]"
+        for row in rows
+        if row[3] == "0A" and int(row[1].partition(":")[2], 16) == port
+    }
+    with suppress(OSError):  # it has ended
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                if os.readlink(entry) in listening:
+                    return True
+    return False
 
 
 def answers(port: int, child: subprocess.Popen[bytes]) -> None:
