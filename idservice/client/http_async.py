@@ -216,7 +216,8 @@ class AsyncTransport:
 
 
 def _connections_told() -> aiohttp.TraceConfig:
-    """Have aiohttp set the event of a request that has a connection, before anything is sent."""
+    """Return a trace that sets the event of a request once it has a connection. Until then nothing
+    is sent."""
 
     async def tell(_: aiohttp.ClientSession, request: SimpleNamespace, __: object) -> None:
         request.trace_request_ctx.set()

@@ -40,7 +40,7 @@ class TallyAsk:
 class SettledAdd:
     """The record of a key. A refused add left `sum` as it was.
 
-    `amount` and `sum` have all decimals of the tally, and `at` is in UTC. `rev` is the revision of
+    `amount` and `sum` have the decimals of the tally, and `at` is in UTC. `rev` is the revision of
     the tally in which the key was settled. `replayed` means that it was settled before. `by` is who
     set the sum; empty for an add.
     """
@@ -70,7 +70,7 @@ class SettledAdd:
 class TallyValue:
     """A tally as it was at `as_of` or later, in UTC; it was last changed at `at`.
 
-    `sum` has all decimals of the tally. `rev` rises with each change.
+    `sum` has as many decimals as the tally. `rev` rises by one with each write of the tally.
     """
 
     tally: str

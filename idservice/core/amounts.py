@@ -1,4 +1,4 @@
-"""Exact amounts: whole numbers of the smallest unit, and their text. No float anywhere (T4)."""
+"""Reads and writes exact amounts, as whole numbers of the smallest unit. None is a float (T4)."""
 
 import re
 

@@ -310,7 +310,7 @@ class OutOfTurn(NotApplied):
 class NotShown(NotApplied):
     text = (
         "The store {store} refused {action}: a service shows and changes no counters at this "
-        "address. Name its --admin-listen address, or the store that it uses itself."
+        "address. Name its --admin-listen address, or the store that the service uses."
     )
     answered = True
     retryable = False
@@ -318,8 +318,8 @@ class NotShown(NotApplied):
 
 class ChangedElsewhere(NotApplied):
     text = (
-        "{store} is a service, whose counters and tallies are changed where it runs. Name the "
-        "store that it uses itself as --store."
+        "{store} is a service. It has its counters and tallies in a store, and they are changed "
+        "there. Name that store with --store."
     )
     retryable = False
 

@@ -76,7 +76,7 @@ async def all_audited(store: TallyStore) -> list[TallyAudit]:
 async def repair(store: TallyStore, audit: TallyAudit, *, by: str) -> Tally:
     """Write a tally as its records have it, and return it.
 
-    Raises TallyNotChanged if adds go on, NotApplied, OutcomeUnknown.
+    Raises TallyNotChanged if adds are made meanwhile; NotApplied; OutcomeUnknown.
     """
     before, after = audit.tally, audit.repaired
     assert after.change is not None

@@ -310,8 +310,8 @@ class Committer:
         self._trouble.commit_ended(result)
 
     def _settle(self, records: Collection[AddRecord], arrivals: int, *, replayed: bool) -> None:
-        """Tell those who wait for these keys; `arrivals` is how many had come when they were asked
-        for."""
+        """Tell the callers who wait for these keys. `arrivals` is the number of requests that had
+        come when the store was asked."""
         if not records:
             return
         assert self.tally is not None

@@ -10,7 +10,7 @@ from idservice.observability.tally_readings import LOST
 log = logging.getLogger("idservice.tallies")
 
 SHORT_MIN_S = 1.0  # a trouble that ends sooner is one with the next
-LOOK_S = 60.0  # over which lost commits are counted, and for which they are told once
+LOOK_S = 60.0  # lost commits are counted for so long, and are told once in it
 # An instance that was not the last to add is beaten once, and then commits: half is in order.
 COMMITS_MIN, LOST_MIN = 50, 0.6
 
@@ -60,7 +60,7 @@ class AddTrouble:
             self._since, self._told = None, 0
 
     def commit_ended(self, result: str) -> None:
-        """Note the result of a commit; tell the log if others come first too often."""
+        """Note the result of a commit. Log a warning if other instances are first too often."""
         now = asyncio.get_running_loop().time()
         if now >= self._look_from + LOOK_S:
             self._look_from, self._commits, self._lost = now, 0, 0

@@ -99,8 +99,8 @@ def of(record: str) -> Any:
 
 
 def problem(status: int, tag: str) -> Any:
-    """Return a problem with this status as JSON values; None if there is no example. `tag` is that
-    of the operation."""
+    """Return an example of a problem with this status, as JSON values; None if there is none. `tag`
+    is the group of the operation in the document."""
     error = (TALLY_PROBLEMS if tag == "tallies" else PROBLEMS).get(status)
     return None if error is None else _plain(problem_record(error))
 

@@ -384,7 +384,7 @@ async def test_a_counter_suspended_at_the_central_ends_here_after_its_ids(
         await central.catalogue.change("orders", Configure(state=ACTIVE))
         assert await supply.next_id() > first
         assert supply.counter.ordinal == 3
-        with pytest.raises(errors.ChangedElsewhere, match="changed where it runs"):
+        with pytest.raises(errors.ChangedElsewhere, match="Name that store with --store"):
             await catalogue.change("orders", Configure(state=SUSPENDED))
 
 
