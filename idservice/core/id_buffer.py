@@ -64,6 +64,12 @@ class IdBuffer:
         if not self._left_in_segment() and self._rest:
             self._load()
 
+    def take_few(self, count: int) -> tuple[int, ...] | None:
+        """Take `count` ids, if they are few and the cursor has as many left."""
+        if count <= FEW and not self._shared and count <= self._left_in_segment():
+            return tuple(islice(self.cursor, count))
+        return None
+
     def take_batch(self, count: int) -> list[range] | None:
         """Take `count` ids, as blocks in rising order; None if fewer are held. 0 < count."""
         assert count > 0
@@ -73,9 +79,9 @@ class IdBuffer:
                 self.advance()
                 id = next(self.cursor, None)
             return None if id is None else [range(id, id + self._segment.step, self._segment.step)]
-        if count <= FEW and not self._shared and count <= self._left_in_segment():
-            ids, step = tuple(islice(self.cursor, count)), self._segment.step
-            return [range(ids[0], ids[-1] + step, step)]
+        ids = self.take_few(count)
+        if ids is not None:
+            return [range(ids[0], ids[-1] + self._segment.step, self._segment.step)]
         if count > self.held:
             return None
         blocks: list[range] = []

@@ -21,6 +21,7 @@ from idservice.web.turns import loop_turns
 
 BODY_TIMEOUT_S = 10.0
 TEXT = "text/plain; charset=utf-8"
+_json = msgspec.json.Encoder()
 
 
 def next_handler(
@@ -93,10 +94,13 @@ def several(counter: Counter, asked: IdRequest, blocks: Sequence[range]) -> tupl
             nonce=msgspec.UNSET if asked.nonce is None else asked.nonce,
         )
         return JSON, msgspec.json.encode(answer)
-    ids = list(chain.from_iterable(blocks))
-    if asked.format == "text":
-        # Five times as fast as formatting one by one: the list as JSON, with line ends for commas.
-        return TEXT, msgspec.json.encode(ids)[1:-1].replace(b",", b"\n") + b"\n"
+    return listed(counter, asked, tuple(chain.from_iterable(blocks)))
+
+
+def listed(counter: Counter, asked: IdRequest, ids: Sequence[int]) -> tuple[str, bytes]:
+    """Return content type and body for a batch whose ids are written one by one."""
+    if asked.format == "text":  # as JSON writes a number, which takes a fifth of the time
+        return TEXT, _json.encode_lines(ids)
     shown: list[int | str] = [str(id) for id in ids] if as_strings(counter) else list(ids)
     return JSON, msgspec.json.encode(IdBatch(counter.name, len(ids), shown))
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idservice.core.id_buffer import IdBuffer, joined
+from idservice.core.id_buffer import FEW, IdBuffer, joined
 
 BLOCKS = st.builds(
     lambda start, count, step: range(start, start + count * step, step),
@@ -45,3 +45,16 @@ def test_blocks_of_different_steps_or_with_a_hole_between_stay_apart() -> None:
     assert joined([range(4), range(5, 8)]) == [range(4), range(5, 8)]
     assert joined([range(4), range(4, 8, 2)]) == [range(4), range(4, 8, 2)]
     assert joined([range(4, 8), range(4)]) == [range(4, 8), range(4)]
+
+
+@given(st.integers(1, 200), st.integers(0, 200), st.lists(st.integers(1, 70), max_size=9))
+def test_few_ids_are_taken_only_down_to_the_mark(held: int, mark: int, counts: list[int]) -> None:
+    buffer = IdBuffer(shared=False)
+    buffer.append(range(held))
+    buffer.stop_at(mark)
+    above, taken = held - mark if mark < held else held, []
+    for count in counts:
+        few = buffer.take_few(count)
+        assert (few is None) == (count > min(FEW, above - len(taken)))
+        taken += few or ()
+    assert taken == [*range(len(taken))]

@@ -360,6 +360,9 @@ class FastConnection(asyncio.Protocol):
         """Return the answer if there are ids in memory."""
         counter = target.counter
         if not target.single:
+            ids = target.epoch_state.buffer.take_few(target.count) if target.listed else None
+            if ids is not None:  # they are above the mark at which more are reserved
+                return self._responder.few(target, ids)
             blocks = counter.take_many(target.count)
             if blocks is None:
                 return None

@@ -18,7 +18,7 @@ from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.observability.readings import ServiceView
 from idservice.web.health import LIVE, ready
-from idservice.web.ids import TEXT, form, issue, several
+from idservice.web.ids import TEXT, form, issue, listed, several
 from idservice.web.problems import crash, problem
 from idservice.web.request import JSON, IdRequest, WebLimits, prefers_json, read_id_request
 
@@ -39,7 +39,7 @@ class Target:
 
     __slots__ = (
         "asked", "body", "content_type", "cost", "count", "counter", "entry", "epoch_state",
-        "plain", "single",
+        "listed", "plain", "single",
     )  # fmt: skip
 
     def __init__(self, counter: LocalCounter, asked: IdRequest) -> None:
@@ -48,7 +48,8 @@ class Target:
         self.asked = asked
         self.count = asked.count or 1
         self.cost = asked.cost
-        self.single = self.count == 1 and asked.format != "ranges"
+        self.listed = asked.format != "ranges"  # each id is written
+        self.single = self.count == 1 and self.listed
         self.plain = self.single and asked == PLAIN
         self.renew()
 
@@ -184,6 +185,9 @@ class Responder:
         if target.entry is not target.epoch_state.counter:
             target.renew()
         return self._answer(target.content_type, target.body % id)
+
+    def few(self, target: Target, ids: tuple[int, ...]) -> bytes:
+        return self._answer(*listed(target.epoch_state.counter, target.asked, ids))
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
         return self._answer(*several(target.epoch_state.counter, target.asked, blocks))
