@@ -62,6 +62,7 @@ class Hop:
         self.servers = servers
         self.faults = Faults(latency_s=(0.0, 0.0))
         self.silent = 0.5  # how many of those whose answer is lost hear nothing, not even the end
+        self.silences = 0
         self.fates: Counter[str] = Counter()
         self.on_exchange: Callable[[Exchange], None] = lambda exchange: None
         self._rng = rng
@@ -158,6 +159,7 @@ class Hop:
     async def _lose(self, request: web.Request) -> NoReturn:
         """End the connection as a firewall does, or say nothing until whoever asks gives up."""
         if self._rng.random() < self.silent:
+            self.silences += 1
             end = asyncio.get_running_loop().time() + SILENCE_S
             while request.transport is not None and asyncio.get_running_loop().time() < end:
                 await asyncio.sleep(0.1)

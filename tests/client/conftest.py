@@ -18,10 +18,14 @@ from typing import Any, Self
 
 import pytest
 
-from idservice.client import AsyncClient, Client
+from idservice.client import AsyncClient, Client, buffer, tally_calls
+from idservice.client.buffer import ClientBuffer
+from tests.listening import listening
 from tests.served import Served, served
 from tests.simulation.serving import table
 from tests.simulation.store import SimStore, Table
+
+PATIENCE_S = 60.0
 
 
 class Threaded:
@@ -50,6 +54,32 @@ class Threaded:
     async def close(self) -> None:
         await asyncio.to_thread(self.client.close)
 
+    @property
+    def _buffer(self) -> ClientBuffer:
+        return self.client._buffer
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client has a deadline that no machine is too slow for, unless a test gives it another."""
+    for made in (Client, AsyncClient):
+        monkeypatch.setitem(made.__init__.__kwdefaults__, "timeout", PATIENCE_S)  # type: ignore[misc]
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets each call that fails end with its n-th request, as if its deadline came before the next:
+    a short deadline may be over on a busy machine before anything is sent."""
+
+    def set_tries(most: int) -> None:
+        def pause(failures: int, **_: float) -> float:
+            return 0.0 if failures < most else 2 * PATIENCE_S
+
+        for module in (buffer, tally_calls):
+            monkeypatch.setattr(module, "backoff", pause)
+
+    return set_tries
+
 
 @pytest.fixture(params=[Threaded, AsyncClient], ids=["sync", "async"])
 def kind(request: pytest.FixtureRequest) -> Any:
@@ -75,33 +105,16 @@ Says = Callable[[str], Awaitable[bytes | None]]
 async def saying(says: Says) -> AsyncIterator[str]:
     """The address of something that answers each target with bytes, or hangs up where None."""
 
-    under_way: set[asyncio.Task[None]] = set()
-
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task: asyncio.Task[None] | None = asyncio.current_task()
-        assert task is not None
-        under_way.add(task)
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                answer = await says(head.split(b" ")[1].decode())
-                if answer is None:
-                    break
-                writer.write(answer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # the last of them at the end, of one that never answers
-        finally:
-            writer.close()
-            under_way.discard(task)
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            answer = await says(head.split(b" ")[1].decode())
+            if answer is None:
+                break
+            writer.write(answer)
+            await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in tuple(under_way):
-            task.cancel()
-        await asyncio.gather(*under_way)
+    async with listening(serve) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def answer(body: Any, status: int = 200, kind: str = "application/json") -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 from idservice import errors
 from idservice.web.problems import problem
 from tests.client.conftest import answer
+from tests.listening import listening
 
 AT = "2026-11-03T10:00:00.123Z"
 
@@ -98,35 +99,19 @@ async def summing(
     service: Callable[[Heard], bytes | None], host: str = "127.0.0.1", port: int = 0
 ) -> AsyncIterator[str]:
     """The address of a service about tallies."""
-    under_way: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task: asyncio.Task[None] | None = asyncio.current_task()
-        assert task is not None
-        under_way.add(task)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-                lines = [line.partition(": ") for line in head[1:] if line]
-                headers = {name.lower(): value for name, _, value in lines}
-                body = await reader.readexactly(int(headers.get("content-length", "0")))
-                method, target, _ = head[0].split(" ")
-                said = service(Heard(method, target, headers.get("idempotency-key", ""), body))
-                if said is None:
-                    break
-                writer.write(said)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # the last of them at the end
-        finally:
-            writer.close()
-            under_way.discard(task)
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            lines = [line.partition(": ") for line in head[1:] if line]
+            headers = {name.lower(): value for name, _, value in lines}
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            method, target, _ = head[0].split(" ")
+            said = service(Heard(method, target, headers.get("idempotency-key", ""), body))
+            if said is None:
+                break
+            writer.write(said)
+            await writer.drain()
 
-    server = await asyncio.start_server(serve, host, port)
-    try:
-        yield f"http://{host}:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in tuple(under_way):
-            task.cancel()
-        await asyncio.gather(*under_way)
+    async with listening(serve, host, port) as bound:
+        yield f"http://{host}:{bound}"

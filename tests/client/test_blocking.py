@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from idservice.client.http_sync import ConnectionPool
 from idservice.client.process_mark import _PidMark, process_mark
 from idservice.errors import NOT_APPLIED, UNKNOWN, Usage
 from tests.client.conftest import FORKS, Central, apart, saying
+from tests.listening import listening
 from tests.served import Served
 from tests.simulation.store import Table
 
@@ -87,11 +87,12 @@ async def test_threads_and_expiry_never_share_an_id(
     assert len(set(ids)) == len(ids)
 
 
-def test_a_batch_that_fails_after_its_ids_from_memory_used_these_up() -> None:
+def test_a_batch_that_fails_after_its_ids_from_memory_used_these_up(
+    tries: Callable[[int], None],
+) -> None:
     """Another thread took some between the look at how many there are and their taking."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with Client(f"http://127.0.0.1:{port}", timeout=0.05) as client:
+    tries(1)
+    with Client("http://127.0.0.1:1") as client:
         for held, outcome in (([], NOT_APPLIED), ([7], UNKNOWN)):
             client._buffer.take_many = lambda _, held=held: list(held)  # type: ignore[misc]
             with pytest.raises(WaitedTooLong, match="Nothing was sent") as failed:
@@ -427,23 +428,20 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_the_end(data: Table
      b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + b" " * 2_000_000],
     ids=["nothing", "no HTTP", "cut off", "too long"],
 )  # fmt: skip
-async def test_what_is_no_whole_answer_is_unknown(said: bytes) -> None:
+async def test_what_is_no_whole_answer_is_unknown(
+    said: bytes, tries: Callable[[int], None]
+) -> None:
+    tries(1)
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(said)
-            await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        await writer.drain()
 
     def work(url: str) -> Any:
-        with Client(url, timeout=0.1) as client, pytest.raises(WaitedTooLong) as refused:
+        with Client(url) as client, pytest.raises(WaitedTooLong) as refused:
             client.next_id()
         return refused.value.outcome
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(serve) as port:
         assert await asyncio.to_thread(work, f"http://127.0.0.1:{port}") == "unknown"

@@ -261,25 +261,27 @@ async def test_a_refusal_after_a_lost_answer_is_not_told_as_not_applied(
     assert raised.value.outcome == (errors.NOT_APPLIED if kept else errors.UNKNOWN)
 
 
-async def test_after_the_deadline_the_same_key_may_be_sent_again(made: Any) -> None:
+async def test_after_the_deadline_the_same_key_may_be_sent_again(
+    made: Any, tries: Callable[[int], None]
+) -> None:
+    tries(3)
     sums = Sums(*[lost] * 1000)
-    async with summing(sums) as url, gifts(made, url, timeout=0.5) as tally:
+    async with summing(sums) as url, gifts(made, url) as tally:
         with pytest.raises(AddUnsettled, match="same key: it is counted once") as raised:
             await tally.add("12.50")
         error = raised.value
         assert (error.outcome, error.retryable) == (errors.UNKNOWN, True)
-        assert {heard.key for heard in sums.heard} == {error.key}
+        assert [heard.key for heard in sums.heard] == [error.key] * 3
         sums.spoils = []
         async with gifts(made, url) as later:
             told = await later.add("12.50", key=error.key)
     assert (told.sum, told.replayed) == (Decimal("12.50"), True)
 
 
-async def test_what_was_never_sent_is_unknown_too(made: Any) -> None:
+async def test_what_was_never_sent_is_unknown_too(made: Any, tries: Callable[[int], None]) -> None:
     """An earlier call with this key may have been counted."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    async with gifts(made, f"http://127.0.0.1:{port}", timeout=0.05) as tally:
+    tries(1)
+    async with gifts(made, "http://127.0.0.1:1") as tally:
         with pytest.raises(AddUnsettled, match="cannot reach http") as raised:
             await tally.add(1, key="k")
         assert (raised.value.outcome, raised.value.key) == (errors.UNKNOWN, "k")
@@ -336,13 +338,11 @@ async def test_the_sum_and_a_record_are_read(made: Any) -> None:
         assert (raised.value.key, raised.value.as_of) == ("b", TIME)
 
 
-async def test_a_read_without_an_answer_says_so(made: Any) -> None:
-    async with (
-        summing(Sums(*[hidden(PAGE)] * 1000)) as url,
-        gifts(made, url, timeout=0.05) as tally,
-    ):
+async def test_a_read_without_an_answer_says_so(made: Any, tries: Callable[[int], None]) -> None:
+    tries(2)
+    async with summing(Sums(*[hidden(PAGE)] * 1000)) as url, gifts(made, url) as tally:
         for read in (tally.value, lambda: tally.recorded("k")):
-            with pytest.raises(TallyNotRead, match=r"within 0\.05 s: ") as raised:
+            with pytest.raises(TallyNotRead, match=r"within 30 s: ") as raised:
                 await read()
             assert raised.value.outcome == errors.NOT_APPLIED
 

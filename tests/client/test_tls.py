@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +10,8 @@ import pytest
 from idservice import errors
 from idservice.cli import http_get
 from idservice.client import AsyncClient, Client, WaitedTooLong, tls
+from tests.client.conftest import PATIENCE_S
+from tests.listening import listening
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
@@ -23,23 +25,19 @@ async def saying(answer: bytes) -> AsyncIterator[str]:
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10_000)
         writer.write(answer)
-        writer.close()
 
-    server = await asyncio.start_server(answered, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with listening(answered) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def blocking(url: str) -> WaitedTooLong:
-    with Client(url, timeout=0.2) as client, pytest.raises(WaitedTooLong) as failed:
+    with Client(url) as client, pytest.raises(WaitedTooLong) as failed:
         client.next_id()
     return failed.value
 
 
 async def asynchronous(url: str) -> WaitedTooLong:
-    async with AsyncClient(url, timeout=0.2) as client:
+    async with AsyncClient(url) as client:
         with pytest.raises(WaitedTooLong) as failed:
             await client.next_id()
     return failed.value
@@ -55,8 +53,9 @@ async def asynchronous(url: str) -> WaitedTooLong:
     ],
 )
 async def test_both_clients_say_that_the_scheme_is_wrong(
-    scheme: str, answer: bytes, words: str, outcome: str
+    tries: Callable[[int], None], scheme: str, answer: bytes, words: str, outcome: str
 ) -> None:
+    tries(1)
     async with saying(answer) as place:
         url = f"{scheme}://{place}"
         for failed in (await asyncio.to_thread(blocking, url), await asynchronous(url)):
@@ -78,7 +77,9 @@ async def test_commands_that_ask_a_service_say_that_the_scheme_is_wrong(
 ) -> None:
     async with saying(answer) as place:
         with pytest.raises(http_get.NoAnswer) as failed:
-            await asyncio.to_thread(http_get.ask, f"{scheme}://{place}", "/livez", timeout=5.0)
+            await asyncio.to_thread(
+                http_get.ask, f"{scheme}://{place}", "/livez", timeout=PATIENCE_S
+            )
     assert words in str(failed.value)
 
 

@@ -7,6 +7,8 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from tests.listening import listening
+
 Answer = bytes | Callable[[asyncio.StreamWriter], None] | None
 
 
@@ -84,28 +86,23 @@ class Server:
         return self.by_operation.get(operation, self.answer)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                self.headers = headers = dict(
-                    line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line
-                )
-                body = await reader.readexactly(int(headers["content-length"]))
-                operation = head.split("X-Amz-Target: DynamoDB_20120810.")[1].split("\r\n")[0]
-                self.requests.append((operation, json.loads(body)))
-                self.asked.set()
-                answer = self.answer_to(operation, self.requests[-1][1])
-                if answer is None:
-                    await self._never.wait()
-                elif callable(answer):
-                    answer(writer)
-                    return
-                else:
-                    writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.headers = headers = dict(
+                line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line
+            )
+            body = await reader.readexactly(int(headers["content-length"]))
+            operation = head.split("X-Amz-Target: DynamoDB_20120810.")[1].split("\r\n")[0]
+            self.requests.append((operation, json.loads(body)))
+            self.asked.set()
+            answer = self.answer_to(operation, self.requests[-1][1])
+            if answer is None:
+                await self._never.wait()
+            elif callable(answer):
+                answer(writer)
+                return
+            else:
+                writer.write(answer)
 
 
 @asynccontextmanager
@@ -114,20 +111,6 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """A server on a port of its own, while it runs."""
     server = kind(answer, **by_operation)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(server.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    try:
+    async with listening(server.serve) as port:
+        server.url = f"http://127.0.0.1:{port}"
         yield server
-    finally:
-        listener.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks)
-        await listener.wait_closed()

@@ -37,6 +37,7 @@ from idservice.stores.records import (
 )
 from idservice.web.problems import problem
 from idservice.web.request import WebLimits
+from tests.listening import listening
 from tests.served import Served, served
 from tests.simulation.loop import elapse, run
 from tests.simulation.serving import table
@@ -587,16 +588,10 @@ async def test_no_redirect_is_followed_and_no_proxy_of_the_environment_is_used(
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(answer)
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
 
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    server = await asyncio.start_server(redirect, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        async with open_store(f"http://127.0.0.1:{port}") as store:
-            assert isinstance(store, ChainedStore)
-            with pytest.raises(errors.OutcomeUnknown, match="307"):
-                await lend(store)
+    async with listening(redirect) as port, open_store(f"http://127.0.0.1:{port}") as store:
+        assert isinstance(store, ChainedStore)
+        with pytest.raises(errors.OutcomeUnknown, match="307"):
+            await lend(store)
     assert len(asked) == 1

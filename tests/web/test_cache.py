@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.listening import listening
+
 from .conftest import Serving
 from .proxies import nginx
 from .wire import ask, connected
@@ -120,23 +122,15 @@ async def test_a_proxy_that_tries_several_upstreams_makes_gaps_and_no_duplicates
         async with connected(served[0]) as wire:
             await wire.send(b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
             served.append(int((await wire.answer()).body))
-        writer.close()
 
-    losers = [await asyncio.start_server(lose, "127.0.0.1", 0) for _ in range(2)]
-    try:
-        upstream = "".join(
-            f"server 127.0.0.1:{loser.sockets[0].getsockname()[1]} max_fails=0;" for loser in losers
-        )
+    async with listening(lose) as one, listening(lose) as two:
+        upstream = "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in (one, two))
         path = await front(
             "proxy_next_upstream error timeout http_502; proxy_next_upstream_tries 3;",
             upstream=upstream,
         )
         served.append(serving_port(path))
         ids = [int(id) for id in await many(path)]
-    finally:
-        for loser in losers:
-            loser.close()
-            await loser.wait_closed()
     lost = served[1:]
     assert len(lost) > 0, "requests were repeated"
     assert len(set(ids)) == CALLERS

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.listening import listening
 from tests.processes import Serving
 
 from .browser import Browser
@@ -82,13 +83,9 @@ async def page() -> AsyncIterator[int]:
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(PAGE)
-        writer.close()
 
-    server = await asyncio.start_server(served, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with listening(served) as port:
+        yield port
 
 
 async def position(port: int) -> int:

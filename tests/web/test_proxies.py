@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.listening import listening
 from tests.processes import ROOT, STORE, Serving, command
 
 from .proxies import FRONTS, PROXIES, START_S, nginx
@@ -137,21 +138,19 @@ async def test_an_add_that_a_proxy_repeats_is_counted_once(tmp_path: Path) -> No
         async with connected(serving.port) as wire:
             await wire.send(asked)
             lost.append((await wire.answer()).body)
-        writer.close()
 
     body = b'{"amount":"5"}'
     add = "/v1/tallies/gifts/add"
     headers = {"Content-Type": "application/json", "Idempotency-Key": "a", "Connection": "close"}
     with Serving(tmp_path, "--store", STORE, "--init", "--allow-changes") as serving:
         assert (await ask(serving.port, "/v1/tallies/gifts", "PUT")).status == 201
-        loser = await asyncio.start_server(lose, "127.0.0.1", 0)
-        port = loser.sockets[0].getsockname()[1]
-        text = REPEATING.format(loser=port, port=serving.port, folder=tmp_path)
-        async with loser, nginx(tmp_path, text, ["front"]):
-            reader, writer = await asyncio.open_unix_connection(tmp_path / "front")
-            writer.write(request(add, "POST", headers=headers, body=body))
-            told = json.loads((await Wire(reader, writer).answer()).body)
-            writer.close()
+        async with listening(lose) as loser:
+            text = REPEATING.format(loser=loser, port=serving.port, folder=tmp_path)
+            async with nginx(tmp_path, text, ["front"]):
+                reader, writer = await asyncio.open_unix_connection(tmp_path / "front")
+                writer.write(request(add, "POST", headers=headers, body=body))
+                told = json.loads((await Wire(reader, writer).answer()).body)
+                writer.close()
         assert told == {**json.loads(lost[0]), "replayed": True}
         assert (told["sum"], len(lost)) == ("5", 1)
 
