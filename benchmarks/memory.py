@@ -16,15 +16,25 @@ class MemoryStore:
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
         self.writes = 0
+        self._counters: dict[str, Counter] = {}
         self._positions: dict[tuple[str, int], int] = {}
         self._random = Random(1)
 
+    @property
+    def reserved(self) -> int:
+        """The number of ids that were reserved, also where the answer is still under way."""
+        return sum(self._positions.values())
+
     async def counter(self, name: str) -> Counter:
         """Every name is a counter that starts from 0."""
-        counter = new_counter(name, self._random)
-        for shard in range(counter.shards):
-            self._positions.setdefault((name, shard), 0)
-        return counter
+        if name not in self._counters:
+            self._counters[name] = new_counter(name, self._random)
+            self._positions[name, 0] = 0
+        return self._counters[name]
+
+    async def entry(self, name: str) -> Counter | None:
+        """Return the counter, if it was asked for."""
+        return self._counters.get(name)
 
     async def reserve(
         self, counter: Counter, *, count: int, seen: int, room: int, shard: int = 0
