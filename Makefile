@@ -46,7 +46,7 @@ check: $(VENV)/.dev ## lint, format, types, the workflow, and whether the locks 
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/zizmor --offline --quiet --pedantic .github
 
-bench: $(VENV)/.dev ## the benchmarks
+bench: $(VENV)/.benchmarks ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the benchmarks; the page's by Chromium
@@ -56,13 +56,13 @@ pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the 
 # From a copy in which they lie as in the repository, so that the links between them hold on the site, too.
 docs: $(VENV)/.dev ## the pages in docs/reference that follow from the code, and a site of all pages, in site/
 	@$(BIN)/python -m tests.docs.generate
-	@rm -rf .site && mkdir -p .site/deploy
-	@cp -r README.md CHANGELOG.md SECURITY.md LICENSE docs .site && cp deploy/README.md .site/deploy
+	@rm -rf .site && mkdir -p .site/deploy .site/benchmarks
+	@cp -r README.md CHANGELOG.md SECURITY.md LICENSE docs .site && cp deploy/README.md .site/deploy && cp benchmarks/README.md .site/benchmarks
 	@$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless ARGS=--upgrade
 	@echo "lock: $(BUILD_LOCK) requirements.lock requirements-dev.lock requirements-deploy.lock" \
-		"requirements-recipes.lock requirements-generators.lock"
+		"requirements-recipes.lock requirements-generators.lock requirements-benchmarks.lock"
 	@printf 'hatchling>=1.27\neditables\n' | $(COMPILE) $(ARGS) - -o $(BUILD_LOCK) >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra test --extra check --extra docs --extra otel -c requirements.lock -c $(BUILD_LOCK) \
@@ -72,6 +72,8 @@ lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless
 		-o requirements-recipes.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra generators -c requirements-dev.lock -c requirements-deploy.lock \
 		-c requirements-recipes.lock -o requirements-generators.lock >/dev/null
+	@$(COMPILE) $(ARGS) pyproject.toml --extra benchmarks -c requirements-dev.lock -c requirements-deploy.lock \
+		-c requirements-recipes.lock -o requirements-benchmarks.lock >/dev/null
 
 sbom: $(VENV)/.venv ## idservice.cdx.json, the bill of materials (CycloneDX), from requirements.lock
 	@$(BIN)/python deploy/sbom.py > idservice.cdx.json
@@ -156,6 +158,11 @@ $(VENV)/.recipes: $(VENV)/.dev requirements-recipes.lock
 $(VENV)/.generators: $(VENV)/.dev requirements-generators.lock
 	@echo "$(VENV): requirements-generators.lock"
 	@$(LOCKED) -r requirements-generators.lock
+	@touch $@
+
+$(VENV)/.benchmarks: $(VENV)/.dev requirements-benchmarks.lock
+	@echo "$(VENV): requirements-benchmarks.lock"
+	@$(LOCKED) -r requirements-benchmarks.lock
 	@touch $@
 
 # Apart from the rest, since nothing that runs or tests the project needs it.

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "idle",
     "look",
     "http",
+    "products",
     "lane",
     "kinds",
     "pipeline",

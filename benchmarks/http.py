@@ -79,13 +79,15 @@ def wrk(
     varied: bool = False,
     threads: int = 1,
     connections: int = CONNECTIONS,
+    patience_s: int = 2,
 ) -> int:
-    """Load by wrk; how many requests were answered.
+    """Load by wrk; how many requests were answered, each within `patience_s`.
 
     wrk takes whole seconds. In a toy size it is told to end earlier, as by Ctrl-C.
     """
     arguments = ["timeout", "--preserve-status", "--signal=INT", f"{seconds}"] * (seconds < 1)
     arguments += ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}"]
+    arguments += [f"--timeout={patience_s}"]
     for name, value in headers.items():
         arguments += ["-H", f"{name}: {value}"]
     if varied:

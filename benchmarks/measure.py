@@ -111,6 +111,14 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def cpu_seconds_of_all(pid: int) -> float:
+    """CPU time of a process and of all that it started, also of those that have ended since."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]  # of the ended
+    ended = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return cpu_seconds(pid) + ended + sum(cpu_seconds_of_all(int(child)) for child in children)
+
+
 def resident_mb(pid: int) -> float:
     """Physical memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

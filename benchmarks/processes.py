@@ -32,8 +32,12 @@ def process(
     environment: Mapping[str, str] | None = None,
     *,
     on_all_cores: bool = False,
+    user: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `arguments` until the block ends, then stop it politely and, failing that, for good."""
+    """Run `arguments` until the block ends, then stop it politely and, failing that, for good.
+
+    `user` is the one to run it as.
+    """
     clean = {name: value for name, value in os.environ.items() if name[:10] != "IDSERVICE_"}
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
@@ -43,6 +47,7 @@ def process(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            user=user,
         )
         try:
             if not on_all_cores:
@@ -157,17 +162,22 @@ def get(port: int, target: str) -> tuple[int, str]:
     return int(head[9:12] or 0), body.decode()
 
 
-def timed(arguments: Sequence[str]) -> float:
+def timed(
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    user: str | None = None,
+) -> float:
     """Seconds from the start of a command to its end, which must be a success."""
     began = time.perf_counter()
-    with process(arguments) as child:
+    with process(arguments, environment, user=user) as child:
         check(child.wait(START_MAX_S) == 0, f"{' '.join(arguments)} ended with {child.returncode}")
         return time.perf_counter() - began
 
 
-def run_to_end(*arguments: str) -> None:
+def run_to_end(*arguments: str, environment: Mapping[str, str] | None = None) -> None:
     """Run python with `arguments` until it ends, which must be a success."""
-    timed([sys.executable, *arguments])
+    timed([sys.executable, *arguments], environment)
 
 
 @contextmanager

@@ -104,10 +104,10 @@ def nginx(folder: Path, stack: ExitStack) -> Rival:
     return Rival(port, (child.pid,))
 
 
-def redis(folder: Path, stack: ExitStack) -> Rival:
-    """Redis, without persistence."""
+def redis(folder: Path, stack: ExitStack, *flags: str) -> Rival:
+    """Redis, without persistence where `flags` do not say otherwise."""
     port = free_port()
-    settings = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    settings = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", *flags]
     child = stack.enter_context(
         process(["redis-server", *settings, "--dir", str(folder), "--loglevel", "warning"])
     )

@@ -12,11 +12,9 @@ each other.
 import asyncio
 import json
 import logging
-import os
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -25,16 +23,13 @@ from statistics import median
 from typing import TypeVar
 
 from benchmarks.adds import Answered, add_flat_out
+from benchmarks.databases import ENGINE, NO_ENGINE, engine
 from benchmarks.delayed import VARIABLE
 from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, interleaved, ratio, spread
 from benchmarks.processes import (
-    ROOT,
-    accepts,
     cores_awake,
-    free_port,
     get,
     on_load_core,
-    process,
     run_to_end,
     serving,
 )
@@ -51,12 +46,7 @@ CALLERS = 64
 MORE_CALLERS = (128, 256)
 GOAL_ADDS, GOAL_TRANSACTIONS, GOAL_LONE, GOAL_CPU, GOAL_READS = 8_000, 12, 1.3, 0.5, 2
 READERS = 1_000
-ENGINE = ROOT / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
 TARGET = f"/v1/tallies/{NAME}/add"
-AWS = {
-    "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_REGION": "eu-west-1",
-    "AWS_DEFAULT_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true",
-}  # fmt: skip
 
 
 def run(quick: bool) -> list[Row]:
@@ -285,28 +275,17 @@ def _sum(port: int) -> int:
 # --- CPU, beside a plain application --------------------------------------------------------------
 
 
-@contextmanager
-def _engine() -> Iterator[dict[str, str]]:
-    """Yield the variables that lead to a DynamoDB engine with a table."""
-    port = free_port()
-    with process(
-        [str(ENGINE), "serve", "--host", "127.0.0.1", "--port", str(port)], on_all_cores=True
-    ) as child:
-        accepts(port, child)
-        yield {**AWS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-
-
 def _beside_plain(rounds: int, round_s: float) -> list[Row]:
     what = f"tally: CPU per add / a plain aiohttp application, {CALLERS} callers"
     if not ENGINE.exists():
-        return [Row(what, None, goal=GOAL_CPU, note="dynoxide is not installed: make engines")]
+        return [Row(what, None, goal=GOAL_CPU, note=NO_ENGINE)]
     store = ("--store", "dynamodb:tally")
     us: dict[str, list[float]] = {}
     per_s: dict[str, list[float]] = {"idservice": [], "plain": []}
-    with on_load_core(), _engine() as variables:
-        with _environment(variables):
-            run_to_end("-m", "idservice", "init", *store)
-            run_to_end("-m", "idservice", "tally", "create", NAME, "--decimals", "2", *store)
+    with on_load_core(), engine(on_all_cores=True) as (_, variables):
+        run_to_end("-m", "idservice", "init", *store, environment=variables)
+        tally = ("tally", "create", NAME, "--decimals", "2")
+        run_to_end("-m", "idservice", *tally, *store, environment=variables)
         plain = serving("--table", "tally", module="benchmarks.plain_adds", environment=variables)
         with (
             serving(*store, environment=variables) as (port, ours, _),
@@ -329,15 +308,3 @@ def _beside_plain(rounds: int, round_s: float) -> list[Row]:
     note = f"{median(us['idservice']):.0f} µs beside {median(us['plain']):.0f} µs; "
     note += f"{median(per_s['idservice']):,.0f}/s beside {median(per_s['plain']):,.0f}/s"
     return [Row(what, ratio(us["idservice"], us["plain"]), "×", goal=GOAL_CPU, note=note)]
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Give variables to the processes that this one starts."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -16,6 +16,7 @@ PAGES = sorted(
         ROOT / "CHANGELOG.md",
         ROOT / "SECURITY.md",
         ROOT / "deploy" / "README.md",
+        ROOT / "benchmarks" / "README.md",
         *ROOT.glob("docs/**/*.md"),
     ]
 )

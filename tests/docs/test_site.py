@@ -19,9 +19,11 @@ ELSEWHERE = re.compile(r"(?:https?:)?//")
 def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pages, site = tmp_path / ".site", tmp_path / "site"
     shutil.copytree(ROOT / "docs", pages / "docs")
-    (pages / "deploy").mkdir()
-    for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "deploy/README.md"):
+    for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"):
         shutil.copy(ROOT / name, pages / name)
+    for folder in ("deploy", "benchmarks"):
+        (pages / folder).mkdir()
+        shutil.copy(ROOT / folder / "README.md", pages / folder)
     (tmp_path / "docs").mkdir()
     configuration = shutil.copy(ROOT / "docs/mkdocs.yml", tmp_path / "docs")
     built = subprocess.run(
