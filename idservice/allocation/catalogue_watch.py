@@ -6,8 +6,9 @@ import asyncio
 import logging
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
+from typing import Protocol
 
 from idservice import errors
 from idservice.allocation.context import Context
@@ -28,10 +29,24 @@ POSITIONS_MAX = 20  # that are read with one look
 STANDS_STILL_S = 5.0  # after which an instance finishes a change that another began
 
 
+class Follower(Protocol):
+    """Something else that is kept up with the catalogue, since its writes move the revision too."""
+
+    async def run(self) -> None:
+        """Do what is to be done beside, until the service ends."""
+
+    async def read_again(self) -> None:
+        """Read what may have changed, since the revision moved. Raises StoreError."""
+
+    def heard(self, at: float) -> None:
+        """Note that all that was read was true at this loop time."""
+
+
 class CatalogueWatcher:
     """Reads the revision of the catalogue, and the entries of counters in use when it moved; now
     and then also their positions. `finish` is called with the name of a counter whose change stands
-    still, `replaced` if the store is another one, or an older copy."""
+    still, `replaced` if the store is another one, or an older copy. `followers` read when it does.
+    """
 
     def __init__(
         self,
@@ -42,6 +57,7 @@ class CatalogueWatcher:
         *,
         finish: Callable[[str], None],
         replaced: Callable[[errors.StoreReplaced], None],
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._store = store
         self._context = context
@@ -49,6 +65,7 @@ class CatalogueWatcher:
         self._unknown = unknown
         self._finish = finish
         self._replaced = replaced
+        self._followers = followers
         self._loop = asyncio.get_running_loop()
         self._revision: int | None = None
         self._heard_at = self._loop.time()  # when the last look that succeeded was begun
@@ -86,6 +103,8 @@ class CatalogueWatcher:
                     self._unknown.looked(began=began, now=self._loop.time(), moved=moved)
                     if moved:
                         await self._read_entries()
+                        for follower in self._followers:
+                            await follower.read_again()
         except errors.StoreReplaced as error:
             health.failed(error, read=True)
             self._replaced(error)
@@ -98,12 +117,14 @@ class CatalogueWatcher:
         except Exception:  # a bug of ours or of a library
             log.exception("reading the catalogue failed", extra={"action": "catalogue_bug"})
         else:
-            # The revision read before the entries is remembered, and only now that all are read:
-            # a write in between moves it on, and is seen at the next look.
+            # The revision read before the rest is remembered, and only now that all is read: a
+            # write in between moves it on, and is seen at the next look.
             if revision != self._revision or len(self._local_counters) != self._surveyed:
                 self._survey()
             self._revision = revision
             self._heard_at = began
+            for follower in self._followers:
+                follower.heard(began)
             self._compare_positions()
             if self._stale_s:
                 self._stale_s = 0.0

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, Self
 
 from idservice import __version__, errors
-from idservice.allocation.catalogue_watch import POLL_S, CatalogueWatcher
+from idservice.allocation.catalogue_watch import POLL_S, CatalogueWatcher, Follower
 from idservice.allocation.context import Context, Limits
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.local_state import LocalState
@@ -63,6 +63,7 @@ class Service:
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
         self._finish = finish
+        self.followers: list[Follower] = []  # of the catalogue, known before it is entered
         self._catalogue: CatalogueWatcher | None = None  # once entered
         self._unknown: UnknownNames | None = None  # once entered, if the store has a catalogue
 
@@ -78,8 +79,11 @@ class Service:
                 self._unknown,
                 finish=self._finish,
                 replaced=self._refuse_all,
+                followers=self.followers,
             )
             self.spawn(self._catalogue.run())
+            for follower in self.followers:
+                self.spawn(follower.run())
         _entered.add(self)
         return self
 

@@ -138,6 +138,10 @@ def _add_setting(parser: argparse.ArgumentParser, setting: config.Setting) -> No
     text = f"{setting.help}{default} [{setting.variable}]".replace("%", "%%")
     if not setting.value:
         parser.add_argument(setting.flag, action="store_true", default=None, help=text)
+    elif setting.bare:
+        parser.add_argument(
+            setting.flag, nargs="?", const=setting.bare, metavar=setting.value, help=text
+        )
     else:
         action = "append" if setting.many else "store"
         parser.add_argument(setting.flag, action=action, metavar=setting.value, help=text)

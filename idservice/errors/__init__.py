@@ -1,5 +1,16 @@
-"""Every error of the project, as one tree: `tree` has the root, `tallies` those of sums."""
+"""Every error of the project, as one tree: `tree` has the root, `tallies` and `access` more."""
 
+from idservice.errors.access import (
+    AccessKeyMissing,
+    BadAccessKey,
+    KeyExpired,
+    KeyMalformed,
+    KeyNotEnough,
+    KeyRefused,
+    KeysIllFormed,
+    KeyUnknown,
+    NoSuchKey,
+)
 from idservice.errors.tallies import (
     KEEP_KEY,
     AddUnsettled,
@@ -77,7 +88,9 @@ __all__ = [
     "RETRY_AFTER_MAX_S",
     "RETRY_AFTER_S",
     "UNKNOWN",
+    "AccessKeyMissing",
     "AddUnsettled",
+    "BadAccessKey",
     "BadAmount",
     "BadConfiguration",
     "BadCount",
@@ -98,11 +111,18 @@ __all__ = [
     "Exhausted",
     "IdserviceError",
     "ItemUnusable",
+    "KeyExpired",
+    "KeyMalformed",
     "KeyMissing",
+    "KeyNotEnough",
+    "KeyRefused",
     "KeyReused",
+    "KeyUnknown",
+    "KeysIllFormed",
     "MalformedRequest",
     "Moved",
     "NoRoom",
+    "NoSuchKey",
     "NotAnswered",
     "NotApplied",
     "NotReached",

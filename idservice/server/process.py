@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from idservice import __version__, errors
+from idservice.access.keys import Keys
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S
@@ -135,6 +136,7 @@ async def _serve(
     )
     declared = [settings.default_counter, *routes.values()]
     service, catalogue, tallies = build_instance(store, limits, random=random, declared=declared)
+    keys = startup.build_keys(service, store, settings.require_keys)
     view = PoolView(service, tallies, link)
     around = await _telemetry(settings, service, view, stack)
     deadline = clock() + settings.store_wait
@@ -152,7 +154,7 @@ async def _serve(
     listeners = [
         await stack.enter_async_context(Listener(runner, one, limit, responder, slot))
         for one, runner, responder in _applications(
-            settings, bound, switch, view, service, catalogue, tallies, paths, around
+            settings, bound, switch, view, service, catalogue, tallies, keys, paths, around
         )
     ]
     log.info(
@@ -209,6 +211,7 @@ def _applications(
     service: Service,
     catalogue: Catalogue,
     tallies: Tallies,
+    keys: Keys | None,
     paths: dict[str, str],
     around: Sequence[Middleware],
 ) -> Iterator[tuple[socket.socket, web.AppRunner, Responder | None]]:
@@ -218,6 +221,7 @@ def _applications(
     )
     for address, one in bound.data + bound.admin:
         is_data = (address, one) in bound.data
+        gate = startup.build_gate(keys, address, settings.require_keys)
         app = build_app(
             service,
             catalogue,
@@ -231,9 +235,10 @@ def _applications(
             unix=bool(address.path),
             loopback=address.is_local and not address.path,
             around=around,
+            gate=gate,
         )
         responder = None
-        if is_data and not around:  # the fast lane has no place for middleware
+        if is_data and not around and not gate.asks:  # the fast lane has no place for middleware
             responder = Responder(service, view, paths, limits)
         yield one, web.AppRunner(app, shutdown_timeout=ABANDON_S), responder
 

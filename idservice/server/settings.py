@@ -89,6 +89,7 @@ class Setting:
     value: str = ""  # the name of its value in the help; empty for a switch
     many: bool = False  # a flag that may be repeated; a variable separates values by commas
     unset: str = ""  # the effect of the default None
+    bare: str = ""  # the value of its flag without one; empty if it needs one
 
     @property
     def flag(self) -> str:
@@ -116,9 +117,10 @@ def row(
     *,
     many: bool = False,
     unset: str = "",
+    bare: str = "",
 ) -> Any:
     """Return a field of a settings record; see `Setting`."""
-    return field(default=default, metadata={"setting": (parse, help, value, many, unset)})
+    return field(default=default, metadata={"setting": (parse, help, value, many, unset, bare)})
 
 
 def rows(record: type) -> dict[str, Setting]:
@@ -190,6 +192,16 @@ def switch(text: str) -> bool:
     return text.lower() in ("1", "true", "yes")
 
 
+def asking(text: str) -> str | None:
+    """Read which listeners ask for a key."""
+    if text.lower() == "all":
+        return "all"
+    try:
+        return "remote" if switch(text) else None
+    except ValueError as rule:
+        raise ValueError(f"{rule}, or all") from None
+
+
 def path_route(value: str) -> tuple[str, str]:
     """Read PATH=COUNTER."""
     path, equals, counter = value.rpartition("=")
@@ -226,6 +238,11 @@ class ServeSettings:
         False, switch,
         "let requests to loopback and Unix listeners change counters; not where a proxy or a"
         " forwarded port leads there",
+    )  # fmt: skip
+    require_keys: str | None = row(
+        None, asking,
+        "ask each request for an access key on TCP listeners that other machines can reach; with"
+        " `all` on every listener", "all", unset="no listener asks", bare="1",
     )  # fmt: skip
     default_counter: str = row("default", str, "the counter behind /next", "NAME")
     route: tuple[tuple[str, str], ...] = row(

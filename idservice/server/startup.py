@@ -13,15 +13,17 @@ from pathlib import Path
 from random import Random
 
 from idservice import errors
+from idservice.access.gate import Gate
+from idservice.access.keys import Keys
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.core.timeouts import backoff
-from idservice.server.settings import STORE_DEFAULT
+from idservice.server.settings import STORE_DEFAULT, Address
 from idservice.stores import initialise
 from idservice.stores.findings import Clock
-from idservice.stores.protocol import IdStore
+from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import DEFAULT_COUNTER
 from idservice.tallies.service import Tallies
 
@@ -69,6 +71,30 @@ def build_instance(
         check_open=service.check_open,
     )
     return service, catalogue, tallies
+
+
+def build_keys(
+    service: Service, store: IdStore, asked: str | None, clock: Callable[[], float] = time.time
+) -> Keys | None:
+    """Return the access keys of an instance, which follow the catalogue once the service is
+    entered; None if the store keeps none. `asked` is the setting `require_keys`. Raises Usage."""
+    if has_catalogue(store):
+        keys = Keys(store, health=service.health, read_s=service.limits.wait, clock=clock)
+        service.followers.append(keys)
+        return keys
+    if asked is not None:
+        why = (
+            f"--require-keys has no effect beside {store.address}, which keeps the keys: this"
+            " service takes ids there by its own key, for all that reach it. Leave the flag out,"
+            " and listen on loopback"
+        )
+        raise errors.Usage(why=why)
+    return None
+
+
+def build_gate(keys: Keys | None, address: Address, asked: str | None) -> Gate:
+    """Return the gate of the listener at an address. `asked` is the setting `require_keys`."""
+    return Gate(keys, asks=asked == "all" or (asked is not None and not address.is_local))
 
 
 def may_create(store: str | None, *, init: bool) -> bool:

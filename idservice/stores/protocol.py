@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol, Self, TypeGuard
 from idservice import errors
 from idservice.core.writer import Batch, Record
 from idservice.stores.findings import Clock, Finding
+from idservice.stores.key_store import KeyStore
 from idservice.stores.records import Adopted, Counter, Grant, Loan, Position, ShardState, Writers
 from idservice.stores.tally_source import TallySource
 from idservice.stores.tally_store import TallyStore
@@ -107,11 +108,15 @@ class IdStore(Protocol):
 
 
 class CatalogueStore(IdStore, Protocol):
-    """A store of our own: it keeps the catalogue of counters, their positions, and tallies."""
+    """A store of our own: it keeps the catalogue of counters, their positions, tallies and keys."""
 
     @property
     def tallies(self) -> TallyStore:
         """The tallies in this store."""
+
+    @property
+    def keys(self) -> KeyStore:
+        """The access keys in this store."""
 
     async def init(self, first: Counter) -> bool:
         """Create what is missing: the table or file, the identity record and the first counter.

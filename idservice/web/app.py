@@ -9,8 +9,10 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from idservice.access.gate import Gate
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
+from idservice.core.access_key import Role
 from idservice.observability import prometheus
 from idservice.observability.readings import ServiceView
 from idservice.tallies.service import Tallies
@@ -19,7 +21,8 @@ from idservice.web.access import ControlAccess
 from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
-from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, expect, for_operators, guard
+from idservice.web.passes import JudgedRoutes, pass_of
+from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, for_operators, guard
 from idservice.web.request import WebLimits
 from idservice.web.status_page import StatusRoutes
 from idservice.web.tallies import TallyRoutes
@@ -41,13 +44,15 @@ def build_app(
     unix: bool = False,
     loopback: bool = False,
     around: Sequence[Middleware] = (),
+    gate: Gate | None = None,
 ) -> web.Application:
     """Return the application of one listener.
 
     `paths` leads paths to counters; without any, no ids are served. `control` adds the routes on
     counters. With `writable` they may change counters. `unix` and `loopback` say what its socket
     is, see `ControlAccess`. `view` shows the service with all its workers; the middlewares `around`
-    see each request first.
+    see each request first. The `gate` judges the key of each request but those for the two health
+    checks.
     """
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
@@ -56,36 +61,28 @@ def build_app(
 
     app.on_response_prepare.append(finish)
 
-    def serve(path: str, **handlers: Handler) -> None:
-        resource = app.router.add_resource(path)
-        for method, handler in handlers.items():
-            resource.add_route(method, handler, expect_handler=expect)
-
-    def show(path: str, **handlers: Handler) -> None:
-        """Serve a path that uses no ids: HEAD is answered as GET."""
-        serve(path, **handlers, **({"HEAD": handlers["GET"]} if "GET" in handlers else {}))
-
+    routes = JudgedRoutes(app.router, gate or Gate())
     for path, name in paths.items():
         handler = next_handler(service, name, limits, old=path != "/next")
-        serve(path, GET=handler, POST=handler)
+        routes.serve(path, {"GET": handler, "POST": handler}, name)
     if paths:
         handler = next_handler(service, None, limits)
-        serve("/v1/counters/{name}/next", GET=handler, POST=handler)
+        routes.serve("/v1/counters/{name}/next", {"GET": handler, "POST": handler})
     access = ControlAccess(writable, loopback=loopback, unix=unix, ids=bool(paths))
     sums = TallyRoutes(tallies, access)
     for path, handlers in sums.by_path(data=bool(paths), control=control).items():
-        show(path, **handlers)
+        routes.show(path, handlers)
     if control:
         for path, handlers in _control(catalogue, view, access, limits).items():
             if path not in paths:  # a path of --route comes first
                 if "GET" in handlers:
                     handlers["GET"] = access.reading(handlers["GET"])
-                show(path, **{way: for_operators(one) for way, one in handlers.items()})
-    show("/livez", GET=_livez)
-    show("/readyz", GET=_readyz(view, draining))
+                routes.show(path, {way: for_operators(one) for way, one in handlers.items()})
+    routes.show("/livez", {"GET": _livez})
+    routes.show("/readyz", {"GET": _readyz(view, draining)})
     document, page = _documents(limits)
-    show("/openapi.json", GET=_fixed(document, JSON_HEADERS))
-    show("/docs", GET=_fixed(page, docs_page.HEADERS))
+    routes.show("/openapi.json", {"GET": _fixed(document, JSON_HEADERS)})
+    routes.show("/docs", {"GET": _fixed(page, docs_page.HEADERS)})
     return app
 
 
@@ -130,6 +127,7 @@ def _readyz(view: ServiceView, draining: Callable[[], bool]) -> Handler:
 
 def _metrics(view: ServiceView, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
+        pass_of(request).check_all(Role.READ)  # its sums are those of all counters
         snapshot = await view.snapshot()
         parts = []
         for part in prometheus.pieces(snapshot, counters_max=counters_max):

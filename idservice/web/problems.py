@@ -187,6 +187,8 @@ def problem(
         if isinstance(error, errors.Changing | errors.RateExceeded):
             seconds = error.retry_after_s(clock())
         headers["Retry-After"] = str(seconds)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     if allow:
         headers["Allow"] = allow
     response = web.Response(

@@ -23,6 +23,7 @@ SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
         "127.0.0.1:1", Address("127.0.0.1", 1), "127.0.0.1:2", Address("127.0.0.1", 2)
     ),
     "--allow-changes": (None, True, "0", False),
+    "--require-keys": ("all", "all", "1", "remote"),
     "--default-counter": ("a", "a", "b", "b"),
     "--route": ("/a=b", (("/a", "b"),), "/c=d,/e/f=g", (("/c", "d"), ("/e/f", "g"))),
     "--runway": ("1", 1.0, "86400", 86_400.0),
@@ -48,6 +49,7 @@ DEFAULTS = {
     "--listen": (Address("127.0.0.1", 8080),),
     "--admin-listen": None,
     "--allow-changes": False,
+    "--require-keys": None,
     "--default-counter": "default",
     "--route": (),
     "--runway": 30.0,
@@ -80,6 +82,7 @@ BAD: dict[str, list[str]] = {
         "", "a", "/a", "/a=", "=b", "a=b", "/a b=c", "/a?b=c", "/{x}=c", "/é=c",
         "/livez=c", "/readyz=c", "/metrics=c", "/openapi.json=c", "/v1/counters/a/next=c",
     ],
+    "--require-keys": ["", "some", "tcp"],
     "--runway": [*SECONDS, "0", "0.9", "86401"],
     "--store-wait": [*SECONDS, "3601"],
     "--wait": [*SECONDS, "0", "61"],

@@ -20,8 +20,10 @@ from idservice.core import epoch as epochs
 from idservice.core.writer import Batch, Record
 from idservice.stores import records
 from idservice.stores.findings import Clock, Finding
+from idservice.stores.key_store import KeyBucket
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import DELETED, Counter, Position, ShardState, Writers
+from tests.simulation.key_store import SimKeys
 from tests.simulation.tally_store import SimTallies, TallyTable
 
 ADDRESS = "sim:"
@@ -80,6 +82,7 @@ class Table:
     def __init__(self) -> None:
         self.recorded: object = None  # the identity that `init` wrote down
         self.tallies = TallyTable()
+        self.buckets: dict[str, KeyBucket] = {}  # of access keys
         self.identity: object = "the first"  # the one the table has; another after a restore
         self.revision = 0
         self.entries: dict[str, Counter] = {}
@@ -105,6 +108,13 @@ class Table:
             raise errors.StoreUnready(store=ADDRESS, why="it is not initialised; run init")
         if self.recorded != self.identity:
             raise errors.StoreReplaced(store=ADDRESS, why="its identity is another")
+
+    def rewrite_keys(self, after: KeyBucket) -> bool:
+        if self.buckets.get(after.number, KeyBucket(after.number)).rev != after.rev - 1:
+            return False
+        self.buckets[after.number] = after
+        self.revision += 1
+        return True
 
     def look(self) -> int:
         self.verify()
@@ -405,6 +415,7 @@ class SimStore:
         self.tallies = SimTallies(
             self.data.tallies, self._call, random=random, conflicts=self._conflicts
         )
+        self.keys = SimKeys(self.data, self._call)
         self.sent: list[Sent] = []  # reservations
         self.asks: list[Any] = []  # of strict counters, see `account`
         self.calls = 0  # operations of every kind

@@ -18,6 +18,7 @@ from idservice.stores.dynamodb import examine as examination
 from idservice.stores.dynamodb import items, requests
 from idservice.stores.dynamodb.calls import TableCalls
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
+from idservice.stores.dynamodb.keys import DynamoKeys
 from idservice.stores.dynamodb.table import Table, TableIdentities
 from idservice.stores.dynamodb.tallies import DynamoTallies
 from idservice.stores.findings import Clock, Finding
@@ -45,6 +46,7 @@ class DynamoStore:
         self._tables = TableIdentities(address.table)
         self._calls = TableCalls(self._client, self._tables, self._table)
         self.tallies = DynamoTallies(self._client, self._tables, self._calls)
+        self.keys = DynamoKeys(self._client, self._tables, self._calls)
 
     async def __aenter__(self) -> Self:
         return self

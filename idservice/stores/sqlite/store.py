@@ -14,6 +14,7 @@ from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
 from idservice.stores.sqlite import examine, transactions
 from idservice.stores.sqlite.connection import FileConnection, not_opened, replaced
+from idservice.stores.sqlite.keys import SQLiteKeys
 from idservice.stores.sqlite.tallies import SQLiteTallies
 
 SCHEMA = 1
@@ -28,6 +29,7 @@ class SQLiteStore:
         self.address = f"sqlite:{path}"
         self._connection = FileConnection(self.path, self.address)
         self.tallies = SQLiteTallies(self._connection)
+        self.keys = SQLiteKeys(self._connection, self.address)
 
     async def __aenter__(self) -> Self:
         self._connection.open()

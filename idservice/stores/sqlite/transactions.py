@@ -84,7 +84,8 @@ UPDATE position SET epoch = ?, rev = rev + 1 WHERE counter = ? AND shard = ? AND
 TOUCH = "UPDATE position SET rev = rev + 1 WHERE counter = ? AND shard = ?"
 
 
-def _exists(database: sqlite3.Connection, table: str) -> bool:
+def exists(database: sqlite3.Connection, table: str) -> bool:
+    """Return True if the file has this table."""
     known = "SELECT 1 FROM sqlite_schema WHERE name = ?"
     return database.execute(known, (table,)).fetchone() is not None
 
@@ -94,7 +95,7 @@ def _exists(database: sqlite3.Connection, table: str) -> bool:
 
 def add_later_tables(database: sqlite3.Connection) -> None:
     """Bring a file of an earlier version up to date, in a transaction, if that was not done."""
-    if not _exists(database, "returned"):
+    if not exists(database, "returned"):
         database.execute(RETURNED_TABLE)
     for statement in FILE_TABLES:
         database.execute(statement)
@@ -117,7 +118,7 @@ def accept_file(database: sqlite3.Connection, inode: int, born: int, *, known: b
 def recorded_birth(database: sqlite3.Connection) -> int:
     """Return when the file was created, as it records it; 0 if it does not, or if an earlier
     version accepted another file since."""
-    if not _exists(database, "file"):
+    if not exists(database, "file"):
         return 0
     same = "SELECT born FROM file JOIN identity ON file.inode = identity.inode"
     row = database.execute(same).fetchone()
@@ -126,7 +127,7 @@ def recorded_birth(database: sqlite3.Connection) -> int:
 
 def writes(database: sqlite3.Connection) -> int:
     """Return how many writes the file has seen; 0 if only earlier versions used it."""
-    if not _exists(database, "file"):
+    if not exists(database, "file"):
         return 0
     row = database.execute("SELECT writes FROM file").fetchone()
     return int(row[0]) if row else 0
@@ -151,7 +152,7 @@ def entries(database: sqlite3.Connection, after: str = "", most: int = -1) -> li
 
 def _last_changes(database: sqlite3.Connection, first: str, last: str) -> dict[str, str]:
     """Return the last changes of the counters from one name to another, by name."""
-    if not _exists(database, "last_change"):
+    if not exists(database, "last_change"):
         return {}
     query = "SELECT counter, change FROM last_change WHERE counter BETWEEN ? AND ?"
     return dict(database.execute(query, (first, last)))
@@ -165,7 +166,7 @@ def revision(database: sqlite3.Connection) -> int:
     return int(row[0])
 
 
-def _move_revision(database: sqlite3.Connection) -> None:
+def move_revision(database: sqlite3.Connection) -> None:
     """Move the revision, with every write of an entry: instances poll only the revision."""
     database.execute("UPDATE catalogue SET revision = revision + 1")
 
@@ -176,7 +177,7 @@ def create(database: sqlite3.Connection, counter: Counter) -> Counter:
     found = entry(database, counter.name)
     if found is not None:
         return found
-    _move_revision(database)
+    move_revision(database)
     config, change = encoded(counter)
     database.execute(
         "INSERT INTO entry VALUES (?, ?, ?, ?)",
@@ -203,7 +204,7 @@ def rewrite(database: sqlite3.Connection, before: Counter, after: Counter) -> bo
         (after.epoch, after.state, config, after.name),
     )
     _write_last_change(database, after.name, change)
-    _move_revision(database)
+    move_revision(database)
     return True
 
 
@@ -246,7 +247,7 @@ def open_shard(
     )
     if done.rowcount:
         _take_returned(database, counter, shard)
-        if _exists(database, "writer"):
+        if exists(database, "writer"):
             database.execute("DELETE FROM writer WHERE counter = ?", (counter.name,))
             database.execute("DELETE FROM registrations WHERE counter = ?", (counter.name,))
 
@@ -347,7 +348,7 @@ def registered(database: sqlite3.Connection, counter: Counter) -> Writers | None
     """Return the registered writers."""
     if position(database, counter, 0) is None:
         return None
-    if not _exists(database, "writer"):
+    if not exists(database, "writer"):
         return Writers(0, {})
     row = database.execute(
         "SELECT count FROM registrations WHERE counter = ?", (counter.name,)
@@ -376,7 +377,7 @@ def register(database: sqlite3.Connection, counter: Counter, name: str, registra
 
 def prune(database: sqlite3.Connection, counter: Counter, name: str, seq: int) -> None:
     """Remove the record of a writer if its number is still `seq`."""
-    if not _exists(database, "writer"):
+    if not exists(database, "writer"):
         return
     if database.execute(
         "DELETE FROM writer WHERE counter = ? AND name = ? AND seq = ?", (counter.name, name, seq)
@@ -386,7 +387,7 @@ def prune(database: sqlite3.Connection, counter: Counter, name: str, seq: int) -
 
 def _record(database: sqlite3.Connection, counter: Counter, batch: Batch) -> Record | None:
     """Return the record of the batch's writer on the position."""
-    if not _exists(database, "writer"):
+    if not exists(database, "writer"):
         return None
     row = database.execute(
         "SELECT seq, top, nonce FROM writer WHERE counter = ? AND name = ?",

@@ -6,11 +6,13 @@ callback is a method of a dictionary, so that a header costs no Python call.
 
 import httptools
 
+from idservice.core import access_key
 from idservice.web.problems import CONDITIONAL_HEADERS, PREFETCH_HEADERS
 
 END = b"\r\n\r\n"
 HEAD_MAX = 4096  # bytes; aiohttp judges longer ones
 HEADERS_MAX = 64
+MARK = access_key.MARK.encode()
 CLOSE = b"close"  # as Python and most programs write it
 # Headers that change nothing about the answer if they have one of these values.
 PLAIN_VALUES = {
@@ -42,9 +44,9 @@ TELLING = frozenset(
     )
 )
 
-# A head's spellings of Accept and of Connection, each b"" if it has none, and the values that
-# headers must have.
-Shape = tuple[bytes, bytes, list[tuple[bytes, frozenset[bytes]]]]
+# A head's spellings of Accept, of Connection and of Authorization, each b"" if it has none, and the
+# values that headers must have.
+Shape = tuple[bytes, bytes, bytes, list[tuple[bytes, frozenset[bytes]]]]
 
 
 class RequestParser:
@@ -103,7 +105,9 @@ class RequestParser:
         # Fewer headers than lines: one is repeated.
         if shape is None or self._complete != 1 or lines != len(names):
             return None
-        accept, connection, others = shape
+        accept, connection, key, others = shape
+        if key and MARK in headers[key]:
+            return None  # aiohttp has the key judged
         for name, values in others:
             if headers[name] not in values:
                 return None
@@ -118,7 +122,10 @@ class RequestParser:
         if "host" in spelt and len(spelt) == len(names) <= HEADERS_MAX and not TELLING & set(spelt):
             plain = UPGRADE_OFFER if "upgrade" in spelt else PLAIN_VALUES
             others = [(spelt[name], plain[name]) for name in plain if name in spelt]
-            shape = spelt.get("accept", b""), spelt.get("connection", b""), others
+            accept, connection, key = (
+                spelt.get(name, b"") for name in ("accept", "connection", "authorization")
+            )
+            shape = accept, connection, key, others
         if len(self._shapes) >= SHAPES_MAX:
             self._shapes.clear()
         self._shapes[names] = shape

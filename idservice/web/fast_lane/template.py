@@ -13,7 +13,7 @@ from idservice.web.fast_lane.parser import HEAD_MAX, UPGRADE_OFFER
 from idservice.web.request import CACHE_BUSTER
 
 # Headers whose values decide how a plain request is answered. Values of others may vary.
-READ = (b"accept", *(name.encode() for name in UPGRADE_OFFER))
+READ = (b"accept", b"authorization", *(name.encode() for name in UPGRADE_OFFER))
 VALUES_MAX = 4  # values that vary
 # The bytes that a value of a header, and one in the query, may have: no control bytes, only ASCII.
 _in_header = re.compile(rb"[ -~]*")

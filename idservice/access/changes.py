@@ -1,0 +1,180 @@
+"""Makes, revokes and lists access keys, in a store."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
+
+from idservice import errors
+from idservice.core.access_key import (
+    BUCKETS,
+    NOTE_MAX,
+    RANDOM_NUMBERS,
+    SCOPES_MAX,
+    AccessKey,
+    KeyState,
+    Role,
+    bucket_of,
+    hashed,
+    id_in,
+    is_scope,
+    key_text,
+)
+from idservice.stores.key_store import BUCKET_MAX, KEYS_MAX, KeyBucket, KeyStore, encoded_keys
+
+log = logging.getLogger("idservice.access")
+
+TRIES = 8  # of a change that others beat, or whose outcome is unknown
+
+
+class KeyChanges:
+    """Changes the keys of a store. `clock` tells the seconds since 1970, `on_change` is called with
+    each bucket that was written. `random` must be safe for secrets."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        *,
+        random: Random,
+        clock: Callable[[], float],
+        on_change: Callable[[KeyBucket], None] = lambda bucket: None,
+    ) -> None:
+        self._store = store
+        self._random = random
+        self._clock = clock
+        self._on_change = on_change
+
+    async def create(
+        self,
+        role: Role,
+        scopes: Sequence[str],
+        *,
+        note: str = "",
+        expires: int | None = None,
+        by: str = "",
+    ) -> tuple[AccessKey, str]:
+        """Make a key; return it and its text, which is kept nowhere. `expires` is in milliseconds
+        since 1970.
+
+        Raises BadAccessKey, StoreError. After OutcomeUnknown the key may be there: it is of no use,
+        since nobody knows its text; revoke it.
+        """
+        now = self._now()
+        _check(scopes, note, expires, now)
+        text = key_text(role, [self._random.getrandbits(32) for _ in range(RANDOM_NUMBERS)])
+        id = id_in(text)
+        assert id is not None
+        key = AccessKey(id, role, tuple(scopes), hashed(text), now, by, note, expires)
+
+        def added(bucket: KeyBucket) -> tuple[AccessKey, ...]:
+            return (*_with_room(bucket, key, now), key)
+
+        await self._rewrite(bucket_of(id), added, lambda bucket: bucket.key(id) == key)
+        log.warning(
+            "access key %s was made by %s: role %s, scopes %s%s",
+            id, by or "an operator", role.value, ", ".join(scopes), f" ({note})" if note else "",
+            extra={"action": "key_created"},
+        )  # fmt: skip
+        return key, text
+
+    async def revoke(
+        self,
+        id: str,
+        *,
+        by: str = "",
+        reason: str = "",
+        may: Callable[[AccessKey], bool] = lambda key: True,
+    ) -> AccessKey:
+        """Revoke a key that the caller `may` revoke; return it. One that was revoked stays as it
+        is. Raises NoSuchKey, StoreError."""
+
+        def found(bucket: KeyBucket) -> AccessKey:
+            key = bucket.key(id)
+            if key is None or not may(key):
+                raise errors.NoSuchKey(id=id[:80])
+            return key
+
+        now = self._now()
+
+        def revoked(bucket: KeyBucket) -> tuple[AccessKey, ...]:
+            key = found(bucket)
+            ended = replace(key, state=KeyState.REVOKED, ended=now, reason=reason)
+            return tuple(ended if one is key else one for one in bucket.keys)
+
+        def is_done(bucket: KeyBucket) -> bool:
+            return found(bucket).state is KeyState.REVOKED
+
+        key = found(await self._rewrite(bucket_of(id), revoked, is_done))
+        log.warning(
+            "access key %s was revoked by %s%s",
+            id, by or "an operator", f": {reason}" if reason else "",
+            extra={"action": "key_revoked"},
+        )  # fmt: skip
+        return key
+
+    async def list(self) -> list[AccessKey]:
+        """Return every key, the oldest first. Raises StoreError."""
+        buckets = await asyncio.gather(*map(self._store.bucket, BUCKETS))
+        keys = [key for bucket in buckets for key in bucket.keys]
+        return sorted(keys, key=lambda key: (key.created, key.id))
+
+    async def _rewrite(
+        self,
+        number: str,
+        change: Callable[[KeyBucket], tuple[AccessKey, ...]],
+        is_done: Callable[[KeyBucket], bool],
+    ) -> KeyBucket:
+        """Write a bucket with a change; return it as it is now. Each try reads first, so that a
+        write whose outcome was unknown is found, and never made twice."""
+        unknown: errors.OutcomeUnknown | None = None
+        for _ in range(TRIES):
+            before = await self._store.bucket(number)
+            if is_done(before):
+                self._on_change(before)
+                return before
+            after = KeyBucket(number, before.rev + 1, change(before))
+            try:
+                if await self._store.rewrite(after):
+                    self._on_change(after)
+                    return after
+            except errors.OutcomeUnknown as error:
+                unknown = error
+        # If no try's outcome was unknown, another writer beat each: nothing of ours was applied.
+        raise unknown or errors.BadAccessKey(why="others change the keys all the time; try again")
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> None:
+    if not 1 <= len(scopes) <= SCOPES_MAX:
+        why = f"it has {len(scopes)} scopes; name 1 to {SCOPES_MAX}"
+        raise errors.BadAccessKey(why=why)
+    for scope in scopes:
+        if not is_scope(scope):
+            why = (
+                f"the scope {scope[:80]!r} is not allowed; a scope is a name, a prefix with `.*` "
+                "after it, or `*`"
+            )
+            raise errors.BadAccessKey(why=why)
+    if len(set(scopes)) < len(scopes):
+        raise errors.BadAccessKey(why="a scope is named twice; name each once")
+    if len(note) > NOTE_MAX or not note.isprintable():
+        why = f"the note is {note[:80]!r}; it must be at most {NOTE_MAX} printable characters"
+        raise errors.BadAccessKey(why=why)
+    if expires is not None and expires <= now:
+        raise errors.BadAccessKey(why="it would have expired already; name a later time")
+
+
+def _with_room(bucket: KeyBucket, key: AccessKey, now: int) -> tuple[AccessKey, ...]:
+    """Return the keys of a bucket that has room for one more. The oldest of those that open nothing
+    are dropped for it. Raises BadAccessKey."""
+    kept = list(bucket.keys)
+    over = [one for one in kept if not one.is_usable(now)]
+    while len(kept) >= KEYS_MAX or len(encoded_keys((*kept, key)).encode()) > BUCKET_MAX:
+        if not over:
+            why = "there are too many keys in this store; revoke some that are not used any more"
+            raise errors.BadAccessKey(why=why)
+        kept.remove(over.pop(0))
+    return tuple(kept)

@@ -1,0 +1,87 @@
+"""The gate of one listener: it decides what the key of a request lets through."""
+
+import logging
+from collections.abc import Sequence
+
+from idservice import errors
+from idservice.access.keys import Keys
+from idservice.access.passes import OPEN, Pass
+from idservice.core.access_key import MARK, id_in
+from idservice.observability.logs import RateLimitedLog
+
+log = logging.getLogger("idservice.access")
+
+_refused = RateLimitedLog(log)
+BEARER = "bearer "
+
+
+class Gate:
+    """Judges requests of one listener by their `Authorization` headers.
+
+    Without a key it lets everything through unless it `asks`. Without `keys`, as in a sidecar, none
+    is judged: the service behind it judges the sidecar's own.
+    """
+
+    def __init__(self, keys: Keys | None = None, *, asks: bool = False) -> None:
+        assert keys is not None or not asks
+        self.asks = asks
+        self._keys = keys
+
+    def judge(self, headers: Sequence[bytes]) -> Pass | errors.IdserviceError | None:
+        """Return the pass of a request with these Authorization headers, or the error that refuses
+        it; None if keys are to be read first, which `admit` does.
+
+        What is no key of ours counts for nothing on a listener that does not ask.
+        """
+        keys = self._keys
+        if keys is None:
+            return OPEN
+        if len(headers) == 1:
+            known = keys.known(headers[0])
+            if known is not None:
+                return known
+        texts = [text for text in map(_bearer, headers) if text is not None]
+        if not self.asks and not any(text.startswith(MARK) for text in texts):
+            return OPEN
+        if not texts:
+            return errors.AccessKeyMissing()
+        if len(headers) > 1:
+            return errors.KeyMalformed(why="the request has several Authorization headers")
+        if not texts[0].startswith(MARK):
+            return errors.KeyMalformed(why=f"it does not begin with {MARK}")
+        return keys.judge(headers[0], texts[0])
+
+    async def admit(self, headers: Sequence[bytes]) -> Pass:
+        """Return the pass of a request, after the keys are read if need be.
+
+        Raises KeyRefused, CatalogueStale; StoreError: its key is not known here, and the store does
+        not answer.
+        """
+        found = self.judge(headers)
+        if found is None:
+            assert self._keys is not None
+            await self._keys.load(_bearer(headers[0]) or "")
+            found = self.judge(headers)
+            assert found is not None
+        if isinstance(found, errors.IdserviceError):
+            self.refused(found, headers)
+            raise found
+        return found
+
+    def refused(self, error: errors.IdserviceError, headers: Sequence[bytes]) -> None:
+        """Log a refusal, by the id of the key and never by its secret (K4)."""
+        text = _bearer(headers[0]) if headers else None
+        id = id_in(text) if text is not None else None
+        _refused.warning(
+            "a request was refused: %s%s",
+            error, f" (key {id})" if id is not None else "",
+            extra={"action": "key_refused"},
+        )  # fmt: skip
+
+
+def _bearer(header: bytes) -> str | None:
+    """Return the token of a header; None if it is of another scheme."""
+    text = header.decode("ascii", "replace")
+    if text[: len(BEARER)].lower() != BEARER:
+        return None
+    return text[len(BEARER) :].strip()

@@ -1,0 +1,182 @@
+"""The access keys that an instance knows, kept up with the store.
+
+The instance reads a bucket when a request first shows a key of it, and again whenever the revision
+of the catalogue has moved. It believes them while it hears of the store (K3).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from idservice import errors
+from idservice.access.passes import Pass
+from idservice.core.access_key import AccessKey, bucket_of, id_in
+from idservice.core.timeouts import STALE_MIN_S
+from idservice.observability.store_health import StoreHealth
+from idservice.stores.key_store import KeyBucket
+from idservice.stores.protocol import CatalogueStore
+
+log = logging.getLogger("idservice.access")
+
+TICK_S = 1.0  # between looks at the clock: for keys that expire, and a store that is silent
+PASSES_MAX = 16_384  # spellings of the header remembered
+AGAIN_S = 1.0  # before a bucket that could not be read is read again
+
+
+class Keys:
+    """The keys of one store. `run` is a task of the service; `clock` tells the seconds since 1970.
+
+    It follows the catalogue: see `Follower` of `allocation.catalogue_watch`.
+    """
+
+    def __init__(
+        self,
+        store: CatalogueStore,
+        *,
+        health: StoreHealth,
+        read_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._health = health
+        self._read_s = read_s
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = self._loop.time()
+        self._buckets: dict[str, KeyBucket] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._failed: dict[str, tuple[float, errors.StoreError]] = {}  # until when, and why
+        self._passes: dict[str, Pass] = {}  # by the id of the key
+        self._by_header: dict[bytes, Pass] = {}
+
+    async def run(self) -> None:
+        """End passes whose key has expired, and all while the store is silent for too long."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Look at the clock."""
+        stale, now = self._stale(), self._now()
+        for one in tuple(self._passes.values()):
+            assert one.key is not None
+            if stale is not None:
+                self._end(one, stale)
+            elif one.key.has_expired(now):
+                self._end(one, _expired(one.key))
+
+    # --- a request -------------------------------------------------------------------------------
+
+    def known(self, header: bytes) -> Pass | None:
+        """Return the pass of a header that was judged before, and is still good."""
+        return self._by_header.get(header)
+
+    def judge(self, header: bytes, text: str) -> Pass | errors.IdserviceError | None:
+        """Return the pass of a key, or the error that refuses it; None if its bucket is to be read
+        first. The `header` is remembered."""
+        id = id_in(text)
+        if id is None:
+            return errors.KeyMalformed(why="it has a typo, or is cut off")
+        stale = self._stale()
+        if stale is not None:
+            return stale
+        bucket = self._buckets.get(bucket_of(id))
+        if bucket is None:
+            return None
+        key = bucket.key(id)
+        if key is None or not key.is_text(text):
+            return errors.KeyUnknown()
+        refusal = self._refusal(key)
+        if refusal is not None:
+            return refusal
+        found = self._passes.get(id)
+        if found is None:
+            found = self._passes[id] = Pass(key)
+        if len(self._by_header) >= PASSES_MAX:
+            del self._by_header[next(iter(self._by_header))]
+        self._by_header[header] = found
+        return found
+
+    async def load(self, text: str) -> None:
+        """Read the bucket of a key. Requests share one read. Raises StoreError."""
+        id = id_in(text)
+        assert id is not None
+        number = bucket_of(id)
+        until, error = self._failed.get(number, (0.0, None))
+        if error is not None and self._loop.time() < until:
+            raise error.with_traceback(None)
+        loading = self._loading.get(number)
+        if loading is None:
+            loading = self._loading[number] = self._loop.create_task(self._load(number))
+            loading.add_done_callback(lambda _: self._loading.pop(number))
+        await asyncio.shield(loading)
+
+    async def _load(self, number: str) -> None:
+        try:
+            self.put(await self._read(number))
+        except errors.StoreError as error:
+            self._failed[number] = self._loop.time() + AGAIN_S, error
+            raise
+        self._failed.pop(number, None)
+
+    async def _read(self, number: str) -> KeyBucket:
+        return await self._health.read(
+            self._store.keys.bucket(number),
+            "reading the access keys",
+            self._store.address,
+            self._read_s,
+        )
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _refusal(self, key: AccessKey) -> errors.IdserviceError | None:
+        if key.is_usable(now := self._now()):
+            return None
+        return _expired(key) if key.has_expired(now) else errors.KeyUnknown()
+
+    # --- the store -------------------------------------------------------------------------------
+
+    async def read_again(self) -> None:
+        """Read the buckets in use again, because the revision moved. Raises StoreError."""
+        for bucket in await asyncio.gather(*map(self._read, tuple(self._buckets))):
+            self.put(bucket)
+
+    def heard(self, at: float) -> None:
+        """Note that what is known was true at this loop time."""
+        self._heard_at = max(self._heard_at, at)
+
+    def put(self, bucket: KeyBucket) -> None:
+        """Believe a bucket as it was read or written, unless a later one is known. Passes of keys
+        that are not as they were end."""
+        known = self._buckets.get(bucket.number)
+        if known is not None and bucket.rev < known.rev:
+            log.warning(
+                "the access keys in bucket %s went back from revision %d to %d; the later ones stay"
+                " valid until this instance is started again",
+                bucket.number, known.rev, bucket.rev,
+                extra={"action": "keys_went_back"},
+            )  # fmt: skip
+            return
+        self._buckets[bucket.number] = bucket
+        for id, one in tuple(self._passes.items()):
+            if bucket_of(id) == bucket.number and bucket.key(id) != one.key:
+                self._end(one, errors.KeyUnknown())
+
+    def _stale(self) -> errors.CatalogueStale | None:
+        if self._loop.time() - self._heard_at < STALE_MIN_S:
+            return None
+        return errors.CatalogueStale(seconds=STALE_MIN_S)
+
+    def _end(self, one: Pass, refusal: errors.IdserviceError) -> None:
+        assert one.key is not None
+        self._passes.pop(one.key.id, None)
+        for header in [header for header, its in self._by_header.items() if its is one]:
+            del self._by_header[header]
+        one.end(refusal)
+
+
+def _expired(key: AccessKey) -> errors.KeyExpired:
+    when = datetime.fromtimestamp((key.expires or 0) / 1000, UTC)
+    return errors.KeyExpired(when=f"{when:%Y-%m-%d %H:%M} UTC")

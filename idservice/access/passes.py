@@ -1,0 +1,78 @@
+"""A pass: the rights of the requests that show one key, for as long as the key is valid."""
+
+from typing import Protocol
+from weakref import WeakSet
+
+from idservice import errors
+from idservice.core.access_key import EVERYTHING, AccessKey, Role, any_covers
+
+
+class Armed(Protocol):
+    """A thing that serves requests by a pass without asking again. It is disarmed at the end."""
+
+    def disarm(self, refusal: errors.IdserviceError) -> None: ...
+
+
+class Pass:
+    """The rights of one key on one instance; of every request, where `key` is None.
+
+    `refusal` is the error of requests since the pass ended.
+    """
+
+    __slots__ = ("__weakref__", "_armed", "key", "refusal")
+
+    def __init__(self, key: AccessKey | None) -> None:
+        self.key = key
+        self.refusal: errors.IdserviceError | None = None
+        self._armed: WeakSet[Armed] = WeakSet()
+
+    def check(self, role: Role, name: str | None = None) -> None:
+        """Refuse what the key may not do: to the counter or the tally of a name, if there is one.
+
+        Raises KeyNotEnough, the same whether or not the name is in use (K5); the error that ended
+        the pass.
+        """
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
+        key = self.key
+        if key is None:
+            return
+        if not key.role.contains(role):
+            raise errors.KeyNotEnough(
+                needed=f"the role {role.value!r}", has=f"the role {key.role.value!r}"
+            )
+        if name is not None and not any_covers(key.scopes, name):
+            raise errors.KeyNotEnough(
+                needed=f"a scope that covers {name[:80]!r}", has=", ".join(key.scopes)
+            )
+
+    def check_all(self, role: Role) -> None:
+        """Refuse a key that does not hold for everything. Raises as `check`."""
+        self.check(role)
+        if self.key is not None and EVERYTHING not in self.key.scopes:
+            raise errors.KeyNotEnough(needed="the scope *", has=", ".join(self.key.scopes))
+
+    def sees(self, name: str) -> bool:
+        """Return True if lists show this name to the bearer of the key."""
+        return self.key is None or any_covers(self.key.scopes, name)
+
+    @property
+    def by(self) -> str:
+        """The key as logs name it; empty without one."""
+        return "" if self.key is None else f"key:{self.key.id}"
+
+    def arm(self, armed: Armed) -> None:
+        """Have the thing disarmed once this pass ends."""
+        if self.refusal is not None:
+            armed.disarm(self.refusal)
+        self._armed.add(armed)
+
+    def end(self, refusal: errors.IdserviceError) -> None:
+        """End the pass: from now on all that it armed refuses."""
+        self.refusal = refusal
+        for armed in tuple(self._armed):
+            armed.disarm(refusal)
+        self._armed.clear()
+
+
+OPEN = Pass(None)  # where no key is asked for and none was sent

@@ -1,0 +1,73 @@
+"""Defines the errors of access keys. None names a secret, and each is the same whether or not what
+was asked for exists."""
+
+from idservice.errors.tree import NotApplied, RequestRefused
+
+SEND = "Send `Authorization: Bearer idk_…`"
+
+
+class KeyRefused(RequestRefused):
+    """The root of the refusals that another key would mend."""
+
+    text = "The access key was refused."
+    code = "key_refused"
+    status = 401
+
+
+class AccessKeyMissing(KeyRefused):
+    text = (
+        f"Requests need an access key here, and this one has none. {SEND}; the owner of this "
+        "service makes keys by `idservice key create`."
+    )
+    code = "key_missing"  # as without the key of an add, whose status is 400
+
+
+class KeyMalformed(KeyRefused):
+    text = (
+        f"The access key of the request cannot be read: {{why}}. {SEND}, with the key as it was "
+        "shown when it was made."
+    )
+    code = "key_malformed"
+
+
+class KeyUnknown(KeyRefused):
+    text = (
+        "The access key of the request is not valid here: it was revoked, or is another service's. "
+        "Ask the owner of this service for a new one (`idservice key create`)."
+    )
+    code = "key_unknown"
+
+
+class KeyExpired(KeyRefused):
+    text = (
+        "The access key of the request has expired, on {when}. Ask the owner of this service for a "
+        "new one (`idservice key create`)."
+    )
+    code = "key_expired"
+
+
+class KeyNotEnough(RequestRefused):
+    text = "The access key of the request may not do this: it needs {needed}, and has {has}."
+    code = "key_not_enough"
+    status = 403
+
+
+class BadAccessKey(RequestRefused):
+    text = "The access key cannot be made like this: {why}."
+    code = "bad_access_key"
+
+
+class NoSuchKey(RequestRefused):
+    text = "There is no access key {id!r} here. `idservice key list` shows their ids."
+    code = "unknown_access_key"
+    status = 404
+
+
+class KeysIllFormed(NotApplied):
+    text = (
+        "The access keys in {store} cannot be read: of the item {item}, {why}. It was changed by "
+        "hand, or by a newer version. Put the item right; keys read before stay valid."
+    )
+    code = "keys_ill_formed"
+    answered = True
+    retryable = False

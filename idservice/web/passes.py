@@ -1,0 +1,70 @@
+"""Has the gate of a listener judge each request for aiohttp, and keeps its pass with the request.
+
+Each handler is wrapped where its path is served, so none is without. A handler that shows several
+names shows those that the pass `sees`.
+"""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from idservice.access.gate import Gate
+from idservice.access.passes import OPEN, Pass
+from idservice.core.access_key import Role
+from idservice.web.problems import Handler, expect
+
+KEPT = web.RequestKey("pass", Pass)
+UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
+TAKING = ("/next", "/add")  # ends of the paths that use up ids or change a sum
+OPERATING = ("/v1/keys", "/v1/usage")  # beginnings of those that show what is the owner's alone
+
+
+class JudgedRoutes:
+    """The paths of an application, whose gate judges each request but those for a health check."""
+
+    def __init__(self, router: web.UrlDispatcher, gate: Gate) -> None:
+        self._router = router
+        self._gate = gate
+
+    def serve(self, path: str, handlers: Mapping[str, Handler], counter: str | None = None) -> None:
+        """Serve a path; `counter` is the one behind it if the path does not name it."""
+        resource = self._router.add_resource(path)
+        for method, handler in handlers.items():
+            one = handler
+            if path not in UNASKED:
+                role = Role.USE if counter is not None else role_for(path, method)
+                one = _judged(self._gate, handler, role, counter)
+            resource.add_route(method, one, expect_handler=expect)
+
+    def show(self, path: str, handlers: Mapping[str, Handler]) -> None:
+        """Serve a path that uses no ids: HEAD is answered as GET."""
+        self.serve(path, {**handlers, **({"HEAD": handlers["GET"]} if "GET" in handlers else {})})
+
+
+def _judged(gate: Gate, handler: Handler, role: Role, counter: str | None) -> Handler:
+    """Return a handler that needs a pass with this role, for the counter or for the name in the
+    path."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        headers = request.headers.getall("Authorization", ())
+        found = await gate.admit([one.encode("utf-8", "surrogateescape") for one in headers])
+        found.check(role, counter or request.match_info.get("name"))
+        request[KEPT] = found
+        return await handler(request)
+
+    return handle
+
+
+def role_for(path: str, method: str) -> Role:
+    """Return the role that a route needs."""
+    if path.startswith(OPERATING):
+        return Role.ADMIN
+    if path.endswith(TAKING):
+        return Role.USE
+    return Role.READ if method in ("GET", "HEAD") else Role.ADMIN
+
+
+def pass_of(request: web.Request) -> Pass:
+    """Return the pass of a request."""
+    found: Pass = request.get(KEPT, OPEN)
+    return found

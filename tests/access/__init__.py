@@ -1,0 +1,1 @@
+"""The access keys and the rights of a request."""

@@ -1,0 +1,84 @@
+"""Keys as an instance knows them: read once, read again when the revision moves, and believed no
+longer than the store is heard of."""
+
+import asyncio
+from contextlib import suppress
+from random import Random
+
+import pytest
+
+from idservice import errors
+from idservice.access.changes import KeyChanges
+from idservice.access.gate import Gate
+from idservice.access.keys import Keys
+from idservice.core.access_key import AccessKey, Role
+from idservice.observability.store_health import StoreHealth
+from tests.simulation import loop
+from tests.simulation.store import SimStore
+
+
+class Scene:
+    """A store, its keys, an instance that knows them, and a gate that asks."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+        self.store = SimStore(Random(1))
+        self.keys = Keys(self.store, health=StoreHealth(), read_s=1.0, clock=lambda: self.now)
+        self.gate = Gate(self.keys, asks=True)
+        self.changes = KeyChanges(self.store.keys, random=Random(2), clock=lambda: self.now)
+
+    async def make(self, role: Role = Role.USE, *scopes: str) -> tuple[AccessKey, list[bytes]]:
+        key, text = await self.changes.create(role, scopes or ("acme.*",))
+        return key, [b"Bearer " + text.encode()]
+
+
+async def admitted() -> None:
+    scene = Scene()
+    _, header = await scene.make()
+    found = await scene.gate.admit(header)
+    found.check(Role.USE, "acme.orders")
+    with pytest.raises(errors.KeyNotEnough, match=r"a scope that covers 'acme2\.orders'"):
+        found.check(Role.READ, "acme2.orders")
+    with pytest.raises(errors.KeyNotEnough, match="the role 'admin'"):
+        found.check(Role.ADMIN, "acme.orders")
+    asked = scene.store.calls
+    assert await scene.gate.admit(header) is found
+    assert scene.store.calls == asked
+
+
+def test_a_key_opens_what_its_role_and_scopes_cover() -> None:
+    loop.run(admitted())
+
+
+async def revoked() -> None:
+    scene = Scene()
+    key, header = await scene.make()
+    found = await scene.gate.admit(header)
+    await scene.changes.revoke(key.id)
+    found.check(Role.USE)  # not heard of yet
+    await scene.keys.read_again()
+    with pytest.raises(errors.KeyUnknown):
+        found.check(Role.USE)
+    with pytest.raises(errors.KeyUnknown):
+        await scene.gate.admit(header)
+
+
+def test_a_revoked_key_ends_its_pass() -> None:
+    loop.run(revoked())
+
+
+async def silent() -> None:
+    scene = Scene()
+    _, header = await scene.make()
+    found = await scene.gate.admit(header)
+    with suppress(TimeoutError):  # virtual time goes by
+        await asyncio.wait_for(asyncio.Event().wait(), 60)
+    scene.keys.tick()
+    with pytest.raises(errors.CatalogueStale):
+        found.check(Role.USE)
+    scene.keys.heard(asyncio.get_running_loop().time())
+    (await scene.gate.admit(header)).check(Role.USE)
+
+
+def test_no_key_is_believed_without_the_store_for_60_s() -> None:
+    loop.run(silent())
