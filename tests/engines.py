@@ -4,7 +4,6 @@ import inspect
 import logging
 import os
 import platform
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Any
 import boto3
 from botocore import compat, hooks
 from botocore.loaders import JSONFileLoader, Loader
+
+from tests.ports import port_of
 
 DYNOXIDE = (
     Path(__file__).parent.parent / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
@@ -29,7 +30,6 @@ ENVIRONMENT = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
-HEALTHCHECKS = 2000
 
 
 def clean_environment() -> dict[str, str]:
@@ -119,40 +119,20 @@ def why_no_dynoxide() -> str:
 @contextmanager
 def dynoxide(folder: Path) -> Iterator[str]:
     """The URL of a dynoxide that keeps its tables in memory; its output goes into `folder`."""
-    with (folder / "dynoxide.log").open("wb") as output:
-        for _ in range(5):  # somebody else may take the port that was free
-            port = str(_free_port())
-            address = ["--host", "127.0.0.1", "--port", port]
-            process = subprocess.Popen(
-                [DYNOXIDE, "serve", *address], stdout=output, stderr=subprocess.STDOUT
-            )
-            try:
-                if _answers(process, address):
-                    yield f"http://127.0.0.1:{port}"
-                    return
-            finally:
-                process.terminate()
-                process.wait(10)
-    raise AssertionError(f"dynoxide does not start: {(folder / 'dynoxide.log').read_text()}")
-
-
-def _answers(process: "subprocess.Popen[bytes]", address: list[str]) -> bool:
-    for _ in range(HEALTHCHECKS):
-        if process.poll() is not None:
-            return False
-        check = subprocess.run(
-            [DYNOXIDE, "healthcheck", *address], capture_output=True, check=False
-        )
-        if check.returncode == 0:
-            return True
-    return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    log = folder / "dynoxide.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [DYNOXIDE, "serve", "--host", "127.0.0.1", "--port", "0"],
+            stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            while (port := port_of(process.pid)) is None:
+                assert process.poll() is None, log.read_text()
+                os.sched_yield()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.processes import Serving
 from tests.simulation.checker import Operation
 
-ANSWER_S = 10.0
+ANSWER_S = 60.0
 BROKEN = (ConnectionError, asyncio.IncompleteReadError, TimeoutError, OSError)
 
 

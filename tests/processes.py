@@ -20,7 +20,7 @@ from typing import Any, Self
 from tests.forked import ROOT, Forked
 
 STORE = "sqlite:ids.db"  # in the folder that a process runs in
-START_S = 30.0  # on a machine under load
+START_S = 60.0  # for what a process does by itself, on a machine under load
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -62,7 +62,9 @@ def started(
     )  # fmt: skip
 
 
-async def until(holds: Callable[[], bool], seconds: float = 15.0, what: str = "too late") -> None:
+async def until(
+    holds: Callable[[], bool], seconds: float = START_S, what: str = "too late"
+) -> None:
     """Wait for something to come true."""
     end = time.monotonic() + seconds
     while not holds():
@@ -71,7 +73,9 @@ async def until(holds: Callable[[], bool], seconds: float = 15.0, what: str = "t
 
 
 def wait_until(
-    holds: Callable[[], bool], seconds: float = 20.0, said: Callable[[], str] = lambda: "too late"
+    holds: Callable[[], bool],
+    seconds: float = START_S,
+    said: Callable[[], str] = lambda: "too late",
 ) -> None:
     """The same, where no loop runs; `said` is what there is to read if it does not."""
     end = time.monotonic() + seconds
@@ -172,7 +176,7 @@ class Serving:
     def kill(self) -> None:
         self.process.kill()
 
-    def end(self, timeout: float = 15.0) -> int:
+    def end(self, timeout: float = START_S) -> int:
         """The exit code, once it has ended by itself."""
         code = self.process.wait(timeout)
         self._reader.join()

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from idservice.cli import http_get
 from tests import engines
-from tests.processes import Serving, command
+from tests.processes import START_S, Serving, command
 from tests.stores.backends import Dynamo
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy
 
@@ -51,7 +51,7 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         while not self.over.wait(EVERY_S):
-            status, body = http_get.ask(self.url, "/next", timeout=10.0)
+            status, body = http_get.ask(self.url, "/next", timeout=START_S)
             if status == 200:
                 self.got.append(int(body))
             else:

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Serving, command
+from tests.processes import START_S, Serving, command
 
 pytestmark = [pytest.mark.process]
-
-HEARD_S = 10.0  # on a machine under load
 
 
 def status(port: int) -> int:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/next", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/next", timeout=START_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as refused:
         refused.close()
@@ -27,7 +25,7 @@ def await_status(port: int, wanted: int) -> float:
     """Seconds until the next id is answered so."""
     began = time.monotonic()
     while status(port) != wanted:
-        assert time.monotonic() < began + HEARD_S, f"never answered {wanted}"
+        assert time.monotonic() < began + START_S, f"never answered {wanted}"
     return time.monotonic() - began
 
 

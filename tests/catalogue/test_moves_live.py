@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from idservice.cli import http_get
-from tests.processes import Serving, command, environment, until
+from tests.processes import START_S, Serving, command, environment, until
 from tests.stores.backends import Dynamo
 
 pytestmark = [pytest.mark.process, pytest.mark.needs_engine]
@@ -36,7 +36,7 @@ class Caller(threading.Thread):
         path = "/v1/counters/orders/next"
         while not self.over.wait(EVERY_S):
             try:
-                status, body = http_get.ask(self.url, path, timeout=10.0)
+                status, body = http_get.ask(self.url, path, timeout=START_S)
             except http_get.NoAnswer as error:  # a thread that ends would be missed as "too late"
                 self.refused.append((0, str(error)))
                 continue
@@ -47,7 +47,7 @@ class Caller(threading.Thread):
 
 
 def refusal(url: str) -> str:
-    status, body = http_get.ask(url, "/v1/counters/orders/next", timeout=5.0)
+    status, body = http_get.ask(url, "/v1/counters/orders/next", timeout=START_S)
     assert status == 423
     return str(json.loads(body)["detail"])
 
@@ -140,10 +140,10 @@ def test_a_service_starts_on_the_file_that_a_counter_left(tmp_path: Path) -> Non
     assert moved.returncode == 0, moved.stderr
     with Serving(tmp_path, "--store", "sqlite:a.db") as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        status, body = http_get.ask(url, "/next", timeout=5.0)
+        status, body = http_get.ask(url, "/next", timeout=START_S)
         assert (status, json.loads(body)["code"]) == (423, "moved")
         assert "b.db" not in json.loads(body)["detail"]
-        status, body = http_get.ask(url, "/readyz", timeout=5.0)
+        status, body = http_get.ask(url, "/readyz", timeout=START_S)
         assert status == 503
         assert serving.process.poll() is None
     shutil.copy(tmp_path / "b.db", tmp_path / "c.db")

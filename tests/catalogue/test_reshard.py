@@ -13,7 +13,7 @@ import pytest
 
 from tests import engines
 from tests.hammer import Hammer
-from tests.processes import command, environment
+from tests.processes import START_S, command, environment
 
 pytestmark = [pytest.mark.process]
 
@@ -44,7 +44,7 @@ class Resharded(Hammer):
 
 def _shown(port: int) -> dict[str, object]:
     url = f"http://127.0.0.1:{port}/v1/counters/default"
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=START_S) as answer:
         shown: dict[str, object] = json.load(answer)
         return shown
 

@@ -102,6 +102,6 @@ def test_a_counter_is_shown_as_idservice_shows_it_or_not_at_all(
 
 def test_a_whole_answer_is_read_to_its_length_also_in_chunks() -> None:
     with answering(ok(b"5\n") + b"beyond it") as url:
-        assert http_get.ask(url, "/next", timeout=5.0) == (200, "5\n")
+        assert http_get.ask(url, "/next", timeout=60.0) == (200, "5\n")
     with answering(CHUNKED + b"1;x=y\r\n5\r\n1\r\n\n\r\n0\r\n\r\n") as url:
-        assert http_get.ask(url, "/next", timeout=5.0) == (200, "5\n")
+        assert http_get.ask(url, "/next", timeout=60.0) == (200, "5\n")

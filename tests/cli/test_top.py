@@ -259,7 +259,7 @@ async def test_it_follows_the_size_of_the_terminal() -> None:
 def test_a_running_service_is_shown_as_text_and_as_json(folder: Path) -> None:
     with Serving(folder, "--store", STORE) as serving:
         url = f"http://127.0.0.1:{serving.port}"
-        http_get.ask(url, "/next?count=3", timeout=10)
+        http_get.ask(url, "/next?count=3", timeout=60)
         said = command("top", "--url", url, "--once", folder=folder)
         assert (said.returncode, said.stderr) == (0, "")
         assert said.stdout.startswith("1 counter serves.\n")
@@ -278,7 +278,7 @@ def test_a_running_service_is_shown_as_text_and_as_json(folder: Path) -> None:
         for _ in range(3):
             assert json.loads(following.stdout.readline())["in_use"] == 1
         following.send_signal(signal.SIGINT)
-        _, complaint = following.communicate(timeout=15)
+        _, complaint = following.communicate(timeout=60)
         assert (following.returncode, complaint) == (0, "")
     gone = command("top", "--url", url, "--once", folder=folder)
     assert (gone.returncode, gone.stdout) == (1, "")

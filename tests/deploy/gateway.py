@@ -147,7 +147,7 @@ class Gateway:
         }
         ready = urllib.request.Request(self.url, request.encode(), headers)
         try:
-            with urllib.request.urlopen(ready, timeout=10) as answer:
+            with urllib.request.urlopen(ready, timeout=60) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:

@@ -137,7 +137,7 @@ def guarded(guard: Guard, url: str) -> Iterator[str]:
             if guard.passes(who, operation, json.loads(body)):
                 request = urllib.request.Request(url, body, dict(self.headers))
                 try:
-                    answer = urllib.request.urlopen(request, timeout=10)
+                    answer = urllib.request.urlopen(request, timeout=60)
                 except urllib.error.HTTPError as error:
                     answer = error
                 with answer:

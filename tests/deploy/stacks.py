@@ -29,7 +29,7 @@ class Account:
     def reset(self) -> None:
         """Empty it, for those who use names that others may have used."""
         request = urllib.request.Request(f"{self.url}/moto-api/reset", method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200
 
     def create(self, stack: str, template: str, parameters: Mapping[str, str]) -> dict[str, str]:

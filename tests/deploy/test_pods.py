@@ -32,7 +32,7 @@ from idservice.cli.http_get import ask
 
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
-status, first = ask(os.environ["IDS"], "/next", timeout=5)
+status, first = ask(os.environ["IDS"], "/next", timeout=60)
 print("first", status, flush=True)
 print(first, flush=True)
 with Client(os.environ["IDS"]) as ids:
@@ -42,7 +42,7 @@ with Client(os.environ["IDS"]) as ids:
         except WaitedTooLong:
             print("waited", flush=True)
         signal.sigtimedwait([], 0.02)
-status, last = ask(os.environ["IDS"], "/next", timeout=5)
+status, last = ask(os.environ["IDS"], "/next", timeout=60)
 print("last", status, flush=True)
 print(last, flush=True)
 """

@@ -248,7 +248,7 @@ def ask(url: str, path: str, method: str = "GET", **body: object) -> int:
         url + path, json.dumps(body).encode() if body else None, method=method,
         headers={"Content-Type": "application/json"},
     )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=15) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return int(answer.status)
 
 

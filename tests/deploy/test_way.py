@@ -157,7 +157,7 @@ class OldEndpoint(threading.Thread):
     def run(self) -> None:
         while not self.ended and not self._never.wait(0.02):
             try:
-                with urllib.request.urlopen(f"{self.url}/donations/next", timeout=10) as answer:
+                with urllib.request.urlopen(f"{self.url}/donations/next", timeout=60) as answer:
                     self.got.append(int(answer.read()))
             except urllib.error.HTTPError as error:
                 self.ended = error.code

@@ -1,10 +1,8 @@
 """A real Prometheus on a free port, with our own configuration and other targets."""
 
-import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -16,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.processes import ROOT, until
+from tests.ports import port_of
+from tests.processes import ROOT, START_S, wait_until
 
 FOLDER = ROOT / "deploy" / "monitoring"
 
@@ -39,7 +38,7 @@ class Prometheus:
 
     def get(self, path: str, **query: str) -> Any:
         url = f"{self._url}/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=START_S) as answer:
             return json.load(answer)["data"]
 
     def series(self, expression: str) -> list[Any]:
@@ -48,7 +47,7 @@ class Prometheus:
 
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=10):
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=START_S):
                 return True
         except OSError:
             return False
@@ -64,20 +63,22 @@ def running(folder: Path, target: str) -> Iterator[Prometheus]:
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     for name in configuration["rule_files"]:
         shutil.copy(FOLDER / name, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     process = subprocess.Popen(
         [
             program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
-            f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
+            "--web.listen-address=127.0.0.1:0", "--log.level=error",
         ],
         stdout=subprocess.DEVNULL, stderr=(log := (folder / "log").open("wb")),
     )  # fmt: skip
     try:
+        wait_until(
+            lambda: process.poll() is not None or port_of(process.pid) is not None,
+            START_S, (folder / "log").read_text,
+        )  # fmt: skip
+        port = port_of(process.pid)
+        assert port is not None, (folder / "log").read_text()
         one = Prometheus(port)
-        asyncio.run(until(lambda: one.ready() or process.poll() is not None, what="not ready"))
-        assert process.poll() is None, (folder / "log").read_text()
+        wait_until(one.ready, START_S)
         yield one
     finally:
         process.kill()

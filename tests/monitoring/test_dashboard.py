@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.processes import STORE, Serving, command, until
+from tests.processes import START_S, STORE, Serving, command, until
 
 from . import prometheus
 from .prometheus import FOLDER
@@ -46,7 +46,7 @@ class Load(threading.Thread):
         self._end = threading.Event()
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=START_S)
         for number in count():
             if self._end.wait(0.005):
                 break
@@ -84,7 +84,7 @@ def test_every_expression_returns_a_series_of_a_service_under_load(
             asyncio.run(until(lambda: bool(one.series("idservice_ids_issued_total > 10"))))
             suspended = command("suspend", "paused", "--store", STORE, folder=folder)
             assert suspended.returncode == 0, suspended.stderr
-            asyncio.run(until(lambda: not unheard(), 20, f"nothing of {unheard()}"))
+            asyncio.run(until(lambda: not unheard(), START_S, f"nothing of {unheard()}"))
             rules = one.get("api/v1/rules")["groups"][0]["rules"]
             assert {rule["health"] for rule in rules} == {"ok"}
 

@@ -85,7 +85,7 @@ def collector() -> Iterator[Collector]:
 
 def ask(port: int, *paths: str) -> list[int]:
     """The statuses."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     found = []
     for path in paths:
         connection.request("GET", path, headers={"traceparent": TRACEPARENT})
@@ -98,7 +98,7 @@ def ask(port: int, *paths: str) -> list[int]:
 
 def ask_by(port: int, method: str) -> int:
     """The status."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(method, "/next")
     status = connection.getresponse().status
     connection.close()

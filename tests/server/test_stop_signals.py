@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 import pytest
 
 from tests.forked import ROOT
-from tests.processes import environment, started
+from tests.processes import START_S, environment, started
 
 pytestmark = pytest.mark.process
 
@@ -72,9 +72,9 @@ def test_a_command_told_to_end_ends_as_by_ctrl_c(tmp_path: Path, number: signal.
         store = f"http://127.0.0.1:{silent.getsockname()[1]}"
         out = said.fileno()
         process = started(("next", "--store", store), tmp_path, environment(), out, out)
-        silent.settimeout(20)
+        silent.settimeout(START_S)
         with silent.accept()[0]:
             process.send_signal(number)
-            assert process.wait(10) == 1
+            assert process.wait(START_S) == 1
         said.seek(0)
         assert said.read() == ""

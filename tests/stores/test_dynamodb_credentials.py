@@ -115,7 +115,7 @@ async def test_credentials_are_refreshed_in_the_background_and_retried(
     async with aclosing(client):
         await client.open()
         monkeypatch.setattr("aiobotocore.credentials.AioCredentials.get_frozen_credentials", freeze)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await again.wait()
     assert asyncio.all_tasks() == before
 

@@ -60,7 +60,7 @@ class Network(answers.Server):
         }  # fmt: skip
         sent = urllib.request.Request(self.engine, json.dumps(request).encode(), headers)
         try:
-            with urllib.request.urlopen(sent, timeout=10) as answer:
+            with urllib.request.urlopen(sent, timeout=60) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as refused:
             with refused:

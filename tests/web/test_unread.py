@@ -27,14 +27,14 @@ async def unread(serving: Serving, sent: bytes) -> AsyncIterator[None]:
         await loop.sock_connect(client, ("127.0.0.1", serving.port))
         await loop.sock_sendall(client, sent)
         connections: Any = serving.gate.connections
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not any(connection.writing_paused for connection in connections):
                 await asyncio.sleep(0)
         yield
 
 
 async def gone(serving: Serving) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while serving.gate.connections:
             await asyncio.sleep(0)
 

@@ -30,6 +30,7 @@ from idservice.server.workers.supervisor import (
 )
 from idservice.server.workers.totals import WorkerStatus
 from idservice.server.workers.turn import Turn
+from tests.processes import START_S
 
 TALLY = CounterStats({"granted": 2}, {"bad_count": 1}, waits=3, wait_seconds=0.5)
 READING = CounterSample("a", 3, 10, 7, float("inf"), 1, {"late": 2}, TALLY)
@@ -133,7 +134,7 @@ async def linked() -> AsyncIterator[tuple[SupervisorLink, WorkerProcess, asyncio
 
 
 async def heard(worker: WorkerProcess) -> list[messages.Message]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not (heard := worker.receive()):
             await asyncio.sleep(0)
     return heard
@@ -175,7 +176,7 @@ async def test_a_worker_ends_when_told_and_when_its_parent_is_gone(how: str) -> 
             worker.send(messages.Stop())
         else:
             worker.connection.shutdown(socket.SHUT_WR)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await ended.wait()
         assert link.slot.pool_ends, "nobody takes a newcomer from here on"
 
@@ -290,7 +291,7 @@ def test_a_worker_that_answers_nothing_for_long_is_killed(idle: subprocess.Popen
             parent._watch(second, 1.0)
         assert idle.poll() is None
         parent._watch(HANG_S, 1.0)
-        assert idle.wait(10) == -signal.SIGKILL
+        assert idle.wait(START_S) == -signal.SIGKILL
 
 
 @pytest.mark.process
@@ -326,7 +327,7 @@ def test_a_worker_that_speaks_nonsense_is_killed(
     with worker.connection, theirs:
         theirs.sendall(b"\xff\xff\xff\xff")
         parent._receive(worker)
-        assert idle.wait(10) == -signal.SIGKILL
+        assert idle.wait(START_S) == -signal.SIGKILL
         assert "cannot be read" in caplog.text
 
 

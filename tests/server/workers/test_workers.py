@@ -22,7 +22,7 @@ import pytest
 
 from tests import engines
 from tests.hammer import Hammer
-from tests.processes import STORE, Serving, command, environment, until, wait_until
+from tests.processes import START_S, STORE, Serving, command, environment, until, wait_until
 from tests.web.wire import Answer, Wire, ask, connected, request
 
 pytestmark = pytest.mark.process
@@ -236,7 +236,7 @@ async def test_a_client_of_a_killed_worker_is_served_by_another(folder: Path) ->
         port = serving.port
         for pid in pids(serving).values():
             os.kill(pid, signal.SIGSTOP)
-        held = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(20)]
+        held = [socket.create_connection(("127.0.0.1", port), timeout=START_S) for _ in range(20)]
         for connection in held:
             connection.sendall(request(headers={"Connection": "close"}))
         for pid in pids(serving).values():
@@ -376,7 +376,7 @@ async def test_connections_spread_evenly_over_the_workers(folder: Path, opened: 
         async with AsyncExitStack() as stack:
             for _ in range(64):
                 if opened == "at once":
-                    client = socket.create_connection(("127.0.0.1", port), timeout=5)
+                    client = socket.create_connection(("127.0.0.1", port), timeout=START_S)
                     stack.callback(client.close)
                 else:
                     wire = await stack.enter_async_context(connected(port))
@@ -468,7 +468,7 @@ async def test_a_second_signal_ends_all_workers_at_once(folder: Path) -> None:
         serving.terminate()
         serving.await_log("workers_stopping")
         serving.terminate()
-        assert serving.end(5) == 1
+        assert serving.end() == 1
         assert not any(is_alive(pid) for pid in workers.values())
 
 

@@ -126,7 +126,7 @@ class Hand:
 
 async def answered(transport: Transport, count: int) -> None:
     """Wait for that many answers."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while transport.written.count(b"HTTP/1.") < count:
             await asyncio.sleep(0)
     await turns()

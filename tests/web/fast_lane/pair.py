@@ -17,6 +17,7 @@ def head(line: bytes, *headers: bytes) -> bytes:
 
 GET = b"GET /next HTTP/1.1"
 H = b"Host: 127.0.0.1"
+PATIENCE_S = 60.0  # for a busy machine
 
 
 async def said(port: int, pieces: list[bytes], patience: float) -> bytes:
@@ -52,10 +53,11 @@ class Pair:
         `endless` where aiohttp may take what follows an upgrade for another protocol, though it
         does not upgrade: the lane answers the last request all the same.
         """
-        fast = without_date(await said(self.fast.port, [*pieces, last], 5))
-        slow = without_date(await said(self.slow.port, [*pieces, last], 0.5 if endless else 5))
+        fast = without_date(await said(self.fast.port, [*pieces, last], PATIENCE_S))
+        patience = 0.5 if endless else PATIENCE_S
+        slow = without_date(await said(self.slow.port, [*pieces, last], patience))
         if endless and not slow.endswith(b"live"):
-            slow += without_date(await said(self.slow.port, [last], 5))
+            slow += without_date(await said(self.slow.port, [last], PATIENCE_S))
         assert fast == slow, pieces
         for name, supply in self.slow.service.local_counters.items():
             other = self.fast.service.local_counters.get(name)

@@ -21,6 +21,7 @@ from tests.web.fast_lane.pair import (
     HOST,
     LAST,
     NEXT,
+    PATIENCE_S,
     H,
     Pair,
     head,
@@ -316,7 +317,7 @@ async def until_silent(serving: Serving, data: bytes, cut: int) -> bytes:
             await wire.send(data[:cut])
             await asyncio.sleep(0)
             await wire.send(data[cut:])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await turns()
                 while not wire.reader.at_eof():
                     found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
@@ -366,7 +367,7 @@ async def test_what_comes_behind_a_request_that_closes_takes_no_id(pair: Pair) -
     for _ in range(2):
         issued = pair.fast.service.local_counters["default"].allocator.issued_ids
         with suppress(ConnectionError):
-            await said(pair.fast.port, [head(GET, H, CLOSE) + NEXT, NEXT], 5)
+            await said(pair.fast.port, [head(GET, H, CLOSE) + NEXT, NEXT], PATIENCE_S)
         assert pair.fast.service.local_counters["default"].allocator.issued_ids == issued + 1
 
 
@@ -414,7 +415,7 @@ async def test_what_differs_in_more_than_values_is_answered_alike(pair: Pair, na
             with suppress(ConnectionError):
                 await wire.send(LAST)
             with suppress(ConnectionError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     found.append(without_date(await wire.reader.read()))
     assert found[0] == found[1]
     await pair.alike(NEXT)
