@@ -23,6 +23,7 @@ from benchmarks.load import flat_out
 from benchmarks.measure import (
     ROUNDS,
     Row,
+    check,
     cpu_seconds_of_all,
     interleaved,
     machine,
@@ -117,7 +118,7 @@ WORDS = {OURS: OURS, **{name: product.words for name, product in PRODUCTS.items(
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `products`."""
-    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 1) if quick else (ROUNDS, 2)
     if shutil.which("wrk") is None:
         return [Row(_what(name), None, note=NO_WRK) for name in PRODUCTS]
     cpu: dict[str, dict[str, list[float]]] = {}  # by name and process, µs per id
@@ -127,6 +128,7 @@ def run(quick: bool) -> list[Row]:
         """Microseconds of CPU per id in one round."""
         before = {part: cpu_seconds_of_all(pid) for part, pid in running.pids.items()}
         answered = wrk(running.port, round_s, patience_s=PATIENCE_S)
+        check(answered > 0, f"{WORDS[name]} answered nothing in {round_s} s")
         us = {
             part: (cpu_seconds_of_all(pid) - before[part]) / answered * 1e6
             for part, pid in running.pids.items()
@@ -189,6 +191,8 @@ def documents(rows: list[Row]) -> dict[str, str]:
         for row in rows
         if row.parts
     ]
+    if not found:
+        return {}
     return {
         "products.svg": bars(
             sorted(found, key=lambda bar: bar.value),

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,8 +11,8 @@ import pytest
 
 from benchmarks import picture
 from benchmarks.__main__ import BENCHMARKS, main
-from benchmarks.measure import cores, supported
-from benchmarks.processes import on_load_core, process
+from benchmarks.measure import cores, cpu_seconds, cpu_seconds_of_all, supported
+from benchmarks.processes import children, on_load_core, process
 
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
 
@@ -41,6 +42,25 @@ def test_a_server_has_another_core_than_what_loads_it() -> None:
     with on_load_core(), process([sys.executable, "-c", "input()"]) as child:
         assert os.sched_getaffinity(0) == {load}
         assert os.sched_getaffinity(child.pid) == {server}
+
+
+@pytest.mark.process
+def test_the_cpu_of_a_process_includes_what_it_started_and_what_ended(tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    parent = f"""if True:
+        from pathlib import Path; from subprocess import *; from sys import executable as python
+        burn = "import time\\nwhile time.process_time() < 0.2: pass\\n"
+        run([python, "-c", burn])
+        Path({str(ended)!r}).touch()
+        Popen([python, "-c", burn + "input()"], stdin=PIPE).wait()  # lives as long as its parent
+    """
+    with process([sys.executable, "-c", parent]) as child:
+        while not ended.exists():
+            time.sleep(0.01)
+        (lives,) = children(child.pid, 1)
+        while cpu_seconds(lives) < 0.2:
+            time.sleep(0.01)
+        assert cpu_seconds_of_all(child.pid) >= cpu_seconds(child.pid) + 2 * 0.2 - 0.03
 
 
 def test_pictures_are_drawn_anew_from_results(
