@@ -20,6 +20,9 @@ from idservice.stores.protocol import CatalogueStore
 log = logging.getLogger("idservice.access")
 
 TICK_S = 1.0  # between looks at the clock: for keys that expire, and a store that is silent
+SILENT_S = (
+    STALE_MIN_S - 2 * TICK_S
+)  # for which keys are believed without the store, so that K3 holds
 PASSES_MAX = 16_384  # spellings of the header remembered
 AGAIN_S = 1.0  # before a bucket that could not be read is read again
 
@@ -139,8 +142,13 @@ class Keys:
     # --- the store -------------------------------------------------------------------------------
 
     async def read_again(self) -> None:
-        """Read the buckets in use again, because the revision moved. Raises StoreError."""
-        for bucket in await asyncio.gather(*map(self._read, tuple(self._buckets))):
+        """Read the buckets in use again, because the revision moved. Raises StoreError.
+
+        That includes those which are being read at first: the answer under way may be older than
+        this revision, and the later of the two is believed.
+        """
+        in_use = self._buckets.keys() | self._loading.keys()
+        for bucket in await asyncio.gather(*map(self._read, sorted(in_use))):
             self.put(bucket)
 
     def heard(self, at: float) -> None:
@@ -165,9 +173,9 @@ class Keys:
                 self._end(one, errors.KeyUnknown())
 
     def _stale(self) -> errors.CatalogueStale | None:
-        if self._loop.time() - self._heard_at < STALE_MIN_S:
+        if self._loop.time() - self._heard_at < SILENT_S:
             return None
-        return errors.CatalogueStale(seconds=STALE_MIN_S)
+        return errors.CatalogueStale(seconds=SILENT_S)
 
     def _end(self, one: Pass, refusal: errors.IdserviceError) -> None:
         assert one.key is not None

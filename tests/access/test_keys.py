@@ -4,6 +4,7 @@ longer than the store is heard of."""
 import asyncio
 from contextlib import suppress
 from random import Random
+from unittest import mock
 
 import pytest
 
@@ -11,9 +12,11 @@ from idservice import errors
 from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import Keys
-from idservice.core.access_key import AccessKey, Role
+from idservice.core.access_key import AccessKey, Role, bucket_of
 from idservice.observability.store_health import StoreHealth
+from idservice.stores.key_store import KeyBucket
 from tests.simulation import loop
+from tests.simulation.key_store import SimKeys
 from tests.simulation.store import SimStore
 
 
@@ -67,12 +70,61 @@ def test_a_revoked_key_ends_its_pass() -> None:
     loop.run(revoked())
 
 
+class Held(SimKeys):
+    """Holds its first answer back until it is let go."""
+
+    def __init__(self, store: SimStore) -> None:
+        super().__init__(store.data, store._call)
+        self.go = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def bucket(self, number: str) -> KeyBucket:
+        found = await super().bucket(number)
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.go.wait()
+        return found
+
+
+async def revoked_meanwhile() -> None:
+    scene = Scene()
+    key, header = await scene.make()
+    held = Held(scene.store)
+    with mock.patch.object(scene.store, "keys", held):
+        asking = asyncio.create_task(scene.gate.admit(header))
+        await held.asked.wait()
+        await scene.changes.revoke(key.id)
+        await scene.keys.read_again()
+        held.go.set()
+        with pytest.raises(errors.KeyUnknown):
+            await asking
+
+
+def test_a_key_that_is_revoked_while_it_is_first_read_opens_nothing() -> None:
+    loop.run(revoked_meanwhile())
+
+
+async def gone_back() -> None:
+    scene = Scene()
+    key, header = await scene.make()
+    await scene.gate.admit(header)
+    before = await scene.store.keys.bucket(bucket_of(key.id))
+    scene.keys.put(KeyBucket(before.number, before.rev + 1))
+    scene.keys.put(before)
+    with pytest.raises(errors.KeyUnknown):
+        await scene.gate.admit(header)
+
+
+def test_an_older_bucket_than_the_known_one_is_not_believed() -> None:
+    loop.run(gone_back())
+
+
 async def silent() -> None:
     scene = Scene()
     _, header = await scene.make()
     found = await scene.gate.admit(header)
     with suppress(TimeoutError):  # virtual time goes by
-        await asyncio.wait_for(asyncio.Event().wait(), 60)
+        await asyncio.wait_for(asyncio.Event().wait(), 58)
     scene.keys.tick()
     with pytest.raises(errors.CatalogueStale):
         found.check(Role.USE)

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 
 from tests import engines
 from tests.prove.histories import prove_histories
+from tests.prove.keys import prove_keys
 from tests.prove.power import prove_power
 from tests.prove.processes import prove_processes
 from tests.prove.simulated import TALLY, prove_simulation
 from tests.prove.tallies import prove_tallies
 from tests.prove.verdict import Verdict
 
-PARTS = ("simulation", "histories", "power", "dynamodb", "sqlite", "tally")
+PARTS = ("simulation", "histories", "power", "dynamodb", "sqlite", "tally", "keys")
 HISTORIES_A_SEED = 5  # small random ones for each seed of the simulation
 STEP_SEEDS = 100  # seeds of the simulation for each operation whose disk loses power
 
@@ -60,6 +61,8 @@ def prove(part: str, asked: argparse.Namespace) -> Verdict:
         return prove_simulation(seeds=seeds, first=seed or 0, scenario=asked.scenario)
     if part == "histories":
         return prove_histories(histories=HISTORIES_A_SEED * asked.seeds, seed=seed or 0)
+    if part == "keys":
+        return prove_keys(seeds=asked.seeds, first=seed or 0)
     if part == "power":
         steps = asked.steps or max(20, asked.seeds // STEP_SEEDS)
         return prove_power(steps=steps, seed=seed or 0)

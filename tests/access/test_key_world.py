@@ -1,0 +1,52 @@
+"""K1 and K3 hold for every seed, and the checks that say so find planted faults."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.key_mutants import KEY_MUTANTS, KeyMutant
+from tests.simulation.key_world import key_violation, play_keys
+
+SEEDS, CHUNK = 60, 30
+REACHED = range(SEEDS, SEEDS + 8)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
+def test_every_promise_of_keys_holds_for_every_seed(start: int) -> None:
+    for seed in range(start, start + CHUNK):
+        violation = key_violation(seed)
+        assert violation is None, f"seed {seed}: {violation}"
+
+
+def test_the_runs_reach_what_they_are_there_for() -> None:
+    worlds = [play_keys(seed) for seed in REACHED]
+    refused = sum((Counter(world.refused) for world in worlds), Counter[str]())
+    assert {
+        "key_malformed", "key_unknown", "key_expired", "key_not_enough", "catalogue_stale",
+        "store_unavailable",
+    } <= set(refused), refused  # fmt: skip
+    assert sum(world.served for world in worlds) > 1000
+    assert sum(len(world.table.revoked) for world in worlds) > 20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mutant", KEY_MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_fault_planted_in_keys_is_found(mutant: KeyMutant) -> None:
+    seen = set()
+    with mutant.planted():
+        for seed in range(SEEDS):
+            violation = key_violation(seed)
+            if violation is not None and violation.check == mutant.check:
+                return
+            seen.add(violation and violation.check)
+    raise AssertionError(f"not seen by {mutant.check!r}, only {seen}")
