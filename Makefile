@@ -73,7 +73,7 @@ lock: $(VENV)/.uv ## write the lock files anew; versions stay as they are unless
 	@$(COMPILE) $(ARGS) pyproject.toml --extra generators -c requirements-dev.lock -c requirements-deploy.lock \
 		-c requirements-recipes.lock -o requirements-generators.lock >/dev/null
 	@$(COMPILE) $(ARGS) pyproject.toml --extra benchmarks -c requirements-dev.lock -c requirements-deploy.lock \
-		-c requirements-recipes.lock -o requirements-benchmarks.lock >/dev/null
+		-c requirements-recipes.lock -c requirements-generators.lock -o requirements-benchmarks.lock >/dev/null
 
 sbom: $(VENV)/.venv ## idservice.cdx.json, the bill of materials (CycloneDX), from requirements.lock
 	@$(BIN)/python deploy/sbom.py > idservice.cdx.json

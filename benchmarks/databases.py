@@ -10,9 +10,9 @@ from pathlib import Path
 from benchmarks.processes import ROOT, accepts, free_port, process, timed
 
 ENGINE = ROOT / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
-NO_ENGINE = "dynoxide is not installed: make engines"
+NO_ENGINE = "" if ENGINE.exists() else "dynoxide is not installed: make engines"
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin/postgres"), default=None)  # as Debian has it
-NO_POSTGRES = "postgresql is not installed"
+NO_POSTGRES = "" if POSTGRES else "postgresql is not installed"
 POSTGRES_USER = "postgres"  # of the machine: it refuses to run as root
 AWS = {
     "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_REGION": "eu-west-1",
@@ -39,8 +39,8 @@ def postgres() -> Iterator[tuple[int, str]]:
         if user is not None:
             shutil.chown(folder, user)
         data = ("-D", f"{folder}/data")
-        initdb = [str(POSTGRES.with_name("initdb")), *data, "--auth=trust", "--no-sync"]
-        timed([*initdb, f"--username={POSTGRES_USER}"], user=user)
+        about = (f"--username={POSTGRES_USER}", "--auth=trust", "--no-locale", "--no-sync")
+        timed([str(POSTGRES.with_name("initdb")), *data, *about], user=user)
         command = [str(POSTGRES), *data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
         with process(command, user=user) as child:
             accepts(port, child)

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-from benchmarks.databases import ENGINE, NO_ENGINE, NO_POSTGRES, POSTGRES, engine, postgres
+from benchmarks.databases import NO_ENGINE, NO_POSTGRES, engine, postgres
 from benchmarks.http import CONNECTIONS, NO_WRK, wrk
 from benchmarks.load import flat_out
 from benchmarks.measure import (
@@ -100,18 +100,15 @@ def _incr(folder: Path, stack: ExitStack) -> Running:
 WEB = ("fastapi", "uvicorn", "httptools")
 SQL = (*WEB, "asyncpg")
 NO_REDIS = "" if shutil.which("redis-server") else "redis-server is not installed"
-HAS_POSTGRES = "" if POSTGRES else NO_POSTGRES
 PRODUCTS = {
     "incr": Product("FastAPI, Redis INCR", _incr, (*WEB, "redis"), NO_REDIS),
     "cache": Product(
-        "FastAPI, PostgreSQL nextval, CACHE 1000", partial(_nextval, cache=1000), SQL, HAS_POSTGRES
+        "FastAPI, PostgreSQL nextval, CACHE 1000", partial(_nextval, cache=1000), SQL, NO_POSTGRES
     ),
     "nextval": Product(
-        "FastAPI, PostgreSQL nextval, CACHE 1", partial(_nextval, cache=1), SQL, HAS_POSTGRES
+        "FastAPI, PostgreSQL nextval, CACHE 1", partial(_nextval, cache=1), SQL, NO_POSTGRES
     ),
-    "update": Product(
-        "FastAPI, DynamoDB UpdateItem", _update_item, WEB, "" if ENGINE.exists() else NO_ENGINE
-    ),
+    "update": Product("FastAPI, DynamoDB UpdateItem", _update_item, WEB, NO_ENGINE),
 }
 WORDS = {OURS: OURS, **{name: product.words for name, product in PRODUCTS.items()}}
 

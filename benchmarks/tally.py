@@ -23,7 +23,7 @@ from statistics import median
 from typing import TypeVar
 
 from benchmarks.adds import Answered, add_flat_out
-from benchmarks.databases import ENGINE, NO_ENGINE, engine
+from benchmarks.databases import NO_ENGINE, engine
 from benchmarks.delayed import VARIABLE
 from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, interleaved, ratio, spread
 from benchmarks.processes import (
@@ -277,7 +277,7 @@ def _sum(port: int) -> int:
 
 def _beside_plain(rounds: int, round_s: float) -> list[Row]:
     what = f"tally: CPU per add / a plain aiohttp application, {CALLERS} callers"
-    if not ENGINE.exists():
+    if NO_ENGINE:
         return [Row(what, None, goal=GOAL_CPU, note=NO_ENGINE)]
     store = ("--store", "dynamodb:tally")
     us: dict[str, list[float]] = {}
