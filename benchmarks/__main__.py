@@ -27,6 +27,7 @@ BENCHMARKS = (
     "products",
     "lane",
     "kinds",
+    "crowd",
     "pipeline",
     "telemetry",
     "workers",

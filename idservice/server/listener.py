@@ -1,7 +1,8 @@
 """Serves one bound socket: accepts its connections, and closes it without hurting a client.
 
-Connections are accepted one by one, each time the socket is readable. The loop's own server takes
-all that wait at once: where several workers share the socket, the first would take a whole burst.
+Connections are accepted a few at a time, each time the socket is readable; one by one where several
+workers share it. The loop's own server takes all that wait at once: the first worker would take a
+whole burst, and requests would wait for it.
 
 A client must not see its connection reset at a stop. The kernel completes a connection before it is
 accepted, and the client believes in its end even sooner. Closing the socket resets all of these. To
@@ -38,6 +39,7 @@ log = logging.getLogger("idservice.listener")
 COURTESY_S = 0.002  # for a worker with fewer connections to accept one,
 COURTESIES_MAX = 50  # unless it let this many pass in a row: it hangs, or has no time;
 COURTESY_AGAIN_S = 1.0  # then this worker accepts at once for a while
+BURST = 16  # connections accepted in a turn of the loop, where no other worker wants some
 SHORT_S = 1.0  # before the next try if the system is short of descriptors or memory
 _failed = RateLimitedLog(log)
 
@@ -53,6 +55,15 @@ _DROP_FIRST_PACKETS = b"".join(
         (0x06, 0, 0, 0xFFFFFFFF),  # else pass the whole packet
     )
 )
+
+
+class _Accepted(socket.socket):
+    """A connection. Its family and type are plain integers: the loop asks for them several times,
+    and to make an enum of one takes as long as a system call."""
+
+    __slots__ = ()
+    family = socket.SocketType.family  # type: ignore[assignment]
+    type = socket.SocketType.type  # type: ignore[assignment]
 
 
 class Listener:
@@ -114,8 +125,10 @@ class Listener:
         """Accept a connection, or let another worker do so; all of them are told of it."""
         if self._slot.lets_others_first() and self._loop.time() >= self._courteous_from:
             self._pause(COURTESY_S, self._insist)
-        else:
-            self._accept()
+            return
+        for _ in range(BURST if self._slot.is_alone else 1):
+            if not self._accept():
+                return
 
     def _insist(self) -> None:
         """Accept the connection if the other worker has not done so in its time."""
@@ -133,7 +146,7 @@ class Listener:
         try:
             # What `accept` does, but for enums that it makes of family and type each time.
             descriptor, _ = self._bound._accept()  # type: ignore[attr-defined]
-            connection = socket.socket(*self._kind, fileno=descriptor)
+            connection = _Accepted(*self._kind, fileno=descriptor)
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return False
         except OSError as error:

@@ -19,7 +19,7 @@ from idservice.server.settings import ADMIN_DEFAULT, Address
 
 log = logging.getLogger("idservice.server")
 
-BACKLOG = 1024
+BACKLOG = 4096  # connections that wait to be accepted; Linux allows as many by default
 UNIX_MODE = 0o660
 LOOK_UP_MAX_S = 5.0
 ANY_IPV6, ANY_IPV4 = "::", "0.0.0.0"  # noqa: S104  addresses to listen on

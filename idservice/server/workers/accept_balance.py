@@ -26,6 +26,7 @@ class AcceptSlot:
         self._counts = shared_counts(1) if counts is None else counts
         self._number = number
         self._taken = False
+        self.is_alone = counts is None  # no other worker accepts from the sockets
         self.pool_ends = counts is None  # no other process goes on with the sockets
 
     def take(self) -> None:
