@@ -8,7 +8,9 @@ from random import Random
 
 from idservice import errors
 from idservice.core.access_key import (
+    BELOW,
     BUCKETS,
+    ID_LENGTH,
     NOTE_MAX,
     RANDOM_NUMBERS,
     SCOPES_MAX,
@@ -57,8 +59,8 @@ class KeyChanges:
         """Make a key; return it and its text, which is kept nowhere. `expires` is in milliseconds
         since 1970.
 
-        Raises BadAccessKey, StoreError. After OutcomeUnknown the key may be there: it is of no use,
-        since nobody knows its text; revoke it.
+        Raises BadAccessKey, KeysBusy, StoreError. After OutcomeUnknown the key may be there: it is
+        of no use, since nobody knows its text; revoke it.
         """
         now = self._now()
         _check(scopes, note, expires, now)
@@ -87,12 +89,12 @@ class KeyChanges:
         may: Callable[[AccessKey], bool] = lambda key: True,
     ) -> AccessKey:
         """Revoke a key that the caller `may` revoke; return it. One that was revoked stays as it
-        is. Raises NoSuchKey, StoreError."""
+        is. Raises NoSuchKey, KeysBusy, StoreError."""
 
         def found(bucket: KeyBucket) -> AccessKey:
             key = bucket.key(id)
-            if key is None or not may(key):
-                raise errors.NoSuchKey(id=id[:80])
+            if key is None or not may(key):  # the caller may have named a secret as the id
+                raise errors.NoSuchKey(id=id[:ID_LENGTH])
             return key
 
         now = self._now()
@@ -106,11 +108,12 @@ class KeyChanges:
             return found(bucket).state is KeyState.REVOKED
 
         key = found(await self._rewrite(bucket_of(id), revoked, is_done))
-        log.warning(
-            "access key %s was revoked by %s%s",
-            id, by or "an operator", f": {reason}" if reason else "",
-            extra={"action": "key_revoked"},
-        )  # fmt: skip
+        if key.ended == now:  # else it was revoked before
+            log.warning(
+                "access key %s was revoked by %s%s",
+                id, by or "an operator", f": {reason}" if reason else "",
+                extra={"action": "key_revoked"},
+            )  # fmt: skip
         return key
 
     async def list(self) -> list[AccessKey]:
@@ -129,7 +132,10 @@ class KeyChanges:
         write whose outcome was unknown is found, and never made twice."""
         unknown: errors.OutcomeUnknown | None = None
         for _ in range(TRIES):
-            before = await self._store.bucket(number)
+            try:
+                before = await self._store.bucket(number)
+            except errors.NotApplied as error:
+                raise unknown or error from None
             if is_done(before):
                 self._on_change(before)
                 return before
@@ -141,7 +147,7 @@ class KeyChanges:
             except errors.OutcomeUnknown as error:
                 unknown = error
         # If no try's outcome was unknown, another writer beat each: nothing of ours was applied.
-        raise unknown or errors.BadAccessKey(why="others change the keys all the time; try again")
+        raise unknown or errors.KeysBusy()
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -153,9 +159,11 @@ def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> N
         raise errors.BadAccessKey(why=why)
     for scope in scopes:
         if not is_scope(scope):
+            meant = scope.rstrip("*").rstrip(".") + BELOW
+            hint = f"; did you mean {meant}?" if scope != meant and is_scope(meant) else ""
             why = (
                 f"the scope {scope[:80]!r} is not allowed; a scope is a name, a prefix with `.*` "
-                "after it, or `*`"
+                f"after it, or `*`{hint}"
             )
             raise errors.BadAccessKey(why=why)
     if len(set(scopes)) < len(scopes):

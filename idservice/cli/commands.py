@@ -58,6 +58,20 @@ AUDIT = (
 LIST = "List the tallies, but for deleted ones. On DynamoDB that reads the whole table."
 KEY = "names the request: the same key is counted once, for ever"
 
+KEYS = (
+    "Access keys, with which several teams share one service: make one, list them, revoke one. They"
+    " are kept in the store, without their secrets."
+)
+KEY_CREATE = (
+    "Make an access key and print it, alone, on standard output: it is shown once and kept nowhere."
+    " A service asks for one if it was started with --require-keys."
+)
+SCOPES = (
+    "the counters and tallies that it is for: a name, all with a prefix as 'acme.*', or '*';"
+    " several separated by commas"
+)
+ROLE = "read: show and list; use: also take ids and add; admin: also change, and make keys"
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -288,6 +302,27 @@ COMMANDS = {
         (TALLY, REASON),
     ),
     "tally audit": Command("cli.tally_commands:audit", AUDIT, STORE, (TALLY, JSON)),
+    "key create": Command(
+        "cli.key_commands:create", KEY_CREATE, STORE,
+        (
+            _add("--role", choices=("read", "use", "admin"), required=True, help=ROLE),
+            _add("--scope", metavar="S[,S]", action="append", required=True, help=SCOPES),
+            _add("--note", metavar="TEXT", default="", help="whose it is, for lists and the log"),
+            _add("--expires", metavar="DATE",
+                 help="the day from which it is refused, as 2027-11-01 (default: none)"),
+            JSON,
+        ),
+    ),
+    "key list": Command(
+        "cli.key_commands:list_all", "List the access keys, without their secrets.", STORE, (JSON,)
+    ),
+    "key revoke": Command(
+        "cli.key_commands:revoke", "Revoke an access key, for good and everywhere.", STORE,
+        (
+            _add("id", metavar="ID", help="the id of the key, as `key list` shows it"),
+            _add("--reason", metavar="TEXT", required=True, help="why, for the log and the list"),
+        ),
+    ),
     "doctor": Command("cli.store_commands:doctor", DOCTOR, STORE, (JSON,)),
     "health": Command(
         "cli.http_get:health", "Exit 0 if a service runs here and answers.", (config.URL,),
@@ -329,6 +364,14 @@ GROUPS = {
             "--shards": ONE_ITEM,
             "next": "a tally gives sums; `idservice tally add NAME AMOUNT` counts",
             "fence": "`idservice fence --all --ahead N` looks at every tally, too",
+        },
+    ),
+    "key": Group(
+        KEYS,
+        {
+            "rotate": "make a second key, have its callers use it, and revoke the first",
+            "show": "the text of a key is shown once, when it is made; `key list` shows the rest",
+            "delete": "a revoked key stays in the list; `idservice key revoke ID --reason T`",
         },
     ),
 }

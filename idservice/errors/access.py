@@ -1,7 +1,7 @@
 """Defines the errors of access keys. None names a secret, and each is the same whether or not what
 was asked for exists."""
 
-from idservice.errors.tree import NotApplied, RequestRefused
+from idservice.errors.tree import NotApplied, RequestRefused, Unavailable
 
 SEND = "Send `Authorization: Bearer idk_…`"
 
@@ -53,8 +53,13 @@ class KeyNotEnough(RequestRefused):
 
 
 class BadAccessKey(RequestRefused):
-    text = "The access key cannot be made like this: {why}."
+    text = "The access key cannot be made or revoked like this: {why}."
     code = "bad_access_key"
+
+
+class KeysBusy(Unavailable):
+    text = "The access keys were not changed: others change them all the time. Try again."
+    code = "keys_busy"
 
 
 class NoSuchKey(RequestRefused):

@@ -13,10 +13,13 @@ NOT_APPLIED = "not_applied"
 UNKNOWN = "unknown"
 RETRY_AFTER_S, RETRY_AFTER_MAX_S = 1, 600
 URL_USER = re.compile(r"""//[^\s'"]*@""")  # to the last @ of the word: a password may have one
+ACCESS_KEY = re.compile(r"(idk_(?:read|use|admin)_)\w+")  # whole, cut off or with a typo
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without the user and the password of a URL in it."""
+    """Return a text without the access keys in it, and the user and password of a URL."""
+    if "idk_" in text:
+        text = ACCESS_KEY.sub(r"\1...", text)
     return URL_USER.sub("//...@", text) if "@" in text else text
 
 

@@ -1,0 +1,58 @@
+"""Shows access keys without their secrets, and reads what callers write of one."""
+
+import re
+from datetime import UTC, datetime
+
+from idservice import errors
+from idservice.core.access_key import AccessKey, Role
+from idservice.stores.instants import instant
+
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?Z)?", re.ASCII)
+EXPIRED = "expired"  # beside the states that are kept
+
+
+def described(key: AccessKey, now: int) -> dict[str, object]:
+    """Return a key as JSON values, without its hash. `now` is in milliseconds since 1970."""
+    row: dict[str, object] = {
+        "id": key.id,
+        "state": state(key, now),
+        "role": key.role.value,
+        "scopes": list(key.scopes),
+        "note": key.note,
+        "by": key.by,
+        "created": instant(key.created),
+        "expires": None if key.expires is None else instant(key.expires),
+    }
+    if key.ended:
+        row |= {"revoked": instant(key.ended), "reason": key.reason}
+    return row
+
+
+def state(key: AccessKey, now: int) -> str:
+    """Return the state of a key, which is `expired` for one that would be active else."""
+    return key.state.value if key.is_usable(now) or key.ended else EXPIRED
+
+
+def read_role(text: str) -> Role:
+    """Return the role of a name. Raises BadAccessKey."""
+    try:
+        return Role(text)
+    except ValueError:
+        names = ", ".join(role.value for role in Role)
+        why = f"the role is {text[:80]!r}; it must be one of {names}"
+        raise errors.BadAccessKey(why=why) from None
+
+
+def read_expiry(text: str) -> int:
+    """Return a date, or a time of it, in milliseconds since 1970. Raises BadAccessKey."""
+    try:
+        if DATE.fullmatch(text) is None:
+            raise ValueError
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        why = (
+            f"its end is {text[:80]!r}; it must be a day of UTC such as 2027-11-01, which begins"
+            " without the key, or a time such as 2027-11-01T12:00Z"
+        )
+        raise errors.BadAccessKey(why=why) from None
+    return int(at.replace(tzinfo=UTC).timestamp() * 1000)
