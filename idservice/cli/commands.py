@@ -4,14 +4,11 @@ A command of two words, such as `tally add`, belongs to a group, which is its fi
 parser, the completion of shells and the reference are made of this table.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from idservice import errors
+from idservice.cli.command import Command, Group, number, rate, takes
 from idservice.core.amounts import DECIMALS_MAX
-from idservice.core.limits import ID_MAX, NUMBER_MAX, SHARDS_MAX
+from idservice.core.limits import NUMBER_MAX, SHARDS_MAX
 from idservice.server import settings as config
 
 SHARDS = (
@@ -73,65 +70,14 @@ SCOPES = (
 ROLE = "read: show and list; use: also take ids and add; admin: also change, and make keys"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command; `run` is `module:function` in `idservice`. That returns an exit code or a
-    coroutine."""
-
-    run: str
-    text: str
-    settings: tuple[config.Setting, ...] = ()
-    arguments: tuple[tuple[str, dict[str, Any]], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The commands whose first word is the same. `absent` are words that it does not have, each
-    with the reason."""
-
-    text: str
-    absent: Mapping[str, str]
-
-
-def _add(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
-    return name, options
-
-
-def _number(
-    flag: str, *, least: int = 0, most: int = ID_MAX, **options: Any
-) -> tuple[str, dict[str, Any]]:
-    """Return a flag with a number, by default in the range of ids."""
-    read = config.whole(least, most)
-
-    def parse(value: str) -> int:
-        try:
-            return read(value)
-        except ValueError as rule:
-            raise errors.Usage(why=f"{flag} is {value!r}; it must be {rule}") from None
-
-    return flag, {"metavar": "N", "type": parse, **options}
-
-
-def _rate(flag: str, **options: Any) -> tuple[str, dict[str, Any]]:
-    """Return a flag with ids per second."""
-
-    def parse(value: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", value, re.ASCII):
-            why = f"{flag} is {value!r}; it must be ids per second, as 100 or 0.5"
-            raise errors.Usage(why=why)
-        return float(value)
-
-    return flag, {"metavar": "R", "type": parse, **options}
-
-
-NAME = _add("name", metavar="NAME", help="the counter")
-JSON = _add("--json", action="store_true", help="print JSON")
-REASON = _add("--reason", metavar="TEXT", default="", help="why, for the log and `show`")
+NAME = takes("name", metavar="NAME", help="the counter")
+JSON = takes("--json", action="store_true", help="print JSON")
+REASON = takes("--reason", metavar="TEXT", default="", help="why, for the log and `show`")
 BOUNDS = (
-    _number("--request-max", help="the most ids of one request; 0: no bound (default)"),
-    _rate("--rate-max", help="ids per second that each instance gives; 0: no bound (default)"),
+    number("--request-max", help="the most ids of one request; 0: no bound (default)"),
+    rate("--rate-max", help="ids per second that each instance gives; 0: no bound (default)"),
 )
-TALLY = _add("name", metavar="NAME", help="the tally")
+TALLY = takes("name", metavar="NAME", help="the tally")
 STORE = (config.STORE,)
 ASK = (config.STORE, config.URL, config.ANSWER_TIMEOUT)
 CHANGE = (config.STORE, config.RUNWAY)
@@ -142,17 +88,17 @@ COMMANDS = {
     "create": Command(
         "cli.store_commands:create", "Create a counter, or take over an existing one.", CHANGE,
         (
-            _add("name", metavar="NAME", help="the name of the counter"),
-            _number("--start", help="the first id (default: 0)"),
-            _number("--limit", default=NUMBER_MAX, help="the highest id (default: 2^53 - 1)"),
-            _add("--strict", action="store_true",
+            takes("name", metavar="NAME", help="the name of the counter"),
+            number("--start", help="the first id (default: 0)"),
+            number("--limit", default=NUMBER_MAX, help="the highest id (default: 2^53 - 1)"),
+            takes("--strict", action="store_true",
                  help="one order over all instances; a write per batch"),
-            _number("--shards", least=1, most=SHARDS_MAX, default=1, help=SHARDS),
+            number("--shards", least=1, most=SHARDS_MAX, default=1, help=SHARDS),
             *BOUNDS,
-            _add("--adopt-table", metavar="T", help="take over the counter in this DynamoDB table"),
-            _add("--adopt-key", metavar="A=V[,A=V]", help="the key of its item"),
-            _add("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
-            _add("--adopt-returns", choices=("old", "new"),
+            takes("--adopt-table", metavar="T", help="take over the counter in a DynamoDB table"),
+            takes("--adopt-key", metavar="A=V[,A=V]", help="the key of its item"),
+            takes("--adopt-attribute", metavar="A", help="the attribute that holds its value"),
+            takes("--adopt-returns", choices=("old", "new"),
                  help="the value that its endpoint answers: before the increment, or after it"),
             REASON,
         ),
@@ -164,19 +110,19 @@ COMMANDS = {
     "next": Command(
         "cli.next_ids:next_ids", NEXT, ASK,
         (
-            _add("--format", choices=("text", "json", "ranges"), default="text",
+            takes("--format", choices=("text", "json", "ranges"), default="text",
                  help="one id per line (the default), or as the service answers it"),
-            _add("--count", metavar="N", help="number of ids (default: one)"),
-            _add("name", nargs="?", metavar="NAME", help="the counter (default: default)"),
+            takes("--count", metavar="N", help="number of ids (default: one)"),
+            takes("name", nargs="?", metavar="NAME", help="the counter (default: default)"),
         ),
     ),
     "set": Command(
         "cli.change_commands:set_next", "Go on from another id.", CHANGE,
         (
             NAME,
-            _number("--next", required=True, help="the id to go on from"),
-            _add("--allow-lower", action="store_true", help="even below ids in use: repeats them"),
-            _add("--force", action="store_true", help="even over more than a million ids"),
+            number("--next", required=True, help="the id to go on from"),
+            takes("--allow-lower", action="store_true", help="even below ids in use: repeats them"),
+            takes("--force", action="store_true", help="even over more than a million ids"),
             REASON,
         ),
     ),
@@ -185,11 +131,11 @@ COMMANDS = {
         (config.STORE,),
         (
             NAME,
-            _number("--limit", help="the highest id; the counter goes on where it is"),
-            _add("--runway", metavar="S",
+            number("--limit", help="the highest id; the counter goes on where it is"),
+            takes("--runway", metavar="S",
                  help="seconds that its ids in memory last without the store, 1 to 86400"),
             *BOUNDS,
-            _add("--force", action="store_true",
+            takes("--force", action="store_true",
                  help="even a limit below ids in use: no ids are left"),
             REASON,
         ),
@@ -203,7 +149,7 @@ COMMANDS = {
         "cli.change_commands:reshard", "Give a counter in use another number of shards.", CHANGE,
         (
             NAME,
-            _number("--shards", least=1, most=SHARDS_MAX, required=True, help=SHARDS),
+            number("--shards", least=1, most=SHARDS_MAX, required=True, help=SHARDS),
             REASON,
         ),
     ),
@@ -215,13 +161,13 @@ COMMANDS = {
         "cli.change_commands:fence", "Go on above every id that may be in use, after a restore.",
         CHANGE,
         (
-            _add("name", metavar="NAME", nargs="?", help="the counter"),
-            _add("--all", action="store_true", help="every counter, and the store's identity"),
-            _number("--past", help="the highest id that may be in use"),
-            _number("--ahead", help="distance beyond the highest id known to the store"),
-            _add("--dry-run", action="store_true",
+            takes("name", metavar="NAME", nargs="?", help="the counter"),
+            takes("--all", action="store_true", help="every counter, and the store's identity"),
+            number("--past", help="the highest id that may be in use"),
+            number("--ahead", help="distance beyond the highest id known to the store"),
+            takes("--dry-run", action="store_true",
                  help="print each counter before and after, and change nothing"),
-            _add("--force", action="store_true",
+            takes("--force", action="store_true",
                  help="even over more than a million ids, and even if no ids are left"),
             REASON,
         ),
@@ -231,7 +177,7 @@ COMMANDS = {
         CHANGE,
         (
             NAME,
-            _add("--to", metavar="URL", required=True,
+            takes("--to", metavar="URL", required=True,
                  help="the store it goes to, which is initialised"),
             REASON,
         ),
@@ -240,20 +186,20 @@ COMMANDS = {
         "cli.change_commands:adopt", "End an adoption: the old endpoint stops counting.", CHANGE,
         (
             NAME,
-            _add("--finish", action="store_true", help="switch the old endpoint off, for good"),
+            takes("--finish", action="store_true", help="switch the old endpoint off, for good"),
             REASON,
         ),
     ),
     "tally create": Command(
         "cli.tally_commands:create", "Create a tally.", STORE,
         (
-            _add("name", metavar="NAME", help="the name of the tally"),
-            _number("--decimals", default=0, most=DECIMALS_MAX,
+            takes("name", metavar="NAME", help="the name of the tally"),
+            number("--decimals", default=0, most=DECIMALS_MAX,
                     help="digits after the point, 0 (the default) to 9; fixed for good"),
-            _add("--floor", metavar="X", help="the lowest sum (default: no bound)"),
-            _add("--ceiling", metavar="X", help="the highest sum (default: no bound)"),
-            _add("--start", metavar="X", help="the first sum (default: 0)"),
-            _add("--only", metavar="X",
+            takes("--floor", metavar="X", help="the lowest sum (default: no bound)"),
+            takes("--ceiling", metavar="X", help="the highest sum (default: no bound)"),
+            takes("--start", metavar="X", help="the first sum (default: 0)"),
+            takes("--only", metavar="X",
                  help="the one amount that an add may have; then the sum cannot be set"),
         ),
     ),
@@ -261,8 +207,8 @@ COMMANDS = {
         "cli.tally_commands:add", ADD, ASK,
         (
             TALLY,
-            _add("amount", metavar="AMOUNT", help="a number such as 12.50 or -3"),
-            _add("--key", metavar="K", help=KEY),
+            takes("amount", metavar="AMOUNT", help="a number such as 12.50 or -3"),
+            takes("--key", metavar="K", help=KEY),
             JSON,
         ),
     ),
@@ -276,8 +222,8 @@ COMMANDS = {
         STORE,
         (
             TALLY,
-            _add("--sum", metavar="X", required=True, help="the sum that it has then"),
-            _add("--key", metavar="K", help=KEY),
+            takes("--sum", metavar="X", required=True, help="the sum that it has then"),
+            takes("--key", metavar="K", help=KEY),
             REASON,
         ),
     ),
@@ -285,8 +231,8 @@ COMMANDS = {
         "cli.tally_commands:configure", "Change the bounds of a tally.", STORE,
         (
             TALLY,
-            _add("--floor", metavar="X", help="the lowest sum, or none"),
-            _add("--ceiling", metavar="X", help="the highest sum, or none"),
+            takes("--floor", metavar="X", help="the lowest sum, or none"),
+            takes("--ceiling", metavar="X", help="the highest sum, or none"),
             REASON,
         ),
     ),
@@ -305,10 +251,10 @@ COMMANDS = {
     "key create": Command(
         "cli.key_commands:create", KEY_CREATE, STORE,
         (
-            _add("--role", choices=("read", "use", "admin"), required=True, help=ROLE),
-            _add("--scope", metavar="S[,S]", action="append", required=True, help=SCOPES),
-            _add("--note", metavar="TEXT", default="", help="whose it is, for lists and the log"),
-            _add("--expires", metavar="DATE",
+            takes("--role", choices=("read", "use", "admin"), required=True, help=ROLE),
+            takes("--scope", metavar="S[,S]", action="append", required=True, help=SCOPES),
+            takes("--note", metavar="TEXT", default="", help="whose it is, for lists and the log"),
+            takes("--expires", metavar="DATE",
                  help="the day from which it is refused, as 2027-11-01 (default: none)"),
             JSON,
         ),
@@ -319,14 +265,14 @@ COMMANDS = {
     "key revoke": Command(
         "cli.key_commands:revoke", "Revoke an access key, for good and everywhere.", STORE,
         (
-            _add("id", metavar="ID", help="the id of the key, as `key list` shows it"),
-            _add("--reason", metavar="TEXT", required=True, help="why, for the log and the list"),
+            takes("id", metavar="ID", help="the id of the key, as `key list` shows it"),
+            takes("--reason", metavar="TEXT", required=True, help="why, for the log and the list"),
         ),
     ),
     "doctor": Command("cli.store_commands:doctor", DOCTOR, STORE, (JSON,)),
     "health": Command(
         "cli.http_get:health", "Exit 0 if a service runs here and answers.", (config.URL,),
-        (_add("--ready", action="store_true",
+        (takes("--ready", action="store_true",
               help="also ask whether it can serve the next id"),),
     ),
     "wait": Command(
@@ -336,18 +282,18 @@ COMMANDS = {
     "top": Command(
         "cli.top:top", TOP, (config.URL, config.INTERVAL),
         (
-            _add("--once", action="store_true", help="print it once and exit"),
-            _add("--json", action="store_true", help="print JSON, a line for each look"),
+            takes("--once", action="store_true", help="print it once and exit"),
+            takes("--json", action="store_true", help="print JSON, a line for each look"),
         ),
     ),
     "bench": Command(
         "cli.bench.run:bench", BENCH, config.BENCH,
-        (_add("where", metavar="URL", help="http(s)://HOST:PORT[/PATH] or unix:PATH"), JSON),
+        (takes("where", metavar="URL", help="http(s)://HOST:PORT[/PATH] or unix:PATH"), JSON),
     ),
     "completion": Command(
         "cli.completion:completion", COMPLETION,
         arguments=(
-            _add("shell", metavar="SHELL", choices=("bash", "zsh", "fish"),
+            takes("shell", metavar="SHELL", choices=("bash", "zsh", "fish"),
                  help="bash, zsh or fish"),
         ),
     ),

@@ -7,7 +7,8 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from idservice.cli.commands import COMMANDS, GROUPS, Command
+from idservice.cli.command import Command
+from idservice.cli.commands import COMMANDS, GROUPS
 from idservice.server.exits import EXIT_OK
 
 

@@ -15,7 +15,8 @@ from typing import NoReturn, TypeAlias
 
 from idservice import __version__, errors
 from idservice.cli import hints
-from idservice.cli.commands import COMMANDS, GROUPS, Command, named
+from idservice.cli.command import Command
+from idservice.cli.commands import COMMANDS, GROUPS, named
 from idservice.server import loop, stop_signals
 from idservice.server import settings as config
 from idservice.server.exits import EXIT_OK, ending

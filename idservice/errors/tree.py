@@ -9,18 +9,15 @@ import re
 from math import ceil
 from typing import Any
 
-NOT_APPLIED = "not_applied"
-UNKNOWN = "unknown"
+NOT_APPLIED, UNKNOWN = "not_applied", "unknown"
 RETRY_AFTER_S, RETRY_AFTER_MAX_S = 1, 600
-URL_USER = re.compile(r"""//[^\s'"]*@""")  # to the last @ of the word: a password may have one
-ACCESS_KEY = re.compile(r"(idk_(?:read|use|admin)_)\w+")  # whole, cut off or with a typo
+# In a URL, to the last @ of the word: a password may have one; of an access key all but its role.
+SECRET = re.compile(r"""(?<=//)[^\s'"]*(?=@)|((?<=idk_use_)|(?<=idk_read_)|(?<=idk_admin_))\w+""")
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without the access keys in it, and the user and password of a URL."""
-    if "idk_" in text:
-        text = ACCESS_KEY.sub(r"\1...", text)
-    return URL_USER.sub("//...@", text) if "@" in text else text
+    """Return a text without access keys, and without the user and the password of a URL in it."""
+    return SECRET.sub("...", text) if "@" in text or "idk_" in text else text
 
 
 class IdserviceError(Exception):
