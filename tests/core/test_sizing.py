@@ -146,6 +146,18 @@ def test_a_steady_counter_always_holds_a_runway_less_what_one_store_call_uses() 
     assert max(demand.dry) < 15.0
 
 
+def test_a_crash_loses_between_one_runway_and_two_of_a_steady_counter() -> None:
+    """These are the figures of docs/explanation/how-it-works.md."""
+    demand = Demand(rate=2_000, runway_s=30.0, store_s=1.0)
+    demand.run(120.0, step_s=0.05)
+    lost = []
+    for _ in range(120):
+        demand.run(1.0, step_s=0.05)
+        lost.append(demand.position - demand.allocator.issued_ids)
+    assert 115_000 <= max(lost) <= 121_000
+    assert 55_000 <= min(lost) <= 65_000
+
+
 def test_single_big_batches_do_not_inflate_the_rate() -> None:
     demand = Demand(rate=10, runway_s=30.0, store_s=0.01)
     demand.run(60.0, step_s=0.1)
