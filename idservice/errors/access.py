@@ -4,6 +4,7 @@ was asked for exists."""
 from idservice.errors.tree import NotApplied, RequestRefused, Unavailable
 
 SEND = "Send `Authorization: Bearer idk_…`"
+NEW = "`idservice key create --role R --scope S`"  # by the owner of the service
 
 
 class KeyRefused(RequestRefused):
@@ -17,7 +18,7 @@ class KeyRefused(RequestRefused):
 class AccessKeyMissing(KeyRefused):
     text = (
         f"Requests need an access key here, and this one has none. {SEND}; the owner of this "
-        "service makes keys by `idservice key create`."
+        f"service makes keys by {NEW}."
     )
     code = "key_missing"  # as without the key of an add, whose status is 400
 
@@ -33,7 +34,7 @@ class KeyMalformed(KeyRefused):
 class KeyUnknown(KeyRefused):
     text = (
         "The access key of the request is not valid here: it was revoked, or is another service's. "
-        "Ask the owner of this service for a new one (`idservice key create`)."
+        f"Ask the owner of this service for a new one ({NEW})."
     )
     code = "key_unknown"
 
@@ -41,7 +42,7 @@ class KeyUnknown(KeyRefused):
 class KeyExpired(KeyRefused):
     text = (
         "The access key of the request has expired, on {when}. Ask the owner of this service for a "
-        "new one (`idservice key create`)."
+        f"new one ({NEW})."
     )
     code = "key_expired"
 

@@ -28,9 +28,17 @@ FILLED = {
     "store_flag": STORE, "path": STORE, "at": f"--store {STORE}", "again": f"--store {STORE}",
     "to": "sqlite:other.db",
     "intent": "suspend NAME", "URL": "http://127.0.0.1:1", "amount": "1", "wanted": "2",
-    "key": "k", "flag": "--floor",
+    "key": "k", "flag": "--floor", "id": "k7f3q9m2xw",
 }  # fmt: skip
-VALUES = {"N": "5", "URL": STORE, "S": "30", "AMOUNT": "3", "X": "2"}
+VALUES = {
+    "N": "5",
+    "URL": STORE,
+    "S": "30",
+    "AMOUNT": "3",
+    "X": "2",
+    "R": "use",
+    "ID": "k7f3q9m2xw",
+}
 ENDLESS = ("serve", "top", "bench", "health", "wait")  # these are parsed, and not run
 
 
