@@ -6,12 +6,16 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from idservice.__main__ import main
 from tests import engines
 from tests.processes import STORE
+
+if TYPE_CHECKING:
+    from tests.certificates import Files
 
 # jsonschema would make the grammars of internationalised addresses for 2 s; no schema here has one.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -79,6 +83,14 @@ def folder(tmp_path: Path) -> Path:
     kind, _, name = STORE.partition(":")
     assert main(["init", "--store", f"{kind}:{tmp_path / name}"]) == 0
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> "Files":
+    """A certificate for this machine; no test changes its files."""
+    from tests.certificates import write  # loads what few tests need
+
+    return write(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture(scope="session")

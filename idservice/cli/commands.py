@@ -29,9 +29,9 @@ BENCH = (
     " the run."
 )
 DOCTOR = (
-    "Examine a store, its counters and, on SQLite, its tallies, and say of each finding what it"
-    " is, why it matters and what to do. Changes nothing. Exit 1 on a warning or a fault, 0 on"
-    " nothing worse than advice."
+    "Examine a store, its counters and, on SQLite, its tallies, and the certificate of --tls-cert"
+    " and --tls-key. Say of each finding what it is, why it matters and what to do. Changes"
+    " nothing. Exit 1 on a warning or a fault, 0 on nothing worse than advice."
 )
 COMPLETION = (
     "Print a script with which a shell completes commands and flags. For bash, in ~/.bashrc:"
@@ -269,7 +269,10 @@ COMMANDS = {
             takes("--reason", metavar="TEXT", required=True, help="why, for the log and the list"),
         ),
     ),
-    "doctor": Command("cli.store_commands:doctor", DOCTOR, STORE, (JSON,)),
+    "doctor": Command(
+        "cli.store_commands:doctor", DOCTOR,
+        (config.STORE, config.TLS_CERT, config.TLS_KEY), (JSON,),
+    ),
     "health": Command(
         "cli.http_get:health", "Exit 0 if a service runs here and answers.", (config.URL,),
         (takes("--ready", action="store_true",

@@ -223,7 +223,7 @@ def _offer_url(arguments: argparse.Namespace) -> None:
     url = ""
     with suppress(errors.IdserviceError):
         here = http_get.default_url(os.environ)
-        if http_get.ask(here, "/livez", timeout=LOOK_S) == (200, "live"):
+        if http_get.ask(here, "/livez", timeout=LOOK_S, here=True) == (200, "live"):
             url = here
     if url or sys.stderr.isatty():
         name = f" {arguments.name}" if arguments.name else ""

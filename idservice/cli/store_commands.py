@@ -24,7 +24,7 @@ from idservice.catalogue import doctor as catalogue_doctor
 from idservice.catalogue.changes import check_reason
 from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
 from idservice.cli import counter_table, http_get
-from idservice.server import settings
+from idservice.server import certificate, settings
 from idservice.stores import initialise, open_store
 from idservice.stores.address import SQLiteAddress, parse
 from idservice.stores.at_once import for_each
@@ -185,6 +185,8 @@ async def doctor(arguments: argparse.Namespace) -> int:
         found = list(await catalogue_doctor.examine(store, time.time))
         if _lists_cheaply(store) and not any(one.level == FAULT for one in found):
             found += await examine_tallies(store.tallies, store.address, time.time)
+    if arguments.tls_cert and arguments.tls_key:
+        found.append(certificate.examine(arguments.tls_cert, arguments.tls_key, time.time()))
     found.sort(key=lambda finding: -LEVELS.index(finding.level))
     levels = [finding.level for finding in found]
     summary = ", ".join(f"{level} {levels.count(level)}" for level in reversed(LEVELS))

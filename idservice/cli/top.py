@@ -12,8 +12,9 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -82,16 +83,17 @@ LEFT_ALIGNED = ("name", "state", "mode", "bar", "line", "gaps", "changed", "trou
 def top(arguments: argparse.Namespace) -> int:
     """Show the status of a service, once or until told to end. Raises Usage, and once as `look`."""
     url = arguments.url or default_url(os.environ)
+    ask = partial(look, url, here=not arguments.url)
     if arguments.once:
-        _print(look(url), Trails(), as_json=arguments.json)
+        _print(ask(), Trails(), as_json=arguments.json)
         return 0
     for number in stop_signals.numbers():  # as Ctrl-C: the terminal is put in order
         signal.signal(number, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         if arguments.json or not sys.stdout.isatty():
-            _follow(url, as_json=arguments.json, every_s=arguments.interval)
+            _follow(ask, as_json=arguments.json, every_s=arguments.interval)
         else:
-            _watch(url, every_s=arguments.interval)
+            _watch(ask, every_s=arguments.interval)
     return 0
 
 
@@ -100,9 +102,10 @@ def default_url(environment: Mapping[str, str]) -> str:
     return http_get.reachable_url(service_address(environment, admin=True))
 
 
-def look(url: str, *, per: int = PER_MAX) -> dict[str, Any]:
-    """Return the status of a service. Raises NoAnswer, RefusedBy, Usage."""
-    code, body = http_get.ask(url, f"/v1/status?page=1&per={per}", timeout=ANSWER_S)
+def look(url: str, *, per: int = PER_MAX, here: bool = False) -> dict[str, Any]:
+    """Return the status of a service; `here` as for `http_get.ask`. Raises NoAnswer, RefusedBy,
+    Usage."""
+    code, body = http_get.ask(url, f"/v1/status?page=1&per={per}", timeout=ANSWER_S, here=here)
     if code != 200:
         why = "it shows no status there; give the address of its --admin-listen as --url."
         raise http_get.RefusedBy(url=url, why=why if code == 404 else http_get.detail(code, body))
@@ -114,17 +117,17 @@ def look(url: str, *, per: int = PER_MAX) -> dict[str, Any]:
     return status
 
 
-def _follow(url: str, *, as_json: bool, every_s: float) -> None:
+def _follow(ask: Callable[[], dict[str, Any]], *, as_json: bool, every_s: float) -> None:
     trails = Trails()
     while True:
         try:
-            _print(look(url), trails, as_json=as_json)
+            _print(ask(), trails, as_json=as_json)
         except Unavailable as error:
             print(f"idservice: {error}", file=sys.stderr, flush=True)
         time.sleep(every_s)
 
 
-def _watch(url: str, *, every_s: float) -> None:
+def _watch(ask: Callable[..., dict[str, Any]], *, every_s: float) -> None:
     for name in ("COLUMNS", "LINES"):  # they do not follow the size of the terminal
         os.environ.pop(name, None)
     console, trails = Console(highlight=False), Trails()
@@ -132,7 +135,7 @@ def _watch(url: str, *, every_s: float) -> None:
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             try:
-                status = look(url, per=min(PER_MAX, max(1, console.height - AROUND)))
+                status = ask(per=min(PER_MAX, max(1, console.height - AROUND)))
                 shown = Board(status, trails)
                 live.update(shown, refresh=True)
             except Unavailable as error:

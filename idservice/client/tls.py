@@ -9,6 +9,8 @@ ENDED = "it ended the handshake: if the port does not speak TLS, name it with ht
 CLOSED = "it closed the connection without an answer: if the port speaks TLS, name it with https://"
 ALERT = b"\x15\x03"  # so begins what TLS says to a request that is not in TLS
 
+OWN_AUTHORITY = "; the variable SSL_CERT_FILE names the file of an authority of one's own"
+
 # What OpenSSL calls an answer in another protocol; newer versions have the second and the third.
 ANOTHER_PROTOCOL = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 END = "UNEXPECTED_EOF_WHILE_READING"
@@ -18,7 +20,9 @@ def why_no_handshake(error: Exception) -> str:
     """Return why a TLS handshake failed; empty if the error is about something else."""
     refused = getattr(error, "verify_message", "")
     if refused:
-        return f"its certificate is not accepted: {refused}"
+        is_unknown = "self-signed" in refused or "issuer" in refused
+        hint = OWN_AUTHORITY if is_unknown else ""
+        return f"its certificate is not accepted: {refused}{hint}"
     reason = getattr(error, "reason", "")
     if reason in ANOTHER_PROTOCOL:
         return NOT_SPOKEN

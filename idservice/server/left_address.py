@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from idservice.errors import Usage
-from idservice.server.settings import ADMIN_DEFAULT, ADMIN_LISTEN, LISTEN, Address, from_environment
+from idservice.server.listen_address import ADMIN_DEFAULT, Address
+from idservice.server.settings import ADMIN_LISTEN, LISTEN, from_environment
 
 PREFIX = "idservice-"
 CONTENT_MAX = 65_536

@@ -27,15 +27,19 @@ from aiohttp import web
 
 from idservice.errors import CannotListen
 from idservice.observability.logs import RateLimitedLog
+from idservice.server.certificate import Certificate
+from idservice.server.handshake import Handshakes
 from idservice.server.sockets import BACKLOG, bound_address
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.web.connection import ConnectionLimit, access_log
 from idservice.web.fast_lane.connection import FastConnection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
+from idservice.web.fast_lane.tls_connection import TlsConnection
 
 log = logging.getLogger("idservice.listener")
 
+HANDSHAKES_END_S = 0.5  # for those under way, once nothing more is accepted
 COURTESY_S = 0.002  # for a worker with fewer connections to accept one,
 COURTESIES_MAX = 50  # unless it let this many pass in a row: it hangs, or has no time;
 COURTESY_AGAIN_S = 1.0  # then this worker accepts at once for a while
@@ -69,7 +73,8 @@ class _Accepted(socket.socket):
 class Listener:
     """Serves `bound` while entered, through the fast lane if it has a `responder`.
 
-    `slot` tells if another worker should get the next connection. Raises CannotListen.
+    `slot` tells if another worker should get the next connection. With a `certificate` it speaks
+    TLS. Raises CannotListen.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Listener:
         limit: ConnectionLimit,
         responder: Responder | None,
         slot: AcceptSlot,
+        certificate: Certificate | None = None,
     ) -> None:
         self.limit = limit
         self._runner = runner
@@ -88,6 +94,8 @@ class Listener:
         self._courtesies = 0  # in a row, in vain
         self._courteous_from = 0.0  # loop time
         self._timer: asyncio.TimerHandle | None = None
+        self._handshakes = None if certificate is None else Handshakes(certificate, limit)
+        self._lane = FastConnection if certificate is None else TlsConnection
         self._opening: set[asyncio.Task[object]] = set()
         self._loop = asyncio.get_running_loop()
         self._lanes: FastConnections | None = None
@@ -100,7 +108,8 @@ class Listener:
         try:
             self._bound.listen(BACKLOG)
         except OSError as error:  # it was free when it was bound; another process was quicker
-            raise CannotListen(address=bound_address(self._bound), why=error.strerror) from error
+            address = bound_address(self._bound, tls=self._handshakes is not None)
+            raise CannotListen(address=address, why=error.strerror) from error
         self._loop.add_reader(self._bound, self._readable)
         return self
 
@@ -117,7 +126,7 @@ class Listener:
         """Return the protocol of the next connection: aiohttp's if requests are to be logged."""
         if self._lanes is None or self.limit.full or access_log.isEnabledFor(logging.INFO):
             return self.limit.protocol(self._http)
-        return FastConnection(self._lanes)
+        return self._lane(self._lanes)
 
     # --- connections in --------------------------------------------------------------------------
 
@@ -167,7 +176,10 @@ class Listener:
 
     async def _open(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self.protocol, connection)
+            if self._handshakes is None:
+                await self._loop.connect_accepted_socket(self.protocol, connection)
+            else:
+                await self._handshakes.make(connection, self.protocol)
         except OSError:
             connection.close()  # the client is gone
 
@@ -218,7 +230,9 @@ class Listener:
         self._pause()  # also after a failure
         self._bound.close()
         if self._opening:
-            await asyncio.wait(self._opening)
+            _, late = await asyncio.wait(self._opening, timeout=HANDSHAKES_END_S)
+            for opening in late:
+                opening.cancel()
 
     @property
     def _is_tcp(self) -> bool:

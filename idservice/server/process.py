@@ -22,7 +22,8 @@ from idservice.allocation.service import Service
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import logs, loop_lag
-from idservice.server import left_address, loop, sockets, startup, stop_signals
+from idservice.server import certificate, left_address, loop, sockets, startup, stop_signals
+from idservice.server.certificate import Certificate
 from idservice.server.listener import Listener
 from idservice.server.settings import STORE_DEFAULT, ServeSettings, taken
 from idservice.server.shutdown import ABANDON_S, STOP_MAX_S, StopSwitch, drain
@@ -57,7 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     set_up_logs()
     with (
         sockets.bound(
-            settings.listen, settings.admin_listen, allow_changes=settings.allow_changes
+            settings.listen,
+            settings.admin_listen,
+            allow_changes=settings.allow_changes,
+            certificate=certificate.named(settings),
         ) as bound,
         left_address.left(bound.addresses(), os.environ),
     ):
@@ -87,15 +91,16 @@ async def serve(
     # Ctrl-C in a terminal reaches supervisor and workers alike: only the supervisor listens to it.
     numbers = set(stop_signals.numbers()) | ({signal.SIGINT} if link is None else set())
     hangup = numbers & {signal.SIGHUP}
+    renew = bound.certificate.renew if bound.certificate is not None else switch.stop
     with (
         loop.on_signals(switch.on_signal, *numbers - hangup),
         # A closing terminal sends it twice, systemd after SIGTERM: it is never a second request.
-        loop.on_signals(switch.stop, *hangup),
+        loop.on_signals(renew, *hangup),
     ):
         try:
             async with AsyncExitStack() as stack:
                 if link is not None:
-                    await stack.enter_async_context(link.held(switch.stop))
+                    await stack.enter_async_context(link.held(switch.stop, renew))
                 await _serve(settings, bound, switch, link, stack)
         except asyncio.CancelledError:
             if not switch.asked.is_set():
@@ -128,32 +133,31 @@ async def _serve(
     create = startup.may_create(settings.store, init=settings.init)
     store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold, wait_s=settings.wait)
     await stack.enter_async_context(store)
-    limits = Limits(
-        runway=settings.runway,
-        wait=settings.wait,
-        waiters_max=settings.waiters_max,
-        block_max=max(settings.block_max, settings.range_max),
-    )
     declared = [settings.default_counter, *routes.values()]
-    service, catalogue, tallies = build_instance(store, limits, random=random, declared=declared)
+    service, catalogue, tallies = build_instance(
+        store, _limits(settings), random=random, declared=declared
+    )
     keys = startup.build_keys(service, store, settings.require_keys)
     view = PoolView(service, tallies, link)
     around = await _telemetry(settings, service, view, stack)
     deadline = clock() + settings.store_wait
     await startup.reach(store, random, create=create, deadline=deadline)
-    if link is None or link.number == FIRST_WORKER:
+    speaks = link is None or link.number == FIRST_WORKER
+    if speaks:
         await startup.log_findings(store, time.time)
     await _enter(service, link, stack)
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
+    if bound.certificate is not None:
+        service.spawn(bound.certificate.watch(warn=speaks))
 
     slot = link.slot if link is not None else AcceptSlot()
     limit = ConnectionLimit(most, slot.set_count, idle_s=settings.idle_timeout, refused_most=more)
     slot.take()
     paths = {"/next": settings.default_counter, **routes}
     listeners = [
-        await stack.enter_async_context(Listener(runner, one, limit, responder, slot))
-        for one, runner, responder in _applications(
+        await stack.enter_async_context(Listener(runner, one, limit, responder, slot, shown))
+        for one, shown, runner, responder in _applications(
             settings, bound, switch, view, service, catalogue, tallies, keys, paths, around
         )
     ]
@@ -214,8 +218,9 @@ def _applications(
     keys: Keys | None,
     paths: dict[str, str],
     around: Sequence[Middleware],
-) -> Iterator[tuple[socket.socket, web.AppRunner, Responder | None]]:
-    """Yield the application of each socket, and a responder where ids take the fast lane."""
+) -> Iterator[tuple[socket.socket, Certificate | None, web.AppRunner, Responder | None]]:
+    """Yield the certificate and the application of each socket, and a responder where ids take the
+    fast lane."""
     limits = WebLimits(
         settings.batch_max, settings.range_max, settings.metrics_counters, settings.idle_timeout
     )
@@ -240,7 +245,17 @@ def _applications(
         responder = None
         if is_data and not around and not gate.asks:  # the fast lane has no place for middleware
             responder = Responder(service, view, paths, limits)
-        yield one, web.AppRunner(app, shutdown_timeout=ABANDON_S), responder
+        shown = bound.certificate if address.tls else None
+        yield one, shown, web.AppRunner(app, shutdown_timeout=ABANDON_S), responder
+
+
+def _limits(settings: ServeSettings) -> Limits:
+    return Limits(
+        runway=settings.runway,
+        wait=settings.wait,
+        waiters_max=settings.waiters_max,
+        block_max=max(settings.block_max, settings.range_max),
+    )
 
 
 def _routes(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from idservice import errors
 from idservice.client.address import shown
 from idservice.core.sizing import BLOCK_MAX
+from idservice.server.listen_address import ADMIN_DEFAULT, LISTEN_DEFAULT, Address
 
 Record = TypeVar("Record")
 
 PREFIX = "IDSERVICE_"
 STORE_DEFAULT = "sqlite:idservice.db"
-HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", re.ASCII)
 WORKERS_MAX = 64
 OWN_PATHS = re.compile(r"/(livez|readyz|metrics|docs|openapi\.json|v1(/.*)?)")
 # Kubernetes sets these variables in every container beside a Service called "idservice" or, as one
@@ -31,51 +31,6 @@ FROM_KUBERNETES = re.compile(
     PREFIX + r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
     r"|PORT(_[0-9]+_(TCP|UDP|SCTP))?(?==[a-z]+://)|PORT_[0-9]+_(TCP|UDP|SCTP)_[A-Z]+)=.*"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """An address to listen on or to ask: `HOST:PORT` or `unix:PATH`."""
-
-    host: str
-    port: int
-    path: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """Read an address. Raises ValueError with the rule."""
-        if text.startswith("unix:") and len(text) > len("unix:"):
-            return cls(host="", port=0, path=text.removeprefix("unix:"))
-        match = HOST_PORT.fullmatch(text)
-        if match is None or int(match[2]) > 65535:
-            raise ValueError("HOST:PORT ([::1]:8080 for IPv6) or unix:PATH")
-        return cls(host=match[1].strip("[]"), port=int(match[2]))
-
-    @property
-    def is_local(self) -> bool:
-        """True if only this machine can reach it."""
-        if self.path or self.host == "localhost":
-            return True
-        from ipaddress import ip_address  # slow to load, and a health check does not need it
-
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    @property
-    def url(self) -> str:
-        """The address as a client on this machine writes it."""
-        return str(self) if self.path else f"http://{self}"
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-LISTEN_DEFAULT = Address("127.0.0.1", 8080)
-ADMIN_DEFAULT = Address("127.0.0.1", 9090)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +182,22 @@ class ServeSettings:
     init: bool = row(False, switch, "create the store if it is missing or empty")
     listen: tuple[Address, ...] = row(
         (LISTEN_DEFAULT,), Address.parse,
-        "address for requests, HOST:PORT or unix:PATH; may be repeated", "ADDRESS", many=True,
+        "address for requests, HOST:PORT, https://HOST:PORT or unix:PATH; may be repeated",
+        "ADDRESS", many=True,
     )  # fmt: skip
     admin_listen: Address | None = row(  # noqa: RUF009  it makes a field
         None, Address.parse,
         "address for metrics and counters; used if --listen can be reached from outside, or if"
         " named", "ADDRESS", unset=str(ADMIN_DEFAULT),
+    )  # fmt: skip
+    tls_cert: str | None = row(
+        None, str,
+        "file with the certificate of https addresses, and those between it and its authority; PEM",
+        "FILE", unset="none",
+    )  # fmt: skip
+    tls_key: str | None = row(
+        None, str, "file with the private key of that certificate, not encrypted; PEM", "FILE",
+        unset="none",
     )  # fmt: skip
     allow_changes: bool = row(
         False, switch,
@@ -329,12 +294,13 @@ class BenchSettings:
 
 
 SERVE = tuple(rows(ServeSettings).values())
-STORE, RUNWAY, LISTEN, ADMIN_LISTEN = (
-    rows(ServeSettings)[name] for name in ("store", "runway", "listen", "admin_listen")
+STORE, RUNWAY, LISTEN, ADMIN_LISTEN, TLS_CERT, TLS_KEY = (
+    rows(ServeSettings)[name]
+    for name in ("store", "runway", "listen", "admin_listen", "tls_cert", "tls_key")
 )
 # Of the commands that ask a running service.
 URL = Setting(
-    "url", None, str, "the service, http://HOST:PORT or unix:PATH", "URL",
+    "url", None, str, "the service, http(s)://HOST:PORT or unix:PATH", "URL",
     unset="the one that runs here as this user, else where --listen says",
 )  # fmt: skip
 TIMEOUT = Setting("timeout", 30.0, seconds(0, 3600), "seconds to wait", "S")

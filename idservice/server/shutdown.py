@@ -54,6 +54,8 @@ async def drain(
 ) -> None:
     """Answer as not ready for `seconds`, stop accepting, then finish the requests in flight."""
     log.info("stopping", extra={"action": "stopping"})
+    clock = asyncio.get_running_loop().time
+    end = clock() + STOP_MAX_S - GIVE_BACK_KEPT_S
     switch.draining = True
     for listener in listeners:
         listener.drain()
@@ -65,7 +67,7 @@ async def drain(
         await listener.stop_accepting()
     # aiohttp's own shutdown reads no further: neither the rest of a body nor the first request of a
     # connection. So it comes once nothing is left to read.
-    most = min(FINISH_MAX_S, STOP_MAX_S - GIVE_BACK_KEPT_S - ROUND_TRIP_S - seconds)
+    most = min(FINISH_MAX_S, max(0.0, end - clock()))
     await limit.emptied(last_call=min(LAST_CALL_S, most), most=most)
     async with asyncio.TaskGroup() as group:
         for listener in listeners:

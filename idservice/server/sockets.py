@@ -15,7 +15,8 @@ from typing import Any
 
 from idservice.client import lookup
 from idservice.errors import CannotListen
-from idservice.server.settings import ADMIN_DEFAULT, Address
+from idservice.server.certificate import Certificate
+from idservice.server.listen_address import ADMIN_DEFAULT, Address
 
 log = logging.getLogger("idservice.server")
 
@@ -27,11 +28,13 @@ ANY_IPV6, ANY_IPV4 = "::", "0.0.0.0"  # noqa: S104  addresses to listen on
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The bound sockets of a service: `data` serves ids, `admin` serves metrics and counters."""
+    """The bound sockets of a service: `data` serves ids, `admin` serves metrics and counters. Those
+    with an https address show `certificate`."""
 
     data: list[tuple[Address, socket.socket]]
     admin: list[tuple[Address, socket.socket]]
     allow_changes: bool = False
+    certificate: Certificate | None = None
 
     @property
     def control_on_data(self) -> bool:
@@ -51,18 +54,21 @@ class Sockets:
 
     def addresses(self) -> tuple[list[Address], list[Address]]:
         """Return the addresses of the data sockets and of the admin sockets."""
-        data, admin = ([bound_address(one) for _, one in each] for each in (self.data, self.admin))
+        data, admin = (
+            [bound_address(one, tls=address.tls) for address, one in each]
+            for each in (self.data, self.admin)
+        )
         return data, admin
 
     def log_addresses(self) -> None:
         """Log the addresses at which requests are answered."""
-        for _, bound in self.data:
-            log.info("ids: %s/next", bound_address(bound).url, extra={"action": "listening"})
-        for _, bound in self.admin:
-            address = bound_address(bound).url
-            log.info("metrics and counters: %s", address, extra={"action": "listening_admin"})
+        data, admin = self.addresses()
+        for one in data:
+            log.info("ids: %s/next", one.url, extra={"action": "listening"})
+        for one in admin:
+            log.info("metrics and counters: %s", one.url, extra={"action": "listening_admin"})
         places = [
-            bound_address(bound).url
+            bound_address(bound, tls=address.tls).url
             for is_data, sockets in ((True, self.data), (False, self.admin))
             for address, bound in sockets
             if self.may_change(address, is_data=is_data)
@@ -82,7 +88,11 @@ class Sockets:
 
 @contextmanager
 def bound(
-    data: Sequence[Address], admin: Address | None, *, allow_changes: bool = False
+    data: Sequence[Address],
+    admin: Address | None,
+    *,
+    allow_changes: bool = False,
+    certificate: Certificate | None = None,
 ) -> Iterator[Sockets]:
     """Bind all addresses; on exit, close them and remove the files of Unix sockets.
 
@@ -100,7 +110,7 @@ def bound(
                 stack.callback(_remove, address.path, _identity(address.path))
             return address, one
 
-        sockets = Sockets([add(address) for address in data], [], allow_changes)
+        sockets = Sockets([add(address) for address in data], [], allow_changes, certificate)
         if admin is not None or not all(address.is_local for address in data):
             sockets.admin.append(add(admin or ADMIN_DEFAULT))
         yield sockets
@@ -175,12 +185,12 @@ def bind(address: Address) -> socket.socket:
         raise CannotListen(address=address, why=why) from error
 
 
-def bound_address(bound: socket.socket) -> Address:
+def bound_address(bound: socket.socket, *, tls: bool = False) -> Address:
     """Return the address of a bound socket, with the port that the system chose."""
     name = bound.getsockname()
     if bound.family == socket.AF_UNIX:
         return Address("", 0, name)
-    return Address(name[0], name[1])
+    return Address(name[0], name[1], tls=tls)
 
 
 def may_open(wished: int) -> int:

@@ -20,7 +20,8 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.core.timeouts import backoff
-from idservice.server.settings import STORE_DEFAULT, Address
+from idservice.server.listen_address import Address
+from idservice.server.settings import STORE_DEFAULT
 from idservice.stores import initialise
 from idservice.stores.findings import Clock
 from idservice.stores.protocol import IdStore, has_catalogue

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from aiohttp import StreamReader, web
@@ -21,6 +22,7 @@ access_log = logging.getLogger("idservice.access")
 _malformed = RateLimitedLog(log)
 _failed = RateLimitedLog(log)
 
+WRITTEN_MAX = 65_536  # bytes that wait for a client to read, before no more are written
 UNREAD_S = 75.0  # for a client to read something of its answer
 LINGERING_S = 2.0  # for the rest of a body that is not read
 POLL_S = 0.02  # between two looks for the end of the last connection
@@ -52,6 +54,8 @@ BYTES = re.compile(r" (?:bytearray\()?b['\"]")  # as Python shows them
 WHY_MAX = 120  # characters shown of a parser's complaint
 PREFACE = "Pause on PRI"  # the parser's complaint about a client that begins with HTTP/2
 HTTP_2 = "it is HTTP/2, and only HTTP/1.1 is spoken here"
+HELLO = "\\x16\\x03"  # so begins a client that speaks TLS, as the complaint shows it
+NO_TLS = "it speaks TLS, and plain HTTP is spoken here: its URL must begin with http://"
 
 
 class Connection(RequestHandler):
@@ -65,6 +69,7 @@ class Connection(RequestHandler):
         "_ended",
         "_limit",
         "_rest_dropped",
+        "_tls",
         "_unread",
         "_unread_timer",
         "_wire",
@@ -84,6 +89,7 @@ class Connection(RequestHandler):
         self._ended = False  # the client sends no more
         self._chunked = 0  # bytes that came of an unfinished chunked body, at most
         self._rest_dropped = False  # True if what else the client sends is not read
+        self._tls = False  # the connection is lost with the end of what the client sends
         self._wire: asyncio.Transport | None = None  # aiohttp lets go of it before it is closed
         self._unread = 0, 0  # bytes that are not sent yet, of how many requests
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -93,6 +99,9 @@ class Connection(RequestHandler):
         if self._limit is not None:
             self._limit.opened(self, self.is_busy)
             self._wire = cast(asyncio.Transport, transport)  # by duck typing on uvloop
+            self._tls = transport.get_extra_info("sslcontext") is not None
+            if self._tls:  # its own limit is eight times that
+                self._wire.set_write_buffer_limits(WRITTEN_MAX)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -139,7 +148,7 @@ class Connection(RequestHandler):
             if self._current_request is not None:
                 self._break_off(self._current_request.content)
             self.close()
-        return True
+        return not self._tls
 
     def _break_off(self, body: StreamReader, why: BaseException | None = None) -> None:
         """Let nobody wait for the rest of a body that does not come."""
@@ -233,6 +242,7 @@ class Connection(RequestHandler):
         if isinstance(exc, HttpProcessingError):
             why = _first_line(exc.message)
             why = HTTP_2 if why.startswith(PREFACE) else why
+            why = NO_TLS if HELLO in exc.message else why
             _malformed.warning(
                 "malformed request from %s: %s",
                 request.remote,
@@ -284,6 +294,7 @@ class ConnectionLimit:
         refused_most: int = REFUSED_MAX,
     ) -> None:
         self.connections: dict[asyncio.Protocol, Callable[[], bool]] = {}  # and their `is_busy`
+        self.handshakes = 0  # connections that will be open, or refused, once they speak TLS
         self.refused = 0  # connections that are being refused
         self.refused_most = refused_most
         self.most = most
@@ -293,15 +304,34 @@ class ConnectionLimit:
     @property
     def full(self) -> bool:
         """True if no further connection is served."""
-        return len(self.connections) >= self.most
+        return len(self.connections) + self.handshakes >= self.most
+
+    @property
+    def takes_no_handshake(self) -> bool:
+        """True if there are as many as may be open, and be refused."""
+        return len(self.connections) + self.handshakes >= self.most + self.refused_most
+
+    @contextmanager
+    def handshake(self) -> Iterator[None]:
+        """Count a connection that is not open yet, while entered."""
+        self.handshakes += 1
+        self._changed()
+        try:
+            yield
+        finally:
+            self.handshakes -= 1
+            self._changed()
 
     def opened(self, connection: asyncio.Protocol, is_busy: Callable[[], bool]) -> None:
         self.connections[connection] = is_busy
-        self._tell(len(self.connections))
+        self._changed()
 
     def closed(self, connection: asyncio.Protocol) -> None:
         self.connections.pop(connection, None)
-        self._tell(len(self.connections))
+        self._changed()
+
+    def _changed(self) -> None:
+        self._tell(len(self.connections) + self.handshakes)
 
     def protocol(self, server: web.Server) -> asyncio.Protocol:
         """Return the protocol for the next connection of a listener."""

@@ -18,7 +18,7 @@ from idservice.cli.bench.request import BenchTarget
 from idservice.client import AsyncClient, Client, WaitedTooLong, lookup
 from idservice.client.http_async import Resolver
 from idservice.server import sockets, startup
-from idservice.server.settings import Address
+from idservice.server.listen_address import Address
 from idservice.stores import open_store
 from idservice.stores.chained import assumed
 from idservice.stores.dynamodb import credentials

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from idservice.server.settings import ADMIN_DEFAULT, LISTEN_DEFAULT
+from idservice.server.listen_address import ADMIN_DEFAULT, LISTEN_DEFAULT
 from idservice.stores import open_store
 
 from .conftest import DEPLOY, Command, Documents, documents

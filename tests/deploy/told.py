@@ -8,7 +8,7 @@ from typing import Any
 from idservice import errors
 from idservice.cli import main
 from idservice.server import settings
-from idservice.server.settings import Address
+from idservice.server.listen_address import ADMIN_DEFAULT, Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Told:
         data = self.values["listen"]
         admin = self.values["admin_listen"]
         if admin is None and not all(address.is_local for address in data):
-            admin = settings.ADMIN_DEFAULT
+            admin = ADMIN_DEFAULT
         return [*data, *([admin] if admin else [])]
 
     @property

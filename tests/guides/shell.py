@@ -35,7 +35,7 @@ service() {
   bash -c "$2" &
   set +m
   listening[$address]=$!
-  until curl --silent --fail --output /dev/null "http://$address/readyz"; do
+  until curl --silent --fail --insecure --output /dev/null "$address/readyz"; do
     kill -0 "${listening[$address]}"
     sleep 0.05
   done

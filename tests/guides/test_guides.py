@@ -145,6 +145,12 @@ def test_proxy(follow: Follow) -> None:
     assert '"runway":60.0' in said
 
 
+def test_tls(follow: Follow) -> None:
+    said = follow("tls")
+    assert numbers(said) == [0, 1, 2]
+    assert "certificate: serial " in said
+
+
 @pytest.mark.needs_engine
 def test_move(follow: Follow, engine: str) -> None:
     given = numbers(follow("move", before=engine))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from idservice.errors import CannotListen
-from idservice.server.settings import Address
+from idservice.server.listen_address import Address
 from idservice.server.sockets import bind, bound
 
 

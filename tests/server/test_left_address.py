@@ -11,7 +11,7 @@ import pytest
 from idservice import errors
 from idservice.cli import http_get, top
 from idservice.server import left_address
-from idservice.server.settings import Address
+from idservice.server.listen_address import Address
 from tests.processes import Serving, command
 
 

@@ -9,7 +9,7 @@ import pytest
 from idservice import errors
 from idservice.cli import main
 from idservice.server import process, settings
-from idservice.server.settings import Address
+from idservice.server.listen_address import Address
 
 # flag: (text of the flag, its value, text of the variable, its value); text None: a switch
 SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
@@ -20,8 +20,11 @@ SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
         "unix:/a, 127.0.0.1:2", (Address("", 0, "/a"), Address("127.0.0.1", 2)),
     ),
     "--admin-listen": (
-        "127.0.0.1:1", Address("127.0.0.1", 1), "127.0.0.1:2", Address("127.0.0.1", 2)
+        "127.0.0.1:1", Address("127.0.0.1", 1),
+        "https://[::1]:2", Address("::1", 2, tls=True),
     ),
+    "--tls-cert": ("a.pem", "a.pem", "b.pem", "b.pem"),
+    "--tls-key": ("a.pem", "a.pem", "b.pem", "b.pem"),
     "--allow-changes": (None, True, "0", False),
     "--require-keys": ("all", "all", "1", "remote"),
     "--default-counter": ("a", "a", "b", "b"),
@@ -48,6 +51,8 @@ DEFAULTS = {
     "--init": False,
     "--listen": (Address("127.0.0.1", 8080),),
     "--admin-listen": None,
+    "--tls-cert": None,
+    "--tls-key": None,
     "--allow-changes": False,
     "--require-keys": None,
     "--default-counter": "default",
@@ -74,8 +79,14 @@ SECONDS = ["", "-1", "+1", ".5", "1.", "1_0", " 1", "1s", "٣", "1e1", "inf", "n
 BAD: dict[str, list[str]] = {
     "--store": [""],
     "--init": ["", "maybe", "2"],
-    "--listen": ["", "a", "127.0.0.1", "127.0.0.1:65536", "127.0.0.1:x", "::1:1", "unix:"],
-    "--admin-listen": ["", ":1"],
+    "--listen": [
+        "", "a", "127.0.0.1", "127.0.0.1:65536", "127.0.0.1:x", "::1:1", "unix:",
+        "http://127.0.0.1:1", "https://127.0.0.1", "https://127.0.0.1:1/", "HTTPS://127.0.0.1:1",
+        "https:127.0.0.1:1", "https://unix:/a", "https:unix:/a", "https:///a",
+    ],
+    "--admin-listen": ["", ":1", "https://:1"],
+    "--tls-cert": [""],
+    "--tls-key": [""],
     "--allow-changes": ["", "maybe"],
     "--default-counter": [""],
     "--route": [

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
+from idservice.server.certificate import read
 from idservice.server.startup import build_instance
 from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
@@ -30,7 +32,9 @@ from idservice.web.connection import ConnectionLimit, access_log
 from idservice.web.fast_lane.connection import FastConnection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
+from idservice.web.fast_lane.tls_connection import TlsConnection
 from idservice.web.request import WebLimits
+from tests.certificates import Files
 
 from .wire import Answer, ask
 
@@ -48,6 +52,7 @@ class Serving:
     port: int
     lanes: FastConnections | None = None
     draining: bool = False
+    trust: ssl.SSLContext | None = None  # of its clients
 
     def drain(self) -> None:
         """As the server does at the beginning of its end."""
@@ -56,7 +61,7 @@ class Serving:
             self.lanes.responder.drain()
 
     async def ask(self, target: str = "/next", method: str = "GET", **more: Any) -> Answer:
-        return await ask(self.port, target, method, **more)
+        return await ask(self.port, target, method, trust=self.trust, **more)
 
     async def one(self) -> int:
         """The next id of the default counter."""
@@ -89,6 +94,11 @@ def pytest_asyncio_loop_factories(
 Serve = Callable[..., Awaitable[Serving]]
 
 
+def read_certificate(files: Files) -> ssl.SSLContext:
+    """The context of a server with a certificate."""
+    return read(str(files.cert), str(files.key)).context
+
+
 @pytest.fixture(params=[True, False], ids=["lane", "aiohttp"])
 def lane(request: pytest.FixtureRequest) -> bool:
     """Whether connections begin in the fast lane."""
@@ -115,6 +125,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             data: bool = True,
             lane: bool = lane,
             clock: Callable[[], float] = time,
+            certificate: Files | None = None,
         ) -> Serving:
             store = store or SQLiteStore(str(tmp_path / "ids.db"))
             await stack.enter_async_context(store)
@@ -150,17 +161,19 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 )
                 lanes = FastConnections(desk, gate, lambda: http)
                 stack.callback(lanes.close)
+            shown = None if certificate is None else read_certificate(certificate)
             server = await asyncio.get_running_loop().create_server(
                 lambda: (
                     gate.protocol(http)
                     if lanes is None or gate.full or access_log.isEnabledFor(logging.INFO)
-                    else FastConnection(lanes)
+                    else (FastConnection if shown is None else TlsConnection)(lanes)
                 ),
-                "127.0.0.1", 0, backlog=1024,
+                "127.0.0.1", 0, backlog=1024, ssl=shown,
             )  # fmt: skip
             stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
             serving = Serving(service, catalogue, tallies, store, app, gate, port, lanes)
+            serving.trust = certificate.trust() if certificate is not None else None
             return serving
 
         yield start

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -73,14 +74,14 @@ class Wire:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Wire]:
-    """A connection to a port on 127.0.0.1."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def connected(port: int, trust: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
+    """A connection to a port on 127.0.0.1; with `trust` it speaks TLS."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
     try:
         yield Wire(reader, writer)
     finally:
         writer.close()
-        with suppress(ConnectionError):  # the server was first
+        with suppress(ConnectionError, ssl.SSLError):  # the server was first
             await writer.wait_closed()
 
 
@@ -91,9 +92,10 @@ async def ask(
     *,
     headers: dict[str, str] | None = None,
     body: bytes = b"",
+    trust: ssl.SSLContext | None = None,
 ) -> Answer:
     """One request on a connection of its own."""
-    async with connected(port) as wire:
+    async with connected(port, trust) as wire:
         await wire.send(request(target, method, headers=headers, body=body))
         return await wire.answer(head_only=method == "HEAD")
 

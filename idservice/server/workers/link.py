@@ -45,13 +45,16 @@ class SupervisorLink:
         self._later_full = self._later_ready = False  # and its content
 
     @asynccontextmanager
-    async def held(self, end: Callable[[], None]) -> AsyncIterator[None]:
-        """Listen to the supervisor; call `end` when it asks for a stop, or is gone. On exit, send
-        the last report, so that nothing that was counted is lost."""
+    async def held(
+        self, end: Callable[[], None], renew: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[None]:
+        """Listen to the supervisor; call `end` when it asks for a stop, or is gone, and `renew`
+        when the certificate is to be read. On exit, send the last report, so that nothing that was
+        counted is lost."""
         reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
         try:
             async with asyncio.TaskGroup() as group:
-                listening = group.create_task(self._listen(reader, group, end))
+                listening = group.create_task(self._listen(reader, group, end, renew))
                 try:
                     yield
                 finally:
@@ -97,7 +100,11 @@ class SupervisorLink:
             self._collect()
 
     async def _listen(
-        self, stream: asyncio.StreamReader, group: asyncio.TaskGroup, end: Callable[[], None]
+        self,
+        stream: asyncio.StreamReader,
+        group: asyncio.TaskGroup,
+        end: Callable[[], None],
+        renew: Callable[[], None],
     ) -> None:
         reader = messages.MessageReader()
         with suppress(ConnectionError):
@@ -106,6 +113,8 @@ class SupervisorLink:
                     match message:
                         case messages.Stop():
                             self._end_with_pool(end)
+                        case messages.Renew():
+                            renew()
                         case messages.ReportRequest(number, full, ready):
                             group.create_task(self._send_report(number, full, ready))
                         case messages.PoolStatus(status):

@@ -17,6 +17,10 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     """Supervisor: drain and end."""
 
 
+class Renew(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor: read the certificate again."""
+
+
 class ReportRequest(msgspec.Struct, tag=True, frozen=True):
     """Supervisor: send a report under this number.
 
@@ -60,7 +64,7 @@ class PoolStatus(msgspec.Struct, tag=True, frozen=True):
     status: WorkerStatus
 
 
-Message: TypeAlias = Stop | ReportRequest | Report | Serving | CollectRequest | PoolStatus
+Message: TypeAlias = Stop | Renew | ReportRequest | Report | Serving | CollectRequest | PoolStatus
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode

@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 
 from idservice.core.timeouts import backoff
@@ -24,6 +23,7 @@ from idservice.server.shutdown import STOP_MAX_S
 from idservice.server.sockets import Sockets
 from idservice.server.workers import messages
 from idservice.server.workers.accept_balance import GONE, AcceptSlot, shared_counts
+from idservice.server.workers.collecting import Collecting
 from idservice.server.workers.link import SupervisorLink
 from idservice.server.workers.process import Signals, WorkerProcess, fork
 from idservice.server.workers.totals import Totals, WorkerStatus
@@ -77,22 +77,6 @@ TRANSITIONS = {
     (WorkerState.KILLED, WorkerEvent.KILL): WorkerState.KILLED,
     (WorkerState.KILLED, WorkerEvent.ENDED): WorkerState.DOWN,
 }
-
-
-@dataclass(slots=True)
-class Collecting:
-    """A pending answer to one worker, sent once all `missing` reported, or when it is `due`."""
-
-    asker: WorkerProcess
-    number: int  # of the request for reports
-    missing: list[WorkerProcess]
-    due: float
-    full: bool
-
-    def over(self, now: float) -> bool:
-        return now >= self.due or all(
-            worker.hung_up or worker.reported >= self.number for worker in self.missing
-        )
 
 
 class Supervisor:
@@ -198,7 +182,7 @@ class Supervisor:
         for key, mask in self._selector.select(max(0.0, min([now + TICK_S, *dues]) - now)):
             if key.fileobj is self._signals.wakeup:
                 for number in self._signals.stops():
-                    self._on_stop_signal(number)
+                    self._on_signal(number)
                 continue
             if mask & selectors.EVENT_READ:
                 self._receive(key.data)
@@ -293,6 +277,8 @@ class Supervisor:
         """Ask all workers to report, and kill those that hang."""
         if now >= self._ask_at:
             self._ask_at = now + ASK_S
+            if self._sockets.certificate is not None:
+                self._sockets.certificate.look()  # a worker begins with it as it is here
             prompt = [one for one in self._workers.values() if one.reported >= one.requested]
             full = now >= self._full_at
             if full:
@@ -385,8 +371,14 @@ class Supervisor:
         for worker in self._workers.values():
             self._send(worker, messages.Stop())
 
-    def _on_stop_signal(self, number: int) -> None:
-        """Begin the stop; a second signal ends all at once, but for SIGHUP: see `serve`."""
+    def _on_signal(self, number: int) -> None:
+        """Begin the stop; a second signal ends all at once, but for SIGHUP: see `serve`. With a
+        certificate, SIGHUP has everybody read it again."""
+        if number == signal.SIGHUP and self._sockets.certificate is not None:
+            self._sockets.certificate.renew()
+            for worker in self._workers.values():
+                self._send(worker, messages.Renew())
+            return
         if not self._stopping:
             self._stop()
         elif self._signalled and number != signal.SIGHUP:

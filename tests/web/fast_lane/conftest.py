@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Files
 from tests.simulation.store import SimStore, Table
 from tests.web.conftest import Serve, Serving
 from tests.web.fast_lane.hand import Hand
@@ -18,12 +19,22 @@ def lane() -> bool:
 
 @pytest.fixture
 async def pair(serve: Serve) -> Pair:
+    return await made_pair(serve)
+
+
+@pytest.fixture
+async def tls_pair(serve: Serve, certificate: Files) -> Pair:
+    return await made_pair(serve, certificate)
+
+
+async def made_pair(serve: Serve, certificate: Files | None = None) -> Pair:
     fast, slow = [
         await serve(
-            store=SimStore(Random(1), Table()), routes={"/old": "c"}, lane=lane, clock=lambda: 1.8e9
+            store=SimStore(Random(1), Table()), routes={"/old": "c"}, lane=lane,
+            clock=lambda: 1.8e9, certificate=certificate,
         )
         for lane in (True, False)
-    ]
+    ]  # fmt: skip
     for one in (fast, slow):
         await one.create("c", start=990, limit=1020)
         await one.create("wide", start=2**53, limit=2**63 - 2)

@@ -1,6 +1,7 @@
 """Two services alike, one with the fast lane and one without, and what is sent to both."""
 
 import asyncio
+import ssl
 from contextlib import suppress
 
 from tests.web.conftest import Serving
@@ -20,9 +21,11 @@ H = b"Host: 127.0.0.1"
 PATIENCE_S = 60.0  # for a busy machine
 
 
-async def said(port: int, pieces: list[bytes], patience: float) -> bytes:
+async def said(
+    port: int, pieces: list[bytes], patience: float, trust: ssl.SSLContext | None = None
+) -> bytes:
     """All that is answered until the server closes; the last request asks for that."""
-    async with connected(port) as wire:
+    async with connected(port, trust) as wire:
         with suppress(ConnectionError):
             for piece in pieces:
                 await wire.send(piece)
@@ -53,9 +56,13 @@ class Pair:
         `endless` where aiohttp may take what follows an upgrade for another protocol, though it
         does not upgrade: the lane answers the last request all the same.
         """
-        fast = without_date(await said(self.fast.port, [*pieces, last], PATIENCE_S))
-        patience = 0.5 if endless else PATIENCE_S
-        slow = without_date(await said(self.slow.port, [*pieces, last], patience))
+        fast, slow = [
+            without_date(await said(one.port, [*pieces, last], patience, one.trust))
+            for one, patience in (
+                (self.fast, PATIENCE_S),
+                (self.slow, 0.5 if endless else PATIENCE_S),
+            )
+        ]
         if endless and not slow.endswith(b"live"):
             slow += without_date(await said(self.slow.port, [last], PATIENCE_S))
         assert fast == slow, pieces
