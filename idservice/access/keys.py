@@ -48,6 +48,7 @@ class Keys:
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
         self._buckets: dict[str, KeyBucket] = {}
+        self._by_id: dict[str, AccessKey] = {}  # of all these buckets
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, tuple[float, errors.StoreError]] = {}  # until when, and why
         self._passes: dict[str, Pass] = {}  # by the id of the key
@@ -62,12 +63,14 @@ class Keys:
     def tick(self) -> None:
         """Look at the clock."""
         stale, now = self._stale(), self._now()
-        for one in tuple(self._passes.values()):
+        ended: dict[Pass, errors.IdserviceError] = {}
+        for one in self._passes.values():
             assert one.key is not None
             if stale is not None:
-                self._end(one, stale)
+                ended[one] = stale
             elif one.key.has_expired(now):
-                self._end(one, _expired(one.key))
+                ended[one] = _expired(one.key)
+        self._end(ended)
 
     # --- a request -------------------------------------------------------------------------------
 
@@ -84,10 +87,9 @@ class Keys:
         stale = self._stale()
         if stale is not None:
             return stale
-        bucket = self._buckets.get(bucket_of(id))
-        if bucket is None:
+        if bucket_of(id) not in self._buckets:
             return None
-        key = bucket.key(id)
+        key = self._by_id.get(id)
         if key is None or not key.is_text(text):
             return errors.KeyUnknown()
         refusal = self._refusal(key)
@@ -167,22 +169,34 @@ class Keys:
                 extra={"action": "keys_went_back"},
             )  # fmt: skip
             return
+        for key in known.keys if known is not None else ():
+            self._by_id.pop(key.id, None)
         self._buckets[bucket.number] = bucket
-        for id, one in tuple(self._passes.items()):
-            if bucket_of(id) == bucket.number and bucket.key(id) != one.key:
-                self._end(one, errors.KeyUnknown())
+        self._by_id.update((key.id, key) for key in bucket.keys)
+        self._end(
+            {
+                one: errors.KeyUnknown()
+                for id, one in self._passes.items()
+                if bucket_of(id) == bucket.number and self._by_id.get(id) != one.key
+            }
+        )
 
     def _stale(self) -> errors.CatalogueStale | None:
         if self._loop.time() - self._heard_at < SILENT_S:
             return None
         return errors.CatalogueStale(seconds=SILENT_S)
 
-    def _end(self, one: Pass, refusal: errors.IdserviceError) -> None:
-        assert one.key is not None
-        self._passes.pop(one.key.id, None)
-        for header in [header for header, its in self._by_header.items() if its is one]:
-            del self._by_header[header]
-        one.end(refusal)
+    def _end(self, ended: dict[Pass, errors.IdserviceError]) -> None:
+        """End passes, each with the error that says why."""
+        if not ended:
+            return
+        for header, one in tuple(self._by_header.items()):
+            if one in ended:
+                del self._by_header[header]
+        for one, refusal in ended.items():
+            assert one.key is not None
+            del self._passes[one.key.id]
+            one.end(refusal)
 
 
 def _expired(key: AccessKey) -> errors.KeyExpired:
