@@ -21,7 +21,10 @@ class GapCause(StrEnum):
     UNKNOWN = "unknown", "a reservation got no readable answer; it may have been made"
     LATE = "late", "the answer to a reservation came when it could not be used any more"
     CLAIM = "claim", "taking over returned ids got no readable answer"
-    ABANDONED = "abandoned", "the client had left, or a strict batch was not used up"
+    ABANDONED = (
+        "abandoned",
+        "the client had left, its key had ended, or a strict batch was not used up",
+    )
     STOP = ("stop", NOT_RETURNED)
     FULL = "full", "not returned at shutdown: the list of returned ranges was full"
     KILLED = "killed", "last reported in memory of a worker that ended without a final report"

@@ -243,8 +243,8 @@ def _applications(
             gate=gate,
         )
         responder = None
-        if is_data and not around and not gate.asks:  # the fast lane has no place for middleware
-            responder = Responder(service, view, paths, limits)
+        if is_data and not around:  # the fast lane has no place for middleware
+            responder = Responder(service, view, paths, limits, gate)
         shown = bound.certificate if address.tls else None
         yield one, shown, web.AppRunner(app, shutdown_timeout=ABANDON_S), responder
 

@@ -10,10 +10,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from idservice import errors
+from idservice.access.passes import OPEN, Pass
+from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.catalogue.counters import as_strings, number
 from idservice.observability.readings import count as count_one
 from idservice.stores.records import Counter
+from idservice.web.passes import pass_of
 from idservice.web.problems import NO_STORE, Handler, NotRead, RequestTimeout, check_headers
 from idservice.web.request import JSON, IdRequest, WebLimits, read_id_request
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
@@ -39,19 +42,30 @@ def next_handler(
             body = await read_body(request)
             if not old and body.strip() not in (b"", b"{}"):
                 raise NotRead(part="The body of the request")
-        content_type, answer = await issue(service, name or request.match_info["name"], asked)
+        counter, rights = name or request.match_info["name"], pass_of(request)
+        content_type, answer = await issue(service, counter, asked, rights)
         return web.Response(body=answer, headers={**NO_STORE, "Content-Type": content_type})
 
     return next_id
 
 
-async def issue(service: Service, name: str, asked: IdRequest) -> tuple[str, bytes]:
+async def issue(
+    service: Service, name: str, asked: IdRequest, rights: Pass = OPEN
+) -> tuple[str, bytes]:
     """Return the content type and the body for the ids that were asked for.
 
     A counter that is not in use yet is loaded. Raises as `Service.local_counter` and
-    `LocalCounter.next_id`.
+    `LocalCounter.next_id`; the error that ended the `rights` while the request waited (K3).
     """
     supply = service.local_counters.get(name) or await service.local_counter(name)
+    content_type, body = await _issue(supply, asked)
+    if rights.refusal is not None:
+        supply.allocator.record_wasted(asked.count or 1)
+        raise rights.refusal.with_traceback(None)
+    return content_type, body
+
+
+async def _issue(supply: LocalCounter, asked: IdRequest) -> tuple[str, bytes]:
     try:
         if asked.count is not None or asked.format == "ranges":
             blocks = await supply.next_batch(asked.count or 1)

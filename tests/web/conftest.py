@@ -15,12 +15,15 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from idservice.access.changes import KeyChanges
+from idservice.access.gate import Gate
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
+from idservice.core.access_key import Role
 from idservice.server.certificate import read
-from idservice.server.startup import build_instance
+from idservice.server.startup import build_instance, build_keys
 from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter
@@ -51,6 +54,8 @@ class Serving:
     gate: ConnectionLimit
     port: int
     lanes: FastConnections | None = None
+    keys: KeyChanges | None = None
+    asking: Gate | None = None
     draining: bool = False
     trust: ssl.SSLContext | None = None  # of its clients
 
@@ -72,6 +77,12 @@ class Serving:
     async def create(self, name: str, **wish: Any) -> Counter:
         """A further counter, straight into the store."""
         return await self.store.create(new_counter(name, random.Random(name), **wish))
+
+    async def make(self, role: str, *scopes: str, **more: Any) -> tuple[str, dict[str, str]]:
+        """An access key of the store: its id, and the header that shows it."""
+        assert self.keys is not None
+        key, text = await self.keys.create(Role(role), scopes, **more)
+        return key.id, {"Authorization": f"Bearer {text}"}
 
     @asynccontextmanager
     async def using_no_id(self) -> AsyncIterator[None]:
@@ -126,6 +137,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             lane: bool = lane,
             clock: Callable[[], float] = time,
             certificate: Files | None = None,
+            asks: bool = False,
         ) -> Serving:
             store = store or SQLiteStore(str(tmp_path / "ids.db"))
             await stack.enter_async_context(store)
@@ -133,7 +145,15 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             service, catalogue, tallies = build_instance(
                 store, limits, random=random.Random(2), declared=["default"], clock=clock
             )
+            kept = build_keys(service, store, None, clock)
             await stack.enter_async_context(service)
+            asking = Gate(kept, asks=asks)
+            keys = None
+            if kept is not None:
+                changed = kept.put
+                keys = KeyChanges(
+                    store.keys, random=random.Random(3), clock=clock, on_change=changed
+                )
             gate = ConnectionLimit(connections_max)
             serving: Serving
             paths = {"/next": "default", **(routes or {})}
@@ -148,6 +168,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 control=control,
                 writable=writable,
                 loopback=True,
+                gate=asking,
             )
             runner = web.AppRunner(app, shutdown_timeout=2)
             await runner.setup()
@@ -156,9 +177,8 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             assert http is not None
             lanes = None
             if lane and data:
-                desk = Responder(
-                    service, PoolView(service, tallies), paths, web_limits or WebLimits()
-                )
+                view = PoolView(service, tallies)
+                desk = Responder(service, view, paths, web_limits or WebLimits(), asking)
                 lanes = FastConnections(desk, gate, lambda: http)
                 stack.callback(lanes.close)
             shown = None if certificate is None else read_certificate(certificate)
@@ -172,7 +192,9 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             )  # fmt: skip
             stack.callback(server.close)
             port = server.sockets[0].getsockname()[1]
-            serving = Serving(service, catalogue, tallies, store, app, gate, port, lanes)
+            serving = Serving(
+                service, catalogue, tallies, store, app, gate, port, lanes, keys, asking
+            )
             serving.trust = certificate.trust() if certificate is not None else None
             return serving
 

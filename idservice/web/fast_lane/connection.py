@@ -29,7 +29,6 @@ from typing import cast
 
 from idservice import errors
 from idservice.allocation.wait_queue import Served
-from idservice.observability.readings import count as count_one
 from idservice.web.connection import Connection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.handover import Handover
@@ -159,15 +158,16 @@ class FastConnection(asyncio.Protocol):
                     else:
                         self._write(self._responder.single(target, id))
                     return
-            self._answer(target)
-        else:
-            self._receive(data)
+            if target.refusal is None:
+                self._answer(target)
+                return
+            self._forget()  # its key is judged anew
+        self._receive(data)
 
     def _fits(self, data: bytes) -> bool:
-        if self._template is None or not self._template.fits(data):
-            return False
-        self._templates_left = TEMPLATES_MAX
-        return True
+        if fits := self._template is not None and self._template.fits(data):
+            self._templates_left = TEMPLATES_MAX
+        return fits
 
     def _receive(self, data: bytes) -> None:
         if self._buffer:
@@ -240,7 +240,7 @@ class FastConnection(asyncio.Protocol):
                     self._forget()
                     return
                 end = len(data)
-            if head == self._head:
+            if head == self._head and self._target.refusal is None:
                 self._answer(self._target)
             elif not self._begin(head):
                 data, end = self._hand_over(head, data[end:]), 0
@@ -330,6 +330,7 @@ class FastConnection(asyncio.Protocol):
         self._waiting = None
         if self._transport is None:
             return
+        served = target.received(served)
         try:
             if isinstance(served, errors.IdserviceError):
                 answer = self._refused(target, served)
@@ -360,6 +361,8 @@ class FastConnection(asyncio.Protocol):
         """Return the answer if there are ids in memory."""
         counter = target.counter
         if not target.single:
+            if target.refusal is not None:  # its key ended while it waited for its turn
+                raise target.refusal.with_traceback(None)
             ids = target.epoch_state.buffer.take_few(target.count) if target.listed else None
             if ids is not None:  # they are above the mark at which more are reserved
                 return self._responder.few(target, ids)
@@ -376,8 +379,7 @@ class FastConnection(asyncio.Protocol):
             self._known = (None, None)
             self._forget()
             self._connections.forget()
-        count_one(target.counter.stats.refusals, error.code)
-        return self._responder.refusal(error)
+        return self._responder.refused(target, error)
 
     def _write(self, answer: bytes) -> None:
         transport = self._transport

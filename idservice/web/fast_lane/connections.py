@@ -56,12 +56,13 @@ class FastConnections:
         """Return what a head asks for, as `Responder.find`, and True if the client wants no further
         answer. The same bytes, on any connection, are parsed once."""
         known = self._known.get(head)
-        if known is not None:
+        if known is not None and known[0].refusal is None:
             return known
         accept = self.parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
         if accept is None:
             return None, False
-        found, closes = self.responder.find(head[: head.find(b"\r")], accept), self.parser.closes
+        line, authorization = head[: head.find(b"\r")], self.parser.authorization
+        found, closes = self.responder.find(line, accept, authorization), self.parser.closes
         if isinstance(found, Target):
             if len(self._known) >= KNOWN_MAX:
                 del self._known[next(iter(self._known))]

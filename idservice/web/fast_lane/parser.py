@@ -6,13 +6,11 @@ callback is a method of a dictionary, so that a header costs no Python call.
 
 import httptools
 
-from idservice.core import access_key
 from idservice.web.problems import CONDITIONAL_HEADERS, PREFETCH_HEADERS
 
 END = b"\r\n\r\n"
 HEAD_MAX = 4096  # bytes; aiohttp judges longer ones
 HEADERS_MAX = 64
-MARK = access_key.MARK.encode()
 CLOSE = b"close"  # as Python and most programs write it
 # Headers that change nothing about the answer if they have one of these values.
 PLAIN_VALUES = {
@@ -50,11 +48,13 @@ Shape = tuple[bytes, bytes, bytes, list[tuple[bytes, frozenset[bytes]]]]
 
 
 class RequestParser:
-    """Reads heads. `headers` are those of the last head, and `closes` is True if the client wants
-    no further answer after that one."""
+    """Reads heads. `headers` are those of the last head. If it was plain, `authorization` is its
+    header of that name, empty if it has none; `closes` is True if the client wants no further
+    answer after it."""
 
     def __init__(self) -> None:
         self.headers: dict[bytes, bytes] = {}
+        self.authorization = b""
         self.closes = False
         self.on_header = self.headers.setdefault  # the first of a repeated header; see `plain`
         self._shapes: dict[tuple[bytes, ...], Shape | None] = {}
@@ -106,12 +106,11 @@ class RequestParser:
         if shape is None or self._complete != 1 or lines != len(names):
             return None
         accept, connection, key, others = shape
-        if key and MARK in headers[key]:
-            return None  # aiohttp has the key judged
         for name, values in others:
             if headers[name] not in values:
                 return None
         self.closes = headers.get(connection) == CLOSE
+        self.authorization = headers[key].strip(b" \t") if key else b""
         return headers[accept] if accept else b""
 
     def _shape(self, names: tuple[bytes, ...]) -> Shape | None:

@@ -10,19 +10,28 @@ from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from time import time
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from idservice import errors
+from idservice.access.gate import Gate
+from idservice.access.passes import OPEN, Pass
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
+from idservice.allocation.wait_queue import Served
+from idservice.core.access_key import Role
 from idservice.observability.readings import ServiceView
+from idservice.observability.readings import count as count_one
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import TEXT, form, issue, listed, several
 from idservice.web.problems import crash, problem
 from idservice.web.request import JSON, IdRequest, WebLimits, prefers_json, read_id_request
 
-TARGETS_MAX = 4096  # distinct request lines remembered
+TARGETS_MAX = 4096  # distinct request lines remembered, of requests without a key,
+KEYED_MAX = 256  # and of those with one key,
+PASSES_MAX = 256  # for so many keys
+REFUSALS_MAX = 256  # distinct refusals of keys whose bytes are known for a second
 ACCEPTS_MAX = 256  # and distinct Accept headers
 COUNTERS, NEXT = "/v1/counters/", "/next"
 PLAIN = IdRequest(None, "text", None)
@@ -34,18 +43,20 @@ _is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # i
 class Target:
     """The aim of a request line: ids of a counter, in one form.
 
-    The answer with a `single` id is `body % id`, worded for the `entry` of the counter.
+    The answer with a `single` id is `body % id`, worded for the `entry` of the counter. A target
+    was judged for one pass. Once that ends, `refusal` says why, and requests are judged anew.
     """
 
     __slots__ = (
-        "asked", "body", "content_type", "cost", "count", "counter", "entry", "epoch_state",
-        "listed", "plain", "single",
+        "__weakref__", "asked", "body", "content_type", "cost", "count", "counter", "entry",
+        "epoch_state", "listed", "plain", "refusal", "single",
     )  # fmt: skip
 
     def __init__(self, counter: LocalCounter, asked: IdRequest) -> None:
         self.counter = counter
         self.epoch_state = counter.epoch_state
         self.asked = asked
+        self.refusal: errors.IdserviceError | None = None
         self.count = asked.count or 1
         self.cost = asked.cost
         self.listed = asked.format != "ranges"  # each id is written
@@ -59,17 +70,31 @@ class Target:
         if self.single:
             self.content_type, self.body = form(self.entry, self.asked)
 
+    def disarm(self, refusal: errors.IdserviceError) -> None:
+        """Serve nobody any more (K3). The way of a single id has no test for it: it is closed."""
+        self.refusal = refusal
+        self.single = self.plain = False
+
+    def received(self, served: Served) -> Served:
+        """Return what came for a request that waited: no ids if its key has ended meanwhile."""
+        if self.refusal is None or not isinstance(served, list):
+            return served
+        self.waste()
+        return self.refusal
+
     def waste(self) -> None:
         """Count the ids of a client that left before its turn to be answered."""
         self.counter.allocator.record_wasted(self.count)
 
 
 Found = Target | bytes | Coroutine[object, object, bytes] | None
+Judged = Pass | errors.IdserviceError | None  # see `Gate.judge`
+Lines = tuple[dict[bytes, Target], dict[bytes, Target]]  # targets of text and of JSON, by line
 
 
 class Responder:
-    """Finds targets and words answers. `paths` maps paths to counters, `clock` tells the time of
-    day."""
+    """Finds targets and words answers. `paths` maps paths to counters, the `gate` judges keys,
+    `clock` tells the time of day."""
 
     def __init__(
         self,
@@ -77,6 +102,7 @@ class Responder:
         view: ServiceView,
         paths: dict[str, str],
         limits: WebLimits,
+        gate: Gate | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
         self.service = service
@@ -84,16 +110,18 @@ class Responder:
         self.draining = False
         self._paths = paths
         self._limits = limits
+        self._gate = gate or Gate()
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._as_text: dict[bytes, Target] = {}
-        self._as_json: dict[bytes, Target] = {}
-        self._by_accept: dict[bytes, dict[bytes, Target]] = {}
+        self._open: Lines = {}, {}
+        self._keyed: WeakKeyDictionary[Pass, Lines] = WeakKeyDictionary()
+        self._by_accept: dict[bytes, bool] = {}  # True if it prefers JSON
         self._goes_on = f"\r\n{limits.keep_alive}\r\n".encode()
         self._date = ""  # empty if its second is over
         # Heads of this second by the length of the body: of an id as text, and of all others.
         self.plain_heads: dict[int, bytes] = {}
         self._heads: dict[str, dict[int, bytes]] = {TEXT: self.plain_heads, JSON: {}}
+        self._refusals: dict[tuple[object, ...], bytes] = {}  # of keys, in this second
 
     def drain(self) -> None:
         """Say in each answer from now on that the connection will be closed."""
@@ -101,32 +129,51 @@ class Responder:
         self._forget_heads()
 
     def forget(self) -> None:
-        self._as_text.clear()
-        self._as_json.clear()
+        for lines in self._open:
+            lines.clear()
+        self._keyed.clear()
 
     # --- requests --------------------------------------------------------------------------------
 
-    def find(self, line: bytes, accept: bytes) -> Found:
-        """Return what a request line and an Accept header ask for.
+    def find(self, line: bytes, accept: bytes, authorization: bytes) -> Found:
+        """Return what a request line asks for, with its Accept and Authorization headers.
 
         That is a target, a whole answer, or work that returns one. None means that aiohttp answers.
         """
-        known = self._by_accept.get(accept)
-        if known is None:
-            known = self._as_json if prefers_json(_text(accept)) else self._as_text
-            if len(self._by_accept) >= ACCEPTS_MAX:
-                self._by_accept.clear()
-            self._by_accept[accept] = known
-        found: Found = known.get(line)
+        judged = self._gate.judge((authorization,))
+        if not isinstance(judged, Pass):
+            return self._look_up(line, accept, authorization, judged)
+        lines = self._lines_of(judged)[self._prefers_json(accept)]
+        found: Found = lines.get(line)
         if found is None:
-            found = self._look_up(line, accept)
+            found = self._look_up(line, accept, authorization, judged)
             if isinstance(found, Target):
-                if len(known) >= TARGETS_MAX:
-                    del known[next(iter(known))]  # one: to free all holds everybody up
-                known[line] = found
+                if len(lines) >= (TARGETS_MAX if judged is OPEN else KEYED_MAX):
+                    del lines[next(iter(lines))]  # one: to free all holds everybody up
+                lines[line] = found
+                if judged is not OPEN:
+                    judged.arm(found)
         return found
 
-    def _look_up(self, line: bytes, accept: bytes) -> Found:
+    def _lines_of(self, rights: Pass) -> Lines:
+        if rights is OPEN:
+            return self._open
+        found = self._keyed.get(rights)
+        if found is None:
+            if len(self._keyed) >= PASSES_MAX:
+                del self._keyed[next(iter(self._keyed))]
+            found = self._keyed[rights] = {}, {}
+        return found
+
+    def _prefers_json(self, accept: bytes) -> bool:
+        found = self._by_accept.get(accept)
+        if found is None:
+            if len(self._by_accept) >= ACCEPTS_MAX:
+                self._by_accept.clear()
+            found = self._by_accept[accept] = prefers_json(_text(accept))
+        return found
+
+    def _look_up(self, line: bytes, accept: bytes, authorization: bytes, judged: Judged) -> Found:
         try:
             method, _, rest = line.decode("ascii").partition(" ")
         except UnicodeDecodeError:
@@ -143,25 +190,58 @@ class Responder:
             if not _is_literal(name):
                 return None
         if name is not None:
+            if isinstance(judged, errors.IdserviceError):
+                self._gate.refused(judged, (authorization,))
+                return self._refused_key(judged)
             old = path in self._paths and path != NEXT
-            return self._find_ids(name, target, accept, old=old)
+            return self._find_ids(name, target, accept, authorization, judged, old=old)
         if path == "/readyz" and method == "GET":
             return self._later(self._ready)
         if path == "/livez" and method == "GET":
             return self._answer(TEXT, LIVE.encode())
         return None
 
-    def _find_ids(self, name: str, target: str, accept: bytes, *, old: bool) -> Found:
+    def _find_ids(
+        self,
+        name: str,
+        target: str,
+        accept: bytes,
+        authorization: bytes,
+        rights: Pass | None,
+        *,
+        old: bool,
+    ) -> Found:
+        """As `find`. Nothing of the counter is looked at before the rights are checked (K5)."""
+        try:
+            if rights is not None:
+                rights.check(Role.USE, name)
+        except errors.IdserviceError as error:
+            return self._refused_key(error)
+        asked: IdRequest | errors.RequestRefused
         try:
             asked = read_id_request(target, _text(accept), self._limits, old=old)
         except errors.MalformedRequest:
             return None  # the connection is closed as well
         except errors.RequestRefused as error:
-            return self.refusal(error)
+            asked = error
+        if rights is None:
+            return self._later(partial(self._admitted, name, asked, authorization))
+        if isinstance(asked, errors.RequestRefused):
+            return self.refusal(asked)
         counter = self.service.local_counters.get(name)
         if counter is None:
-            return self._later(partial(issue, self.service, name, asked))
+            return self._later(partial(issue, self.service, name, asked, rights))
         return Target(counter, asked)
+
+    async def _admitted(
+        self, name: str, asked: IdRequest | errors.RequestRefused, authorization: bytes
+    ) -> tuple[str, bytes]:
+        """Answer a request whose key is to be read first."""
+        rights = await self._gate.admit((authorization,))
+        rights.check(Role.USE, name)
+        if isinstance(asked, errors.RequestRefused):
+            raise asked
+        return await issue(self.service, name, asked, rights)
 
     async def _ready(self) -> tuple[str, bytes]:
         return TEXT, (await ready(self._view, draining=self.draining)).encode()
@@ -206,9 +286,26 @@ class Responder:
         """Return an answer after which the connection is closed."""
         return answer.replace(self._goes_on, b"\r\nConnection: close\r\n", 1)
 
+    def refused(self, target: Target, error: errors.IdserviceError) -> bytes:
+        """Return the refusal of a target, counted unless a key is the cause."""
+        if error is not target.refusal:
+            count_one(target.counter.stats.refusals, error.code)
+        return self.refusal(error)
+
     def refusal(self, error: errors.IdserviceError) -> bytes:
         """Return a whole answer that refuses."""
         return self._whole(problem(error))
+
+    def _refused_key(self, error: errors.IdserviceError) -> bytes:
+        """Return the refusal of a key, which is worded once in a second: whoever guesses keys
+        causes no more work than others."""
+        said = (type(error), *error.fields.values())
+        found = self._refusals.get(said)
+        if found is None:
+            if len(self._refusals) >= REFUSALS_MAX:
+                self._refusals.clear()
+            found = self._refusals[said] = self.refusal(error)
+        return found
 
     def crash(self) -> bytes:
         """Log the exception that is being handled, a bug; return the answer that says so."""
@@ -245,6 +342,7 @@ class Responder:
     def _forget_heads(self) -> None:
         for heads in self._heads.values():
             heads.clear()
+        self._refusals.clear()
 
 
 def _text(accept: bytes) -> str:

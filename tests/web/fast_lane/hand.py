@@ -71,7 +71,7 @@ class Hand:
     """Lanes over a service of the fixture, without sockets. Aiohttp answers "taken"; `taken` is
     what it was asked for, with the body."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, **routes: str) -> None:
         self.serving = serving
         self.limit = ConnectionLimit(100)
         self.now = 1_700_000_000.25
@@ -80,8 +80,9 @@ class Hand:
         responder = Responder(
             serving.service,
             PoolView(serving.service, serving.tallies),
-            {"/next": "default"},
+            {"/next": "default", **{f"/{path}": name for path, name in routes.items()}},
             WebLimits(),
+            serving.asking,
             clock=lambda: self.now,
         )
         self.reads = True  # False: aiohttp's handler leaves bodies unread

@@ -378,5 +378,5 @@ async def test_one_target_gives_way_to_the_next(
     responder = hand.lanes.responder
     lines = [b"GET /next?r=%d HTTP/1.1" % number for number in range(9)]
     for line in lines:
-        assert responder.find(line, b"")
-    assert list(responder._as_text) == lines[-4:]
+        assert responder.find(line, b"", b"")
+    assert list(responder._open[0]) == lines[-4:]

@@ -56,7 +56,7 @@ async def test_what_is_plain_is_the_same_request_to_aiohttp(hand: Hand) -> None:
         one = data[: data.find(END) + 4]
         accept = parser.plain(one)
         line = one[: one.find(b"\r")]
-        found = None if accept is None else responder.find(line, accept)
+        found = None if accept is None else responder.find(line, accept, parser.authorization)
         if isinstance(found, Coroutine):
             found.close()
         if not isinstance(found, Target | bytes):
@@ -68,6 +68,8 @@ async def test_what_is_plain_is_the_same_request_to_aiohttp(hand: Hand) -> None:
         assert (message.should_close, message.upgrade) == (False, False), data
         read = message.headers.get("Accept", "").encode("utf-8", "surrogateescape")
         assert read == (accept or b"").strip(b" \t"), data
+        read = message.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        assert read == parser.authorization, data
     assert served > 5_000
 
 
