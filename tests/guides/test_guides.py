@@ -151,6 +151,14 @@ def test_tls(follow: Follow) -> None:
     assert "certificate: serial " in said
 
 
+def test_share(follow: Follow) -> None:
+    said = follow("share")
+    assert numbers(said) == [0]
+    assert [said.count(f'"code":"{code}"') for code in ("key_not_enough", "key_missing")] == [1, 1]
+    assert '"counter":"acme.invoices"' in said
+    assert "it within 3 s" in said, "the revocation"
+
+
 @pytest.mark.needs_engine
 def test_move(follow: Follow, engine: str) -> None:
     given = numbers(follow("move", before=engine))
