@@ -49,12 +49,22 @@ class Pass:
     def check_all(self, role: Role) -> None:
         """Refuse a key that does not hold for everything. Raises as `check`."""
         self.check(role)
-        if self.key is not None and EVERYTHING not in self.key.scopes:
+        if self.key is not None and not self.sees_all:
             raise errors.KeyNotEnough(needed="the scope *", has=", ".join(self.key.scopes))
 
     def sees(self, name: str) -> bool:
         """Return True if lists show this name to the bearer of the key."""
         return self.key is None or any_covers(self.key.scopes, name)
+
+    @property
+    def sees_all(self) -> bool:
+        """True if nothing is hidden from the bearer of the key."""
+        return self.key is None or EVERYTHING in self.key.scopes
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes of the key; without one, all."""
+        return (EVERYTHING,) if self.key is None else self.key.scopes
 
     @property
     def by(self) -> str:

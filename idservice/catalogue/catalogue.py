@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 
 from idservice import errors
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import Change
 from idservice.catalogue.counters import ensure, positions_of, shown
+from idservice.catalogue.listing import listed
+from idservice.core.access_key import EVERYTHING
 from idservice.core.timeouts import stale_after
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import IdStore, has_catalogue
@@ -54,10 +56,16 @@ class Catalogue:
         if has_catalogue(store):
             self._changer = EpochChanger(store, random=random, stale_s=stale_after(runway_s))
 
-    async def page(self, after: str, most: int) -> list[Counter]:
-        """Return the first `most` counters after a name, by name. Raises StoreError."""
+    async def page(
+        self, after: str, most: int, scopes: Sequence[str] = (EVERYTHING,)
+    ) -> list[Counter]:
+        """Return the first `most` counters after a name that the scopes cover, by name. Raises
+        StoreError."""
         return await self._health.read(
-            self.store.page(after, most), "reading the counters", self.store.address, self._read_s
+            listed(self.store, after, most, scopes),
+            "reading the counters",
+            self.store.address,
+            self._read_s,
         )
 
     async def counter(self, name: str) -> tuple[Counter, list[Position]]:

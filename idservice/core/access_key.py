@@ -156,3 +156,10 @@ def any_covers(scopes: Iterable[str], name: str) -> bool:
 def are_within(scopes: Iterable[str], outer: Sequence[str]) -> bool:
     """Return True if each scope is within one of the outer ones."""
     return all(any(is_within(scope, one) for one in outer) for scope in scopes)
+
+
+def outermost(scopes: Iterable[str]) -> list[str]:
+    """Return the scopes without those within others, in the order of the names that they cover."""
+    given = set(scopes)
+    kept = [one for one in given if not any(is_within(one, each) for each in given - {one})]
+    return sorted(kept, key=lambda scope: scope.removesuffix(EVERYTHING))

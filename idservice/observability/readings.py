@@ -1,7 +1,7 @@
 """Defines the records that describe counters, on one instance or on several workers together, and
 the view by which others get them. They are made from memory, without a call to the store."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
@@ -13,6 +13,7 @@ from idservice.observability.tally_readings import TallySample
 
 PIECE = 50  # counters that are read or written at once: well below a millisecond
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
+NOT_SAID = "The store failed; whoever runs the service sees why."
 CLOSED = ("suspended", "changing", "moved", "unknown_counter")
 
 
@@ -193,6 +194,20 @@ class ServiceView(Protocol):
 
     async def reading(self, counter: str) -> CounterSample | None:
         """Return the sample of a counter; None if it is not in use."""
+
+
+def seen(snapshot: Snapshot, sees: Callable[[str], bool]) -> Snapshot:
+    """Return what a snapshot has of the names that somebody sees. What went wrong with the store
+    may name others, and is left out."""
+    readings = [one for one in snapshot.readings if sees(one.counter)]
+    return replace(
+        snapshot,
+        readings=readings,
+        tallies=[one for one in snapshot.tallies if sees(one.tally)],
+        latency=Latency.sum(one.stats.latency for one in readings),
+        store_error="" if snapshot.store_up else NOT_SAID,
+        tally_reads=0,
+    )
 
 
 def count(counts: dict[str, int], key: str) -> None:

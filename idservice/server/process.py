@@ -224,6 +224,7 @@ def _applications(
     limits = WebLimits(
         settings.batch_max, settings.range_max, settings.metrics_counters, settings.idle_timeout
     )
+    changes = startup.build_key_changes(keys, service.store, SystemRandom())
     for address, one in bound.data + bound.admin:
         is_data = (address, one) in bound.data
         gate = startup.build_gate(keys, address, settings.require_keys)
@@ -241,6 +242,7 @@ def _applications(
             loopback=address.is_local and not address.path,
             around=around,
             gate=gate,
+            keys=changes,
         )
         responder = None
         if is_data and not around:  # the fast lane has no place for middleware

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 from idservice import errors
+from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import Keys
 from idservice.allocation.context import Limits
@@ -91,6 +92,16 @@ def build_keys(
         )
         raise errors.Usage(why=why)
     return None
+
+
+def build_key_changes(
+    keys: Keys | None, store: IdStore, random: Random, clock: Callable[[], float] = time.time
+) -> KeyChanges | None:
+    """Return what changes the access keys of a store; None if it keeps none. This instance knows at
+    once what it changes itself."""
+    if keys is None or not has_catalogue(store):
+        return None
+    return KeyChanges(store.keys, random=random, clock=clock, on_change=keys.put)
 
 
 def build_gate(keys: Keys | None, address: Address, asked: str | None) -> Gate:

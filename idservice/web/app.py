@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
@@ -21,6 +22,7 @@ from idservice.web.access import ControlAccess
 from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
+from idservice.web.keys import KeyRoutes
 from idservice.web.passes import JudgedRoutes, pass_of
 from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, for_operators, guard
 from idservice.web.request import WebLimits
@@ -45,6 +47,7 @@ def build_app(
     loopback: bool = False,
     around: Sequence[Middleware] = (),
     gate: Gate | None = None,
+    keys: KeyChanges | None = None,
 ) -> web.Application:
     """Return the application of one listener.
 
@@ -52,7 +55,7 @@ def build_app(
     counters. With `writable` they may change counters. `unix` and `loopback` say what its socket
     is, see `ControlAccess`. `view` shows the service with all its workers; the middlewares `around`
     see each request first. The `gate` judges the key of each request but those for the two health
-    checks.
+    checks. `keys` changes the keys of the store, if it keeps any.
     """
     app = web.Application(middlewares=[*around, guard], client_max_size=BODY_MAX)
 
@@ -73,7 +76,7 @@ def build_app(
     for path, handlers in sums.by_path(data=bool(paths), control=control).items():
         routes.show(path, handlers)
     if control:
-        for path, handlers in _control(catalogue, view, access, limits).items():
+        for path, handlers in _control(catalogue, view, access, limits, keys).items():
             if path not in paths:  # a path of --route comes first
                 if "GET" in handlers:
                     handlers["GET"] = access.reading(handlers["GET"])
@@ -94,11 +97,16 @@ def _documents(limits: WebLimits) -> tuple[bytes, bytes]:
 
 
 def _control(
-    catalogue: Catalogue, view: ServiceView, access: ControlAccess, limits: WebLimits
+    catalogue: Catalogue,
+    view: ServiceView,
+    access: ControlAccess,
+    limits: WebLimits,
+    keys: KeyChanges | None,
 ) -> dict[str, dict[str, Handler]]:
     """Return the handlers of the control plane by path and method."""
     counters = CounterRoutes(catalogue, view, access)
     status = StatusRoutes(view, catalogue.store.address)
+    access_keys = KeyRoutes(keys, access, catalogue.store.address)
     return {
         "/": {"GET": status.page},
         "/v1/status": {"GET": status.json},
@@ -110,6 +118,8 @@ def _control(
             "DELETE": counters.delete,
         },
         "/v1/counters/{name}/set": {"POST": counters.set},
+        "/v1/keys": {"GET": access_keys.list, "POST": access_keys.create},
+        "/v1/keys/{id}": {"DELETE": access_keys.revoke},
         "/metrics": {"GET": _metrics(view, limits.metrics_counters)},
     }
 

@@ -9,7 +9,7 @@ import msgspec
 from idservice import errors
 from idservice.observability.status_records import Status
 from idservice.stores.records import LIMIT_DEFAULT, LIMIT_MAX
-from idservice.web import problems, schemas, tally_schemas
+from idservice.web import key_schemas, problems, schemas, tally_schemas
 from idservice.web.problems import Problem
 
 Schema = dict[str, Any]
@@ -19,12 +19,14 @@ REQUESTS = (
     schemas.CounterConfiguration, schemas.Patch, schemas.Deletion, schemas.SetTo,
     tally_schemas.TallyConfiguration, tally_schemas.TallyPatchRequest, tally_schemas.TallyDeletion,
     tally_schemas.AddRequest, tally_schemas.SetSumRequest,
+    key_schemas.KeyRequest, key_schemas.Revocation,
 )  # fmt: skip
 ANSWERS = (
     Problem, schemas.OneId, schemas.IdBatch, schemas.IdRanges, schemas.CounterAnswer,
     schemas.CounterList, Status,
     tally_schemas.AddAnswer, tally_schemas.SetSumAnswer, tally_schemas.RecordAnswer,
     tally_schemas.SumAnswer, tally_schemas.TallyAnswer, tally_schemas.TallyList,
+    key_schemas.NewKey, key_schemas.KeyAnswer, key_schemas.KeyList,
 )  # fmt: skip
 IDS = ("OneId", "IdBatch", "IdRanges")
 NULL = {"type": "null"}

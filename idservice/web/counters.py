@@ -26,6 +26,7 @@ from idservice.stores.records import ACTIVE, LIMIT_DEFAULT, MOVED, SUSPENDED, Co
 from idservice.web.access import ControlAccess
 from idservice.web.ids import read_body
 from idservice.web.json_body import Body, decoded
+from idservice.web.passes import pass_of
 from idservice.web.problems import BadPage, json_answer
 from idservice.web.request import COUNT, read_query
 from idservice.web.schemas import (
@@ -53,7 +54,7 @@ class CounterRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """List a page of the counters with their configuration."""
         most, after = read_list_query(request.rel_url.raw_query_string)
-        counters = await self._catalogue.page(after, most + 1)
+        counters = await self._catalogue.page(after, most + 1, pass_of(request).scopes)
         page = CounterList([self._describe(counter) for counter in counters[:most]])
         if len(counters) > most:
             page.next = counters[most - 1].name

@@ -9,7 +9,7 @@ from idservice import errors
 from idservice.core.gap_causes import GapCause
 from idservice.core.limits import NUMBER_MAX
 from idservice.observability.status_records import Status, StoreStatus
-from idservice.web import schemas, tally_schemas
+from idservice.web import key_schemas, schemas, tally_schemas
 from idservice.web.problems import problem_record
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
 
@@ -49,6 +49,21 @@ TALLY_RECORDS: Mapping[str, Any] = {
     "TallyAnswer": GIFTS,
     "TallyList": tally_schemas.TallyList([GIFTS]),
 }
+KEY = key_schemas.KeyAnswer(
+    id="k7f3q9m2xw", role="use", scopes=["acme.*"], state="active", note="checkout",
+    by="ana@ops", created=AT, expires="2027-11-01T00:00:00.000Z",
+)  # fmt: skip
+KEY_RECORDS: Mapping[str, Any] = {
+    "KeyRequest": {
+        "role": "use", "scopes": ["acme.*"], "note": "checkout", "expires": "2027-11-01",
+    },
+    "Revocation": {"reason": "replaced"},
+    "NewKey": key_schemas.NewKey(
+        KEY.id, "idk_use_k7f3q9m2xw_…", KEY.role, KEY.scopes, KEY.note, KEY.expires
+    ),
+    "KeyAnswer": KEY,
+    "KeyList": key_schemas.KeyList([KEY]),
+}  # fmt: skip
 RECORDS: Mapping[str, msgspec.Struct] = {
     "CounterConfiguration": schemas.CounterConfiguration(start=1000, limit=NUMBER_MAX, runway=30.0),
     "Patch": schemas.Patch(state="suspended", reason="a restore"),
@@ -67,12 +82,18 @@ RECORDS: Mapping[str, msgspec.Struct] = {
 }  # fmt: skip
 PROBLEMS: Mapping[int, errors.IdserviceError] = {
     400: errors.BadCount(value="0", most=10_000),
+    401: errors.AccessKeyMissing(),
+    403: errors.KeyNotEnough(needed="the role 'admin'", has="the role 'use'"),
     404: errors.UnknownCounter(name="orders"),
     409: errors.CounterDiffers(name="orders", difference="limit is 900, not 1000"),
     410: errors.Exhausted(name="orders", count=1, limit=1000),
     423: errors.Suspended(name="orders"),
     429: errors.RateExceeded(name="orders", rate=" of 100 ids/s", seconds=0.4),
     503: errors.Stopped(),
+}
+KEY_PROBLEMS: Mapping[int, errors.IdserviceError] = {
+    400: errors.BadAccessKey(why="a scope is named twice; name each once"),
+    404: errors.NoSuchKey(id="k7f3q9m2xw"),
 }
 TALLY_PROBLEMS: Mapping[int, errors.IdserviceError] = {
     400: errors.KeyMissing(),
@@ -91,17 +112,21 @@ TALLY_PROBLEMS: Mapping[int, errors.IdserviceError] = {
 }  # fmt: skip
 
 
+OF_TAGS = {"tallies": TALLY_PROBLEMS, "keys": KEY_PROBLEMS}
+
+
 def of(record: str) -> Any:
     """Return the example of a record as JSON values."""
-    if record in TALLY_RECORDS:
-        return msgspec.to_builtins(TALLY_RECORDS[record])
+    for records in (TALLY_RECORDS, KEY_RECORDS):
+        if record in records:
+            return msgspec.to_builtins(records[record])
     return _plain(RECORDS[record])
 
 
 def problem(status: int, tag: str) -> Any:
     """Return an example of a problem with this status, as JSON values; None if there is none. `tag`
     is the group of the operation in the document."""
-    error = (TALLY_PROBLEMS if tag == "tallies" else PROBLEMS).get(status)
+    error = OF_TAGS.get(tag, {}).get(status) or PROBLEMS.get(status)
     return None if error is None else _plain(problem_record(error))
 
 

@@ -7,87 +7,47 @@ from typing import Any
 import msgspec
 
 from idservice import __version__
-from idservice.core.limits import KEY, NAME
-from idservice.observability.status import PER_DEFAULT
 from idservice.web import components, examples
 from idservice.web.components import Schema, ref
-from idservice.web.counters import LIST_MAX
+from idservice.web.parameters import (
+    IDEMPOTENCY_KEY,
+    KEY_ID,
+    KEY_IN_PATH,
+    LIST_QUERY,
+    NAMED,
+    STATUS_QUERY,
+    TALLY,
+    parameter,
+)
+from idservice.web.passes import UNASKED
 from idservice.web.request import NONCE, WebLimits
-from idservice.web.status_page import FIND, PAGE_MAX, PER_MAX
 
 DESCRIPTION = (
     "Unique, short, ordered numbers, and sums that count each key once. Answers must not be cached."
-    " No request needs credentials: counters and tallies are changed at a Unix socket named by"
-    " `--admin-listen`, or on the machine itself where `serve --allow-changes` was given."
+    " A listener that asks for access keys (`serve --require-keys`) answers no request without one,"
+    " but for `/livez` and `/readyz`. Counters, tallies and keys are changed with an admin key; at"
+    " a Unix socket named by `--admin-listen`; or on the machine itself where `serve"
+    " --allow-changes` was given."
 )
 TAGS = {
     "ids": "Take ids.",
     "counters": "List, show, create and change counters (the control plane).",
     "tallies": "Add to sums, each key once, and read them; create and change them (the control"
     " plane).",
+    "keys": "Make, list and revoke access keys (the control plane).",
     "service": "Show the service: its status, metrics, health and API.",
 }
 
 
-def _parameter(name: str, description: str, **schema: Any) -> Schema:
-    if schema.get("type") == "integer":
-        schema["format"] = "int64"
-    return {"name": name, "in": "query", "description": description, "schema": schema}
-
-
-def _named(of: str, example: str) -> list[Schema]:
-    return [
-        {
-            "name": "name",
-            "in": "path",
-            "required": True,
-            "description": f"The name of the {of}.",
-            "schema": {"type": "string", "pattern": f"^{NAME.pattern}$"},
-            "example": example,
-        }
-    ]
-
-
-NAMED, TALLY = _named("counter", "orders"), _named("tally", "donations")
-KEY_IN_PATH: Schema = {
-    "name": "key",
-    "in": "path",
-    "required": True,
-    "description": "The key of the add.",
-    "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
-    "example": "don-4711",
+BEARER: Schema = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An access key: `idk_`, its role, its id and its secret. It opens what its"
+        " role and its scopes cover, and is judged also where none is asked for.",
+    }
 }
-IDEMPOTENCY_KEY: Schema = {
-    **KEY_IN_PATH,
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "Names this add for good; a retry with the same key is counted once. It may be"
-    " quoted.",
-}
-LIST_QUERY = [
-    _parameter(
-        "limit", "The number of counters in an answer.",
-        type="integer", minimum=1, maximum=LIST_MAX, default=LIST_MAX,
-    ),
-    _parameter(
-        "after", "The `next` of the page before.", type="string", pattern=f"^{NAME.pattern}$",
-    ),
-]  # fmt: skip
-STATUS_QUERY = [
-    _parameter(
-        "page", "The number of the page, from 1. A number too high means the last page.",
-        type="integer", minimum=1, maximum=PAGE_MAX, default=1,
-    ),
-    _parameter(
-        "per", "The number of counters on a page.",
-        type="integer", minimum=1, maximum=PER_MAX, default=PER_DEFAULT,
-    ),
-    _parameter(
-        "find", "Part of a name: only counters whose name contains it are shown.",
-        type="string", pattern=f"^{FIND.pattern}$",
-    ),
-]  # fmt: skip
-
+KEYED = (401, 403)  # how each request is refused for want of a key, or of its rights
 
 ANY = {"type": "object", "additionalProperties": True}
 
@@ -108,7 +68,7 @@ def described(limits: WebLimits) -> Schema:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "The address that this document comes from."}],
-        "security": [],
+        "security": [{"bearer": []}, {}],  # most listeners do not ask for a key
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": {
             "/next": _ids("Next", "the default counter", [], limits),
@@ -116,9 +76,10 @@ def described(limits: WebLimits) -> Schema:
             **_counters(),
             **_tallies(),
             **_tally_control(),
+            **_keys(),
             **_service(),
         },
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": _schemas(), "securitySchemes": BEARER},
     }
 
 
@@ -128,16 +89,16 @@ def _schemas() -> Schema:
 
 def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -> Schema:
     query = [
-        _parameter(
+        parameter(
             "count",
             f"How many ids: up to {limits.range_max} as ranges, else up to {limits.batch_max}.",
             type="integer", minimum=1, maximum=max(limits.range_max, limits.batch_max),
         ),
-        _parameter(
+        parameter(
             "format", "The format of the answer; it takes precedence over the Accept header.",
             type="string", enum=["text", "json", "ranges"],
         ),
-        _parameter(
+        parameter(
             "nonce", "A text that an answer of ranges repeats.",
             type="string", pattern=f"^{NONCE.pattern}$",
         ),
@@ -155,7 +116,7 @@ def _ids(operation: str, of: str, parameters: list[Schema], limits: WebLimits) -
     return {
         method: _operation(
             "ids", method + operation, f"Take the next id of {of}, or several.", {"200": answer},
-            parameters + query, (400, 403, 404, 408, 410, 412, 413, 416, 423, 429, 503),
+            parameters + query, (400, 404, 408, 410, 412, 413, 416, 423, 429, 503),
         )
         for method in ("get", "post")
     }  # fmt: skip
@@ -173,26 +134,26 @@ def _counters() -> Schema:
 
     def change(operation: str, summary: str, body: str) -> Schema:
         answers = {"200": answer, "202": begun}
-        refusals = (400, 403, 404, 408, 409, 413, 423, 503)
+        refusals = (400, 404, 408, 409, 413, 423, 503)
         return _operation("counters", operation, summary, answers, NAMED, refusals, body)
 
     return {
         "/v1/counters": {
             "get": _operation(
                 "counters", "listCounters", "List the counters with their configuration.",
-                {"200": _json("CounterList")}, LIST_QUERY, (400, 403, 503),
+                {"200": _json("CounterList")}, LIST_QUERY, (400, 503),
             ),
         },
         "/v1/counters/{name}": {
             "get": _operation(
                 "counters", "showCounter",
                 "Show a counter and its position in the store; while the store is down, what"
-                " memory knows of it.", {"200": answer}, NAMED, (400, 403, 404, 503),
+                " memory knows of it.", {"200": answer}, NAMED, (400, 404, 503),
             ),
             "put": _operation(
                 "counters", "createCounter",
                 "Create a counter, or find it with the same configuration.",
-                {"200": there, "201": there}, NAMED, (400, 403, 408, 409, 413, 423, 503),
+                {"200": there, "201": there}, NAMED, (400, 408, 409, 413, 423, 503),
                 "CounterConfiguration",
             ),
             "patch": change(
@@ -217,19 +178,19 @@ def _tallies() -> Schema:
                 "tallies", "addToTally",
                 "Add an amount, counted once for its key, however often it is sent.",
                 {"200": _json("AddAnswer")}, [*TALLY, IDEMPOTENCY_KEY],
-                (400, 403, 404, 408, 409, 412, 413, 415, 416, 422, 423, 503), "AddRequest",
+                (400, 404, 408, 409, 412, 413, 415, 416, 422, 423, 503), "AddRequest",
             ),
         },
         "/v1/tallies/{name}/adds/{key}": {
             "get": _operation(
                 "tallies", "showAdd", "Show the record of a key: if it was counted.",
-                {"200": _json("RecordAnswer")}, [*TALLY, KEY_IN_PATH], (400, 403, 404, 503),
+                {"200": _json("RecordAnswer")}, [*TALLY, KEY_IN_PATH], (400, 404, 503),
             ),
         },
         "/v1/tallies/{name}": {
             "get": _operation(
                 "tallies", "showSum", "Show the sum, read from the store.",
-                {"200": sum}, TALLY, (400, 403, 404, 503),
+                {"200": sum}, TALLY, (400, 404, 503),
             ),
             **_tally_changes(),
         },
@@ -247,16 +208,16 @@ def _tally_changes() -> Schema:
     return {
         "put": _operation(
             "tallies", "createTally", "Create a tally, or find it with the same configuration.",
-            {"200": there, "201": there}, TALLY, (400, 403, 408, 409, 413, 503),
+            {"200": there, "201": there}, TALLY, (400, 408, 409, 413, 503),
             "TallyConfiguration",
         ),
         "patch": _operation(
             "tallies", "patchTally", "Suspend or resume a tally, or change its bounds.",
-            {"200": answer}, TALLY, (400, 403, 404, 408, 409, 413, 503), "TallyPatchRequest",
+            {"200": answer}, TALLY, (400, 404, 408, 409, 413, 503), "TallyPatchRequest",
         ),
         "delete": _operation(
             "tallies", "deleteTally", "Delete a tally.",
-            {"200": answer}, TALLY, (400, 403, 404, 408, 409, 413, 503), "TallyDeletion",
+            {"200": answer}, TALLY, (400, 404, 408, 409, 413, 503), "TallyDeletion",
         ),
     }  # fmt: skip
 
@@ -267,14 +228,36 @@ def _tally_control() -> Schema:
         "/v1/tallies": {
             "get": _operation(
                 "tallies", "listTallies", "List the tallies with their configuration.",
-                {"200": _json("TallyList")}, LIST_QUERY, (400, 403, 503),
+                {"200": _json("TallyList")}, LIST_QUERY, (400, 503),
             ),
         },
         "/v1/tallies/{name}/set": {
             "post": _operation(
                 "tallies", "setSum", "Set the sum, once for its key.",
                 {"200": _json("SetSumAnswer")}, [*TALLY, IDEMPOTENCY_KEY],
-                (400, 403, 404, 408, 409, 413, 422, 423, 503), "SetSumRequest",
+                (400, 404, 408, 409, 413, 422, 423, 503), "SetSumRequest",
+            ),
+        },
+    }  # fmt: skip
+
+
+def _keys() -> Schema:
+    """Return the paths of access keys."""
+    return {
+        "/v1/keys": {
+            "get": _operation(
+                "keys", "listKeys", "List the access keys, without their secrets.",
+                {"200": _json("KeyList")}, (), (503,),
+            ),
+            "post": _operation(
+                "keys", "createKey", "Make an access key. It is shown this once.",
+                {"201": _json("NewKey")}, (), (400, 408, 413, 503), "KeyRequest",
+            ),
+        },
+        "/v1/keys/{id}": {
+            "delete": _operation(
+                "keys", "revokeKey", "Revoke an access key, for good.",
+                {"200": _json("KeyAnswer")}, [KEY_ID], (400, 404, 408, 413, 503), "Revocation",
             ),
         },
     }  # fmt: skip
@@ -286,20 +269,25 @@ def _service() -> Schema:
     text = _content("text/plain", {"type": "string"})
 
     def get(operation: str, summary: str, answer: Schema, *more: Any) -> Schema:
-        return {"get": _operation("service", operation, summary, {"200": answer}, *more)}
+        described = _operation("service", operation, summary, {"200": answer}, *more)
+        if f"/{operation}" in UNASKED:
+            described["security"] = []
+            for status in KEYED:
+                del described["responses"][str(status)]
+        return {"get": described}
 
     return {
         "/": get(
             "statusPage", "Show the status as a page. The store is not asked.",
-            page, STATUS_QUERY, (400, 403, 503),
+            page, STATUS_QUERY, (400, 503),
         ),
         "/v1/status": get(
             "status",
             "Show the service and its counters in use, those that need attention first. The store"
             " is not asked.",
-            _json("Status"), STATUS_QUERY, (400, 403, 503),
+            _json("Status"), STATUS_QUERY, (400, 503),
         ),
-        "/metrics": get("metrics", "Show the metrics for Prometheus.", text, [], (403,)),
+        "/metrics": get("metrics", "Show the metrics for Prometheus.", text),
         "/livez": get("livez", "Say that the process answers.", text),
         "/readyz": get("readyz", "Say if the next id can be served.", text, [], (503,)),
         "/docs": get("docs", "Show this API as a page.", page),
@@ -325,7 +313,7 @@ def _operation(
         "parameters": parameters,
         "responses": {
             **answers,
-            **{str(status): _problem(status, tag) for status in (*refusals, 500)},
+            **{str(status): _problem(status, tag) for status in sorted({*refusals, *KEYED, 500})},
         },
     }
     if body:

@@ -51,7 +51,7 @@ class BadBody(errors.RequestRefused):
 
 
 class WriteRefused(errors.RequestRefused):
-    text = "This request may not change counters or tallies: {why}."
+    text = "This request may not change counters, tallies or keys: {why}."
     code = "write_refused"
     status = 403
 

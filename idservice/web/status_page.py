@@ -22,9 +22,10 @@ import msgspec
 from aiohttp import web
 
 from idservice.observability import format
-from idservice.observability.readings import ServiceView
+from idservice.observability.readings import ServiceView, seen
 from idservice.observability.status import StatusQuery, status
 from idservice.observability.status_records import Status
+from idservice.web.passes import pass_of
 from idservice.web.problems import NO_STORE, BadPage, json_answer
 from idservice.web.request import COUNT, read_query
 
@@ -57,8 +58,9 @@ class StatusRoutes:
     async def _status(self, request: web.Request) -> Status:
         """Return the status. Raises BadPage, RepeatedKey, MalformedRequest, ParentSilent."""
         wanted = read_status_query(request.rel_url.raw_query_string)
+        snapshot, by = await self._view.snapshot(), pass_of(request)
         return status(
-            await self._view.snapshot(),
+            snapshot if by.sees_all else seen(snapshot, by.sees),
             wanted,
             store=self._store,
             time=self._clock(),

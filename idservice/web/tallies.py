@@ -18,6 +18,7 @@ from idservice.web.access import ControlAccess
 from idservice.web.counters import read_list_query
 from idservice.web.ids import TEXT, read_body
 from idservice.web.json_body import Body, decoded, no_number
+from idservice.web.passes import pass_of
 from idservice.web.problems import (
     NO_STORE,
     BadBody,
@@ -121,7 +122,12 @@ class TallyRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """List a page of the tallies with their configuration."""
         most, after = read_list_query(request.rel_url.raw_query_string)
-        listed = [tally for tally in await self._tallies.tallies() if tally.name > after]
+        by = pass_of(request)
+        listed = [
+            tally
+            for tally in await self._tallies.tallies()
+            if tally.name > after and by.sees(tally.name)
+        ]
         page = TallyList([_described(tally) for tally in listed[:most]])
         if len(listed) > most:
             page.next = listed[most - 1].name

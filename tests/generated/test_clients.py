@@ -60,6 +60,11 @@ setSum 12.50 0.00
 patchTally suspended 0.00
 listTallies donations
 deleteTally deleted
+createKey use acme.* true
+keyed 404 unknown_counter
+refused 403 key_not_enough
+listKeys active checkout
+revokeKey revoked replaced
 """
 NAMES = re.compile("(counters|tallies)/[^/]+")
 
@@ -161,5 +166,6 @@ def test_a_generated_client_compiles_and_calls_every_operation(
         asked = re.findall(r'([A-Z]+) (/[^ ?"]*)(?:\?\S*)? HTTP', serving.output)
     called = {(method, NAMES.sub(r"\1/{name}", path)) for method, path in asked}
     called = {(method, path.replace("adds/don-1", "adds/{key}")) for method, path in called}
+    called = {(method, re.sub("keys/[^/]+", "keys/{id}", path)) for method, path in called}
     paths = json.loads(document)["paths"]
     assert called == {(method.upper(), path) for path, of in paths.items() for method in of}

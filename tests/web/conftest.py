@@ -23,7 +23,7 @@ from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.core.access_key import Role
 from idservice.server.certificate import read
-from idservice.server.startup import build_instance, build_keys
+from idservice.server.startup import build_instance, build_key_changes, build_keys
 from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter
@@ -138,6 +138,8 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             clock: Callable[[], float] = time,
             certificate: Files | None = None,
             asks: bool = False,
+            unix: bool = False,
+            loopback: bool = True,
         ) -> Serving:
             store = store or SQLiteStore(str(tmp_path / "ids.db"))
             await stack.enter_async_context(store)
@@ -148,12 +150,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             kept = build_keys(service, store, None, clock)
             await stack.enter_async_context(service)
             asking = Gate(kept, asks=asks)
-            keys = None
-            if kept is not None:
-                changed = kept.put
-                keys = KeyChanges(
-                    store.keys, random=random.Random(3), clock=clock, on_change=changed
-                )
+            keys = build_key_changes(kept, store, random.Random(3), clock)
             gate = ConnectionLimit(connections_max)
             serving: Serving
             paths = {"/next": "default", **(routes or {})}
@@ -167,8 +164,10 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 draining=lambda: serving.draining,
                 control=control,
                 writable=writable,
-                loopback=True,
+                unix=unix,
+                loopback=loopback,
                 gate=asking,
+                keys=keys,
             )
             runner = web.AppRunner(app, shutdown_timeout=2)
             await runner.setup()

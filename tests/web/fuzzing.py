@@ -11,6 +11,7 @@ KEY = re.compile(r"[A-Za-z0-9._:~-]{1,128}", re.ASCII)
 numbers = itertools.count()
 BATCH_MAX, COUNT_MAX = 10_000, 1_000_000  # the most that a count may be, and only for ranges
 MANY = re.compile(r"[1-9][0-9]{4,5}|1000000", re.ASCII)
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 WHOLE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -26,6 +27,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     body = case.body
     if not isinstance(body, dict):
         return
+    if case.path == "/v1/keys":
+        of_a_key(body)
     if case.path.startswith("/v1/tallies"):
         of_a_tally(body)
     for field in ("start", "limit", "shards", "request_max", "next"):
@@ -60,6 +63,17 @@ def of_a_tally(body: dict[str, Any]) -> None:
             body[field] = {"floor": f"-{whole}", "ceiling": whole}.get(field, "0")
     if body.get("only") == "0":
         del body["only"]
+
+
+def of_a_key(body: dict[str, Any]) -> None:
+    """Scopes without one twice, and without the one that only another key gives; a day to come."""
+    scopes = body.get("scopes")
+    if isinstance(scopes, list) and all(isinstance(one, str) for one in scopes):
+        body["scopes"] = list(dict.fromkeys("all.*" if one == "*" else one for one in scopes))
+    if DAY.match(str(body.get("expires"))):
+        body["expires"] = "2099-01-01"
+    if not str(body.get("note", "")).isascii():
+        body["note"] = "two\nlines"
 
 
 def is_whole(value: Any) -> bool:

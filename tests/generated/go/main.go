@@ -133,6 +133,7 @@ func main() {
 	check(err)
 	fmt.Println("postNext", number(*ids.Id))
 	callTallies(api.TalliesAPI, with)
+	callKeys(api, with)
 }
 
 func callTallies(tallies *client.TalliesAPIService, with context.Context) {
@@ -179,4 +180,36 @@ func callTallies(tallies *client.TalliesAPIService, with context.Context) {
 	tally, _, err = tallies.DeleteTally(with, "donations").TallyDeletion(*client.NewTallyDeletion()).Execute()
 	check(err)
 	fmt.Println("deleteTally", tally.State)
+}
+
+func callKeys(api *client.APIClient, with context.Context) {
+	keys := api.KeysAPI
+	wish := client.NewKeyRequest("use", []string{"acme.*"})
+	wish.SetNote("checkout")
+	key, _, err := keys.CreateKey(with).KeyRequest(*wish).Execute()
+	check(err)
+	fmt.Println("createKey", key.Role, key.Scopes[0], strings.HasPrefix(key.Key, "idk_use_"+key.Id))
+	keyed := context.WithValue(with, client.ContextAccessToken, key.Key)
+	_, answer, err := api.IdsAPI.GetNextOfCounter(keyed, "acme.orders").Execute()
+	fmt.Println("keyed", answer.StatusCode, code(err))
+	_, answer, err = api.IdsAPI.GetNextOfCounter(keyed, "globex.orders").Execute()
+	fmt.Println("refused", answer.StatusCode, code(err))
+	listed, _, err := keys.ListKeys(with).Execute()
+	check(err)
+	fmt.Println("listKeys", listed.Keys[0].State, listed.Keys[0].Note)
+	reason := client.NewRevocation()
+	reason.SetReason("replaced")
+	revoked, _, err := keys.RevokeKey(with, key.Id).Revocation(*reason).Execute()
+	check(err)
+	fmt.Println("revokeKey", revoked.State, *revoked.Reason)
+}
+
+func code(err error) string {
+	var refused *client.GenericOpenAPIError
+	if !errors.As(err, &refused) {
+		panic(err)
+	}
+	var problem struct{ Code string }
+	check(json.Unmarshal(refused.Body(), &problem))
+	return problem.Code
 }

@@ -8,6 +8,7 @@ import org.openapitools.client.ApiClient;
 import org.openapitools.client.ApiException;
 import org.openapitools.client.api.CountersApi;
 import org.openapitools.client.api.IdsApi;
+import org.openapitools.client.api.KeysApi;
 import org.openapitools.client.api.ServiceApi;
 import org.openapitools.client.api.TalliesApi;
 import org.openapitools.client.model.*;
@@ -66,6 +67,7 @@ public class Calls {
     say("getNext", number(ids.getNext(null, "json", null).getId()));
     say("postNext", number(ids.postNext(null, "json", null).getId()));
     callTallies(new TalliesApi(client));
+    callKeys(client, arguments[0]);
   }
 
   static void callTallies(TalliesApi tallies) throws Exception {
@@ -96,6 +98,34 @@ public class Calls {
     say("patchTally", tally.getState(), tally.getFloor());
     say("listTallies", tallies.listTallies(null, null).getTallies().get(0).getTally());
     say("deleteTally", tallies.deleteTally("donations", new TallyDeletion()).getState());
+  }
+
+  static void callKeys(ApiClient client, String url) throws Exception {
+    KeysApi keys = new KeysApi(client);
+    KeyRequest wanted =
+        new KeyRequest().role(KeyRequest.RoleEnum.USE).addScopesItem("acme.*").note("checkout");
+    NewKey key = keys.createKey(wanted);
+    boolean whole = key.getKey().startsWith("idk_use_" + key.getId());
+    say("createKey", key.getRole(), key.getScopes().get(0), whole);
+    ApiClient keyed = new ApiClient();
+    keyed.updateBaseUri(url);
+    keyed.setRequestInterceptor(ask -> ask.header("Authorization", "Bearer " + key.getKey()));
+    say("keyed", refusal(new IdsApi(keyed), "acme.orders"));
+    say("refused", refusal(new IdsApi(keyed), "globex.orders"));
+    KeyAnswer listed = keys.listKeys().getKeys().get(0);
+    say("listKeys", listed.getState(), listed.getNote());
+    KeyAnswer revoked = keys.revokeKey(key.getId(), new Revocation().reason("replaced"));
+    say("revokeKey", revoked.getState(), revoked.getReason());
+  }
+
+  static String refusal(IdsApi ids, String counter) throws Exception {
+    try {
+      ids.getNextOfCounter(counter, null, "json", null);
+      throw new AssertionError("it gave an id");
+    } catch (ApiException refused) {
+      JsonNode problem = new ObjectMapper().readTree(refused.getResponseBody());
+      return refused.getCode() + " " + problem.get("code").asText();
+    }
   }
 
   static Object number(IdNumber id) {

@@ -2,7 +2,7 @@
 
 import sys
 
-from client import Client
+from client import AuthenticatedClient, Client
 from client.api.counters import (
     create_counter,
     delete_counter,
@@ -12,6 +12,7 @@ from client.api.counters import (
     show_counter,
 )  # fmt: skip
 from client.api.ids import get_next, get_next_of_counter, post_next, post_next_of_counter
+from client.api.keys import create_key, list_keys, revoke_key
 from client.api.service import docs, livez, metrics, openapi, readyz, status, status_page
 from client.api.tallies import (
     add_to_tally,
@@ -29,10 +30,13 @@ from client.models import (
     Deletion,
     GetNextFormat,
     GetNextOfCounterFormat,
+    KeyRequest,
+    KeyRequestRole,
     Patch,
     PatchStateType1,
     PostNextFormat,
     PostNextOfCounterFormat,
+    Revocation,
     SetSumRequest,
     SetTo,
     TallyConfiguration,
@@ -116,3 +120,17 @@ with client:
     say("listTallies", *(each.tally for each in list_tallies.sync(client=client).tallies))
     deleted = delete_tally.sync("donations", client=client, body=TallyDeletion())
     say("deleteTally", deleted.state.value)
+
+    wish = KeyRequest(role=KeyRequestRole.USE, scopes=["acme.*"], note="checkout")
+    key = create_key.sync(client=client, body=wish)
+    whole = key.key.startswith(f"idk_use_{key.id}")
+    say("createKey", key.role.value, *key.scopes, whole)
+    keyed = AuthenticatedClient(base_url=sys.argv[1], token=key.key)
+    with keyed:
+        for what, name in (("keyed", "acme.orders"), ("refused", "globex.orders")):
+            done = get_next_of_counter.sync_detailed(name, client=keyed)
+            say(what, done.status_code.value, done.parsed.code.value)
+    (listed,) = list_keys.sync(client=client).keys
+    say("listKeys", listed.state.value, listed.note)
+    revoked = revoke_key.sync(key.id, client=client, body=Revocation(reason="replaced"))
+    say("revokeKey", revoked.state.value, revoked.reason)

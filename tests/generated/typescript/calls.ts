@@ -105,3 +105,17 @@ const tallies = await answered(client.GET("/v1/tallies"));
 console.log("listTallies", ...tallies.tallies.map((each) => each.tally));
 const gone = await answered(client.DELETE(tally, { params: donations, body: {} }));
 console.log("deleteTally", gone.state);
+
+const asked = { role: "use", note: "checkout" } as const;
+const key = await answered(client.POST("/v1/keys", { body: { ...asked, scopes: ["acme.*"] } }));
+console.log("createKey", key.role, ...key.scopes, key.key.startsWith(`idk_use_${key.id}`));
+const bearer = createClient<paths>({ baseUrl: url, headers: { Authorization: `Bearer ${key.key}` } });
+const acme = await bearer.GET(next, { params: { path: { name: "acme.orders" } } });
+console.log("keyed", acme.response.status, acme.error?.code);
+const globex = await bearer.GET(next, { params: { path: { name: "globex.orders" } } });
+console.log("refused", globex.response.status, globex.error?.code);
+const { keys } = await answered(client.GET("/v1/keys"));
+console.log("listKeys", keys[0].state, keys[0].note);
+const end = { params: { path: { id: key.id } }, body: { reason: "replaced" } };
+const revoked = await answered(client.DELETE("/v1/keys/{id}", end));
+console.log("revokeKey", revoked.state, revoked.reason);

@@ -1,0 +1,199 @@
+"""Access keys over HTTP: an admin makes, lists and revokes those of its own scope or below."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from .conftest import Serve, Serving
+from .test_contract import assert_problem
+from .wire import Answer
+
+pytestmark = pytest.mark.parametrize("lane", [False], indirect=True)  # the lane hands all over
+
+JSON = {"Content-Type": "application/json"}
+NOW = 1_800_000_000.0  # 2027-01-15
+
+
+async def make(serving: Serving, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+    return await serving.ask("/v1/keys", "POST", headers={**JSON, **(headers or {})}, body=body)
+
+
+async def revoke(serving: Serving, id: str, headers: dict[str, str], body: bytes = b"") -> Answer:
+    return await serving.ask(f"/v1/keys/{id}", "DELETE", headers=headers, body=body)
+
+
+def sent(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_a_key_is_shown_once_and_opens_what_it_says(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    serving = await serve(asks=True)
+    _, admin = await serving.make("admin", "acme.*")
+    body = b'{"role":"use","scopes":["acme.orders"],"note":"checkout","expires":"2099-11-01"}'
+    answer = await make(serving, body, admin)
+    assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
+    made = answer.json
+    text = made.pop("key")
+    assert text.startswith(f"idk_use_{made['id']}_")
+    assert made == {
+        "id": made["id"], "role": "use", "scopes": ["acme.orders"], "note": "checkout",
+        "expires": "2099-11-01T00:00:00.000Z",
+    }  # fmt: skip
+    await serving.create("acme.orders")
+    taken = await serving.ask("/v1/counters/acme.orders/next", headers=sent(text))
+    assert (taken.status, taken.body) == (200, b"0")
+    listed = await serving.ask("/v1/keys", headers=admin)
+    (shown,) = (one for one in listed.json["keys"] if one["id"] == made["id"])
+    assert shown["state"] == "active"
+    assert shown["by"].startswith("key:")
+    secret = text.rpartition("_")[2]
+    assert secret not in listed.text + caplog.text
+
+
+async def test_an_admin_sees_and_revokes_no_key_beyond_its_scopes(serve: Serve) -> None:
+    serving = await serve(asks=True)
+    _, acme = await serving.make("admin", "acme.*")
+    theirs, their_key = await serving.make("use", "globex.orders")
+    all_of_them, _ = await serving.make("admin", "*")
+    (await serving.make("use", "acme.orders", "globex.orders"))
+    own, own_key = await serving.make("read", "acme.orders")
+    listed = (await serving.ask("/v1/keys", headers=acme)).json["keys"]
+    assert [one["scopes"] for one in listed] == [["acme.*"], ["acme.orders"]]
+    missing = await revoke(serving, "0000000000", acme)
+    for id in (theirs, all_of_them):
+        refused = await revoke(serving, id, acme)
+        assert_problem(refused, 404, "unknown_access_key")
+        assert refused.text.replace(id, "0000000000") == missing.text
+    assert (await serving.ask("/v1/tallies/globex.orders", headers=their_key)).status == 404
+    for _ in range(2):  # repeating it is fine
+        answer = await revoke(serving, own, acme, b'{"reason":"replaced"}')
+        assert (answer.status, answer.json["state"]) == (200, "revoked")
+        assert answer.json["reason"] == "replaced"
+    assert_problem(
+        await serving.ask("/v1/counters/acme.orders/next", headers=own_key), 401, "key_unknown"
+    )
+
+
+@pytest.mark.parametrize(
+    ("outer", "scopes", "status"),
+    [
+        ("acme.*", '["acme.orders"]', 201),
+        ("acme.*", '["acme.*"]', 201),
+        ("acme.*", '["acme.eu.*"]', 201),
+        ("acme.*", '["acme2.orders"]', 403),
+        ("acme.*", '["acme"]', 403),
+        ("acme.*", '["acme.orders","globex.*"]', 403),
+        ("acme.*", '["*"]', 403),
+        ("acme.orders", '["acme.*"]', 403),
+        ("*", '["*"]', 201),
+        ("*", '["acme.*"]', 201),
+    ],
+)
+async def test_an_admin_makes_keys_of_its_own_scope_or_below(
+    serve: Serve, outer: str, scopes: str, status: int
+) -> None:
+    serving = await serve(asks=True)
+    _, admin = await serving.make("admin", outer)
+    answer = await make(serving, b'{"role":"admin","scopes":%s}' % scopes.encode(), admin)
+    assert answer.status == status, answer
+    if status == 403:
+        assert_problem(answer, 403, "key_not_enough")
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "role"),
+        (b'{"role":"owner","scopes":["a"]}', "owner"),
+        (b'{"role":"use","scopes":[]}', "0 scopes"),
+        (b'{"role":"use","scopes":["acme*"]}', "acme*"),
+        (b'{"role":"use","scopes":["acme.a","acme.a"]}', "twice"),
+        (b'{"role":"use","scopes":["acme.a"],"scopes":["acme.b"]}', "twice"),
+        (b'{"role":"use","scopes":["acme.a"],"expire":"2099-01-01"}', "expire"),
+        (b'{"role":"use","scopes":["acme.a"],"note":"a\\nb"}', "note"),
+        (b'{"role":"use","scopes":["acme.a"],"expires":"2026-11-01"}', "expired already"),
+        (b'{"role":"use","scopes":["acme.a"],"expires":"2027-01-15T07:59:59Z"}', "expired"),
+        (b'{"role":"use","scopes":["acme.a"],"expires":"1.11.2099"}', "a day such as"),
+        (b'{"role":"use","scopes":["acme.a"],"expires":"2099-02-30"}', "a day such as"),
+        (b'{"role":"use","scopes":["acme.a"],"expires":"2099-01-01T00:00:00"}', "a day such as"),
+        (b"[]", "object"),
+    ],
+)
+async def test_a_wish_that_cannot_be_is_refused(serve: Serve, body: bytes, why: str) -> None:
+    serving = await serve(asks=True, clock=lambda: NOW)
+    _, admin = await serving.make("admin", "acme.*")
+    answer = await make(serving, body, admin)
+    assert_problem(answer, 400, "bad_access_key")
+    assert why in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("expires", "at"),
+    [
+        ("2027-11-01", "2027-11-01T00:00:00.000Z"),
+        ("2027-11-01T10:00:00+02:00", "2027-11-01T08:00:00.000Z"),
+        ("2027-01-15t08:00:01.5z", "2027-01-15T08:00:01.500Z"),
+    ],
+)
+async def test_a_key_expires_at_the_begin_of_a_day_or_at_an_instant(
+    serve: Serve, expires: str, at: str
+) -> None:
+    serving = await serve(asks=True, clock=lambda: NOW)
+    _, admin = await serving.make("admin", "acme.*")
+    wish = b'{"role":"use","scopes":["acme.a"],"expires":"%s"}' % expires.encode()
+    assert (await make(serving, wish, admin)).json["expires"] == at
+
+
+async def test_without_a_key_the_rule_of_changes_holds(serve: Serve) -> None:
+    wish = b'{"role":"admin","scopes":["acme.*"]}'
+    closed = await serve(writable=False)
+    answer = await make(closed, wish)
+    assert_problem(answer, 403, "write_refused")
+    assert "idservice key create" in answer.json["detail"]
+    assert (await closed.ask("/v1/keys")).json == {"keys": []}
+    id, _ = await closed.make("use", "acme.a")
+    refused = await revoke(closed, id, {})
+    assert_problem(refused, 403, "write_refused")
+    assert "idservice key revoke ID" in refused.json["detail"]
+
+
+async def test_without_a_key_none_is_made_that_opens_everything(serve: Serve) -> None:
+    serving = await serve()
+    made = await make(serving, b'{"role":"admin","scopes":["acme.*"]}')
+    assert made.status == 201
+    refused = await make(serving, b'{"role":"use","scopes":["*"]}')
+    assert_problem(refused, 403, "write_refused")
+    assert "idservice key create --scope '*'" in refused.json["detail"]
+    assert (await revoke(serving, made.json["id"], {})).json["state"] == "revoked"
+
+
+async def test_an_admin_changes_from_anywhere_and_is_named(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    serving = await serve(writable=False)
+    id, admin = await serving.make("admin", "acme.*")
+    admin["Host"] = "ids.example.com"
+    put: dict[str, Any] = {"method": "PUT", "headers": admin}
+    assert (await serving.ask("/v1/counters/acme.a", **put)).status == 201
+    assert (await serving.ask("/v1/tallies/acme.t", **put)).status == 201
+    patch: dict[str, Any] = {
+        "method": "PATCH", "headers": admin, "body": b'{"state":"suspended","reason":"why"}'
+    }  # fmt: skip
+    shown = (await serving.ask("/v1/counters/acme.a", **patch)).json
+    assert shown["last_change"]["by"] == f"key:{id}"
+    shown = (await serving.ask("/v1/tallies/acme.t", **patch)).json
+    assert shown["last_change"]["by"] == f"key:{id}"
+    assert f"key:{id}" in caplog.text
+
+
+async def test_other_methods_and_paths_are_refused_as_elsewhere(serving: Serving) -> None:
+    assert_problem(await serving.ask("/v1/keys", "PUT"), 405, "method_not_allowed")
+    assert_problem(await serving.ask("/v1/keys/x", "GET"), 405, "method_not_allowed")
+    assert_problem(await serving.ask("/v1/keys/x/y"), 404, "unknown_path")
+    assert_problem(await revoke(serving, "x" * 90, {}), 404, "unknown_access_key")
+    assert (await serving.ask("/v1/keys", "HEAD")).status == 200
