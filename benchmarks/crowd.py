@@ -5,7 +5,6 @@ counts from the beginning of a connect to the end of the answer. net/http of Go 
 in turns.
 """
 
-import resource
 import select
 import socket
 import tempfile
@@ -19,6 +18,7 @@ from statistics import median
 from benchmarks.measure import ROUNDS, Row, check, interleaved, ratio, spread
 from benchmarks.processes import on_load_core, serving
 from benchmarks.rivals import KINDS as RIVALS
+from idservice.server.sockets import may_open
 
 CONNECTIONS = 5_000
 SPARE_FILES = 100
@@ -32,11 +32,10 @@ AT_ONCE = 16  # connections that are opened before answers are looked for
 def run(quick: bool) -> list[Row]:
     """Return the rows of `crowd`."""
     rounds, count = (1, 200) if quick else (ROUNDS, CONNECTIONS)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = may_open(count + SPARE_FILES)
     what = f"crowd: p99.9 of {count:,} connections opened at once, one id each"
     if most < count + SPARE_FILES:
         return [Row(what, None, goal=GOAL_MS, note=f"no more than {most} files may be open")]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())

@@ -1,8 +1,9 @@
-"""An idle service: memory and CPU of the process, with SQLite and with DynamoDB, and
-what each counter adds.
+"""An idle service: memory and CPU of the process, with SQLite and with DynamoDB, and what each
+kept connection and each counter adds.
 
 The process by its resident memory once it is ready and gave one id, and by the CPU time that it
-takes from then on, which goes into the poll of the catalogue every 2 s. A counter by what Python
+takes from then on, which goes into the poll of the catalogue every 2 s. Connections by the growth
+of resident memory with 2,000 of them, each after one request. A counter by what Python
 allocated for 10,000 of them that each gave one id, in this process over a store in memory.
 """
 
@@ -13,21 +14,29 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
 
-from benchmarks.measure import Row, check, cpu_seconds, resident_mb, spread
+from benchmarks.lane import ask
+from benchmarks.load import Connection
+from benchmarks.measure import KIB, MB, Row, check, cpu_seconds, resident_mb, spread
 from benchmarks.memory import MemoryStore
 from benchmarks.processes import ROOT, answers, free_port, get, on_load_core, process, serving
 from idservice.allocation.service import Service
+from idservice.server.sockets import may_open
 
 GOAL_MB = 50.0
 GOAL_AWS_MB = 80.0
 GOAL_CPU = 0.5  # per cent of a core
 SETTLED_S = 3.0  # from the first id on: what a start does in the background is over
 COUNTERS = 10_000
+CONNECTIONS = 2_000
+KIB_GOAL, KIB_AFTER_GOAL = 2.0, 3.0  # per connection, also after one request that aiohttp answered
+WARM = 300  # requests of each kind before, for what is made once
+OTHER = "GET /v1/counters/default HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 DYNOXIDE = ROOT / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "none",
@@ -50,9 +59,10 @@ def run(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         store = f"sqlite:{Path(folder) / 'idle'}"
         sqlite = [_idle(store, watched_s) for _ in range(rounds)]
+        connections = _per_connection(store, 50 if quick else CONNECTIONS)
         dynamodb = _on_dynamodb(rounds, watched_s)
     counter = asyncio.run(_per_counter(500 if quick else COUNTERS))
-    return [*_rows("SQLite", sqlite, GOAL_MB), *dynamodb, counter]
+    return [*_rows("SQLite", sqlite, GOAL_MB), *dynamodb, *connections, counter]
 
 
 def _idle(store: str, watched_s: float, environment: dict[str, str] | None = None) -> Idle:
@@ -107,6 +117,37 @@ def _engine() -> tuple[str, list[str]] | None:
     if importlib.util.find_spec("moto") and importlib.util.find_spec("flask"):
         return "moto", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"]
     return None
+
+
+def _per_connection(store: str, count: int) -> list[Row]:
+    may_open(count + WARM)
+    with serving("--store", store) as (port, child, _), ExitStack() as stack:
+
+        def answered(connection: Connection) -> None:
+            connection.send()
+            while connection.receive() is None:
+                pass
+
+        def kib() -> float:
+            return (resident_mb(child.pid) - before) * MB / KIB / count
+
+        with Connection(port) as first:
+            for _ in range(WARM):
+                answered(first)
+                ask(first, OTHER, 200)
+        before = resident_mb(child.pid)
+        opened = [stack.enter_context(Connection(port)) for _ in range(count)]
+        for connection in opened:
+            answered(connection)
+        lane = kib()
+        for connection in opened:
+            ask(connection, OTHER, 200)
+        after = kib()
+    what = "idle: memory of a kept connection"
+    return [
+        Row(f"{what}, after an id", lane, "KiB", KIB_GOAL),
+        Row(f"{what}, after a request for aiohttp", after, "KiB", KIB_AFTER_GOAL),
+    ]
 
 
 async def _per_counter(counters: int) -> Row:
