@@ -260,10 +260,11 @@ class Service:
         A counter that may turn out not to exist is left out: a metrics page, from which nothing may
         vanish, would keep its name.
         """
-        counted = [local for local in self.local_counters.values() if local.counter.ordinal]
+        in_use = tuple(self.local_counters.values())
         readings: list[CounterSample] = []
-        for at in range(0, len(counted), PIECE):
-            readings += [local.reading() for local in counted[at : at + PIECE]]
+        for at in range(0, len(in_use), PIECE):
+            part = in_use[at : at + PIECE]
+            readings += [local.reading() for local in part if local.counter.ordinal]
             await asyncio.sleep(0)
         return Snapshot(
             readings=readings,

@@ -1,7 +1,7 @@
 """Defines the records that describe counters, on one instance or on several workers together, and
 the view by which others get them. They are made from memory, without a call to the store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
@@ -11,7 +11,7 @@ import msgspec
 from idservice.observability.latency import REST, Latency, add_counts
 from idservice.observability.tally_readings import TallySample
 
-PIECE = 50  # counters that are read or written at once: well below a millisecond
+PIECE = 10  # counters that are read or summed up at once: less than a tenth of a millisecond
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
 NOT_SAID = "The store failed; whoever runs the service sees why."
 CLOSED = ("suspended", "changing", "moved", "unknown_counter")
@@ -221,19 +221,32 @@ def capped(readings: list[CounterSample], most: int) -> list[CounterSample]:
     They stay in the order in which the counters came into use. A counter that moved between its own
     label and the sum would look like a burst or a restart.
     """
+    *_, rows = capping(readings, most)
+    return rows
+
+
+def capping(readings: list[CounterSample], most: int) -> Iterator[list[CounterSample]]:
+    """Yield what `capped` returns for ever more of the readings, in steps that are made quickly."""
     kept, rest = readings[:most], readings[most:]
     if not rest:
-        return kept
-    # Ids of one counter do not serve another: the shortest runway stands for all.
-    shortest = min(reading.runway_s for reading in rest)
-    total = summed(REST, rest)
-    rate = total.held / shortest if shortest else inf
-    states = [one.state for one in rest if one.state is not None]
-    return [*kept, replace(total, rate=rate, state=worst(states))]
+        yield kept
+    total: list[CounterSample] = []
+    shortest = inf  # ids of one counter do not serve another: the shortest runway stands for all
+    for at in range(0, len(rest), PIECE):
+        part = rest[at : at + PIECE]
+        shortest = min(shortest, *(reading.runway_s for reading in part))
+        total = [summed(REST, total + part, worst)]
+        rate = total[0].held / shortest if shortest else inf
+        yield [*kept, replace(total[0], rate=rate)]
 
 
-def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
-    """Return the sum of several readings, as one of `counter`."""
+def summed(
+    counter: str,
+    readings: list[CounterSample],
+    state_of: Callable[[Sequence[CounterState]], CounterState | None] = together,
+) -> CounterSample:
+    """Return the sum of several readings, as one of `counter`, in the state that `state_of` makes
+    of theirs."""
     gaps: dict[str, int] = {}
     stats = CounterStats()
     for reading in readings:
@@ -255,5 +268,5 @@ def summed(counter: str, readings: list[CounterSample]) -> CounterSample:
         gaps=gaps,
         stats=stats,
         returned=sum(reading.returned for reading in readings),
-        state=together([one.state for one in readings if one.state is not None]),
+        state=state_of([one.state for one in readings if one.state is not None]),
     )

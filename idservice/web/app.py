@@ -138,15 +138,20 @@ def _readyz(view: ServiceView, draining: Callable[[], bool]) -> Handler:
 def _metrics(view: ServiceView, counters_max: int) -> Handler:
     async def page(request: web.Request) -> web.Response:
         pass_of(request).check_all(Role.READ)  # its sums are those of all counters
-        snapshot = await view.snapshot()
-        parts = []
-        for part in prometheus.pieces(snapshot, counters_max=counters_max):
-            parts.append(part)
-            await asyncio.sleep(0)  # requests for ids go first
         headers = {**NO_STORE, "Content-Type": CONTENT_TYPE_LATEST}
-        return web.Response(body=b"".join(parts), headers=headers)
+        return web.Response(body=await metrics_page(view, counters_max), headers=headers)
 
     return page
+
+
+async def metrics_page(view: ServiceView, counters_max: int) -> bytes:
+    """Return the page for Prometheus. Requests are served while it is made."""
+    snapshot = await view.snapshot()
+    parts = []
+    for part in prometheus.pieces(snapshot, counters_max=counters_max):
+        parts.append(part)
+        await asyncio.sleep(0)  # requests for ids go first
+    return b"".join(parts)
 
 
 def _fixed(body: bytes, headers: dict[str, str]) -> Handler:

@@ -11,7 +11,8 @@ from prometheus_client.registry import Collector
 
 from idservice.observability import prometheus
 from idservice.observability.latency import Latency
-from idservice.observability.readings import PIECE, CounterStats, Snapshot
+from idservice.observability.prometheus import LINES
+from idservice.observability.readings import CounterStats, Snapshot
 from tests.web.scenes import closed, in_trouble, many, reading
 
 
@@ -21,7 +22,7 @@ def snapshot() -> Snapshot:
     )
     readings = [replace(one, stats=stats) for one in in_trouble()]
     known = {one.counter for one in readings}
-    others = [one for one in many(3 * PIECE, 1.0) if one.counter not in known]
+    others = [one for one in many(3 * LINES, 1.0) if one.counter not in known]
     return Snapshot([*readings, *others], True, Latency([3], 0.1), "0.1.0")
 
 
@@ -90,7 +91,7 @@ def test_what_is_written_is_read_as_what_the_library_would_have_written() -> Non
 def test_no_piece_holds_more_counters_than_are_quickly_written() -> None:
     for piece in prometheus.pieces(snapshot(), counters_max=1000):
         named = [line for line in piece.decode().splitlines() if 'counter="' in line]
-        assert len({line.partition('counter="')[2].partition('"')[0] for line in named}) <= PIECE
+        assert len({line.partition('counter="')[2].partition('"')[0] for line in named}) <= LINES
 
 
 def test_without_counters_every_family_is_named_all_the_same() -> None:

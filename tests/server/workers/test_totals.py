@@ -8,12 +8,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from idservice.observability import prometheus
 from idservice.observability.latency import Latency
 from idservice.observability.readings import (
+    PIECE,
     CatalogueAge,
     CounterSample,
     CounterStats,
     Readiness,
     Snapshot,
     capped,
+    capping,
 )
 from idservice.observability.tally_readings import TallySample, TallyStats
 from idservice.server.workers.totals import Totals, WorkerStatus
@@ -101,6 +103,12 @@ def test_the_runway_of_the_counters_beyond_the_cap_is_the_shortest_of_them() -> 
     assert capped(rows, 1)[1].runway_s == 1.0
     assert capped([*rows, reading("d", held=0, rate=1.0)], 1)[1].runway_s == 0.0
     assert capped([reading("a"), reading("b", held=1)], 1)[1].runway_s == float("inf")
+
+
+def test_the_counters_beyond_the_cap_are_summed_up_a_few_at_a_time() -> None:
+    rows = [reading(str(at), issued=1) for at in range(2 * PIECE + 5)]
+    summed_up = [step[1].issued for step in capping(rows, 1)]
+    assert summed_up == [PIECE, 2 * PIECE, 2 * PIECE + 4]
 
 
 def test_one_worker_that_is_not_ready_makes_all_not_ready() -> None:
