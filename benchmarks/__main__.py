@@ -27,6 +27,7 @@ BENCHMARKS = (
     "products",
     "lane",
     "kinds",
+    "tls",
     "crowd",
     "pipeline",
     "telemetry",

@@ -80,6 +80,7 @@ def wrk(
     threads: int = 1,
     connections: int = CONNECTIONS,
     patience_s: int = 2,
+    scheme: str = "http",
 ) -> int:
     """Load by wrk; how many requests were answered, each within `patience_s`.
 
@@ -93,7 +94,10 @@ def wrk(
     if varied:
         arguments += ["-s", str(VARIED)]
     said = subprocess.run(
-        [*arguments, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True
+        [*arguments, f"{scheme}://127.0.0.1:{port}{path}"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     check("Non-2xx" not in said and "Socket errors" not in said, said)
     found = re.search(r"(\d+) requests in", said)

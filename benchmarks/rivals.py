@@ -79,7 +79,7 @@ http {{
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   lua_shared_dict ids 1m;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{secure};
     location = /next {{
       default_type "text/plain; charset=utf-8";
       content_by_lua_block {{
@@ -94,11 +94,13 @@ http {{
 """
 
 
-def nginx(folder: Path, stack: ExitStack) -> Rival:
-    """nginx with a counter in shared memory, incremented by Lua."""
+def nginx(folder: Path, stack: ExitStack, *, secure: str = "") -> Rival:
+    """nginx with a counter in shared memory, incremented by Lua; `secure` is how it speaks TLS."""
     port = free_port()
     settings = folder / "nginx.conf"
-    settings.write_text(NGINX.format(modules=NGINX_MODULES, folder=folder, port=port))
+    settings.write_text(
+        NGINX.format(modules=NGINX_MODULES, folder=folder, port=port, secure=secure)
+    )
     child = stack.enter_context(process(["nginx", "-p", str(folder), "-c", str(settings)]))
     accepts(port, child)
     return Rival(port, (child.pid,))

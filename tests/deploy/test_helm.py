@@ -50,6 +50,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "service": {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]},
     },
     "workers": {"store": DYNAMODB, "workers": 4},
+    "tls": {"tls": {"secret": "ids-tls", "authority": "ca.crt"}},
+    "tls, of a public authority": {"store": DYNAMODB, "tls": {"secret": "ids-tls"}},
     "monitoring": {
         "monitoring": {
             "enabled": True, "labels": {"release": "prometheus"}, "rules": True, "dashboard": True,
@@ -262,6 +264,29 @@ def test_helm_test_waits_for_the_service_by_its_name_and_uses_up_no_id(render: R
     assert not service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
 
 
+@pytest.mark.parametrize("shape", ["tls", "tls, of a public authority"])
+def test_with_a_secret_ids_are_served_probed_and_tested_over_tls(
+    render: Render, shape: str
+) -> None:
+    found = render(SHAPES[shape])
+    container = container_of(found)
+    heard = told(environment(container))
+    assert [address.tls for address in heard.listens] == [True, False]
+    probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
+    assert {each["scheme"] for each in probes} == {"HTTPS"}
+    (deployment,), (pod,) = of_kind(found, "Deployment"), of_kind(found, "Pod")
+    (place,) = [path for path in mounts(deployment["spec"]["template"]["spec"], container)
+                if path != "/var/lib/idservice"]  # fmt: skip
+    files = {heard.values["tls_cert"], heard.values["tls_key"]}
+    assert files == {f"{place}/tls.crt", f"{place}/tls.key"}
+    (wait,) = pod["spec"]["containers"]
+    assert any(word.startswith("https://ids-idservice:") for word in wait["args"])
+    assert ("SSL_CERT_FILE" in environment(wait)) == (shape == "tls")
+    http = container_of(render({}))
+    assert http["readinessProbe"]["httpGet"]["scheme"] == "HTTP"
+    assert "IDSERVICE_TLS_CERT" not in environment(http)
+
+
 @pytest.mark.parametrize("shape", ["created by a job", "created by a job, sqlite"])
 def test_a_job_creates_the_store_before_an_installation_only(render: Render, shape: str) -> None:
     found = render(SHAPES[shape])
@@ -308,7 +333,8 @@ def test_settings_reach_the_server_as_they_were_written(render: Render) -> None:
 
 # --- the schema of the values ---------------------------------------------------------------------
 
-OWNED = {"store", "init", "listen", "admin_listen", "workers"}  # said elsewhere in the values
+# Said elsewhere in the values.
+OWNED = {"store", "init", "listen", "admin_listen", "tls_cert", "tls_key", "workers"}
 # The one wants packages that the image does not have, the other a listener that only a pod reaches.
 LACKING = {"otel", "allow_changes"}
 SETTINGS = SCHEMA["properties"]["settings"]["properties"]
@@ -360,6 +386,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"store": {"kind": "chained", "chained": {"url": "central:8080"}}}, "/store/chained/url"),
     ({"store": {"sqlite": {"size": "large"}}}, "/store/sqlite/size"),
     ({"image": {"digest": "abc"}}, "/image/digest"),
+    ({"tls": {"secret": "Ids TLS"}}, "/tls/secret"),
     ({"workers": 0}, "/workers"),
     ({"workers": "auto"}, "/workers"),
     ({"environment": [{"name": "IDSERVICE_STORE", "value": "x"}]}, "/environment/0/name"),

@@ -72,6 +72,11 @@ dynamodb:{{ .dynamodb.table }}{{ if $more }}?{{ join "&" $more }}{{ end }}
 {{- end -}}
 {{- end -}}
 
+{{/* How clients ask for ids. */}}
+{{- define "idservice.scheme" -}}
+{{- if .Values.tls.secret -}}https{{- else -}}http{{- end -}}
+{{- end -}}
+
 {{/* The user of every pod, and what none of its containers may do. */}}
 {{- define "idservice.user" -}}
 runAsNonRoot: true

@@ -1,0 +1,95 @@
+"""CPU time of the server for one `GET /next` over TLS, beside plain HTTP and nginx with TLS.
+
+As `http`: the server runs on one core, 64 connections from wrk on the other, flat out, in turns.
+Plain HTTP and TLS are two listeners of one process. A second figure is for connections of one
+request each, most of which is the handshake. wrk resumes no session, so each is a whole one.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from benchmarks.http import wrk
+from benchmarks.measure import ROUNDS, Row, cpu_seconds, interleaved, ratio, spread
+from benchmarks.processes import free_port, on_load_core, serving
+from benchmarks.rivals import KINDS as RIVALS
+from benchmarks.rivals import nginx
+
+NGINX_SECURE = """ ssl;
+    ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3"""
+CLOSING = {"Connection": "close"}
+KEPT = {"User-Agent": "idservice-benchmark/1"}
+PLAIN, SECURE, NEW = "plain HTTP", "TLS", "a new connection with TLS"
+NGINX, NGINX_NEW = "nginx + Lua with TLS", "a new connection to nginx with TLS"
+# What is compared, with what, and the most that the ratio may be.
+GOALS: tuple[tuple[str, str, float | None], ...] = (
+    (SECURE, PLAIN, None),
+    (SECURE, NGINX, None),
+    (NEW, NGINX_NEW, None),
+)
+
+
+def run(quick: bool) -> list[Row]:
+    """Return the rows of `tls`."""
+    if missing := [program for program in ("wrk", "openssl") if not shutil.which(program)]:
+        return [Row("tls: CPU per GET / plain HTTP", None, note=f"{missing[0]} is not installed")]
+    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2.0)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(on_load_core())
+        cert, key = certificate(folder)
+        secured = free_port()
+        port, child, _ = stack.enter_context(
+            serving(
+                "--store", f"sqlite:{folder / 'tls'}", "--init", "--runway", "60",
+                "--listen", f"https://127.0.0.1:{secured}", "--tls-cert", cert, "--tls-key", key,
+            )
+        )  # fmt: skip
+        ours = partial(cost, child.pid, seconds=round_s)
+        asked: dict[str, Callable[[], float]] = {
+            PLAIN: partial(ours, port, scheme="http", headers=KEPT),
+            SECURE: partial(ours, secured, headers=KEPT),
+            NEW: partial(ours, secured, headers=CLOSING),
+        }
+        if not RIVALS["nginx"].missing:
+            rival = nginx(folder, stack, secure=NGINX_SECURE.format(cert=cert, key=key))
+            theirs = partial(cost, rival.pids[0], rival.port, seconds=round_s)
+            asked |= {
+                NGINX: partial(theirs, headers=KEPT),
+                NGINX_NEW: partial(theirs, headers=CLOSING),
+            }
+        us = interleaved(asked, rounds)
+    return [_compared(us, *goal) for goal in GOALS]
+
+
+def certificate(folder: Path) -> tuple[str, str]:
+    """Make a certificate with an ECDSA key; return the names of both files."""
+    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-keyout", key, "-out", cert, "-subj", "/CN=localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+def cost(
+    pid: int, port: int, *, seconds: float, headers: dict[str, str], scheme: str = "https"
+) -> float:
+    """Return microseconds of CPU per request in one round."""
+    before = cpu_seconds(pid)
+    answered = wrk(port, seconds, headers=headers, scheme=scheme)
+    return (cpu_seconds(pid) - before) / answered * 1e6
+
+
+def _compared(us: dict[str, list[float]], one: str, other: str, goal: float | None) -> Row:
+    what = f"tls: CPU per GET over {one} / {other}"
+    if other not in us:
+        return Row(what, None, goal=goal, note=RIVALS["nginx"].missing)
+    note = f"{median(us[one]):.1f} µs ({spread(us[one])}) beside {median(us[other]):.1f} µs"
+    return Row(what, ratio(us[one], us[other]), "×", goal=goal, note=note)
