@@ -4,7 +4,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from idservice import errors
-from idservice.core.access_key import EVERYTHING, AccessKey, Role, any_covers
+from idservice.core.access_key import EVERYTHING, AccessKey, Role, any_covers, are_within
 
 
 class Armed(Protocol):
@@ -51,6 +51,14 @@ class Pass:
         self.check(role)
         if self.key is not None and not self.sees_all:
             raise errors.KeyNotEnough(needed="the scope *", has=", ".join(self.key.scopes))
+
+    def check_scope(self, role: Role, scope: str) -> None:
+        """Refuse a scope that is not within one of the key's. Raises as `check`."""
+        self.check(role)
+        if self.key is not None and not are_within([scope], self.key.scopes):
+            raise errors.KeyNotEnough(
+                needed=f"a scope that covers {scope[:80]!r}", has=", ".join(self.key.scopes)
+            )
 
     def sees(self, name: str) -> bool:
         """Return True if lists show this name to the bearer of the key."""

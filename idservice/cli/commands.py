@@ -33,6 +33,11 @@ DOCTOR = (
     " and --tls-key. Say of each finding what it is, why it matters and what to do. Changes"
     " nothing. Exit 1 on a warning or a fault, 0 on nothing worse than advice."
 )
+USAGE = (
+    "Report the ids that were handed out and the adds that were counted, as the instances wrote"
+    " them into the store. Without days it is about this month, up to now. Ids that `next` took"
+    " from the store itself are not among them."
+)
 COMPLETION = (
     "Print a script with which a shell completes commands and flags. For bash, in ~/.bashrc:"
     ' eval "$(idservice completion bash)".'
@@ -272,6 +277,18 @@ COMMANDS = {
     "doctor": Command(
         "cli.store_commands:doctor", DOCTOR,
         (config.STORE, config.TLS_CERT, config.TLS_KEY), (JSON,),
+    ),
+    "usage": Command(
+        "cli.usage_command:usage", USAGE, STORE,
+        (
+            takes("--month", metavar="M", help="a month, as 2026-10"),
+            takes("--from", dest="first", metavar="D", help="the first day, as 2026-10-01"),
+            takes("--to", dest="last", metavar="D", help="the last day; it is included"),
+            takes("--scope", metavar="S",
+                 help="a name, a prefix with .* after it, or * (the default)"),
+            takes("--csv", action="store_true", help="print comma-separated values, by day"),
+            JSON,
+        ),
     ),
     "health": Command(
         "cli.http_get:health", "Exit 0 if a service runs here and answers.", (config.URL,),

@@ -27,10 +27,13 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     print_columns(COLUMNS, [_cells(row) for row in rows])
 
 
-def print_columns(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    """Print lines of cells in columns, of which the second is a state."""
+def print_columns(
+    titles: Sequence[str], cells: Sequence[Sequence[str]], *, usual: str = ACTIVE
+) -> None:
+    """Print lines of cells in columns, of which the second is a state; on a terminal with colour
+    for one that is not the `usual`."""
     if sys.stdout.isatty():
-        _draw(titles, cells)
+        _draw(titles, cells, usual)
         return
     widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     for line in (titles, *cells):
@@ -51,13 +54,13 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _draw(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+def _draw(titles: Sequence[str], cells: Sequence[Sequence[str]], usual: str) -> None:
     from rich.console import Console  # slow to load: for a terminal only
     from rich.table import Table
 
     table = Table(*titles, box=None, header_style="bold")
     for line in cells:
-        table.add_row(*line, style=None if line[1] == ACTIVE else "yellow")
+        table.add_row(*line, style=None if line[1] == usual else "yellow")
     Console(highlight=False).print(table)
 
 

@@ -3,6 +3,7 @@
 from idservice.errors.access import (
     AccessKeyMissing,
     BadAccessKey,
+    BadUsageReport,
     KeyExpired,
     KeyMalformed,
     KeyNotEnough,
@@ -11,6 +12,8 @@ from idservice.errors.access import (
     KeysIllFormed,
     KeyUnknown,
     NoSuchKey,
+    UsageElsewhere,
+    UsageIllFormed,
 )
 from idservice.errors.tallies import (
     KEEP_KEY,
@@ -100,6 +103,7 @@ __all__ = [
     "BadName",
     "BadNonce",
     "BadTally",
+    "BadUsageReport",
     "BatchBurnt",
     "CannotListen",
     "CatalogueStale",
@@ -156,6 +160,8 @@ __all__ = [
     "UnknownPath",
     "UnknownTally",
     "Usage",
+    "UsageElsewhere",
+    "UsageIllFormed",
     "WaitedTooLong",
     "WentBack",
     "Withheld",

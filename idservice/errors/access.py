@@ -1,5 +1,5 @@
-"""Defines the errors of access keys. None names a secret, and each is the same whether or not what
-was asked for exists."""
+"""Defines the errors of access keys and of usage. None names a secret, and each is the same whether
+or not what was asked for exists."""
 
 from idservice.errors.tree import NotApplied, RequestRefused, Unavailable
 
@@ -77,3 +77,27 @@ class KeysIllFormed(NotApplied):
     code = "keys_ill_formed"
     answered = True
     retryable = False
+
+
+class UsageIllFormed(NotApplied):
+    text = (
+        "The usage in {store} cannot be read: of {item}, {why}. It was changed by hand, or by a "
+        "newer version. Put it right; what instances hand out is still counted."
+    )
+    code = "usage_ill_formed"
+    answered = True
+    retryable = False
+
+
+class BadUsageReport(RequestRefused):
+    text = "There is no report of usage like this: {why}."
+    code = "bad_usage_report"
+
+
+class UsageElsewhere(RequestRefused):
+    text = (
+        "This service hands out ids of another one, {store}, which counts them when it gives them "
+        "to this one. Ask there."
+    )
+    code = "usage_elsewhere"
+    status = 409

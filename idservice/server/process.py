@@ -17,6 +17,7 @@ from aiohttp.typedefs import Middleware
 
 from idservice import __version__, errors
 from idservice.access.keys import Keys
+from idservice.access.usage import UsageMeter
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S
@@ -26,7 +27,7 @@ from idservice.server import certificate, left_address, loop, sockets, startup, 
 from idservice.server.certificate import Certificate
 from idservice.server.listener import Listener
 from idservice.server.settings import STORE_DEFAULT, ServeSettings, taken
-from idservice.server.shutdown import ABANDON_S, STOP_MAX_S, StopSwitch, drain
+from idservice.server.shutdown import ABANDON_S, STOP_MAX_S, StopSwitch, drain, stop_meter
 from idservice.server.sockets import Sockets
 from idservice.server.startup import build_instance
 from idservice.server.workers.accept_balance import AcceptSlot
@@ -138,6 +139,7 @@ async def _serve(
         store, _limits(settings), random=random, declared=declared
     )
     keys = startup.build_keys(service, store, settings.require_keys)
+    meter = startup.build_meter(service, tallies, store, random=random)
     view = PoolView(service, tallies, link)
     around = await _telemetry(settings, service, view, stack)
     deadline = clock() + settings.store_wait
@@ -145,7 +147,7 @@ async def _serve(
     speaks = link is None or link.number == FIRST_WORKER
     if speaks:
         await startup.log_findings(store, time.time)
-    await _enter(service, link, stack)
+    await _enter(service, meter, link, stack)
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
     if bound.certificate is not None:
@@ -179,11 +181,21 @@ async def _serve(
     await drain(switch, listeners, limit, settings.drain)
 
 
-async def _enter(service: Service, link: SupervisorLink | None, stack: AsyncExitStack) -> None:
-    """Enter the service; at its exit, a worker waits for its turn to give ids back."""
+async def _enter(
+    service: Service,
+    meter: UsageMeter | None,
+    link: SupervisorLink | None,
+    stack: AsyncExitStack,
+) -> None:
+    """Enter the service; at its exit, a worker waits for its turn to give ids back. The meter
+    comes last: by then it is known what was handed out."""
+    if meter is not None:
+        stack.push_async_callback(stop_meter, meter, lambda: service.stop_by)
     if link is not None:
         stack.callback(link.turn.leave)
     await stack.enter_async_context(service)
+    if meter is not None:
+        service.spawn(meter.run())
     if link is not None:
         stack.push_async_callback(link.turn.take, GIVE_BACK_MAX_S)
 

@@ -8,8 +8,10 @@ closed just as its client sends a request, and that request would fail.
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from idservice.access.usage import UsageMeter
 from idservice.server.exits import EXIT_FAILURE
 from idservice.server.listener import Listener
 from idservice.web.connection import ConnectionLimit
@@ -22,6 +24,8 @@ ROUND_TRIP_S = 0.2  # for connections on their way in to arrive
 FINISH_MAX_S = 6.0  # for requests in flight, once the listeners are closed
 LAST_CALL_S = 0.5  # for a client that connected just before that to send a request
 ABANDON_S = 0.5  # for cancelled handlers to end
+USAGE_MAX_S = 1.0  # for the last totals of what was handed out,
+USAGE_MIN_S = 0.25  # and at least this, if returning ids took all the time there was
 
 
 @dataclass(slots=True)
@@ -73,3 +77,9 @@ async def drain(
         for listener in listeners:
             group.create_task(listener.close())
     log.info("stopped", extra={"action": "stopped"})
+
+
+async def stop_meter(meter: UsageMeter, stop_by: Callable[[], float]) -> None:
+    """Write the last totals of a process, within what is left of the time for its stop."""
+    left_s = stop_by() - asyncio.get_running_loop().time()
+    await meter.stop(max(USAGE_MIN_S, min(left_s, USAGE_MAX_S)))

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -16,11 +16,14 @@ from idservice import errors
 from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import Keys
+from idservice.access.usage import UsageMeter
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
+from idservice.core.tally import AddFate
 from idservice.core.timeouts import backoff
+from idservice.core.usage import UsageKind, UsageReading
 from idservice.server.listen_address import Address
 from idservice.server.settings import STORE_DEFAULT
 from idservice.stores import initialise
@@ -102,6 +105,34 @@ def build_key_changes(
     if keys is None or not has_catalogue(store):
         return None
     return KeyChanges(store.keys, random=random, clock=clock, on_change=keys.put)
+
+
+def build_meter(
+    service: Service,
+    tallies: Tallies,
+    store: IdStore,
+    *,
+    random: Random,
+    clock: Callable[[], float] = time.time,
+) -> UsageMeter | None:
+    """Return the meter of an instance's usage. None for a sidecar: what it is lent is handed out
+    by the service that lends it, which counts it."""
+    if not has_catalogue(store):
+        return None
+    return UsageMeter(
+        store.usage, lambda: usage_readings(service, tallies), random=random, clock=clock
+    )
+
+
+def usage_readings(service: Service, tallies: Tallies) -> Iterator[UsageReading]:
+    """Yield every counter and tally in use. None leaves memory that handed out anything."""
+    for name, local in tuple(service.local_counters.items()):
+        ids = local.allocator
+        brought = ids.granted_ids - ids.returned_ids
+        yield UsageReading(UsageKind.IDS, name, ids.issued_ids, brought, ids.held)
+    for sample in tallies.samples():
+        counted = sample.stats.adds.get(AddFate.COUNTED.value, 0)  # no replays, no refusals
+        yield UsageReading(UsageKind.ADDS, sample.tally, counted)
 
 
 def build_gate(keys: Keys | None, address: Address, asked: str | None) -> Gate:

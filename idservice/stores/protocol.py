@@ -16,6 +16,7 @@ from idservice.stores.key_store import KeyStore
 from idservice.stores.records import Adopted, Counter, Grant, Loan, Position, ShardState, Writers
 from idservice.stores.tally_source import TallySource
 from idservice.stores.tally_store import TallyStore
+from idservice.stores.usage_store import UsageStore
 
 
 class IdStore(Protocol):
@@ -108,7 +109,8 @@ class IdStore(Protocol):
 
 
 class CatalogueStore(IdStore, Protocol):
-    """A store of our own: it keeps the catalogue of counters, their positions, tallies and keys."""
+    """A store of our own: it keeps the catalogue of counters, their positions, tallies, access keys
+    and usage."""
 
     @property
     def tallies(self) -> TallyStore:
@@ -117,6 +119,10 @@ class CatalogueStore(IdStore, Protocol):
     @property
     def keys(self) -> KeyStore:
         """The access keys in this store."""
+
+    @property
+    def usage(self) -> UsageStore:
+        """The usage that instances wrote into this store."""
 
     async def init(self, first: Counter) -> bool:
         """Create what is missing: the table or file, the identity record and the first counter.

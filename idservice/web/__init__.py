@@ -9,6 +9,7 @@ never touches the store and never decides anything about an id or a sum.
                    worded here
     counters       the control plane: routes on counters
     tallies        adds and sums, and the control plane of tallies; `tally_schemas` has their bodies
+    usage          the report of usage; `usage_schemas` has its body
     json_body      a body of JSON as a record, read strictly
     access         `ControlAccess`: which requests may read the control plane and change counters
                    and tallies

@@ -28,6 +28,7 @@ from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, for_oper
 from idservice.web.request import WebLimits
 from idservice.web.status_page import StatusRoutes
 from idservice.web.tallies import TallyRoutes
+from idservice.web.usage import UsageRoutes
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 
@@ -120,6 +121,7 @@ def _control(
         "/v1/counters/{name}/set": {"POST": counters.set},
         "/v1/keys": {"GET": access_keys.list, "POST": access_keys.create},
         "/v1/keys/{id}": {"DELETE": access_keys.revoke},
+        "/v1/usage": {"GET": UsageRoutes(catalogue.store).report},
         "/metrics": {"GET": _metrics(view, limits.metrics_counters)},
     }
 

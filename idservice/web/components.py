@@ -9,7 +9,7 @@ import msgspec
 from idservice import errors
 from idservice.observability.status_records import Status
 from idservice.stores.records import LIMIT_DEFAULT, LIMIT_MAX
-from idservice.web import key_schemas, problems, schemas, tally_schemas
+from idservice.web import key_schemas, problems, schemas, tally_schemas, usage_schemas
 from idservice.web.problems import Problem
 
 Schema = dict[str, Any]
@@ -27,6 +27,7 @@ ANSWERS = (
     tally_schemas.AddAnswer, tally_schemas.SetSumAnswer, tally_schemas.RecordAnswer,
     tally_schemas.SumAnswer, tally_schemas.TallyAnswer, tally_schemas.TallyList,
     key_schemas.NewKey, key_schemas.KeyAnswer, key_schemas.KeyList,
+    usage_schemas.UsageAnswer,
 )  # fmt: skip
 IDS = ("OneId", "IdBatch", "IdRanges")
 NULL = {"type": "null"}
@@ -34,7 +35,7 @@ ID_NUMBER, WANTED_NUMBER = "IdNumber", "WantedNumber"
 UNIONS = {("integer", "string"): ID_NUMBER, ("integer", "number", "string"): WANTED_NUMBER}
 NUMBERS = {
     ID_NUMBER: (
-        "A number; a string of digits if the counter's limit is above 2^53 - 1.",
+        "A number; a string of digits if it, or the counter's limit, is above 2^53 - 1.",
         LIMIT_DEFAULT,
         19,
     ),

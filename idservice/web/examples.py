@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 
 from idservice import errors
+from idservice.access.usage_report import NOTES
 from idservice.core.gap_causes import GapCause
 from idservice.core.limits import NUMBER_MAX
 from idservice.observability.status_records import Status, StoreStatus
-from idservice.web import key_schemas, schemas, tally_schemas
+from idservice.web import key_schemas, schemas, tally_schemas, usage_schemas
 from idservice.web.problems import problem_record
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
 
@@ -64,6 +65,21 @@ KEY_RECORDS: Mapping[str, Any] = {
     "KeyAnswer": KEY,
     "KeyList": key_schemas.KeyList([KEY]),
 }  # fmt: skip
+DAY = "2026-10-05"
+USAGE = usage_schemas.UsageAnswer(
+    first="2026-10-01", last="2026-10-31", scope="acme.*", final=True,
+    totals=usage_schemas.UsageTotals(48211, 811),
+    usage=[
+        usage_schemas.UsageRowAnswer(DAY, "acme.gifts", "adds", 811, None, final=True),
+        usage_schemas.UsageRowAnswer(DAY, "acme.orders", "ids", 48211, 48600, final=True),
+    ],
+    runs=[
+        usage_schemas.UsageRunAnswer(
+            DAY, "k7f3q9m2xw", f"{DAY}T00:00:41.512Z", "2026-10-06T00:00:00.003Z", "midnight"
+        )
+    ],
+    notes=[*NOTES],
+)  # fmt: skip
 RECORDS: Mapping[str, msgspec.Struct] = {
     "CounterConfiguration": schemas.CounterConfiguration(start=1000, limit=NUMBER_MAX, runway=30.0),
     "Patch": schemas.Patch(state="suspended", reason="a restore"),
@@ -71,6 +87,7 @@ RECORDS: Mapping[str, msgspec.Struct] = {
     "SetTo": schemas.SetTo(next=5000, reason="above the ids of the old system"),
     "CounterAnswer": SHOWN,
     "CounterList": schemas.CounterList([ORDERS]),
+    "UsageAnswer": USAGE,
     "Status": Status(
         verdict="No counter is in use yet.", level="calm", version="1.0.0", time=1790000000.0,
         uptime_seconds=12.5, store=StoreStatus("sqlite:idservice.db", up=True, error=""),
@@ -111,8 +128,12 @@ TALLY_PROBLEMS: Mapping[int, errors.IdserviceError] = {
     ),
 }  # fmt: skip
 
+USAGE_PROBLEMS: Mapping[int, errors.IdserviceError] = {
+    400: errors.BadUsageReport(why="its last day is '2026-10-32'; write a day as 2026-10-31"),
+    409: errors.UsageElsewhere(store="http://ids.internal:8080"),
+}
 
-OF_TAGS = {"tallies": TALLY_PROBLEMS, "keys": KEY_PROBLEMS}
+OF_TAGS = {"tallies": TALLY_PROBLEMS, "keys": KEY_PROBLEMS, "usage": USAGE_PROBLEMS}
 
 
 def of(record: str) -> Any:
@@ -137,6 +158,11 @@ def _plain(record: msgspec.Struct) -> Any:
 
 
 KEPT = ("loop_lag", "reserve", "shortest_runway_seconds")
+CSV = (
+    "day,counter,kind,count,reserved,final\n"
+    f"{DAY},acme.gifts,adds,811,,true\n"
+    f"{DAY},acme.orders,ids,48211,48600,true\n"
+)
 IDS = {
     "one": {"value": _plain(OneId("orders", 42))},
     "several": {"value": _plain(IdBatch("orders", 3, [42, 43, 44]))},

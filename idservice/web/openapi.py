@@ -17,6 +17,7 @@ from idservice.web.parameters import (
     NAMED,
     STATUS_QUERY,
     TALLY,
+    USAGE_QUERY,
     parameter,
 )
 from idservice.web.passes import UNASKED
@@ -35,6 +36,7 @@ TAGS = {
     "tallies": "Add to sums, each key once, and read them; create and change them (the control"
     " plane).",
     "keys": "Make, list and revoke access keys (the control plane).",
+    "usage": "Report what was handed out and counted (the control plane).",
     "service": "Show the service: its status, metrics, health and API.",
 }
 
@@ -77,6 +79,7 @@ def described(limits: WebLimits) -> Schema:
             **_tallies(),
             **_tally_control(),
             **_keys(),
+            **_usage(),
             **_service(),
         },
         "components": {"schemas": _schemas(), "securitySchemes": BEARER},
@@ -258,6 +261,21 @@ def _keys() -> Schema:
             "delete": _operation(
                 "keys", "revokeKey", "Revoke an access key, for good.",
                 {"200": _json("KeyAnswer")}, [KEY_ID], (400, 404, 408, 413, 503), "Revocation",
+            ),
+        },
+    }  # fmt: skip
+
+
+def _usage() -> Schema:
+    """Return the path that reports usage."""
+    answer = _json("UsageAnswer")
+    answer["content"]["text/csv"] = {"schema": {"type": "string"}, "example": examples.CSV}
+    return {
+        "/v1/usage": {
+            "get": _operation(
+                "usage", "reportUsage",
+                "Report the ids that were handed out and the adds that were counted, by day.",
+                {"200": answer}, USAGE_QUERY, (400, 409, 503),
             ),
         },
     }  # fmt: skip

@@ -80,3 +80,21 @@ KEY_ID: Schema = {
     "schema": {"type": "string", "pattern": f"^{access_key.KEY_ID.pattern}$"},
     "example": examples.KEY.id,
 }
+USAGE_QUERY = [
+    parameter(
+        "from", "The first day, in UTC; by default the first one of the month.",
+        type="string", format="date",
+    ),
+    parameter(
+        "to", "The last day, which is included; by default today. At most 400 days are reported.",
+        type="string", format="date",
+    ),
+    parameter(
+        "scope", "A name, a prefix with `.*` after it, or `*`; by default all that the key covers.",
+        type="string", pattern=rf"^(\*|{NAME.pattern}(\.\*)?)$",
+    ),
+    parameter(
+        "format", "The format of the answer; it takes precedence over the Accept header.",
+        type="string", enum=["json", "csv"],
+    ),
+]  # fmt: skip

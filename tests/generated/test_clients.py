@@ -65,6 +65,7 @@ keyed 404 unknown_counter
 refused 403 key_not_enough
 listKeys active checkout
 revokeKey revoked replaced
+reportUsage acme.* 0
 """
 NAMES = re.compile("(counters|tallies)/[^/]+")
 

@@ -139,6 +139,14 @@ def test_change(follow: Follow) -> None:
     assert '"limit":999999' in said
 
 
+def test_bill(follow: Follow) -> None:
+    said = follow("bill")
+    assert re.search(r"^acme\.orders +not final yet +ids +20 +20$", said, re.MULTILINE)
+    assert re.search(r"^beta\.orders +not final yet +ids +1 +", said, re.MULTILINE)
+    assert re.search(r"^20\d\d-\d\d-\d\d,acme\.orders,ids,20,20,false$", said, re.MULTILINE)
+    assert '"scope":"acme.*"' in said
+
+
 def test_proxy(follow: Follow) -> None:
     said = follow("proxy")
     assert numbers(said) == [0]

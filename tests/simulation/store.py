@@ -17,6 +17,7 @@ import msgspec
 
 from idservice import errors
 from idservice.core import epoch as epochs
+from idservice.core.usage import UsagePart
 from idservice.core.writer import Batch, Record
 from idservice.stores import records
 from idservice.stores.findings import Clock, Finding
@@ -25,6 +26,7 @@ from idservice.stores.protocol import SentReservation
 from idservice.stores.records import DELETED, Counter, Position, ShardState, Writers
 from tests.simulation.key_store import SimKeys
 from tests.simulation.tally_store import SimTallies, TallyTable
+from tests.simulation.usage_store import SimUsage
 
 ADDRESS = "sim:"
 HANG_S = 60.0  # longer than any deadline of ours
@@ -83,6 +85,7 @@ class Table:
         self.recorded: object = None  # the identity that `init` wrote down
         self.tallies = TallyTable()
         self.buckets: dict[str, KeyBucket] = {}  # of access keys
+        self.usage: dict[tuple[int, str], UsagePart] = {}  # by day and name
         self.identity: object = "the first"  # the one the table has; another after a restore
         self.revision = 0
         self.entries: dict[str, Counter] = {}
@@ -114,6 +117,13 @@ class Table:
             return False
         self.buckets[after.number] = after
         self.revision += 1
+        return True
+
+    def write_usage(self, part: UsagePart) -> bool:
+        found = self.usage.get((part.day, part.name))
+        if found is not None and found.seq >= part.seq:
+            return False
+        self.usage[part.day, part.name] = part
         return True
 
     def look(self) -> int:
@@ -416,6 +426,7 @@ class SimStore:
             self.data.tallies, self._call, random=random, conflicts=self._conflicts
         )
         self.keys = SimKeys(self.data, self._call)
+        self.usage = SimUsage(self.data, self._call)
         self.sent: list[Sent] = []  # reservations
         self.asks: list[Any] = []  # of strict counters, see `account`
         self.calls = 0  # operations of every kind

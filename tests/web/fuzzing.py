@@ -1,7 +1,9 @@
 """What the document cannot say, told to the fuzzer (it loads this as its hooks)."""
 
+import contextlib
 import itertools
 import re
+from datetime import date
 from typing import Any
 
 import schemathesis
@@ -24,6 +26,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     key = str((case.headers or {}).get("Idempotency-Key", ""))
     if KEY.fullmatch(key):  # else one key names several amounts
         case.headers["Idempotency-Key"] = f"key-{next(numbers)}"
+    if case.path == "/v1/usage":
+        of_a_report(query)
     body = case.body
     if not isinstance(body, dict):
         return
@@ -48,6 +52,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     fields = ("state", "limit", "runway", "request_max", "rate_max")
     if case.method == "PATCH" and all(body.get(one) is None for one in fields):
         body["state"] = "active"
+
+
+def of_a_report(query: dict[str, Any]) -> None:
+    """Days in order, since 1970 and not too many, if they are days."""
+    with contextlib.suppress(ValueError):
+        days = [date.fromisoformat(query[key]) for key in ("from", "to") if key in query]
+        if days:
+            query["from"] = query["to"] = max(date(1970, 1, 1), *days).isoformat()
 
 
 def of_a_tally(body: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered
 from idservice.stores.dynamodb.keys import DynamoKeys
 from idservice.stores.dynamodb.table import Table, TableIdentities
 from idservice.stores.dynamodb.tallies import DynamoTallies
+from idservice.stores.dynamodb.usage import DynamoUsage
 from idservice.stores.findings import Clock, Finding
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import (
@@ -47,6 +48,7 @@ class DynamoStore:
         self._calls = TableCalls(self._client, self._tables, self._table)
         self.tallies = DynamoTallies(self._client, self._tables, self._calls)
         self.keys = DynamoKeys(self._client, self._tables, self._calls)
+        self.usage = DynamoUsage(self._client, self._calls)
 
     async def __aenter__(self) -> Self:
         return self

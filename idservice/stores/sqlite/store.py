@@ -16,6 +16,7 @@ from idservice.stores.sqlite import examine, transactions
 from idservice.stores.sqlite.connection import FileConnection, not_opened, replaced
 from idservice.stores.sqlite.keys import SQLiteKeys
 from idservice.stores.sqlite.tallies import SQLiteTallies
+from idservice.stores.sqlite.usage import SQLiteUsage
 
 SCHEMA = 1
 
@@ -30,6 +31,7 @@ class SQLiteStore:
         self._connection = FileConnection(self.path, self.address)
         self.tallies = SQLiteTallies(self._connection)
         self.keys = SQLiteKeys(self._connection, self.address)
+        self.usage = SQLiteUsage(self._connection, self.address)
 
     async def __aenter__(self) -> Self:
         self._connection.open()

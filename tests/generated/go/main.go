@@ -134,6 +134,9 @@ func main() {
 	fmt.Println("postNext", number(*ids.Id))
 	callTallies(api.TalliesAPI, with)
 	callKeys(api, with)
+	used, _, err := api.UsageAPI.ReportUsage(with).Scope("acme.*").Execute()
+	check(err)
+	fmt.Println("reportUsage", used.Scope, number(used.Totals.Ids))
 }
 
 func callTallies(tallies *client.TalliesAPIService, with context.Context) {

@@ -11,6 +11,7 @@ import org.openapitools.client.api.IdsApi;
 import org.openapitools.client.api.KeysApi;
 import org.openapitools.client.api.ServiceApi;
 import org.openapitools.client.api.TalliesApi;
+import org.openapitools.client.api.UsageApi;
 import org.openapitools.client.model.*;
 
 public class Calls {
@@ -68,6 +69,8 @@ public class Calls {
     say("postNext", number(ids.postNext(null, "json", null).getId()));
     callTallies(new TalliesApi(client));
     callKeys(client, arguments[0]);
+    UsageAnswer used = new UsageApi(client).reportUsage(null, null, "acme.*", null);
+    say("reportUsage", used.getScope(), number(used.getTotals().getIds()));
   }
 
   static void callTallies(TalliesApi tallies) throws Exception {

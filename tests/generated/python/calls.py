@@ -24,6 +24,7 @@ from client.api.tallies import (
     show_add,
     show_sum,
 )  # fmt: skip
+from client.api.usage import report_usage
 from client.models import (
     AddRequest,
     CounterConfiguration,
@@ -134,3 +135,5 @@ with client:
     say("listKeys", listed.state.value, listed.note)
     revoked = revoke_key.sync(key.id, client=client, body=Revocation(reason="replaced"))
     say("revokeKey", revoked.state.value, revoked.reason)
+    used = report_usage.sync(client=client, scope="acme.*")
+    say("reportUsage", used.scope, used.totals.ids)

@@ -119,3 +119,7 @@ console.log("listKeys", keys[0].state, keys[0].note);
 const end = { params: { path: { id: key.id } }, body: { reason: "replaced" } };
 const revoked = await answered(client.DELETE("/v1/keys/{id}", end));
 console.log("revokeKey", revoked.state, revoked.reason);
+const scoped = { params: { query: { scope: "acme.*" } } };
+const used = await answered(client.GET("/v1/usage", scoped));
+if (typeof used === "string") throw new Error(`CSV: ${used}`);
+console.log("reportUsage", used.scope, used.totals.ids);
