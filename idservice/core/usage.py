@@ -105,7 +105,7 @@ def may_be_sent(day: int, now_ms: int) -> bool:
 
 
 @dataclass(slots=True)
-class _Part:
+class _PartTotals:
     """A part in memory. A change raises its `version`; `written` is the one in the store."""
 
     rows: dict[Named, UsageRow] = field(default_factory=dict)
@@ -124,8 +124,8 @@ class _RunDay:
         self.first = 0  # 0 before there is anything to write
         self.last = 0
         self.end = RunEnd.OPEN
-        self.parts: list[_Part] = []
-        self._part_of: dict[Named, _Part] = {}  # a row stays in the part it was first put in
+        self.parts: list[_PartTotals] = []
+        self._part_of: dict[Named, _PartTotals] = {}  # a row stays in the part it was first put in
 
     @property
     def is_written(self) -> bool:
@@ -140,7 +140,7 @@ class _RunDay:
             if not row.count:
                 return
             if not self.parts or len(self.parts[-1].rows) >= PART_ROWS:
-                self.parts.append(_Part())
+                self.parts.append(_PartTotals())
             part = self._part_of[named] = self.parts[-1]
         if part.rows.get(named) != row:
             part.rows[named] = row
