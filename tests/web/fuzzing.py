@@ -3,10 +3,11 @@
 import contextlib
 import itertools
 import re
-from datetime import date
 from typing import Any
 
 import schemathesis
+
+from idservice.stores.instants import day_in, day_text
 
 AMOUNT = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,9})?", re.ASCII)
 KEY = re.compile(r"[A-Za-z0-9._:~-]{1,128}", re.ASCII)
@@ -57,9 +58,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 def of_a_report(query: dict[str, Any]) -> None:
     """Days in order, since 1970 and not too many, if they are days."""
     with contextlib.suppress(ValueError):
-        days = [date.fromisoformat(query[key]) for key in ("from", "to") if key in query]
+        days = [day_in(str(query[key])) for key in ("from", "to") if key in query]
         if days:
-            query["from"] = query["to"] = max(date(1970, 1, 1), *days).isoformat()
+            query["from"] = query["to"] = day_text(max(0, *days))
 
 
 def of_a_tally(body: dict[str, Any]) -> None:
