@@ -135,7 +135,9 @@ class Listener:
         if self._slot.lets_others_first() and self._loop.time() >= self._courteous_from:
             self._pause(COURTESY_S, self._insist)
             return
-        for _ in range(BURST if self._slot.is_alone else 1):
+        # Those that are not open yet are not in the limit: near to it, accept no more than one.
+        has_room = self.limit.room > BURST + len(self._opening)
+        for _ in range(BURST if self._slot.is_alone and has_room else 1):
             if not self._accept():
                 return
 

@@ -302,14 +302,19 @@ class ConnectionLimit:
         self._tell = tell
 
     @property
+    def room(self) -> int:
+        """The number of further connections that are served; negative if some are refused."""
+        return self.most - len(self.connections) - self.handshakes
+
+    @property
     def full(self) -> bool:
         """True if no further connection is served."""
-        return len(self.connections) + self.handshakes >= self.most
+        return self.room <= 0
 
     @property
     def takes_no_handshake(self) -> bool:
         """True if there are as many as may be open, and be refused."""
-        return len(self.connections) + self.handshakes >= self.most + self.refused_most
+        return self.room <= -self.refused_most
 
     @contextmanager
     def handshake(self) -> Iterator[None]:

@@ -113,15 +113,19 @@ async def test_of_two_the_courteous_one_has_nothing_to_do(
             assert served[1] >= 20
 
 
-@pytest.mark.parametrize(("others", "at_once"), [(False, module.BURST), (True, 1)])
-async def test_a_burst_is_accepted_at_once_if_no_other_worker_wants_some(
-    others: bool, at_once: int
+@pytest.mark.parametrize(
+    ("others", "most", "at_once"),
+    [(False, 100, module.BURST), (True, 100, 1), (False, module.BURST, 1)],
+)
+async def test_a_burst_is_accepted_if_all_may_be_open_and_no_other_worker_wants_some(
+    others: bool, most: int, at_once: int
 ) -> None:
     slot = AcceptSlot(shared_counts(2), 0) if others else AcceptSlot()
     with ExitStack() as stack:
         async with listening(slot) as (listener, port):
             for _ in range(module.BURST + 1):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            listener.limit.most = most
             listener._readable()
             assert len(listener._opening) == at_once
 
