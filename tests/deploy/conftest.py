@@ -1,6 +1,7 @@
 """kubectl and helm, as `make deployers` installs them."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from tests.programs import forked
 
 DEPLOY = ROOT / "deploy"
 DEPLOYERS = ROOT / ".deployers"
+OLDEST = "1.29"  # version of Kubernetes that we promise
 
 Documents = list[dict[str, Any]]
 Command = Callable[..., str]
+Render = Callable[[dict[str, Any]], Documents]
 
 
 def skipped_but_not_in_ci(why: str) -> None:
@@ -75,6 +78,32 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Runs helm in the project's root and answers what it printed."""
     program, folder = deployer("helm"), tmp_path_factory.mktemp("helm")
     return lambda *arguments, **more: run(program, *arguments, folder=folder, **more)
+
+
+@pytest.fixture(scope="session")
+def with_values(helm: Command, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Runs helm on the chart with values."""
+    path = tmp_path_factory.mktemp("values") / "values.json"
+
+    def run(verb: str, values: dict[str, Any], *more: str) -> str:
+        path.write_text(json.dumps(values))
+        return helm(*verb.split(), "deploy/helm/idservice", "--values", str(path), *more)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def render(with_values: Callable[..., str]) -> Render:
+    """What the chart renders; each shape is rendered once."""
+    known: dict[str, str] = {}
+
+    def run(values: dict[str, Any]) -> Documents:
+        key = json.dumps(values)
+        if key not in known:
+            known[key] = with_values("template ids", values, "--kube-version", OLDEST)
+        return documents(known[key])
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from .conftest import OLDEST as OLDEST
 from .conftest import needed
 
 kubernetes_validate = needed("kubernetes_validate")
 utils = needed("kubernetes_validate.utils")
 
-OLDEST, NEWEST = "1.29", utils.latest_version()
+NEWEST = utils.latest_version()
 ELSEWHERE = {
     "ServiceMonitor",
     "PrometheusRule",

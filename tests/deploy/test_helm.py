@@ -12,7 +12,7 @@ from idservice.server import settings
 from idservice.server.settings import SERVE
 from idservice.stores.address import DynamoAddress
 
-from .conftest import DEPLOY, Command, Documents, Failed, documents
+from .conftest import DEPLOY, Documents, Failed, Render, documents
 from .rules import complaints, environment, mounts, of_kind, ours
 from .schemas import NEWEST, OLDEST, invalid
 from .told import misspoken, told
@@ -82,34 +82,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "resources": {"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}},
     },
 }  # fmt: skip
-
-Render = Callable[[dict[str, Any]], Documents]
-
-
-@pytest.fixture(scope="session")
-def with_values(helm: Command, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Runs helm on the chart with values."""
-    path = tmp_path_factory.mktemp("values") / "values.json"
-
-    def run(verb: str, values: dict[str, Any], *more: str) -> str:
-        path.write_text(json.dumps(values))
-        return helm(*verb.split(), "deploy/helm/idservice", "--values", str(path), *more)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def render(with_values: Callable[..., str]) -> Render:
-    """What the chart renders; each shape is rendered once."""
-    known: dict[str, str] = {}
-
-    def run(values: dict[str, Any]) -> Documents:
-        key = json.dumps(values)
-        if key not in known:
-            known[key] = with_values("template ids", values, "--kube-version", OLDEST)
-        return documents(known[key])
-
-    return run
 
 
 def container_of(found: Documents) -> dict[str, Any]:
