@@ -18,6 +18,7 @@ from tests.ports import port_of
 from tests.processes import ROOT, START_S, wait_until
 
 FOLDER = ROOT / "deploy" / "monitoring"
+SHOWS_KEY = "# authorization: "  # which is taken out of its comment where keys are asked for
 
 
 def tool(name: str) -> str:
@@ -54,10 +55,16 @@ class Prometheus:
 
 
 @contextmanager
-def running(folder: Path, target: str) -> Iterator[Prometheus]:
-    """One that scrapes `target` each second in place of what our configuration names."""
+def running(folder: Path, target: str, key: str) -> Iterator[Prometheus]:
+    """One that scrapes `target` each second in place of what our configuration names, and shows an
+    access key."""
     program = tool("prometheus")
-    configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    text = (FOLDER / "prometheus.yml").read_text()
+    assert SHOWS_KEY in text
+    configuration = yaml.safe_load(text.replace(SHOWS_KEY, SHOWS_KEY.removeprefix("# ")))
+    authorization = configuration["scrape_configs"][0]["authorization"]
+    authorization["credentials_file"] = Path(authorization["credentials_file"]).name
+    (folder / authorization["credentials_file"]).write_text(key)
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     configuration["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))

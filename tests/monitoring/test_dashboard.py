@@ -40,9 +40,10 @@ class Load(threading.Thread):
         "/v1/counters/paused/next",
     )  # fmt: skip
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str) -> None:
         super().__init__(daemon=True)
         self._port = port
+        self._shown = {"Authorization": f"Bearer {key}"}
         self._end = threading.Event()
 
     def run(self) -> None:
@@ -50,10 +51,11 @@ class Load(threading.Thread):
         for number in count():
             if self._end.wait(0.005):
                 break
-            connection.request("GET", self.PATHS[number % len(self.PATHS)])
+            connection.request("GET", self.PATHS[number % len(self.PATHS)], headers=self._shown)
             connection.getresponse().read()
             if number % len(self.PATHS) == 0:
                 headers = {"Idempotency-Key": f"k{number}", "Content-Type": "application/json"}
+                headers |= self._shown
                 connection.request("POST", "/v1/tallies/gifts/add", '{"amount": 1}', headers)
                 connection.getresponse().read()
         connection.close()
@@ -74,9 +76,12 @@ def test_every_expression_returns_a_series_of_a_service_under_load(
     for counter in (["strict", "--strict"], ["few", "--limit", "9"], ["paused"]):
         assert command("create", *counter, "--store", STORE, folder=folder).returncode == 0
     assert command("tally", "create", "gifts", "--store", STORE, folder=folder).returncode == 0
-    with Serving(folder, "--store", STORE) as serving:
+    key = command("key", "create", "--role", "use", "--scope", "*", "--store", STORE, folder=folder)
+    assert key.returncode == 0, key.stderr
+    shown = key.stdout.strip()
+    with Serving(folder, "--store", STORE, "--require-keys", "all") as serving:
         port, where = serving.port, tmp_path_factory.mktemp("prometheus")
-        with Load(port), prometheus.running(where, f"127.0.0.1:{port}") as one:
+        with Load(port, shown), prometheus.running(where, f"127.0.0.1:{port}", shown) as one:
 
             def unheard() -> list[str]:
                 return [each for each in EXPRESSIONS if not one.series(asked(each))]
