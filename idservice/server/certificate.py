@@ -183,14 +183,15 @@ def read(cert: str, key: str) -> ReadCertificate:
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(cert, key, refuse)
         seen = _seen_by_clients(context, cert)
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+    except (OSError, ValueError) as error:  # of TLS, and of a file that is replaced just now
+        reason = getattr(error, "reason", "")
+        if reason == "KEY_VALUES_MISMATCH":
             why = (
                 f"the key in --tls-key {key} is not that of the certificate in --tls-cert {cert};"
                 " the service's own certificate comes first in its file"
             )
             raise Usage(why=why) from None
-        why = getattr(error, "verify_message", "") or error.reason or str(error)
+        why = getattr(error, "verify_message", "") or reason or str(error)
         raise Usage(why=f"--tls-cert {cert} and --tls-key {key} cannot be used: {why}") from None
     names = tuple(name for _, name in seen.get("subjectAltName", ()))
     times = (ssl.cert_time_to_seconds(seen[time]) for time in ("notBefore", "notAfter"))

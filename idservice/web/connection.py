@@ -54,8 +54,6 @@ BYTES = re.compile(r" (?:bytearray\()?b['\"]")  # as Python shows them
 WHY_MAX = 120  # characters shown of a parser's complaint
 PREFACE = "Pause on PRI"  # the parser's complaint about a client that begins with HTTP/2
 HTTP_2 = "it is HTTP/2, and only HTTP/1.1 is spoken here"
-HELLO = "\\x16\\x03"  # so begins a client that speaks TLS, as the complaint shows it
-NO_TLS = "it speaks TLS, and plain HTTP is spoken here: its URL must begin with http://"
 
 
 class Connection(RequestHandler):
@@ -242,7 +240,6 @@ class Connection(RequestHandler):
         if isinstance(exc, HttpProcessingError):
             why = _first_line(exc.message)
             why = HTTP_2 if why.startswith(PREFACE) else why
-            why = NO_TLS if HELLO in exc.message else why
             _malformed.warning(
                 "malformed request from %s: %s",
                 request.remote,

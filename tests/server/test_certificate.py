@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from idservice.errors import Usage
+from idservice.server import certificate as module
 from idservice.server.certificate import DAY_S, Certificate, examine, named, read
 from idservice.server.listen_address import Address
 from idservice.server.settings import ServeSettings
@@ -65,6 +66,16 @@ def test_files_that_are_not_what_they_should_be_are_refused(files: Files) -> Non
         read(str(files.cert), str(files.cert))
     files.cert.write_bytes(files.cert.read_bytes()[:200])
     with pytest.raises(Usage, match=r"cannot be used: "):
+        read(str(files.cert), str(files.key))
+
+
+def test_a_file_that_goes_away_while_it_is_read_is_told(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = files.cert.read_bytes() + files.key.read_bytes()
+    monkeypatch.setattr(module, "_content", lambda *_: content)
+    files.key.unlink()
+    with pytest.raises(Usage, match=r"cannot be used: .*No such file"):
         read(str(files.cert), str(files.key))
 
 

@@ -75,6 +75,7 @@ def test_of_two_services_elsewhere_one_must_be_named() -> None:
     ("variables", "url"),
     [
         ({"IDSERVICE_LISTEN": "127.0.0.1:7000"}, "http://127.0.0.1:7000"),
+        ({"IDSERVICE_LISTEN": "https://[::]:8443"}, "https://127.0.0.1:8443"),
         ({}, "http://127.0.0.1:8080"),
     ],
 )

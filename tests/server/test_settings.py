@@ -231,3 +231,20 @@ def test_an_unknown_variable_is_refused(variable: str, meant: str) -> None:
         settings.check_environment({variable: "x"})
     assert variable in str(caught.value)
     assert meant in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "local", "private", "url"),
+    [
+        ("127.0.0.1:1", True, True, "http://127.0.0.1:1"),
+        ("https://[::]:1", False, True, "https://[::]:1"),
+        ("ids.example:1", False, False, "http://ids.example:1"),
+        ("unix:/a", True, True, "unix:/a"),
+    ],
+)
+def test_an_address_tells_who_can_read_what_is_sent_there(
+    text: str, local: bool, private: bool, url: str
+) -> None:
+    address = Address.parse(text)
+    assert (address.is_local, address.is_private, address.url) == (local, private, url)
+    assert str(address) == text

@@ -52,10 +52,12 @@ async def test_workers_renew_their_certificate_and_no_request_is_lost(
         assert await serials(port, trust) == {1}
         async with asyncio.TaskGroup() as group:
             load = [group.create_task(client(kept=kept)) for kept in (True, True, False)]
+            serving.process.send_signal(signal.SIGHUP)  # reads also what has not changed
+            await until(lambda: renewed() == {None, 0, 1})
             write(tmp_path, serial=2)
             trust.load_verify_locations(files.cert)
             serving.process.send_signal(signal.SIGHUP)
-            await until(lambda: renewed() == {None, 0, 1})
+            await until(lambda: len(serving.records("certificate_renewed")) >= 6)
             assert await serials(port, trust) == {2}
             before = len(ids)
             await until(lambda: len(ids) > before + 100)
@@ -74,7 +76,7 @@ async def test_workers_renew_their_certificate_and_no_request_is_lost(
 async def test_files_that_change_are_seen_and_commands_find_the_service(
     folder: Path, certificate: Files, tmp_path: Path
 ) -> None:
-    files = write(tmp_path, serial=1)
+    files = write(tmp_path, serial=1, begins=-60, ends=5)
     env = {"IDSERVICE_LISTEN": "https://127.0.0.1:1", "SSL_CERT_FILE": str(certificate.cert)}
     trusted = env | {"SSL_CERT_FILE": str(files.cert)}
     with Serving(
@@ -82,6 +84,7 @@ async def test_files_that_change_are_seen_and_commands_find_the_service(
     ) as serving:  # fmt: skip
         url = f"https://127.0.0.1:{serving.port}"
         assert serving.await_log("listening")["message"] == f"ids: {url}/next"
+        assert ": it ends on 20" in serving.await_log("certificate_ends")["message"]
         short = ("--duration", "0.2", "--warmup", "0")
         for words in (["health"], ["next"], ["show", "default"], ["top", "--once"], ["bench"]):
             where = [url, *short] if words == ["bench"] else ["--url", url]

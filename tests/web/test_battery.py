@@ -5,11 +5,13 @@ import io
 import json
 import logging
 import socket
+import ssl
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import pytest
 
+from idservice.client.tls import NOT_SPOKEN, why_no_handshake
 from idservice.observability import logs
 from idservice.web import connection
 from idservice.web.connection import _first_line
@@ -369,3 +371,12 @@ def test_a_complaint_of_the_parser_is_short_and_has_no_control_bytes() -> None:
     assert _first_line("Bad \x1b[31m\x07 é\r\n:\n\n  GET ^") == "Bad \\x1b[31m\\x07 \\xe9"
     assert _first_line("a" * 1000) == "a" * 120
     assert _first_line("") == "bad request"
+
+
+async def test_tls_on_a_port_without_it_is_told_as_such(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ssl.SSLError) as refused:
+        await asyncio.open_connection("127.0.0.1", serving.port, ssl=ssl.create_default_context())
+    assert why_no_handshake(refused.value) == NOT_SPOKEN
+    assert "malformed request from 127.0.0.1: Received HTTPS traffic on an HTTP port" in caplog.text

@@ -57,6 +57,8 @@ class Transport(asyncio.Transport):
     def abort(self) -> None:
         self.done.append("abort")
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
     def pause_reading(self) -> None:
         self.is_reading = False
         self.done.append("pause")
@@ -100,8 +102,8 @@ class Hand:
             raise ZeroDivisionError
         return web.Response(text="taken")
 
-    def lane(self) -> tuple[FastConnection, Transport]:
-        lane, transport = FastConnection(self.lanes), Transport()
+    def lane(self, kind: type[FastConnection] = FastConnection) -> tuple[FastConnection, Transport]:
+        lane, transport = kind(self.lanes), Transport()
         self.transports.append(transport)
         lane.connection_made(transport)
         transport.lane = lane

@@ -10,7 +10,7 @@ from idservice.web.fast_lane.connection import FastConnection
 from idservice.web.fast_lane.tls_connection import TlsConnection
 from tests.certificates import Files
 from tests.web.conftest import Serve
-from tests.web.fast_lane.hand import empty
+from tests.web.fast_lane.hand import Hand, empty
 from tests.web.fast_lane.pair import GET, LAST, NEXT, H, Pair, head, traced
 from tests.web.wire import connected, request
 
@@ -104,6 +104,19 @@ async def test_no_id_is_taken_for_a_client_that_does_not_read_over_tls(
         (lane,) = [one for one in serving.gate.connections if isinstance(one, TlsConnection)]
         assert lane._transport is not None
         assert lane._transport.get_write_buffer_size() < 300_000
+
+
+async def test_what_comes_after_a_close_takes_no_id(hand: Hand) -> None:
+    """The transport of asyncio passes on what it has read but not deciphered."""
+    await hand.stocked()
+    lane, transport = hand.lane(TlsConnection)
+    lane.data_received(NEXT)
+    issued = hand.issued
+    hand.lanes.close()
+    for sent in (NEXT, request("/next?count=2")):
+        lane.data_received(sent)
+    assert transport.written.count(b"HTTP/1.1") == 1
+    assert hand.issued == issued
 
 
 async def test_nothing_is_answered_behind_an_answer_that_closes(
