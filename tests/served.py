@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from idservice.access.gate import Gate
+from idservice.access.keys import Keys
 from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
-from idservice.server.startup import build_instance
+from idservice.server.startup import build_instance, build_keys
 from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
 from idservice.web.app import build_app
@@ -24,7 +26,9 @@ class Served:
     service: Service
     catalogue: Catalogue
     url: str
+    keys: Keys | None  # the access keys that it knows
     asked: list[str] = field(default_factory=list)
+    shown: list[str | None] = field(default_factory=list)  # the Authorization of each request
 
 
 @asynccontextmanager
@@ -36,11 +40,13 @@ async def served(
     declared: Sequence[str] = (),
     limits: Limits | None = None,
     web_limits: WebLimits | None = None,
+    asks: bool = False,
 ) -> AsyncIterator[Served]:
-    """A service over an entered store; with `path` on a Unix socket."""
+    """A service over an entered store, with `path` on a Unix socket; it `asks` for access keys."""
     service, catalogue, tallies = build_instance(
         store, limits, random=random.Random(1), declared=declared
     )
+    keys = build_keys(service, store, None)
     async with service:
         app = build_app(
             service,
@@ -53,12 +59,14 @@ async def served(
             control=control,
             writable=True,
             unix=bool(path),
+            gate=Gate(keys, asks=asks),
         )
-        made = Served(service, catalogue, "")
+        made = Served(service, catalogue, "", keys)
 
         @web.middleware
         async def listen(request: web.Request, handler: object) -> web.StreamResponse:
             made.asked.append(request.path_qs)
+            made.shown.append(request.headers.get("Authorization"))
             return await handler(request)  # type: ignore[operator, no-any-return]
 
         app.middlewares.append(listen)

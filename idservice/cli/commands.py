@@ -84,14 +84,16 @@ BOUNDS = (
 )
 TALLY = takes("name", metavar="NAME", help="the tally")
 STORE = (config.STORE,)
-ASK = (config.STORE, config.URL, config.ANSWER_TIMEOUT)
+STORE_OR_SERVICE = (config.STORE, config.KEY_FILE)
+ASK = (config.STORE, config.URL, config.KEY_FILE, config.ANSWER_TIMEOUT)
 CHANGE = (config.STORE, config.RUNWAY)
 
 COMMANDS = {
     "serve": Command("server.process:run", "Serve ids over HTTP.", config.SERVE),
     "init": Command("cli.store_commands:init", "Create the store with its default counter.", STORE),
     "create": Command(
-        "cli.store_commands:create", "Create a counter, or take over an existing one.", CHANGE,
+        "cli.store_commands:create", "Create a counter, or take over an existing one.",
+        (*STORE_OR_SERVICE, config.RUNWAY),
         (
             takes("name", metavar="NAME", help="the name of the counter"),
             number("--start", help="the first id (default: 0)"),
@@ -108,7 +110,7 @@ COMMANDS = {
             REASON,
         ),
     ),
-    "counters": Command("cli.store_commands:counters", COUNTERS, STORE, (JSON,)),
+    "counters": Command("cli.store_commands:counters", COUNTERS, STORE_OR_SERVICE, (JSON,)),
     "show": Command(
         "cli.store_commands:show", SHOW, ASK, (NAME, JSON),
     ),
@@ -276,7 +278,7 @@ COMMANDS = {
     ),
     "doctor": Command(
         "cli.store_commands:doctor", DOCTOR,
-        (config.STORE, config.TLS_CERT, config.TLS_KEY), (JSON,),
+        (*STORE_OR_SERVICE, config.TLS_CERT, config.TLS_KEY), (JSON,),
     ),
     "usage": Command(
         "cli.usage_command:usage", USAGE, STORE,
@@ -300,14 +302,14 @@ COMMANDS = {
         (config.URL, config.TIMEOUT),
     ),
     "top": Command(
-        "cli.top:top", TOP, (config.URL, config.INTERVAL),
+        "cli.top:top", TOP, (config.URL, config.KEY_FILE, config.INTERVAL),
         (
             takes("--once", action="store_true", help="print it once and exit"),
             takes("--json", action="store_true", help="print JSON, a line for each look"),
         ),
     ),
     "bench": Command(
-        "cli.bench.run:bench", BENCH, config.BENCH,
+        "cli.bench.run:bench", BENCH, (*config.BENCH, config.KEY_FILE),
         (takes("where", metavar="URL", help="http(s)://HOST:PORT[/PATH] or unix:PATH"), JSON),
     ),
     "completion": Command(

@@ -11,12 +11,16 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from idservice.client import lookup, tls
 from idservice.client.address import ServiceAddress
 from idservice.errors import Unavailable
 from idservice.server.left_address import service_address
 from idservice.server.listen_address import Address
+
+if TYPE_CHECKING:
+    from idservice.client.own_key import OwnKey  # which a health check does not need
 
 POLL_S = 0.1
 
@@ -51,20 +55,28 @@ def _has_ipv4() -> bool:
         return way.connect_ex(("127.0.0.1", 9)) == 0
 
 
-def ask(url: str, target: str, *, timeout: float, here: bool = False) -> tuple[int, str]:
+def ask(
+    url: str,
+    target: str,
+    *,
+    timeout: float,
+    here: bool = False,
+    key: "OwnKey | None" = None,
+) -> tuple[int, str]:
     """GET `target` at http(s)://HOST:PORT or unix:PATH; return the status and the body.
 
     `timeout` in seconds holds for the whole call. `here` is True for an address on which this
-    machine listens: its certificate, which is for other names, is not checked. Raises NoAnswer,
-    Usage.
+    machine listens: its certificate, which is for other names, is not checked. `key` is the access
+    key that is shown. Raises NoAnswer, Usage.
     """
     deadline = time.monotonic() + timeout
+    shown = "".join(f"{name}: {value}\r\n" for name, value in (key.headers if key else {}).items())
     address = ServiceAddress.parse(url)
     try:
         with _connect(address, timeout, here=here) as connection:
             connection.sendall(
                 f"GET {target} HTTP/1.1\r\nHost: {address.authority}\r\nAccept: */*\r\n"
-                "User-Agent: idservice\r\nConnection: close\r\n\r\n".encode()
+                f"User-Agent: idservice\r\n{shown}Connection: close\r\n\r\n".encode()
             )
             answer = b""
             while True:
@@ -88,9 +100,9 @@ def ask(url: str, target: str, *, timeout: float, here: bool = False) -> tuple[i
     return int(words[1]), whole.decode("utf-8", "replace")
 
 
-def asked(url: str, target: str, *, timeout: float) -> str:
+def asked(url: str, target: str, *, timeout: float, key: "OwnKey | None" = None) -> str:
     """Return the body that a service answers to a GET. Raises RefusedBy, and as `ask`."""
-    status, body = ask(url, target, timeout=timeout)
+    status, body = ask(url, target, timeout=timeout, key=key)
     if status != 200:
         raise RefusedBy(url=url, why=detail(status, body))
     return body

@@ -15,6 +15,7 @@ from typing import Any
 from idservice import errors
 from idservice.allocation import direct
 from idservice.cli import http_get
+from idservice.cli.shown_key import shown_key
 from idservice.cli.store_commands import asks_service, in_use, opened
 from idservice.client import protocol
 from idservice.client.address import ServiceAddress
@@ -111,7 +112,8 @@ def _path(arguments: argparse.Namespace) -> str:
 
 def _print_answer(arguments: argparse.Namespace, count: int) -> None:
     target = f"{_path(arguments)}?count={count}"
-    body = http_get.asked(arguments.url, target, timeout=arguments.timeout)
+    key = shown_key(arguments)
+    body = http_get.asked(arguments.url, target, timeout=arguments.timeout, key=key)
     if not re.fullmatch(rf"([0-9]+\n){{{count}}}", body, re.ASCII):
         why = f"{body[-80:]!r} is not the end of {count} ids; they may be used up"
         raise http_get.NoAnswer(url=arguments.url, why=why)
@@ -122,7 +124,7 @@ def _from_service(arguments: argparse.Namespace, count: int, output: _Output) ->
     """Take ids as ranges, by as many requests as it takes. None is sent twice."""
     url, path, part_max, failures = arguments.url, _path(arguments), protocol.RANGES_MAX, 0
     until = time.monotonic() + arguments.timeout
-    pool = ConnectionPool(ServiceAddress.parse(url))
+    pool = ConnectionPool(ServiceAddress.parse(url), shown_key(arguments))
     with _whole(output, count), closing(pool), _progress(count) as advance:
         while output.printed < count:
             part, nonce = min(count - output.printed, part_max), secrets.token_hex(16)

@@ -24,6 +24,7 @@ from idservice.catalogue import doctor as catalogue_doctor
 from idservice.catalogue.changes import check_reason
 from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
 from idservice.cli import counter_table, http_get
+from idservice.cli.shown_key import shown_key
 from idservice.server import certificate, settings
 from idservice.stores import initialise, open_store
 from idservice.stores.address import SQLiteAddress, parse
@@ -135,9 +136,8 @@ def show(arguments: argparse.Namespace) -> Any:
     check_name(arguments.name)
     if not asks_service(arguments):
         return _show(arguments)
-    body = http_get.asked(
-        arguments.url, f"/v1/counters/{arguments.name}", timeout=arguments.timeout
-    )
+    target, key = f"/v1/counters/{arguments.name}", shown_key(arguments)
+    body = http_get.asked(arguments.url, target, timeout=arguments.timeout, key=key)
     if arguments.json:
         print(body)
         return 0
@@ -244,7 +244,7 @@ async def opened(
     try:
         async with (
             asyncio.timeout(COMMAND_TIMEOUT_S if verify else None) as deadline,
-            open_store(address) as store,
+            open_store(address, own_key=partial(shown_key, arguments)) as store,
         ):
             if verify:
                 await store.verify()

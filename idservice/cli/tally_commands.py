@@ -16,6 +16,7 @@ import msgspec
 from idservice import errors
 from idservice.catalogue.changes import check_reason
 from idservice.cli import counter_table, hints, tally_table
+from idservice.cli.shown_key import shown_key
 from idservice.cli.store_commands import asks_service, opened, operator
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
@@ -285,7 +286,8 @@ async def _opened_tallies(arguments: argparse.Namespace, wait_s: float) -> Async
 
 def _service(arguments: argparse.Namespace, wait_s: float) -> ChainedStore:
     """Return a running service, asked as a sidecar asks it. Raises Usage."""
-    return ChainedStore(AsyncTransport(ServiceAddress.parse(arguments.url)), wait_s=wait_s)
+    transport = AsyncTransport(ServiceAddress.parse(arguments.url), shown_key(arguments))
+    return ChainedStore(transport, wait_s=wait_s)
 
 
 def _json(value: object) -> str:

@@ -23,7 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from idservice.cli import http_get
-from idservice.errors import Unavailable
+from idservice.cli.shown_key import shown_key
+from idservice.client.own_key import UNAUTHORIZED, OwnKey
+from idservice.errors import KeyRefused, Unavailable
 from idservice.observability import format
 from idservice.server import stop_signals
 from idservice.server.left_address import service_address
@@ -80,10 +82,14 @@ TALLIES_LEFT_OUT = ("trouble", "lost", "commits", "commit", "waiting", "adds")
 LEFT_ALIGNED = ("name", "state", "mode", "bar", "line", "gaps", "changed", "trouble")
 
 
+class KeyRefusedBy(KeyRefused):
+    text = "The service at {url} refused: {why}"
+
+
 def top(arguments: argparse.Namespace) -> int:
     """Show the status of a service, once or until told to end. Raises Usage, and once as `look`."""
     url = arguments.url or default_url(os.environ)
-    ask = partial(look, url, here=not arguments.url)
+    ask = partial(look, url, here=not arguments.url, key=shown_key(arguments))
     if arguments.once:
         _print(ask(), Trails(), as_json=arguments.json)
         return 0
@@ -102,10 +108,15 @@ def default_url(environment: Mapping[str, str]) -> str:
     return http_get.reachable_url(service_address(environment, admin=True))
 
 
-def look(url: str, *, per: int = PER_MAX, here: bool = False) -> dict[str, Any]:
-    """Return the status of a service; `here` as for `http_get.ask`. Raises NoAnswer, RefusedBy,
-    Usage."""
-    code, body = http_get.ask(url, f"/v1/status?page=1&per={per}", timeout=ANSWER_S, here=here)
+def look(
+    url: str, *, per: int = PER_MAX, here: bool = False, key: OwnKey | None = None
+) -> dict[str, Any]:
+    """Return the status of a service; `here` and `key` as for `http_get.ask`. Raises NoAnswer,
+    RefusedBy, KeyRefusedBy, Usage."""
+    target = f"/v1/status?page=1&per={per}"
+    code, body = http_get.ask(url, target, timeout=ANSWER_S, here=here, key=key)
+    if code == UNAUTHORIZED:  # asking again is of no use
+        raise KeyRefusedBy(url=url, why=http_get.detail(code, body))
     if code != 200:
         why = "it shows no status there; give the address of its --admin-listen as --url."
         raise http_get.RefusedBy(url=url, why=why if code == 404 else http_get.detail(code, body))

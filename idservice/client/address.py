@@ -12,6 +12,8 @@ HTTP = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
+KEY_VARIABLE = "IDSERVICE_KEY"  # the access key that the service is shown
+
 
 def without_user(text: str) -> str:
     """Return a text for messages, without the user and the password of any URL in it."""

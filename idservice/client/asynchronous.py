@@ -14,6 +14,7 @@ from idservice.client.buffer import (
     tally_calls,
 )
 from idservice.client.http_async import AsyncTransport
+from idservice.client.own_key import OwnKey
 from idservice.client.process_mark import process_mark
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.client.tally import AsyncClientTally
@@ -30,8 +31,8 @@ class AsyncClient:
     """Hands out ids of one counter. Open or enter it; any number of tasks of one loop may use it.
 
     `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout` is how long a call
-    may take and `hold` how long ids are kept, in seconds. A forked child must open it
-    again.
+    may take and `hold` how long ids are kept, in seconds. `key` is the access key that it shows,
+    by default that of the variable IDSERVICE_KEY. A forked child must open it again.
     """
 
     __slots__ = (
@@ -46,10 +47,11 @@ class AsyncClient:
         *,
         timeout: float = TIMEOUT_S,
         hold: float = HOLD_S,
+        key: str | None = None,
     ) -> None:
         self._buffer = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
         self._ids = self._buffer.allocator.buffer
-        self._transport = AsyncTransport(self._buffer.address)
+        self._transport = AsyncTransport(self._buffer.address, OwnKey.given(key))
         self._begin()
 
     def _begin(self) -> None:

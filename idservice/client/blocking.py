@@ -15,6 +15,7 @@ from idservice.client.buffer import (
     tally_calls,
 )
 from idservice.client.http_sync import ConnectionPool
+from idservice.client.own_key import OwnKey
 from idservice.client.process_mark import process_mark
 from idservice.client.protocol import HOLD_S, NoUsableAnswer, Reply
 from idservice.client.tally import ClientTally
@@ -29,11 +30,12 @@ class Client:
     """Hands out ids of one counter. Open or enter it; any number of threads may use it.
 
     `url` is http://HOST:PORT, https://HOST:PORT or unix:PATH. `timeout` is how long a call
-    may take and `hold` how long ids are kept, in seconds. After a fork the child begins with none.
+    may take and `hold` how long ids are kept, in seconds. `key` is the access key that it shows,
+    by default that of the variable IDSERVICE_KEY. After a fork the child begins with no ids.
     """
 
     __slots__ = (
-        "__weakref__", "_buffer", "_connections", "_ids", "_lock", "_refill_ended",
+        "__weakref__", "_buffer", "_connections", "_ids", "_lock", "_own_key", "_refill_ended",
         "_refill_wanted", "_thread", "_waiting",
     )  # fmt: skip
 
@@ -44,8 +46,10 @@ class Client:
         *,
         timeout: float = TIMEOUT_S,
         hold: float = HOLD_S,
+        key: str | None = None,
     ) -> None:
         self._buffer = ClientBuffer(url, counter, timeout=timeout, hold=hold, clock=time.monotonic)
+        self._own_key = OwnKey.given(key)
         self._reset_locks()
         self._reset()
         clients.add(self)
@@ -59,7 +63,7 @@ class Client:
     def _reset(self) -> None:
         self._buffer.forget()
         self._ids = self._buffer.allocator.buffer
-        self._connections = ConnectionPool(self._buffer.address)
+        self._connections = ConnectionPool(self._buffer.address, self._own_key)
         self._thread: threading.Thread | None = None
         self._buffer.mark = process_mark()
 

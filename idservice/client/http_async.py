@@ -14,6 +14,7 @@ from yarl import URL
 from idservice.client import tls
 from idservice.client.address import ServiceAddress
 from idservice.client.lookup import LookUp
+from idservice.client.own_key import OwnKey
 from idservice.client.protocol import (
     ANSWER_MAX,
     NotSent,
@@ -83,10 +84,18 @@ class Resolver(AbstractResolver):
 class AsyncTransport:
     """Sends requests to one service, and none of them twice. Enter it to use it.
 
-    `connect_s` is how long a connection may take to be made; None if `send` has a limit.
+    `connect_s` is how long a connection may take to be made; None if `send` has a limit. `own_key`
+    is the access key that each request shows.
     """
 
-    def __init__(self, address: ServiceAddress, *, connect_s: float | None = None) -> None:
+    def __init__(
+        self,
+        address: ServiceAddress,
+        own_key: OwnKey | None = None,
+        *,
+        connect_s: float | None = None,
+    ) -> None:
+        self.own_key = own_key or OwnKey()
         self._connect_s = connect_s
         self._tally_turns = asyncio.Semaphore(TALLIES_AT_ONCE)
         self.url = address.url
@@ -126,15 +135,22 @@ class AsyncTransport:
         """Send one request. Raises NoUsableAnswer, of which NotSent proves that it was not sent.
 
         `key` is its Idempotency-Key. `limit_s` is how long it may take; None if the caller has a
-        deadline.
+        deadline. It is answered without being sent while the access key is known to be refused.
         """
+        clock = asyncio.get_running_loop().time
+        held = self.own_key.held(target, clock())
+        if held is not None:
+            return held
         headers = {"Content-Type": "application/json"} if body else {}
         if key:
             headers["Idempotency-Key"] = key
         connected = asyncio.Event()
         try:
             async with asyncio.timeout(limit_s):
-                return await self._send(method, target, body, headers, connected)
+                reply = await self._send(method, target, body, headers, connected)
+                if self.own_key.is_renewed(target, reply, clock()):
+                    reply = await self._send(method, target, body, headers, connected)
+                return reply
         except TimeoutError:
             if connected.is_set():
                 raise NoUsableAnswer(url=self.url, why="it took too long") from None
@@ -187,7 +203,7 @@ class AsyncTransport:
                 data=body or None,
                 allow_redirects=False,
                 trace_request_ctx=connected,
-                headers=headers,
+                headers={**headers, **self.own_key.headers},
             ) as response:
                 answer = b""
                 async for chunk in response.content.iter_chunked(CHUNK):

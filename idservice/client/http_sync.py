@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from idservice.client import lookup, tls
 from idservice.client.address import ServiceAddress
+from idservice.client.own_key import OwnKey
 from idservice.client.protocol import (
     ANSWER_MAX,
     NotSent,
@@ -97,9 +98,10 @@ class _Reading(io.RawIOBase):
 class ConnectionPool:
     """Sends requests to one service, one at a time on each connection, and none of them twice."""
 
-    def __init__(self, address: ServiceAddress) -> None:
+    def __init__(self, address: ServiceAddress, own_key: OwnKey | None = None) -> None:
         self.url = address.url
         self._address = address
+        self._own_key = own_key or OwnKey()
         self._lock = threading.Lock()
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
         self._in_use: set[http.client.HTTPConnection] = set()
@@ -113,15 +115,26 @@ class ConnectionPool:
         NoUsableAnswer, of which NotSent proves that it was not sent.
 
         After it a new connection begins with the next address of the host: an instance that does
-        not answer is not asked twice if there is another one.
+        not answer is not asked twice if there is another one. While the access key is known to be
+        refused, that is answered without a request.
         """
-        deadline = time.monotonic() + timeout
+        now = time.monotonic()
+        held = self._own_key.held(target, now)
+        if held is not None:
+            return held
+        reply = self._send(method, target, body, key, now + timeout)
+        if self._own_key.is_renewed(target, reply, time.monotonic()):
+            reply = self._send(method, target, body, key, now + timeout)
+        return reply
+
+    def _send(self, method: str, target: str, body: bytes, key: str, deadline: float) -> Reply:
         connection = self._take()
         whole, answered = False, False
         try:
             self._connect(connection, deadline)
             _set_timeout(connection, deadline)
-            connection.request(method, target, body or None, _headers(body, key))
+            headers = {**_headers(body, key), **self._own_key.headers}
+            connection.request(method, target, body or None, headers)
             connection.response_class = partial(_response, deadline)  # type: ignore[assignment]
             response = connection.getresponse()
             answer = b""

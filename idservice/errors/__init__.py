@@ -12,6 +12,7 @@ from idservice.errors.access import (
     KeysIllFormed,
     KeyUnknown,
     NoSuchKey,
+    StoreKeyRefused,
     UsageElsewhere,
     UsageIllFormed,
 )
@@ -145,6 +146,7 @@ __all__ = [
     "RequestTooLarge",
     "Stopped",
     "StoreError",
+    "StoreKeyRefused",
     "StoreReplaced",
     "StoreUnready",
     "Suspended",

@@ -101,3 +101,8 @@ class UsageElsewhere(RequestRefused):
     )
     code = "usage_elsewhere"
     status = 409
+
+
+class StoreKeyRefused(NotApplied):
+    text = "The service {store} refused {action}: {why}. {advice}."
+    code = "store_key_refused"

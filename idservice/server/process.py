@@ -33,7 +33,7 @@ from idservice.server.startup import build_instance
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.link import PoolView, SupervisorLink
 from idservice.server.workers.supervisor import Supervisor
-from idservice.stores import open_store, preload
+from idservice.stores import preload
 from idservice.stores.records import check_name
 from idservice.tallies.service import Tallies
 from idservice.web.app import build_app
@@ -132,7 +132,7 @@ async def _serve(
     routes = _routes(settings.route)
     most, more = connections_max(settings, sockets.may_open(DESCRIPTORS_WISHED))
     create = startup.may_create(settings.store, init=settings.init)
-    store = open_store(settings.store or STORE_DEFAULT, hold_s=settings.hold, wait_s=settings.wait)
+    store = startup.opened(settings, os.environ)
     await stack.enter_async_context(store)
     declared = [settings.default_counter, *routes.values()]
     service, catalogue, tallies = build_instance(

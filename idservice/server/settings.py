@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from idservice import errors
-from idservice.client.address import shown
+from idservice.client.address import KEY_VARIABLE, shown
 from idservice.core.sizing import BLOCK_MAX
 from idservice.server.listen_address import ADMIN_DEFAULT, LISTEN_DEFAULT, Address
 
@@ -179,6 +179,11 @@ class ServeSettings:
         "where the counters are: sqlite:PATH, dynamodb:TABLE[?region=R&endpoint=URL] or, another"
         " idservice, http://HOST:PORT", "URL", unset=STORE_DEFAULT,
     )  # fmt: skip
+    store_key_file: str | None = row(
+        None, str,
+        "file with the access key that is shown to the idservice which is the store; read again"
+        " once that refuses it", "FILE", unset="the key in IDSERVICE_KEY, if any",
+    )  # fmt: skip
     init: bool = row(False, switch, "create the store if it is missing or empty")
     listen: tuple[Address, ...] = row(
         (LISTEN_DEFAULT,), Address.parse,
@@ -294,14 +299,26 @@ class BenchSettings:
 
 
 SERVE = tuple(rows(ServeSettings).values())
-STORE, RUNWAY, LISTEN, ADMIN_LISTEN, TLS_CERT, TLS_KEY = (
+STORE, STORE_KEY_FILE, RUNWAY, LISTEN, ADMIN_LISTEN, TLS_CERT, TLS_KEY = (
     rows(ServeSettings)[name]
-    for name in ("store", "runway", "listen", "admin_listen", "tls_cert", "tls_key")
+    for name in (
+        "store",
+        "store_key_file",
+        "runway",
+        "listen",
+        "admin_listen",
+        "tls_cert",
+        "tls_key",
+    )
 )
 # Of the commands that ask a running service.
 URL = Setting(
     "url", None, str, "the service, http(s)://HOST:PORT or unix:PATH", "URL",
     unset="the one that runs here as this user, else where --listen says",
+)  # fmt: skip
+KEY_FILE = Setting(
+    "key_file", None, str, "file with the access key that is shown to a service", "FILE",
+    unset="the key in IDSERVICE_KEY, if any",
 )  # fmt: skip
 TIMEOUT = Setting("timeout", 30.0, seconds(0, 3600), "seconds to wait", "S")
 ANSWER_TIMEOUT = Setting(
@@ -309,7 +326,7 @@ ANSWER_TIMEOUT = Setting(
 )
 INTERVAL = Setting("interval", 1.0, seconds(0.1, 3600), "seconds between two looks", "S")
 BENCH = tuple(rows(BenchSettings).values())
-ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, INTERVAL, *BENCH)}
+ALL = {setting.variable: setting for setting in (*SERVE, URL, KEY_FILE, TIMEOUT, INTERVAL, *BENCH)}
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -318,11 +335,11 @@ ALL = {setting.variable: setting for setting in (*SERVE, URL, TIMEOUT, INTERVAL,
 def check_environment(environment: Mapping[str, str]) -> None:
     """Refuse variables with our prefix that are not settings. Raises Usage."""
     for variable, value in environment.items():
-        if not variable.startswith(PREFIX) or variable in ALL:
+        if not variable.startswith(PREFIX) or variable in ALL or variable == KEY_VARIABLE:
             continue
         if FROM_KUBERNETES.fullmatch(f"{variable}={value}"):
             continue
-        meant = did_you_mean(variable, ALL)
+        meant = did_you_mean(variable, (*ALL, KEY_VARIABLE))
         raise errors.Usage(why=f"the environment variable {variable} is not a setting{meant}")
 
 

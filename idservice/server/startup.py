@@ -7,7 +7,7 @@ import asyncio
 import logging
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -21,12 +21,13 @@ from idservice.allocation.context import Limits
 from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
+from idservice.client.own_key import OwnKey
 from idservice.core.tally import AddFate
 from idservice.core.timeouts import backoff
 from idservice.core.usage import UsageKind, UsageReading
 from idservice.server.listen_address import Address
-from idservice.server.settings import STORE_DEFAULT
-from idservice.stores import initialise
+from idservice.server.settings import STORE_DEFAULT, ServeSettings
+from idservice.stores import initialise, open_store
 from idservice.stores.findings import Clock
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import DEFAULT_COUNTER
@@ -36,6 +37,20 @@ log = logging.getLogger("idservice.start")
 
 LOOK_MAX_S = 5.0
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 2.0  # between looks at a store that does not answer
+
+
+def opened(settings: ServeSettings, environment: Mapping[str, str]) -> IdStore:
+    """Return the store of an instance, not yet entered. Raises Usage."""
+    store = open_store(
+        settings.store or STORE_DEFAULT,
+        hold_s=settings.hold,
+        wait_s=settings.wait,
+        own_key=lambda: OwnKey.of_environment(environment, settings.store_key_file),
+    )
+    if settings.store_key_file is not None and has_catalogue(store):
+        why = "--store-key-file is for a --store that is another idservice, http://HOST:PORT"
+        raise errors.Usage(why=why)
+    return store
 
 
 def build_instance(

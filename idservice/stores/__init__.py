@@ -16,6 +16,9 @@ or OutcomeUnknown. After the last a reserved range is burnt (I4), and nothing is
 what may be repeated. Engines are imported only when used.
 """
 
+from collections.abc import Callable
+
+from idservice.client.own_key import OwnKey
 from idservice.client.protocol import HOLD_S
 from idservice.client.tally_calls import WAIT_S
 from idservice.errors import Usage
@@ -24,11 +27,17 @@ from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import Counter
 
 
-def open_store(address: str, *, hold_s: float = HOLD_S, wait_s: float = WAIT_S) -> IdStore:
+def open_store(
+    address: str,
+    *,
+    hold_s: float = HOLD_S,
+    wait_s: float = WAIT_S,
+    own_key: Callable[[], OwnKey] = OwnKey,
+) -> IdStore:
     """Return the store at an address, not yet entered. Raises Usage.
 
-    `hold_s` is how long ids of another service are held, and `wait_s` how long it is asked about a
-    tally, in seconds.
+    If it is another service, `hold_s` is how long its ids are held, `wait_s` how long it is asked
+    about a tally, in seconds, and `own_key` returns the access key that it is shown.
     """
     match parse(address):
         case SQLiteAddress(path):
@@ -43,7 +52,7 @@ def open_store(address: str, *, hold_s: float = HOLD_S, wait_s: float = WAIT_S) 
             from idservice.client.http_async import AsyncTransport
             from idservice.stores.chained import CONNECT_MAX_S, ChainedStore
 
-            transport = AsyncTransport(service, connect_s=CONNECT_MAX_S)
+            transport = AsyncTransport(service, own_key(), connect_s=CONNECT_MAX_S)
             return ChainedStore(transport, hold_s=hold_s, wait_s=wait_s)
 
 

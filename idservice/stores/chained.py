@@ -10,6 +10,7 @@ import msgspec
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
+from idservice.client.own_key import UNAUTHORIZED, refuses_key
 from idservice.client.protocol import ClientAnswer, NotSent, NoUsableAnswer, Refused
 from idservice.client.tally_calls import WAIT_S
 from idservice.core.epoch import epoch_name, gone_back
@@ -228,6 +229,10 @@ class ChainedStore:
     ) -> errors.IdserviceError:
         """Return the store error that a refusal of the service amounts to."""
         why = error.why.rstrip(".")
+        if error.status == UNAUTHORIZED:
+            return self._key_refused(error, action)
+        if refuses_key(error):
+            why = f"{why}. {self._transport.own_key.advice}"
         about: dict[str, Any] = {"store": self.address, "name": counter.name, "why": why}
         if error.code == "exhausted":  # how many are left is not said: fewer than these
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
@@ -365,9 +370,15 @@ class ChainedStore:
             return errors.NotShown(store=self.address, action=action)
         if error.outcome == errors.UNKNOWN:
             return self._unknown(action, error.why)
+        if error.status == UNAUTHORIZED:
+            return self._key_refused(error, action)
         if name and not error.retryable:
             return errors.Withheld(store=self.address, name=name, why=error.why.rstrip("."))
         return self._not_applied(action, error.why)
+
+    def _key_refused(self, error: Refused, action: str) -> errors.StoreError:
+        why, advice = error.why.rstrip("."), self._transport.own_key.advice
+        return errors.StoreKeyRefused(store=self.address, action=action, why=why, advice=advice)
 
     def _unanswered(self, error: NoUsableAnswer, action: str) -> errors.StoreError:
         """Return the store error of a request without an answer, which may not have been sent."""

@@ -7,6 +7,7 @@ from typing import NoReturn
 from idservice import errors
 from idservice.client import tally_protocol
 from idservice.client.http_async import AsyncTransport
+from idservice.client.own_key import UNAUTHORIZED, refuses_key
 from idservice.client.protocol import NotSent, NoUsableAnswer, Refused
 from idservice.client.tally_calls import WAIT_S, TallyCalls, TallyNotRead
 from idservice.client.tally_protocol import SettledAdd
@@ -33,8 +34,9 @@ class ChainedTallies:
         try:
             return _told(await self._transport.carry_out(self._calls(name).add(amount, key)))
         except Refused as refused:  # for what the caller did not say
-            unsettled = errors.AddUnsettled(name=name, key=key, why=str(refused).rstrip("."))
-            unsettled.retryable = refused.retryable
+            why = f"{self._transport.url} refused: {self._why(refused)}"
+            unsettled = errors.AddUnsettled(name=name, key=key, why=why)
+            unsettled.retryable = refused.retryable or refused.status == UNAUTHORIZED
             raise unsettled from None
 
     async def value(self, name: str) -> TallyReading:
@@ -60,6 +62,10 @@ class ChainedTallies:
             name, self._transport.url, limit_s=self._wait_s, clock=clock, random=self._random
         )
 
+    def _why(self, refused: Refused) -> str:
+        why = refused.why.rstrip(".")
+        return f"{why}. {self._transport.own_key.advice}" if refuses_key(refused) else why
+
     def _not_read(self, error: Refused | TallyNotRead, action: str) -> NoReturn:
         """Raise the store error of a read that failed."""
         url = self._transport.url
@@ -70,8 +76,8 @@ class ChainedTallies:
             ) from None
         if isinstance(cause, NoUsableAnswer):
             raise errors.NotAnswered(store=url, why=cause.why.rstrip("."), action=action) from None
-        why = cause.why if isinstance(cause, Refused) else str(cause)
-        refused = errors.NotApplied(store=url, action=action, why=why.rstrip("."))
+        why = self._why(cause) if isinstance(cause, Refused) else str(cause).rstrip(".")
+        refused = errors.NotApplied(store=url, action=action, why=why)
         refused.retryable = cause.retryable
         raise refused from None
 

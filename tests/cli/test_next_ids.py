@@ -26,7 +26,7 @@ class Central:
     asked: list[int]
     next = 0
 
-    def __init__(self, address: object) -> None:
+    def __init__(self, address: object, own_key: object) -> None:
         pass
 
     @classmethod

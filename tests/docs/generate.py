@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import idservice
 from idservice import errors
 from idservice.cli import main as cli
+from idservice.client.address import KEY_VARIABLE
 from idservice.core.gap_causes import GapCause
 from idservice.observability import prometheus, readings
 from idservice.observability.latency import Latency
@@ -56,6 +57,11 @@ def pages() -> dict[str, str]:
     return {name: "\n".join([*lines(), ""]) for name, lines in made.items()}
 
 
+SHOWN_KEY = (
+    "A command that asks a service shows it the access key in a file or in the variable"
+    f" `{KEY_VARIABLE}`. No flag takes the key itself: others would see it among the processes."
+)
+
 # --- settings and commands ------------------------------------------------------------------------
 
 
@@ -73,6 +79,11 @@ def settings() -> Iterator[str]:
     for title, text, rows in (
         ("serve", "", config.SERVE),
         ("health, wait and top", "", (config.URL, config.TIMEOUT, config.INTERVAL)),
+        (
+            "Access keys",
+            SHOWN_KEY,
+            (config.KEY_FILE,),
+        ),
         ("bench", "", config.BENCH),
     ):
         yield from ("", f"## {title}")

@@ -14,6 +14,7 @@ from idservice.server.listen_address import Address
 # flag: (text of the flag, its value, text of the variable, its value); text None: a switch
 SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
     "--store": ("sqlite:a.db", "sqlite:a.db", "dynamodb:t", "dynamodb:t"),
+    "--store-key-file": ("/a/key", "/a/key", "b", "b"),
     "--init": (None, True, "0", False),
     "--listen": (
         "[::1]:1", (Address("::1", 1),),
@@ -48,6 +49,7 @@ SAMPLES: dict[str, tuple[str | None, Any, str, Any]] = {
 }  # fmt: skip
 DEFAULTS = {
     "--store": None,
+    "--store-key-file": None,
     "--init": False,
     "--listen": (Address("127.0.0.1", 8080),),
     "--admin-listen": None,
@@ -78,6 +80,7 @@ WHOLE = ["", "-1", "+1", "1.0", "1_0", " 1", "1 ", "٣", "1e3", "0x1", "x", "9" 
 SECONDS = ["", "-1", "+1", ".5", "1.", "1_0", " 1", "1s", "٣", "1e1", "inf", "nan", "9" * 12]
 BAD: dict[str, list[str]] = {
     "--store": [""],
+    "--store-key-file": [""],
     "--init": ["", "maybe", "2"],
     "--listen": [
         "", "a", "127.0.0.1", "127.0.0.1:65536", "127.0.0.1:x", "::1:1", "unix:",
@@ -205,6 +208,7 @@ def test_a_bad_value_is_refused_with_the_value_and_the_rule(
         "IDSERVICE_ORDERS_2_PORT",
         "IDSERVICE_ORDERS_2_PORT_8080_TCP_ADDR",
         "IDSERVICES_STORE",
+        "IDSERVICE_KEY",
         "OTHER",
     ],
 )
@@ -218,6 +222,7 @@ def test_variables_of_kubernetes_and_others_are_not_ours(variable: str) -> None:
         ("IDSERVICE_STOER", "did you mean IDSERVICE_STORE?"),
         ("IDSERVICE_LISTEN_ADDRESS", "did you mean IDSERVICE_LISTEN?"),
         ("IDSERVICE_STORE-WAIT", "did you mean IDSERVICE_STORE_WAIT?"),
+        ("IDSERVICE_KEYS", "did you mean IDSERVICE_KEY?"),
         ("IDSERVICE_store", ""),
         ("IDSERVICE_", ""),
         ("IDSERVICE_XYZZY", ""),

@@ -4,7 +4,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import msgspec
@@ -14,6 +14,7 @@ from idservice.cli.bench.verdict import runs
 from idservice.client import lookup
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import Resolver
+from idservice.client.own_key import OwnKey
 from idservice.errors import Usage
 from idservice.web.schemas import IdRange, IdRanges
 
@@ -28,13 +29,14 @@ _ranges = msgspec.json.Decoder(IdRanges)
 
 @dataclass(frozen=True, slots=True)
 class BenchTarget:
-    """A service and a path on it."""
+    """A service, a path on it, and the access key that it is shown."""
 
     address: ServiceAddress
     path: str
+    key: OwnKey = field(default_factory=OwnKey)
 
     @classmethod
-    def parse(cls, url: str, counter: str | None) -> "BenchTarget":
+    def parse(cls, url: str, counter: str | None, key: OwnKey | None = None) -> "BenchTarget":
         """Read http(s)://HOST:PORT[/PATH] or unix:PATH. Raises Usage."""
         parts = HTTP.fullmatch(url)
         base, path = (parts[1], parts[2] or "") if parts else (url, "")
@@ -49,12 +51,13 @@ class BenchTarget:
             )
         address = ServiceAddress.parse(base)
         default = f"/v1/counters/{counter}/next" if counter is not None else "/next"
-        return cls(address, path or default)
+        return cls(address, path or default, key or OwnKey())
 
     def request(self, target: str) -> bytes:
+        shown = "".join(f"{name}: {value}\r\n" for name, value in self.key.headers.items())
         return (
             f"GET {target} HTTP/1.1\r\nHost: {self.address.authority}\r\n"
-            f"User-Agent: idservice-bench/{__version__}\r\n\r\n"
+            f"User-Agent: idservice-bench/{__version__}\r\n{shown}\r\n"
         ).encode()
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> object:

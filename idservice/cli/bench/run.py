@@ -16,6 +16,7 @@ from idservice.cli.bench.load import Load, Plan
 from idservice.cli.bench.report import BenchReport, progress
 from idservice.cli.bench.request import BenchRequest, BenchTarget, read_ranges
 from idservice.cli.bench.results import BenchResults
+from idservice.cli.shown_key import shown_key
 from idservice.errors import Usage
 from idservice.server import stop_signals
 from idservice.server.loop import on_signals
@@ -33,7 +34,7 @@ def bench(arguments: argparse.Namespace) -> Coroutine[object, object, int]:
     """Put load on a service, and check every id it gives."""
     settings = taken(BenchSettings, arguments)
     counter = settings.counter and check_name(settings.counter)
-    target = BenchTarget.parse(arguments.where, counter)
+    target = BenchTarget.parse(arguments.where, counter, shown_key(arguments))
     return _bench(target, _begun(target, settings), arguments.json)
 
 
@@ -86,7 +87,7 @@ def _begun(target: BenchTarget, settings: BenchSettings) -> BenchReport:
         )
     url = target.address.url
     ask = BenchRequest(target.path, settings.count, settings.ranges)
-    body = http_get.asked(url, ask.target, timeout=FIRST_ANSWER_S)
+    body = http_get.asked(url, ask.target, timeout=FIRST_ANSWER_S, key=target.key)
     first = ask.blocks(body.encode())
     if first is None:
         raise http_get.NoAnswer(
@@ -160,7 +161,7 @@ def _look(target: BenchTarget, *, timeout: float) -> tuple[IdRanges | None, list
     """
     ask = BenchRequest(target.path, 1, ranges=True)
     try:
-        status, text = http_get.ask(target.address.url, ask.target, timeout=timeout)
+        status, text = http_get.ask(target.address.url, ask.target, timeout=timeout, key=target.key)
     except http_get.NoAnswer:
         return None, []
     body = text.encode()

@@ -1,0 +1,259 @@
+"""The access key of a sidecar: shown to its central, read again when refused, and nobody else's."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+import aiohttp
+import pytest
+
+from idservice import errors
+from idservice.access.changes import KeyChanges
+from idservice.access.gate import Gate
+from idservice.access.keys import Keys
+from idservice.allocation.service import Service
+from idservice.client.address import KEY_VARIABLE, ServiceAddress
+from idservice.client.http_async import AsyncTransport
+from idservice.client.own_key import OwnKey
+from idservice.client.protocol import Reply
+from idservice.core.access_key import RANDOM_NUMBERS, Role, key_text
+from idservice.core.limits import ID_MAX
+from idservice.server import startup
+from idservice.server.settings import ServeSettings
+from idservice.server.startup import build_instance
+from idservice.stores.chained import ChainedStore
+from idservice.tallies.changes import new_tally
+from idservice.web.ids import several
+from idservice.web.problems import problem
+from idservice.web.request import WebLimits, read_id_request
+from tests.served import Served, served
+from tests.simulation.loop import elapse, run
+from tests.simulation.serving import table
+from tests.simulation.store import SimStore
+
+HOLD_S = 10.0
+HEARD_S = 3.0  # for a revocation to reach every instance (K3)
+WRONG = key_text(Role.USE, range(RANDOM_NUMBERS))
+
+
+# --- a real central -------------------------------------------------------------------------------
+
+
+class Scene:
+    """A central that asks for keys, and a file with a key of `acme.*` for its sidecars."""
+
+    def __init__(self, store: SimStore, central: Served, folder: Path) -> None:
+        self.central = central
+        self.file = folder / "key"
+        self.changes = KeyChanges(store.keys, random=Random(5), clock=time.time)
+
+    async def make(self, *scopes: str) -> str:
+        _, text = await self.changes.create(Role.USE, scopes or ("acme.*",))
+        await self._hear()
+        self.file.write_text(f"{text}\n")
+        return text
+
+    async def revoke(self, text: str) -> None:
+        await self.changes.revoke(text.split("_")[2])
+        await self._hear()
+
+    async def _hear(self) -> None:
+        assert self.central.keys is not None
+        await self.central.keys.read_again()
+
+    def sidecar(self, **settings: Any) -> ChainedStore:
+        """The store of a sidecar as `serve` opens it."""
+        settings.setdefault("store_key_file", str(self.file))
+        store = startup.opened(ServeSettings(store=self.central.url, **settings), {})
+        assert isinstance(store, ChainedStore)
+        return store
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    store = SimStore(Random(1), table("default", "acme.orders"))
+    store.tallies.items["acme.sum"] = new_tally("acme.sum")
+    async with served(store, asks=True) as central:
+        yield Scene(store, central, tmp_path)
+
+
+async def lend(store: ChainedStore, name: str = "acme.orders") -> tuple[range, ...]:
+    counter = await store.counter(name)
+    assert counter is not None
+    return (await store.reserve(counter, count=2, seen=0, room=ID_MAX)).blocks
+
+
+async def test_ids_and_sums_are_asked_for_with_the_key_of_the_sidecar(scene: Scene) -> None:
+    key = await scene.make()
+    async with scene.sidecar() as store:
+        await store.verify()
+        assert await lend(store) == (range(2),)
+        assert (await store.tallies.add("acme.sum", "k", "1")).record.sum == 1
+        assert (await store.tallies.value("acme.sum")).sum == 1
+    assert set(scene.central.shown) == {f"Bearer {key}"}
+
+
+async def test_the_key_of_a_request_is_not_passed_on_and_not_judged(scene: Scene) -> None:
+    """Whoever reaches a sidecar has its rights: it listens on loopback."""
+    key = await scene.make()
+    async with scene.sidecar() as store, served(store) as sidecar, aiohttp.ClientSession() as http:
+        for shown in (None, f"Bearer {WRONG}", "Basic dTpw"):
+            headers = {"Authorization": shown} if shown else {}
+            url = f"{sidecar.url}/v1/counters/acme.orders/next"
+            async with http.get(url, headers=headers) as answer:
+                assert answer.status == 200
+    assert set(scene.central.shown) == {f"Bearer {key}"}
+
+
+async def test_a_refused_key_is_told_with_its_file_and_what_to_do(scene: Scene) -> None:
+    key = await scene.make()
+    await scene.revoke(key)
+    async with scene.sidecar() as store:
+        with pytest.raises(errors.StoreKeyRefused) as refused:
+            await lend(store)
+        with pytest.raises(errors.NotApplied, match="revoked") as unread:
+            await store.tallies.value("acme.sum")
+        with pytest.raises(errors.AddUnsettled, match="revoked") as unsettled:
+            await store.tallies.add("acme.sum", "k", "1")
+        for one in (refused, unread, unsettled):
+            assert f"into the file {scene.file}, which is read again" in str(one.value)
+            assert key not in str(one.value)
+        assert (refused.value.outcome, refused.value.retryable) == (errors.NOT_APPLIED, True)
+
+
+async def test_a_scope_that_is_missing_withholds_one_counter_alone(scene: Scene) -> None:
+    await scene.make()
+    async with scene.sidecar() as store:
+        with pytest.raises(errors.Withheld, match="a scope that covers 'default'") as withheld:
+            await lend(store, "default")
+        assert str(scene.file) in str(withheld.value)
+        assert not withheld.value.retryable
+        assert await lend(store) == (range(2),)
+
+
+async def test_a_start_with_a_bad_key_ends_with_what_to_do(scene: Scene) -> None:
+    scene.file.write_text(WRONG)
+    loop = asyncio.get_running_loop()
+    async with scene.sidecar() as store:
+        service, _, _ = build_instance(store, random=Random(1), declared=["acme.orders"])
+        async with service:
+            with pytest.raises(errors.StoreUnready, match=r"not valid here.*Put a key") as unready:
+                await startup.warm(service, deadline=loop.time())
+    assert str(scene.file) in str(unready.value)
+
+
+async def test_a_renewed_file_is_read_without_a_restart(scene: Scene) -> None:
+    first = await scene.make()
+    async with scene.sidecar() as store:
+        assert await lend(store) == (range(2),)
+        second = await scene.make()
+        assert await lend(store) == (range(2, 4),)
+        assert scene.central.shown[-1] == f"Bearer {first}", "it is valid still"
+        await scene.revoke(first)
+        assert await lend(store) == (range(4, 6),)
+    assert scene.central.shown[-1] == f"Bearer {second}"
+
+
+async def test_a_sidecar_without_a_file_shows_the_key_of_the_variable(scene: Scene) -> None:
+    key = await scene.make()
+    settings = ServeSettings(store=scene.central.url)
+    store = startup.opened(settings, {KEY_VARIABLE: key})
+    assert isinstance(store, ChainedStore)
+    async with store:
+        assert await lend(store) == (range(2),)
+    with pytest.raises(errors.Usage, match="IDSERVICE_KEY has no access key"):
+        startup.opened(settings, {KEY_VARIABLE: key[:-1]})
+
+
+def test_a_key_file_beside_a_store_of_our_own_is_refused(tmp_path: Path) -> None:
+    settings = ServeSettings(store=f"sqlite:{tmp_path / 'a.db'}", store_key_file="key")
+    with pytest.raises(errors.Usage, match="--store-key-file is for a --store that is another"):
+        startup.opened(settings, {})
+    startup.opened(ServeSettings(store="sqlite:a.db"), {KEY_VARIABLE: "is not looked at"})
+
+
+# --- in virtual time ------------------------------------------------------------------------------
+
+
+class GatedHop(AsyncTransport):
+    """The way to a central whose gate judges each request, as its listener does."""
+
+    def __init__(self, central: Service, gate: Gate, own_key: OwnKey) -> None:
+        super().__init__(ServiceAddress.parse("http://central:8080"), own_key)
+        self._central, self._gate = central, gate
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def _send(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        connected: asyncio.Event,
+    ) -> Reply:
+        connected.set()
+        await elapse(0.01)
+        if target == "/livez":
+            return Reply(200, "text/plain", b"live")
+        name = target.partition("?")[0].split("/")[3]
+        try:
+            shown = self.own_key.headers["Authorization"].encode()
+            (await self._gate.admit([shown])).check(Role.USE, name)
+            if method == "GET":
+                raise errors.UnknownPath(path=target)
+            asked = read_id_request(target, "", WebLimits())
+            supply = await self._central.local_counter(name)
+            blocks = await supply.next_batch(asked.count or 1)
+        except errors.IdserviceError as error:
+            refused = problem(error)
+            assert isinstance(refused.body, bytes)
+            return Reply(refused.status, refused.content_type, refused.body)
+        kind, answer = several(supply.counter, asked, blocks)
+        return Reply(200, kind, answer)
+
+
+@asynccontextmanager
+async def chain(
+    key: OwnKey, central_store: SimStore, now: float
+) -> AsyncIterator[tuple[Service, Keys]]:
+    """A sidecar over a central that asks for keys."""
+    central, _, _ = build_instance(central_store, random=Random(1))
+    keys = startup.build_keys(central, central_store, "all", clock=lambda: now)
+    assert keys is not None
+    async with central:
+        store = ChainedStore(GatedHop(central, Gate(keys, asks=True), key), hold_s=HOLD_S)
+        sidecar, _, _ = build_instance(store, random=Random(2))
+        async with store, sidecar:
+            yield sidecar, keys
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_revocation_ends_the_ids_of_a_sidecar_within_3_s_and_its_hold(seed: int) -> None:
+    async def scene() -> None:
+        store, now = SimStore(Random(seed), table("acme.orders")), 1_800_000_000.0
+        changes = KeyChanges(store.keys, random=Random(seed), clock=lambda: now)
+        key, text = await changes.create(Role.USE, ("acme.*",))
+        loop, rng = asyncio.get_running_loop(), Random(seed)
+        async with chain(OwnKey(text), store, now) as (sidecar, _):
+            supply = await sidecar.local_counter("acme.orders")
+            for _ in range(200):  # it is busy, so it holds ids
+                await supply.next_batch(3)
+                await elapse(0.05)
+            await elapse(rng.uniform(0.0, 3.0))
+            await changes.revoke(key.id)
+            revoked_at = last_at = loop.time()
+            while loop.time() < revoked_at + 60.0:
+                with suppress(errors.StoreKeyRefused, errors.WaitedTooLong):
+                    await supply.next_batch(1)
+                    last_at = loop.time()
+                await elapse(0.05)
+        assert last_at - revoked_at <= HEARD_S + HOLD_S
+        assert last_at > revoked_at, "it held some"
+
+    run(scene())
