@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idservice.__main__ import main
+from idservice.stores import chained
+from idservice.stores.dynamodb import client
 from tests import engines
 from tests.processes import STORE
 
@@ -75,6 +77,14 @@ def _environment() -> Iterator[None]:
 def _made_once() -> None:
     """What takes long and is the same for all tests: descriptions of services."""
     engines.read_models_once()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> None:
+    """A store that is there is connected to, and answers, on a machine that does ten other things.
+    A test of these limits sets its own."""
+    client.CONNECT_MAX_S = chained.CONNECT_MAX_S = 60.0
+    client.CALL_MAX_S = 60.0
 
 
 @pytest.fixture
