@@ -26,6 +26,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 for each in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(each) == signal.SIG_IGN:
         signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+gc.disable()  # until all is collected: it would look through libraries and tests again and again
 PROCESSES_END = 0.9  # the share of the run in which tests of processes begin
 
 
@@ -56,10 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lives to the end: libraries and thousands of tests."""
-    gc.collect()
+    """Begin to collect garbage, but for what lives to the end: libraries, thousands of tests."""
     gc.freeze()
     gc.set_threshold(7000)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore import compat, hooks
+import botocore.client
+from botocore import compat, hooks, useragent
 from botocore.loaders import JSONFileLoader, Loader
+from botocore.model import ServiceModel
 
 from tests.ports import port_of
 
@@ -41,7 +43,8 @@ def clean_environment() -> dict[str, str]:
 
 def read_models_once() -> None:
     """From now on: the AWS library looks through its descriptions of services for each client,
-    for 0.1 s. And for each session it works out names and signatures of its own hooks, for 10 ms.
+    for 0.1 s. And for each session it works out names and signatures of its own hooks, for 10 ms,
+    and for each request what of its name is allowed in a header.
     """
     load = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
     JSONFileLoader.load_file = lambda self, path: load(path)
@@ -50,6 +53,17 @@ def read_models_once() -> None:
     renamed = cache(partial(hooks.EventAliaser._alias_event_name, hooks.EventAliaser(None)))
     hooks.EventAliaser._alias_event_name = lambda self, name: renamed(name)
     hooks.accepts_kwargs = _takes_any_keyword
+    useragent.sanitize_user_agent_string_component = cache(
+        useragent.sanitize_user_agent_string_component
+    )
+    models: dict[str, ServiceModel] = {}
+
+    def described(description: Any, service_name: str) -> ServiceModel:
+        if service_name not in models:
+            models[service_name] = ServiceModel(description, service_name=service_name)
+        return models[service_name]
+
+    botocore.client.ServiceModel = described
 
 
 def _takes_any_keyword(function: Any) -> Any:
