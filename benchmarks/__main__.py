@@ -28,6 +28,7 @@ BENCHMARKS = (
     "lane",
     "kinds",
     "tls",
+    "keys",
     "crowd",
     "pipeline",
     "telemetry",

@@ -1,7 +1,7 @@
 """The gate of one listener: it decides what the key of a request lets through."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from idservice import errors
 from idservice.access.keys import Keys
@@ -13,6 +13,10 @@ log = logging.getLogger("idservice.access")
 
 _refused = RateLimitedLog(log)
 BEARER = "bearer "
+# Made once, so that wrong keys cause little work.
+_MISSING = errors.AccessKeyMissing()
+_SEVERAL = errors.KeyMalformed(why="the request has several Authorization headers")
+_OTHER = errors.KeyMalformed(why=f"it does not begin with {MARK}")
 
 
 class Gate:
@@ -40,16 +44,20 @@ class Gate:
             known = keys.known(headers[0])
             if known is not None:
                 return known
+            text = _bearer(headers[0])
+            if text is not None and text.startswith(MARK):
+                return keys.judge(headers[0], text)
         texts = [text for text in map(_bearer, headers) if text is not None]
         if not self.asks and not any(text.startswith(MARK) for text in texts):
             return OPEN
         if not texts:
-            return errors.AccessKeyMissing()
-        if len(headers) > 1:
-            return errors.KeyMalformed(why="the request has several Authorization headers")
-        if not texts[0].startswith(MARK):
-            return errors.KeyMalformed(why=f"it does not begin with {MARK}")
-        return keys.judge(headers[0], texts[0])
+            return _MISSING
+        return _SEVERAL if len(headers) > 1 else _OTHER
+
+    def on_news(self, forget: Callable[[], None]) -> None:
+        """Have `forget` called whenever a key that was refused may be let through."""
+        if self._keys is not None:
+            self._keys.on_news.append(forget)
 
     async def admit(self, headers: Sequence[bytes]) -> Pass:
         """Return the pass of a request, after the keys are read if need be.
@@ -65,11 +73,13 @@ class Gate:
             assert found is not None
         if isinstance(found, errors.IdserviceError):
             self.refused(found, headers)
-            raise found
+            raise found.with_traceback(None)
         return found
 
     def refused(self, error: errors.IdserviceError, headers: Sequence[bytes]) -> None:
         """Log a refusal, by the id of the key and never by its secret (K4)."""
+        if _refused.holds_back():
+            return
         text = _bearer(headers[0]) if headers else None
         id = id_in(text) if text is not None else None
         _refused.warning(

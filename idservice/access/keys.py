@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from idservice import errors
 from idservice.access.passes import Pass
-from idservice.core.access_key import AccessKey, bucket_of, id_in
+from idservice.core.access_key import BUCKETS, AccessKey, bucket_of, id_in
 from idservice.core.timeouts import STALE_MIN_S
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.key_store import KeyBucket
@@ -25,6 +25,9 @@ SILENT_S = (
 )  # for which keys are believed without the store, so that K3 holds
 PASSES_MAX = 16_384  # spellings of the header remembered
 AGAIN_S = 1.0  # before a bucket that could not be read is read again
+# Made once, so that wrong keys cause little work.
+_TYPO = errors.KeyMalformed(why="it has a typo, or is cut off")
+_UNKNOWN = errors.KeyUnknown()
 
 
 class Keys:
@@ -47,6 +50,7 @@ class Keys:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._heard_at = self._loop.time()
+        self.on_news: list[Callable[[], None]] = []  # called when more may be let through
         self._buckets: dict[str, KeyBucket] = {}
         self._by_id: dict[str, AccessKey] = {}  # of all these buckets
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -83,15 +87,15 @@ class Keys:
         first. The `header` is remembered."""
         id = id_in(text)
         if id is None:
-            return errors.KeyMalformed(why="it has a typo, or is cut off")
+            return _TYPO
         stale = self._stale()
         if stale is not None:
             return stale
-        if bucket_of(id) not in self._buckets:
+        if len(self._buckets) < len(BUCKETS) and bucket_of(id) not in self._buckets:
             return None
         key = self._by_id.get(id)
         if key is None or not key.is_text(text):
-            return errors.KeyUnknown()
+            return _UNKNOWN
         refusal = self._refusal(key)
         if refusal is not None:
             return refusal
@@ -155,7 +159,10 @@ class Keys:
 
     def heard(self, at: float) -> None:
         """Note that what is known was true at this loop time."""
+        was_stale = self._stale() is not None
         self._heard_at = max(self._heard_at, at)
+        if was_stale:
+            self._tell()
 
     def put(self, bucket: KeyBucket) -> None:
         """Believe a bucket as it was read or written, unless a later one is known. Passes of keys
@@ -180,6 +187,11 @@ class Keys:
                 if bucket_of(id) == bucket.number and self._by_id.get(id) != one.key
             }
         )
+        self._tell()
+
+    def _tell(self) -> None:
+        for forget in self.on_news:
+            forget()
 
     def _stale(self) -> errors.CatalogueStale | None:
         if self._loop.time() - self._heard_at < SILENT_S:

@@ -28,6 +28,7 @@ EVERYTHING = "*"
 BELOW = ".*"  # ends a scope of all names with a prefix
 KEY_ID = re.compile(rf"[{ID_DIGITS}]{{{ID_LENGTH}}}", re.ASCII)
 MARK = "idk_"  # begins every key
+_PAIRS = [one + other for one in DIGITS for other in DIGITS]
 
 
 class Role(Enum):
@@ -106,11 +107,9 @@ def id_in(text: str) -> str | None:
 
 def checksum(body: str) -> str:
     """Return the checksum of all before it."""
-    number, digits = crc32(body.encode()), ""
-    for _ in range(CHECKSUM_LENGTH):
-        number, digit = divmod(number, len(DIGITS))
-        digits = DIGITS[digit] + digits
-    return digits
+    rest, last = divmod(crc32(body.encode()), len(_PAIRS))
+    first, middle = divmod(rest, len(_PAIRS))
+    return _PAIRS[first] + _PAIRS[middle] + _PAIRS[last]
 
 
 def hashed(text: str) -> str:

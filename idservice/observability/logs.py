@@ -180,12 +180,17 @@ class RateLimitedLog(logging.LoggerAdapter[logging.Logger]):
         self._next = 0.0
         self._kept_back = 0
 
+    def holds_back(self) -> bool:
+        """Return True, and count it, if a record would be held back now."""
+        if time.monotonic() >= self._next:
+            return False
+        self._kept_back += 1
+        return True
+
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            self._kept_back += 1
+        if self.holds_back():
             return
-        self._next = now + INTERVAL_S
+        self._next = time.monotonic() + INTERVAL_S
         if self._kept_back:
             msg = f"{msg} ({self._kept_back} similar lines were not logged)"
             self._kept_back = 0

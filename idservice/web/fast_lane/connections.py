@@ -58,6 +58,9 @@ class FastConnections:
         known = self._known.get(head)
         if known is not None and known[0].refusal is None:
             return known
+        answer = self.responder.answers.get(head)
+        if answer is not None:
+            return answer
         accept = self.parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
         if accept is None:
             return None, False
@@ -67,6 +70,8 @@ class FastConnections:
             if len(self._known) >= KNOWN_MAX:
                 del self._known[next(iter(self._known))]
             self._known[head] = found, closes
+        elif isinstance(found, bytes):
+            self.responder.remember(head, found, closes=closes)
         return found, closes
 
     def forget(self) -> None:

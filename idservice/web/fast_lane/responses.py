@@ -31,7 +31,8 @@ from idservice.web.request import JSON, IdRequest, WebLimits, prefers_json, read
 TARGETS_MAX = 4096  # distinct request lines remembered, of requests without a key,
 KEYED_MAX = 256  # and of those with one key,
 PASSES_MAX = 256  # for so many keys
-REFUSALS_MAX = 256  # distinct refusals of keys whose bytes are known for a second
+REFUSALS_MAX = 256  # distinct refusals of keys, worded once in a second
+ANSWERS_MAX = 256  # requests whose whole answers are known for a second
 ACCEPTS_MAX = 256  # and distinct Accept headers
 COUNTERS, NEXT = "/v1/counters/", "/next"
 PLAIN = IdRequest(None, "text", None)
@@ -116,12 +117,17 @@ class Responder:
         self._open: Lines = {}, {}
         self._keyed: WeakKeyDictionary[Pass, Lines] = WeakKeyDictionary()
         self._by_accept: dict[bytes, bool] = {}  # True if it prefers JSON
+        self._judged: set[bytes] = set()  # lines that ask for ids, of requests that were refused
         self._goes_on = f"\r\n{limits.keep_alive}\r\n".encode()
         self._date = ""  # empty if its second is over
         # Heads of this second by the length of the body: of an id as text, and of all others.
         self.plain_heads: dict[int, bytes] = {}
         self._heads: dict[str, dict[int, bytes]] = {TEXT: self.plain_heads, JSON: {}}
-        self._refusals: dict[tuple[object, ...], bytes] = {}  # of keys, in this second
+        # Whole answers of this second by the head of the request, and True if each is the last one
+        # of its connection. A client with a wrong key asks again and again.
+        self.answers: dict[bytes, tuple[bytes, bool]] = {}
+        self._gate.on_news(self.answers.clear)
+        self._refusals: dict[tuple[type[Exception], str], bytes] = {}  # of keys, in this second
 
     def drain(self) -> None:
         """Say in each answer from now on that the connection will be closed."""
@@ -142,6 +148,8 @@ class Responder:
         """
         judged = self._gate.judge((authorization,))
         if not isinstance(judged, Pass):
+            if judged is not None and line in self._judged:
+                return self._refused_key(judged, authorization)
             return self._look_up(line, accept, authorization, judged)
         lines = self._lines_of(judged)[self._prefers_json(accept)]
         found: Found = lines.get(line)
@@ -191,8 +199,10 @@ class Responder:
                 return None
         if name is not None:
             if isinstance(judged, errors.IdserviceError):
-                self._gate.refused(judged, (authorization,))
-                return self._refused_key(judged)
+                if len(self._judged) >= TARGETS_MAX:
+                    self._judged.clear()
+                self._judged.add(line)
+                return self._refused_key(judged, authorization)
             old = path in self._paths and path != NEXT
             return self._find_ids(name, target, accept, authorization, judged, old=old)
         if path == "/readyz" and method == "GET":
@@ -216,7 +226,7 @@ class Responder:
             if rights is not None:
                 rights.check(Role.USE, name)
         except errors.IdserviceError as error:
-            return self._refused_key(error)
+            return self._worded(error)
         asked: IdRequest | errors.RequestRefused
         try:
             asked = read_id_request(target, _text(accept), self._limits, old=old)
@@ -254,6 +264,12 @@ class Responder:
             return self.refusal(error)
         except Exception:
             return self.crash()
+
+    def remember(self, head: bytes, answer: bytes, *, closes: bool) -> None:
+        """Remember the whole answer to a head for the rest of this second."""
+        if len(self.answers) >= ANSWERS_MAX:
+            del self.answers[next(iter(self.answers))]
+        self.answers[head] = answer, closes
 
     # --- answers ---------------------------------------------------------------------------------
 
@@ -296,10 +312,14 @@ class Responder:
         """Return a whole answer that refuses."""
         return self._whole(problem(error))
 
-    def _refused_key(self, error: errors.IdserviceError) -> bytes:
-        """Return the refusal of a key, which is worded once in a second: whoever guesses keys
-        causes no more work than others."""
-        said = (type(error), *error.fields.values())
+    def _refused_key(self, error: errors.IdserviceError, authorization: bytes) -> bytes:
+        self._gate.refused(error, (authorization,))
+        return self._worded(error)
+
+    def _worded(self, error: errors.IdserviceError) -> bytes:
+        """Return the refusal of a key, which is worded once in a second: a client that guesses keys
+        causes little work."""
+        said = type(error), str(error)
         found = self._refusals.get(said)
         if found is None:
             if len(self._refusals) >= REFUSALS_MAX:
@@ -343,6 +363,7 @@ class Responder:
         for heads in self._heads.values():
             heads.clear()
         self._refusals.clear()
+        self.answers.clear()
 
 
 def _text(accept: bytes) -> str:

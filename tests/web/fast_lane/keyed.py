@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
+from idservice.access.changes import KeyChanges
 from idservice.access.keys import Keys
 from idservice.allocation.context import Limits
+from idservice.core.access_key import BUCKETS, Role
 from idservice.core.gap_causes import GapCause
+from idservice.stores.key_store import KeyBucket
 from tests.simulation.store import SimStore, Table
 from tests.web.conftest import Serve, Serving
 from tests.web.fast_lane.hand import Hand, Transport, answered, empty, turns
@@ -229,6 +232,26 @@ async def a_key_is_good_again_on_its_connection(serve: Serve) -> None:
         await turns()
 
 
+async def a_key_comes_that_was_refused(serve: Serve) -> None:
+    """Another instance made it, and this one had not heard of it: its refusal is known."""
+    async with lanes(serve) as hand:
+        lane, wire = hand.lane()
+        keys, store = hand.bearers.known, hand.serving.store
+        assert isinstance(store, SimStore)
+        for number in BUCKETS:
+            if number not in keys._buckets:
+                keys.put(KeyBucket(number))
+        elsewhere = KeyChanges(store.keys, random=Random(9), clock=lambda: NOW)
+        _, text = await elsewhere.create(Role.USE, ("default",))
+        hand.bearers.shown["new"] = b"Bearer " + text.encode()
+        for _ in range(2):
+            lane.data_received(hand.get("new"))
+        assert said(wire) == [401, 401]
+        await keys.read_again()
+        lane.data_received(hand.get("new"))
+        assert said(wire) == [200]
+
+
 async def it_waits_for_aiohttp_while_its_key_ends(serve: Serve) -> None:
     """The same where aiohttp answers, as it does behind middleware."""
     serving = await serve(
@@ -264,5 +287,6 @@ PROMISES: list[Promise] = [
     a_request_waits_while_its_key_ends,
     a_batch_waits_for_its_turn_while_its_key_ends,
     a_key_is_good_again_on_its_connection,
+    a_key_comes_that_was_refused,
     it_waits_for_aiohttp_while_its_key_ends,
 ]

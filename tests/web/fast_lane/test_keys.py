@@ -65,6 +65,8 @@ FAULTS: list[tuple[str, object, Promise]] = [
     ("web.fast_lane.responses.Target.disarm", closes_one_way_only,
      keyed.a_batch_waits_for_its_turn_while_its_key_ends),
     ("access.keys.Keys.tick", lambda self: None, keyed.a_key_ends_on_a_busy_connection),
+    ("access.keys.Keys._tell", lambda self: None, keyed.a_key_is_good_again_on_its_connection),
+    ("access.keys.Keys._tell", lambda self: None, keyed.a_key_comes_that_was_refused),
     ("web.fast_lane.responses.Target.received", lambda self, served: served,
      keyed.a_request_waits_while_its_key_ends),
     ("web.fast_lane.connections.FastConnections.understand", understands_what_ended,
@@ -259,6 +261,7 @@ async def test_a_wrong_key_reads_no_store_and_leaves_nothing_behind(
         assert answers.count(403) == 64
         assert store.calls == asked
         assert len(responder._refusals) <= 4
+        assert len(responder.answers) <= responses.ANSWERS_MAX < written
         assert not hand.taken
         logged = [one for one in caplog.records if getattr(one, "action", "") == "key_refused"]
         assert len(logged) <= 1  # one in a second
