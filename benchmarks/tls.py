@@ -6,6 +6,8 @@ request each, most of which is the handshake. wrk resumes no session, so each is
 """
 
 import shutil
+import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -14,14 +16,27 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.http import wrk
-from benchmarks.measure import ROUNDS, Row, cpu_seconds, interleaved, ratio, spread
+from benchmarks.http import CONNECTIONS, wrk
+from benchmarks.measure import (
+    KIB,
+    MB,
+    ROUNDS,
+    Row,
+    check,
+    cpu_seconds,
+    interleaved,
+    ratio,
+    resident_mb,
+    spread,
+)
 from benchmarks.processes import free_port, on_load_core, serving
 from benchmarks.rivals import KINDS as RIVALS
 from benchmarks.rivals import nginx
+from idservice.server.sockets import may_open
 
 NGINX_SECURE = """ ssl;
     ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3"""
+WARM = 50  # connections, after which the server has what it needs
 CLOSING = {"Connection": "close"}
 KEPT = {"User-Agent": "idservice-benchmark/1"}
 PLAIN, SECURE, NEW = "plain HTTP", "TLS", "a new connection with TLS"
@@ -38,7 +53,7 @@ def run(quick: bool) -> list[Row]:
     """Return the rows of `tls`."""
     if missing := [program for program in ("wrk", "openssl") if not shutil.which(program)]:
         return [Row("tls: CPU per GET / plain HTTP", None, note=f"{missing[0]} is not installed")]
-    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2.0)
+    rounds, round_s, count = (1, 0.5, 4) if quick else (ROUNDS, 2.0, CONNECTIONS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())
@@ -50,7 +65,7 @@ def run(quick: bool) -> list[Row]:
                 "--listen", f"https://127.0.0.1:{secured}", "--tls-cert", cert, "--tls-key", key,
             )
         )  # fmt: skip
-        ours = partial(cost, child.pid, seconds=round_s)
+        ours = partial(cost, child.pid, seconds=round_s, connections=count)
         asked: dict[str, Callable[[], float]] = {
             PLAIN: partial(ours, port, scheme="http", headers=KEPT),
             SECURE: partial(ours, secured, headers=KEPT),
@@ -58,13 +73,40 @@ def run(quick: bool) -> list[Row]:
         }
         if not RIVALS["nginx"].missing:
             rival = nginx(folder, stack, secure=NGINX_SECURE.format(cert=cert, key=key))
-            theirs = partial(cost, rival.pids[0], rival.port, seconds=round_s)
+            theirs = partial(cost, rival.pids[0], rival.port, seconds=round_s, connections=count)
             asked |= {
                 NGINX: partial(theirs, headers=KEPT),
                 NGINX_NEW: partial(theirs, headers=CLOSING),
             }
+        kib = memory(child.pid, secured, 20 if quick else 1_000)
         us = interleaved(asked, rounds)
-    return [_compared(us, *goal) for goal in GOALS]
+    return [
+        *(_compared(us, *goal) for goal in GOALS),
+        Row("tls: memory of a kept connection, after an id", kib, "KiB"),
+    ]
+
+
+def memory(pid: int, port: int, count: int) -> float:
+    """Return the resident memory of the server in KiB that grows with each connection."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    request = b"GET /next HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    may_open(count + 2 * WARM)
+    with ExitStack() as stack:
+
+        def opened() -> None:
+            plain = socket.create_connection(("127.0.0.1", port))
+            connection = stack.enter_context(trusting.wrap_socket(plain))
+            connection.sendall(request)
+            check(connection.recv(4096).startswith(b"HTTP/1.1 200"), "no id over TLS")
+
+        for _ in range(WARM):
+            opened()
+        before = resident_mb(pid)
+        for _ in range(count):
+            opened()
+        return (resident_mb(pid) - before) * MB / KIB / count
 
 
 def certificate(folder: Path) -> tuple[str, str]:
@@ -79,11 +121,18 @@ def certificate(folder: Path) -> tuple[str, str]:
 
 
 def cost(
-    pid: int, port: int, *, seconds: float, headers: dict[str, str], scheme: str = "https"
+    pid: int,
+    port: int,
+    *,
+    seconds: float,
+    connections: int,
+    headers: dict[str, str],
+    scheme: str = "https",
 ) -> float:
     """Return microseconds of CPU per request in one round."""
     before = cpu_seconds(pid)
-    answered = wrk(port, seconds, headers=headers, scheme=scheme)
+    answered = wrk(port, seconds, headers=headers, scheme=scheme, connections=connections)
+    check(answered > 0, "nothing was answered")
     return (cpu_seconds(pid) - before) / answered * 1e6
 
 

@@ -191,6 +191,8 @@ def test_workers_are_told_and_given_memory(render: Render) -> None:
         {"memory": "256Mi"},
         {"memory": "304Mi"},
     )
+    secured = container_of(render(SHAPES["tls"]))
+    assert secured["resources"]["limits"] == {"memory": "736Mi"}, "each connection takes more"
 
 
 def test_the_monitor_finds_the_service_and_its_metrics(render: Render) -> None:
