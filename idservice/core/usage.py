@@ -112,6 +112,12 @@ class _PartTotals:
     version: int = 0
     written: int = 0
     seq: int = 0
+    billed: int = 0  # the sum of the rows that were written
+
+    @property
+    def counted(self) -> int:
+        """Return the sum of the rows."""
+        return sum(row.count for row in self.rows.values())
 
 
 class _RunDay:
@@ -153,9 +159,9 @@ class _RunDay:
             part.version += 1
 
     @property
-    def counted(self) -> int:
-        """Return the sum of all rows."""
-        return sum(row.count for part in self.parts for row in part.rows.values())
+    def unbilled(self) -> int:
+        """Return how much of the sum of all rows is not in the store."""
+        return sum(part.counted - part.billed for part in self.parts)
 
 
 class RunTotals:
@@ -231,11 +237,13 @@ class RunTotals:
     def wrote(self, part: UsagePart, version: int) -> None:
         """Take note that the store has a part, as it was at this version."""
         day = next(one for one in self._days if one.day == part.day)
-        day.parts[part.number].written = version
+        mine = day.parts[part.number]
+        mine.written, mine.billed = version, sum(row.count for row in part.rows)
         self._days = [one for one in self._days[:-1] if not one.is_written] + self._days[-1:]
 
     def drop_late(self, now_ms: int) -> dict[int, int]:
-        """Drop the days of which nothing may be sent any more (U4); return what each counted."""
+        """Drop the days of which nothing may be sent any more (U4); return how much of each is not
+        in the store, if anything."""
         late = [one for one in self._days[:-1] if not may_be_sent(one.day, now_ms)]
         self._days = [one for one in self._days if one not in late]
-        return {one.day: one.counted for one in late}
+        return {one.day: one.unbilled for one in late if one.unbilled}
