@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from idservice import errors
 from idservice.access.keys import Keys
 from idservice.access.passes import OPEN, Pass
-from idservice.core.access_key import MARK, id_in
+from idservice.core.access_key import MARK, Role, id_in
 from idservice.observability.logs import RateLimitedLog
+from idservice.observability.readings import count
 
 log = logging.getLogger("idservice.access")
 
@@ -23,13 +24,15 @@ class Gate:
     """Judges requests of one listener by their `Authorization` headers.
 
     Without a key it lets everything through unless it `asks`. Without `keys`, as in a sidecar, none
-    is judged: the service behind it judges the sidecar's own.
+    is judged: the service behind it judges the sidecar's own. `plain` is the URL of a listener that
+    others can overhear: the first key that comes there is warned of.
     """
 
-    def __init__(self, keys: Keys | None = None, *, asks: bool = False) -> None:
+    def __init__(self, keys: Keys | None = None, *, asks: bool = False, plain: str = "") -> None:
         assert keys is not None or not asks
         self.asks = asks
         self._keys = keys
+        self._plain = plain  # until it is warned of
 
     def judge(self, headers: Sequence[bytes]) -> Pass | errors.IdserviceError | None:
         """Return the pass of a request with these Authorization headers, or the error that refuses
@@ -43,9 +46,11 @@ class Gate:
         if len(headers) == 1:
             known = keys.known(headers[0])
             if known is not None:
+                self._warn_if_overheard()
                 return known
             text = _bearer(headers[0])
             if text is not None and text.startswith(MARK):
+                self._warn_if_overheard()
                 return keys.judge(headers[0], text)
         texts = [text for text in map(_bearer, headers) if text is not None]
         if not self.asks and not any(text.startswith(MARK) for text in texts):
@@ -76,8 +81,18 @@ class Gate:
             raise found.with_traceback(None)
         return found
 
+    def check(self, rights: Pass, role: Role, name: str | None, headers: Sequence[bytes]) -> None:
+        """Refuse what the rights of a request do not permit, as `Pass.check`, and log it."""
+        try:
+            rights.check(role, name)
+        except errors.IdserviceError as error:
+            self.refused(error, headers)
+            raise
+
     def refused(self, error: errors.IdserviceError, headers: Sequence[bytes]) -> None:
-        """Log a refusal, by the id of the key and never by its secret (K4)."""
+        """Count a refusal; log it by the id of the key, never by its secret (K4)."""
+        if self._keys is not None:
+            count(self._keys.refusals, error.code)
         if _refused.holds_back():
             return
         text = _bearer(headers[0]) if headers else None
@@ -87,6 +102,16 @@ class Gate:
             error, f" (key {id})" if id is not None else "",
             extra={"action": "key_refused"},
         )  # fmt: skip
+
+    def _warn_if_overheard(self) -> None:
+        if self._plain:
+            log.warning(
+                "access keys come over plain HTTP to %s: whoever is on the way can read and use"
+                " them. Listen on https (--tls-cert), or on loopback behind a proxy that does",
+                self._plain,
+                extra={"action": "key_overheard"},
+            )
+            self._plain = ""
 
 
 def _bearer(header: bytes) -> str | None:

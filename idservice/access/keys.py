@@ -57,6 +57,7 @@ class Keys:
         self._failed: dict[str, tuple[float, errors.StoreError]] = {}  # until when, and why
         self._passes: dict[str, Pass] = {}  # by the id of the key
         self._by_header: dict[bytes, Pass] = {}
+        self.refusals: dict[str, int] = {}  # of requests, by error code
 
     async def run(self) -> None:
         """End passes whose key has expired, and all while the store is silent for too long."""

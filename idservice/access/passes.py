@@ -27,7 +27,8 @@ class Pass:
         self._armed: WeakSet[Armed] = WeakSet()
 
     def check(self, role: Role, name: str | None = None) -> None:
-        """Refuse what the key may not do: to the counter or the tally of a name, if there is one.
+        """Refuse what the key may not do: to the counter or the tally of a name, if there is one;
+        to all of them, if it is EVERYTHING.
 
         Raises KeyNotEnough, the same whether or not the name is in use (K5); the error that ended
         the pass.
@@ -42,15 +43,8 @@ class Pass:
                 needed=f"the role {role.value!r}", has=f"the role {key.role.value!r}"
             )
         if name is not None and not any_covers(key.scopes, name):
-            raise errors.KeyNotEnough(
-                needed=f"a scope that covers {name[:80]!r}", has=", ".join(key.scopes)
-            )
-
-    def check_all(self, role: Role) -> None:
-        """Refuse a key that does not hold for everything. Raises as `check`."""
-        self.check(role)
-        if self.key is not None and not self.sees_all:
-            raise errors.KeyNotEnough(needed="the scope *", has=", ".join(self.key.scopes))
+            needed = "the scope *" if name == EVERYTHING else f"a scope that covers {name[:80]!r}"
+            raise errors.KeyNotEnough(needed=needed, has=", ".join(key.scopes))
 
     def check_scope(self, role: Role, scope: str) -> None:
         """Refuse a scope that is not within one of the key's. Raises as `check`."""

@@ -7,7 +7,8 @@ from idservice import errors
 from idservice.core.access_key import AccessKey, Role
 from idservice.stores.instants import instant
 
-DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?Z)?", re.ASCII)
+TIME = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+DATE = re.compile(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([Tt ]{TIME})?", re.ASCII)
 EXPIRED = "expired"  # beside the states that are kept
 
 
@@ -48,11 +49,11 @@ def read_expiry(text: str) -> int:
     try:
         if DATE.fullmatch(text) is None:
             raise ValueError
-        at = datetime.fromisoformat(text)
-    except ValueError:
+        at = datetime.fromisoformat(text.upper())
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
         why = (
             f"its end is {text[:80]!r}; it must be a day of UTC such as 2027-11-01, which begins"
             " without the key, or a time such as 2027-11-01T12:00Z"
         )
         raise errors.BadAccessKey(why=why) from None
-    return int(at.replace(tzinfo=UTC).timestamp() * 1000)

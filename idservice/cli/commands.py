@@ -29,9 +29,10 @@ BENCH = (
     " the run."
 )
 DOCTOR = (
-    "Examine a store, its counters and, on SQLite, its tallies, and the certificate of --tls-cert"
-    " and --tls-key. Say of each finding what it is, why it matters and what to do. Changes"
-    " nothing. Exit 1 on a warning or a fault, 0 on nothing worse than advice."
+    "Examine a store, its counters and, on SQLite, its tallies; the certificate of --tls-cert and"
+    " --tls-key; and whether the listeners of --listen ask for access keys. Say of each finding"
+    " what it is, why it matters and what to do. Changes nothing. Exit 1 on a warning or a fault, 0"
+    " on nothing worse than advice."
 )
 USAGE = (
     "Report the ids that were handed out and the adds that were counted, as the instances wrote"
@@ -278,7 +279,11 @@ COMMANDS = {
     ),
     "doctor": Command(
         "cli.store_commands:doctor", DOCTOR,
-        (*STORE_OR_SERVICE, config.TLS_CERT, config.TLS_KEY), (JSON,),
+        (
+            *STORE_OR_SERVICE, config.LISTEN, config.REQUIRE_KEYS, config.TLS_CERT,
+            config.TLS_KEY,
+        ),
+        (JSON,),
     ),
     "usage": Command(
         "cli.usage_command:usage", USAGE, STORE,

@@ -25,7 +25,7 @@ from idservice.catalogue.changes import check_reason
 from idservice.catalogue.counters import described, ensure, new_counter, positions_of, shown
 from idservice.cli import counter_table, http_get
 from idservice.cli.shown_key import shown_key
-from idservice.server import certificate, settings
+from idservice.server import asking, certificate, settings
 from idservice.stores import initialise, open_store
 from idservice.stores.address import SQLiteAddress, parse
 from idservice.stores.at_once import for_each
@@ -187,6 +187,7 @@ async def doctor(arguments: argparse.Namespace) -> int:
             found += await examine_tallies(store.tallies, store.address, time.time)
     if arguments.tls_cert and arguments.tls_key:
         found.append(certificate.examine(arguments.tls_cert, arguments.tls_key, time.time()))
+    found += asking.examine(arguments.listen, arguments.require_keys)
     found.sort(key=lambda finding: -LEVELS.index(finding.level))
     levels = [finding.level for finding in found]
     summary = ", ".join(f"{level} {levels.count(level)}" for level in reversed(LEVELS))

@@ -90,6 +90,11 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
     )  # fmt: skip
     text = "Reads of tallies in the store; requests that wait share the next one."
     yield CounterMetricFamily("idservice_tally_reads", text, value=snapshot.tally_reads)
+    text = "Requests refused for want of an access key, or of its rights, by error code."
+    refusals = CounterMetricFamily("idservice_key_refusals", text, labels=["code"])
+    for code, number in sorted(snapshot.key_refusals.items()):
+        refusals.add_metric([code], number)
+    yield refusals
     age = snapshot.catalogue_age
     gauges = (
         ("store_up", "1 if the store answered the last call.", snapshot.store_up),

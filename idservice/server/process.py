@@ -23,12 +23,12 @@ from idservice.allocation.service import Service
 from idservice.allocation.shutdown import GIVE_BACK_MAX_S
 from idservice.catalogue.catalogue import Catalogue
 from idservice.observability import logs, loop_lag
-from idservice.server import certificate, left_address, loop, sockets, startup, stop_signals
+from idservice.server import asking, certificate, left_address, loop, sockets, startup, stop_signals
 from idservice.server.certificate import Certificate
 from idservice.server.listener import Listener
 from idservice.server.settings import STORE_DEFAULT, ServeSettings, taken
 from idservice.server.shutdown import ABANDON_S, STOP_MAX_S, StopSwitch, drain, stop_meter
-from idservice.server.sockets import Sockets
+from idservice.server.sockets import Sockets, bound_address
 from idservice.server.startup import build_instance
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.link import PoolView, SupervisorLink
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             settings.admin_listen,
             allow_changes=settings.allow_changes,
             certificate=certificate.named(settings),
+            asked=settings.require_keys,
         ) as bound,
         left_address.left(bound.addresses(), os.environ),
     ):
@@ -140,13 +141,13 @@ async def _serve(
     )
     keys = startup.build_keys(service, store, settings.require_keys)
     meter = startup.build_meter(service, tallies, store, random=random)
-    view = PoolView(service, tallies, link)
+    view = PoolView(service, tallies, link, keys)
     around = await _telemetry(settings, service, view, stack)
     deadline = clock() + settings.store_wait
     await startup.reach(store, random, create=create, deadline=deadline)
     speaks = link is None or link.number == FIRST_WORKER
     if speaks:
-        await startup.log_findings(store, time.time)
+        await startup.log_findings(store, settings.require_keys, time.time)
     await _enter(service, meter, link, stack)
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
@@ -239,7 +240,8 @@ def _applications(
     changes = startup.build_key_changes(keys, service.store, SystemRandom())
     for address, one in bound.data + bound.admin:
         is_data = (address, one) in bound.data
-        gate = startup.build_gate(keys, address, settings.require_keys)
+        url = bound_address(one, tls=address.tls).url
+        gate = asking.build_gate(keys, address, url, settings.require_keys)
         app = build_app(
             service,
             catalogue,

@@ -299,18 +299,13 @@ class BenchSettings:
 
 
 SERVE = tuple(rows(ServeSettings).values())
-STORE, STORE_KEY_FILE, RUNWAY, LISTEN, ADMIN_LISTEN, TLS_CERT, TLS_KEY = (
+STORE, STORE_KEY_FILE, RUNWAY, LISTEN, ADMIN_LISTEN, REQUIRE_KEYS, TLS_CERT, TLS_KEY = (
     rows(ServeSettings)[name]
     for name in (
-        "store",
-        "store_key_file",
-        "runway",
-        "listen",
-        "admin_listen",
-        "tls_cert",
+        "store", "store_key_file", "runway", "listen", "admin_listen", "require_keys", "tls_cert",
         "tls_key",
     )
-)
+)  # fmt: skip
 # Of the commands that ask a running service.
 URL = Setting(
     "url", None, str, "the service, http(s)://HOST:PORT or unix:PATH", "URL",

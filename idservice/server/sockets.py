@@ -15,6 +15,7 @@ from typing import Any
 
 from idservice.client import lookup
 from idservice.errors import CannotListen
+from idservice.server import asking
 from idservice.server.certificate import Certificate
 from idservice.server.listen_address import ADMIN_DEFAULT, Address
 
@@ -35,6 +36,7 @@ class Sockets:
     admin: list[tuple[Address, socket.socket]]
     allow_changes: bool = False
     certificate: Certificate | None = None
+    asked: str | None = None  # the setting `require_keys`
 
     @property
     def control_on_data(self) -> bool:
@@ -67,6 +69,8 @@ class Sockets:
             log.info("ids: %s/next", one.url, extra={"action": "listening"})
         for one in admin:
             log.info("metrics and counters: %s", one.url, extra={"action": "listening_admin"})
+        for (address, _), shown in zip(self.data + self.admin, data + admin, strict=True):
+            asking.log_asked(address, shown.url, self.asked)
         places = [
             bound_address(bound, tls=address.tls).url
             for is_data, sockets in ((True, self.data), (False, self.admin))
@@ -93,6 +97,7 @@ def bound(
     *,
     allow_changes: bool = False,
     certificate: Certificate | None = None,
+    asked: str | None = None,
 ) -> Iterator[Sockets]:
     """Bind all addresses; on exit, close them and remove the files of Unix sockets.
 
@@ -110,7 +115,7 @@ def bound(
                 stack.callback(_remove, address.path, _identity(address.path))
             return address, one
 
-        sockets = Sockets([add(address) for address in data], [], allow_changes, certificate)
+        sockets = Sockets([add(address) for address in data], [], allow_changes, certificate, asked)
         if admin is not None or not all(address.is_local for address in data):
             sockets.admin.append(add(admin or ADMIN_DEFAULT))
         yield sockets

@@ -14,7 +14,6 @@ from random import Random
 
 from idservice import errors
 from idservice.access.changes import KeyChanges
-from idservice.access.gate import Gate
 from idservice.access.keys import Keys
 from idservice.access.usage import UsageMeter
 from idservice.allocation.context import Limits
@@ -25,7 +24,7 @@ from idservice.client.own_key import OwnKey
 from idservice.core.tally import AddFate
 from idservice.core.timeouts import backoff
 from idservice.core.usage import UsageKind, UsageReading
-from idservice.server.listen_address import Address
+from idservice.server import asking
 from idservice.server.settings import STORE_DEFAULT, ServeSettings
 from idservice.stores import initialise, open_store
 from idservice.stores.findings import Clock
@@ -150,11 +149,6 @@ def usage_readings(service: Service, tallies: Tallies) -> Iterator[UsageReading]
         yield UsageReading(UsageKind.ADDS, sample.tally, counted)
 
 
-def build_gate(keys: Keys | None, address: Address, asked: str | None) -> Gate:
-    """Return the gate of the listener at an address. `asked` is the setting `require_keys`."""
-    return Gate(keys, asks=asked == "all" or (asked is not None and not address.is_local))
-
-
 def may_create(store: str | None, *, init: bool) -> bool:
     """Return True if a missing store may be created: if asked for, or if no store was named."""
     if init or store is not None:
@@ -220,8 +214,10 @@ async def _until(
         await asyncio.sleep(pause_s)
 
 
-async def log_findings(store: IdStore, clock: Clock) -> None:
-    """Log the faults of the store that a quick look shows."""
+async def log_findings(store: IdStore, asked: str | None, clock: Clock) -> None:
+    """Log the faults of the store that a quick look shows, and a lack of keys that are `asked`
+    for."""
+    await asking.log_if_no_keys(store, asked, clock)
     try:
         async with asyncio.timeout(LOOK_MAX_S):
             found = await store.examine(clock, thorough=False)

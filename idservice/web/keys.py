@@ -6,19 +6,18 @@ from http import HTTPStatus
 from time import time
 from typing import TypeVar
 
+import msgspec
 from aiohttp import web
-from msgspec import UNSET
 
 from idservice import errors
 from idservice.access.changes import KeyChanges
-from idservice.access.expiry import expiry_ms
 from idservice.access.passes import Pass
+from idservice.access.shown import described, read_expiry
 from idservice.catalogue.changes import check_reason
 from idservice.core.access_key import (
     EVERYTHING,
     KEY_ID,
     AccessKey,
-    KeyState,
     Role,
     are_within,
     is_scope,
@@ -74,7 +73,7 @@ class KeyRoutes:
     async def create(self, request: web.Request) -> web.Response:
         """Make a key, and show it this once."""
         body, changes = await self._read(request, KeyRequest), self._kept()
-        expires = None if body.expires is None else _read_expiry(body.expires)
+        expires = None if body.expires is None else read_expiry(body.expires)
         _check_scopes(pass_of(request), body.scopes)
         try:
             key, text = await self._limited(
@@ -168,24 +167,5 @@ def _check_scopes(by: Pass, scopes: list[str]) -> None:
             )
 
 
-def _read_expiry(text: str) -> int:
-    try:
-        return expiry_ms(text)
-    except ValueError as rule:
-        raise errors.BadAccessKey(why=f"expires is {text[:80]!r}; {rule}") from None
-
-
 def _described(key: AccessKey, now: int) -> KeyAnswer:
-    is_revoked = key.state is KeyState.REVOKED
-    return KeyAnswer(
-        id=key.id,
-        role=key.role.value,
-        scopes=[*key.scopes],
-        state="revoked" if is_revoked else "expired" if key.has_expired(now) else "active",
-        note=key.note,
-        by=key.by,
-        created=instant(key.created),
-        expires=None if key.expires is None else instant(key.expires),
-        revoked=instant(key.ended) if is_revoked else UNSET,
-        reason=key.reason if is_revoked else UNSET,
-    )
+    return msgspec.convert(described(key, now), KeyAnswer)

@@ -10,13 +10,15 @@ from aiohttp import web
 
 from idservice.access.gate import Gate
 from idservice.access.passes import OPEN, Pass
-from idservice.core.access_key import Role
+from idservice.core.access_key import EVERYTHING, Role
 from idservice.web.problems import Handler, expect
 
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
 TAKING = ("/next", "/add")  # ends of the paths that use up ids or change a sum
 OPERATING = ("/v1/keys", "/v1/usage")  # beginnings of those that show what is the owner's alone
+
+WHOLE = ("/metrics",)  # show the sums of all counters
 
 
 class JudgedRoutes:
@@ -33,7 +35,8 @@ class JudgedRoutes:
             one = handler
             if path not in UNASKED:
                 role = Role.USE if counter is not None else role_for(path, method)
-                one = _judged(self._gate, handler, role, counter)
+                name = EVERYTHING if path in WHOLE else counter
+                one = _judged(self._gate, handler, role, name)
             resource.add_route(method, one, expect_handler=expect)
 
     def show(self, path: str, handlers: Mapping[str, Handler]) -> None:
@@ -41,14 +44,14 @@ class JudgedRoutes:
         self.serve(path, {**handlers, **({"HEAD": handlers["GET"]} if "GET" in handlers else {})})
 
 
-def _judged(gate: Gate, handler: Handler, role: Role, counter: str | None) -> Handler:
-    """Return a handler that needs a pass with this role, for the counter or for the name in the
-    path."""
+def _judged(gate: Gate, handler: Handler, role: Role, name: str | None) -> Handler:
+    """Return a handler that needs a pass with this role, for a name or for the one in the path."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        headers = request.headers.getall("Authorization", ())
-        found = await gate.admit([one.encode("utf-8", "surrogateescape") for one in headers])
-        found.check(role, counter or request.match_info.get("name"))
+        sent = request.headers.getall("Authorization", ())
+        headers = [one.encode("utf-8", "surrogateescape") for one in sent]
+        found = await gate.admit(headers)
+        gate.check(found, role, name or request.match_info.get("name"), headers)
         request[KEPT] = found
         return await handler(request)
 

@@ -277,7 +277,9 @@ def _sample() -> readings.Snapshot:
     sample = readings.CounterSample("a", 1, 1, 1, 1.0, 0, {"a": 1}, stats, state=state)
     age = readings.CatalogueAge(1.0, 60.0)
     tally = TallySample("a", TallyStats({"done": 1}, {"counted": 1}))
-    return readings.Snapshot([sample], True, Latency(), "1", catalogue_age=age, tallies=[tally])
+    return readings.Snapshot(
+        [sample], True, Latency(), "1", catalogue_age=age, tallies=[tally], key_refusals={"a": 1}
+    )
 
 
 # --- Markdown -------------------------------------------------------------------------------------

@@ -98,3 +98,13 @@ def test_without_counters_every_family_is_named_all_the_same() -> None:
     nothing = Snapshot([], True, Latency(), "0.1.0")
     body = b"".join(prometheus.pieces(nothing, counters_max=10)).decode()
     assert body.count("# TYPE") == len(list(text_string_to_metric_families(body))) >= 15
+
+
+def test_refusals_of_keys_are_counted_by_code_and_by_no_key() -> None:
+    refusals = {"key_unknown": 3, "key_not_enough": 1}
+    snapshot = Snapshot([], True, Latency(), "1", key_refusals=refusals)
+    page = b"".join(prometheus.pieces(snapshot, counters_max=1)).decode()
+    assert [line for line in page.splitlines() if "idservice_key_refusals_total{" in line] == [
+        'idservice_key_refusals_total{code="key_not_enough"} 1.0',
+        'idservice_key_refusals_total{code="key_unknown"} 3.0',
+    ]

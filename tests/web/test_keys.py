@@ -117,9 +117,12 @@ async def test_an_admin_makes_keys_of_its_own_scope_or_below(
         (b'{"role":"use","scopes":["acme.a"],"note":"a\\nb"}', "note"),
         (b'{"role":"use","scopes":["acme.a"],"expires":"2026-11-01"}', "expired already"),
         (b'{"role":"use","scopes":["acme.a"],"expires":"2027-01-15T07:59:59Z"}', "expired"),
-        (b'{"role":"use","scopes":["acme.a"],"expires":"1.11.2099"}', "a day such as"),
-        (b'{"role":"use","scopes":["acme.a"],"expires":"2099-02-30"}', "a day such as"),
-        (b'{"role":"use","scopes":["acme.a"],"expires":"2099-01-01T00:00:00"}', "a day such as"),
+        (b'{"role":"use","scopes":["acme.a"],"expires":"1.11.2099"}', "such as 2027-11-01"),
+        (b'{"role":"use","scopes":["acme.a"],"expires":"2099-02-30"}', "such as 2027-11-01"),
+        (
+            b'{"role":"use","scopes":["acme.a"],"expires":"2099-01-01T00:00:00"}',
+            "such as 2027-11-01",
+        ),
         (b"[]", "object"),
     ],
 )

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from idservice import errors
+from idservice.access.keys import Keys
 from idservice.allocation.service import Service
 from idservice.observability.readings import CounterSample, Readiness, Snapshot
 from idservice.server.workers import messages
@@ -148,8 +149,13 @@ class PoolView:
     """Metrics and readiness of all workers; without a `link`, of this process."""
 
     def __init__(
-        self, service: Service, tallies: Tallies, link: SupervisorLink | None = None
+        self,
+        service: Service,
+        tallies: Tallies,
+        link: SupervisorLink | None = None,
+        keys: Keys | None = None,
     ) -> None:
+        self._keys = keys
         self._service = service
         self._tallies = tallies
         self._link = link
@@ -166,7 +172,12 @@ class PoolView:
         """Return what this process counts."""
         snapshot = await self._service.snapshot()
         tallies = self._tallies
-        return replace(snapshot, tallies=tallies.samples(), tally_reads=tallies.reads)
+        return replace(
+            snapshot,
+            tallies=tallies.samples(),
+            tally_reads=tallies.reads,
+            key_refusals=dict(self._keys.refusals) if self._keys is not None else {},
+        )
 
     async def readiness(self) -> Readiness:
         """Return why the next id cannot be served, if so. Raises ParentSilent."""

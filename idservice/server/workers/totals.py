@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from idservice import __version__
 from idservice.core.gap_causes import GapCause
 from idservice.observability import logs
-from idservice.observability.latency import Latency
+from idservice.observability.latency import Latency, add_counts
 from idservice.observability.readings import CounterSample, Readiness, Snapshot, summed
 from idservice.observability.tally_readings import TallySample, summed_tallies
 
@@ -70,8 +70,12 @@ class Totals:
         for part in parts:
             for sample in part.tallies:
                 tallies[sample.tally].append(sample)
+        refusals: dict[str, int] = {}
+        for part in parts:
+            add_counts(refusals, part.key_refusals)
         return replace(
             self._past,
+            key_refusals=refusals,
             readings=[summed(name, readings) for name, readings in of.items()],
             latency=Latency.sum([part.latency for part in parts]),
             lag=Latency.sum([part.lag for part in parts]),

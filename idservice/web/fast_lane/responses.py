@@ -224,7 +224,7 @@ class Responder:
         """As `find`. Nothing of the counter is looked at before the rights are checked (K5)."""
         try:
             if rights is not None:
-                rights.check(Role.USE, name)
+                self._gate.check(rights, Role.USE, name, (authorization,))
         except errors.IdserviceError as error:
             return self._worded(error)
         asked: IdRequest | errors.RequestRefused
@@ -248,7 +248,7 @@ class Responder:
     ) -> tuple[str, bytes]:
         """Answer a request whose key is to be read first."""
         rights = await self._gate.admit((authorization,))
-        rights.check(Role.USE, name)
+        self._gate.check(rights, Role.USE, name, (authorization,))
         if isinstance(asked, errors.RequestRefused):
             raise asked
         return await issue(self.service, name, asked, rights)
