@@ -19,6 +19,7 @@ BENCHMARKS = (
     "latency",
     "outage",
     "suspend",
+    "revoke",
     "reshard",
     "start",
     "idle",

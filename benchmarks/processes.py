@@ -145,13 +145,15 @@ def _until(holds: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
         time.sleep(POLL_S)
 
 
-def get(port: int, target: str) -> tuple[int, str]:
-    """Return status and body of one GET on a new connection; (0, "") if it is refused."""
+def get(port: int, target: str, key: str = "") -> tuple[int, str]:
+    """Return status and body of one GET on a new connection; (0, "") if it is refused. It shows the
+    access `key`, if there is one."""
+    shown = f"Authorization: Bearer {key}\r\n" * bool(key)
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=START_MAX_S) as connection:
             connection.sendall(
                 f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-                "Connection: close\r\n\r\n".encode()
+                f"{shown}Connection: close\r\n\r\n".encode()
             )
             answer = b""
             while chunk := connection.recv(65536):

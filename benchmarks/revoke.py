@@ -1,0 +1,138 @@
+"""The time from the revocation of an access key to its last id, anywhere.
+
+Three instances on one SQLite file ask for keys, and a sidecar borrows from the first with the same
+key, for 10 s. All hold ids, and are asked in turns without a pause. The clock starts as the command
+that revokes the key ends. Each round has a new key. In a last round the file is locked at once, so
+that no instance hears of the revocation.
+"""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.measure import Row, check, distinct, spread
+from benchmarks.processes import get, on_load_core, serving
+
+GOAL_S, CUT_OFF_GOAL_S = 3.0, 60.0
+HOLD_S = 10
+RUNWAY_S = 120  # so that ids in memory outlast the keys
+QUIET_S = 1.0  # without an id from any instance
+SERVED_MAX_S = 90.0
+
+
+def run(quick: bool) -> list[Row]:
+    """Return the rows of `revoke`."""
+    rounds, hold_s = (1, 1) if quick else (5, HOLD_S)
+    ids: list[int] = []
+    direct, chained, cut_off = [], [], []
+    with tempfile.TemporaryDirectory() as folder, on_load_core():
+        file, secret = Path(folder) / "store", Path(folder) / "key"
+        url = f"sqlite:{file}"
+        _command("init", "--store", url)
+        asks = ("--store", url, "--require-keys", "all", "--runway", f"{RUNWAY_S}")
+        with (
+            serving(*asks) as (one, *_),
+            serving(*asks) as (two, *_),
+            serving(*asks) as (three, *_),
+        ):
+            for _ in range(rounds):
+                id, key = _made(url)
+                secret.write_text(key)
+                central = ("--store", f"http://127.0.0.1:{one}", "--hold", str(hold_s))
+                with serving(*central, "--store-key-file", str(secret)) as (sidecar, *_):
+                    keys = {one: key, two: key, three: key, sidecar: ""}
+                    _all_serve(keys, ids)
+                    _command("key", "revoke", id, "--reason", "benchmark", "--store", url)
+                    last = _last(keys, ids, GOAL_S + hold_s)
+                    direct.append(max(last[one], last[two], last[three]))
+                    chained.append(last[sidecar])
+            if not quick:
+                id, key = _made(url)
+                keys = {one: key, two: key, three: key}
+                _all_serve(keys, ids)
+                _command("key", "revoke", id, "--reason", "benchmark", "--store", url)
+                with _locked(file):
+                    cut_off.append(max(_last(keys, ids, CUT_OFF_GOAL_S).values()))
+    distinct(ids)
+    return [
+        Row(
+            "revoke: seconds to the last id, three instances",
+            max(direct), "s", GOAL_S, f"the longest of {rounds}; {spread(direct)}",
+        ),
+        Row(
+            f"revoke: the same, a sidecar that may hold ids for {hold_s} s",
+            max(chained), "s", GOAL_S + hold_s, f"the longest of {rounds}; {spread(chained)}",
+        ),
+        Row(
+            "revoke: the same, three instances that are cut off from the store",
+            cut_off[0] if cut_off else None, "s", CUT_OFF_GOAL_S,
+            "one round" if cut_off else "not taken with --quick: it takes a minute",
+        ),
+    ]  # fmt: skip
+
+
+def _command(*arguments: str) -> str:
+    command = [sys.executable, "-m", "idservice", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    check(done.returncode == 0, f"{arguments}: {done.stderr}")
+    return done.stdout
+
+
+def _made(url: str) -> tuple[str, str]:
+    asked = ("key", "create", "--role", "use", "--scope", "default", "--json", "--store", url)
+    made = json.loads(_command(*asked))
+    return made["id"], made["key"]
+
+
+def _all_serve(keys: Mapping[int, str], ids: list[int]) -> None:
+    waiting, deadline = set(keys), time.perf_counter() + 20
+    while waiting:
+        check(time.perf_counter() < deadline, "a valid key is not served")
+        waiting -= {port for port in waiting if _take(port, keys[port], ids)}
+    for port in tuple(keys) * 200:  # so that memory is worth something
+        _take(port, keys[port], ids)
+
+
+def _last(keys: Mapping[int, str], ids: list[int], most_s: float) -> dict[int, float]:
+    """Seconds to the last id of each, from now on."""
+    last = dict.fromkeys(keys, 0.0)
+    began = time.perf_counter()
+    while (now := time.perf_counter() - began) < max(most_s, max(last.values())) + QUIET_S:
+        check(now < SERVED_MAX_S + most_s, "it is never revoked")
+        for port in _turn(last, now):
+            if _take(port, keys[port], ids):
+                last[port] = time.perf_counter() - began
+    return last
+
+
+def _turn(last: Mapping[int, float], now: float) -> Sequence[int]:
+    """The ports to ask now, at a pace that leaves the servers their cores."""
+    time.sleep(0.002 if now < HOLD_S else 0.02)
+    return tuple(last)
+
+
+def _take(port: int, key: str, ids: list[int]) -> bool:
+    status, body = get(port, "/next", key)
+    check(status in (200, 401, 503), f"{status} {body}")
+    if status == 200:
+        ids.append(int(body))
+    return status == 200
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Nothing reads or writes the file meanwhile."""
+    connection = sqlite3.connect(file, isolation_level=None)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
