@@ -116,8 +116,9 @@ def filled(hint: str) -> str:
 def test_no_output_advises_a_request_that_deployments_refuse() -> None:
     """A listener for ids changes nothing: a printed curl or PATCH is refused."""
     for module in (ROOT / "idservice").rglob("*.py"):
-        for text in texts(module):
-            assert "curl " not in text, (module, text)
+        if "curl" in module.read_text():  # to read the others takes two seconds
+            for text in texts(module):
+                assert "curl " not in text, (module, text)
 
 
 def test_an_error_advises_with_the_store_that_was_named(run: Run) -> None:

@@ -120,8 +120,9 @@ def about() -> set[str]:
     found = set()
     for path in (ROOT / "idservice").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Finding", "fine"):
-                found.add(node.args[ast.unparse(node.func) == "Finding"])
+            called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and called in ("Finding", "fine"):
+                found.add(node.args[called == "Finding"])
             elif isinstance(node, ast.Assign) and "about" in ast.unparse(node.targets[0]):
                 found.add(node.value.elts[0] if isinstance(node.value, ast.Tuple) else node.value)
             elif isinstance(node, ast.arguments):

@@ -33,7 +33,7 @@ from .conftest import Serving
 
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 IN_AIOHTTP = pytest.mark.parametrize("lane", [False], indirect=True)
-FUZZING_S = 120  # a bound on a machine under load; it takes about a tenth
+FUZZING_S = 280  # a bound on a machine under load; it takes about a twentieth
 
 
 async def fetched(serving: Serving) -> dict[str, Any]:
