@@ -155,8 +155,8 @@ def _check_scopes(by: Pass, scopes: list[str]) -> None:
     if by.key is None:
         if EVERYTHING in scopes:
             why = (
-                "a key for `*` is made by `idservice key create --scope '*'` on the store, or with"
-                " an admin key for `*`"
+                "a key for `*` is made by `idservice key create --role R --scope '*'` on the store,"
+                " or with an admin key for `*`"
             )
             raise WriteRefused(why=why)
         return

@@ -170,7 +170,7 @@ async def test_without_a_key_none_is_made_that_opens_everything(serve: Serve) ->
     assert made.status == 201
     refused = await make(serving, b'{"role":"use","scopes":["*"]}')
     assert_problem(refused, 403, "write_refused")
-    assert "idservice key create --scope '*'" in refused.json["detail"]
+    assert "idservice key create --role R --scope '*'" in refused.json["detail"]
     assert (await revoke(serving, made.json["id"], {})).json["state"] == "revoked"
 
 
