@@ -10,6 +10,7 @@ import math
 from benchmarks.measure import Row
 from benchmarks.picture import Bar, bars
 from benchmarks.sidecar import DIRECT, sample
+from idservice.access.usage import LOOK_S
 from idservice.core.tally import ADDS_MAX
 
 MILLION = 1_000_000
@@ -51,9 +52,12 @@ def run(quick: bool) -> list[Row]:
     for rate in RATES[:2] if quick else RATES:
         found = sample(DIRECT, rate, instances=2, windows=2 if quick else 10)
         writes = found.refills_per_s * WRITE_UNIT / rate
-        reads = READ_UNIT / POLL_S / rate
-        note = f"{writes * MILLION:.6f} $ for writes, the rest for the poll every {POLL_S:g} s"
-        rows.append(_row(f"idservice, one instance at {rate:,}/s", writes + reads, note))
+        reads, usage = READ_UNIT / POLL_S / rate, WRITE_UNIT / LOOK_S / rate
+        note = (
+            f"{writes * MILLION:.6f} $ for reservations, {usage * MILLION:.6f} $ for usage every"
+            f" {LOOK_S:g} s, the rest for the poll every {POLL_S:g} s"
+        )
+        rows.append(_row(f"idservice, one instance at {rate:,}/s", writes + reads + usage, note))
     return [*rows, *_adds()]
 
 
