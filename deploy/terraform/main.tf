@@ -41,11 +41,13 @@ locals {
   # ForAllValues is true if there are no keys at all, hence Null. A transaction is judged by its parts.
   own_items = {
     "ForAllValues:StringLike" = {
-      "dynamodb:LeadingKeys" = ["identity", "catalogue", "entry:*", "ctr:*", "tally:*", "add:*"]
+      "dynamodb:LeadingKeys" = [
+        "identity", "catalogue", "entry:*", "ctr:*", "tally:*", "add:*", "keys:*", "use:*", "uses:*",
+      ]
     }
     "Null" = { "dynamodb:LeadingKeys" = "false" }
   }
-  # Tallies and their adds are created by updates.
+  # Tallies, their adds, access keys and usage are created by updates.
   put_items = {
     "ForAllValues:StringLike" = { "dynamodb:LeadingKeys" = ["identity", "catalogue", "entry:*", "ctr:*"] }
     "Null"                    = { "dynamodb:LeadingKeys" = "false" }

@@ -1,6 +1,5 @@
 """Makes, revokes and lists access keys, in a store."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from idservice.core.access_key import (
     is_scope,
     key_text,
 )
+from idservice.stores.at_once import for_each
 from idservice.stores.key_store import BUCKET_MAX, KEYS_MAX, KeyBucket, KeyStore, encoded_keys
 
 log = logging.getLogger("idservice.access")
@@ -118,7 +118,7 @@ class KeyChanges:
 
     async def list(self) -> list[AccessKey]:
         """Return every key, the oldest first. Raises StoreError."""
-        buckets = await asyncio.gather(*map(self._store.bucket, BUCKETS))
+        buckets = await for_each(BUCKETS, self._store.bucket)
         keys = [key for bucket in buckets for key in bucket.keys]
         return sorted(keys, key=lambda key: (key.created, key.id))
 
@@ -130,23 +130,27 @@ class KeyChanges:
     ) -> KeyBucket:
         """Write a bucket with a change; return it as it is now. Each try reads first, so that a
         write whose outcome was unknown is found, and never made twice."""
-        unknown: errors.OutcomeUnknown | None = None
-        for _ in range(TRIES):
+        unknown: errors.IdserviceError | None = None
+        doubt: errors.IdserviceError | None = None
+        for left in range(TRIES, -1, -1):
             try:
                 before = await self._store.bucket(number)
-            except errors.NotApplied as error:
-                raise unknown or error from None
-            if is_done(before):
-                self._on_change(before)
-                return before
-            after = KeyBucket(number, before.rev + 1, change(before))
-            try:
+                if is_done(before):
+                    self._on_change(before)
+                    return before
+                doubt = unknown
+                if not left:
+                    break
+                after = KeyBucket(number, before.rev + 1, change(before))
                 if await self._store.rewrite(after):
                     self._on_change(after)
                     return after
+                # By another writer, or by a copy of this write that a proxy sent.
+                doubt = errors.KeysUnsettled(why="another write came first")
             except errors.OutcomeUnknown as error:
-                unknown = error
-        # If no try's outcome was unknown, another writer beat each: nothing of ours was applied.
+                unknown = doubt = error
+            except errors.NotApplied as error:
+                raise doubt or error from None
         raise unknown or errors.KeysBusy()
 
     def _now(self) -> int:

@@ -18,6 +18,7 @@ from idservice.catalogue.mover import CounterMover
 from idservice.cli import hints
 from idservice.cli.store_commands import opened, operator
 from idservice.client.address import ServiceAddress
+from idservice.core.access_key import BUCKETS
 from idservice.core.amounts import written
 from idservice.core.limits import LINES_MAX
 from idservice.core.timeouts import stale_after
@@ -25,7 +26,7 @@ from idservice.observability import logs
 from idservice.server import settings
 from idservice.stores import open_store
 from idservice.stores.address import parse
-from idservice.stores.protocol import IdStore, with_catalogue
+from idservice.stores.protocol import CatalogueStore, IdStore, with_catalogue
 from idservice.stores.records import ACTIVE, EXHAUSTED, SUSPENDED, Counter, check_name
 from idservice.tallies import audit
 
@@ -167,7 +168,21 @@ async def fence(arguments: argparse.Namespace) -> int:
                 "adds since the copy are not in its sums: send them again, with their keys;"
                 " see docs/how-to/recover.md"
             )
+        if arguments.all and await _has_keys(with_catalogue(store)):
+            said = (
+                "access keys are those of the copy: what was revoked since is valid again. Compare"
+                " `idservice key list` with your records, and revoke those again"
+            )
+            print(hints.at_store(said, arguments))
         return code
+
+
+async def _has_keys(store: CatalogueStore) -> bool:
+    """Return True if the store has access keys, be it that they cannot be read."""
+    try:
+        return any([(await store.keys.bucket(number)).keys for number in BUCKETS])
+    except errors.StoreError as error:  # denied by a policy that is older than the keys, say
+        return isinstance(error, errors.KeysIllFormed)
 
 
 def _sums(found: audit.TallyAudit) -> str:

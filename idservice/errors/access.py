@@ -1,7 +1,7 @@
 """Defines the errors of access keys and of usage. None names a secret, and each is the same whether
 or not what was asked for exists."""
 
-from idservice.errors.tree import NotApplied, RequestRefused, Unavailable
+from idservice.errors.tree import NotApplied, OutcomeUnknown, RequestRefused, Unavailable
 
 SEND = "Send `Authorization: Bearer idk_…`"
 NEW = "`idservice key create --role R --scope S`"  # by the owner of the service
@@ -61,6 +61,11 @@ class BadAccessKey(RequestRefused):
 class KeysBusy(Unavailable):
     text = "The access keys were not changed: others change them all the time. Try again."
     code = "keys_busy"
+
+
+class KeysUnsettled(OutcomeUnknown):
+    text = "It is not known if the access keys were changed: {why}. Their list tells."
+    code = "keys_unsettled"
 
 
 class NoSuchKey(RequestRefused):

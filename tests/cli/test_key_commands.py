@@ -2,6 +2,8 @@
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -187,3 +189,29 @@ def test_keys_of_every_bucket_are_listed_the_oldest_first(store: Run) -> None:
     times = [str(row["created"]) for row in rows]
     assert times == sorted(times)
     assert len(BUCKETS) == 16
+
+
+def test_fence_all_reminds_of_keys_that_are_those_of_a_copy(store: Run) -> None:
+    fence = ("fence", "--all", "--ahead", "10")
+    assert "access keys" not in store(*fence).out
+    made(store)
+    said = store(*fence)
+    assert said.code == 0
+    assert "access keys are those of the copy: what was revoked since is valid again" in said.out
+    assert "access keys" not in store("fence", "default", "--ahead", "10").out
+    with closing(sqlite3.connect("idservice.db")) as file, file:
+        file.execute("UPDATE key SET keys = '{'")
+    assert "access keys are those of the copy" in store(*fence).out
+
+
+def test_an_older_copy_of_a_file_has_its_keys_as_they_were(store: Run) -> None:
+    id = id_in(made(store)) or ""
+    copy = Path("idservice.db").read_bytes()
+    assert store("key", "revoke", id, "--reason", "stolen").code == 0
+    Path("older.db").write_bytes(copy)
+    at = ("--store", "sqlite:older.db")
+    assert_refused(store("key", "list", *at), 3, "fence --all")
+    said = store("fence", "--all", "--ahead", "10", *at)
+    assert "`idservice key list --store sqlite:older.db`" in said.out
+    (row,) = (json.loads(line) for line in store("key", "list", "--json", *at).out.splitlines())
+    assert (row["id"], row["state"]) == (id, "active"), "it is valid again"

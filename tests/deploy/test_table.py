@@ -8,17 +8,22 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import pytest
 
+from idservice.access.changes import KeyChanges
 from idservice.cli import main
+from idservice.core.access_key import Role
 from idservice.core.tally import Tally, Wanted, planned
+from idservice.core.usage import RunEnd, UsagePart
 from idservice.observability import logs
 from idservice.stores import open_store
 from idservice.stores.protocol import with_catalogue
@@ -216,6 +221,7 @@ def test_the_policies_allow_what_the_code_asks_and_nothing_else(
     for who in ("serving", "operating"):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", who)
         asyncio.run(count(run.store))
+        asyncio.run(let_in(run.store, who))
     assert run.guard.refused == []
     for who, allowed in run.guard.allowed.items():
         unused = allowed - run.guard.used[who]
@@ -240,6 +246,18 @@ async def count(store_address: str) -> None:
         assert list(await sums.records(tally, ["a", "b"])) == ["a"]
         assert len(await sums.tallies()) == 1
         assert len([record async for record in sums.every_record("donations", 1)]) == 2
+
+
+async def let_in(store_address: str, who: str) -> None:
+    """Everything that is asked of a store about access keys and usage."""
+    async with open_store(store_address) as opened:
+        store = with_catalogue(opened)
+        changes = KeyChanges(store.keys, random=SystemRandom(), clock=time.time)
+        key, _ = await changes.create(Role.USE, ("acme.*",))
+        assert (await changes.revoke(key.id)).id in [one.id for one in await changes.list()]
+        day = int(time.time() // 86_400)
+        assert await store.usage.write(UsagePart(day, who, 0, 1, 0, 0, RunEnd.STOP, ()))
+        assert who in [part.run for part in await store.usage.parts(day)]
 
 
 def ask(url: str, path: str, method: str = "GET", **body: object) -> int:
