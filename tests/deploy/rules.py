@@ -103,8 +103,25 @@ def _serving(pod: Object, container: Object) -> Iterator[str]:
         if kind in container:
             yield from (f"{kind}: {what}" for what in _probe(container[kind], named))
     yield from _times(pod, container)
+    yield from _key_file(pod, container)
     for path in heard.sockets:
         yield from _socket(pod, container, PurePosixPath(path))
+
+
+def _key_file(pod: Object, container: Object) -> Iterator[str]:
+    values = told(environment(container)).values
+    path, store = values["store_key_file"], str(values["store"])
+    if path is None:
+        return
+    if not store.startswith("http"):
+        yield f"it has an access key, and {store} asks for none"
+    folder = str(PurePosixPath(path).parent)
+    volume = mounts(pod, container).get(folder, {})
+    if "secret" not in volume:
+        yield f"its access key {path} is in no secret"
+    others = [each for each in containers(pod) if each is not container]
+    if any(volume in mounts(pod, each).values() for each in others):
+        yield "another container sees its access key"
 
 
 def _image(container: Object) -> Iterator[str]:

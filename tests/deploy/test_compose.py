@@ -137,6 +137,25 @@ def test_prometheus_scrapes_where_metrics_are_and_grafana_asks_it() -> None:
     assert services["prometheus"]["ports"][0].endswith(f":{PROMETHEUS}")
 
 
+def uncommented(text: str) -> str:
+    """The text with the lines about access keys taken out of their comments."""
+    lines = "IDSERVICE_REQUIRE_KEYS:|secrets:|  idservice.key:|authorization:"
+    return re.sub(rf"^( *)# ({lines})", r"\1\2", text, flags=re.MULTILINE)
+
+
+def test_with_the_lines_about_keys_prometheus_has_the_file_that_it_shows() -> None:
+    keyed = dict(yaml.safe_load(uncommented((ROOT / "compose.yaml").read_text())))
+    jsonschema.validate(keyed, schema())
+    assert complaints(keyed) == []
+    services = keyed["services"]
+    assert told(services["idservice"]["environment"]).values["require_keys"] == "remote"
+    (secret,) = keyed["secrets"]
+    assert services["prometheus"]["secrets"] == [secret]
+    text = uncommented((MONITORING / "prometheus.yml").read_text())
+    shown = yaml.safe_load(text)["scrape_configs"][0]["authorization"]["credentials_file"]
+    assert shown == f"/run/secrets/{secret}"
+
+
 FAULTS = [
     ("idservice.environment.IDSERVICE_STOER", "x", "did you mean IDSERVICE_STORE?"),
     ("idservice.environment.IDSERVICE_LISTEN", "0.0.0.0:8081", "listens on [8081, 9090]"),

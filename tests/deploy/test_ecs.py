@@ -15,6 +15,7 @@ from botocore.exceptions import ParamValidationError
 
 from idservice import __version__
 from idservice.cli.http_get import reachable_url
+from idservice.client.address import KEY_VARIABLE
 from idservice.server import settings
 from idservice.server.workers.supervisor import STOP_S
 from tests.engines import REGION
@@ -25,7 +26,10 @@ from .rules import SPARE_S
 from .told import misspoken, told
 
 ECS = DEPLOY / "ecs"
-PLACES = {"ACCOUNT": "123456789012", "REGION": REGION}
+PLACES = {
+    "KEY_ARN": "arn:aws:secretsmanager:REGION:ACCOUNT:secret:idservice-key-a1b2c3",
+    "CENTRAL": "central", "ACCOUNT": "123456789012", "REGION": REGION,
+}  # fmt: skip
 STOP_MOST_S = START_MOST_S = 120  # on Fargate
 HEALTH = {"interval": (5, 300), "timeout": (2, 60), "retries": (1, 10), "startPeriod": (0, 300)}
 USER = re.findall(r"^USER (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[0]
@@ -46,6 +50,11 @@ def variables(container: Task) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container.get("environment", [])}
 
 
+def kept_secret(container: Task) -> dict[str, str]:
+    """The variables whose values ECS takes from elsewhere."""
+    return {each["name"]: each["valueFrom"] for each in container.get("secrets", [])}
+
+
 def complaints(task: Task) -> list[str]:
     """What is wrong with a task definition and ECS does not see."""
     ours = [each for each in task["containerDefinitions"] if "/idservice:" in each["image"]]
@@ -53,8 +62,8 @@ def complaints(task: Task) -> list[str]:
     if len(ours) != 1:
         return [f"idservice runs in {len(ours)} containers"]
     (container,) = ours
-    heard = told(variables(container))
-    found = [*heard.wrong, *_locked_down(container)]
+    heard = told({**variables(container), **kept_secret(container)})
+    found = [*heard.wrong, *_locked_down(container), *_keys(container, heard.values["store"])]
     if not heard.wrong:
         found += [
             *_health(container, heard.values["store_wait"]),
@@ -83,6 +92,13 @@ def _health(container: Task, store_wait: float) -> Iterator[str]:
         yield f"it is unhealthy while it may wait {store_wait:g} s for the store"
     if not STOP_S + SPARE_S <= stop <= STOP_MOST_S:
         yield f"stopTimeout {stop}: it may need {STOP_S} s, and may have {STOP_MOST_S}"
+
+
+def _keys(container: Task, store: str) -> Iterator[str]:
+    if KEY_VARIABLE in variables(container):
+        yield "its access key can be read in the definition"
+    if KEY_VARIABLE in kept_secret(container) and not store.startswith("http"):
+        yield f"it has an access key, and {store} asks for none"
 
 
 def _network(container: Task, ports: set[int]) -> Iterator[str]:
@@ -117,7 +133,7 @@ def _application(other: Task, container: Task) -> Iterator[str]:
         yield "who asked it has ended before it is stopped: it has nothing to drain"
 
 
-TASKS = ("service", "sidecar")
+TASKS = ("service", "sidecar", "borrowing")
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -131,7 +147,7 @@ def test_ecs_takes_it_as_it_is(moto_url: str, name: str) -> None:
     for mine, theirs in zip(
         written["containerDefinitions"], taken["containerDefinitions"], strict=True
     ):
-        for key in ("dependsOn", "healthCheck", "startTimeout", "stopTimeout", "user"):
+        for key in ("dependsOn", "healthCheck", "secrets", "startTimeout", "stopTimeout", "user"):
             assert mine.get(key) == theirs.get(key)
 
 
@@ -180,7 +196,7 @@ def linted(tasks: dict[str, Task], folder: Path) -> list[Any]:
 def test_sizes_are_what_fargate_has(tmp_path: Path) -> None:
     wrong = copy.deepcopy({f"{name}x": task(name) for name in TASKS})
     wrong["servicex"]["memory"] = "4096"
-    wrong["sidecarx"]["cpu"] = "500"
+    wrong["sidecarx"]["cpu"] = wrong["borrowingx"]["cpu"] = "500"
     found = linted({**{name: task(name) for name in TASKS}, **wrong}, tmp_path)
     places = {str(each["Location"]["Path"][1]) for each in found}
     assert places == set(wrong), found
@@ -222,6 +238,9 @@ FAULTS = [
     ("sidecar", "1.startTimeout", 180, "startTimeout 180"),
     ("sidecar", "1.environment.1.value", "5", "nothing to drain"),
     ("sidecar", "1.memory", 2048, "more memory than the task"),
+    ("borrowing", "1.secrets.0.name", "IDSERVICE_KEYS", "did you mean IDSERVICE_KEY?"),
+    ("borrowing", "1.environment.0.value", "dynamodb:counters", "asks for none"),
+    ("borrowing", "1.environment.1.name", "IDSERVICE_KEY", "can be read in the definition"),
 ]
 
 

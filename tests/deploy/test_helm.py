@@ -308,7 +308,9 @@ def test_settings_reach_the_server_as_they_were_written(render: Render) -> None:
 # --- the schema of the values ---------------------------------------------------------------------
 
 # Said elsewhere in the values.
-OWNED = {"store", "init", "listen", "admin_listen", "tls_cert", "tls_key", "workers"}
+OWNED = {
+    "store", "store_key_file", "init", "listen", "admin_listen", "tls_cert", "tls_key", "workers",
+}  # fmt: skip
 # The one wants packages that the image does not have, the other a listener that only a pod reaches.
 LACKING = {"otel", "allow_changes"}
 SETTINGS = SCHEMA["properties"]["settings"]["properties"]

@@ -21,6 +21,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         "monitoring": {"enabled": True, "keySecret": {"name": "prometheus"}},
     },
     "asked everywhere": {"settings": {"require_keys": "all"}, "monitoring": {"enabled": True}},
+    "shown": {
+        "store": {**CHAINED, "chained": {**CHAINED["chained"], "keySecret": {"name": "ids"}}},
+    },
     "not asked": {"settings": {"require_keys": False}, "monitoring": {"enabled": True}},
 }  # fmt: skip
 
@@ -34,11 +37,26 @@ def test_a_shape_fits_the_schemas_and_agrees_with_the_server(render: Render, sha
 
 
 def test_listeners_ask_as_the_setting_says(render: Render) -> None:
-    kinds = [
-        told(environment(container_of(render(SHAPES[shape])))).values["require_keys"]
-        for shape in SHAPES
-    ]
-    assert kinds == ["remote", "all", None]
+    kinds = {
+        shape: told(environment(container_of(render(values)))).values["require_keys"]
+        for shape, values in SHAPES.items()
+    }
+    assert kinds == {
+        "asked from outside": "remote", "asked everywhere": "all", "shown": None, "not asked": None,
+    }  # fmt: skip
+
+
+def test_a_service_that_borrows_shows_the_key_of_a_secret_if_one_is_named(render: Render) -> None:
+    def file(values: dict[str, Any]) -> str | None:
+        shown = told(environment(container_of(render(values)))).values["store_key_file"]
+        return shown and str(shown)
+
+    assert file(SHAPES["shown"]) == "/etc/idservice/store/key"
+    named = {"name": "ids", "key": "team.key"}
+    chained = {**CHAINED, "chained": {**CHAINED["chained"], "keySecret": named}}
+    assert file({"store": chained}) == "/etc/idservice/store/team.key"
+    assert file({"store": CHAINED}) is None
+    assert file({"store": {**DYNAMODB, "chained": {"keySecret": named}}}) is None
 
 
 def test_prometheus_shows_the_key_of_a_secret_if_one_is_named(render: Render) -> None:
@@ -72,6 +90,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"monitoring": {"keySecret": {"name": "Ids Key"}}}, "/monitoring/keySecret/name"),
     ({"monitoring": {"keySecret": {"name": "ids", "key": ""}}}, "/monitoring/keySecret/key"),
     ({"monitoring": {"keySecret": "ids"}}, "/monitoring/keySecret"),
+    ({"store": {"chained": {"keySecret": {"name": "Ids"}}}}, "/store/chained/keySecret/name"),
 ]
 
 

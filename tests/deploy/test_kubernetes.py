@@ -1,8 +1,11 @@
 """The kustomizations render offline, fit the schemas, and agree with the server they start."""
 
 import copy
+import json
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,17 +21,26 @@ from .told import told
 pytestmark = pytest.mark.needs_deployers
 
 KUBERNETES = DEPLOY / "kubernetes"
-APPLIED = ("base", "sqlite", "sqlite/init", "example")
+PLAIN = ("base", "sqlite", "sqlite/init", "example")
+KEYED = ("base, keys", "sqlite, keys", "example, keys")  # with that component over it
+APPLIED = (*PLAIN, *KEYED)
 
 
 @pytest.fixture(scope="session")
-def rendered(kubectl: Command) -> Callable[[str], Documents]:
+def rendered(
+    kubectl: Command, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Documents]:
     """What a kustomization renders; each is rendered once."""
     known: dict[str, Documents] = {}
 
     def render(name: str) -> Documents:
         if name not in known:
-            known[name] = documents(kubectl("kustomize", f"deploy/kubernetes/{name}"))
+            base, *components = name.split(", ")
+            place = f"deploy/kubernetes/{base}"
+            if components:
+                place = str(tmp_path_factory.mktemp("over"))
+                over(Path(place), base, *components)
+            known[name] = documents(kubectl("kustomize", place))
         return copy.deepcopy(known[name])
 
     return render
@@ -37,9 +49,17 @@ def rendered(kubectl: Command) -> Callable[[str], Documents]:
 Rendered = Callable[[str], Documents]
 
 
+def over(folder: Path, base: str, *components: str) -> None:
+    """Write a kustomization that lays components over one of ours."""
+    there = Path(os.path.relpath(KUBERNETES, folder.resolve()))
+    laid = [str(there / each) for each in components]
+    written = {"resources": [str(there / base)], "components": laid}
+    (folder / "kustomization.yaml").write_text(json.dumps(written))
+
+
 def test_every_kustomization_is_tested() -> None:
     found = {path.parent for path in KUBERNETES.rglob("kustomization.yaml")}
-    assert found == {KUBERNETES / name for name in (*APPLIED, "sidecar")}
+    assert found == {KUBERNETES / name for name in (*PLAIN, "sidecar", "keys")}
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
@@ -112,6 +132,18 @@ def test_serving_creates_no_store(rendered: Rendered) -> None:
             for container in ours(workload["spec"]["template"]["spec"]):
                 assert not told(environment(container)).values["init"]
     assert not of_kind(rendered("sqlite"), "PersistentVolumeClaim"), "a lost one would come again"
+
+
+def test_with_keys_the_service_asks_and_the_sidecar_shows_one(rendered: Rendered) -> None:
+    for name in KEYED:
+        (deployment,) = of_kind(rendered(name), "Deployment")
+        (container,) = ours(deployment["spec"]["template"]["spec"])
+        values = told(environment(container)).values
+        is_service = name != "example, keys"
+        assert values["require_keys"] == ("remote" if is_service else None)
+        assert (values["store_key_file"] is None) == is_service
+        (plain,) = of_kind(rendered(name.removesuffix(", keys")), "Deployment")
+        assert "KEY" not in str(plain), "without the component nothing is asked"
 
 
 KINDS = {
@@ -209,6 +241,9 @@ FAULTS = [
     ("example", f"{SIDECAR}.startupProbe.exec.command.0", "curl", "no command of ours"),
     ("example", SIDECAR, None, "idservice does not run in it"),
     ("example", f"{MAIN}.securityContext.capabilities", {}, "capabilities"),
+    ("example, keys", f"{POD}.volumes.0.secret", None, "is in no secret"),
+    ("example, keys", f"{MAIN}.volumeMounts.0.name", "idservice-key", "sees its access key"),
+    ("example, keys", f"{SIDECAR}.env.1.value", "dynamodb:counters", "asks for none"),
 ]  # fmt: skip
 
 

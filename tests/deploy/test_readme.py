@@ -2,12 +2,14 @@
 
 import re
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 
+from idservice.core.access_key import id_in
 from tests.engines import REGION
 from tests.guides import pages
 from tests.guides.shell import Shell
@@ -71,10 +73,16 @@ def names(state: Cluster, kind: str) -> set[str]:
     return {each["metadata"]["name"] for each in state.of_kind(kind)}
 
 
+def assert_a_key(state: Cluster, name: str) -> None:
+    """A secret has an access key, without the end of its line."""
+    (secret,) = [each for each in state.of_kind("Secret") if each["metadata"]["name"] == name]
+    assert id_in(b64decode(secret["data"]["key"]).decode()) is not None
+
+
 def test_kubernetes(follow: Follow) -> None:
     said, state = follow("Kubernetes")
     assert "job.batch/idservice-init condition met" in said
-    assert said.count("successfully rolled out") == 4
+    assert said.count("successfully rolled out") == 6
     assert names(state, "Deployment") == {"idservice", "application"}
     assert names(state, "PersistentVolumeClaim") == {"idservice"}
     assert not state.refused
@@ -84,13 +92,20 @@ def test_kubernetes(follow: Follow) -> None:
     (container,) = service["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example/idservice:0.1.1"
     assert {"name": "IDSERVICE_RUNWAY", "value": "60"} in container["env"]
+    assert {"name": "IDSERVICE_REQUIRE_KEYS", "value": "1"} in container["env"]
+    assert_a_key(state, "idservice-key")
     (account,) = state.of_kind("ServiceAccount")
     assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
 
 
 def test_helm(follow: Follow) -> None:
     said, state = follow("Helm")
-    assert said.count("has been upgraded") == 2
+    assert said.count("has been upgraded") == 5
+    assert_a_key(state, "borrowing-key")
+    assert_a_key(state, "prometheus-key")
+    assert "prometheus-key" in str(state.of_kind("ServiceMonitor"))
+    assert "borrowing-key" in str(state.of_kind("Deployment"))
+    assert "IDSERVICE_REQUIRE_KEYS" in str(state.of_kind("Deployment"))
     assert "registry.example/idservice:0.1.1" in str(state.of_kind("Deployment"))
     assert names(state, "Deployment") == {"idservice", "ids-idservice", "borrowing-idservice"}
     assert names(state, "ServiceMonitor") == {"ids-idservice"}
@@ -113,7 +128,7 @@ def test_helm(follow: Follow) -> None:
 def test_ecs(follow: Follow) -> None:
     said, _ = follow("ECS")
     assert "dynamodb:counters is initialised" in said
-    assert said.count('"ACTIVE"') == 5
+    assert said.count('"ACTIVE"') == 8
     revisions = [int(line) for line in said.splitlines() if line.isdigit()]
     assert revisions, said
     assert revisions[-1] >= 2, "not the first one"

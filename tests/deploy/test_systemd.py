@@ -17,6 +17,7 @@ from .told import misspoken, told
 
 UNIT = (DEPLOY / "systemd" / "idservice.service").read_text()
 USER = (DEPLOY / "systemd" / "idservice.conf").read_text()
+SIDECAR = (DEPLOY / "systemd" / "sidecar.conf").read_text()
 EXPOSURE_MAX = 15  # of 100, as systemd counts it; a service that says nothing has 96
 
 
@@ -29,7 +30,8 @@ def service() -> dict[str, str]:
 
 
 def analyze(folder: Path, verb: str, *more: str) -> str:
-    """Return what systemd-analyze says of the unit, with this machine's command in it."""
+    """Return what systemd-analyze says of the unit as a sidecar has it, with this machine's command
+    in it."""
     program = shutil.which("systemd-analyze")
     if program is None:
         skipped_but_not_in_ci("systemd-analyze is not installed")
@@ -37,6 +39,9 @@ def analyze(folder: Path, verb: str, *more: str) -> str:
     command = Path(sys.executable).with_name("idservice")
     unit = folder / "idservice.service"
     unit.write_text(UNIT.replace("/opt/idservice/bin/idservice", str(command)))
+    more_of_it = folder / "idservice.service.d"
+    more_of_it.mkdir()
+    (more_of_it / "sidecar.conf").write_text(SIDECAR)
     done = subprocess.run(
         [program, verb, *more, unit], capture_output=True, text=True, timeout=60, check=False
     )
@@ -67,6 +72,15 @@ def test_the_unit_says_what_the_server_understands() -> None:
     assert not heard.values["init"], "a lost file must not start again from 0"
     assert float(found["TimeoutStopSec"]) > STOP_S
     assert found["RestartPreventExitStatus"] == str(EXIT_USAGE)
+
+
+def test_a_sidecar_finds_its_access_key_where_systemd_puts_it() -> None:
+    said = re.findall(r"^Environment=(\w+)=(.*)$", SIDECAR, re.MULTILINE)
+    heard = told(dict(said))
+    assert heard.wrong == []
+    assert heard.values["store"].startswith("http://")
+    (name,) = re.findall(r"^LoadCredential=([\w.]+):/etc/", SIDECAR, re.MULTILINE)
+    assert heard.values["store_key_file"] == f"%d/{name}"  # %d: the folder of the credentials
 
 
 def test_the_user_of_the_unit_is_the_one_that_is_made() -> None:

@@ -1,6 +1,7 @@
 """The run-book beyond the first start, command by command, on moto: the table, the way over from
 what was there before, and what is to be done later."""
 
+import json
 import re
 import threading
 import urllib.error
@@ -14,7 +15,9 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 from moto.dynamodb.models.table import Table
 
+from idservice.access.usage import LOOK_S
 from idservice.allocation.catalogue_watch import POLL_S
+from idservice.core.access_key import id_in
 from idservice.server import settings
 from tests.engines import REGION
 from tests.guides.shell import Shell
@@ -109,6 +112,7 @@ def test_the_table_is_made_measured_restored_and_removed(follower: Follower) -> 
     assert "dynamodb:counters is initialised" in said
     assert "fault 0, warning 0" in said
     assert "all distinct" in followed(follower, "Size it")
+    assert_keys_are_replaced(follower, followed(follower, "Access keys"))
     restored, *rest = blocks("Restore and fence")
     follower.block(restored)
     account.client("dynamodb").update_table(  # which moto leaves out
@@ -124,6 +128,18 @@ def test_the_table_is_made_measured_restored_and_removed(follower: Follower) -> 
     follower.block(removed)
     assert set(tables(account)) == {"counters-restored"}
     assert not roles(account) & {"idservice", "idservice-operator"}
+
+
+def assert_keys_are_replaced(follower: Follower, said: str) -> None:
+    texts = [(follower.folder / f"{name}.key").read_text() for name in ("checkout", "second")]
+    first, second = (id_in(text.strip()) for text in texts)
+    assert first
+    assert second
+    assert first in said
+    listed = follower.run("idservice key list --store dynamodb:counters --json")
+    lines = [json.loads(line) for line in listed.splitlines() if line.startswith('{"id"')]
+    states = {each["id"]: each["state"] for each in lines}
+    assert (states[first], states[second]) == ("revoked", "active")
 
 
 def assert_given_the_restored_table(account: Account) -> None:
@@ -216,14 +232,16 @@ def test_keys_are_rotated(follower: Follower) -> None:
 def test_figures_of_what_it_costs_follow_from_the_settings() -> None:
     size = TEXT.partition("\n## Size it\n")[2].partition("\n## ")[0]
     found = re.findall(r"\| ([\d,]+) \| ([\d,.]+) \|$", size, re.MULTILINE)
-    rows, adds = found[:4], found[4:]
-    writes, looks, reads, ids = (int(units.replace(",", "")) for units, _ in rows)
+    rows, adds = found[:5], found[5:]
+    writes, looks, reads, used, ids = (int(units.replace(",", "")) for units, _ in rows)
     assert writes == MONTH_S / settings.RUNWAY.default
     assert 1.0 < looks / (MONTH_S / POLL_S) < 1 / 0.85
     assert reads == MONTH_S / settings.RUNWAY.default
+    assert used == pytest.approx(MONTH_S / LOOK_S, rel=0.01)
     assert ids == 100 * MONTH_S
     costs = [float(cost.replace(",", "")) for _, cost in rows]
-    expected = [writes * 0.625e-6, looks * 0.125e-6, reads * 0.125e-6, ids * 4.125e-6]
+    expected = [writes * 0.625e-6, looks * 0.125e-6, reads * 0.125e-6]
+    expected += [used * 0.625e-6, ids * 4.125e-6]
     assert costs == [pytest.approx(each, abs=0.5 if each > 100 else 0.006) for each in expected]
     gateway = [0.0] * 5 + [3.5, 3.5]  # for a million requests
     assert [float(cost) for _, cost in adds] == [
@@ -237,7 +255,7 @@ def test_every_command_of_the_run_book_is_run() -> None:
     headings = re.findall(r"^## (.*)", TEXT, re.MULTILINE)
     run = {
         "Kubernetes", "Helm", "ECS", "Terraform", "Roll it", "The table", "Size it", "Remove",
-        "From the API Gateway counter", "From SQLite", "Restore and fence", "Rotate",
+        "Access keys", "From the API Gateway counter", "From SQLite", "Restore and fence", "Rotate",
     }  # fmt: skip
     assert {each for each in headings if blocks(each)} == run
     assert len(blocks("Roll it")) == len(MINE), "one for each"
