@@ -83,7 +83,10 @@ class UsageMeter:
         while True:
             midnight_s = (DAY_MS - self._now() % DAY_MS) / 1000
             await asyncio.sleep(min(midnight_s, max(0.0, self._look_at - self._loop.time())))
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # a bug of ours: ids go on, and the next look counts all
+                log.exception("looking at the usage failed", extra={"action": "usage_bug"})
 
     async def look(self) -> None:
         """Take note of all totals. They are of the day that ends, if this is the first look on a

@@ -13,7 +13,7 @@ from idservice.stores.instants import day_in, day_text
 from idservice.stores.usage_store import UsageStore
 
 DAYS_MAX = 400  # of one report
-MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
+MONTH = re.compile(r"(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])", re.ASCII)
 COLUMNS = ("day", "counter", "kind", "count", "reserved", "final")
 NOTES = (
     "Nothing is counted twice: each run alone writes its totals of a day, whole each time.",
@@ -93,7 +93,7 @@ def period(
         if first is not None or last is not None:
             raise _bad("it names a month and days; name the one or the others")
         if not MONTH.fullmatch(month):
-            raise _bad(f"the month is {month[:80]!r}; write it as 2026-10")
+            raise _bad(f"the month is {month[:80]!r}; write one since 1970 as 2026-10")
         begin = _day("month", f"{month}-01")
         return UsagePeriod(begin, _month_of(begin + 31) - 1, scope or EVERYTHING)
     end = day_of(now_ms) if last is None else _day("last day", last)

@@ -149,6 +149,49 @@ def test_burnt_and_wasted_ids_do_not_count_and_a_deleted_counter_keeps_its_own()
     loop.run(counted_exactly())
 
 
+async def strictly() -> None:
+    async with controlled(table("orders", strict=True, limit=8)) as (service, _):
+        _, _, tallies = build_instance(service.store, random=Random(5))
+        local = await service.local_counter("orders")
+        waiting = [asyncio.create_task(local.next_batch(count)) for count in (1, 2, 3)]
+        left = asyncio.create_task(local.next_batch(3))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(*waiting)
+        (one,) = usage_readings(service, tallies)
+        assert one.count == 6
+        assert one.brought >= 6
+        assert one.held == 0
+
+
+def test_a_strict_counter_counts_what_its_waiters_were_given() -> None:
+    loop.run(strictly())
+
+
+class Faulty(Metered):
+    """Its readings fail once."""
+
+    def readings(self) -> list[UsageReading]:
+        if self.taken == 1:
+            self.taken = 5
+            raise RuntimeError("planted")
+        return super().readings()
+
+
+async def mended() -> None:
+    scene = Faulty()
+    scene.taken = 1
+    running = asyncio.create_task(scene.meter.run())
+    await elapse(2 * LOOK_S + 1)
+    assert await scene.by_day() == {0: 5}
+    running.cancel()
+
+
+def test_a_bug_in_counting_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    loop.run(mended())
+    assert [getattr(one, "action", "") for one in caplog.records] == ["usage_bug"]
+
+
 async def silent() -> None:
     scene = Metered()
     running = asyncio.create_task(scene.meter.run())

@@ -59,7 +59,9 @@ def test_json_is_what_a_service_answers(used: Run) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (("--month", "2026-13"), "the month is '2026-13'; write it as 2026-10"),
+        (("--month", "2026-13"), "the month is '2026-13'; write one since 1970 as 2026-10"),
+        (("--month", "9999-12"), "the month is '9999-12'; write one since 1970 as 2026-10"),
+        (("--month", "1969-12"), "the month is '1969-12'; write one since 1970 as 2026-10"),
         (("--month", "2026-10", "--to", "2026-10-31"), "it names a month and days"),
         (("--from", "2999-01-01"), "its first day, 2999-01-01, is after its last one"),
         (("--scope", "a*"), "the scope 'a*' is not allowed"),

@@ -1,9 +1,15 @@
 """The report of usage over HTTP: of the scopes of an admin key, as JSON and as CSV."""
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from idservice import errors
+from idservice.client.address import ServiceAddress
+from idservice.client.http_async import AsyncTransport
 from idservice.core.limits import NUMBER_MAX
+from idservice.stores.chained import ChainedStore
 from idservice.stores.sqlite.store import SQLiteStore
+from idservice.web.usage import UsageRoutes
 from tests import usage_samples
 
 from .conftest import Serve, Serving
@@ -122,3 +128,11 @@ async def test_a_report_changes_nothing_and_takes_no_body(serving: Serving) -> N
     answer = await serving.ask("/v1/usage", "POST", headers=JSON, body=b"{}")
     assert_problem(answer, 405, "method_not_allowed")
     assert (await serving.ask("/v1/usage", "HEAD")).status == 200
+
+
+@pytest.mark.usefixtures("lane")
+async def test_a_sidecar_says_where_usage_is_counted() -> None:
+    store = ChainedStore(AsyncTransport(ServiceAddress.parse("http://127.0.0.1:1")))
+    request = make_mocked_request("GET", "/v1/usage")
+    with pytest.raises(errors.UsageElsewhere, match=r"http://127\.0\.0\.1:1, which counts them"):
+        await UsageRoutes(store).report(request)
