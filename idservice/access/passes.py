@@ -33,8 +33,7 @@ class Pass:
         Raises KeyNotEnough, the same whether or not the name is in use (K5); the error that ended
         the pass.
         """
-        if self.refusal is not None:
-            raise self.refusal.with_traceback(None)
+        self.check_open()
         key = self.key
         if key is None:
             return
@@ -45,6 +44,11 @@ class Pass:
         if name is not None and not any_covers(key.scopes, name):
             needed = "the scope *" if name == EVERYTHING else f"a scope that covers {name[:80]!r}"
             raise errors.KeyNotEnough(needed=needed, has=", ".join(key.scopes))
+
+    def check_open(self) -> None:
+        """Raise the error that ended the pass, if it has ended."""
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
 
     def check_scope(self, role: Role, scope: str) -> None:
         """Refuse a scope that is not within one of the key's. Raises as `check`."""

@@ -121,11 +121,14 @@ def listed(counter: Counter, asked: IdRequest, ids: Sequence[int]) -> tuple[str,
 
 async def read_body(request: web.Request) -> bytes:
     """Return the body of a request. Raises RequestTimeout, MalformedRequest, and aiohttp's
-    HTTPRequestEntityTooLarge."""
+    HTTPRequestEntityTooLarge; the error that ended the pass while the body came: whoever was
+    revoked meanwhile changes nothing (K3)."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
+            body = await request.read()
     except TimeoutError:
         raise RequestTimeout(seconds=BODY_TIMEOUT_S) from None
     except (HttpProcessingError, web.RequestPayloadError, ConnectionError):
         raise errors.MalformedRequest(why="its body is broken or incomplete") from None
+    pass_of(request).check_open()
+    return body

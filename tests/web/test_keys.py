@@ -1,5 +1,6 @@
 """Access keys over HTTP: an admin makes, lists and revokes those of its own scope or below."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from .conftest import Serve, Serving
 from .test_contract import assert_problem
-from .wire import Answer
+from .wire import Answer, connected, request
 
 pytestmark = pytest.mark.parametrize("lane", [False], indirect=True)  # the lane hands all over
 
@@ -76,6 +77,29 @@ async def test_an_admin_sees_and_revokes_no_key_beyond_its_scopes(serve: Serve) 
     assert_problem(
         await serving.ask("/v1/counters/acme.orders/next", headers=own_key), 401, "key_unknown"
     )
+
+
+async def test_a_key_revoked_while_a_body_comes_changes_nothing(serve: Serve) -> None:
+    serving = await serve(asks=True)
+    assert serving.keys is not None and serving.asking is not None
+    kept = serving.asking._keys
+    assert kept is not None
+    for path, method in (
+        ("/v1/keys", "POST"),
+        ("/v1/counters/acme.new", "PUT"),
+        ("/v1/tallies/acme.new", "PUT"),
+    ):
+        id, admin = await serving.make("admin", "acme.*")
+        head = request(path, method, headers={**JSON, **admin, "Content-Length": "36"})
+        async with connected(serving.port) as wire:
+            await wire.send(head + b'{"role":"admin",')
+            while id not in kept._passes:  # then its handler waits for the rest
+                await asyncio.sleep(0)
+            await serving.keys.revoke(id)
+            await wire.send(b'"scopes":["acme.*"]}')
+            assert_problem(await wire.answer(), 401, "key_unknown")
+    made = [key for key in await serving.keys.list() if key.by]
+    assert not made, "a revoked key made another"
 
 
 @pytest.mark.parametrize(
