@@ -6,7 +6,7 @@ of the catalogue has moved. It believes them while it hears of the store (K3).
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from idservice import errors
@@ -23,7 +23,8 @@ TICK_S = 1.0  # between looks at the clock: for keys that expire, and a store th
 SILENT_S = (
     STALE_MIN_S - 2 * TICK_S
 )  # for which keys are believed without the store, so that K3 holds
-PASSES_MAX = 16_384  # spellings of the header remembered
+PASSES_MAX = 16_384  # spellings of the header remembered,
+SPELLING_MAX = 80  # bytes of one: a key has 67 with its scheme, and may come with a lot of space
 AGAIN_S = 1.0  # before a bucket that could not be read is read again
 # Made once, so that wrong keys cause little work.
 _TYPO = errors.KeyMalformed(why="it has a typo, or is cut off")
@@ -85,7 +86,7 @@ class Keys:
 
     def judge(self, header: bytes, text: str) -> Pass | errors.IdserviceError | None:
         """Return the pass of a key, or the error that refuses it; None if its bucket is to be read
-        first. The `header` is remembered."""
+        first. The `header` is remembered, unless it is long."""
         id = id_in(text)
         if id is None:
             return _TYPO
@@ -103,9 +104,10 @@ class Keys:
         found = self._passes.get(id)
         if found is None:
             found = self._passes[id] = Pass(key)
-        if len(self._by_header) >= PASSES_MAX:
-            del self._by_header[next(iter(self._by_header))]
-        self._by_header[header] = found
+        if len(header) <= SPELLING_MAX:
+            if len(self._by_header) >= PASSES_MAX:
+                del self._by_header[next(iter(self._by_header))]
+            self._by_header[header] = found
         return found
 
     async def load(self, text: str) -> None:
@@ -155,8 +157,20 @@ class Keys:
         this revision, and the later of the two is believed.
         """
         in_use = self._buckets.keys() | self._loading.keys()
-        for bucket in await asyncio.gather(*map(self._read, sorted(in_use))):
-            self.put(bucket)
+        await asyncio.gather(*map(self._read_anew, sorted(in_use)))
+
+    async def _read_anew(self, number: str) -> None:
+        """Read a bucket again. One that is ill-formed is forgotten: its keys are refused, and all
+        else goes on. It is read again when a request shows a key of it."""
+        try:
+            self.put(await self._read(number))
+        except errors.KeysIllFormed as error:
+            log.error("%s", error, extra={"action": "keys_ill_formed"})
+            known = self._buckets.pop(number, None)
+            before = known.keys if known is not None else ()
+            for key in before:
+                self._by_id.pop(key.id, None)
+            self._end(dict.fromkeys(self._passes_of(before), error))
 
     def heard(self, at: float) -> None:
         """Note that what is known was true at this loop time."""
@@ -177,18 +191,19 @@ class Keys:
                 extra={"action": "keys_went_back"},
             )  # fmt: skip
             return
-        for key in known.keys if known is not None else ():
+        if bucket == known:  # as mostly: every change in the catalogue has all of them read
+            return
+        before = known.keys if known is not None else ()
+        for key in before:
             self._by_id.pop(key.id, None)
         self._buckets[bucket.number] = bucket
         self._by_id.update((key.id, key) for key in bucket.keys)
-        self._end(
-            {
-                one: errors.KeyUnknown()
-                for id, one in self._passes.items()
-                if bucket_of(id) == bucket.number and self._by_id.get(id) != one.key
-            }
-        )
+        changed = (key for key in before if self._by_id.get(key.id) != key)
+        self._end({one: errors.KeyUnknown() for one in self._passes_of(changed)})
         self._tell()
+
+    def _passes_of(self, keys: Iterable[AccessKey]) -> Iterator[Pass]:
+        return filter(None, (self._passes.get(key.id) for key in keys))
 
     def _tell(self) -> None:
         for forget in self.on_news:

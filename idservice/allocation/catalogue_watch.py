@@ -102,9 +102,9 @@ class CatalogueWatcher:
                     moved = revision != self._revision
                     self._unknown.looked(began=began, now=self._loop.time(), moved=moved)
                     if moved:
-                        await self._read_entries()
-                        for follower in self._followers:
+                        for follower in self._followers:  # first: it reads little, and soon (K3)
                             await follower.read_again()
+                        await self._read_entries()
         except errors.StoreReplaced as error:
             health.failed(error, read=True)
             self._replaced(error)

@@ -11,7 +11,7 @@ import pytest
 from idservice import errors
 from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
-from idservice.access.keys import Keys
+from idservice.access.keys import AGAIN_S, Keys
 from idservice.core.access_key import AccessKey, Role, bucket_of
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.key_store import KeyBucket
@@ -134,3 +134,70 @@ async def silent() -> None:
 
 def test_no_key_is_believed_without_the_store_for_60_s() -> None:
     loop.run(silent())
+
+
+class Damaged(SimKeys):
+    """Cannot read some buckets."""
+
+    def __init__(self, store: SimStore) -> None:
+        super().__init__(store.data, store._call)
+        self.wrong: set[str] = set()
+
+    async def bucket(self, number: str) -> KeyBucket:
+        if number in self.wrong:
+            raise errors.KeysIllFormed(store="sim", action="reading", item=number, why="no JSON")
+        return await super().bucket(number)
+
+
+async def damaged() -> None:
+    scene = Scene()
+    made = [await scene.make() for _ in range(8)]
+    numbers = [bucket_of(key.id) for key, _ in made]
+    shown = dict(zip(numbers, (header for _, header in made), strict=True))
+    held = {number: await scene.gate.admit(header) for number, header in shown.items()}
+    first, *others = held
+    store = Damaged(scene.store)
+    with mock.patch.object(scene.store, "keys", store):
+        store.wrong = {first}
+        await scene.keys.read_again()  # which is no reason to believe nothing any more
+        for number in others:
+            assert await scene.gate.admit(shown[number]) is held[number]
+        with pytest.raises(errors.KeysIllFormed):
+            held[first].check(Role.USE)
+        with pytest.raises(errors.KeysIllFormed):
+            await scene.gate.admit(shown[first])
+        store.wrong.clear()
+        await loop.elapse(AGAIN_S)
+        (await scene.gate.admit(shown[first])).check(Role.USE)
+
+
+def test_a_bucket_that_is_ill_formed_closes_its_own_keys_alone() -> None:
+    loop.run(damaged())
+
+
+async def unchanged() -> None:
+    scene = Scene()
+    _, header = await scene.make()
+    found = await scene.gate.admit(header)
+    told: list[str] = []
+    scene.gate.on_news(lambda: told.append("news"))
+    await scene.keys.read_again()
+    assert await scene.gate.admit(header) is found
+    assert not told
+
+
+def test_keys_that_are_read_again_as_they_were_are_no_news() -> None:
+    loop.run(unchanged())
+
+
+async def spaced() -> None:
+    scene = Scene()
+    _, [header] = await scene.make()
+    scheme, _, text = header.partition(b" ")
+    for spaces in range(1, 300):
+        (await scene.gate.admit([scheme + b" " * spaces + text])).check(Role.USE)
+    assert len(scene.keys._by_header) < 20
+
+
+def test_spellings_of_one_key_take_little_memory() -> None:
+    loop.run(spaced())

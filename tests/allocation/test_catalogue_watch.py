@@ -25,6 +25,41 @@ def watcher_of(service: Service) -> CatalogueWatcher:
     return service._catalogue
 
 
+class Following:
+    """A follower that notes when it reads."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    async def run(self) -> None:
+        pass
+
+    async def read_again(self) -> None:
+        self.reads += 1
+
+    def heard(self, at: float) -> None:
+        pass
+
+
+def test_keys_are_read_again_though_an_entry_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unread(*_: object) -> None:
+        raise errors.NotAnswered(store="sim", action="reading", why="it took too long")
+
+    async def main() -> None:
+        data, following = table(), Following()
+        async with serving(data) as service:
+            monkeypatch.setattr(watcher_of(service), "_followers", [following])
+            await service.local_counter("orders")
+            await elapse(2 * POLL_S)
+            before = following.reads
+            monkeypatch.setattr(service.store, "entry", unread)
+            await elsewhere(data, Configure(limit=10_000))
+            await elapse(2 * POLL_S)
+            assert following.reads > before
+
+    run(main())
+
+
 # --- positions ------------------------------------------------------------------------------------
 
 

@@ -81,7 +81,8 @@ async def test_an_admin_sees_and_revokes_no_key_beyond_its_scopes(serve: Serve) 
 
 async def test_a_key_revoked_while_a_body_comes_changes_nothing(serve: Serve) -> None:
     serving = await serve(asks=True)
-    assert serving.keys is not None and serving.asking is not None
+    assert serving.keys is not None
+    assert serving.asking is not None
     kept = serving.asking._keys
     assert kept is not None
     for path, method in (
