@@ -14,6 +14,12 @@ from idservice.observability.tally_readings import TallySample
 PIECE = 10  # counters that are read or summed up at once: less than a tenth of a millisecond
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
 NOT_SAID = "The store failed; whoever runs the service sees why."
+UNTOLD = "Whoever runs the service sees why."
+# Codes of errors whose words name no store, table or address.
+TELLABLE = (
+    "", "exhausted", "suspended", "changing", "stopping", "unknown_counter", "catalogue_stale",
+    "tally_suspended", "unknown_tally",
+)  # fmt: skip
 CLOSED = ("suspended", "changing", "moved", "unknown_counter")
 
 
@@ -199,16 +205,30 @@ class ServiceView(Protocol):
 
 def seen(snapshot: Snapshot, sees: Callable[[str], bool]) -> Snapshot:
     """Return what a snapshot has of the names that somebody sees. What went wrong with the store
-    may name others, and is left out."""
-    readings = [one for one in snapshot.readings if sees(one.counter)]
+    may name others, or where it is, and is left out."""
+    readings = [_tellable(one) for one in snapshot.readings if sees(one.counter)]
     return replace(
         snapshot,
         readings=readings,
-        tallies=[one for one in snapshot.tallies if sees(one.tally)],
+        tallies=[
+            replace(
+                one,
+                why=one.why if one.code in TELLABLE else UNTOLD,
+                trouble=one.trouble and UNTOLD,
+            )
+            for one in snapshot.tallies
+            if sees(one.tally)
+        ],
         latency=Latency.sum(one.stats.latency for one in readings),
         store_error="" if snapshot.store_up else NOT_SAID,
         tally_reads=0,
     )
+
+
+def _tellable(one: CounterSample) -> CounterSample:
+    if one.state is None or one.state.code in TELLABLE:
+        return one
+    return replace(one, state=msgspec.structs.replace(one.state, why=UNTOLD))
 
 
 def count(counts: dict[str, int], key: str) -> None:

@@ -125,12 +125,15 @@ class Certificate:
             await asyncio.sleep(LOOK_S)
 
     def _state(self) -> tuple[tuple[int, ...], ...]:
-        """Return what differs if a file is changed or replaced; Kubernetes replaces a link."""
+        """Return what differs if a file is changed, replaced or may be read again. Kubernetes
+        replaces a link; a mode or an owner that is put right changes only `ctime`."""
         found = []
         for path in self._files:
             with suppress(OSError):
                 stat = os.stat(path)
-                found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+                found.append(
+                    (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                )
         return tuple(found)
 
 

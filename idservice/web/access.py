@@ -11,9 +11,10 @@ from ipaddress import ip_address
 
 from aiohttp import web
 
+from idservice import errors
 from idservice.core.limits import NAME
 from idservice.web.passes import pass_of
-from idservice.web.problems import Handler, HostRefused, WriteRefused
+from idservice.web.problems import Handler, HostRefused, WriteRefused, problem
 
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
 FORWARDED = (
@@ -97,6 +98,19 @@ class ControlAccess:
         """Return the name of the client for the log."""
         place = "unix" if self.unix else request.remote or "unknown"
         return pass_of(request).by or f"http:{place}"
+
+
+def for_operators(handler: Handler) -> Handler:
+    """Return a handler of the control plane: its errors name stores and addresses, but not to the
+    key of a tenant, which knows nothing of what others share with it."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except errors.IdserviceError as error:
+            return problem(error, operator=pass_of(request).sees_all)
+
+    return handle
 
 
 def _not_json(request: web.Request) -> str:

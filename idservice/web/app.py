@@ -17,13 +17,13 @@ from idservice.observability import prometheus
 from idservice.observability.readings import ServiceView
 from idservice.tallies.service import Tallies
 from idservice.web import docs_page, openapi
-from idservice.web.access import ControlAccess
+from idservice.web.access import ControlAccess, for_operators
 from idservice.web.counters import CounterRoutes
 from idservice.web.health import LIVE, ready
 from idservice.web.ids import next_handler
 from idservice.web.keys import KeyRoutes
 from idservice.web.passes import JudgedRoutes
-from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, for_operators, guard
+from idservice.web.problems import BODY_MAX, NO_STORE, SERVER, Handler, guard
 from idservice.web.request import WebLimits
 from idservice.web.status_page import StatusRoutes
 from idservice.web.tallies import TallyRoutes

@@ -16,7 +16,8 @@ WORDS: dict[type[errors.IdserviceError], str] = {
     errors.TallyWentBack: "Nothing is added to tally {name!r} until an operator repairs it." + LOG,
     errors.StoreReplaced: "The service gives no ids and no sums until an operator acts: its store "
     "changed." + LOG,
-    errors.OutcomeUnknown: "The store gave no readable answer, and ids may be used up." + LOG,
+    errors.OutcomeUnknown: "The store gave no readable answer: it is not known if this was done, "
+    "and ids may be used up." + LOG,
     errors.StoreError: "The store of the service failed." + LOG,
 }
 

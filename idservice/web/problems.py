@@ -247,18 +247,6 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return crash()
 
 
-def for_operators(handler: Handler) -> Handler:
-    """Return a handler of the control plane: its errors name stores and addresses."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except errors.IdserviceError as error:
-            return problem(error, operator=True)
-
-    return handle
-
-
 async def expect(request: web.Request) -> web.StreamResponse | None:
     """Answer `Expect: 100-continue`, and refuse any other expectation with a problem."""
     if request.headers.get("Expect", "").lower() == "100-continue":

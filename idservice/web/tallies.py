@@ -14,7 +14,7 @@ from idservice.stores.instants import instant
 from idservice.stores.tally_source import Told, check_key
 from idservice.tallies import changes
 from idservice.tallies.service import Tallies
-from idservice.web.access import ControlAccess
+from idservice.web.access import ControlAccess, for_operators
 from idservice.web.counters import read_list_query
 from idservice.web.ids import TEXT, read_body
 from idservice.web.json_body import Body, decoded, no_number
@@ -25,7 +25,6 @@ from idservice.web.problems import (
     Handler,
     MediaTypeRefused,
     check_headers,
-    for_operators,
     json_answer,
 )
 from idservice.web.request import JSON, prefers_text

@@ -139,6 +139,24 @@ def test_files_are_read_again_once_they_have_settled(files: Files) -> None:
     assert shown.context is after
 
 
+def test_a_mode_that_is_put_right_is_a_change(files: Files) -> None:
+    """A new key that the service may not read is mended by its mode, which moves no `mtime`."""
+    shown = Certificate(str(files.cert), str(files.key))
+    write(files.cert.parent, serial=2)
+    good = files.key.read_bytes()
+    files.key.write_bytes(b"")  # as one that cannot be read
+    times = os.stat(files.key).st_mtime_ns
+    for _ in range(2):
+        shown.look()
+    refused = shown.context
+    with files.key.open("r+b") as same:
+        same.write(good)
+    os.utime(files.key, ns=(times, times))
+    for _ in range(2):
+        shown.look()
+    assert shown.context is not refused
+
+
 def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
     """So Kubernetes replaces a secret."""
     for number in (1, 2):

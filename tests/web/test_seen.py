@@ -1,12 +1,14 @@
 """What a key shows of a service: its own names and their sums, and nothing of others (K5)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import pytest
 
+from idservice import errors
 from idservice.core.access_key import outermost
-from idservice.observability.readings import seen
+from idservice.observability.readings import TELLABLE, UNTOLD, seen
 from idservice.observability.status import StatusQuery, status
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
@@ -138,6 +140,49 @@ async def test_trouble_of_others_is_not_in_the_verdict_nor_in_the_errors() -> No
     assert (shown.attention, shown.level, shown.in_use) == (0, "warn", 1)
     assert shown.verdict == "The store does not answer; 1 counter serves."
     assert "invoices" not in str(shown)
+
+
+async def test_trouble_of_its_own_is_told_without_the_store() -> None:
+    said = "The store dynamodb:ids failed"
+    scene = scenes.Scene(lambda _: scenes.in_trouble(), store_error=said, tallies=scenes.sums())
+    snapshot = await scene.snapshot()
+    told = [
+        replace(one, state=msgspec.structs.replace(one.state, why=said))
+        for one in snapshot.readings
+        if one.state is not None and one.state.code not in TELLABLE
+    ]
+    tallies = [
+        replace(one, why=said, trouble=said) for one in snapshot.tallies if one.code not in TELLABLE
+    ]
+    assert told
+    assert tallies
+    wrong = replace(snapshot, readings=told, tallies=tallies)
+    shown = status(seen(wrong, lambda _: True), StatusQuery(), store="STORE", time=scene.now)
+    assert shown.attention == len(told)
+    assert "dynamodb" not in str(shown)
+    assert {one.why for one in shown.counters} == {UNTOLD}
+
+
+@IN_AIOHTTP
+async def test_the_address_of_the_store_is_no_tenants(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise errors.NotApplied(store=serving.store.address, action="reading", why="away")
+
+    serving = await serve()
+    await serving.create("acme.orders")
+    _, tenant = await serving.make("admin", "acme.*")
+    _, owner = await serving.make("read", "*")
+    paths = ["/", "/v1/status", "/v1/counters", "/v1/counters/acme.orders", "/v1/tallies"]
+    texts = [(await serving.ask(path, headers=tenant)).text for path in paths]
+    for name in ("page", "counter"):
+        monkeypatch.setattr(serving.store, name, away)
+    texts += [(await serving.ask(path, headers=tenant)).text for path in paths]
+    assert any("store_unavailable" in text for text in texts)
+    assert not [text for text in texts if "sqlite:" in text]
+    for path in ("/", "/v1/status", "/v1/counters"):
+        assert "sqlite:" in (await serving.ask(path, headers=owner)).text
 
 
 @IN_AIOHTTP
