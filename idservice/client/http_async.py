@@ -82,7 +82,8 @@ class Resolver(AbstractResolver):
 
 
 class AsyncTransport:
-    """Sends requests to one service, and none of them twice. Enter it to use it.
+    """Sends requests to one service, and none of them twice: but one whose access key was refused
+    is sent with a new key, if its file has one. Enter it to use it.
 
     `connect_s` is how long a connection may take to be made; None if `send` has a limit. `own_key`
     is the access key that each request shows.

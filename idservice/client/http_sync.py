@@ -96,7 +96,8 @@ class _Reading(io.RawIOBase):
 
 
 class ConnectionPool:
-    """Sends requests to one service, one at a time on each connection, and none of them twice."""
+    """Sends requests to one service, one at a time on each connection, and none of them twice: but
+    one whose access key was refused is sent with a new key, if its file has one."""
 
     def __init__(self, address: ServiceAddress, own_key: OwnKey | None = None) -> None:
         self.url = address.url

@@ -15,6 +15,7 @@ HELD_S = 1.0  # a refusal is given again for so long, without a request
 HELD_MAX = 256  # refusals of single paths
 REFUSING = b"urn:idservice:problem:key_"  # in a problem that says what is wrong with a key
 UNAUTHORIZED, FORBIDDEN = 401, 403
+UNASKED = ("/livez", "/readyz")  # paths that need no key anywhere
 
 
 class OwnKey:
@@ -67,7 +68,9 @@ class OwnKey:
 
     def held(self, target: str, now: float) -> Reply | None:
         """Return the refusal that a request would get again; None if it is to be sent."""
-        for path in ("", _path(target)) if self._refusals else ():
+        if not self._refusals or target in UNASKED:
+            return None
+        for path in ("", _path(target)):
             until, reply = self._refusals.get(path, (now, None))
             if reply is not None and now < until:
                 return reply

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -13,7 +13,7 @@ from idservice.client.http_async import AsyncTransport
 from idservice.client.own_key import UNAUTHORIZED, refuses_key
 from idservice.client.protocol import ClientAnswer, NotSent, NoUsableAnswer, Refused
 from idservice.client.tally_calls import WAIT_S
-from idservice.core.epoch import epoch_name, gone_back
+from idservice.core.epoch import gone_back
 from idservice.core.writer import Batch
 from idservice.stores.chained_tallies import ChainedTallies
 from idservice.stores.findings import FAULT, Clock, Finding, fine
@@ -23,70 +23,21 @@ from idservice.stores.records import (
     BOUNDS,
     LIMIT_DEFAULT,
     LIMIT_MAX,
-    MOVED,
-    SUSPENDED,
     Counter,
     Loan,
     Position,
 )
+from idservice.stores.remote_counter import RemoteCounter, RemoteCounters, assumed, epoch_of
 
 T = TypeVar("T")
 
-# As a service writes numbers: above 2^53 - 1 as a text. int() would take " 1" and "1_0" too.
-Digits = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,18})\Z")]
-Number = Annotated[int, msgspec.Meta(ge=0)] | Digits
+# A request that no service gives ids for; one that asks for access keys judges its key.
+ASKING = "/v1/counters/default/next?count=0"
 PARTS_MAX_S = 0.5  # a loan in parts ends then: were it cut off, all of them would be burnt
 PART_BELIEVED_S = 60.0  # how long the size of a part is believed: an operator may raise a bound
 ANSWER_MAX_S = 5.0  # for a service to say that it is one
 # For a connection: less than a request waits (2 s), so that what is told is that nothing was sent.
 CONNECT_MAX_S = 1.5
-
-
-class RemoteCounter(msgspec.Struct, frozen=True):
-    """The fields that matter here of a counter as a service shows it."""
-
-    counter: str
-    epoch: int
-    start: Number
-    limit: Number
-    strict: bool
-    runway: float
-    state: str
-    next: Number = 0
-    request_max: int | None = None
-    rate_max: float | None = None
-    store: str = ""  # "down" while the service shows what its memory knows
-
-    def entry(self) -> Counter:
-        """Return it as an entry. It has one shard: those of the service are not seen."""
-        return Counter(
-            name=self.counter,
-            epoch=epoch_of(self.epoch),
-            start=int(self.start),
-            limit=int(self.limit),
-            strict=self.strict,
-            runway=self.runway,
-            request_max=self.request_max,
-            rate_max=self.rate_max,
-            state=self.state if self.state in (SUSPENDED, MOVED) else ACTIVE,
-        )
-
-
-class RemoteCounters(msgspec.Struct, frozen=True):
-    """A page of the counters of a service; `next` leads to the page after it."""
-
-    counters: list[RemoteCounter]
-    next: str = ""
-
-
-def epoch_of(ordinal: int) -> str:
-    """Return a name for an epoch. A service gives only the ordinal, which is enough for order."""
-    return epoch_name(ordinal, "chained")
-
-
-def assumed(name: str) -> Counter:
-    """Return the entry that is assumed of a counter before any answer about it."""
-    return Counter(name=name, epoch=epoch_of(0), limit=LIMIT_MAX, strict=True)
 
 
 class ChainedStore:
@@ -142,9 +93,13 @@ class ChainedStore:
         try:
             async with asyncio.timeout(ANSWER_MAX_S):
                 reply = await self._transport.send("GET", "/readyz")
+                asked = await self._transport.send("GET", ASKING)
         except (NoUsableAnswer, TimeoutError) as error:
             why = "ids in memory expire within seconds; start the service, or check the network"
             return [Finding(FAULT, "reach", f"no service answers there ({_reason(error)})", why)]
+        if asked.status == UNAUTHORIZED:
+            why = self._transport.own_key.advice
+            return [Finding(FAULT, "key", "it asks for an access key, and refuses this one", why)]
         if reply.status == 200:
             return [fine("central", "it answers, and can serve the next id")]
         said = reply.body.decode(errors="replace").strip()[:300]

@@ -20,8 +20,8 @@ from idservice.client.http_async import Resolver
 from idservice.server import sockets, startup
 from idservice.server.listen_address import Address
 from idservice.stores import open_store
-from idservice.stores.chained import assumed
 from idservice.stores.dynamodb import credentials
+from idservice.stores.remote_counter import assumed
 
 NAME = "central.test"
 

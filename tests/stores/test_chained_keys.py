@@ -26,6 +26,7 @@ from idservice.server import startup
 from idservice.server.settings import ServeSettings
 from idservice.server.startup import build_instance
 from idservice.stores.chained import ChainedStore
+from idservice.stores.findings import FAULT, OK
 from idservice.tallies.changes import new_tally
 from idservice.web.ids import several
 from idservice.web.problems import problem
@@ -123,6 +124,18 @@ async def test_a_refused_key_is_told_with_its_file_and_what_to_do(scene: Scene) 
             assert f"into the file {scene.file}, which is read again" in str(one.value)
             assert key not in str(one.value)
         assert (refused.value.outcome, refused.value.retryable) == (errors.NOT_APPLIED, True)
+        await store.verify()  # the service is there all the same
+        (found,) = await store.examine(time.time, thorough=True)
+        assert (found.level, found.about) == (FAULT, "key")
+        assert str(scene.file) in found.why
+
+
+async def test_an_examination_says_nothing_of_a_key_that_is_accepted(scene: Scene) -> None:
+    await scene.make()
+    async with scene.sidecar() as store:
+        (found,) = await store.examine(time.time, thorough=True)
+        assert (found.level, found.about) == (OK, "central")
+        assert await lend(store) == (range(2),), "it used no id"
 
 
 async def test_a_scope_that_is_missing_withholds_one_counter_alone(scene: Scene) -> None:
