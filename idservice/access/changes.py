@@ -70,7 +70,11 @@ class KeyChanges:
         key = AccessKey(id, role, tuple(scopes), hashed(text), now, by, note, expires)
 
         def added(bucket: KeyBucket) -> tuple[AccessKey, ...]:
-            return (*_with_room(bucket, key, now), key)
+            kept = _fitting([*bucket.keys, key], now)
+            if kept is None:
+                why = "there are too many keys in this store; revoke some that are not used any"
+                raise errors.BadAccessKey(why=f"{why} more")
+            return kept
 
         await self._rewrite(bucket_of(id), added, lambda bucket: bucket.key(id) == key)
         log.warning(
@@ -102,7 +106,8 @@ class KeyChanges:
         def revoked(bucket: KeyBucket) -> tuple[AccessKey, ...]:
             key = found(bucket)
             ended = replace(key, state=KeyState.REVOKED, ended=now, reason=reason)
-            return tuple(ended if one is key else one for one in bucket.keys)
+            keys = [ended if one is key else one for one in bucket.keys]
+            return _fitting(keys, now, keep=ended) or tuple(keys)
 
         def is_done(bucket: KeyBucket) -> bool:
             return found(bucket).state is KeyState.REVOKED
@@ -179,14 +184,14 @@ def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> N
         raise errors.BadAccessKey(why="it would have expired already; name a later time")
 
 
-def _with_room(bucket: KeyBucket, key: AccessKey, now: int) -> tuple[AccessKey, ...]:
-    """Return the keys of a bucket that has room for one more. The oldest of those that open nothing
-    are dropped for it. Raises BadAccessKey."""
-    kept = list(bucket.keys)
-    over = [one for one in kept if not one.is_usable(now)]
-    while len(kept) >= KEYS_MAX or len(encoded_keys((*kept, key)).encode()) > BUCKET_MAX:
+def _fitting(
+    kept: list[AccessKey], now: int, keep: AccessKey | None = None
+) -> tuple[AccessKey, ...] | None:
+    """Return keys of which one was added or is longer now, as many as a bucket holds: without the
+    oldest of those that open nothing, but for `keep`. None if that is not enough."""
+    over = [one for one in kept if one is not keep and not one.is_usable(now)]
+    while len(kept) > KEYS_MAX or len(encoded_keys(tuple(kept)).encode()) > BUCKET_MAX:
         if not over:
-            why = "there are too many keys in this store; revoke some that are not used any more"
-            raise errors.BadAccessKey(why=why)
+            return None
         kept.remove(over.pop(0))
     return tuple(kept)

@@ -214,13 +214,21 @@ async def test_room_is_made_of_keys_that_open_nothing_and_else_none_is_made(
 
 
 @pytest.mark.parametrize("backend", NOT_MOTO, indirect=True)
-async def test_an_end_is_told_of_a_bucket_without_room(
+async def test_keys_of_a_full_bucket_can_all_be_revoked_and_it_grows_no_more(
     keys: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reason is longer than none: the bucket grows when a key of it is revoked."""
-    there = await written(keys, *in_bucket("3", KEYS_MAX), number="3")
-    ended = await OneBucket(keys, monkeypatch).changes.revoke(there.keys[0].id, reason="€" * 200)
-    assert (await keys.bucket("3")).keys[0] == ended
+    """With the reason each is longer then: DynamoDB would refuse the item, and the key live on."""
+    note, size = "€" * NOTE_MAX, 425
+    there = in_bucket("3", size, note=note)
+    assert len(encoded_keys(tuple(there)).encode()) in range(BUCKET_MAX - 2000, BUCKET_MAX + 1)
+    await written(keys, *there, number="3")
+    full = OneBucket(keys, monkeypatch).changes
+    for key in there[:12]:
+        ended = await full.revoke(key.id, reason="€" * 200)
+        bucket = await keys.bucket("3")
+        assert bucket.key(key.id) == ended
+        assert len(encoded_keys(bucket.keys).encode()) <= BUCKET_MAX + 1000  # of the latest
+    assert bucket.keys[-len(there) + 12 :] == tuple(there[12:]), "of those that open, all are there"
 
 
 # --- what was changed by hand ---------------------------------------------------------------------
