@@ -224,6 +224,24 @@ async def test_two_keys_that_alternate_are_judged_alike(
         assert answers.count(b" 200 OK") == served
 
 
+async def test_any_mix_on_one_connection_is_judged_alike(
+    keyed_pair: tuple[Pair, dict[bytes, bytes]],
+) -> None:
+    """Templates and known requests come and go: most of a mix repeat one line, and a few keys."""
+    pair, shown = keyed_pair
+    random, served = Random(7), 0
+    for _ in range(40):
+        lines, ways = random.sample(LINES, 2), random.sample(list(SHOWN.values()), 3)
+        requests = []
+        for number in range(random.randrange(3, 12)):
+            more = [filled(one, shown) for one in random.choice(ways)]
+            random.shuffle(more := [*more, b"x-id: %d" % number])
+            requests.append(head(random.choice(lines), H, *more))
+        pieces = requests if random.random() < 0.5 else [b"".join(requests)]
+        served += (await pair.alike(*pieces)).count(b" 200 OK")
+    assert served > 100
+
+
 # --- what it costs --------------------------------------------------------------------------------
 
 
