@@ -66,7 +66,8 @@ class Node:
 
 
 class Pod:
-    """The containers of one pod; `claims` says which folder stands for which volume claim."""
+    """The containers of one pod; `claims` says which folder stands for which volume claim or
+    secret."""
 
     def __init__(self, node: Node, name: str, spec: Object, claims: Mapping[str, Path]) -> None:
         self.node = node
@@ -170,6 +171,10 @@ class Pod:
             folder = self.node.folder / f"{self.name}-{volume['name']}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
+        elif "secret" in volume:
+            folder = self._claims[volume["secret"]["secretName"]]
+            folder.chmod(0o755)
+            return folder
         else:
             folder = self._claims[volume["persistentVolumeClaim"]["claimName"]]
         group = self.spec.get("securityContext", {}).get("fsGroup")

@@ -1,10 +1,11 @@
-"""The manifests are run for real, in containers, as Kubernetes runs pods."""
+"""The manifests are run for real, in containers, as Kubernetes runs pods: with access keys."""
 
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.processes import wait_until
 from .conftest import Command, documents, skipped_but_not_in_ci
 from .kubelet import IMAGE, Node, Pod
 from .rules import of_kind
+from .test_kubernetes import over
 
 pytestmark = [
     pytest.mark.process,
@@ -48,8 +50,12 @@ print(last, flush=True)
 """
 
 
-def pod_of(kubectl: Command, name: str, kind: str) -> dict[str, Any]:
-    (workload,) = of_kind(documents(kubectl("kustomize", f"deploy/kubernetes/{name}")), kind)
+def pod_of(
+    kubectl: Command, name: str, kind: str, components: Sequence[str] = ()
+) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        over(Path(folder), name, *components)
+        (workload,) = of_kind(documents(kubectl("kustomize", folder)), kind)
     return dict(workload["spec"]["template"]["spec"])
 
 
@@ -72,17 +78,34 @@ def central(kubectl: Command, node: Node) -> Iterator[Pod]:
     init = Pod(node, "init", pod_of(kubectl, "sqlite/init", "Job"), {"idservice": volume})
     init.start()
     assert init.until_ended("init") == 0, init.logs("init")
-    pod = Pod(node, "central", pod_of(kubectl, "sqlite", "Deployment"), {"idservice": volume})
+    spec = pod_of(kubectl, "sqlite", "Deployment", ["keys"])
+    pod = Pod(node, "central", spec, {"idservice": volume})
     pod.start()
+    key = ("idservice", "key", "create", "--role", "use", "--scope", "default")
+    (text,) = re.findall(
+        r"^idk_use_\w+", node.podman("exec", pod.called("idservice"), *key), re.MULTILINE
+    )
+    secret(node).mkdir()
+    (secret(node) / "key").write_text(text)
     yield pod
     pod.stop()
     assert pod.state("idservice")["ExitCode"] == 0, pod.logs("idservice")
 
 
+def secret(node: Node) -> Path:
+    """The folder of the secret with the access key."""
+    return node.folder / "secret"
+
+
+def example(kubectl: Command, node: Node, name: str, program: str = "") -> Pod:
+    spec = pod_of(kubectl, "example", "Deployment", ["keys"])
+    if program:
+        spec["containers"][0]["args"] = [program]
+    return Pod(node, name, spec, {"idservice-key": secret(node)})
+
+
 def application(kubectl: Command, node: Node, name: str) -> Pod:
-    spec = pod_of(kubectl, "example", "Deployment")
-    spec["containers"][0]["args"] = [APPLICATION]
-    return Pod(node, name, spec, {})
+    return example(kubectl, node, name, APPLICATION)
 
 
 def ids_of(lines: str) -> list[int]:
@@ -100,9 +123,15 @@ def more(pod: Pod, count: int) -> None:
 
 
 def test_the_example_is_given_ids(kubectl: Command, node: Node, central: Pod) -> None:
-    pod = Pod(node, "example", pod_of(kubectl, "example", "Deployment"), {})
+    pod = example(kubectl, node, "example")
     pod.start()
     more(pod, 1)
+    asked = (
+        "from idservice.cli.http_get import ask;"
+        "print(ask('http://idservice:8080', '/next', timeout=9))"
+    )
+    said = node.podman("exec", central.called("idservice"), "python", "-c", asked)
+    assert "key_missing" in said, "nobody is given any without a key"
     pod.stop()
     assert pod.state("application")["ExitCode"] == 0
     assert pod.state("idservice")["ExitCode"] == 0
