@@ -51,6 +51,7 @@ class UsageMeter:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time() + LOOK_S
+        self._behind_since: float | None = None  # the store lacks what a look then found
         self._due = asyncio.Event()
         self.run_name = "".join(random.choice(RUN_LETTERS) for _ in range(RUN_LENGTH))
         self._totals = RunTotals(self.run_name, day_of(self._now()))
@@ -77,6 +78,13 @@ class UsageMeter:
             self.run_name, extra={"action": "usage_not_written"},
         )  # fmt: skip
 
+    @property
+    def behind_s(self) -> float:
+        """The seconds since a look found something that the store does not have; 0 if it has
+        all."""
+        since = self._behind_since
+        return 0.0 if since is None else self._loop.time() - since
+
     # --- looking ---------------------------------------------------------------------------------
 
     async def _look_on_time(self) -> None:
@@ -100,6 +108,8 @@ class UsageMeter:
                 await asyncio.sleep(0)
         self._totals.looked(day_of(now_ms), now_ms)
         if not self._totals.is_written:
+            if self._behind_since is None:
+                self._behind_since = self._loop.time()
             self._due.set()
 
     # --- writing ---------------------------------------------------------------------------------
@@ -145,6 +155,8 @@ class UsageMeter:
                 )  # fmt: skip
                 return False
             self._totals.wrote(part, version)
+        if self._totals.is_written:
+            self._behind_since = None
         return True
 
     def _now(self) -> int:

@@ -103,6 +103,9 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
         ("catalogue_age_limit_seconds",
          "Age of the catalogue in seconds from which no id is handed out.",
          age.most if age else None),
+        ("usage_behind_seconds",
+         "Seconds since usage was found that the store does not have; 0 if it has all.",
+         snapshot.usage_behind_s),
         ("draining", "1 if the instance was told to stop and still answers.", snapshot.draining),
         ("workers", "Workers that serve.", snapshot.workers),
     )  # fmt: skip

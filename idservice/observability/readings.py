@@ -176,6 +176,7 @@ class Snapshot:
     draining: bool = False  # told to stop, and still answering
     tallies: list[TallySample] = field(default_factory=list)
     tally_reads: int = 0  # reads of tallies in the store
+    usage_behind_s: float | None = None  # see `access.usage`; None if the store keeps no usage
     key_refusals: dict[str, int] = field(default_factory=dict)  # of requests, by error code
 
 

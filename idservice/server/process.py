@@ -141,7 +141,7 @@ async def _serve(
     )
     keys = startup.build_keys(service, store, settings.require_keys)
     meter = startup.build_meter(service, tallies, store, random=random)
-    view = PoolView(service, tallies, link, keys)
+    view = PoolView(service, tallies, link, keys, meter)
     around = await _telemetry(settings, service, view, stack)
     deadline = clock() + settings.store_wait
     await startup.reach(store, random, create=create, deadline=deadline)

@@ -107,6 +107,23 @@ def test_what_is_too_late_is_not_sent_and_is_told(caplog: pytest.LogCaptureFixtu
     )
 
 
+async def behind() -> None:
+    scene = Metered(faults=Faults(latency_s=(0.0, 0.0), outages=[(0.0, 300.0)]))
+    running = asyncio.create_task(scene.meter.run())
+    scene.taken = 5
+    await elapse(LOOK_S - 1)
+    assert scene.meter.behind_s == 0
+    await elapse(101.0)
+    assert scene.meter.behind_s == 100.0
+    await elapse(200.0)
+    assert scene.meter.behind_s == 0
+    running.cancel()
+
+
+def test_it_is_known_for_how_long_the_store_lacks_usage() -> None:
+    loop.run(behind())
+
+
 async def stopped() -> None:
     scene = Metered(faults=Faults(outages=[(0.0, 1e9)]))
     scene.taken = 5

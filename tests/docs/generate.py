@@ -280,8 +280,9 @@ def _sample() -> readings.Snapshot:
     age = readings.CatalogueAge(1.0, 60.0)
     tally = TallySample("a", TallyStats({"done": 1}, {"counted": 1}))
     return readings.Snapshot(
-        [sample], True, Latency(), "1", catalogue_age=age, tallies=[tally], key_refusals={"a": 1}
-    )
+        [sample], True, Latency(), "1", catalogue_age=age, tallies=[tally], key_refusals={"a": 1},
+        usage_behind_s=0.0,
+    )  # fmt: skip
 
 
 # --- Markdown -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from idservice import errors
 from idservice.access.keys import Keys
+from idservice.access.usage import UsageMeter
 from idservice.allocation.service import Service
 from idservice.observability.readings import CounterSample, Readiness, Snapshot
 from idservice.server.workers import messages
@@ -154,8 +155,10 @@ class PoolView:
         tallies: Tallies,
         link: SupervisorLink | None = None,
         keys: Keys | None = None,
+        meter: UsageMeter | None = None,
     ) -> None:
         self._keys = keys
+        self._meter = meter
         self._service = service
         self._tallies = tallies
         self._link = link
@@ -177,6 +180,7 @@ class PoolView:
             tallies=tallies.samples(),
             tally_reads=tallies.reads,
             key_refusals=dict(self._keys.refusals) if self._keys is not None else {},
+            usage_behind_s=self._meter.behind_s if self._meter is not None else None,
         )
 
     async def readiness(self) -> Readiness:

@@ -110,6 +110,10 @@ class Totals:
                 key=lambda age: age.seconds / age.most,
                 default=None,
             ),
+            usage_behind_s=max(
+                (one.usage_behind_s for one in stores if one.usage_behind_s is not None),
+                default=None,
+            ),
             draining=any(one.draining for one in living),
             workers=len(serving),
             restarts=restarts,

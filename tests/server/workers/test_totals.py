@@ -201,6 +201,17 @@ def test_the_oldest_catalogue_and_a_worker_that_stops_are_shown() -> None:
     assert totals.snapshot([0], restarts=0).catalogue_age is None
 
 
+def test_the_worker_whose_usage_is_longest_behind_is_shown() -> None:
+    totals = Totals()
+    for worker, seconds in enumerate((0.0, 70.0, 5.0)):
+        behind = Snapshot([], True, Latency(), "x", usage_behind_s=seconds)
+        totals.reported(worker, WorkerStatus(READY, behind))
+    assert totals.snapshot([0, 1, 2], restarts=0).usage_behind_s == 70.0
+    totals = Totals()
+    totals.reported(0, report())
+    assert totals.snapshot([0], restarts=0).usage_behind_s is None  # a sidecar's
+
+
 def test_tallies_are_summed_and_what_an_ended_worker_counted_stays() -> None:
     totals = Totals()
 
