@@ -180,6 +180,8 @@ def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> N
     if len(note) > NOTE_MAX or not note.isprintable():
         why = f"the note is {note[:80]!r}; it must be at most {NOTE_MAX} printable characters"
         raise errors.BadAccessKey(why=why)
+    if errors.without_secrets(note) != note:  # it would be kept, and shown in lists (K4)
+        raise errors.BadAccessKey(why="the note has an access key or a password; leave it out")
     if expires is not None and expires <= now:
         raise errors.BadAccessKey(why="it would have expired already; name a later time")
 

@@ -354,6 +354,8 @@ def check_reason(
         raise refused(
             why=f"reason is {reason[:80]!r}; it must be at most {REASON_MAX} printable characters"
         )
+    if errors.without_secrets(reason) != reason:  # it would be kept, and shown (K4)
+        raise refused(why="reason has an access key or a password in it; leave that out")
     return reason
 
 

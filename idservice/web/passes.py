@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from idservice import errors
 from idservice.access.gate import Gate
 from idservice.access.passes import OPEN, Pass
 from idservice.core.access_key import EVERYTHING, Role
-from idservice.web.problems import Handler, expect
+from idservice.web.problems import Handler, PageNeedsKey, expect
 
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
@@ -50,7 +51,12 @@ def _judged(gate: Gate, handler: Handler, role: Role, name: str | None) -> Handl
     async def handle(request: web.Request) -> web.StreamResponse:
         sent = request.headers.getall("Authorization", ())
         headers = [one.encode("utf-8", "surrogateescape") for one in sent]
-        found = await gate.admit(headers)
+        try:
+            found = await gate.admit(headers)
+        except errors.AccessKeyMissing:
+            if name is None and request.path == "/":
+                raise PageNeedsKey() from None
+            raise
         gate.check(found, role, name or request.match_info.get("name"), headers)
         request[KEPT] = found
         return await handler(request)

@@ -56,6 +56,14 @@ class WriteRefused(errors.RequestRefused):
     status = 403
 
 
+class PageNeedsKey(errors.AccessKeyMissing):
+    text = (
+        "The status page needs an access key here, and a browser sends none. Run `idservice top` "
+        "with IDSERVICE_KEY, ask for /v1/status with `Authorization: Bearer idk_…`, or open the "
+        "page at a listener on loopback or a Unix socket that asks for no key."
+    )
+
+
 class HostRefused(errors.RequestRefused):
     text = (
         "The Host header {host!r} does not name a loopback address, and this listener is on one: a "

@@ -186,6 +186,13 @@ async def test_the_address_of_the_store_is_no_tenants(
 
 
 @IN_AIOHTTP
+async def test_a_browser_is_told_how_to_see_the_status(serve: Serve) -> None:
+    refused = await (await serve(asks=True)).ask("/")
+    assert_problem(refused, 401, "key_missing")
+    assert "idservice top" in refused.json["detail"]
+
+
+@IN_AIOHTTP
 async def test_metrics_need_a_key_for_everything(serve: Serve) -> None:
     serving = await serve()
     _, some = await serving.make("admin", "acme.*")
