@@ -105,7 +105,7 @@ class KeyChanges:
 
         def revoked(bucket: KeyBucket) -> tuple[AccessKey, ...]:
             key = found(bucket)
-            ended = replace(key, state=KeyState.REVOKED, ended=now, reason=reason)
+            ended = replace(key, state=KeyState.REVOKED, ended=now, reason=reason, ended_by=by)
             keys = [ended if one is key else one for one in bucket.keys]
             return _fitting(keys, now, keep=ended) or tuple(keys)
 

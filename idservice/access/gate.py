@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from idservice import errors
 from idservice.access.keys import Keys
 from idservice.access.passes import OPEN, Pass
-from idservice.core.access_key import MARK, Role, id_in
-from idservice.observability.logs import RateLimitedLog
+from idservice.access.refusal_log import RefusalLog
+from idservice.core.access_key import MARK, Role
 from idservice.observability.readings import count
 
 log = logging.getLogger("idservice.access")
 
-_refused = RateLimitedLog(log)
 BEARER = "bearer "
 # Made once, so that wrong keys cause little work.
 _MISSING = errors.AccessKeyMissing()
@@ -32,6 +31,7 @@ class Gate:
         assert keys is not None or not asks
         self.asks = asks
         self._keys = keys
+        self._log = RefusalLog(keys) if keys is not None else None
         self._plain = plain  # until it is warned of
 
     def judge(self, headers: Sequence[bytes]) -> Pass | errors.IdserviceError | None:
@@ -90,18 +90,12 @@ class Gate:
             raise
 
     def refused(self, error: errors.IdserviceError, headers: Sequence[bytes]) -> None:
-        """Count a refusal; log it by the id of the key, never by its secret (K4)."""
-        if self._keys is not None:
-            count(self._keys.refusals, error.code)
-        if _refused.holds_back():
+        """Count a refusal, and log it."""
+        if self._keys is None or self._log is None:
             return
-        text = _bearer(headers[0]) if headers else None
-        id = id_in(text) if text is not None else None
-        _refused.warning(
-            "a request was refused: %s%s",
-            error, f" (key {id})" if id is not None else "",
-            extra={"action": "key_refused"},
-        )  # fmt: skip
+        count(self._keys.refusals, error.code)
+        header = headers[0] if headers else b""
+        self._log.add(error, header, _bearer(header) or "")
 
     def _warn_if_overheard(self) -> None:
         if self._plain:

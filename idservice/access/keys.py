@@ -110,6 +110,12 @@ class Keys:
             self._by_header[header] = found
         return found
 
+    def find(self, text: str) -> AccessKey | None:
+        """Return what is known of the key of a text, by its id: also one that is not valid, and one
+        of which it is another text."""
+        id = id_in(text)
+        return None if id is None else self._by_id.get(id)
+
     async def load(self, text: str) -> None:
         """Read the bucket of a key. Requests share one read. Raises StoreError."""
         id = id_in(text)

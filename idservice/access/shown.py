@@ -25,7 +25,7 @@ def described(key: AccessKey, now: int) -> dict[str, object]:
         "expires": None if key.expires is None else instant(key.expires),
     }
     if key.ended:
-        row |= {"revoked": instant(key.ended), "reason": key.reason}
+        row |= {"revoked": instant(key.ended), "revoked_by": key.ended_by, "reason": key.reason}
     return row
 
 

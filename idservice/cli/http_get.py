@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from idservice.client.own_key import OwnKey  # which a health check does not need
 
 POLL_S = 0.1
+NO_KEY = (
+    "401: Requests need an access key here, and this one has none. Name a file that has one with"
+    " --key-file, or set IDSERVICE_KEY. The owner of the service makes keys by `idservice key"
+    " create --role R --scope S`."
+)
 
 
 class NoAnswer(Unavailable):
@@ -104,8 +109,13 @@ def asked(url: str, target: str, *, timeout: float, key: "OwnKey | None" = None)
     """Return the body that a service answers to a GET. Raises RefusedBy, and as `ask`."""
     status, body = ask(url, target, timeout=timeout, key=key)
     if status != 200:
-        raise RefusedBy(url=url, why=detail(status, body))
+        raise RefusedBy(url=url, why=NO_KEY if lacks_key(status, key) else detail(status, body))
     return body
+
+
+def lacks_key(status: int, key: "OwnKey | None") -> bool:
+    """Return True if a request was refused that showed no access key."""
+    return status == 401 and not (key and key.headers)
 
 
 def health(arguments: argparse.Namespace) -> int:

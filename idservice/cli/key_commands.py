@@ -22,7 +22,7 @@ from idservice.observability import logs
 from idservice.stores.instants import instant
 from idservice.stores.protocol import with_catalogue
 
-COLUMNS = ("ID", "STATE", "ROLE", "SCOPES", "NOTE", "BY", "CREATED", "EXPIRES")
+COLUMNS = ("ID", "STATE", "ROLE", "SCOPES", "NOTE", "BY", "CREATED", "EXPIRES", "REVOKED")
 LOST = (
     "The key may be there, but nobody knows its text. Look for it with `idservice key list`,"
     " revoke it with `idservice key revoke ID --reason T`, and make another"
@@ -101,12 +101,20 @@ async def list_all(arguments: argparse.Namespace) -> None:
         print(_json(row))
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     names = (column.lower() for column in COLUMNS)
     return tuple(
         ",".join(value) if isinstance(value, list) else value or counter_table.NONE
-        for value in (row[name] for name in names)
+        for value in ((row | {"revoked": _end(row)})[name] for name in names)
     )
+
+
+def _end(row: Mapping[str, Any]) -> str:
+    """Return when a key was revoked, by whom and why; empty for one that was not."""
+    if "revoked" not in row:
+        return ""
+    by = f" by {row['revoked_by']}" if row["revoked_by"] else ""
+    return f"{row['revoked']}{by}" + (f": {row['reason']}" if row["reason"] else "")
 
 
 async def revoke(arguments: argparse.Namespace) -> None:

@@ -124,7 +124,8 @@ def _from_service(arguments: argparse.Namespace, count: int, output: _Output) ->
     """Take ids as ranges, by as many requests as it takes. None is sent twice."""
     url, path, part_max, failures = arguments.url, _path(arguments), protocol.RANGES_MAX, 0
     until = time.monotonic() + arguments.timeout
-    pool = ConnectionPool(ServiceAddress.parse(url), shown_key(arguments))
+    key = shown_key(arguments)
+    pool = ConnectionPool(ServiceAddress.parse(url), key)
     with _whole(output, count), closing(pool), _progress(count) as advance:
         while output.printed < count:
             part, nonce = min(count - output.printed, part_max), secrets.token_hex(16)
@@ -140,6 +141,8 @@ def _from_service(arguments: argparse.Namespace, count: int, output: _Output) ->
                 if refused.code == "bad_count" and part > 1:  # its --range-max is lower
                     part_max = part // 2
                 elif late or not refused.retryable or refused.outcome == errors.UNKNOWN:
+                    if http_get.lacks_key(refused.status, key):
+                        raise http_get.RefusedBy(url=url, why=http_get.NO_KEY) from None
                     raise _refused(refused, url) from None
                 else:
                     time.sleep(pause)

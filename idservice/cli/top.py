@@ -116,7 +116,8 @@ def look(
     target = f"/v1/status?page=1&per={per}"
     code, body = http_get.ask(url, target, timeout=ANSWER_S, here=here, key=key)
     if code == UNAUTHORIZED:  # asking again is of no use
-        raise KeyRefusedBy(url=url, why=http_get.detail(code, body))
+        is_bare = http_get.lacks_key(code, key)
+        raise KeyRefusedBy(url=url, why=http_get.NO_KEY if is_bare else http_get.detail(code, body))
     if code != 200:
         why = "it shows no status there; give the address of its --admin-listen as --url."
         raise http_get.RefusedBy(url=url, why=why if code == 404 else http_get.detail(code, body))

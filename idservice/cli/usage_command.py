@@ -32,7 +32,8 @@ async def usage(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     async with opened(arguments, bounded=False) as store:
         if not has_catalogue(store):
-            raise errors.UsageElsewhere(store=store.address)
+            why = f"{store.address} is a service; its usage is in its store. Name that with --store"
+            raise errors.Usage(why=f"{why}, or ask the service: GET /v1/usage")
         found = await report(store.usage, asked, now_ms=now_ms)
     if arguments.json:
         print(msgspec.json.encode(usage_answer(found, asked.scope)).decode())

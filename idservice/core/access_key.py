@@ -64,8 +64,9 @@ class AccessKey:
     note: str = ""
     expires: int | None = None  # from then on the key is refused
     state: KeyState = KeyState.ACTIVE
-    ended: int = 0  # when it was revoked, and why
+    ended: int = 0  # when it was revoked, why, and by whom
     reason: str = ""
+    ended_by: str = ""
 
     def is_text(self, text: str) -> bool:
         """Return True if this is the key of the text."""

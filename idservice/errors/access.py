@@ -41,7 +41,7 @@ class KeyUnknown(KeyRefused):
 
 class KeyExpired(KeyRefused):
     text = (
-        "The access key of the request has expired, on {when}. Ask the owner of this service for a "
+        "The access key of the request expired on {when}. Ask the owner of this service for a "
         f"new one ({NEW})."
     )
     code = "key_expired"
@@ -69,7 +69,10 @@ class KeysUnsettled(OutcomeUnknown):
 
 
 class NoSuchKey(RequestRefused):
-    text = "There is no access key {id!r} here. `idservice key list` shows their ids."
+    text = (
+        "There is no access key {id!r} here. `idservice key list` and `GET /v1/keys` show their "
+        "ids."
+    )
     code = "unknown_access_key"
     status = 404
 

@@ -318,8 +318,8 @@ class NotShown(NotApplied):
 
 class ChangedElsewhere(NotApplied):
     text = (
-        "{store} is a service. It has its counters and tallies in a store, and they are changed "
-        "there. Name that store with --store."
+        "{store} is a service. Its counters, tallies and access keys are in a store, and this "
+        "command changes them there. Name that store with --store."
     )
     retryable = False
 

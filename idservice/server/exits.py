@@ -10,7 +10,7 @@ from idservice import errors
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_STORE = 0, 1, 2, 3
 BAD_USAGE = (
     errors.Usage, errors.BadName, errors.BadCount, errors.BadConfiguration, errors.BadTally,
-    errors.BadAmount, errors.BadKey, errors.BadAccessKey,
+    errors.BadAmount, errors.BadKey, errors.BadAccessKey, errors.BadUsageReport,
 )  # fmt: skip
 
 

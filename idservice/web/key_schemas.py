@@ -63,6 +63,7 @@ class KeyAnswer(msgspec.Struct):
     created: Instant
     expires: Annotated[Instant, Meta(description="From then on it is refused.")] | None
     revoked: Annotated[Instant, Meta(description="When it was revoked.")] | UnsetType = UNSET
+    revoked_by: Annotated[str, Meta(description="The one who revoked it.")] | UnsetType = UNSET
     reason: Annotated[str, Meta(description="Why it was revoked.")] | UnsetType = UNSET
 
 

@@ -2,6 +2,7 @@
 longer than the store is heard of."""
 
 import asyncio
+import logging
 from contextlib import suppress
 from random import Random
 from unittest import mock
@@ -12,8 +13,10 @@ from idservice import errors
 from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import AGAIN_S, Keys
+from idservice.access.refusal_log import HEADERS_MAX
 from idservice.core.access_key import AccessKey, Role, bucket_of
 from idservice.observability.store_health import StoreHealth
+from idservice.stores.instants import instant
 from idservice.stores.key_store import KeyBucket
 from tests.simulation import loop
 from tests.simulation.key_store import SimKeys
@@ -31,7 +34,7 @@ class Scene:
         self.changes = KeyChanges(self.store.keys, random=Random(2), clock=lambda: self.now)
 
     async def make(self, role: Role = Role.USE, *scopes: str) -> tuple[AccessKey, list[bytes]]:
-        key, text = await self.changes.create(role, scopes or ("acme.*",))
+        key, text = await self.changes.create(role, scopes or ("acme.*",), note="checkout")
         return key, [b"Bearer " + text.encode()]
 
 
@@ -68,6 +71,34 @@ async def revoked() -> None:
 
 def test_a_revoked_key_ends_its_pass() -> None:
     loop.run(revoked())
+
+
+async def logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Many wrong keys come first, and do not hide what became of the one that was valid."""
+    scene = Scene()
+    key, header = await scene.make()
+    await scene.gate.admit(header)
+    await scene.changes.revoke(key.id, by="root@vm", reason="stolen")
+    await scene.keys.read_again()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "idservice.access"):
+        for number in range(2 * HEADERS_MAX):
+            with pytest.raises(errors.KeyMalformed):
+                await scene.gate.admit([b"Bearer idk_%d" % number])
+        for _ in range(2):
+            with pytest.raises(errors.KeyUnknown):
+                await scene.gate.admit(header)
+    said = [one.getMessage() for one in caplog.records if key.id in one.getMessage()]
+    when = instant(int(scene.now * 1000))
+    assert len(said) == 1, "once in a second"
+    assert said[0].endswith(f"(key {key.id}, checkout, revoked at {when} by root@vm: stolen)")
+    assert len(caplog.records) <= 2
+
+
+def test_the_log_says_which_key_was_refused_and_since_when(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loop.run(logged(caplog))
 
 
 class Held(SimKeys):

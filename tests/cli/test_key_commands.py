@@ -74,6 +74,8 @@ def test_a_key_is_revoked_once_and_the_second_time_says_so(store: Run) -> None:
     assert again.code == 0
     (row,) = listed(store)
     assert (row["state"], row["reason"]) == ("revoked", "it was in a log")
+    shown = store("key", "list").out
+    assert re.search(rf"{row['revoked']} by {row['revoked_by']}: it was in a log$", shown.strip())
 
 
 CREATE = ["create", "--role", "use", "--scope"]

@@ -74,6 +74,7 @@ def test_a_command_shows_the_key_of_its_file(
     said = run(*words)
     assert said.code == 1, said.err
     assert "need an access key here, and this one has none" in said.err
+    assert "--key-file" in said.err
     (tmp_path / "key").write_text(f"{key}\n")
     said = run(*words, "--key-file", "key")
     assert said.code == 0, said.err

@@ -218,7 +218,7 @@ async def test_keys_of_a_full_bucket_can_all_be_revoked_and_it_grows_no_more(
     keys: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the reason each is longer then: DynamoDB would refuse the item, and the key live on."""
-    note, size = "€" * NOTE_MAX, 425
+    note, size = "€" * NOTE_MAX, 418
     there = in_bucket("3", size, note=note)
     assert len(encoded_keys(tuple(there)).encode()) in range(BUCKET_MAX - 2000, BUCKET_MAX + 1)
     await written(keys, *there, number="3")

@@ -1,0 +1,70 @@
+"""Logs what was refused because of access keys, so that the log alone says which key it was."""
+
+import logging
+
+from idservice import errors
+from idservice.access.keys import Keys
+from idservice.core.access_key import AccessKey, id_in
+from idservice.observability.logs import RateLimitedLog
+from idservice.stores.instants import instant
+
+log = logging.getLogger("idservice.access")
+
+HEADERS_MAX = 1024  # whose log is remembered
+
+_others = RateLimitedLog(log)  # for all requests without a key of the store
+
+
+class RefusalLog:
+    """Logs the refusals of one gate. No line has a secret (K4).
+
+    A key of the store has at most one line a second. So have all other requests together: they
+    never hide what became of a key.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._by_header: dict[bytes, RateLimitedLog] = {}
+        self._by_id: dict[str, RateLimitedLog] = {}  # of keys that the store has or had
+
+    def add(self, error: errors.IdserviceError, header: bytes, text: str) -> None:
+        """Log that a request was refused. `text` is the token of its header, or empty."""
+        limited = self._by_header.get(header)
+        if limited is None:
+            limited = self._remember(header, text)
+        if limited.holds_back():
+            return
+        limited.warning(
+            "a request was refused: %s%s", error, self._whose(text),
+            extra={"action": "key_refused"},
+        )  # fmt: skip
+
+    def _remember(self, header: bytes, text: str) -> RateLimitedLog:
+        key = self._keys.find(text)
+        if key is None or not key.is_text(text):
+            return _others
+        if len(self._by_header) >= HEADERS_MAX:
+            del self._by_header[next(iter(self._by_header))]
+        limited = self._by_id.setdefault(key.id, RateLimitedLog(log))
+        self._by_header[header] = limited
+        return limited
+
+    def _whose(self, text: str) -> str:
+        """Return which key it was, and since when and why it is of no use."""
+        id = id_in(text)
+        if id is None:
+            return ""
+        key = self._keys.find(text)
+        if key is None:
+            return f" (key {id}, which this store does not have)"
+        if not key.is_text(text):
+            return f" (it names key {id}, and is not that key)"
+        note = f", {key.note}" if key.note else ""
+        return f" (key {id}{note}{_ended(key)})"
+
+
+def _ended(key: AccessKey) -> str:
+    if not key.ended:
+        return ""
+    by = f" by {key.ended_by}" if key.ended_by else ""
+    return f", revoked at {instant(key.ended)}{by}" + (f": {key.reason}" if key.reason else "")
