@@ -5,6 +5,7 @@ import os
 import ssl
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -139,22 +140,26 @@ def test_files_are_read_again_once_they_have_settled(files: Files) -> None:
     assert shown.context is after
 
 
-def test_a_mode_that_is_put_right_is_a_change(files: Files) -> None:
-    """A new key that the service may not read is mended by its mode, which moves no `mtime`."""
+def test_a_mode_that_is_put_right_is_a_change(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a new file which the service may not read; it moves no `mtime`."""
+
+    def unreadable(cert: str, key: str) -> NoReturn:
+        raise Usage(why="cannot be read: Permission denied")
+
     shown = Certificate(str(files.cert), str(files.key))
+    before = shown.context
     write(files.cert.parent, serial=2)
-    good = files.key.read_bytes()
-    files.key.write_bytes(b"")  # as one that cannot be read
-    times = os.stat(files.key).st_mtime_ns
+    with monkeypatch.context() as denied:
+        denied.setattr(module, "read", unreadable)
+        for _ in range(2):
+            shown.look()
+    assert shown.context is before
+    files.key.chmod(0o640)
     for _ in range(2):
         shown.look()
-    refused = shown.context
-    with files.key.open("r+b") as same:
-        same.write(good)
-    os.utime(files.key, ns=(times, times))
-    for _ in range(2):
-        shown.look()
-    assert shown.context is not refused
+    assert shown.context is not before
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
