@@ -16,7 +16,6 @@ from idservice.access.shown import described, read_expiry
 from idservice.catalogue.changes import check_reason
 from idservice.core.access_key import (
     EVERYTHING,
-    ID_LENGTH,
     KEY_ID,
     AccessKey,
     Role,
@@ -104,7 +103,7 @@ class KeyRoutes:
         id = request.match_info["id"]
         reason = check_reason(body.reason, errors.BadAccessKey)
         if not KEY_ID.fullmatch(id):
-            raise errors.NoSuchKey(id=id[:ID_LENGTH])  # it may be a whole key (K4)
+            raise errors.NoSuchKey(id=id[:80])
         try:
             key = await self._limited(
                 changes.revoke(

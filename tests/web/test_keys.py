@@ -65,9 +65,6 @@ async def test_an_admin_sees_and_revokes_no_key_beyond_its_scopes(serve: Serve) 
     listed = (await serving.ask("/v1/keys", headers=acme)).json["keys"]
     assert [one["scopes"] for one in listed] == [["acme.*"], ["acme.orders"]]
     missing = await revoke(serving, "0000000000", acme)
-    whole = acme["Authorization"].partition(" ")[2]  # a secret in the place of an id
-    assert_problem(slip := await revoke(serving, whole, acme), 404, "unknown_access_key")
-    assert whole[20:] not in slip.text
     for id in (theirs, all_of_them):
         refused = await revoke(serving, id, acme)
         assert_problem(refused, 404, "unknown_access_key")
