@@ -89,11 +89,16 @@ class Gate:
             self.refused(error, headers)
             raise
 
+    def count(self, code: str) -> None:
+        """Count a refusal by the code of its error."""
+        if self._keys is not None:
+            count(self._keys.refusals, code)
+
     def refused(self, error: errors.IdserviceError, headers: Sequence[bytes]) -> None:
         """Count a refusal, and log it."""
-        if self._keys is None or self._log is None:
+        self.count(error.code)
+        if self._log is None:
             return
-        count(self._keys.refusals, error.code)
         header = headers[0] if headers else b""
         self._log.add(error, header, _bearer(header) or "")
 

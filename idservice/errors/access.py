@@ -33,7 +33,8 @@ class KeyMalformed(KeyRefused):
 
 class KeyUnknown(KeyRefused):
     text = (
-        "The access key of the request is not valid here: it was revoked, or is another service's. "
+        "The access key of the request is not valid here: it was revoked, is another service's, or "
+        "was made less than 3 s ago. "
         f"Ask the owner of this service for a new one ({NEW})."
     )
     code = "key_unknown"

@@ -58,7 +58,7 @@ class FastConnections:
         known = self._known.get(head)
         if known is not None and known[0].refusal is None:
             return known
-        answer = self.responder.answers.get(head)
+        answer = self.responder.known(head)
         if answer is not None:
             return answer
         accept = self.parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None

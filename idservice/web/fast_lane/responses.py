@@ -127,6 +127,7 @@ class Responder:
         # of its connection. A client with a wrong key asks again and again.
         self.answers: dict[bytes, tuple[bytes, bool]] = {}
         self._gate.on_news(self.answers.clear)
+        self._codes: dict[bytes, str] = {}  # of those which refuse a key
         self._refusals: dict[tuple[type[Exception], str], bytes] = {}  # of keys, in this second
 
     def drain(self) -> None:
@@ -265,6 +266,14 @@ class Responder:
         except Exception:
             return self.crash()
 
+    def known(self, head: bytes) -> tuple[bytes, bool] | None:
+        """Return the whole answer that a head got in this second, and True if it is the last one of
+        its connection. A key that it refuses is counted again."""
+        known = self.answers.get(head)
+        if known is not None and (code := self._codes.get(known[0])) is not None:
+            self._gate.count(code)
+        return known
+
     def remember(self, head: bytes, answer: bytes, *, closes: bool) -> None:
         """Remember the whole answer to a head for the rest of this second."""
         if len(self.answers) >= ANSWERS_MAX:
@@ -324,7 +333,9 @@ class Responder:
         if found is None:
             if len(self._refusals) >= REFUSALS_MAX:
                 self._refusals.clear()
+                self._codes.clear()
             found = self._refusals[said] = self.refusal(error)
+            self._codes[found] = error.code
         return found
 
     def crash(self) -> bytes:
@@ -364,6 +375,7 @@ class Responder:
             heads.clear()
         self._refusals.clear()
         self.answers.clear()
+        self._codes.clear()
 
 
 def _text(accept: bytes) -> str:

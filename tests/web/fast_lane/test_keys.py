@@ -23,6 +23,7 @@ from tests.web.fast_lane import keyed
 from tests.web.fast_lane.hand import answered
 from tests.web.fast_lane.keyed import NOW, PROMISES, Bearers, Promise, lanes, said
 from tests.web.fast_lane.pair import H, Pair, head, without_date
+from tests.web.wire import connected, request
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
@@ -346,3 +347,15 @@ async def test_each_listener_judges_by_its_own_gate(serve: Serve) -> None:
         assert b"key_missing" in without_date(closed)
         assert isinstance(keys, Keys)
         assert isinstance(keys.known(shown), Pass)
+
+
+async def test_each_refusal_is_counted_also_where_its_answer_is_known(serve: Serve) -> None:
+    serving = await serve(asks=True)
+    [keys] = serving.service.followers
+    assert isinstance(keys, Keys)
+    ask = request("/next", headers={"Authorization": f"Bearer {WRONG.decode()}"})
+    async with connected(serving.port) as wire:
+        for _ in range(5):
+            await wire.send(ask)
+            assert (await wire.answer()).status == 401
+    assert keys.refusals == {"key_unknown": 5}
