@@ -12,7 +12,7 @@ from random import Random
 
 from idservice import errors
 from idservice.core.timeouts import backoff
-from idservice.core.usage import DAY_MS, RunTotals, UsageReading, day_of
+from idservice.core.usage import DAY_MS, RunTotals, UsageReading, day_of, may_be_sent
 from idservice.observability.logs import RateLimitedLog
 from idservice.stores.instants import day_text
 from idservice.stores.usage_store import UsageStore
@@ -137,6 +137,8 @@ class UsageMeter:
                 count, day_text(day), extra={"action": "usage_dropped"},
             )  # fmt: skip
         for part, version in self._totals.due():
+            if not may_be_sent(part.day, self._now()):  # this process stood still meanwhile (U4)
+                return False
             why = "a part of a later write is there already: is there a copy of this process?"
             try:
                 async with asyncio.timeout(WRITE_MAX_S):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from random import Random
+from unittest import mock
 
 import pytest
 
@@ -11,7 +12,15 @@ from idservice.access.usage_report import UsagePeriod, UsageReport, report
 from idservice.catalogue.changes import Delete
 from idservice.catalogue.counters import new_counter
 from idservice.core.gap_causes import GapCause
-from idservice.core.usage import DAY_MS, RunEnd, UsageKind, UsageReading, day_of
+from idservice.core.usage import (
+    DAY_MS,
+    PART_ROWS,
+    RunEnd,
+    UsageKind,
+    UsagePart,
+    UsageReading,
+    day_of,
+)
 from idservice.server.startup import build_instance, usage_readings
 from tests.simulation import loop
 from tests.simulation.loop import elapse
@@ -223,3 +232,36 @@ async def silent() -> None:
 
 def test_a_run_that_was_killed_is_seen_to_have_no_end() -> None:
     loop.run(silent())
+
+
+class Suspended(Metered):
+    """Its process stands still for two days while the first part of a day is written."""
+
+    slept_s = 0.0
+
+    def clock(self) -> float:
+        return super().clock() + self.slept_s
+
+    def readings(self) -> list[UsageReading]:
+        some = range(PART_ROWS + 1) if self.taken else ()
+        return [UsageReading(UsageKind.IDS, f"c{number}", 1) for number in some]
+
+
+async def suspended() -> None:
+    scene = Suspended(begin_s=DAY_S - 100.0)
+    scene.taken = 1
+    await scene.meter.look()
+    write = scene.store.usage.write
+
+    async def slowly(part: UsagePart) -> bool:
+        done = await write(part)
+        scene.slept_s = 2 * DAY_S
+        return done
+
+    with mock.patch.object(scene.store.usage, "write", slowly):
+        assert not await scene.meter._write()
+    assert len((await scene.reported()).usage) == PART_ROWS, "a part came late"
+
+
+def test_a_process_that_stood_still_changes_no_day_that_is_final() -> None:
+    loop.run(suspended())
