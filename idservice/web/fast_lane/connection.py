@@ -273,7 +273,7 @@ class FastConnection(asyncio.Protocol):
         template = None  # never that of an earlier request, which asked for something else
         if self._head is not None and self._templates_left:
             self._templates_left -= 1
-            template = template_of(self._head, head)
+            template = template_of(self._head, head, tokens=self._responder.tokens)
         self._head, self._template, self._target = head, template, target
         if self._closes:  # nothing is read after it
             self._forget()

@@ -112,6 +112,7 @@ class Responder:
         self._paths = paths
         self._limits = limits
         self._gate = gate or Gate()
+        self.tokens = not self._gate.asks  # one that is no key counts for nothing
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._open: Lines = {}, {}

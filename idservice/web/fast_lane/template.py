@@ -5,18 +5,24 @@ such as a trace id or a token, or of a key in the query that is there to get pas
 has judged the request before. So the next one need only differ in those values, in bytes that have
 no meaning in a value. Such a pair parses alike: the grammar of HTTP/1.1 depends on the value of a
 header only for those in `READ` and `parser.TELLING`.
+
+Where no access key is asked for, a token that is none is not read either, and may vary. What may
+take its place is never a key: that would be served with the rights of the one before (K2).
 """
 
 import re
 
+from idservice.core.access_key import MARK
 from idservice.web.fast_lane.parser import HEAD_MAX, UPGRADE_OFFER
 from idservice.web.request import CACHE_BUSTER
 
 # Headers whose values decide how a plain request is answered. Values of others may vary.
-READ = (b"accept", b"authorization", *(name.encode() for name in UPGRADE_OFFER))
+AUTHORIZATION = b"authorization"
+READ = (b"accept", AUTHORIZATION, *(name.encode() for name in UPGRADE_OFFER))
 VALUES_MAX = 4  # values that vary
 # The bytes that a value of a header, and one in the query, may have: no control bytes, only ASCII.
 _in_header = re.compile(rb"[ -~]*")
+_no_key = re.compile(rb"(?! *(?i:bearer) +%s)[ -~]*" % MARK.encode())  # see `Gate.judge`
 _in_query = re.compile(rb"[A-Za-z0-9._~-]*")  # none that ends it, or is escaped
 _pair = re.compile(rb"[?&]([A-Za-z_-]+)=([A-Za-z0-9._~-]*)(?=[& ])")
 
@@ -49,8 +55,9 @@ class RequestTemplate:
         return at == len(data) <= HEAD_MAX
 
 
-def template_of(one: bytes, other: bytes) -> RequestTemplate | None:
-    """Return the template that fits two plain heads; None if they differ in more than values.
+def template_of(one: bytes, other: bytes, *, tokens: bool = False) -> RequestTemplate | None:
+    """Return the template that fits two plain heads; None if they differ in more than values. With
+    `tokens` they are of a listener that does not ask for keys, and a token may vary.
 
     Requests that fit one template ask for the same: they share the request line, but for values
     that are not read, and the value of each header that is read.
@@ -62,7 +69,7 @@ def template_of(one: bytes, other: bytes) -> RequestTemplate | None:
     at = 0
     for line, another in zip(lines, others, strict=True):
         if line != another:
-            found = _gap(line, another) if at else _gaps_in_query(line, another)
+            found = _gap(line, another, tokens) if at else _gaps_in_query(line, another)
             if found is None:
                 return None
             gaps += [(at + start, at + stop, allowed) for start, stop, allowed in found]
@@ -70,13 +77,23 @@ def template_of(one: bytes, other: bytes) -> RequestTemplate | None:
     return RequestTemplate(one, gaps) if 0 < len(gaps) <= VALUES_MAX else None
 
 
-def _gap(line: bytes, another: bytes) -> list[Gap] | None:
+def _gap(line: bytes, another: bytes, tokens: bool) -> list[Gap] | None:
     """Return the gap in a line of a header that has another value in another request."""
     name = line.partition(b":")[0]
     value = len(name) + 1
-    if another[:value] != line[:value] or name.lower() in READ:
+    if another[:value] != line[:value]:
         return None
-    return [(value, len(line), _in_header)]
+    allowed = _in_header
+    if (read := name.lower()) in READ:
+        allowed = _no_key
+        both = (line, another)
+        if (
+            not tokens
+            or read != AUTHORIZATION
+            or not all(allowed.fullmatch(o, value) for o in both)
+        ):
+            return None
+    return [(value, len(line), allowed)]
 
 
 def _gaps_in_query(line: bytes, another: bytes) -> list[Gap] | None:

@@ -64,10 +64,12 @@ class Lanes(Hand):
 
 
 @asynccontextmanager
-async def lanes(serve: Serve, *, clock: Callable[[], float] = lambda: NOW) -> AsyncIterator[Lanes]:
+async def lanes(
+    serve: Serve, *, clock: Callable[[], float] = lambda: NOW, asks: bool = True
+) -> AsyncIterator[Lanes]:
     """A service that asks, and whose keys are read."""
     store = SimStore(Random(1), Table())
-    serving = await serve(store=store, asks=True, clock=clock, routes={"/old": "c"})
+    serving = await serve(store=store, asks=asks, clock=clock, routes={"/old": "c"})
     await serving.create("c", start=500)
     await serving.service.warm()
     for name in ("default", "c"):
@@ -119,6 +121,38 @@ async def a_proxy_shares_a_connection(serve: Serve) -> None:
         lane.data_received(head(b"GET /next HTTP/1.1", H, b"Authorization: Bearer idk_x"))
         assert said(wire) == [200] * 4 + [403, 401]
         assert hand.issued == issued + 4
+
+
+async def tokens_vary_where_none_is_asked_for(serve: Serve) -> None:
+    """A template learnt from two of them serves a third, and never a key (K2)."""
+    async with lanes(serve, asks=False) as hand:
+
+        def with_token(value: bytes) -> bytes:
+            return head(b"GET /next HTTP/1.1", H, b"Authorization:" + value, b"x-id: 1")
+
+        lane, wire = hand.lane()
+        for value in (b" Bearer a.b", b" Bearer c.d", b" Basic ZTpm", b" bearer idk", b"Bearer "):
+            lane.data_received(with_token(value))
+        assert lane._template is not None
+        assert lane._template.fits(with_token(b" Bearer e.f"))
+        assert said(wire) == [200] * 5
+        foreign = hand.bearers.shown["foreign"]
+        for spelt in (b" %s", b"%s", b"   %s ", b"\t%s"):
+            lane.data_received(with_token(b" Bearer g.h"))
+            lane.data_received(with_token(spelt % foreign))
+            assert said(wire) == [200, 403], spelt
+        for scheme in (b"BEARER", b"bearer  "):
+            lane.data_received(with_token(b" Bearer g.h"))
+            lane.data_received(with_token(b" " + foreign.replace(b"Bearer", scheme)))
+            assert said(wire) == [200, 403], scheme
+        # Nor is one learnt from a key.
+        lane, wire = hand.lane()
+        for words in ("mine", "short"):
+            lane.data_received(with_token(b" " + hand.bearers.shown[words]))
+            assert lane._template is None
+        lane.data_received(with_token(b" Bearer g.h"))
+        assert lane._template is None
+        assert said(wire) == [200] * 3
 
 
 async def every_path_is_judged(serve: Serve) -> None:
@@ -282,6 +316,7 @@ async def it_waits_for_aiohttp_while_its_key_ends(serve: Serve) -> None:
 Promise = Callable[[Serve], Awaitable[None]]
 PROMISES: list[Promise] = [
     a_proxy_shares_a_connection,
+    tokens_vary_where_none_is_asked_for,
     every_path_is_judged,
     a_key_ends_on_a_busy_connection,
     a_request_waits_while_its_key_ends,

@@ -1,6 +1,7 @@
 """Access keys on the fast lane: judged as they are on aiohttp's way, and once for each request."""
 
 import logging
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -57,6 +58,10 @@ _understand: Callable[..., Any] = FastConnections.understand
 WITHOUT = tuple(name for name in template.READ if name != b"authorization")
 FAULTS: list[tuple[str, object, Promise]] = [
     ("web.fast_lane.template.READ", WITHOUT, keyed.a_proxy_shares_a_connection),
+    ("web.fast_lane.template._no_key", template._in_header,
+     keyed.tokens_vary_where_none_is_asked_for),
+    ("web.fast_lane.template._no_key", re.compile(rb"(?! Bearer idk_)[ -~]*"),
+     keyed.tokens_vary_where_none_is_asked_for),
     ("web.fast_lane.responses.Responder._find_ids", unjudged_where_the_path_names_no_counter,
      keyed.every_path_is_judged),
     ("access.passes.Pass.check", lambda self, role, name=None: None, keyed.every_path_is_judged),
