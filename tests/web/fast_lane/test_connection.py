@@ -114,7 +114,7 @@ async def test_templates_are_learnt_as_long_as_they_fit_now_and_then(
     learnt: list[bytes] = []
     monkeypatch.setattr(
         "idservice.web.fast_lane.connection.template_of",
-        lambda one, other: (learnt.append(other), template_of(one, other))[1],
+        lambda one, other, **more: (learnt.append(other), template_of(one, other, **more))[1],
     )
     lane, _ = hand.lane()
     for token in range(3 * TEMPLATES_MAX):  # a header that has another name now and then
