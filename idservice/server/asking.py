@@ -55,10 +55,11 @@ async def log_if_no_keys(store: IdStore, asked: str | None, clock: Clock) -> Non
         return
     now = int(clock() * 1000)
     if not any(key.is_usable(now) for bucket in buckets for key in bucket.keys):
+        make = f"idservice key create --role admin --store {shlex.quote(store.address)} --scope '*'"
         log.warning(
             "%s has no valid access key, so nothing is served where one is asked for. Make one:"
-            " `idservice key create --role admin --scope '*' --store %s`",
-            store.address, shlex.quote(store.address),
+            " `%s`",
+            store.address, make,
             extra={"action": "no_keys"},
         )  # fmt: skip
 

@@ -53,7 +53,7 @@ def test_another_shell_is_refused_with_those_that_there_are(shell: str) -> None:
 
 TYPED = [
     (["se"], {"serve", "set"}),
-    (["serve", "--store"], {"--store", "--store-wait"}),
+    (["serve", "--store"], {"--store", "--store-key-file", "--store-wait"}),
     (["serve", "--log", ""], {"auto", "json", "text"}),
     (["create", "orders", "--adopt-returns", "o"], {"old"}),
     (["completion", ""], {"bash", "zsh", "fish"}),
@@ -62,7 +62,7 @@ TYPED = [
     (["tally", "s"], {"set", "show", "suspend"}),
     (["tally", "create", "--s"], {"--start", "--store"}),
     (["create", "--sta"], {"--start"}),
-    (["tally", "add", "create", "--k"], {"--key"}),
+    (["tally", "add", "create", "--k"], {"--key", "--key-file"}),
     (["bench", "--json", "--du"], {"--duration"}),
 ]
 

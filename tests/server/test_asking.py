@@ -67,7 +67,7 @@ def test_a_start_without_a_valid_key_says_how_to_make_one(
     loop.run(looked())
     warned = [record for record in caplog.records if record.name == "idservice.server"]
     assert [record.action for record in warned] == ["no_keys"] * 2  # type: ignore[attr-defined]
-    assert "`idservice key create --role admin --scope '*' --store " in warned[0].getMessage()
+    assert "`idservice key create --role admin --store sim: --scope '*'`" in warned[0].getMessage()
 
 
 async def unreadable() -> None:
