@@ -27,7 +27,7 @@ from idservice.web.access import ControlAccess
 from idservice.web.ids import read_body
 from idservice.web.json_body import Body, decoded
 from idservice.web.passes import pass_of
-from idservice.web.problems import BadPage, json_answer
+from idservice.web.problems import BadPage, WriteRefused, json_answer
 from idservice.web.request import COUNT, read_query
 from idservice.web.schemas import (
     CounterAnswer,
@@ -120,6 +120,12 @@ class CounterRoutes:
     async def set(self, request: web.Request) -> web.Response:
         """Make a counter go on from another id."""
         body = await self._read(request, SetTo)
+        if body.allow_lower and pass_of(request).key is not None:
+            why = (
+                "no access key repeats ids (allow_lower); `idservice set NAME --next N"
+                " --allow-lower` does, with the credentials of the store"
+            )
+            raise WriteRefused(why=why)
         change = SetNext(
             next=read_number("next", body.next), lower=body.allow_lower, forced=body.force
         )

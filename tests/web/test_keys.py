@@ -55,6 +55,21 @@ async def test_a_key_is_shown_once_and_opens_what_it_says(
     assert secret not in listed.text + caplog.text
 
 
+async def test_no_key_repeats_ids(serve: Serve) -> None:
+    """What a stolen key can do is bounded: even that of an admin for all gives no id twice."""
+    serving = await serve(asks=True)
+    await serving.create("acme.orders")
+    _, admin = await serving.make("admin", "*")
+    for _ in range(3):
+        await serving.ask("/v1/counters/acme.orders/next", headers=admin)
+    path, headers = "/v1/counters/acme.orders/set", {**JSON, **admin}
+    for body in (b'{"next":0,"allow_lower":true}', b'{"next":9000,"allow_lower":true}'):
+        answer = await serving.ask(path, "POST", headers=headers, body=body)
+        assert_problem(answer, 403, "write_refused")
+    taken = await serving.ask("/v1/counters/acme.orders/next", headers=admin)
+    assert (taken.status, taken.body) == (200, b"3")
+
+
 async def test_an_admin_sees_and_revokes_no_key_beyond_its_scopes(serve: Serve) -> None:
     serving = await serve(asks=True)
     _, acme = await serving.make("admin", "acme.*")
