@@ -3,6 +3,8 @@
 It does not import `ssl`, which takes 10 ms: who has one of its errors has imported it.
 """
 
+import os
+
 SPOKEN = "the port speaks TLS: name it with https://"
 NOT_SPOKEN = "the port does not speak TLS: name it with http://"
 ENDED = "it ended the handshake: if the port does not speak TLS, name it with http://"
@@ -21,12 +23,23 @@ def why_no_handshake(error: Exception) -> str:
     refused = getattr(error, "verify_message", "")
     if refused:
         is_unknown = "self-signed" in refused or "issuer" in refused
-        hint = OWN_AUTHORITY if is_unknown else ""
+        hint = _authority(os.environ.get("SSL_CERT_FILE", "")) if is_unknown else ""
         return f"its certificate is not accepted: {refused}{hint}"
     reason = getattr(error, "reason", "")
     if reason in ANOTHER_PROTOCOL:
         return NOT_SPOKEN
     return ENDED if reason == END else ""
+
+
+def _authority(file: str) -> str:
+    """Return what is to be done so that the authority of a certificate is known."""
+    if not file:
+        return OWN_AUTHORITY
+    try:
+        with open(file, "rb"):
+            return f"; its authority is not in {file}, which the variable SSL_CERT_FILE names"
+    except OSError as error:
+        return f"; the variable SSL_CERT_FILE names {file}, which cannot be read: {error.strerror}"
 
 
 def is_told(status: int, body: bytes) -> bool:

@@ -145,7 +145,9 @@ def examine(cert: str, key: str, now: float) -> Finding:
         return Finding(FAULT, "certificate", str(error).rstrip("."), "no https listener starts")
     if trouble := found.trouble(now):
         level = WARNING if found.begins <= now < found.ends else FAULT
-        why = "clients refuse it outside of its time; a service reads new files by itself"
+        why = (
+            "put a new certificate and its key in place of these files; they are read by themselves"
+        )
         return Finding(level, "certificate", f"{cert}: {trouble}", why)
     return fine("certificate", str(found))
 
@@ -194,7 +196,8 @@ def read(cert: str, key: str) -> ReadCertificate:
                 " the service's own certificate comes first in its file"
             )
             raise Usage(why=why) from None
-        why = getattr(error, "verify_message", "") or reason or str(error)
+        cut = "one of them is cut off, or not whole yet" if "PEM lib" in str(error) else ""
+        why = getattr(error, "verify_message", "") or reason or cut or str(error)
         raise Usage(why=f"--tls-cert {cert} and --tls-key {key} cannot be used: {why}") from None
     names = tuple(name for _, name in seen.get("subjectAltName", ()))
     times = (ssl.cert_time_to_seconds(seen[time]) for time in ("notBefore", "notAfter"))

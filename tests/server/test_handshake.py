@@ -99,11 +99,19 @@ async def test_plain_http_gets_no_answer_and_is_logged_once(
 
 
 async def test_a_client_that_does_not_trust_the_certificate_is_logged(
-    certificate: Files, caplog: pytest.LogCaptureFixture
+    certificate: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     async with listening(shown(certificate)) as (listener, port):
-        with pytest.raises(http_get.NoAnswer, match="variable SSL_CERT_FILE names"):
-            await asyncio.to_thread(http_get.ask, f"https://127.0.0.1:{port}", "/", timeout=5.0)
+        for file, told in (
+            (None, "the variable SSL_CERT_FILE names the file"),
+            (certificate.key, "is not in .*, which the variable SSL_CERT_FILE names"),
+            (certificate.key.with_name("gone"), "gone, which cannot be read: No such file"),
+        ):
+            if file is not None:
+                monkeypatch.setenv("SSL_CERT_FILE", str(file))
+            with pytest.raises(http_get.NoAnswer, match=told):
+                await asyncio.to_thread(http_get.ask, f"https://127.0.0.1:{port}", "/", timeout=5.0)
         await seen(listener, 0)
     assert "it does not trust the certificate" in caplog.text
 
