@@ -18,7 +18,7 @@ COLUMNS = ("day", "counter", "kind", "count", "reserved", "final")
 NOTES = (
     "Nothing is counted twice: each run alone writes its totals of a day, whole each time.",
     "A crash loses at most the last minute, in the customer's favour.",
-    "Burnt ids are not billed, and neither is an add whose record was there before.",
+    "Ids that are lost are not billed, and an add that is sent again is billed once.",
     "`reserved` bounds `count`: so many ids were at hand, in memory or reserved on that day.",
     "A day is final 24 hours after its end, and changes no more.",
 )
