@@ -30,7 +30,8 @@ from idservice.web.request import JSON, IdRequest, WebLimits, prefers_json, read
 
 TARGETS_MAX = 4096  # distinct request lines remembered, of requests without a key,
 KEYED_MAX = 256  # and of those with one key,
-PASSES_MAX = 256  # for so many keys
+PASSES_MAX = 256  # for so many keys,
+LINE_MAX = 512  # bytes of one: all of them together fit into memory
 REFUSALS_MAX = 256  # distinct refusals of keys, worded once in a second
 ANSWERS_MAX = 256  # requests whose whole answers are known for a second
 ACCEPTS_MAX = 256  # and distinct Accept headers
@@ -158,11 +159,13 @@ class Responder:
         if found is None:
             found = self._look_up(line, accept, authorization, judged)
             if isinstance(found, Target):
+                if judged is not OPEN:
+                    judged.arm(found)
+                if len(line) > LINE_MAX:
+                    return found
                 if len(lines) >= (TARGETS_MAX if judged is OPEN else KEYED_MAX):
                     del lines[next(iter(lines))]  # one: to free all holds everybody up
                 lines[line] = found
-                if judged is not OPEN:
-                    judged.arm(found)
         return found
 
     def _lines_of(self, rights: Pass) -> Lines:
@@ -203,7 +206,8 @@ class Responder:
             if isinstance(judged, errors.IdserviceError):
                 if len(self._judged) >= TARGETS_MAX:
                     self._judged.clear()
-                self._judged.add(line)
+                if len(line) <= LINE_MAX:
+                    self._judged.add(line)
                 return self._refused_key(judged, authorization)
             old = path in self._paths and path != NEXT
             return self._find_ids(name, target, accept, authorization, judged, old=old)

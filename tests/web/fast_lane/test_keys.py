@@ -364,3 +364,18 @@ async def test_each_refusal_is_counted_also_where_its_answer_is_known(serve: Ser
             await wire.send(ask)
             assert (await wire.answer()).status == 401
     assert keys.refusals == {"key_unknown": 5}
+
+
+async def test_long_lines_of_a_key_take_no_memory_and_end_with_it(serve: Serve) -> None:
+    async with lanes(serve) as hand:
+        lane, wire = hand.lane()
+        rights = hand.bearers.known._passes[hand.bearers.ids["mine"]]
+        text, _ = hand.lanes.responder._lines_of(rights)
+        before = len(text)
+        for number in range(8):
+            lane.data_received(hand.get("mine", to=b"/next?x%d=%s" % (number, b"y" * 600)))
+        assert said(wire) == [200] * 8
+        assert len(text) == before
+        await hand.bearers.revoke("mine")
+        lane.data_received(hand.get("mine", to=b"/next?x7=" + b"y" * 600))
+        assert said(wire) == [401]
