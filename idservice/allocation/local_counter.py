@@ -21,10 +21,12 @@ from idservice.allocation.refiller import Outcome, PendingReservation, Refiller,
 from idservice.allocation.wait_queue import Served, Waiter, WaitQueue, has_result, settle
 from idservice.core.allocator import Allocator
 from idservice.core.gap_causes import GapCause
+from idservice.observability.logs import RateLimitedLog
 from idservice.observability.readings import CounterSample, CounterStats, count
 from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.supply")
+_named_by_callers = RateLimitedLog(log)  # names beyond the key of a sidecar: each asks for any
 
 SUSPECT_RECHECK_S = 2.0  # the time between two rechecks of a suspect counter
 
@@ -299,7 +301,8 @@ class LocalCounter:
 
     def _distrust(self, error: errors.IdserviceError | None) -> None:
         """Hand out nothing: the ids in memory may be granted again by a restored store."""
-        log.error("%s", error, extra={"action": "counter_suspect"})
+        into = _named_by_callers if isinstance(error, errors.WithheldFromKey) else log
+        into.error("%s", error, extra={"action": "counter_suspect"})
         suspect = errors.CounterSuspect(name=self.counter.name, why=str(error))
         self._suspect(suspect, GapCause.WENT_BACK)
 

@@ -16,6 +16,7 @@ from idservice.errors.access import (
     StoreKeyRefused,
     UsageElsewhere,
     UsageIllFormed,
+    WithheldFromKey,
 )
 from idservice.errors.tallies import (
     KEEP_KEY,
@@ -169,5 +170,6 @@ __all__ = [
     "WaitedTooLong",
     "WentBack",
     "Withheld",
+    "WithheldFromKey",
     "without_secrets",
 ]

@@ -1,7 +1,7 @@
 """Defines the errors of access keys and of usage. None names a secret, and each is the same whether
 or not what was asked for exists."""
 
-from idservice.errors.tree import NotApplied, OutcomeUnknown, RequestRefused, Unavailable
+from idservice.errors.tree import NotApplied, OutcomeUnknown, RequestRefused, Unavailable, Withheld
 
 SEND = "Send `Authorization: Bearer idk_…`"
 NEW = "`idservice key create --role R --scope S`"  # by the owner of the service
@@ -110,6 +110,10 @@ class UsageElsewhere(RequestRefused):
     )
     code = "usage_elsewhere"
     status = 409
+
+
+class WithheldFromKey(Withheld):
+    text = "The service {store} lends no ids of counter {name!r} to the key of this one: {why}."
 
 
 class StoreKeyRefused(NotApplied):

@@ -206,7 +206,8 @@ class ChainedStore:
             return errors.RateExceeded(name=counter.name, rate="", seconds=error.pause_s)
         if error.retryable:
             return self._not_applied(action, error.why)
-        return errors.Withheld(**about)
+        kind = errors.WithheldFromKey if refuses_key(error) else errors.Withheld
+        return kind(**about)
 
     # --- counters --------------------------------------------------------------------------------
 

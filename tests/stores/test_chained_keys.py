@@ -148,6 +148,21 @@ async def test_a_scope_that_is_missing_withholds_one_counter_alone(scene: Scene)
         assert await lend(store) == (range(2),)
 
 
+async def test_names_beyond_the_key_of_a_sidecar_do_not_fill_its_log(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    await scene.make()
+    async with scene.sidecar() as store:
+        service, _, _ = build_instance(store, random=Random(1), declared=["acme.orders"])
+        async with service:
+            caplog.clear()
+            for number in range(20):
+                with pytest.raises(errors.CounterSuspect, match="a scope that covers"):
+                    await (await service.local_counter(f"globex.{number}")).next_batch(1)
+    logged = [one for one in caplog.records if getattr(one, "action", "") == "counter_suspect"]
+    assert len(logged) <= 2, "one a second"
+
+
 async def test_a_start_with_a_bad_key_ends_with_what_to_do(scene: Scene) -> None:
     scene.file.write_text(WRONG)
     loop = asyncio.get_running_loop()
