@@ -147,7 +147,6 @@ class Ranges:
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         self._rows: dict[tuple[int, int], list[tuple[int, int, Grant]]] = {}
-        self._starts: dict[tuple[int, int], list[int]] = {}  # of each row, in its order
         for at, grant in enumerate(grants):
             step = grant.ids.step
             row = self._rows.setdefault((step, grant.ids.start % step), [])
@@ -155,7 +154,6 @@ class Ranges:
         self._ends: dict[tuple[int, int], list[int]] = {}  # of each row: the highest end so far
         for key, row in self._rows.items():
             row.sort(key=lambda one: one[:2])
-            self._starts[key] = [start for start, _, _ in row]
             self._ends[key] = [*accumulate((grant.ids.stop for _, _, grant in row), max)]
 
     def of(self, id: int) -> Grant | None:
@@ -165,7 +163,7 @@ class Ranges:
             if id % step != rest:
                 continue
             ends = self._ends[step, rest]
-            at = bisect_right(self._starts[step, rest], id) - 1
+            at = bisect_right(row, id, key=lambda one: one[0]) - 1
             while at >= 0 and ends[at] > id:
                 _, order, grant = row[at]
                 if id in grant.ids and (found is None or order > found[0]):
@@ -205,7 +203,7 @@ def check_backed_by_grants(
     for op in answered(history):
         ranges = owned.get(id(stores[op.instance]), Ranges([]))
         for block in op.ids:
-            for one in {block[0], block[-1]}:
+            for one in (block[0], block[-1]):
                 if ranges.of(one) is None:
                     raise Violation("grants", f"{one} was never granted to {op.instance}: {op}")
 

@@ -5,6 +5,7 @@ import contextvars
 import heapq
 import random
 import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ class Deadlock(RuntimeError):
 class _Handle:
     """A callback to run, at the time `at` if it is a timer."""
 
-    __slots__ = ("_at", "_loop", "args", "callback", "context", "in_heap", "is_cancelled")
+    __slots__ = ("_args", "_at", "_callback", "_context", "_loop", "in_heap", "is_cancelled")
 
     def __init__(
         self,
@@ -32,9 +33,9 @@ class _Handle:
     ) -> None:
         self._loop = loop
         self._at = at
-        self.callback = callback
-        self.args = args
-        self.context = contextvars.copy_context() if context is None else context
+        self._callback = callback
+        self._args = args
+        self._context = contextvars.copy_context() if context is None else context
         self.in_heap = self.is_cancelled = False
 
     def __lt__(self, other: object) -> bool:
@@ -50,7 +51,16 @@ class _Handle:
         if not self.is_cancelled:
             self.is_cancelled = True
             self._loop.cancelled_timers += self.in_heap
-            self.callback, self.args = _nothing, ()
+            self._callback, self._args = _nothing, ()
+
+    def run(self) -> None:
+        try:
+            self._context.run(self._callback, *self._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            message = f"Exception in callback {self._callback!r}"
+            self._loop.call_exception_handler({"message": message, "exception": error})
 
 
 def _nothing() -> None:
@@ -69,7 +79,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.faults: list[dict[str, Any]] = []
         self.cancelled_timers = 0  # of those that are still scheduled
         super().__init__(selectors.SelectSelector())
-        self._ready: list[_Handle] = []
+        self._ready: deque[_Handle] = deque()
         self._scheduled: list[tuple[float, _Handle]] = []
         self.set_exception_handler(lambda _, context: self.faults.append(context))
 
@@ -106,7 +116,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         ready = self._ready
         if len(ready) > 1:
-            self.rng.shuffle(ready)
+            shuffled = list(ready)
+            self.rng.shuffle(shuffled)
+            ready.clear()
+            ready.extend(shuffled)
         if self.cancelled_timers:
             self._drop_cancelled()
         if not ready:
@@ -116,16 +129,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             _, handle = heapq.heappop(scheduled)
             handle.in_heap = False
             ready.append(handle)
-        self._ready = []  # of what these call
-        for handle in ready:
+        for _ in range(len(ready)):
+            handle = ready.popleft()
             if not handle.is_cancelled:
-                try:
-                    handle.context.run(handle.callback, *handle.args)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:
-                    message = f"Exception in callback {handle.callback!r}"
-                    self.call_exception_handler({"message": message, "exception": error})
+                handle.run()
 
     def _drop_cancelled(self) -> None:
         scheduled = self._scheduled
