@@ -61,7 +61,7 @@ async def test_a_secret_is_in_no_answer_and_in_no_line_of_the_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(access_log, "level", logging.INFO)
-    monkeypatch.setattr("idservice.access.gate._refused._next", 0.0)
+    monkeypatch.setattr("idservice.access.refusal_log._others._next", 0.0)
     serving = await serve(asks=asks)
     await serving.create("acme.a")
     _, good = await serving.make("admin", "*")
