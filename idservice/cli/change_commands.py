@@ -178,7 +178,7 @@ async def fence(arguments: argparse.Namespace) -> int:
 
 
 async def _has_keys(store: CatalogueStore) -> bool:
-    """Return True if the store has access keys, be it that they cannot be read."""
+    """Return True if the store has access keys, also if they cannot be read."""
     try:
         return any([(await store.keys.bucket(number)).keys for number in BUCKETS])
     except errors.StoreError as error:  # denied by a policy that is older than the keys, say
