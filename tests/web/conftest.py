@@ -103,6 +103,7 @@ def pytest_asyncio_loop_factories(
 
 
 Serve = Callable[..., Awaitable[Serving]]
+PATIENT = Limits(wait=60.0)  # a machine that stands still for a while fails no test
 
 
 def read_certificate(files: Files) -> ssl.SSLContext:
@@ -145,7 +146,11 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             await stack.enter_async_context(store)
             await store.init(new_counter("default", random.Random(1)))
             service, catalogue, tallies = build_instance(
-                store, limits, random=random.Random(2), declared=["default"], clock=clock
+                store,
+                limits or PATIENT,
+                random=random.Random(2),
+                declared=["default"],
+                clock=clock,
             )
             kept = build_keys(service, store, None, clock)
             await stack.enter_async_context(service)
