@@ -20,11 +20,10 @@ from idservice.stores.protocol import CatalogueStore
 log = logging.getLogger("idservice.access")
 
 TICK_S = 1.0  # between looks at the clock: for keys that expire, and a store that is silent
-SILENT_S = (
-    STALE_MIN_S - 2 * TICK_S
-)  # for which keys are believed without the store, so that K3 holds
-PASSES_MAX = 16_384  # spellings of the header remembered,
-SPELLING_MAX = 80  # bytes of one: a key has 67 with its scheme, and may come with a lot of space
+# Keys are believed for so long without the store. A tick later all passes have ended (K3).
+SILENT_S = STALE_MIN_S - 2 * TICK_S
+HEADERS_MAX = 16_384  # Authorization headers whose pass is remembered
+HEADER_MAX = 80  # bytes of such a header: with its scheme a key has 67, and maybe more spaces
 AGAIN_S = 1.0  # before a bucket that could not be read is read again
 # Made once, so that wrong keys cause little work.
 _TYPO = errors.KeyMalformed(why="it has a typo, or is cut off")
@@ -104,8 +103,8 @@ class Keys:
         found = self._passes.get(id)
         if found is None:
             found = self._passes[id] = Pass(key)
-        if len(header) <= SPELLING_MAX:
-            if len(self._by_header) >= PASSES_MAX:
+        if len(header) <= HEADER_MAX:
+            if len(self._by_header) >= HEADERS_MAX:
                 del self._by_header[next(iter(self._by_header))]
             self._by_header[header] = found
         return found
@@ -172,11 +171,14 @@ class Keys:
             self.put(await self._read(number))
         except errors.KeysIllFormed as error:
             log.error("%s", error, extra={"action": "keys_ill_formed"})
-            known = self._buckets.pop(number, None)
-            before = known.keys if known is not None else ()
-            for key in before:
-                self._by_id.pop(key.id, None)
-            self._end(dict.fromkeys(self._passes_of(before), error))
+            self._end(dict.fromkeys(self._passes_of(self._forget(number)), error))
+
+    def _forget(self, number: str) -> tuple[AccessKey, ...]:
+        """Forget a bucket; return the keys that were in it."""
+        known = self._buckets.pop(number, KeyBucket(number))
+        for key in known.keys:
+            self._by_id.pop(key.id, None)
+        return known.keys
 
     def heard(self, at: float) -> None:
         """Note that what is known was true at this loop time."""
@@ -199,9 +201,7 @@ class Keys:
             return
         if bucket == known:  # as mostly: every change in the catalogue has all of them read
             return
-        before = known.keys if known is not None else ()
-        for key in before:
-            self._by_id.pop(key.id, None)
+        before = self._forget(bucket.number)
         self._buckets[bucket.number] = bucket
         self._by_id.update((key.id, key) for key in bucket.keys)
         changed = (key for key in before if self._by_id.get(key.id) != key)

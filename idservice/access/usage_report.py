@@ -157,10 +157,13 @@ def _added_up(
             if row.count and shown(row.name):
                 count, reserved = sums.get((row.name, row.kind), (0, 0))
                 sums[row.name, row.kind] = count + row.count, reserved + (row.reserved or 0)
-    return [
-        DayUsage(day, name, kind, count, reserved if kind is UsageKind.IDS else None, final)
-        for (name, kind), (count, reserved) in sorted(sums.items())
-    ]
+    found = []
+    for (name, kind), (count, reserved) in sorted(sums.items()):
+        bound = reserved if kind is UsageKind.IDS else None
+        found.append(
+            DayUsage(day=day, name=name, kind=kind, count=count, reserved=bound, final=final)
+        )
+    return found
 
 
 def _runs(day: int, parts: Sequence[UsagePart]) -> list[RunSeen]:

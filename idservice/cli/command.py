@@ -25,8 +25,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The commands whose first word is the same. `absent` are words that it does not have, each
-    with the reason."""
+    """A group of commands: they share their first word. `absent` has second words that users may
+    try, and why there is no such command."""
 
     text: str
     absent: Mapping[str, str]

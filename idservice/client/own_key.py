@@ -21,7 +21,8 @@ UNASKED = ("/livez", "/readyz")  # paths that need no key anywhere
 class OwnKey:
     """The key of `text`, or of a `file`, which is read again once the key is refused.
 
-    `name` is what messages call its source. Raises Usage for what is no key, without showing it.
+    Messages call the place where it stands `name`. Raises Usage if the text is no key; the message
+    does not show it.
     """
 
     __slots__ = ("_file", "_refusals", "_text", "name")

@@ -57,8 +57,11 @@ class UsageReading:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """One counter or tally on one day. `reserved` bounds the count: so many ids were at hand, in
-    memory when the day began or reserved in it. None for a tally."""
+    """One counter or tally on one day.
+
+    `reserved` is the most that `count` can be: the ids in memory when the day began, and those that
+    were reserved during the day. None for a tally.
+    """
 
     kind: UsageKind
     name: str

@@ -112,7 +112,7 @@ def several(counter: Counter, asked: IdRequest, blocks: Sequence[range]) -> tupl
 
 
 def listed(counter: Counter, asked: IdRequest, ids: Sequence[int]) -> tuple[str, bytes]:
-    """Return content type and body for a batch whose ids are written one by one."""
+    """Return content type and body of an answer that lists each id of a batch."""
     if asked.format == "text":  # as JSON writes a number, which takes a fifth of the time
         return TEXT, _json.encode_lines(ids)
     shown: list[int | str] = [str(id) for id in ids] if as_strings(counter) else list(ids)

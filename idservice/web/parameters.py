@@ -1,4 +1,4 @@
-"""The parameters of operations in the OpenAPI document."""
+"""Describes the parameters of requests for the OpenAPI document: in paths, queries and headers."""
 
 from typing import Any
 

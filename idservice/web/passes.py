@@ -30,7 +30,7 @@ class JudgedRoutes:
         self._gate = gate
 
     def serve(self, path: str, handlers: Mapping[str, Handler], counter: str | None = None) -> None:
-        """Serve a path; `counter` is the one behind it if the path does not name it."""
+        """Serve a path. `counter` names its counter, where the path itself does not."""
         resource = self._router.add_resource(path)
         for method, handler in handlers.items():
             one = handler

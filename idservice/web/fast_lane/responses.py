@@ -28,13 +28,13 @@ from idservice.web.ids import TEXT, form, issue, listed, several
 from idservice.web.problems import crash, problem
 from idservice.web.request import JSON, IdRequest, WebLimits, prefers_json, read_id_request
 
-TARGETS_MAX = 4096  # distinct request lines remembered, of requests without a key,
-KEYED_MAX = 256  # and of those with one key,
-PASSES_MAX = 256  # for so many keys,
-LINE_MAX = 512  # bytes of one: all of them together fit into memory
-REFUSALS_MAX = 256  # distinct refusals of keys, worded once in a second
+TARGETS_MAX = 4096  # request lines remembered of requests without a key
+KEYED_TARGETS_MAX = 256  # request lines remembered of one key
+KEYS_MAX = 256  # keys of which request lines are remembered
+LINE_MAX = 512  # bytes of a line that is remembered
+REFUSALS_MAX = 256  # refusals of keys that are worded once in a second
 ANSWERS_MAX = 256  # requests whose whole answers are known for a second
-ACCEPTS_MAX = 256  # and distinct Accept headers
+ACCEPTS_MAX = 256  # Accept headers that were read
 COUNTERS, NEXT = "/v1/counters/", "/next"
 PLAIN = IdRequest(None, "text", None)
 BODY_KNOWN_MAX = 1024  # bytes of a body whose head is kept for its second
@@ -163,7 +163,7 @@ class Responder:
                     judged.arm(found)
                 if len(line) > LINE_MAX:
                     return found
-                if len(lines) >= (TARGETS_MAX if judged is OPEN else KEYED_MAX):
+                if len(lines) >= (TARGETS_MAX if judged is OPEN else KEYED_TARGETS_MAX):
                     del lines[next(iter(lines))]  # one: to free all holds everybody up
                 lines[line] = found
         return found
@@ -173,7 +173,7 @@ class Responder:
             return self._open
         found = self._keyed.get(rights)
         if found is None:
-            if len(self._keyed) >= PASSES_MAX:
+            if len(self._keyed) >= KEYS_MAX:
                 del self._keyed[next(iter(self._keyed))]
             found = self._keyed[rights] = {}, {}
         return found

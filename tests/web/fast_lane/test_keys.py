@@ -310,8 +310,8 @@ async def test_a_refusal_is_logged_by_the_id_of_its_key(
 async def test_what_is_remembered_of_keys_is_bounded(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses, "KEYED_MAX", 3)
-    monkeypatch.setattr(responses, "PASSES_MAX", 2)
+    monkeypatch.setattr(responses, "KEYED_TARGETS_MAX", 3)
+    monkeypatch.setattr(responses, "KEYS_MAX", 2)
     async with lanes(serve) as hand:
         responder = hand.lanes.responder
         lane, wire = hand.lane()
