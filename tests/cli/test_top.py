@@ -199,7 +199,17 @@ class Terminal:
             assert time.monotonic() < end, self.seen[-3000:]
             with contextlib.suppress(BlockingIOError):
                 self.seen += self._decode(os.read(self.ours, 65536))
-            await asyncio.sleep(0.02)
+                continue
+            await self._readable(end - time.monotonic())
+
+    async def _readable(self, within_s: float) -> None:
+        """Wait until the terminal has more to show."""
+        loop, more = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.ours, more.set)
+        try:
+            await asyncio.wait_for(more.wait(), within_s)
+        finally:
+            loop.remove_reader(self.ours)
 
     async def end(self) -> int:
         """The exit code; the terminal must be as it was."""

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 
 from tests import engines
 from tests.prove.histories import prove_histories
-from tests.prove.keys import prove_keys
 from tests.prove.power import prove_power
 from tests.prove.processes import prove_processes
 from tests.prove.simulated import TALLY, prove_simulation
 from tests.prove.tallies import prove_tallies
-from tests.prove.usage import prove_usage
 from tests.prove.verdict import Verdict
+from tests.prove.worlds import prove_world
 
 PARTS = ("simulation", "histories", "power", "dynamodb", "sqlite", "tally", "keys", "usage")
 HISTORIES_A_SEED = 5  # small random ones for each seed of the simulation
@@ -62,10 +61,8 @@ def prove(part: str, asked: argparse.Namespace) -> Verdict:
         return prove_simulation(seeds=seeds, first=seed or 0, scenario=asked.scenario)
     if part == "histories":
         return prove_histories(histories=HISTORIES_A_SEED * asked.seeds, seed=seed or 0)
-    if part == "keys":
-        return prove_keys(seeds=asked.seeds, first=seed or 0)
-    if part == "usage":
-        return prove_usage(seeds=asked.seeds, first=seed or 0)
+    if part in ("keys", "usage"):
+        return prove_world(part, seeds=asked.seeds, first=seed or 0)
     if part == "power":
         steps = asked.steps or max(20, asked.seeds // STEP_SEEDS)
         return prove_power(steps=steps, seed=seed or 0)
