@@ -70,7 +70,8 @@ def _print_once(key: AccessKey, text: str) -> None:
         raise KeyNotPrinted(id=key.id, why=error.strerror or error) from None
     print(
         f"idservice: access key {key.id}: role {key.role.value}, scopes {', '.join(key.scopes)}"
-        f"{until}. It is shown once; its callers read it from IDSERVICE_KEY, or from a file.",
+        f"{until}. It is shown once; its callers read it from IDSERVICE_KEY, or from a file. "
+        "Instances accept it within 3 s.",
         file=sys.stderr,
     )
 

@@ -41,7 +41,7 @@ def test_a_key_is_printed_once_alone_and_is_kept_without_its_secret(store: Run) 
     assert id is not None, "one line, the key"
     assert said.err == (
         f"idservice: access key {id}: role use, scopes acme.*, beta. It is shown once; its callers"
-        " read it from IDSERVICE_KEY, or from a file.\n"
+        " read it from IDSERVICE_KEY, or from a file. Instances accept it within 3 s.\n"
     )
     shown = store("key", "list")
     assert re.search(rf"^{id}  active  use   acme\.\*,beta  checkout ", shown.out, re.MULTILINE)

@@ -103,7 +103,12 @@ def pytest_asyncio_loop_factories(
 
 
 Serve = Callable[..., Awaitable[Serving]]
-PATIENT = Limits(wait=60.0)  # a machine that stands still for a while fails no test
+
+
+def patient() -> Limits:
+    """Return limits with which a machine that stands still for a while fails no test. They are a
+    service's own: a test shortens its wait once all is set up."""
+    return Limits(wait=60.0)
 
 
 def read_certificate(files: Files) -> ssl.SSLContext:
@@ -147,7 +152,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             await store.init(new_counter("default", random.Random(1)))
             service, catalogue, tallies = build_instance(
                 store,
-                limits or PATIENT,
+                limits or patient(),
                 random=random.Random(2),
                 declared=["default"],
                 clock=clock,

@@ -429,8 +429,8 @@ async def test_a_request_that_waits_too_long_is_refused_as_by_aiohttp(pair: Pair
     answers = []
     for serving in (pair.fast, pair.slow):
         service: Service = serving.service
-        object.__setattr__(service.limits, "wait", 0.05)
         await empty(serving)
+        object.__setattr__(service.limits, "wait", 0.05)
         async with connected(serving.port) as wire:
             await wire.send(NEXT + NEXT)
             answers.append([await wire.answer(), await wire.answer()])
