@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -34,6 +35,7 @@ from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.link import PoolView, SupervisorLink
 from idservice.server.workers.supervisor import Supervisor
 from idservice.stores import preload
+from idservice.stores.protocol import IdStore
 from idservice.stores.records import check_name
 from idservice.tallies.service import Tallies
 from idservice.web.app import build_app
@@ -164,6 +166,19 @@ async def _serve(
             settings, bound, switch, view, service, catalogue, tallies, keys, paths, around
         )
     ]
+    _say_served(settings, store, bound if link is None else None)
+    if link is not None:
+        link.serving(view.report)
+    gc.freeze()  # what a start leaves is kept: to look it through would hold requests up for 27 ms
+    switch.started = True
+    await switch.asked.wait()
+    service.stop_by = clock() + STOP_MAX_S
+    slot.leave()
+    await drain(switch, listeners, limit, settings.drain)
+
+
+def _say_served(settings: ServeSettings, store: IdStore, bound: Sockets | None) -> None:
+    """Log what is served; and at which addresses, unless a supervisor does."""
     log.info(
         "idservice %s serves counter %s of %s",
         __version__,
@@ -171,15 +186,8 @@ async def _serve(
         store.address,
         extra={"action": "serving"},
     )
-    if link is None:
+    if bound is not None:
         bound.log_addresses()
-    else:
-        link.serving(view.report)
-    switch.started = True
-    await switch.asked.wait()
-    service.stop_by = clock() + STOP_MAX_S
-    slot.leave()
-    await drain(switch, listeners, limit, settings.drain)
 
 
 async def _enter(
