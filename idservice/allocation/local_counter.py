@@ -21,12 +21,10 @@ from idservice.allocation.refiller import Outcome, PendingReservation, Refiller,
 from idservice.allocation.wait_queue import Served, Waiter, WaitQueue, has_result, settle
 from idservice.core.allocator import Allocator
 from idservice.core.gap_causes import GapCause
-from idservice.observability.logs import RateLimitedLog
 from idservice.observability.readings import CounterSample, CounterStats, count
 from idservice.stores.records import Counter
 
 log = logging.getLogger("idservice.supply")
-_named_by_callers = RateLimitedLog(log)  # names beyond the key of a sidecar: each asks for any
 
 SUSPECT_RECHECK_S = 2.0  # the time between two rechecks of a suspect counter
 
@@ -35,7 +33,7 @@ class LocalCounter:
     """The ids of one counter on this instance.
 
     With `keep_filled` the counter is refilled after an outage even if no request comes. `missing`
-    is called if the counter does not exist and nothing is known of it; it is then stopped.
+    is called if the store lends no ids of a name of which nothing is known; it is then stopped.
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class LocalCounter:
         context: Context,
         *,
         keep_filled: bool = False,
-        missing: "Callable[[LocalCounter], None]",
+        missing: "Callable[[LocalCounter], None] | None" = None,
     ) -> None:
         self.stats = CounterStats()
         self._serving = ServingState()
@@ -293,7 +291,11 @@ class LocalCounter:
             return  # stopped in the meantime, and for good
         if isinstance(error, errors.StoreError):
             self._distrust(error)
-        elif isinstance(error, errors.UnknownCounter) and not self.counter.ordinal:
+        elif (
+            self._missing is not None
+            and not self.counter.ordinal
+            and isinstance(error, errors.UnknownCounter | errors.StoreKeyNotEnough)
+        ):
             self.stop(error, cause=GapCause.REVOKED)  # for good: were it to come back, it would
             self._missing(self)  # neither be counted nor stopped
         else:
@@ -301,8 +303,7 @@ class LocalCounter:
 
     def _distrust(self, error: errors.IdserviceError | None) -> None:
         """Hand out nothing: the ids in memory may be granted again by a restored store."""
-        into = _named_by_callers if isinstance(error, errors.WithheldFromKey) else log
-        into.error("%s", error, extra={"action": "counter_suspect"})
+        log.error("%s", error, extra={"action": "counter_suspect"})
         suspect = errors.CounterSuspect(name=self.counter.name, why=str(error))
         self._suspect(suspect, GapCause.WENT_BACK)
 

@@ -30,7 +30,7 @@ log = logging.getLogger("idservice.refill")
 
 TRIES_MIN = 6  # failures in a row before the refill of an idle counter is given up
 # Refusals of a service that lends ids. Of the instance's own store the catalogue tells it.
-ELSEWHERE = (errors.UnknownCounter, errors.Suspended)
+ELSEWHERE = (errors.UnknownCounter, errors.Suspended, errors.StoreKeyNotEnough)
 
 
 class Result(StrEnum):

@@ -160,7 +160,9 @@ class Service:
 
     def _add(self, counter: Counter) -> LocalCounter:
         name, declared = counter.name, counter.name in self.declared
-        local = LocalCounter(counter, self._context, keep_filled=declared, missing=self._forget)
+        # A declared one stays, so that readiness has a reason.
+        missing = None if declared else self._forget
+        local = LocalCounter(counter, self._context, keep_filled=declared, missing=missing)
         self.local_counters[name] = local
         return local
 
@@ -189,7 +191,7 @@ class Service:
                 local = await self.local_counter(name)
                 if local.state is LocalState.SERVING:
                     await local.fill()
-            except errors.CounterSuspect:
+            except (errors.CounterSuspect, errors.StoreKeyNotEnough):
                 pass  # logged where it was found
             except errors.UnknownCounter as error:
                 log.warning("%s", error, extra={"action": "counter_missing"})

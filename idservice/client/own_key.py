@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from idservice.client.address import KEY_VARIABLE
-from idservice.client.protocol import Refused, Reply
+from idservice.client.protocol import Reply
 from idservice.core.access_key import MARK, id_in
-from idservice.errors import KeyNotEnough, Usage
+from idservice.errors import Usage
 
 FILE_MAX = 4096  # bytes of a file that are looked at
 HELD_S = 1.0  # a refusal is given again for so long, without a request
@@ -67,6 +67,13 @@ class OwnKey:
             " does with --store-key-file"
         )
 
+    @property
+    def place(self) -> str:
+        """The words that say where another key is to go."""
+        if self._file:
+            return f"put it into {self.name}, which is read again by itself"
+        return f"set it as {self.name}"
+
     def held(self, target: str, now: float) -> Reply | None:
         """Return the refusal that a request would get again; None if it is to be sent."""
         if not self._refusals or target in UNASKED:
@@ -99,11 +106,6 @@ class OwnKey:
                 if stat.S_ISREG(os.stat(self._file).st_mode):
                     self._text = _read(self._file)
         return self._text != before
-
-
-def refuses_key(refused: Refused) -> bool:
-    """Return True if another access key would mend it."""
-    return refused.status == UNAUTHORIZED or refused.code == KeyNotEnough.code
 
 
 def _path(target: str) -> str:

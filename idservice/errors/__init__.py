@@ -13,10 +13,10 @@ from idservice.errors.access import (
     KeysUnsettled,
     KeyUnknown,
     NoSuchKey,
+    StoreKeyNotEnough,
     StoreKeyRefused,
     UsageElsewhere,
     UsageIllFormed,
-    WithheldFromKey,
 )
 from idservice.errors.tallies import (
     KEEP_KEY,
@@ -149,6 +149,7 @@ __all__ = [
     "RequestTooLarge",
     "Stopped",
     "StoreError",
+    "StoreKeyNotEnough",
     "StoreKeyRefused",
     "StoreReplaced",
     "StoreUnready",
@@ -170,6 +171,5 @@ __all__ = [
     "WaitedTooLong",
     "WentBack",
     "Withheld",
-    "WithheldFromKey",
     "without_secrets",
 ]

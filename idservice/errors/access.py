@@ -1,7 +1,7 @@
 """Defines the errors of access keys and of usage. None names a secret, and each is the same whether
 or not what was asked for exists."""
 
-from idservice.errors.tree import NotApplied, OutcomeUnknown, RequestRefused, Unavailable, Withheld
+from idservice.errors.tree import NotApplied, OutcomeUnknown, RequestRefused, Unavailable
 
 SEND = "Send `Authorization: Bearer idk_…`"
 NEW = "`idservice key create --role R --scope S`"  # by the owner of the service
@@ -112,8 +112,12 @@ class UsageElsewhere(RequestRefused):
     status = 409
 
 
-class WithheldFromKey(Withheld):
-    text = "The service {store} lends no ids of counter {name!r} to the key of this one: {why}."
+class StoreKeyNotEnough(RequestRefused):
+    text = (
+        "The service {store} refused {action} to the access key that it was shown: {why}. {advice}."
+    )
+    code = "store_key_not_enough"  # never one that a caller's own key would mend
+    status = 403
 
 
 class StoreKeyRefused(NotApplied):

@@ -10,11 +10,12 @@ import msgspec
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.http_async import AsyncTransport
-from idservice.client.own_key import UNAUTHORIZED, refuses_key
+from idservice.client.own_key import UNAUTHORIZED
 from idservice.client.protocol import ClientAnswer, NotSent, NoUsableAnswer, Refused
 from idservice.client.tally_calls import WAIT_S
 from idservice.core.epoch import gone_back
 from idservice.core.writer import Batch
+from idservice.stores.chained_key import ChainedKey
 from idservice.stores.chained_tallies import ChainedTallies
 from idservice.stores.findings import FAULT, Clock, Finding, fine
 from idservice.stores.protocol import reserving
@@ -60,6 +61,7 @@ class ChainedStore:
         self.address = transport.url
         self.hold_s: float | None = hold_s
         self._transport = transport
+        self._key = ChainedKey(transport.own_key, transport.url)
         self._nonce = nonce
         self.tallies = ChainedTallies(transport, wait_s=wait_s)
         self._known: dict[str, Counter] = {}  # by name, of the newest epoch in an answer
@@ -184,10 +186,9 @@ class ChainedStore:
     ) -> errors.IdserviceError:
         """Return the store error that a refusal of the service amounts to."""
         why = error.why.rstrip(".")
-        if error.status == UNAUTHORIZED:
-            return self._key_refused(error, action)
-        if refuses_key(error):
-            why = f"{why}. {self._transport.own_key.advice}"
+        of_key = self._key.error(error, action)
+        if of_key is not None:
+            return of_key
         about: dict[str, Any] = {"store": self.address, "name": counter.name, "why": why}
         if error.code == "exhausted":  # how many are left is not said: fewer than these
             return errors.NoRoom(position=counter.layout().end - count + 1, **about)
@@ -206,8 +207,7 @@ class ChainedStore:
             return errors.RateExceeded(name=counter.name, rate="", seconds=error.pause_s)
         if error.retryable:
             return self._not_applied(action, error.why)
-        kind = errors.WithheldFromKey if refuses_key(error) else errors.Withheld
-        return kind(**about)
+        return errors.Withheld(**about)
 
     # --- counters --------------------------------------------------------------------------------
 
@@ -321,20 +321,17 @@ class ChainedStore:
 
     # --- refusals --------------------------------------------------------------------------------
 
-    def _refusal(self, error: Refused, action: str, name: str = "") -> errors.StoreError:
+    def _refusal(self, error: Refused, action: str, name: str = "") -> errors.IdserviceError:
         if error.code in ("unknown_path", "write_refused", "host_refused", "method_not_allowed"):
             return errors.NotShown(store=self.address, action=action)
         if error.outcome == errors.UNKNOWN:
             return self._unknown(action, error.why)
-        if error.status == UNAUTHORIZED:
-            return self._key_refused(error, action)
+        of_key = self._key.error(error, action)
+        if of_key is not None:
+            return of_key
         if name and not error.retryable:
             return errors.Withheld(store=self.address, name=name, why=error.why.rstrip("."))
         return self._not_applied(action, error.why)
-
-    def _key_refused(self, error: Refused, action: str) -> errors.StoreError:
-        why, advice = error.why.rstrip("."), self._transport.own_key.advice
-        return errors.StoreKeyRefused(store=self.address, action=action, why=why, advice=advice)
 
     def _unanswered(self, error: NoUsableAnswer, action: str) -> errors.StoreError:
         """Return the store error of a request without an answer, which may not have been sent."""

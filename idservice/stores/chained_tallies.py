@@ -7,12 +7,13 @@ from typing import NoReturn
 from idservice import errors
 from idservice.client import tally_protocol
 from idservice.client.http_async import AsyncTransport
-from idservice.client.own_key import UNAUTHORIZED, refuses_key
+from idservice.client.own_key import UNAUTHORIZED
 from idservice.client.protocol import NotSent, NoUsableAnswer, Refused
 from idservice.client.tally_calls import WAIT_S, TallyCalls, TallyNotRead
 from idservice.client.tally_protocol import SettledAdd
 from idservice.core.amounts import units
 from idservice.core.tally import AddRecord
+from idservice.stores.chained_key import ChainedKey
 from idservice.stores.tally_source import TallyReading, Told
 
 
@@ -26,6 +27,7 @@ class ChainedTallies:
         self, transport: AsyncTransport, *, wait_s: float = WAIT_S, random: Random | None = None
     ) -> None:
         self._transport = transport
+        self._key = ChainedKey(transport.own_key, transport.url)
         self._wait_s = wait_s
         self._random = random
 
@@ -34,7 +36,11 @@ class ChainedTallies:
         try:
             return _told(await self._transport.carry_out(self._calls(name).add(amount, key)))
         except Refused as refused:  # for what the caller did not say
-            why = f"{self._transport.url} refused: {self._why(refused)}"
+            of_key = self._key.error(refused, f"adding to tally {name}")
+            if isinstance(of_key, errors.StoreKeyNotEnough):
+                raise of_key from None
+            why = of_key or f"{self._transport.url} refused: {refused.why}"
+            why = str(why).rstrip(".")
             unsettled = errors.AddUnsettled(name=name, key=key, why=why)
             unsettled.retryable = refused.retryable or refused.status == UNAUTHORIZED
             raise unsettled from None
@@ -62,10 +68,6 @@ class ChainedTallies:
             name, self._transport.url, limit_s=self._wait_s, clock=clock, random=self._random
         )
 
-    def _why(self, refused: Refused) -> str:
-        why = refused.why.rstrip(".")
-        return f"{why}. {self._transport.own_key.advice}" if refuses_key(refused) else why
-
     def _not_read(self, error: Refused | TallyNotRead, action: str) -> NoReturn:
         """Raise the store error of a read that failed."""
         url = self._transport.url
@@ -76,7 +78,10 @@ class ChainedTallies:
             ) from None
         if isinstance(cause, NoUsableAnswer):
             raise errors.NotAnswered(store=url, why=cause.why.rstrip("."), action=action) from None
-        why = self._why(cause) if isinstance(cause, Refused) else str(cause).rstrip(".")
+        of_key = self._key.error(cause, action) if isinstance(cause, Refused) else None
+        if of_key is not None:
+            raise of_key from None
+        why = (cause.why if isinstance(cause, Refused) else str(cause)).rstrip(".")
         refused = errors.NotApplied(store=url, action=action, why=why)
         refused.retryable = cause.retryable
         raise refused from None

@@ -10,6 +10,8 @@ WORDS: dict[type[errors.IdserviceError], str] = {
     errors.Moved: "Counter {name!r} hands out no ids here: it goes on in another store.",
     errors.WaitedTooLong: "No id of counter {name!r} arrived within {seconds:g} s." + LOG,
     errors.CounterSuspect: "Counter {name!r} hands out no ids until an operator repairs it." + LOG,
+    errors.StoreKeyNotEnough: "This service takes ids and sums of another one with a key of its "
+    "own, which does not cover this. Ask the owner of this service for a wider key." + LOG,
     errors.AddUnsettled: "It is not known yet if key {key!r} of tally {name!r} is counted. "
     + errors.KEEP_KEY
     + LOG,

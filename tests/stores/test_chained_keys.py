@@ -1,6 +1,7 @@
 """The access key of a sidecar: shown to its central, read again when refused, and nobody else's."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,12 +16,14 @@ from idservice import errors
 from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import Keys
+from idservice.allocation import local_counter
 from idservice.allocation.service import Service
+from idservice.client import own_key
 from idservice.client.address import KEY_VARIABLE, ServiceAddress
 from idservice.client.http_async import AsyncTransport
 from idservice.client.own_key import OwnKey
 from idservice.client.protocol import Reply
-from idservice.core.access_key import RANDOM_NUMBERS, Role, key_text
+from idservice.core.access_key import RANDOM_NUMBERS, AccessKey, Role, key_text
 from idservice.core.limits import ID_MAX
 from idservice.server import startup
 from idservice.server.settings import ServeSettings
@@ -48,7 +51,7 @@ class Scene:
     """A central that asks for keys, and a file with a key of `acme.*` for its sidecars."""
 
     def __init__(self, store: SimStore, central: Served, folder: Path) -> None:
-        self.central = central
+        self.store, self.central = store, central
         self.file = folder / "key"
         self.changes = KeyChanges(store.keys, random=Random(5), clock=time.time)
 
@@ -68,8 +71,8 @@ class Scene:
 
     def sidecar(self, **settings: Any) -> ChainedStore:
         """The store of a sidecar as `serve` opens it."""
-        settings.setdefault("store_key_file", str(self.file))
-        store = startup.opened(ServeSettings(store=self.central.url, **settings), {})
+        settings = {"store": self.central.url, "store_key_file": str(self.file), **settings}
+        store = startup.opened(ServeSettings(**settings), {})
         assert isinstance(store, ChainedStore)
         return store
 
@@ -77,7 +80,8 @@ class Scene:
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     store = SimStore(Random(1), table("default", "acme.orders"))
-    store.tallies.items["acme.sum"] = new_tally("acme.sum")
+    for name in ("acme.sum", "globex.sum"):
+        store.tallies.items[name] = new_tally(name)
     async with served(store, asks=True) as central:
         yield Scene(store, central, tmp_path)
 
@@ -141,11 +145,89 @@ async def test_an_examination_says_nothing_of_a_key_that_is_accepted(scene: Scen
 async def test_a_scope_that_is_missing_withholds_one_counter_alone(scene: Scene) -> None:
     await scene.make()
     async with scene.sidecar() as store:
-        with pytest.raises(errors.Withheld, match="a scope that covers 'default'") as withheld:
+        with pytest.raises(errors.StoreKeyNotEnough, match="a scope that covers 'default'") as told:
             await lend(store, "default")
-        assert str(scene.file) in str(withheld.value)
-        assert not withheld.value.retryable
+        assert f"put it into the file {scene.file}, which is read again" in str(told.value)
         assert await lend(store) == (range(2),)
+
+
+BEYOND = [
+    "GET {}/next", "GET {}/next?count=3", "GET {}/next?format=json", "GET {}/next?format=ranges",
+    "POST {}/next", "GET {}", "GET tallies", "GET adds", "POST add",
+]  # fmt: skip
+OF_TALLIES = {"tallies": "", "adds": "/adds/k", "add": "/add"}
+
+
+def beyond(asked: str, name: str) -> tuple[str, str]:
+    """The method and the path of a request about a name."""
+    method, what = asked.split(" ")
+    if what in OF_TALLIES:
+        return method, f"/v1/tallies/{name}{OF_TALLIES[what]}"
+    return method, f"/v1/counters/{what.format(name)}"
+
+
+@pytest.mark.parametrize("control", [True, False])
+async def test_what_the_key_of_a_sidecar_lacks_is_refused_until_it_has_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, control: bool
+) -> None:
+    """The same whether or not there is such a name, on a central that shows counters or not."""
+    monkeypatch.setattr(own_key, "HELD_S", 0.0)
+    first = await scene.make()
+    add = {"Idempotency-Key": "k"}
+    async with (
+        served(scene.store, asks=True, control=control) as central,
+        scene.sidecar(store=central.url) as store,
+        served(store) as sidecar,
+        aiohttp.ClientSession() as http,
+    ):
+        for asked in BEYOND if control else [one for one in BEYOND if one != "GET {}"]:
+            told = set()
+            for name in ("default", "globex.sum", "globex.none"):
+                method, path = beyond(asked, name)
+                sent = {"json": {"amount": "1"}, "headers": add} if path.endswith("/add") else {}
+                async with http.request(method, sidecar.url + path, **sent) as answer:
+                    assert answer.status == 403, (path, await answer.text())
+                    body = await answer.json(content_type="application/problem+json")
+                assert (body["code"], body["retryable"]) == ("store_key_not_enough", False)
+                assert body["outcome"] == errors.NOT_APPLIED
+                told.add(body["detail"].replace(name, "NAME"))
+                if asked != "GET {}":  # which is an operator's
+                    assert central.url not in body["detail"]
+                    assert str(scene.file) not in body["detail"]
+                    assert "wider key" in body["detail"]
+            assert len(told) == 1
+        assert not sidecar.service.local_counters, "callers name any, without end"
+        await scene.make("default", "globex.*")
+        await scene.revoke(first)
+        async with http.get(f"{sidecar.url}/next") as answer:
+            assert (answer.status, await answer.text()) == (200, "0")
+        async with http.post(
+            f"{sidecar.url}/v1/tallies/globex.sum/add", json={"amount": "1"}, headers=add
+        ) as answer:
+            assert answer.status == 200
+
+
+async def test_a_sidecar_whose_key_lacks_its_counter_starts_and_is_not_ready(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, module in (("HELD_S", own_key), ("SUSPECT_RECHECK_S", local_counter)):
+        monkeypatch.setattr(module, name, 0.0)
+    first = await scene.make()
+    loop = asyncio.get_running_loop()
+    async with (
+        served(scene.store, asks=True, control=False) as central,
+        scene.sidecar(store=central.url) as store,
+    ):
+        service, _, _ = build_instance(store, random=Random(1), declared=["default"])
+        async with service:
+            await startup.warm(service, deadline=loop.time())
+            with pytest.raises(errors.StoreKeyNotEnough):  # nothing was borrowed until now
+                await (await service.local_counter("default")).next_batch(1)
+            assert isinstance(await service.not_ready(), errors.StoreKeyNotEnough)
+            await scene.make("default")
+            await scene.revoke(first)
+            assert await (await service.local_counter("default")).next_batch(1) == [range(1)]
+            assert await service.not_ready() is None
 
 
 async def test_names_beyond_the_key_of_a_sidecar_do_not_fill_its_log(
@@ -157,10 +239,11 @@ async def test_names_beyond_the_key_of_a_sidecar_do_not_fill_its_log(
         async with service:
             caplog.clear()
             for number in range(20):
-                with pytest.raises(errors.CounterSuspect, match="a scope that covers"):
+                with pytest.raises(errors.StoreKeyNotEnough, match="a scope that covers"):
                     await (await service.local_counter(f"globex.{number}")).next_batch(1)
-    logged = [one for one in caplog.records if getattr(one, "action", "") == "counter_suspect"]
-    assert len(logged) <= 2, "one a second"
+    logged = [one for one in caplog.records if getattr(one, "action", "") == "store_key_not_enough"]
+    assert 1 <= len(logged) <= 2, "one a second"
+    assert str(scene.file) in logged[0].getMessage()
 
 
 async def test_a_start_with_a_bad_key_ends_with_what_to_do(scene: Scene) -> None:
@@ -283,5 +366,47 @@ def test_a_revocation_ends_the_ids_of_a_sidecar_within_3_s_and_its_hold(seed: in
                 await elapse(0.05)
         assert last_at - revoked_at <= HEARD_S + HOLD_S
         assert last_at > revoked_at, "it held some"
+
+    run(scene())
+
+
+def test_a_narrower_key_ends_the_ids_of_a_sidecar_and_a_wider_one_brings_more(
+    tmp_path: Path,
+) -> None:
+    async def scene() -> None:
+        store, now = SimStore(Random(1), table("acme.orders")), 1_800_000_000.0
+        changes = KeyChanges(store.keys, random=Random(1), clock=lambda: now)
+        file, loop = tmp_path / "key", asyncio.get_running_loop()
+
+        async def make(scope: str) -> AccessKey:
+            key, text = await changes.create(Role.USE, (scope,))
+            file.write_text(text)
+            return key
+
+        wide = await make("acme.*")
+        async with chain(OwnKey(file=str(file)), store, now) as (sidecar, _):
+
+            async def served_until(seconds: float) -> tuple[float, float]:
+                """When the first and the last id were handed out, asking for so long."""
+                first_at, last_at, end = math.inf, -math.inf, loop.time() + seconds
+                while loop.time() < end:
+                    with suppress(errors.StoreKeyNotEnough):
+                        supply = await sidecar.local_counter("acme.orders")
+                        await supply.next_batch(1)
+                        first_at, last_at = min(first_at, loop.time()), loop.time()
+                    await elapse(0.05)
+                return first_at, last_at
+
+            await served_until(10.0)
+            narrow = await make("acme.other")
+            await changes.revoke(wide.id)
+            revoked_at = loop.time()
+            _, last_at = await served_until(60.0)
+            assert revoked_at < last_at <= revoked_at + HEARD_S + HOLD_S
+            await make("*")
+            await changes.revoke(narrow.id)
+            revoked_at = loop.time()
+            first_at, _ = await served_until(60.0)
+            assert first_at <= revoked_at + 2 * HEARD_S
 
     run(scene())
