@@ -292,6 +292,7 @@ class TallyMutant:
     check: str
     patches: dict[str, Any] = field(default_factory=dict)
     parts: TallyParts = HONEST
+    found_by: int = 0  # the seed that is tried first
 
     def planted(self) -> ExitStack:
         """Plant it, until the stack is closed."""
@@ -301,37 +302,39 @@ class TallyMutant:
         return stack
 
 
-def _mutant(fault: Any, place: str, scenario: str, check: str) -> TallyMutant:
+def _mutant(fault: Any, place: str, scenario: str, check: str, found_by: int = 0) -> TallyMutant:
     parts = TallyParts(fault) if place == "table" else HONEST
     patches = {} if place == "table" else {place: fault}
-    return TallyMutant(fault.__name__, scenario, check, patches, parts)
+    return TallyMutant(fault.__name__, scenario, check, patches, parts, found_by)
 
 
 TALLY_MUTANTS = [
     _mutant(WithoutRevision, "table", "summed", "sum"),
     _mutant(WithoutNotThere, "table", "summed", "once"),
-    _mutant(WithoutRefusals, "table", "summed", "lost"),
+    _mutant(WithoutRefusals, "table", "summed", "lost", 2),
     _mutant(RefusesFromMemory, COMMITTER, "summed", "lost"),
     _mutant(told_with_todays_sum, TOLD, "summed", "fate"),
     TallyMutant(
         "WithoutState", "summed", "closed",
         {"idservice.tallies.committer.closed": closed_if_missing}, TallyParts(WithoutState),
+        found_by=2,
     ),
     _mutant(ClaimsBefore, STORE, "summed", "sum"),
     _mutant(ClaimsAfter, STORE, "summed", "sum"),
     TallyMutant("new_key", "summed", "once", parts=TallyParts(key_of_try=new_key)),
-    _mutant(of_any_amount, IS_OF, "summed", "amount"),
-    _mutant(TakesMixedForRefusal, COMMITTER, "summed", "stale"),
+    _mutant(of_any_amount, IS_OF, "summed", "amount", 5),
+    _mutant(TakesMixedForRefusal, COMMITTER, "summed", "stale", 3),
     _mutant(ReadsOneOff, STORE, "summed", "amount"),
     _mutant(AnswersBefore, COMMITTER, "summed", "lost"),
     _mutant(TakesUnknownForNotApplied, COMMITTER, "summed", "not_applied"),
     _mutant(JoinsTheReadUnderWay, "idservice.tallies.own.SharedRead", "summed", "read"),
-    _mutant(WithoutIncarnation, "table", "recreated", "incarnation"),
+    _mutant(WithoutIncarnation, "table", "recreated", "incarnation", 5),
     _mutant(
         of_any_incarnation, "idservice.tallies.committer.are_of_now", "recreated", "incarnation",
+        19,
     ),
-    _mutant(RefusesByOldReads, COMMITTER, "recreated", "stale"),
-    _mutant(holds_for_any, HOLDS_FOR, "summed", "stale"),
+    _mutant(RefusesByOldReads, COMMITTER, "recreated", "stale", 36),
+    _mutant(holds_for_any, HOLDS_FOR, "summed", "stale", 33),
     _mutant(units_by_float, "idservice.tallies.pending_add.units", "summed", "asked"),
     _mutant(audited_by_itself, "idservice.tallies.audit.audited", "summed", "audit"),
     _mutant(planned_by_any_clock, PLANNED, "summed", "at"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from idservice.core.usage import RunEnd, UsageKind
+from tests.simulation.proof import tried
 from tests.simulation.usage_mutants import USAGE_MUTANTS, UsageMutant
 from tests.simulation.usage_world import DAY, UsageWorld, play_usage, usage_violation
 
@@ -49,7 +50,7 @@ def test_the_worlds_reach_what_they_are_there_for() -> None:
 def test_every_planted_fault_is_found(mutant: UsageMutant) -> None:
     seen = set()
     with mutant.planted():
-        for seed in range(SEEDS):
+        for seed in tried(mutant.found_by, SEEDS):
             violation = usage_violation(seed, mutant.parts)
             seen.add(violation and violation.check)
             if violation is not None and violation.check == mutant.check:

@@ -191,6 +191,7 @@ class UsageMutant:
     check: str
     parts: UsageParts = field(default_factory=UsageParts)
     patched: tuple[tuple[str, Any], ...] = ()
+    found_by: int = 0  # the seed that is tried first
 
     def planted(self) -> AbstractContextManager[object]:
         """The fault in place, as long as this is entered."""
@@ -212,8 +213,13 @@ USAGE_MUTANTS = (
     UsageMutant("no look at midnight", "over", UsageParts(meter=AtTicks)),
     UsageMutant("a look every 100 s", "lost", UsageParts(meter=Seldom)),
     UsageMutant("a day begins with the run", "over", patched=(("looked", since_the_start),)),
-    UsageMutant("a late write into the present day", "over", UsageParts(table=FiledToday)),
-    UsageMutant("a change during a write forgotten", "silent", patched=(("wrote", all_written),)),
+    UsageMutant(
+        "a late write into the present day", "over", UsageParts(table=FiledToday), found_by=2,
+    ),
+    UsageMutant(
+        "a change during a write forgotten", "silent", patched=(("wrote", all_written),),
+        found_by=31,
+    ),
     UsageMutant("wasted ids billed", "over", UsageParts(readings=with_wasted)),
     UsageMutant("reserved ids billed", "over", UsageParts(readings=with_reserved)),
     UsageMutant("replayed adds billed", "over", UsageParts(readings=with_replays)),
