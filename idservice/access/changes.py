@@ -7,7 +7,6 @@ from random import Random
 
 from idservice import errors
 from idservice.core.access_key import (
-    BELOW,
     BUCKETS,
     ID_LENGTH,
     NOTE_MAX,
@@ -19,8 +18,8 @@ from idservice.core.access_key import (
     bucket_of,
     hashed,
     id_in,
-    is_scope,
     key_text,
+    why_no_scope,
 )
 from idservice.stores.at_once import for_each
 from idservice.stores.key_store import BUCKET_MAX, KEYS_MAX, KeyBucket, KeyStore, encoded_keys
@@ -167,13 +166,7 @@ def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> N
         why = f"it has {len(scopes)} scopes; name 1 to {SCOPES_MAX}"
         raise errors.BadAccessKey(why=why)
     for scope in scopes:
-        if not is_scope(scope):
-            meant = scope.rstrip("*").rstrip(".") + BELOW
-            hint = f"; did you mean {meant}?" if scope != meant and is_scope(meant) else ""
-            why = (
-                f"the scope {scope[:80]!r} is not allowed; a scope is a name, a prefix with `.*` "
-                f"after it, or `*`{hint}"
-            )
+        if why := why_no_scope(scope):
             raise errors.BadAccessKey(why=why)
     if len(set(scopes)) < len(scopes):
         raise errors.BadAccessKey(why="a scope is named twice; name each once")

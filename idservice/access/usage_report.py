@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from idservice import errors
-from idservice.core.access_key import EVERYTHING, covers, is_scope
+from idservice.core.access_key import EVERYTHING, covers, why_no_scope
 from idservice.core.usage import RunEnd, UsageKind, UsagePart, day_of, is_final
 from idservice.stores.at_once import for_each
 from idservice.stores.instants import day_in, day_text
@@ -84,11 +84,8 @@ def period(
 
     Raises BadUsageReport.
     """
-    if scope is not None and not is_scope(scope):
-        raise _bad(
-            f"the scope {scope[:80]!r} is not allowed; a scope is a name, a prefix with `.*` after"
-            " it, or `*`"
-        )
+    if scope is not None and (why := why_no_scope(scope)):
+        raise _bad(why)
     if month is not None:
         if first is not None or last is not None:
             raise _bad("it names a month and days; name the one or the others")

@@ -132,6 +132,16 @@ def is_scope(text: str) -> bool:
     return text == EVERYTHING or NAME.fullmatch(text.removesuffix(BELOW)) is not None
 
 
+def why_no_scope(text: str) -> str:
+    """Return why a text is no scope and which one may be meant, for people; empty if it is one."""
+    if is_scope(text):
+        return ""
+    meant = text.rstrip("*").rstrip(".") + BELOW
+    hint = f" (did you mean `{meant}`?)" if text != meant and is_scope(meant) else ""
+    rule = "a scope is a name, a prefix with `.*` after it, or `*`"
+    return f"the scope {text[:80]!r} is not allowed{hint}; {rule}"
+
+
 def covers(scope: str, name: str) -> bool:
     """Return True if a scope covers a name of a counter or a tally."""
     if scope.endswith(BELOW):

@@ -87,7 +87,7 @@ REVOKE = ["revoke", "k7f3q9m2xw", "--reason", "x"]
     [
         (["create", "--role", "owner", "--scope", "a"], 2, ["'owner'", "'admin'"]),
         (["create", "--role", "use"], 2, ["--scope"]),
-        ([*CREATE, "acme*"], 2, ["'acme*'", "did you mean acme.*?"]),
+        ([*CREATE, "acme*"], 2, ["'acme*'", "did you mean `acme.*`?"]),
         ([*CREATE, "*.orders"], 2, ["'*.orders'", "a prefix with `.*`"]),
         ([*CREATE, "a,,b"], 2, ["the scope ''"]),
         ([*CREATE, "a,b,a"], 2, ["named twice"]),

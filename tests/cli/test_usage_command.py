@@ -64,7 +64,7 @@ def test_json_is_what_a_service_answers(used: Run) -> None:
         (("--month", "1969-12"), "the month is '1969-12'; write one since 1970 as 2026-10"),
         (("--month", "2026-10", "--to", "2026-10-31"), "it names a month and days"),
         (("--from", "2999-01-01"), "its first day, 2999-01-01, is after its last one"),
-        (("--scope", "a*"), "the scope 'a*' is not allowed"),
+        (("--scope", "a*"), "the scope 'a*' is not allowed (did you mean `a.*`?); "),
     ],
 )
 def test_a_period_that_cannot_be_is_refused(used: Run, given: tuple[str, ...], why: str) -> None:

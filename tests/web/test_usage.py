@@ -19,7 +19,8 @@ from .test_keys import JSON
 pytestmark = pytest.mark.parametrize("lane", [False], indirect=True)  # the lane hands all over
 
 SCOPE_RULE = (
-    "the scope 'acme*' is not allowed; a scope is a name, a prefix with `.*` after it, or `*`"
+    "the scope 'acme*' is not allowed (did you mean `acme.*`?); a scope is a name, a prefix with"
+    " `.*` after it, or `*`"
 )
 OCTOBER = "/v1/usage?from=2026-10-01&to=2026-10-31"
 
