@@ -134,7 +134,7 @@ def _middleware(tracers: TracerProvider, meters: MeterProvider) -> Middleware:
     async def traced(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         method = request.method if request.method in METHODS else "_OTHER"
-        about = {"http.request.method": method, "url.scheme": "http"}
+        about = {"http.request.method": method, "url.scheme": request.scheme}
         if resource is not None:
             about["http.route"] = resource.canonical
         began = time.perf_counter()

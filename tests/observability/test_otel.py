@@ -14,7 +14,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.certificates import Files
 from tests.processes import ROOT, STORE, Serving, command
+from tests.web.wire import ask
 
 pytestmark = pytest.mark.process
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -83,7 +85,7 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
-def ask(port: int, *paths: str) -> list[int]:
+def ask_for(port: int, *paths: str) -> list[int]:
     """The statuses."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     found = []
@@ -118,7 +120,7 @@ def test_a_span_of_each_request_and_all_that_is_counted_are_sent_before_the_end(
     with Serving(
         folder, "--store", STORE, "--drain", "0", "--otel", "--workers", workers, env=env
     ) as serving:
-        assert ask(serving.port, "/next?count=3", "/v1/counters/ghost/next") == [200, 404]
+        assert ask_for(serving.port, "/next?count=3", "/v1/counters/ghost/next") == [200, 404]
         assert not collector.spans
         if workers == "1":
             assert LIBRARY in Path(f"/proc/{serving.pid}/maps").read_text()
@@ -140,13 +142,29 @@ def test_a_span_of_each_request_and_all_that_is_counted_are_sent_before_the_end(
     assert sum(points["http.server.request.duration"].values()) == 2
 
 
+async def test_over_tls_spans_and_metrics_say_https(
+    folder: Path, collector: Collector, certificate: Files
+) -> None:
+    env = {**collector.environment, **LATER}
+    with Serving(
+        folder, *TRACED, *certificate.arguments, listen=("https://127.0.0.1:0",), env=env
+    ) as serving:  # fmt: skip
+        answer = await ask(serving.port, "/next?format=json", trust=certificate.trust())
+        assert answer.status == 200
+        stopped(serving)
+    [span] = collector.spans
+    assert "url.scheme=https" in _words(span.attributes)
+    [series] = collector.points["http.server.request.duration"]
+    assert "url.scheme=https" in series
+
+
 def test_the_standard_variables_hold(folder: Path, collector: Collector) -> None:
     env = {
         **collector.environment, **LATER, "OTEL_SERVICE_NAME": "ids",
         "OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_SAMPLER": "parentbased_always_off",
     }  # fmt: skip
     with Serving(folder, *TRACED, env=env) as serving:
-        ask(serving.port, "/next")  # its caller is sampled
+        ask_for(serving.port, "/next")  # its caller is sampled
         assert ask_by(serving.port, "GET") == 200
         stopped(serving)
     assert [span.parent_span_id.hex() for span in collector.spans] == [PARENT]
@@ -164,7 +182,7 @@ def test_nothing_is_sent_and_nothing_loaded_unless_it_is_asked_for(
 ) -> None:
     env = {**collector.environment, **more}
     with Serving(folder, *QUICK, *arguments, env=env) as serving:
-        assert ask(serving.port, "/next") == [200]
+        assert ask_for(serving.port, "/next") == [200]
         loaded = Path(f"/proc/{serving.pid}/maps").read_text()
         assert LIBRARY not in loaded
         stopped(serving)
@@ -183,7 +201,7 @@ def test_a_client_cannot_create_a_series(folder: Path, collector: Collector) -> 
 def test_an_absent_collector_delays_neither_requests_nor_a_stop(folder: Path) -> None:
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "1"}
     with Serving(folder, *TRACED, env=env) as serving:
-        assert set(ask(serving.port, *["/next"] * 50)) == {200}
+        assert set(ask_for(serving.port, *["/next"] * 50)) == {200}
         stopped(serving)
 
 
