@@ -75,8 +75,9 @@ class Certificate:
         """The context that serves the next connection."""
         return self._in_use.context
 
-    def renew(self) -> None:
-        """Read the files again; if they cannot be used, nothing changes but the log."""
+    def renew(self, *, is_news: bool = True) -> bool:
+        """Read the files again; return True if they are in use from now on. If they cannot be used,
+        nothing changes but the log. If it `is_news`, the log also has what is used from now on."""
         self._read_as = self._state()
         try:
             found = read(*self._files)
@@ -88,20 +89,25 @@ class Certificate:
                 error,
                 extra={"action": "certificate_refused"},
             )
-            return
+            return False
         self._in_use = found
         self._warned_at = float("-inf")
-        log.info(
-            "certificate in use from now on: %s", found, extra={"action": "certificate_renewed"}
-        )
+        if is_news:
+            log.info(
+                "certificate in use from now on: %s", found, extra={"action": "certificate_renewed"}
+            )
+        return True
 
-    def look(self) -> None:
-        """Read files again that have changed, and not since the last look."""
-        state = self._state()
+    def look(self) -> bool:
+        """Read files again that have changed, and not since the last look. Return True if they are
+        in use from now on. Of the end of the certificate in use, warn once a day."""
+        renewed, state = False, self._state()
         if state not in (self._read_as, self._looked_like):
             self._looked_like = state
         elif state != self._read_as:
-            self.renew()
+            renewed = self.renew()
+        self.warn()
+        return renewed
 
     def warn(self) -> None:
         """Log, once a day, that the end of the certificate is near or over."""
@@ -116,12 +122,10 @@ class Certificate:
                 extra={"action": "certificate_ends"},
             )
 
-    async def watch(self, *, warn: bool) -> NoReturn:
-        """Look at the files until cancelled; `warn` also of the end of the certificate."""
+    async def watch(self) -> NoReturn:
+        """Look at the files until cancelled."""
         while True:
             self.look()
-            if warn:
-                self.warn()
             await asyncio.sleep(LOOK_S)
 
     def _state(self) -> tuple[tuple[int, ...], ...]:

@@ -30,7 +30,7 @@ def factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
 
 
 @contextmanager
-def on_signals(call: Callable[[], None], *numbers: signal.Signals) -> Iterator[None]:
+def on_signals(call: Callable[[], object], *numbers: signal.Signals) -> Iterator[None]:
     """Have the running loop call a function at each of these signals, in place of what was done."""
     import asyncio
 

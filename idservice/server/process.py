@@ -8,9 +8,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from random import SystemRandom
 
 from aiohttp import web
@@ -95,7 +96,10 @@ async def serve(
     # Ctrl-C in a terminal reaches supervisor and workers alike: only the supervisor listens to it.
     numbers = set(stop_signals.numbers()) | ({signal.SIGINT} if link is None else set())
     hangup = numbers & {signal.SIGHUP}
-    renew = bound.certificate.renew if bound.certificate is not None else switch.stop
+    # What a worker reads again, its supervisor has read and logged before.
+    renew: Callable[[], object] = switch.stop
+    if bound.certificate is not None:
+        renew = partial(bound.certificate.renew, is_news=link is None)
     with (
         loop.on_signals(switch.on_signal, *numbers - hangup),
         # A closing terminal sends it twice, systemd after SIGTERM: it is never a second request.
@@ -147,14 +151,13 @@ async def _serve(
     around = await _telemetry(settings, service, view, stack)
     deadline = clock() + settings.store_wait
     await startup.reach(store, random, create=create, deadline=deadline)
-    speaks = link is None or link.number == FIRST_WORKER
-    if speaks:
+    if link is None or link.number == FIRST_WORKER:
         await startup.log_findings(store, settings.require_keys, time.time)
     await _enter(service, meter, link, stack)
     await startup.warm(service, deadline=deadline)
     service.spawn(loop_lag.watch(service.lag))
-    if bound.certificate is not None:
-        service.spawn(bound.certificate.watch(warn=speaks))
+    if bound.certificate is not None and link is None:
+        service.spawn(bound.certificate.watch())
 
     slot = link.slot if link is not None else AcceptSlot()
     limit = ConnectionLimit(most, slot.set_count, idle_s=settings.idle_timeout, refused_most=more)

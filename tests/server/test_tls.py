@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Files, write
-from tests.processes import STORE, Serving, command, until
+from tests.processes import START_S, STORE, Serving, command, until
 from tests.web.wire import ask, connected, request
 
 pytestmark = pytest.mark.process
@@ -26,7 +26,7 @@ async def serials(port: int, trust: ssl.SSLContext) -> set[int]:
         return {int(number, 16) for number in shown}
 
 
-async def test_workers_renew_their_certificate_and_no_request_is_lost(
+async def test_workers_renew_their_certificate_lose_no_request_and_it_is_said_once(
     folder: Path, tmp_path: Path
 ) -> None:
     files = write(tmp_path, serial=1)
@@ -43,8 +43,15 @@ async def test_workers_renew_their_certificate_and_no_request_is_lost(
                     assert answer.status == 200
                     ids.append(int(answer.body))
 
-    def renewed() -> set[int | None]:
-        return {one.get("worker") for one in serving.records("certificate_renewed")}
+    def said(action: str) -> list[int | None]:
+        """The workers that logged it; None is the supervisor."""
+        return [one.get("worker") for one in serving.records(action)]
+
+    async def hung_up(action: str) -> None:
+        """SIGHUP, and what the supervisor says to it."""
+        before = len(said(action))
+        serving.process.send_signal(signal.SIGHUP)
+        await until(lambda: len(said(action)) > before)
 
     with Serving(folder, *more, listen=LISTEN) as serving:
         port = serving.port
@@ -52,24 +59,27 @@ async def test_workers_renew_their_certificate_and_no_request_is_lost(
         assert await serials(port, trust) == {1}
         async with asyncio.TaskGroup() as group:
             load = [group.create_task(client(kept=kept)) for kept in (True, True, False)]
-            serving.process.send_signal(signal.SIGHUP)  # reads also what has not changed
-            await until(lambda: renewed() == {None, 0, 1})
             write(tmp_path, serial=2)
             trust.load_verify_locations(files.cert)
-            serving.process.send_signal(signal.SIGHUP)
-            await until(lambda: len(serving.records("certificate_renewed")) >= 6)
-            assert await serials(port, trust) == {2}
+            await hung_up("certificate_renewed")
+            async with asyncio.timeout(START_S):
+                while await serials(port, trust) != {2}:
+                    await asyncio.sleep(0.1)
             before = len(ids)
             await until(lambda: len(ids) > before + 100)
+            good = files.key.read_bytes()
             files.key.write_text("spoilt")
-            serving.process.send_signal(signal.SIGHUP)
-            await until(lambda: len(serving.records("certificate_refused")) >= 3)
+            await hung_up("certificate_refused")
             assert await serials(port, trust) == {2}
+            files.key.write_bytes(good)
+            await hung_up("certificate_renewed")
+            await hung_up("certificate_renewed")  # it reads also what has not changed
             for task in load:
                 task.cancel()
         assert len(ids) == len(set(ids))
         serving.terminate()
         assert serving.end() == 0
+        assert set(said("certificate_renewed") + said("certificate_refused")) == {None}
     assert "Traceback" not in serving.output
 
 

@@ -48,7 +48,7 @@ class SupervisorLink:
 
     @asynccontextmanager
     async def held(
-        self, end: Callable[[], None], renew: Callable[[], None] = lambda: None
+        self, end: Callable[[], None], renew: Callable[[], object] = lambda: None
     ) -> AsyncIterator[None]:
         """Listen to the supervisor; call `end` when it asks for a stop, or is gone, and `renew`
         when the certificate is to be read. On exit, send the last report, so that nothing that was
@@ -106,7 +106,7 @@ class SupervisorLink:
         stream: asyncio.StreamReader,
         group: asyncio.TaskGroup,
         end: Callable[[], None],
-        renew: Callable[[], None],
+        renew: Callable[[], object],
     ) -> None:
         reader = messages.MessageReader()
         with suppress(ConnectionError):

@@ -18,6 +18,7 @@ from contextlib import suppress
 from enum import Enum
 
 from idservice.core.timeouts import backoff
+from idservice.server.certificate import LOOK_S
 from idservice.server.exits import EXIT_FAILURE, EXIT_OK, ending
 from idservice.server.shutdown import STOP_MAX_S
 from idservice.server.sockets import Sockets
@@ -108,7 +109,7 @@ class Supervisor:
         self._restarts = 0
         self._collecting: list[Collecting] = []
         self._number = 0  # of the last request to report
-        self._ask_at = self._full_at = 0.0
+        self._ask_at = self._full_at = self._look_at = 0.0
         self._code = EXIT_OK
 
     def run(self) -> int:
@@ -274,11 +275,14 @@ class Supervisor:
     # --- watching --------------------------------------------------------------------------------
 
     def _watch(self, now: float, elapsed: float) -> None:
-        """Ask all workers to report, and kill those that hang."""
+        """Look at the certificate, ask all workers to report, and kill those that hang."""
+        certificate = self._sockets.certificate
+        if certificate is not None and now >= self._look_at:
+            self._look_at = now + LOOK_S
+            if certificate.look():  # a worker that is forked later begins with it
+                self._renew()
         if now >= self._ask_at:
             self._ask_at = now + ASK_S
-            if self._sockets.certificate is not None:
-                self._sockets.certificate.look()  # a worker begins with it as it is here
             prompt = [one for one in self._workers.values() if one.reported >= one.requested]
             full = now >= self._full_at
             if full:
@@ -300,6 +304,11 @@ class Supervisor:
         if now >= self._give_up_at:
             self._give_up_at = float("inf")
             self._kill_all()
+
+    def _renew(self) -> None:
+        """Have all workers read the certificate again."""
+        for worker in self._workers.values():
+            self._send(worker, messages.Renew())
 
     def _kill(self, worker: WorkerProcess) -> None:
         """End a process at once. That is safe at any time, and costs a gap at worst."""
@@ -375,9 +384,8 @@ class Supervisor:
         """Begin the stop; a second signal ends all at once, but for SIGHUP: see `serve`. With a
         certificate, SIGHUP has everybody read it again."""
         if number == signal.SIGHUP and self._sockets.certificate is not None:
-            self._sockets.certificate.renew()
-            for worker in self._workers.values():
-                self._send(worker, messages.Renew())
+            if self._sockets.certificate.renew():
+                self._renew()
             return
         if not self._stopping:
             self._stop()
