@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import re
 import threading
 from itertools import combinations, count
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.processes import START_S, STORE, Serving, command, until
+from tests.processes import ROOT, START_S, STORE, Serving, command, until
 
 from . import prometheus
 from .prometheus import FOLDER
@@ -20,6 +21,12 @@ DASHBOARD = json.loads((FOLDER / "grafana/dashboards/idservice.json").read_text(
 PROVISIONING = FOLDER / "grafana/provisioning"
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+REFERENCE = ROOT / "docs/reference/metrics.md"
+LEFT_OUT = {
+    "idservice_shard_moves_total",  # how sharding works inside: nothing to act upon
+    "idservice_tally_reads_total",  # the same of reads, which cost little
+    "idservice_wait_seconds_total",  # the waits, and the time of a reservation, tell as much
+}
 CHOSEN = {"$__rate_interval": "10s", "$instance": ".*", "$counter": ".*", "$tally": ".*"}
 
 
@@ -54,6 +61,8 @@ class Load(threading.Thread):
             connection.request("GET", self.PATHS[number % len(self.PATHS)], headers=self._shown)
             connection.getresponse().read()
             if number % len(self.PATHS) == 0:
+                connection.request("GET", "/next")  # without the key
+                connection.getresponse().read()
                 headers = {"Idempotency-Key": f"k{number}", "Content-Type": "application/json"}
                 headers |= self._shown
                 connection.request("POST", "/v1/tallies/gifts/add", '{"amount": 1}', headers)
@@ -92,6 +101,14 @@ def test_every_expression_returns_a_series_of_a_service_under_load(
             asyncio.run(until(lambda: not unheard(), START_S, f"nothing of {unheard()}"))
             rules = one.get("api/v1/rules")["groups"][0]["rules"]
             assert {rule["health"] for rule in rules} == {"ok"}
+
+
+def test_each_metric_is_on_the_dashboard_or_in_an_alert_or_left_out_knowingly() -> None:
+    asked = " ".join([*EXPRESSIONS, (FOLDER / "rules.yml").read_text()])
+    shown = {re.sub("_bucket$", "", name) for name in re.findall(r"\bidservice_\w+", asked)}
+    documented = set(re.findall(r"### `(\w+)`", REFERENCE.read_text()))
+    assert len(documented) > 30
+    assert documented - shown == LEFT_OUT
 
 
 def test_no_two_panels_share_a_number_or_a_place() -> None:
