@@ -17,6 +17,7 @@ from idservice.core.writer import Batch
 from idservice.stores.records import Counter
 from idservice.stores.sqlite.connection import BUSY_TIMEOUT_S
 from idservice.stores.sqlite.file_identity import born
+from idservice.stores.sqlite.file_past import MARKS
 from idservice.stores.sqlite.store import SQLiteStore
 
 
@@ -137,6 +138,43 @@ async def test_an_older_copy_written_into_the_file_is_noticed(tmp_path: Path, us
                 await store.reserve(counter, count=100, seen=0, room=1000)
         with pytest.raises(errors.StoreReplaced, match="replaced while in use"):
             await store.verify()
+
+
+@pytest.mark.parametrize("others", [1, MARKS + 1])
+async def test_an_older_copy_is_noticed_though_others_wrote_as_much_into_it(
+    tmp_path: Path, others: int
+) -> None:
+    """While the instance was paused, or between two of its looks. Each write has a mark."""
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store, SQLiteStore(str(path)) as cold:
+        counter = await begun(store)
+        before = path.read_bytes()
+        await store.reserve(counter, count=100, seen=0, room=10**9)
+        with path.open("r+b") as file:
+            file.write(before)
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("BEGIN")
+            for _ in range(others - 1):
+                database.execute("UPDATE position SET next = next + 1, mark = mark + 1")
+            database.execute("COMMIT")
+        await cold.reserve(counter, count=10, seen=0, room=10**9)
+        if others > MARKS:  # the mark that would tell is gone, as the guarantees say
+            await store.revision()
+        else:
+            with pytest.raises(errors.NotApplied, match="replaced"):
+                await store.revision()
+            with pytest.raises(errors.StoreReplaced, match="replaced while in use"):
+                await store.verify()
+
+
+async def test_writes_of_others_are_no_reason_to_take_a_file_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "ids.db"
+    async with SQLiteStore(str(path)) as store, SQLiteStore(str(path)) as other:
+        counter = await begun(store)
+        for _ in range(3):
+            await store.revision()
+            await other.reserve(counter, count=10, seen=0, room=1000)
+            await store.reserve(counter, count=10, seen=0, room=1000)
 
 
 async def test_what_an_earlier_version_reserved_is_counted_too(tmp_path: Path) -> None:

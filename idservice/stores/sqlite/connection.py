@@ -17,12 +17,16 @@ import msgspec
 
 from idservice import errors
 from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding, refusal
-from idservice.stores.sqlite import file_identity, transactions
+from idservice.stores.sqlite import file_identity, file_past
 from idservice.stores.sqlite.file_identity import NOT_OPENED, file_at
 
 # How long a write waits for another process's: less than a request waits and a refill may take
 # (2 s), so that what is told is the lock, and that nothing was applied.
 BUSY_TIMEOUT_S = 1.5
+
+# SQLite believes the pages in its memory while a file has as many writes as when they were read:
+# also if an older copy was written into it, and then as much.
+FORGET_PAGES = "PRAGMA shrink_memory"
 
 BUSY = "another process keeps it so; see which"
 
@@ -42,7 +46,7 @@ class FileConnection:
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None
         self._pin = -1
-        self._writes = 0  # the highest number of writes that this process saw in the file
+        self._last = file_past.NO_WRITE  # of the file, as far as this process saw
 
     def open(self) -> None:
         """Start the thread. The file is opened by the first operation."""
@@ -146,7 +150,9 @@ class FileConnection:
         """
         if self.file_id not in (NOT_OPENED, file_at(self.path)):
             return True
-        return self._writes > 0 and transactions.writes(self.connect()) < self._writes
+        database = self.connect()
+        database.execute(FORGET_PAGES)
+        return not file_past.follows(database, file_past.last_write(database), self._last)
 
     def _checked(self) -> sqlite3.Connection:
         """Return the connection if the path still leads to the file that is open.
@@ -156,6 +162,7 @@ class FileConnection:
         """
         before = self.file_id
         database = self.connect()
+        database.execute(FORGET_PAGES)
         if file_at(self.path) != self.file_id or before not in (NOT_OPENED, self.file_id):
             self.file_id = before
             raise self._replaced()
@@ -167,16 +174,17 @@ class FileConnection:
             store=self.address, action="every request", why=replaced(self.address).sentence
         )
 
-    def _saw(self, writes: int) -> None:
-        """Raise NotApplied if an older copy was written into the file: its count went back."""
-        if writes < self._writes:
+    def _look(self, database: sqlite3.Connection) -> None:
+        """Raise NotApplied if an older copy was written into the file: it lacks a write."""
+        last = file_past.last_write(database)
+        if not file_past.follows(database, last, self._last):
             raise self._replaced()
-        self._writes = writes
+        self._last = last
 
     def _read(self, action: str, function: Callable[..., T], arguments: tuple[object, ...]) -> T:
         try:
             database = self._checked()
-            self._saw(transactions.writes(database))
+            self._look(database)
             return function(database, *arguments)
         except msgspec.DecodeError as error:
             why = f"this version cannot read an entry: {error}; was a newer one used?"
@@ -190,9 +198,9 @@ class FileConnection:
         try:
             database = self._checked()
             database.execute("BEGIN IMMEDIATE")
-            self._saw(transactions.writes(database))
+            self._look(database)
             result = function(database, *arguments)
-            writes = transactions.writes(database)
+            last = file_past.last_write(database)
         except errors.IdserviceError:
             self._roll_back()
             raise
@@ -211,7 +219,7 @@ class FileConnection:
                 raise errors.NotApplied(store=self.address, action=action, why=why) from error
             self.disconnect()
             raise errors.OutcomeUnknown(store=self.address, action=action, why=error) from error
-        self._writes = writes
+        self._last = last
         return result
 
     def _why(self, error: Exception) -> str:

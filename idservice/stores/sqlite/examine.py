@@ -19,7 +19,7 @@ from idservice.stores.findings import (
     fine,
     schema_read,
 )
-from idservice.stores.sqlite import transactions
+from idservice.stores.sqlite import file_past
 from idservice.stores.sqlite.connection import is_busy
 from idservice.stores.sqlite.file_identity import MOUNTS, mount_of, other_names
 
@@ -269,7 +269,7 @@ def _identity(
     recorded, written = row
     yield schema_read(str(written), schema)
     inode, born = file
-    birth = transactions.recorded_birth(database)
+    birth = file_past.recorded_birth(database)
     same = recorded == inode and (not birth or not born or birth == born)
     if recorded and not same:  # 0 was set by hand, to accept the file
         yield Finding(

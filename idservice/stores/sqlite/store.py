@@ -12,7 +12,7 @@ from idservice.core.writer import Batch
 from idservice.stores.findings import FAULT, Clock, Finding, refusal
 from idservice.stores.protocol import SentReservation
 from idservice.stores.records import Adopted, Counter, Grant, Position, ShardState, Writers
-from idservice.stores.sqlite import examine, transactions
+from idservice.stores.sqlite import examine, file_past, transactions
 from idservice.stores.sqlite.connection import FileConnection, not_opened, replaced
 from idservice.stores.sqlite.keys import SQLiteKeys
 from idservice.stores.sqlite.tallies import SQLiteTallies
@@ -184,7 +184,7 @@ class SQLiteStore:
             identity = (secrets.token_hex(16), self._connection.inode, SCHEMA)
             database.execute("INSERT INTO identity VALUES (?, ?, ?)", identity)
             database.execute("INSERT INTO catalogue VALUES (0)")
-            transactions.add_later_tables(database)
+            file_past.add_later_tables(database)
             self._accept(database, known=False)
             transactions.create(database, first)
             database.execute("COMMIT")
@@ -200,7 +200,7 @@ class SQLiteStore:
         database = self._connection.connect()
         with database:
             database.execute("BEGIN IMMEDIATE")
-            transactions.add_later_tables(database)
+            file_past.add_later_tables(database)
             self._accept(database, known=True)
 
     def _checks(self) -> Iterator[Finding]:
@@ -218,12 +218,12 @@ class SQLiteStore:
         database = self._connection.connect()
         with database:
             database.execute("BEGIN IMMEDIATE")
-            transactions.add_later_tables(database)
+            file_past.add_later_tables(database)
             self._accept(database, known=False)
 
     def _accept(self, database: sqlite3.Connection, *, known: bool) -> None:
         inode, born = self._connection.inode, self._connection.born
-        transactions.accept_file(database, inode, born, known=known)
+        file_past.accept_file(database, inode, born, known=known)
 
     def _examine(self, thorough: bool) -> list[Finding]:
         found: list[Finding] = []

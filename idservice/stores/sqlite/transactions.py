@@ -44,24 +44,6 @@ CREATE TABLE IF NOT EXISTS last_change (
     counter TEXT PRIMARY KEY, change TEXT NOT NULL
 ) STRICT
 """
-# `born` is the birth of the file that had this inode. Triggers count writes, so that earlier
-# versions, which know nothing of the table, count theirs too.
-FILE_TABLES = (
-    """
-CREATE TABLE IF NOT EXISTS file (
-    one INTEGER PRIMARY KEY CHECK (one = 1), inode INTEGER NOT NULL, born INTEGER NOT NULL,
-    writes INTEGER NOT NULL
-) STRICT
-""",
-    """
-CREATE TRIGGER IF NOT EXISTS position_written AFTER UPDATE ON position
-BEGIN UPDATE file SET writes = writes + 1; END
-""",
-    """
-CREATE TRIGGER IF NOT EXISTS catalogue_written AFTER UPDATE ON catalogue
-BEGIN UPDATE file SET writes = writes + 1; END
-""",
-)
 # They are created by the first registration: older files lack them.
 WRITER_TABLES = """
 CREATE TABLE IF NOT EXISTS registrations (
@@ -88,49 +70,6 @@ def exists(database: sqlite3.Connection, table: str) -> bool:
     """Return True if the file has this table."""
     known = "SELECT 1 FROM sqlite_schema WHERE name = ?"
     return database.execute(known, (table,)).fetchone() is not None
-
-
-# --- the file -------------------------------------------------------------------------------------
-
-
-def add_later_tables(database: sqlite3.Connection) -> None:
-    """Bring a file of an earlier version up to date, in a transaction, if that was not done."""
-    if not exists(database, "returned"):
-        database.execute(RETURNED_TABLE)
-    for statement in FILE_TABLES:
-        database.execute(statement)
-    database.execute("INSERT OR IGNORE INTO file VALUES (1, 0, 0, 0)")
-
-
-def accept_file(database: sqlite3.Connection, inode: int, born: int, *, known: bool) -> None:
-    """Record inode and birth of the file; if it is `known`, only what is not recorded yet.
-
-    An operator sets the inode to 0 to accept the file as it is.
-    """
-    (recorded,) = database.execute("SELECT inode FROM identity").fetchone()
-    if not known or recorded == 0:
-        database.execute("UPDATE identity SET inode = ?", (inode,))
-        database.execute("UPDATE file SET inode = ?, born = ?", (inode, born))
-    elif not recorded_birth(database):
-        database.execute("UPDATE file SET inode = ?, born = ?", (inode, born))
-
-
-def recorded_birth(database: sqlite3.Connection) -> int:
-    """Return when the file was created, as it records it; 0 if it does not, or if an earlier
-    version accepted another file since."""
-    if not exists(database, "file"):
-        return 0
-    same = "SELECT born FROM file JOIN identity ON file.inode = identity.inode"
-    row = database.execute(same).fetchone()
-    return int(row[0]) if row else 0
-
-
-def writes(database: sqlite3.Connection) -> int:
-    """Return how many writes the file has seen; 0 if only earlier versions used it."""
-    if not exists(database, "file"):
-        return 0
-    row = database.execute("SELECT writes FROM file").fetchone()
-    return int(row[0]) if row else 0
 
 
 # --- the catalogue --------------------------------------------------------------------------------
