@@ -63,9 +63,11 @@ class StatusQuery:
     find: str = ""
 
 
-def status(snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float) -> Status:
+def status(
+    snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float, partial: bool = False
+) -> Status:
     """Return the status of a service from memory, without a call to the store. `time` is in seconds
-    since 1970."""
+    since 1970. A `partial` snapshot may lack counters that are in use."""
     readings = snapshot.readings
     states = {one.counter: _state(one) for one in readings}
     found = [one for one in readings if wanted.find in one.counter]
@@ -78,7 +80,7 @@ def status(snapshot: Snapshot, wanted: StatusQuery, *, store: str, time: float) 
     levels = [LEVELS[state] for state in states.values()]
     attention = levels.count("bad") + levels.count("warn")
     of_tallies = tally_levels(snapshot.tallies)
-    verdict = _verdict(attention, len(readings), levels.count("ok"), snapshot.store_up)
+    verdict = _verdict(attention, len(readings), levels.count("ok"), snapshot.store_up, partial)
     return Status(
         verdict=f"{verdict}{_of_tallies(of_tallies)}",
         level=_level([*levels, *of_tallies], store_up=snapshot.store_up),
@@ -118,17 +120,22 @@ def _level(levels: Sequence[Level], *, store_up: bool) -> Level:
     return "ok" if levels else "calm"
 
 
-def _verdict(attention: int, in_use: int, serving: int, store_up: bool) -> str:
+def _verdict(attention: int, in_use: int, serving: int, store_up: bool, partial: bool) -> str:
     if attention:
         need = "needs" if attention == 1 else "need"
         said = f"{attention:,} of {_counters(in_use)} {need} attention"
     elif not in_use:
-        said = "No counter is in use yet"
+        said = none_in_use(partial)
     elif not serving:
         said = "No counter serves"
     else:
         said = f"{_counters(serving)} {'serves' if serving == 1 else 'serve'}"
     return f"{said}." if store_up else f"The store does not answer; {said[0].lower()}{said[1:]}."
+
+
+def none_in_use(partial: bool) -> str:
+    """Return the words of a status without a counter. They tell a key nothing of others (K5)."""
+    return "No counter that this key covers is in use" if partial else "No counter is in use yet"
 
 
 def _of_tallies(levels: Sequence[Level]) -> str:

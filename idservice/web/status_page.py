@@ -23,7 +23,7 @@ from aiohttp import web
 
 from idservice.observability import format
 from idservice.observability.readings import ServiceView, seen
-from idservice.observability.status import StatusQuery, status
+from idservice.observability.status import StatusQuery, none_in_use, status
 from idservice.observability.status_records import Status
 from idservice.web.passes import pass_of
 from idservice.web.problems import NO_STORE, BadPage, json_answer
@@ -50,8 +50,9 @@ class StatusRoutes:
         self._clock = clock
 
     async def page(self, request: web.Request) -> web.Response:
-        values = msgspec.to_builtins(await self._status(request))
-        return web.Response(body=PAGE.filled(values), headers={**NO_STORE, **PAGE.headers})
+        values, partial = msgspec.to_builtins(await self._status(request)), _is_partial(request)
+        body = PAGE.filled(values, partial=partial)
+        return web.Response(body=body, headers={**NO_STORE, **PAGE.headers})
 
     async def json(self, request: web.Request) -> web.Response:
         return json_answer(await self._status(request))
@@ -65,7 +66,12 @@ class StatusRoutes:
             wanted,
             store=self._store if by.sees_all else STORE,
             time=self._clock(),
+            partial=_is_partial(request),
         )
+
+
+def _is_partial(request: web.Request) -> bool:
+    return not pass_of(request).sees_all
 
 
 def read_status_query(query: str) -> StatusQuery:
@@ -114,11 +120,12 @@ class PageTemplate:
             "Cross-Origin-Resource-Policy": "same-origin",
         }
 
-    def filled(self, status: dict[str, Any]) -> bytes:
-        """Return the page for a status, whose values are JSON's."""
+    def filled(self, status: dict[str, Any], *, partial: bool = False) -> bytes:
+        """Return the page for a status, whose values are JSON's. A `partial` one is of a key that
+        does not cover all counters."""
         rows = [self._filled_row(counter, status["time"]) for counter in status["counters"]]
         tallies = [self._filled_tally(tally) for tally in status["tallies"]]
-        words = {key: escape(value) for key, value in _words(status).items()}
+        words = {key: escape(value) for key, value in _words(status, partial).items()}
         page = self._page.substitute(
             words, **self._parts, **_visible(status), rows="".join(rows),
             tallies="".join(tallies), time=status["time"],
@@ -163,13 +170,13 @@ class PageTemplate:
         )
 
 
-def _words(status: dict[str, Any]) -> dict[str, str]:
+def _words(status: dict[str, Any], partial: bool) -> dict[str, str]:
     """Return the texts outside the rows of counters, by their names in the template."""
     store, lag = status["store"], status["loop_lag"]
     seconds = status["shortest_runway_seconds"]
     bad = [one for one in status["tallies"] if one["level"] in ("bad", "warn")]
     attention = status["attention"] + len(bad)
-    nothing = "No counter has such a name." if status["in_use"] else "No counter is in use yet."
+    nothing = "No counter has such a name" if status["in_use"] else none_in_use(partial)
     return {
         "title": (f"({attention}) " if attention else "") + "idservice",
         "level": status["level"],
@@ -192,7 +199,7 @@ def _words(status: dict[str, Any]) -> dict[str, str]:
         "find": status["find"],
         "found": f"{status['found']:,} of {status['in_use']:,}",
         "tallies_shown": f"{len(status['tallies']):,} of {status['tallies_in_use']:,}",
-        "nothing": nothing,
+        "nothing": f"{nothing}.",
         "page": f"Page {status['page']} of {status['pages']}",
         "before": _query(status, status["page"] - 1),
         "after": _query(status, status["page"] + 1),

@@ -130,6 +130,21 @@ async def test_the_status_shows_a_key_its_own_and_no_sum_of_others(serve: Serve)
     assert (found["found"], found["counters"]) == (0, [])
 
 
+@IN_AIOHTTP
+@pytest.mark.parametrize("others", [True, False])
+async def test_a_key_that_covers_nothing_in_use_is_told_so_and_nothing_of_others(
+    serve: Serve, others: bool
+) -> None:
+    alone = await serve()
+    if others:
+        await busy(alone)
+    _, key = await alone.make("read", "nothing.*")
+    page = await alone.ask("/", headers=key)
+    shown = (await alone.ask("/v1/status", headers=key)).json
+    assert page.text.count("No counter that this key covers is in use.") == 2
+    assert shown["verdict"] == "No counter that this key covers is in use."
+
+
 async def test_trouble_of_others_is_not_in_the_verdict_nor_in_the_errors() -> None:
     failed = "reserving ids of counter invoices failed"
     scene = scenes.Scene(lambda _: scenes.in_trouble(), store_error=failed, tallies=scenes.sums())
