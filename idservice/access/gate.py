@@ -24,15 +24,24 @@ class Gate:
 
     Without a key it lets everything through unless it `asks`. Without `keys`, as in a sidecar, none
     is judged: the service behind it judges the sidecar's own. `plain` is the URL of a listener that
-    others can overhear: the first key that comes there is warned of.
+    others can overhear: the first key that comes there is warned of. `warned` is a byte, 1 since
+    then; the workers of a listener share it.
     """
 
-    def __init__(self, keys: Keys | None = None, *, asks: bool = False, plain: str = "") -> None:
+    def __init__(
+        self,
+        keys: Keys | None = None,
+        *,
+        asks: bool = False,
+        plain: str = "",
+        warned: memoryview | bytearray | None = None,
+    ) -> None:
         assert keys is not None or not asks
         self.asks = asks
         self._keys = keys
         self._log = RefusalLog(keys) if keys is not None else None
         self._plain = plain  # until it is warned of
+        self._warned = bytearray(1) if warned is None else warned
 
     def judge(self, headers: Sequence[bytes]) -> Pass | errors.IdserviceError | None:
         """Return the pass of a request with these Authorization headers, or the error that refuses
@@ -103,14 +112,15 @@ class Gate:
         self._log.add(error, header, _bearer(header) or "")
 
     def _warn_if_overheard(self) -> None:
-        if self._plain:
+        if self._plain and not self._warned[0]:
+            self._warned[0] = 1
             log.warning(
                 "access keys come over plain HTTP to %s: whoever is on the way can read and use"
                 " them. Listen on https (--tls-cert), or on loopback behind a proxy that does",
                 self._plain,
                 extra={"action": "key_overheard"},
             )
-            self._plain = ""
+        self._plain = ""
 
 
 def _bearer(header: bytes) -> str | None:

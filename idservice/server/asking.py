@@ -23,10 +23,14 @@ def asks(address: Address, asked: str | None) -> bool:
     return asked == "all" or (asked is not None and not address.is_local)
 
 
-def build_gate(keys: Keys | None, address: Address, url: str, asked: str | None) -> Gate:
-    """Return the gate of the listener at an address, whose clients know it by the URL."""
+def build_gate(
+    keys: Keys | None, address: Address, url: str, asked: str | None, warned: memoryview
+) -> Gate:
+    """Return the gate of the listener at an address, whose clients know it by the URL. `warned` is
+    a byte that the gates of this listener share over all workers."""
     is_overheard = not address.is_local and not address.tls
-    return Gate(keys, asks=asks(address, asked), plain=url if is_overheard else "")
+    plain = url if is_overheard else ""
+    return Gate(keys, asks=asks(address, asked), plain=plain, warned=warned)
 
 
 def log_asked(address: Address, url: str, asked: str | None) -> None:

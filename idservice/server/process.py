@@ -249,10 +249,11 @@ def _applications(
         settings.batch_max, settings.range_max, settings.metrics_counters, settings.idle_timeout
     )
     changes = startup.build_key_changes(keys, service.store, SystemRandom())
-    for address, one in bound.data + bound.admin:
+    for number, (address, one) in enumerate(bound.data + bound.admin):
         is_data = (address, one) in bound.data
         url = bound_address(one, tls=address.tls).url
-        gate = asking.build_gate(keys, address, url, settings.require_keys)
+        warned = bound.warned[number : number + 1]
+        gate = asking.build_gate(keys, address, url, settings.require_keys, warned)
         app = build_app(
             service,
             catalogue,

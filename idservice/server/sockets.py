@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import logging
+import mmap
 import os
 import resource
 import socket
@@ -10,7 +11,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from idservice.client import lookup
@@ -37,6 +38,10 @@ class Sockets:
     allow_changes: bool = False
     certificate: Certificate | None = None
     asked: str | None = None  # the setting `require_keys`
+    # A byte for each socket in memory that workers share: see `Gate`.
+    warned: memoryview = field(
+        default_factory=lambda: memoryview(mmap.mmap(-1, mmap.PAGESIZE)), compare=False
+    )
 
     @property
     def control_on_data(self) -> bool:

@@ -2,6 +2,7 @@
 does not."""
 
 import logging
+import os
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ from idservice.core.access_key import Role
 from idservice.observability.store_health import StoreHealth
 from idservice.server import asking
 from idservice.server.listen_address import Address
+from idservice.server.sockets import Sockets
 from tests.simulation import loop
 from tests.simulation.store import SimStore
 
@@ -87,7 +89,11 @@ async def overheard(address: Address) -> None:
     keys = Keys(store, health=StoreHealth(), read_s=1.0, clock=lambda: NOW)
     changes = KeyChanges(store.keys, random=Random(2), clock=lambda: NOW)
     _, text = await changes.create(Role.USE, ["a"])
-    gates = [asking.build_gate(keys, address, address.url, None) for _ in range(2)]
+    flags = memoryview(bytearray(2))  # of two listeners, each with a gate in two workers
+    gates = [
+        asking.build_gate(keys, address, address.url, None, flags[number : number + 1])
+        for number in (0, 0, 1, 1)
+    ]
     for gate in (*gates, *gates):
         await gate.admit([])
         await gate.admit([b"Basic abc"])
@@ -102,6 +108,16 @@ def test_a_key_over_plain_http_is_warned_of_once_per_listener(
     warned = [one for one in caplog.records if one.getMessage().startswith("access keys come")]
     assert len(warned) == times
     assert "idk_" not in caplog.text
+
+
+@pytest.mark.process
+def test_the_workers_of_a_listener_share_what_was_warned_of() -> None:
+    bound = Sockets([], [])
+    if not (child := os.fork()):
+        bound.warned[0] = 1
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bytes(bound.warned[:2]) == b"\1\0"
 
 
 def test_doctor_advises_where_others_may_take_ids_without_a_key() -> None:
