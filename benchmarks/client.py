@@ -32,7 +32,7 @@ WORDS = {
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `client`."""
-    count, rounds, most = (20_000, 1, 200_000) if quick else (300_000, 2 * ROUNDS, 10_000_000)
+    count, rounds, most = (5_000, 1, 50_000) if quick else (300_000, 2 * ROUNDS, 10_000_000)
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         store = f"sqlite:{Path(folder) / 'client'}"
         with serving("--store", store, "--init") as (port, _, _):

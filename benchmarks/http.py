@@ -7,9 +7,6 @@ more time than the servers it measures, and cannot vary its requests. What is no
 left out, and said so.
 """
 
-import re
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.load import flat_out
+from benchmarks.load import LoadRun, flat_out
 from benchmarks.measure import (
     ROUNDS,
     Row,
@@ -31,8 +28,8 @@ from benchmarks.measure import (
 from benchmarks.picture import Bar, bars
 from benchmarks.processes import ROOT, on_load_core, serving
 from benchmarks.rivals import KINDS, Rival, redis_load
+from benchmarks.wrk import CONNECTIONS, MISSING, PATIENCE_S, run_wrk
 
-CONNECTIONS = 64
 OURS = {  # the modules that serve, and what else they are told
     "plain": ("benchmarks.plain",),
     "uvloop": ("benchmarks.plain", "--loop", "uvloop"),
@@ -48,7 +45,6 @@ HEADERS = {  # with Host, eight
     "DNT": "1",
 }
 VARIED = ROOT / "benchmarks" / "wrk.lua"
-NO_WRK = "wrk is not installed"
 PLAIN = "plain aiohttp application"
 WORDS = {
     "idservice": "idservice",
@@ -79,50 +75,38 @@ def wrk(
     varied: bool = False,
     threads: int = 1,
     connections: int = CONNECTIONS,
-    patience_s: int = 2,
+    patience_s: int = PATIENCE_S,
     scheme: str = "http",
-) -> int:
-    """Load by wrk; how many requests were answered, each within `patience_s`.
-
-    wrk takes whole seconds. In a toy size it is told to end earlier, as by Ctrl-C.
-    """
-    arguments = ["timeout", "--preserve-status", "--signal=INT", f"{seconds}"] * (seconds < 1)
-    arguments += ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}"]
-    arguments += [f"--timeout={patience_s}"]
-    for name, value in headers.items():
-        arguments += ["-H", f"{name}: {value}"]
+) -> LoadRun:
+    """Load by wrk as callers send it, with `headers`; all is answered with success."""
+    flags = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
     if varied:
-        arguments += ["-s", str(VARIED)]
-    said = subprocess.run(
-        [*arguments, f"{scheme}://127.0.0.1:{port}{path}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    check("Non-2xx" not in said and "Socket errors" not in said, said)
-    found = re.search(r"(\d+) requests in", said)
-    check(found is not None, said)
-    assert found
-    return int(found[1])
+        flags += ["-s", str(VARIED)]
+    url = f"{scheme}://127.0.0.1:{port}{path}"
+    ran = run_wrk(
+        url, seconds, *flags, threads=threads, connections=connections, patience_s=patience_s
+    )
+    check(not ran.refused, f"{ran.refused} of {ran.answered} requests for {path} were refused")
+    return ran
 
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `http`."""
-    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2)
     per_second: dict[str, list[float]] = {}
 
-    def measure(name: str, rival: Rival, load: Callable[[], int]) -> float:
+    def measure(name: str, rival: Rival, load: Callable[[], LoadRun]) -> float:
         """Microseconds of CPU per request in one round."""
         before = [cpu_seconds(pid) for pid in rival.pids]
-        answered = load()
+        ran = load()
         spent = sum(cpu_seconds(pid) - was for pid, was in zip(rival.pids, before, strict=True))
-        per_second.setdefault(name, []).append(answered / round_s)
-        return spent / answered * 1e6
+        per_second.setdefault(name, []).append(ran.per_second)
+        return spent / ran.answered * 1e6
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())
-        loads = _loads(folder, stack, round_s, warm_s=0.1 if quick else 1.0)
+        loads = _loads(folder, stack, round_s, warm_s=0.02 if quick else 1.0)
         us = interleaved(
             {name: partial(measure, name, *load) for name, load in loads.items()}, rounds
         )
@@ -141,25 +125,24 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-def _own_load(port: int, seconds: float) -> int:
-    """Load by this package; how many requests were answered."""
+def _own_load(port: int, seconds: float) -> LoadRun:
+    """Load by this package."""
     return flat_out(port, connections=CONNECTIONS, seconds=seconds, headers=HEADERS)
 
 
 def _loads(
     folder: Path, stack: ExitStack, round_s: float, *, warm_s: float
-) -> dict[str, tuple[Rival, Callable[[], int]]]:
+) -> dict[str, tuple[Rival, Callable[[], LoadRun]]]:
     """Every candidate that can be started here, running and warm, and the load on it."""
-    has_wrk = shutil.which("wrk") is not None
-    loads: dict[str, tuple[Rival, Callable[[], int]]] = {}
+    loads: dict[str, tuple[Rival, Callable[[], LoadRun]]] = {}
     for name, (module, *more) in OURS.items():
         store = ("--store", f"sqlite:{folder / 'http'}", "--init")
         port, child, _ = stack.enter_context(serving(*store, *more, module=module))
         rival = Rival(port, (child.pid,))
         # Warms up, and sees that what is measured is right.
         flat_out(port, connections=CONNECTIONS, seconds=warm_s)
-        loads[name] = (rival, partial(wrk if has_wrk else _own_load, port, round_s))
-        if name == "idservice" and has_wrk:
+        loads[name] = (rival, partial(_own_load if MISSING else wrk, port, round_s))
+        if name == "idservice" and not MISSING:
             loads["varied"] = (rival, partial(wrk, port, round_s, varied=True))
     for name, kind in KINDS.items():
         if kind.missing:
@@ -182,7 +165,7 @@ def _compared(us: dict[str, list[float]], one: str, other: str, goal: float | No
     missing = [name for name in (one, other) if name not in us]
     if missing:
         kind = KINDS.get(missing[0])
-        return Row(what, None, goal=goal, note=kind.missing if kind else NO_WRK)
+        return Row(what, None, goal=goal, note=kind.missing if kind else MISSING)
     note = f"{median(us[one]):.2f} µs beside {median(us[other]):.2f} µs"
     return Row(what, ratio(us[one], us[other]), "×", goal=goal, note=note)
 

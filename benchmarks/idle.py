@@ -55,13 +55,13 @@ class Idle:
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `idle`."""
-    rounds, watched_s = (1, 0.5) if quick else (5, 12.0)
+    rounds, watched_s, warm = (1, 0.5, 30) if quick else (5, 12.0, WARM)
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         store = f"sqlite:{Path(folder) / 'idle'}"
         sqlite = [_idle(store, watched_s) for _ in range(rounds)]
-        connections = _per_connection(store, 50 if quick else CONNECTIONS)
+        connections = _per_connection(store, 50 if quick else CONNECTIONS, warm)
         dynamodb = _on_dynamodb(rounds, watched_s)
-    counter = asyncio.run(_per_counter(500 if quick else COUNTERS))
+    counter = asyncio.run(_per_counter(100 if quick else COUNTERS))
     return [*_rows("SQLite", sqlite, GOAL_MB), *dynamodb, *connections, counter]
 
 
@@ -119,8 +119,8 @@ def _engine() -> tuple[str, list[str]] | None:
     return None
 
 
-def _per_connection(store: str, count: int) -> list[Row]:
-    may_open(count + WARM)
+def _per_connection(store: str, count: int, warm: int) -> list[Row]:
+    may_open(count + warm)
     with serving("--store", store) as (port, child, _), ExitStack() as stack:
 
         def answered(connection: Connection) -> None:
@@ -132,7 +132,7 @@ def _per_connection(store: str, count: int) -> list[Row]:
             return (resident_mb(child.pid) - before) * MB / KIB / count
 
         with Connection(port) as first:
-            for _ in range(WARM):
+            for _ in range(warm):
                 answered(first)
                 ask(first, OTHER, 200)
         before = resident_mb(child.pid)

@@ -7,9 +7,6 @@ core, 64 connections from wrk on the other, flat out.
 
 import asyncio
 import logging
-import re
-import shutil
-import subprocess
 import tempfile
 from contextlib import ExitStack
 from functools import partial
@@ -17,15 +14,14 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from benchmarks.http import NO_WRK
 from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, interleaved, ratio, spread
 from benchmarks.processes import ROOT, free_port, on_load_core, serving
+from benchmarks.wrk import CONNECTIONS, MISSING, run_wrk
 from idservice.access.changes import KeyChanges
 from idservice.core.access_key import MARK, RANDOM_NUMBERS, Role, key_text
 from idservice.stores import open_store
 from idservice.stores.protocol import has_catalogue
 
-CONNECTIONS = 64
 WRONG = 10_000  # keys that nobody made, in turns: more than are remembered
 SCRIPT = ROOT / "benchmarks" / "keys.lua"
 ONE, EACH, TWO = "one key", "64 keys, one per connection", "two keys in turns on each connection"
@@ -36,11 +32,11 @@ GOALS: dict[str, float | None] = {ONE: 1.03, EACH: 1.05, TWO: None, SAME: 2.0, O
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `keys`."""
-    if shutil.which("wrk") is None:
+    if MISSING:
         return [
-            Row(_what(words, ONE), None, goal=goal, note=NO_WRK) for words, goal in GOALS.items()
+            Row(_what(words, ONE), None, goal=goal, note=MISSING) for words, goal in GOALS.items()
         ]
-    rounds, round_s, many = (1, 0.2, 4) if quick else (ROUNDS, 2.0, CONNECTIONS)
+    rounds, round_s, many = (1, 0.05, 4) if quick else (ROUNDS, 2.0, CONNECTIONS)
     random = Random(1)
     wrong = [key_text(Role.USE, numbers(random)) for _ in range(many if quick else WRONG)]
     with ExitStack() as stack:
@@ -103,17 +99,8 @@ def cost(
     pid: int, port: int, seconds: float, threads: int, *shown: str, served: bool = True
 ) -> float:
     """Return microseconds of CPU per request in one round; all are `served`, or none is."""
-    toy = ["timeout", "--preserve-status", "--signal=INT", f"{seconds}"] * (seconds < 1)
-    wrk = [*toy, "wrk", f"-t{threads}", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}"]
-    before = cpu_seconds(pid)
-    said = subprocess.run(
-        [*wrk, "-s", str(SCRIPT), f"http://127.0.0.1:{port}/next", "--", *shown],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    spent = cpu_seconds(pid) - before
-    found = re.search(r"(\d+) requests in", said)
-    check(found is not None and found[1] != "0", said)
-    assert found is not None
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-    check((refused[1] if refused else "0") == ("0" if served else found[1]), said)
-    return spent / int(found[1]) * 1e6
+    before, url = cpu_seconds(pid), f"http://127.0.0.1:{port}/next"
+    ran = run_wrk(url, seconds, "-s", str(SCRIPT), script=shown, threads=threads)
+    right = 0 if served else ran.answered
+    check(ran.refused == right, f"{ran.refused} of {ran.answered} were refused, not {right}")
+    return (cpu_seconds(pid) - before) / ran.answered * 1e6

@@ -4,9 +4,6 @@ As `http`: the server runs on one core, 64 connections from wrk on the other, fl
 Where the client closes its connection each time, it is compared with net/http of Go instead.
 """
 
-import re
-import shutil
-import subprocess
 import tempfile
 from contextlib import ExitStack
 from functools import partial
@@ -16,8 +13,8 @@ from statistics import median
 from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, interleaved, ratio, spread
 from benchmarks.processes import ROOT, on_load_core, serving
 from benchmarks.rivals import KINDS as RIVALS
+from benchmarks.wrk import MISSING, run_wrk
 
-CONNECTIONS = 64
 SCRIPT = ROOT / "benchmarks" / "kinds.lua"
 GET = "GET /next"
 CLOSING, GO = "Connection: close", "Connection: close, net/http of Go"
@@ -37,9 +34,9 @@ CLOSING_GOAL = 1.2
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `kinds`."""
-    if shutil.which("wrk") is None:
-        return [Row("kinds: CPU of each kind of request", None, note="wrk is not installed")]
-    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2.0)
+    if MISSING:
+        return [Row("kinds: CPU of each kind of request", None, note=MISSING)]
+    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2.0)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())
@@ -77,16 +74,7 @@ def cost(
     pid: int, port: int, seconds: float, method: str, path: str, header: tuple[str, ...]
 ) -> float:
     """Return microseconds of CPU per request in one round."""
-    toy = ["timeout", "--preserve-status", "--signal=INT", f"{seconds}"] * (seconds < 1)
-    wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}", "-s", str(SCRIPT)]
-    before = cpu_seconds(pid)
-    said = subprocess.run(
-        [*toy, *wrk, f"http://127.0.0.1:{port}/next", "--", method, path, *header],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    spent = cpu_seconds(pid) - before
-    check("Non-2xx" not in said, said)
-    found = re.search(r"(\d+) requests in", said)
-    check(found is not None and found[1] != "0", said)
-    assert found is not None
-    return spent / int(found[1]) * 1e6
+    before, url = cpu_seconds(pid), f"http://127.0.0.1:{port}/next"
+    ran = run_wrk(url, seconds, "-s", str(SCRIPT), script=(method, path, *header))
+    check(not ran.refused, f"{ran.refused} of {ran.answered} requests for {path} were refused")
+    return (cpu_seconds(pid) - before) / ran.answered * 1e6

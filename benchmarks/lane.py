@@ -40,7 +40,7 @@ CREATE = (
 
 def run(quick: bool) -> list[Row]:
     """Rows of `lane`."""
-    rounds, round_s, count = (1, 0.2, 4) if quick else (ROUNDS, 1.0, CONNECTIONS)
+    rounds, round_s, count = (1, 0.03, 4) if quick else (ROUNDS, 1.0, CONNECTIONS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())
@@ -63,7 +63,7 @@ def run(quick: bool) -> list[Row]:
         candidates = {}
         for words, (request, status) in {NONE: ("", 0), **OTHERS}.items():
             opened = [stack.enter_context(Connection(port)) for _ in range(count)]
-            drive(opened, 0.1 if quick else 0.5)
+            drive(opened, 0.02 if quick else 0.5)
             for number, connection in enumerate(opened):
                 if request:
                     ask(connection, request.format(number=number, host=HOST), status)

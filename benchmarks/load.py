@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Self
 
 from benchmarks.measure import check
@@ -21,6 +22,21 @@ from idservice.server import loop
 
 STALL_MAX_S = 10.0
 HELD_UP_S = 0.0005  # a request this late was held up by more than the work of sending
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRun:
+    """One run of a load: the requests that were answered, the seconds that it ran, and of the
+    requests those that were `refused`: neither 2xx nor 3xx."""
+
+    answered: int
+    seconds: float
+    refused: int = 0
+
+    @property
+    def per_second(self) -> float:
+        """Answers per second."""
+        return self.answered / self.seconds
 
 
 class Connection:
@@ -145,8 +161,8 @@ def at_rate(targets: Sequence[Target], clock: Clock, rate: float, seconds: float
 
 def flat_out(
     port: int, *, connections: int, seconds: float, headers: Mapping[str, str] | None = None
-) -> int:
-    """Put the load of `idservice bench` on a server; return the number of answers.
+) -> LoadRun:
+    """Put the load of `idservice bench` on a server.
 
     Each connection asks again as soon as it is answered. All ids must be distinct.
     """
@@ -157,7 +173,7 @@ def flat_out(
     results.distinct.settle()
     check(not results.errors and not results.unanswered, f"{results.errors}")
     check(results.succeeded > 0 and not results.distinct.repeated, f"{results.distinct.examples}")
-    return results.succeeded
+    return LoadRun(results.succeeded, seconds)
 
 
 def _no_timer(ns: int) -> None:

@@ -16,10 +16,8 @@ from benchmarks.load import Connection
 from benchmarks.measure import Row, check, distinct
 from benchmarks.processes import get, on_load_core, serving
 
-IN_TIME_S = 0.2  # an answer that takes longer waited for the store
 LOW = 0.56  # of what is held after a refill; the next one is begun at half
 STEADY = 1.05  # beside the refill before
-PATIENCE = 5  # runways until memory has been through a whole round
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +27,22 @@ class Size:
     runway_s: int = 30
     rate: int = 200
     goal_s: float = 25.0
+    in_time_s: float = 0.2  # an answer that takes longer waited for the store
+    wait_s: int = 1  # of a request, for the store
+    patience: int = 5  # runways until memory has been through a whole round
 
 
-QUICK = Size(runway_s=2, goal_s=1.0)
+QUICK = Size(runway_s=2, goal_s=1.0, in_time_s=5.0, wait_s=30, patience=30)  # of a busy machine
 
 
 class Client(Connection):
     """Takes one id after the other, each at its time."""
 
-    def __init__(self, port: int, rate: int) -> None:
+    def __init__(self, port: int, size: Size) -> None:
         super().__init__(port)
-        self.socket.settimeout(IN_TIME_S)
+        self.socket.settimeout(size.in_time_s)
         self.ids: list[int] = []
-        self._apart_s = 1 / rate
+        self._apart_s = 1 / size.rate
         self._due = time.perf_counter()
 
     def one(self) -> bool:
@@ -64,16 +65,17 @@ def run(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         file = Path(folder) / "store"
         store = ("--store", f"sqlite:{file}", "--init", "--runway", str(size.runway_s))
-        with serving(*store, "--wait", "1") as (port, _, _), Client(port, size.rate) as client:
+        wait = ("--wait", str(size.wait_s))
+        with serving(*store, *wait) as (port, _, _), Client(port, size) as client:
             full = _near_the_worst(client, port, size)
             locker = sqlite3.connect(file, isolation_level=None)
             locker.execute("BEGIN EXCLUSIVE")
             held, began = _held(port), time.perf_counter()
             check(held < 0.7 * full, "a refill was quicker")
-            most = began + PATIENCE * size.runway_s
+            most = began + size.patience * size.runway_s
             while client.one():
                 check(time.perf_counter() < most, "the store was not gone")
-            lasted = time.perf_counter() - began - IN_TIME_S
+            lasted = time.perf_counter() - began - size.in_time_s
             locker.close()
     distinct(client.ids)
     return [
@@ -93,7 +95,7 @@ def _near_the_worst(client: Client, port: int, size: Size) -> float:
     what it held when it was filled last."""
     began, held, peaks = time.perf_counter(), 0.0, [0.0, 0.0]
     while True:
-        check(time.perf_counter() < began + PATIENCE * size.runway_s, "memory never ran low")
+        check(time.perf_counter() < began + size.patience * size.runway_s, "memory never ran low")
         for _ in range(size.rate // 20):
             check(client.one(), "a request waited while the store was there")
         before, held = held, _held(port)

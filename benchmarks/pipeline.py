@@ -45,8 +45,8 @@ KINDS = {
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `pipeline`."""
-    seconds, rounds, many, ids = (0.5, 1, 4, 2_000) if quick else (5.0, ROUNDS, 64, 100_000)
-    sizes = [(1, 1.0)] if quick else [(1, 8.0), (2, 40.0)]
+    seconds, rounds, many, ids = (0.2, 1, 4, 2_000) if quick else (5.0, ROUNDS, 64, 100_000)
+    sizes = [(1, 0.2)] if quick else [(1, 8.0), (2, 40.0)]
     rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -103,7 +103,8 @@ def children(pid: int, count: int) -> tuple[int, ...]:
 def is_ready(port: int, child: subprocess.Popen[bytes]) -> None:
     """Wait until `/readyz` says yes, and it is the child that says so: another process may have
     taken the port before."""
-    _until(lambda: _listens(port, child.pid) and get(port, "/readyz")[0] == 200, child)
+    # Whose port it is costs more to find out than a refused connection: it is asked for last.
+    _until(lambda: get(port, "/readyz")[0] == 200 and _listens(port, child.pid), child)
 
 
 def _listens(port: int, pid: int) -> bool:

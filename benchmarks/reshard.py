@@ -40,7 +40,7 @@ class Size:
     step_s: float = 15.0  # after each reshard
 
 
-QUICK = Size(runway_s=1, rate=400, warm_up_s=1.0, steady_s=2.0, step_s=4.0)
+QUICK = Size(runway_s=1, rate=40, warm_up_s=1.0, steady_s=2.0, step_s=4.0)
 
 
 class Instance(Target):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ SERVED_MAX_S = 90.0
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `revoke`."""
-    rounds, hold_s = (1, 1) if quick else (5, HOLD_S)
+    rounds, hold_s, pause_s = (1, 1, 0.05) if quick else (5, HOLD_S, 0.002)
     ids: list[int] = []
     direct, chained, cut_off = [], [], []
     with tempfile.TemporaryDirectory() as folder, on_load_core():
@@ -49,7 +49,7 @@ def run(quick: bool) -> list[Row]:
                     keys = {one: key, two: key, three: key, sidecar: ""}
                     _all_serve(keys, ids)
                     _command("key", "revoke", id, "--reason", "benchmark", "--store", url)
-                    last = _last(keys, ids, GOAL_S + hold_s)
+                    last = _last(keys, ids, GOAL_S + hold_s, pause_s)
                     direct.append(max(last[one], last[two], last[three]))
                     chained.append(last[sidecar])
             if not quick:
@@ -58,7 +58,7 @@ def run(quick: bool) -> list[Row]:
                 _all_serve(keys, ids)
                 _command("key", "revoke", id, "--reason", "benchmark", "--store", url)
                 with _locked(file):
-                    cut_off.append(max(_last(keys, ids, CUT_OFF_GOAL_S).values()))
+                    cut_off.append(max(_last(keys, ids, CUT_OFF_GOAL_S, pause_s).values()))
     distinct(ids)
     rows = [
         Row(
@@ -98,22 +98,20 @@ def _all_serve(keys: Mapping[int, str], ids: list[int]) -> None:
         _take(port, keys[port], ids)
 
 
-def _last(keys: Mapping[int, str], ids: list[int], most_s: float) -> dict[int, float]:
+def _last(
+    keys: Mapping[int, str], ids: list[int], most_s: float, pause_s: float
+) -> dict[int, float]:
     """Seconds to the last id of each, from now on."""
     last = dict.fromkeys(keys, 0.0)
     began = time.perf_counter()
     while (now := time.perf_counter() - began) < max(most_s, max(last.values())) + QUIET_S:
         check(now < SERVED_MAX_S + most_s, "it is never revoked")
-        for port in _turn(last, now):
+        # At a pace that leaves the servers their cores.
+        time.sleep(pause_s if now < HOLD_S else max(pause_s, 0.02))
+        for port in tuple(last):
             if _take(port, keys[port], ids):
                 last[port] = time.perf_counter() - began
     return last
-
-
-def _turn(last: Mapping[int, float], now: float) -> Sequence[int]:
-    """The ports to ask now, at a pace that leaves the servers their cores."""
-    time.sleep(0.002 if now < HOLD_S else 0.02)
-    return tuple(last)
 
 
 def _take(port: int, key: str, ids: list[int]) -> bool:

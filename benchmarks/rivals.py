@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.load import LoadRun
 from benchmarks.measure import check
 from benchmarks.processes import ROOT, accepts, answers, free_port, process
 
@@ -150,13 +151,15 @@ KINDS = {
 }
 
 
-def redis_load(port: int, connections: int, seconds: float) -> int:
-    """Load by Redis' own benchmark, unpipelined; how many requests were answered."""
+def redis_load(port: int, connections: int, seconds: float) -> LoadRun:
+    """Load by Redis' own benchmark, unpipelined, for about so many seconds."""
     count = round(REDIS_REQUESTS * seconds)
     said = subprocess.run(
         ["redis-benchmark", "-p", str(port), "-c", str(connections), "-n", str(count), "-P", "1",
          "-q", "INCR", "last"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    check(re.search(r"INCR last: [0-9.]+ requests per second", said) is not None, said)
-    return count
+    found = re.search(r"INCR last: ([0-9.]+) requests per second", said)
+    check(found is not None, said)
+    assert found is not None
+    return LoadRun(count, count / float(found[1]))

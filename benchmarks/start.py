@@ -23,13 +23,12 @@ def run(quick: bool) -> list[Row]:
 
 
 def _starts(folder: Path, rounds: int) -> list[Row]:
-    _ready(folder / "existing")
-    fresh = iter(range(rounds))
+    fresh, existing = iter(range(rounds)), iter(range(rounds))
     found = interleaved(
         {
             "python": _bare_python,
             "fresh": lambda: _ready(folder / f"fresh{next(fresh)}"),
-            "existing": lambda: _ready(folder / "existing"),
+            "existing": lambda: _ready(folder / f"fresh{next(existing)}"),
         },
         rounds,
     )

@@ -6,7 +6,6 @@ A client asks again as soon as it is answered. 64 clients get 12,800 ids a secon
 has all of them and nothing but the store takes time.
 """
 
-import shutil
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -14,9 +13,10 @@ from statistics import median
 from benchmarks.delayed import VARIABLE
 from benchmarks.http import wrk
 from benchmarks.latency import Counted
-from benchmarks.load import flat_out
-from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, interleaved, spread
+from benchmarks.load import LoadRun, flat_out
+from benchmarks.measure import ROUNDS, Row, check, cpu_seconds, spread
 from benchmarks.processes import cores_awake, get, on_load_core, run_to_end, serving
+from benchmarks.wrk import MISSING
 
 GOAL = 10_000
 CLIENTS = 64
@@ -26,24 +26,25 @@ IN_MEMORY = Path("/dev/shm")
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `strict`."""
-    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 3)
+    rounds, round_s = (1, 0.1) if quick else (ROUNDS, 3)
     folder_of = IN_MEMORY if IN_MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(dir=folder_of) as folder, on_load_core(), cores_awake():
+    with tempfile.TemporaryDirectory(dir=folder_of) as folder, on_load_core():
         store = ("--store", f"sqlite:{Path(folder) / 'strict'}")
         run_to_end("-m", "idservice", "init", *store)
         run_to_end("-m", "idservice", "create", "strict", "--strict", *store)
-        with serving(
+        served = serving(
             *(*store, "--default-counter", "strict"),
             module="benchmarks.delayed",
             environment={VARIABLE: str(WRITE_S)},
-        ) as (port, child, _):
-            flat_out(port, connections=CLIENTS, seconds=0.2 if quick else 1.0)
+        )
+        with served as (port, child, _), cores_awake():
+            flat_out(port, connections=CLIENTS, seconds=0.05 if quick else 1.0)
             before, cpu_before = Counted.of(port, "strict"), cpu_seconds(child.pid)
-            found = interleaved({"ids": lambda: _load(port, round_s) / round_s}, rounds)["ids"]
+            runs = [_load(port, round_s) for _ in range(rounds)]
             cpu_s = cpu_seconds(child.pid) - cpu_before
             counted = Counted.of(port, "strict").since(before)
             _check_no_gaps(port)
-    ids = sum(found) * round_s
+    ids, found = sum(run.answered for run in runs), [run.per_second for run in runs]
     write_ms = counted.seconds / counted.refills * 1000
     check(write_ms >= WRITE_S * 1000 - 0.5, f"a write took {write_ms:.2f} ms")
     note = f"rounds {spread(found, ',.0f')}; a write took {write_ms:.1f} ms"
@@ -60,10 +61,10 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-def _load(port: int, seconds: float) -> int:
-    if shutil.which("wrk") is not None:
-        return wrk(port, seconds)
-    return flat_out(port, connections=CLIENTS, seconds=seconds)
+def _load(port: int, seconds: float) -> LoadRun:
+    if MISSING:
+        return flat_out(port, connections=CLIENTS, seconds=seconds)
+    return wrk(port, seconds)
 
 
 def _check_no_gaps(port: int) -> None:

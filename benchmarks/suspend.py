@@ -23,7 +23,7 @@ QUIET_S = 1.0  # without an id from any instance, after the goal
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `suspend`."""
-    rounds, hold_s, pause_s = (1, 1, 0.01) if quick else (5, HOLD_S, 0.0)
+    rounds, hold_s, pause_s = (1, 1, 0.05) if quick else (5, HOLD_S, 0.0)
     ids: list[int] = []
     direct: list[float] = []
     chained: list[float] = []

@@ -5,7 +5,6 @@ As `http`: on one core, 64 keep-alive connections from a load on the other, in t
 collector that throws them away, on the core of the load. With every request sampled, and with none.
 """
 
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 
-from benchmarks.http import CONNECTIONS, NO_WRK, wrk
+from benchmarks.http import wrk
 from benchmarks.load import flat_out
 from benchmarks.measure import ROUNDS, Row, cpu_seconds, interleaved, ratio
 from benchmarks.processes import on_load_core, serving
+from benchmarks.wrk import CONNECTIONS, MISSING
 
 ON = {"every request sampled": "always_on", "none sampled": "always_off"}
 
@@ -46,15 +46,15 @@ def _collector() -> Iterator[str]:
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `telemetry`."""
-    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
-    if shutil.which("wrk") is None:
-        return [Row(_what(way), None, note=NO_WRK) for way in ON]
+    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2)
+    if MISSING:
+        return [Row(_what(way), None, note=MISSING) for way in ON]
 
     def measure(port: int, pid: int) -> float:
         """Microseconds of CPU per request in one round."""
         before = cpu_seconds(pid)
-        answered = wrk(port, round_s)
-        return (cpu_seconds(pid) - before) / answered * 1e6
+        ran = wrk(port, round_s)
+        return (cpu_seconds(pid) - before) / ran.answered * 1e6
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -72,7 +72,7 @@ def run(quick: bool) -> list[Row]:
             port, child, _ = stack.enter_context(
                 serving(*flags, environment=told if sampler else None)
             )
-            flat_out(port, connections=CONNECTIONS, seconds=0.1 if quick else 1.0)
+            flat_out(port, connections=CONNECTIONS, seconds=0.02 if quick else 1.0)
             candidates[way] = partial(measure, port, child.pid)
         us = interleaved(candidates, rounds)
     return [

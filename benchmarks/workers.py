@@ -7,7 +7,6 @@ time of all workers and of their parent, from the OS. How evenly the requests fa
 told beside it.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.http import CONNECTIONS, NO_WRK, wrk
+from benchmarks.http import wrk
 from benchmarks.measure import ROUNDS, Row, cpu_seconds, interleaved, ratio, spread
 from benchmarks.processes import children, serving
+from benchmarks.wrk import CONNECTIONS, MISSING
 
 GOAL = 1.1
 CORES = 2
@@ -27,21 +27,21 @@ WHAT = "workers: CPU per GET /next, two workers / one"
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `workers`."""
-    rounds, round_s = (1, 0.2) if quick else (ROUNDS, 2)
-    if shutil.which("wrk") is None:
-        return [Row(WHAT, None, goal=GOAL, note=NO_WRK)]
+    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2)
+    if MISSING:
+        return [Row(WHAT, None, goal=GOAL, note=MISSING)]
     per_second: dict[int, list[float]] = {1: [], 2: []}
     shares: list[float] = []
 
     def measure(workers: int, port: int, pids: tuple[int, ...]) -> float:
         """Microseconds of CPU per request in one round."""
         before = [cpu_seconds(pid) for pid in pids]
-        answered = load(port, round_s)
+        ran = load(port, round_s)
         spent = [cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True)]
-        per_second[workers].append(answered / round_s)
+        per_second[workers].append(ran.per_second)
         if workers > 1:
             shares.append(min(spent[1:]) / max(spent[1:]))
-        return sum(spent) / answered * 1e6
+        return sum(spent) / ran.answered * 1e6
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `writes`."""
-    rate, runways = (1_000, 4) if quick else (RATE, 10)
+    rate, runways = (1_000, 2) if quick else (RATE, 10)
     runway_s = 6.0 if quick else Limits().runway
     rows = []
     for delay_s in (0.01, 1.0):

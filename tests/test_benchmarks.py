@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +15,7 @@ from benchmarks import picture
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.measure import cores, cpu_seconds, cpu_seconds_of_all, supported
 from benchmarks.processes import children, on_load_core, process
+from benchmarks.wrk import run_wrk
 
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
 
@@ -33,6 +36,35 @@ def test_a_benchmark_runs_and_its_own_checks_hold(
         assert row["figure"] is not None or not os.environ.get("CI"), row["note"]
     for drawn in tmp_path.glob("*.svg"):
         ElementTree.parse(drawn)
+
+
+class _Ids(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1")
+        self.end_headers()
+        self.wfile.write(b"1")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.process
+def test_a_toy_round_without_an_answer_is_taken_again() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Ids) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url, began_with_s = f"http://127.0.0.1:{server.server_port}", 1e-6
+            ran = run_wrk(url, began_with_s, connections=1)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert ran.answered > 0
+    assert ran.seconds > began_with_s
+    assert ran.per_second == ran.answered / ran.seconds
 
 
 @pytest.mark.process

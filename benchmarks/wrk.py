@@ -1,0 +1,54 @@
+"""Load on HTTP servers by wrk, flat out."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from benchmarks.load import LoadRun
+from benchmarks.measure import check
+
+CONNECTIONS = 64
+MISSING = "" if shutil.which("wrk") else "wrk is not installed"
+PATIENCE_S = 2  # for one answer
+TOY_PATIENCE_S = 20
+TOY_MAX_S = 30.0
+STOPPED_EARLY = 130  # by a Ctrl-C that came before wrk listened to it
+
+
+def run_wrk(
+    url: str,
+    seconds: float,
+    *flags: str,
+    script: Sequence[str] = (),
+    threads: int = 1,
+    connections: int = CONNECTIONS,
+    patience_s: int = PATIENCE_S,
+) -> LoadRun:
+    """Load for `seconds`; at least one request is answered, and each within `patience_s`.
+
+    `flags` are wrk's own, and `script` is what its Lua script is told. Raises SystemExit where
+    nothing was answered, or something too late.
+
+    wrk takes whole seconds. In a toy size it is told to end earlier, as by Ctrl-C, and it is
+    patient. Until then a busy machine may not have let it get one answer, which is no figure: it
+    then runs again, for twice as long.
+    """
+    toy = seconds < 1
+    while True:
+        ended = ["timeout", "--preserve-status", "--signal=INT", f"{seconds}"] * (seconds < 1)
+        size = [f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}"]
+        patience = f"--timeout={max(patience_s, TOY_PATIENCE_S) if toy else patience_s}"
+        done = subprocess.run(
+            [*ended, "wrk", *size, patience, *flags, url, "--", *script],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said = done.stdout
+        check(done.returncode in (0, STOPPED_EARLY), f"wrk: {done.returncode} {said}{done.stderr}")
+        found = re.search(r"(\d+) requests in", said)
+        if found is not None and (answered := int(found[1])):
+            check("Socket errors" not in said, said)
+            refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
+            return LoadRun(answered, seconds, int(refused[1]) if refused else 0)
+        check(toy and seconds < TOY_MAX_S, f"nothing was answered in {seconds:g} s: {said}")
+        seconds *= 2
