@@ -135,7 +135,7 @@ $(VENV)/.venv:
 
 # Stamps, written last: nothing is installed again until a lock or pyproject.toml changes, and a broken install is.
 $(VENV)/.run: $(VENV)/.venv pyproject.toml requirements.lock $(BUILD_LOCK)
-	@echo "$(VENV): requirements.lock"
+	@echo "$(VENV): requirements.lock (takes a minute the first time)"
 	@$(LOCKED) -r $(BUILD_LOCK) -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

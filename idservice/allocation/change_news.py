@@ -6,7 +6,7 @@ from idservice import errors
 from idservice.stores import records
 from idservice.stores.records import Counter, LastChange, differences, utc
 
-log = logging.getLogger("idservice.supply")
+log = logging.getLogger("idservice.allocation")
 
 
 def closing_error(entry: Counter) -> errors.IdserviceError | None:

@@ -15,7 +15,7 @@ from idservice.core.give_back import GiveBack, merged_below, planned
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant
 
-log = logging.getLogger("idservice.returns")
+log = logging.getLogger("idservice.allocation")
 
 
 async def give_back(

@@ -24,7 +24,7 @@ from idservice.core.gap_causes import GapCause
 from idservice.observability.readings import CounterSample, CounterStats, count
 from idservice.stores.records import Counter
 
-log = logging.getLogger("idservice.supply")
+log = logging.getLogger("idservice.allocation")
 
 SUSPECT_RECHECK_S = 2.0  # the time between two rechecks of a suspect counter
 

@@ -12,7 +12,7 @@ from idservice.core.timeouts import REFILL_MAX_S
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import Counter, Position
 
-log = logging.getLogger("idservice.doubt")
+log = logging.getLogger("idservice.allocation")
 
 
 @dataclass(frozen=True, slots=True)

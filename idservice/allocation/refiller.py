@@ -26,7 +26,7 @@ from idservice.observability.readings import count
 from idservice.stores.protocol import with_catalogue
 from idservice.stores.records import Counter, Grant, Loan
 
-log = logging.getLogger("idservice.refill")
+log = logging.getLogger("idservice.allocation")
 
 TRIES_MIN = 6  # failures in a row before the refill of an idle counter is given up
 # Refusals of a service that lends ids. Of the instance's own store the catalogue tells it.

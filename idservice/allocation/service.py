@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import os
+import shlex
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
@@ -25,7 +26,7 @@ from idservice.observability.store_health import StoreHealth
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.stores.records import DELETED, Counter, check_name
 
-log = logging.getLogger("idservice.service")
+log = logging.getLogger("idservice.allocation")
 
 LOADING_MAX = 256  # counters being read from the store at once
 
@@ -194,7 +195,13 @@ class Service:
             except (errors.CounterSuspect, errors.StoreKeyNotEnough):
                 pass  # logged where it was found
             except errors.UnknownCounter as error:
-                log.warning("%s", error, extra={"action": "counter_missing"})
+                log.warning("%s", self._in_words(error), extra={"action": "counter_missing"})
+
+    def _in_words(self, missing: errors.UnknownCounter) -> str:
+        """Return the error for an operator: its command names the store, if that can create."""
+        if not has_catalogue(self.store):
+            return str(missing)
+        return str(missing).replace("`.", f" --store {shlex.quote(self.store.address)}`.")
 
     async def not_ready(self) -> errors.IdserviceError | None:
         """Return why no declared counter can be served now; None if one can.

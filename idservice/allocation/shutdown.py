@@ -14,7 +14,7 @@ from idservice.core.limits import LINES_MAX
 from idservice.stores.at_once import for_each
 from idservice.stores.protocol import IdStore, with_catalogue
 
-log = logging.getLogger("idservice.closing")
+log = logging.getLogger("idservice.allocation")
 
 GIVE_BACK_MAX_S = 2.0  # for all counters together
 

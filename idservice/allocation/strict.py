@@ -19,7 +19,7 @@ from idservice.core.writer import Batch, Burnt, Writer
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import Counter, Grant, Loan, Writers
 
-log = logging.getLogger("idservice.batches")
+log = logging.getLogger("idservice.allocation")
 
 WRITERS_MAX = 12  # on one position: DynamoDB's item stays below 1 KB, which is one write unit
 WRITERS_FEW = 6  # with fewer, none is pruned

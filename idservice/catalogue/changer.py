@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
-from idservice.catalogue.changes import Change
+from idservice.catalogue.changes import Change, word_of
 from idservice.core import epoch as epochs
 from idservice.core.timeouts import backoff
 from idservice.stores.at_once import for_each
@@ -203,8 +203,8 @@ class EpochChanger:
             raise errors.OutcomeUnknown(
                 store=self._store.address,
                 action=_action(begun.name),
-                why=f"{wanted.kind} is begun and not done ({str(error).rstrip('.')}). A serving"
-                " instance finishes it, and so does the same command",
+                why=f"{word_of(wanted.kind)} is begun and not done ({str(error).rstrip('.')}). A"
+                " serving instance finishes it, and so does the same command",
             ) from error
 
     async def _take_steps(self, name: str, past: int | None, *, left: bool) -> Counter:
@@ -259,12 +259,12 @@ class EpochChanger:
         if work.left:
             log.warning(
                 "finished a change of counter %s that stood still: %s %s",
-                entry.name, intent.kind, entry.last_change,
+                entry.name, word_of(intent.kind), entry.last_change,
                 extra={"action": "change_finished"},
             )  # fmt: skip
         log.info(
             "counter %s: %s is done: epoch %d, ids from %s",
-            entry.name, intent.kind, after.ordinal, intent.base,
+            entry.name, word_of(intent.kind), after.ordinal, intent.base,
             extra={"action": "change_done"},
         )  # fmt: skip
         return True
@@ -389,7 +389,7 @@ def _audit(before: Counter, after: Counter, wanted: Change) -> None:
     """Log a change: the operator, the values before and after, and the reason."""
     log.info(
         "counter %s: %s by %s (%s): %s",
-        before.name, wanted.kind, wanted.by or "an operator", wanted.why or "no reason given",
-        differences(before, after),
+        before.name, word_of(wanted.kind), wanted.by or "an operator",
+        wanted.why or "no reason given", differences(before, after),
         extra={"action": "counter_changed"},
     )  # fmt: skip

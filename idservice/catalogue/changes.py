@@ -56,6 +56,11 @@ WORDS = {
 }
 
 
+def word_of(kind: str) -> str:
+    """Return the command that begins a change of this kind, as messages and the log name it."""
+    return WORDS.get(kind, kind)
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A change of one counter. `by` is the operator, `why` the reason and `at` the time (UTC), as
     the entry and the log tell them."""
@@ -82,8 +87,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
     def record(self, epoch: str) -> LastChange:
         """Return the record of this change, which opens the epoch or is made in it."""
-        what = WORDS.get(self.kind, self.kind)
-        return LastChange(what, epoch, by=self.by, at=self.at, reason=self.why)
+        return LastChange(word_of(self.kind), epoch, by=self.by, at=self.at, reason=self.why)
 
     def is_done(self, entry: Counter) -> bool:
         """Return True if the entry is as wanted, by whatever change."""

@@ -65,9 +65,10 @@ def _draw(titles: Sequence[str], cells: Sequence[Sequence[str]], usual: str) -> 
 
 
 def print_row(row: Mapping[str, Any]) -> None:
-    """Print one counter, a line for each of its fields."""
+    """Print one counter or tally, a line for each of its fields."""
+    width = max(10, *(len(name) + 1 for name in row))
     for name in row:
-        print(f"{name + ':':10} {_text(row, name)}")
+        print(f"{name + ':':{width}} {_text(row, name)}")
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

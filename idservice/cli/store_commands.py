@@ -147,8 +147,8 @@ def show(arguments: argparse.Namespace) -> Any:
     except (ValueError, KeyError, TypeError, AttributeError):
         why = f"{body[:80]!r} is not a counter as idservice shows it"
         raise http_get.NoAnswer(url=arguments.url, why=why) from None
-    counter_table.print_row(row)
-    print(f"{'gaps:':10} {sum(ids for ids, _ in causes.values())} since this service started")
+    lost = sum(ids for ids, _ in causes.values())
+    counter_table.print_row(row | {"gaps": f"{lost} since this service started"})
     for cause, (ids, why) in causes.items():
         print(f"  {cause:10} {ids}: {why}")
     return 0

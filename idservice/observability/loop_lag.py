@@ -5,7 +5,7 @@ import logging
 
 from idservice.observability.latency import Latency
 
-log = logging.getLogger("idservice.pulse")
+log = logging.getLogger("idservice.loop")
 
 BEAT_S = 0.1
 STILL_S = 1.0  # a delay that is logged

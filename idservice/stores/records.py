@@ -235,7 +235,8 @@ def differences(before: Counter, after: Counter) -> str:
     for field in ("state", "start", "limit", "strict", "shards", "runway"):
         old, new = getattr(before, field), getattr(aim, field)
         if old != new:
-            old, new = (f"that of --{field}" if one is None else one for one in (old, new))
+            if field == "runway":  # None: each instance has that of its --runway
+                old, new = (f"{one:g} s" if one else "the instance's own" for one in (old, new))
             found.append(f"{field} {old} -> {new}")
     for field in BOUNDS:  # they hold from the beginning of a change on
         old, new = getattr(before, field), getattr(after, field)

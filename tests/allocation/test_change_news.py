@@ -64,7 +64,7 @@ def test_a_change_that_is_heard_of_is_told_once(
             assert "(a break): " in said
             assert said.endswith(f"; {held} ids in memory were {became}")
             assert ("epoch 1 -> 2" in said) is (wish != Configure(runway=90.0))
-            assert ("runway that of --runway -> 90.0" in said) is (wish == Configure(runway=90.0))
+            assert ("runway the instance's own -> 90 s" in said) is (wish == Configure(runway=90.0))
             assert "None" not in said
 
     run(main())

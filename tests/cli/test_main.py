@@ -453,11 +453,11 @@ def test_counters_are_listed_and_shown(run: Run) -> None:
         "a lost position hides no other counter"
     )
     shown = run("show", "a").out
-    assert "counter:   a\n" in shown
-    assert "next:      3\n" in shown
-    assert "strict:    no\n" in shown
-    assert "runway:    30 s\n" in shown
-    assert "state:     exhausted\n" in run("show", "b10").out
+    assert "counter:     a\n" in shown
+    assert "next:        3\n" in shown
+    assert "strict:      no\n" in shown
+    assert "runway:      30 s\n" in shown
+    assert "state:       exhausted\n" in run("show", "b10").out
     assert_refused(run("show", "ghost"), 1, "ghost")
 
 
@@ -497,8 +497,8 @@ def test_next_show_health_and_wait_ask_a_running_service(
         assert run("next", "default", "--url", url).out == "3\n"
         assert_refused(run("next", "ghost", "--url", url), 1, "404", "ghost")
         shown = run("show", "default", "--url", url).out
-        assert re.search(r"^ids_in_memory: \d+$", shown, re.MULTILINE)
-        assert "gaps:      0 since this service started" in shown
+        assert re.search(r"^ids_in_memory:  \d+$", shown, re.MULTILINE)
+        assert "gaps:           0 since this service started" in shown
         as_json = run("show", "default", "--url", url, "--json").out
         assert json.loads(as_json)["gaps"] == {}
         assert_refused(run("show", "ghost", "--url", url), 1, "404", "ghost")

@@ -70,7 +70,7 @@ def test_a_position_that_went_back_is_fenced_alone(tmp_path: Path) -> None:
     done = command(*ahead, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert command("next", folder=tmp_path).stdout == "1100\n"
-    assert "state:     active" in command("show", "default", folder=tmp_path).stdout
+    assert "state:       active" in command("show", "default", folder=tmp_path).stdout
 
 
 def test_a_lost_position_holds_up_no_fence_of_the_others(tmp_path: Path) -> None:

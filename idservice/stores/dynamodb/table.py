@@ -260,7 +260,15 @@ class Table:
                 return
             except FAILED as error:
                 why = str(error.fields["why"])
-                if not (isinstance(error, CallRefused) and error.said == dynamo.NO_BACKUPS_YET):
+                said = error.said if isinstance(error, CallRefused) else ""
+                if said == dynamo.NO_OPERATION:
+                    log.warning(
+                        "table %s has no point-in-time recovery, because this engine has none; a"
+                        " table on AWS has it",
+                        self.name, extra={"action": "recovery_off"},
+                    )  # fmt: skip
+                    return
+                if said != dynamo.NO_BACKUPS_YET:
                     break
             await asyncio.sleep(BACKUPS_POLL_S)  # AWS offers it a little after the creation
         log.warning(
