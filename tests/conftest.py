@@ -13,7 +13,7 @@ import pytest
 from idservice.__main__ import main
 from idservice.stores import chained
 from idservice.stores.dynamodb import client
-from tests import engines
+from tests import engines, leaks
 from tests.processes import STORE
 
 if TYPE_CHECKING:
@@ -61,6 +61,20 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(7000)
     gc.enable()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around what captures the output
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that got to see an access key where none may be."""
+    yield
+    leaks.refuse(item, "setup", "call")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """The same of what is read at the end, as from processes that are ended."""
+    yield
+    leaks.refuse(item, "teardown")
 
 
 @pytest.fixture(scope="session", autouse=True)

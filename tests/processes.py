@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self
 
+from tests import leaks
 from tests.forked import ROOT, Forked
 
 STORE = "sqlite:ids.db"  # in the folder that a process runs in
@@ -42,7 +43,11 @@ def command(
             raise
         out.seek(0)
         err.seek(0)
-        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+        done = subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+        if arguments[:2] != ("key", "create"):
+            leaks.look(done.stdout, "standard output")
+        leaks.look(done.stderr, "standard error")
+        return done
 
 
 def started(
@@ -132,6 +137,7 @@ class Serving:
 
     def _read(self) -> None:
         for line in self._said:
+            leaks.look(line, "the output of `serve`")
             with self._changed:
                 self.lines.append(line.rstrip("\n"))
                 self._changed.notify_all()

@@ -16,6 +16,7 @@ from idservice.cli import main
 from idservice.observability import logs
 from idservice.server import settings
 from idservice.server.sockets import Sockets
+from tests import leaks
 from tests.processes import Serving, command, environment
 
 
@@ -37,6 +38,9 @@ class Said:
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
         self.code = main.main(list(arguments))
         self.out, self.err = capsys.readouterr()
+        if arguments[:2] != ("key", "create"):
+            leaks.look(self.out, "standard output")
+        leaks.look(self.err, "standard error")
 
 
 class Run:

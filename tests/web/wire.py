@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests import leaks
+
 ANSWER_S = 60.0  # no answer of a test takes so long, on a machine under load
 
 
@@ -62,6 +64,8 @@ class Wire:
                 return Answer(100, headers)
             length = int(headers["content-length"])
             body = b"" if head_only else await self.reader.readexactly(length)
+            if status != "201":  # that has a new key, once
+                leaks.look(head.encode("latin-1") + body, "an answer")
             return Answer(int(status), headers, body)
 
     async def is_closed(self) -> bool:
