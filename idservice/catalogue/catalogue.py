@@ -100,20 +100,30 @@ class Catalogue:
         self._on_change(counter)  # it may be in use, and have been deleted
         return counter, created
 
+    async def settle(self, name: str) -> None:
+        """Return once no change of a counter is under way. It is not kept from going on if the
+        caller does not wait for it. Raises as `change`."""
+        await self._changes(name).carry_out(name)
+
     async def change(self, name: str, wanted: Change) -> Done:
         """Return the entry of a counter before and after a change.
 
         The change goes on if the caller does not wait for it. Raises as
         `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
         """
+        changer = self._changes(name)
+        changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        changing.add_done_callback(_retrieve)
+        self._spawn(self._change(changer, name, wanted, changing))
+        return await asyncio.shield(changing)
+
+    def _changes(self, name: str) -> EpochChanger:
+        """Return what changes a counter, if that may be done here now."""
         check_name(name)
         self._check_open()
         if self._changer is None:
             raise errors.ChangedElsewhere(store=self.store.address)
-        changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        changing.add_done_callback(_retrieve)
-        self._spawn(self._change(self._changer, name, wanted, changing))
-        return await asyncio.shield(changing)
+        return self._changer
 
     async def _change(
         self, changer: EpochChanger, name: str, wanted: Change, changing: asyncio.Future[Done]

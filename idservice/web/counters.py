@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from idservice import errors
+from idservice.allocation.change_news import being_changed
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changes import Change, Configure, Delete, SetNext, check_reason
 from idservice.catalogue.counters import (
@@ -145,10 +146,18 @@ class CounterRoutes:
         name = request.match_info["name"]
         by, why = self._access.client(request), check_reason(reason)
         change = msgspec.structs.replace(change, by=by, why=why)
+        begun = False
         try:
             async with asyncio.timeout(ANSWER_AFTER_S):
+                # Nobody waits for a change that is left to follow another one: sent again, it
+                # would follow itself, and repeat ids twice (allow_lower).
+                await self._catalogue.settle(name)
+                begun = True
                 _, entry = await self._catalogue.change(name, change)
         except TimeoutError:
+            if not begun:
+                entry, _ = await self._catalogue.counter(name)
+                raise being_changed(entry) from None
             return await self._goes_on(name)
         return json_answer(self._describe(entry))
 

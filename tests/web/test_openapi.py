@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 import random
 import re
 from collections.abc import Iterator
@@ -358,7 +357,7 @@ async def fuzz(
         "--max-examples", "8",
         "--generation-database", "none", "--no-color", *more,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        cwd=folder, env={"PYTHONPATH": str(Path(__file__).parent)},  # read through for each request
     )  # fmt: skip
     try:
         async with asyncio.timeout(FUZZING_S):
