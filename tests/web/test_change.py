@@ -112,22 +112,29 @@ async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
     assert position.epoch.startswith("sealed:2.")
 
 
-async def test_a_change_that_goes_on_unheard_is_not_said_to_be_refused(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_change_is_said_to_be_refused_only_if_it_does_not_go_on_unheard(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
     monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     serving = await serve(limits=Limits(wait=0.1))
     await serving.create("orders")
     answers, read = asyncio.Event(), serving.store.counter
+    heard = iter([begun])  # the first look, for a change under way
 
     async def silent(name: str) -> Counter | None:
-        await answers.wait()
+        if not next(heard, False):
+            await answers.wait()
         return await read(name)
 
     monkeypatch.setattr(serving.store, "counter", silent)
     answer = await send(serving, "PATCH", PATH, state="suspended")
-    assert_problem(answer, 503, "store_unavailable", outcome="unknown")
+    outcome = "unknown" if begun else "not_applied"
+    assert_problem(answer, 503, "store_unavailable", outcome=outcome)
     answers.set()
+    if not begun:
+        assert (await serving.ask(PATH)).json["state"] == "active"
+        return
     while (await serving.ask(PATH)).json.get("state") != "suspended":
         pass  # it was carried out in spite of that answer
 
@@ -185,12 +192,40 @@ async def test_a_change_that_closes_the_counter_for_a_time_names_itself(
         assert all(part in said for part in ("set by http:127.0.0.1 at", "a typo", "until about"))
         assert (refused.json["retryable"], refused.json["outcome"]) == (True, "not_applied")
     assert (await orders.ask(PATH)).json["state"] == "changing"
-    second = await send(orders, "POST", f"{PATH}/set", next=6, allow_lower=True, reason="later")
-    assert (second.status, second.json["change"]) == (202, "set")
-    assert second.json["last_change"]["reason"] == "a typo"
-    assert second.json["last_change"]["until"] > second.json["last_change"]["at"]
     (status,) = (await orders.ask("/v1/status?find=orders")).json["counters"]
     assert (status["state"], status["code"]) == ("changing", "changing")
+
+
+async def test_a_change_is_refused_while_another_is_under_way_and_does_not_follow_it(
+    orders: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was answered 202 with the other change. Sent again, it closed the counter for a minute
+    more each time, and repeated the ids that were handed out in between."""
+    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
+    first = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True, reason="a typo")
+    assert first.status == 202
+    assert first.json["last_change"]["until"] > first.json["last_change"]["at"]
+    begun = await orders.store.entry("orders")
+    for method, path, body in (
+        ("POST", f"{PATH}/set", {"next": 5, "allow_lower": True, "reason": "sent again"}),
+        ("POST", f"{PATH}/set", {"next": 2**53}),
+        ("PATCH", PATH, {"limit": 99}),
+        ("DELETE", PATH, {}),
+    ):
+        refused = await send(orders, method, path, **body)
+        assert_problem(refused, 503, "changing")
+        assert (refused.json["retryable"], refused.json["outcome"]) == (True, "not_applied")
+        assert "(a typo), until about" in refused.json["detail"]
+        assert 10 < int(refused.headers["retry-after"]) <= 61
+    assert await orders.store.entry("orders") == begun
+    assert orders.catalogue._changer is not None
+    orders.catalogue._changer._stale_s = 0.0
+    await orders.catalogue.settle("orders")
+    done = await orders.store.entry("orders")
+    assert done is not None
+    assert (done.base, done.ordinal, done.intent) == (5, 2, None)
+    assert done.last_change is not None
+    assert done.last_change.reason == "a typo"
 
 
 async def test_limit_and_runway_are_changed_in_place(orders: Serving) -> None:
