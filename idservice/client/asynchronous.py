@@ -95,6 +95,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Drop the ids in memory, and fail calls that wait with NotOpen. May be called again."""
+        forget_if_forked(self, self._buffer)
         clients.discard(self)
         self._buffer.not_open = "is closed"
         self._buffer.allocator.retire(GapCause.STOP)
@@ -256,6 +257,7 @@ class AsyncClient:
 
     def forget_in_child(self) -> None:
         """Begin anew after a fork: ids and connections are the parent's."""
+        self._transport.forget()
         self._begin()
         self._reset()
         self._buffer.entered = False

@@ -15,6 +15,7 @@ from idservice.client import tls
 from idservice.client.address import ServiceAddress
 from idservice.client.lookup import LookUp
 from idservice.client.own_key import OwnKey
+from idservice.client.process_mark import process_mark
 from idservice.client.protocol import (
     ANSWER_MAX,
     NotSent,
@@ -81,6 +82,30 @@ class Resolver(AbstractResolver):
     async def close(self) -> None: ...
 
 
+class _OfOneProcess(aiohttp.BaseConnector):
+    """A connector whose connections a forked child does not close.
+
+    To close one takes it off the list of events (epoll) that both processes share, and the parent
+    would hear of no answer on it.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._mark = process_mark()
+        super().__init__(*arguments, **options)
+
+    def __del__(self, *arguments: Any) -> None:
+        if self._mark:
+            super().__del__(*arguments)
+
+
+class _HostConnector(_OfOneProcess, aiohttp.TCPConnector):
+    """Connections to a host."""
+
+
+class _SocketConnector(_OfOneProcess, aiohttp.UnixConnector):
+    """Connections to a Unix socket."""
+
+
 class AsyncTransport:
     """Sends requests to one service, and none of them twice: but one whose access key was refused
     is sent with a new key, if its file has one. Enter it to use it.
@@ -108,9 +133,7 @@ class AsyncTransport:
     async def __aenter__(self) -> Self:
         path = self._address.path
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path)
-            if path
-            else aiohttp.TCPConnector(resolver=Resolver()),
+            connector=_SocketConnector(path) if path else _HostConnector(resolver=Resolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": "idservice"},
             timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
@@ -122,6 +145,12 @@ class AsyncTransport:
     async def __aexit__(self, *failure: Any) -> None:
         if self._session is not None:
             await self._session.close()
+            self._session = None
+
+    def forget(self) -> None:
+        """Let go of a parent's connections in a forked child, without ending them."""
+        if self._session is not None:
+            self._session.detach()
             self._session = None
 
     async def send(

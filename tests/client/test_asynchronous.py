@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,52 @@ async def test_a_forked_child_may_enter_what_its_parent_entered(
 
     told = await asyncio.to_thread(apart, lambda: asyncio.run(main()))
     assert told == [0, 5000], "its connections are as they were"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # an error would keep what it names
+@pytest.mark.parametrize("fork", FORKS.values(), ids=FORKS)
+@pytest.mark.parametrize("ends", ["opens", "closes", "drops"])
+async def test_a_forked_child_takes_no_answer_from_its_parent(
+    service: Served, fork: Callable[[], int], ends: str
+) -> None:
+    """Closed in the child, a connection is off the list of events that both processes share."""
+
+    async def uses(client: AsyncClient) -> None:
+        if ends == "opens":
+            await client.open()
+        await client.close()
+
+    async def main() -> tuple[int, int]:
+        client = await AsyncClient(service.url, timeout=60.0).open()
+        await client.next_id()
+        while client._refilling is not None:
+            await asyncio.sleep(0)
+        pid = fork()
+        if pid == 0:  # pragma: no cover - another process
+            code = 1
+            try:
+                if ends == "drops":
+                    client._transport._session = None
+                else:
+                    asyncio.run(uses(client))
+                code = 0
+            finally:
+                os._exit(code)
+        ended = os.waitpid(pid, 0)[1]
+        sent = client._transport.send
+        tries = 0
+
+        async def counted(*arguments: Any, **options: Any) -> Reply:
+            nonlocal tries
+            tries += 1
+            return await sent(*arguments, **options | {"limit_s": 15.0})
+
+        client._transport.send = counted  # type: ignore[method-assign]
+        assert len(await client.batch(5000)) == 5000
+        return ended, tries
+
+    assert await asyncio.to_thread(apart, lambda: asyncio.run(main())) == [0, 1]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
