@@ -50,8 +50,10 @@ def aws() -> Callable[[], object]:
 
 
 def schemathesis() -> Callable[[], object]:
-    """The fuzzer, all of it."""
+    """The fuzzer, all of it, with what it works out of every character that there is."""
+    import hypothesis
     import schemathesis as package
+    from hypothesis import strategies
     from schemathesis.cli import schemathesis as main
 
     for each in pkgutil.walk_packages(package.__path__, "schemathesis."):
@@ -59,6 +61,8 @@ def schemathesis() -> Callable[[], object]:
             continue
         with suppress(ModuleNotFoundError):  # of what is optional
             importlib.import_module(each.name)
+    kept_nowhere = hypothesis.settings(database=None)
+    hypothesis.find(strategies.characters(codec="utf-8"), lambda _: True, settings=kept_nowhere)
     return main
 
 
