@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.processes import Serving
+from tests.processes import Serving, until
 from tests.simulation.checker import Operation
 
 ANSWER_S = 60.0
@@ -127,6 +127,11 @@ class Hammer:
         await asyncio.sleep(seconds)
         self._rushing = True
         await asyncio.sleep(self.rush_s)
+
+    async def _answered(self, count: int, above: int = -1) -> None:
+        """Wait until so many ids more were answered, of those above a number."""
+        begun = len(self.report.ids)
+        await until(lambda: sum(id > above for id in self.report.ids[begun:]) >= count)
 
     async def _client(self, rng: random.Random) -> None:
         """Ask whoever lives, on a connection that is kept while it works."""
