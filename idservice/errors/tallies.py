@@ -118,8 +118,8 @@ class AddUnsettled(Unavailable):
 class TallyWentBack(NotApplied):
     text = (
         "Tally {name!r} in {store} {how}: it was deleted, restored or changed by hand, so nothing "
-        "is added to it. Put it back, or run `idservice fence --all --ahead N`, see "
-        "docs/how-to/recover.md."
+        "is added to it, and its sum is not told. Put it back, or run `idservice fence --all "
+        "--ahead N`, see docs/how-to/recover.md."
     )
     code = "tally_went_back"
     answered = True

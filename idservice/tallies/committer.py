@@ -237,16 +237,21 @@ class Committer:
     def _learn(self, found: Tally | None, arrivals: int) -> None:
         """Take note of the tally as the store has it. Those that arrived before the store was
         asked may be refused by it. Raises TallyWentBack."""
-        known = self.tally
-        if known is not None and (found is None or found.rev < known.rev):
-            how = "is missing" if found is None else f"went back from {known.rev} to {found.rev}"
-            back = errors.TallyWentBack(
-                store=self._context.address, name=self.name, how=how,
-                action=f"adding to tally {self.name}", why=how,
-            )  # fmt: skip
-            self._trouble.went_back(back)
-            raise back
+        self.check_not_back(self.tally, found)
         self.tally, self._seen = found, arrivals
+
+    def check_not_back(self, known: Tally | None, found: Tally | None) -> None:
+        """Check a tally as the store has it now beside the one that was known when the store was
+        asked. Raises TallyWentBack."""
+        if known is None or (found is not None and found.rev >= known.rev):
+            return
+        how = "is missing" if found is None else f"went back from {known.rev} to {found.rev}"
+        back = errors.TallyWentBack(
+            store=self._context.address, name=self.name, how=how,
+            action=f"asking for tally {self.name}", why=how,
+        )  # fmt: skip
+        self._trouble.went_back(back)
+        raise back
 
     async def _refuse(self, refused: list[tuple[PendingAdd, errors.RequestRefused]]) -> None:
         """Refuse adds, but not one whose key was counted before the tally was closed (T3).

@@ -65,7 +65,8 @@ class OwnTallies:
             del self.committers[name]
 
     async def tally(self, name: str) -> Tally:
-        """Return a tally with its configuration. Raises BadName, UnknownTally, StoreError."""
+        """Return a tally with its configuration. Raises BadName, UnknownTally, StoreError; also
+        TallyWentBack, as all reads do."""
         return (await self._read(name))[0]
 
     async def value(self, name: str) -> TallyReading:
@@ -99,7 +100,11 @@ class OwnTallies:
     async def _read_once(self, name: str, keys: Collection[str]) -> Seen:
         self.reads += 1
         as_of, store, read = self._context.now_ms(), self._context.store, self._context.read
+        committer = self.committers.get(name)
+        known = None if committer is None else committer.tally
         tally = await read(store.tally(name), f"reading tally {name}")
+        if committer is not None:  # without what was answered a read would not be true (T7)
+            committer.check_not_back(known, tally)
         if tally is None or not keys:
             return tally, as_of, {}
         records = store.records(tally, sorted(keys))

@@ -15,7 +15,8 @@ WORDS: dict[type[errors.IdserviceError], str] = {
     errors.AddUnsettled: "It is not known yet if key {key!r} of tally {name!r} is counted. "
     + errors.KEEP_KEY
     + LOG,
-    errors.TallyWentBack: "Nothing is added to tally {name!r} until an operator repairs it." + LOG,
+    errors.TallyWentBack: "Nothing is added to tally {name!r}, and its sum is not told, until an "
+    "operator repairs it." + LOG,
     errors.StoreReplaced: "The service gives no ids and no sums until an operator acts: its store "
     "changed." + LOG,
     errors.OutcomeUnknown: "The store gave no readable answer: it is not known if this was done, "

@@ -191,6 +191,38 @@ def test_nothing_is_told_of_a_tally_that_vanished() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("how", ["is missing", "from 1 to 0"])
+def test_no_sum_and_no_record_is_told_of_a_tally_that_went_back(how: str) -> None:
+    """It would lack an add that was answered (T7), and tell that a key was never counted."""
+
+    async def main() -> None:
+        store = Watched(GIFTS)
+        async with instance(store) as sums:
+            await sums.add(NAME, "k", "5")
+            if how == "is missing":
+                del store.items[NAME]
+            else:
+                store.items[NAME] = GIFTS
+            for call in (sums.value(NAME), sums.recorded(NAME, "k"), sums.tally(NAME)):
+                with pytest.raises(errors.TallyWentBack, match=how):
+                    await call
+
+    run(main())
+
+
+def test_a_read_that_is_overtaken_by_an_add_is_told() -> None:
+    """What it found is older than what the instance knows since, and was true when it was asked."""
+
+    async def main() -> None:
+        store = Watched(GIFTS)
+        async with instance(store) as sums:
+            await sums.add(NAME, "k", "5")
+            store.behind["tally"] = Once(lambda: sums.add(NAME, "later", "1"))
+            assert (await sums.value(NAME)).sum == 500
+
+    run(main())
+
+
 def test_an_add_waits_through_a_deletion_and_is_read_by_the_new_decimals() -> None:
     async def main() -> None:
         store = Watched(GIFTS)
