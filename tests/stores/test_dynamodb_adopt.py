@@ -276,6 +276,27 @@ async def test_adopting_again_changes_nothing(store: DynamoStore, legacy: Legacy
     assert legacy.item() == before
 
 
+async def test_an_item_is_not_adopted_under_a_second_name(
+    store: DynamoStore, legacy: Legacy
+) -> None:
+    """It was said to be there already, and the end of either adoption closed the other counter."""
+    counter = await store.create(await wanted(store, legacy))
+    before = legacy.item()
+    adopted, value = await store.locate(legacy.table, legacy.key, legacy.value, "old")
+    second = new_counter("orders", random, start=value, adopted=adopted)
+    with pytest.raises(errors.BadConfiguration, match="'donations' goes on in the item"):
+        await ensure(store, second, runway=30, random=random)
+    assert await store.counter("orders") is None
+    assert legacy.item() == before
+    assert await ids_of(store, counter, 1) == [41]
+    item = {**legacy.typed, "id": {"S": "other"}, "counterValue": {"N": "5"}}
+    legacy.client.put_item(TableName=legacy.table, Item=item)
+    other = {**legacy.key, "id": "other"}
+    adopted, value = await store.locate(legacy.table, other, legacy.value, "old")
+    third = await store.create(new_counter("orders", random, start=value, adopted=adopted))
+    assert await ids_of(store, third, 1) == [5]
+
+
 class Died(BaseException):
     """The process ended here."""
 

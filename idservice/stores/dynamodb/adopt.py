@@ -5,7 +5,7 @@ a reservation differs from any other only in the name of the value.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -216,3 +216,19 @@ async def take_over(client: DynamoClient, counter: Counter, adopted: Adopted) ->
     raise errors.NotApplied(
         store=client.store, action=action, why="the item is written all the time; try again"
     )
+
+
+def check_alone(counter: Counter, others: Iterable[Counter]) -> None:
+    """Refuse the item of another counter. Raises BadConfiguration.
+
+    The two would hand out distinct ids at first, and the next change of one would close the other.
+    """
+    assert counter.adopted is not None
+    for other in others:
+        item = other.adopted_item
+        if item is None or other.name == counter.name or item.table != counter.adopted.table:
+            continue
+        if set(item.key) == set(counter.adopted.key):
+            key = ",".join(f"{name}={value}" for name, _, value in item.key)
+            why = f"counter {other.name!r} goes on in the item {key} of table {item.table!r}, and"
+            raise errors.BadConfiguration(why=f"{why} two counters cannot share one")

@@ -154,7 +154,10 @@ class DynamoStore:
             found = await self.counter(counter.name)
             if found is not None:
                 return found
-            counter = await adoption.take_over(self._client, counter, counter.adopted)
+            taken = await adoption.take_over(self._client, counter, counter.adopted)
+            if taken.epoch != counter.epoch:  # it was taken over before
+                adoption.check_alone(counter, await self.counters())
+            counter = taken
         entry = items.new_entry(self._name, counter)
         try:
             writes = [entry, requests.head_moved(self._name), *positions]
