@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from idservice import errors
 from idservice.access.keys import Keys
 from idservice.access.passes import OPEN, Pass
-from idservice.access.refusal_log import RefusalLog
+from idservice.access.refusal_log import Peer, RefusalLog
 from idservice.core.access_key import MARK, Role
 from idservice.observability.readings import count
 
@@ -73,8 +73,8 @@ class Gate:
         if self._keys is not None:
             self._keys.on_news.append(forget)
 
-    async def admit(self, headers: Sequence[bytes]) -> Pass:
-        """Return the pass of a request, after the keys are read if need be.
+    async def admit(self, headers: Sequence[bytes], peer: Peer | None = None) -> Pass:
+        """Return the pass of a request, after the keys are read if need be. The log has its `peer`.
 
         Raises KeyRefused, CatalogueStale; StoreError: its key is not known here, and the store does
         not answer.
@@ -86,16 +86,23 @@ class Gate:
             found = self.judge(headers)
             assert found is not None
         if isinstance(found, errors.IdserviceError):
-            self.refused(found, headers)
+            self.refused(found, headers, peer)
             raise found.with_traceback(None)
         return found
 
-    def check(self, rights: Pass, role: Role, name: str | None, headers: Sequence[bytes]) -> None:
+    def check(
+        self,
+        rights: Pass,
+        role: Role,
+        name: str | None,
+        headers: Sequence[bytes],
+        peer: Peer | None,
+    ) -> None:
         """Refuse what the rights of a request do not permit, as `Pass.check`, and log it."""
         try:
             rights.check(role, name)
         except errors.IdserviceError as error:
-            self.refused(error, headers)
+            self.refused(error, headers, peer)
             raise
 
     def count(self, code: str) -> None:
@@ -103,13 +110,15 @@ class Gate:
         if self._keys is not None:
             count(self._keys.refusals, code)
 
-    def refused(self, error: errors.IdserviceError, headers: Sequence[bytes]) -> None:
+    def refused(
+        self, error: errors.IdserviceError, headers: Sequence[bytes], peer: Peer | None
+    ) -> None:
         """Count a refusal, and log it."""
         self.count(error.code)
         if self._log is None:
             return
         header = headers[0] if headers else b""
-        self._log.add(error, header, _bearer(header) or "")
+        self._log.add(error, header, _bearer(header) or "", peer)
 
     def _warn_if_overheard(self) -> None:
         if self._plain and not self._warned[0]:

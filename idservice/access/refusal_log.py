@@ -1,6 +1,7 @@
 """Logs what was refused because of access keys, so that the log alone says which key it was."""
 
 import logging
+from typing import Any, Protocol
 
 from idservice import errors
 from idservice.access.keys import Keys
@@ -15,6 +16,12 @@ HEADERS_MAX = 1024  # whose log is remembered
 _others = RateLimitedLog(log)  # for all requests without a key of the store
 
 
+class Peer(Protocol):
+    """The connection of a client: a transport, or a request of aiohttp."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any: ...
+
+
 class RefusalLog:
     """Logs the refusals of one gate. No line has a secret (K4).
 
@@ -27,7 +34,9 @@ class RefusalLog:
         self._by_header: dict[bytes, RateLimitedLog] = {}
         self._by_id: dict[str, RateLimitedLog] = {}  # of keys that the store has or had
 
-    def add(self, error: errors.IdserviceError, header: bytes, text: str) -> None:
+    def add(
+        self, error: errors.IdserviceError, header: bytes, text: str, peer: Peer | None
+    ) -> None:
         """Log that a request was refused. `text` is the token of its header, or empty."""
         limited = self._by_header.get(header)
         if limited is None:
@@ -35,7 +44,7 @@ class RefusalLog:
         if limited.holds_back():
             return
         limited.warning(
-            "a request was refused: %s%s", error, self._whose(text),
+            "a request from %s was refused: %s%s", _place(peer), error, self._whose(text),
             extra={"action": "key_refused"},
         )  # fmt: skip
 
@@ -61,6 +70,14 @@ class RefusalLog:
             return f" (it names key {id}, and is not that key)"
         note = f", {key.note}" if key.note else ""
         return f" (key {id}{note}{_ended(key)})"
+
+
+def _place(peer: Peer | None) -> str:
+    """Return where a request came from. No header of it is believed: anybody can send one."""
+    name = peer.get_extra_info("peername") if peer is not None else None
+    if name is None:
+        return "a client that is gone"
+    return str(name[0]) if isinstance(name, tuple) else "a Unix socket"
 
 
 def _ended(key: AccessKey) -> str:

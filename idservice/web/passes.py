@@ -52,12 +52,12 @@ def _judged(gate: Gate, handler: Handler, role: Role, name: str | None) -> Handl
         sent = request.headers.getall("Authorization", ())
         headers = [one.encode("utf-8", "surrogateescape") for one in sent]
         try:
-            found = await gate.admit(headers)
+            found = await gate.admit(headers, request)
         except errors.AccessKeyMissing:
             if name is None and request.path == "/":
                 raise PageNeedsKey() from None
             raise
-        gate.check(found, role, name or request.match_info.get("name"), headers)
+        gate.check(found, role, name or request.match_info.get("name"), headers, request)
         request[KEPT] = found
         return await handler(request)
 

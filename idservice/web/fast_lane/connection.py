@@ -258,7 +258,7 @@ class FastConnection(asyncio.Protocol):
 
     def _begin(self, head: bytes) -> bool:
         """Answer a request, or begin to; return False if aiohttp has to."""
-        found, self._closes = self._connections.understand(head)
+        found, self._closes = self._connections.understand(head, self._transport)
         if isinstance(found, Target):
             self._remember(head, found)
             self._answer(found)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from idservice.access.refusal_log import Peer
 from idservice.web.connection import UNREAD_S, ConnectionLimit
 from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser
 from idservice.web.fast_lane.responses import Found, Responder, Target
@@ -52,9 +53,10 @@ class FastConnections:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
-    def understand(self, head: bytes) -> tuple[Found, bool]:
+    def understand(self, head: bytes, peer: Peer | None) -> tuple[Found, bool]:
         """Return what a head asks for, as `Responder.find`, and True if the client wants no further
-        answer. The same bytes, on any connection, are parsed once."""
+        answer. The same bytes, on any connection, are parsed once. A refusal is logged with the
+        `peer`."""
         known = self._known.get(head)
         if known is not None and known[0].refusal is None:
             return known
@@ -65,7 +67,8 @@ class FastConnections:
         if accept is None:
             return None, False
         line, authorization = head[: head.find(b"\r")], self.parser.authorization
-        found, closes = self.responder.find(line, accept, authorization), self.parser.closes
+        found = self.responder.find(line, accept, authorization, peer)
+        closes = self.parser.closes
         if isinstance(found, Target):
             if len(self._known) >= KNOWN_MAX:
                 del self._known[next(iter(self._known))]

@@ -17,6 +17,7 @@ from aiohttp import web
 from idservice import errors
 from idservice.access.gate import Gate
 from idservice.access.passes import OPEN, Pass
+from idservice.access.refusal_log import Peer
 from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 from idservice.allocation.wait_queue import Served
@@ -144,7 +145,9 @@ class Responder:
 
     # --- requests --------------------------------------------------------------------------------
 
-    def find(self, line: bytes, accept: bytes, authorization: bytes) -> Found:
+    def find(
+        self, line: bytes, accept: bytes, authorization: bytes, peer: Peer | None = None
+    ) -> Found:
         """Return what a request line asks for, with its Accept and Authorization headers.
 
         That is a target, a whole answer, or work that returns one. None means that aiohttp answers.
@@ -152,12 +155,12 @@ class Responder:
         judged = self._gate.judge((authorization,))
         if not isinstance(judged, Pass):
             if judged is not None and line in self._judged:
-                return self._refused_key(judged, authorization)
-            return self._look_up(line, accept, authorization, judged)
+                return self._refused_key(judged, authorization, peer)
+            return self._look_up(line, accept, authorization, judged, peer)
         lines = self._lines_of(judged)[self._prefers_json(accept)]
         found: Found = lines.get(line)
         if found is None:
-            found = self._look_up(line, accept, authorization, judged)
+            found = self._look_up(line, accept, authorization, judged, peer)
             if isinstance(found, Target):
                 if judged is not OPEN:
                     judged.arm(found)
@@ -186,7 +189,9 @@ class Responder:
             found = self._by_accept[accept] = prefers_json(_text(accept))
         return found
 
-    def _look_up(self, line: bytes, accept: bytes, authorization: bytes, judged: Judged) -> Found:
+    def _look_up(
+        self, line: bytes, accept: bytes, authorization: bytes, judged: Judged, peer: Peer | None
+    ) -> Found:
         try:
             method, _, rest = line.decode("ascii").partition(" ")
         except UnicodeDecodeError:
@@ -208,9 +213,9 @@ class Responder:
                     self._judged.clear()
                 if len(line) <= LINE_MAX:
                     self._judged.add(line)
-                return self._refused_key(judged, authorization)
+                return self._refused_key(judged, authorization, peer)
             old = path in self._paths and path != NEXT
-            return self._find_ids(name, target, accept, authorization, judged, old=old)
+            return self._find_ids(name, target, accept, authorization, judged, old=old, peer=peer)
         if path == "/readyz" and method == "GET":
             return self._later(self._ready)
         if path == "/livez" and method == "GET":
@@ -226,11 +231,12 @@ class Responder:
         rights: Pass | None,
         *,
         old: bool,
+        peer: Peer | None,
     ) -> Found:
         """As `find`. Nothing of the counter is looked at before the rights are checked (K5)."""
         try:
             if rights is not None:
-                self._gate.check(rights, Role.USE, name, (authorization,))
+                self._gate.check(rights, Role.USE, name, (authorization,), peer)
         except errors.IdserviceError as error:
             return self._worded(error)
         asked: IdRequest | errors.RequestRefused
@@ -241,7 +247,7 @@ class Responder:
         except errors.RequestRefused as error:
             asked = error
         if rights is None:
-            return self._later(partial(self._admitted, name, asked, authorization))
+            return self._later(partial(self._admitted, name, asked, authorization, peer))
         if isinstance(asked, errors.RequestRefused):
             return self.refusal(asked)
         counter = self.service.local_counters.get(name)
@@ -250,11 +256,15 @@ class Responder:
         return Target(counter, asked)
 
     async def _admitted(
-        self, name: str, asked: IdRequest | errors.RequestRefused, authorization: bytes
+        self,
+        name: str,
+        asked: IdRequest | errors.RequestRefused,
+        authorization: bytes,
+        peer: Peer | None,
     ) -> tuple[str, bytes]:
         """Answer a request whose key is to be read first."""
-        rights = await self._gate.admit((authorization,))
-        self._gate.check(rights, Role.USE, name, (authorization,))
+        rights = await self._gate.admit((authorization,), peer)
+        self._gate.check(rights, Role.USE, name, (authorization,), peer)
         if isinstance(asked, errors.RequestRefused):
             raise asked
         return await issue(self.service, name, asked, rights)
@@ -326,8 +336,10 @@ class Responder:
         """Return a whole answer that refuses."""
         return self._whole(problem(error))
 
-    def _refused_key(self, error: errors.IdserviceError, authorization: bytes) -> bytes:
-        self._gate.refused(error, (authorization,))
+    def _refused_key(
+        self, error: errors.IdserviceError, authorization: bytes, peer: Peer | None
+    ) -> bytes:
+        self._gate.refused(error, (authorization,), peer)
         return self._worded(error)
 
     def _worded(self, error: errors.IdserviceError) -> bytes:

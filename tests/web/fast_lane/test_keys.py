@@ -49,9 +49,9 @@ def closes_one_way_only(self: Target, refusal: Exception) -> None:
     self.plain = self.single = False
 
 
-def understands_what_ended(self: FastConnections, head: bytes) -> Any:
+def understands_what_ended(self: FastConnections, head: bytes, peer: Any) -> Any:
     known = self._known.get(head)
-    return known if known is not None else _understand(self, head)
+    return known if known is not None else _understand(self, head, peer)
 
 
 _understand: Callable[..., Any] = FastConnections.understand
