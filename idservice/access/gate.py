@@ -7,16 +7,11 @@ from idservice import errors
 from idservice.access.keys import Keys
 from idservice.access.passes import OPEN, Pass
 from idservice.access.refusal_log import Peer, RefusalLog
-from idservice.core.access_key import MARK, Role
+from idservice.access.refusals import MISSING, OTHER, SEVERAL
+from idservice.core.access_key import MARK, Role, bearer
 from idservice.observability.readings import count
 
 log = logging.getLogger("idservice.access")
-
-BEARER = "bearer "
-# Made once, so that wrong keys cause little work.
-_MISSING = errors.AccessKeyMissing()
-_SEVERAL = errors.KeyMalformed(why="the request has several Authorization headers")
-_OTHER = errors.KeyMalformed(why=f"it does not begin with {MARK}")
 
 
 class Gate:
@@ -55,18 +50,20 @@ class Gate:
         if len(headers) == 1:
             known = keys.known(headers[0])
             if known is not None:
-                self._warn_if_overheard()
+                if self._plain:
+                    self._warn_if_overheard()
                 return known
-            text = _bearer(headers[0])
+            text = bearer(headers[0])
             if text is not None and text.startswith(MARK):
-                self._warn_if_overheard()
+                if self._plain:
+                    self._warn_if_overheard()
                 return keys.judge(headers[0], text)
-        texts = [text for text in map(_bearer, headers) if text is not None]
+        texts = [text for text in map(bearer, headers) if text is not None]
         if not self.asks and not any(text.startswith(MARK) for text in texts):
             return OPEN
         if not texts:
-            return _MISSING
-        return _SEVERAL if len(headers) > 1 else _OTHER
+            return MISSING
+        return SEVERAL if len(headers) > 1 else OTHER
 
     def on_news(self, forget: Callable[[], None]) -> None:
         """Have `forget` called whenever a key that was refused may be let through."""
@@ -82,7 +79,7 @@ class Gate:
         found = self.judge(headers)
         if found is None:
             assert self._keys is not None
-            await self._keys.load(_bearer(headers[0]) or "")
+            await self._keys.load(bearer(headers[0]) or "")
             found = self.judge(headers)
             assert found is not None
         if isinstance(found, errors.IdserviceError):
@@ -114,14 +111,12 @@ class Gate:
         self, error: errors.IdserviceError, headers: Sequence[bytes], peer: Peer | None
     ) -> None:
         """Count a refusal, and log it."""
-        self.count(error.code)
-        if self._log is None:
-            return
-        header = headers[0] if headers else b""
-        self._log.add(error, header, _bearer(header) or "", peer)
+        if self._keys is not None and self._log is not None:
+            count(self._keys.refusals, error.code)
+            self._log.add(error, headers, peer)
 
     def _warn_if_overheard(self) -> None:
-        if self._plain and not self._warned[0]:
+        if not self._warned[0]:
             self._warned[0] = 1
             log.warning(
                 "access keys come over plain HTTP to %s: whoever is on the way can read and use"
@@ -130,11 +125,3 @@ class Gate:
                 extra={"action": "key_overheard"},
             )
         self._plain = ""
-
-
-def _bearer(header: bytes) -> str | None:
-    """Return the token of a header; None if it is of another scheme."""
-    text = header.decode("ascii", "replace")
-    if text[: len(BEARER)].lower() != BEARER:
-        return None
-    return text[len(BEARER) :].strip()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from idservice import errors
 from idservice.access.passes import Pass
+from idservice.access.refusals import TYPO, UNKNOWN
 from idservice.core.access_key import BUCKETS, AccessKey, bucket_of, id_in
 from idservice.core.timeouts import STALE_MIN_S
 from idservice.observability.store_health import StoreHealth
@@ -25,9 +26,6 @@ SILENT_S = STALE_MIN_S - 2 * TICK_S
 HEADERS_MAX = 16_384  # Authorization headers whose pass is remembered
 HEADER_MAX = 80  # bytes of such a header: with its scheme a key has 67, and maybe more spaces
 AGAIN_S = 1.0  # before a bucket that could not be read is read again
-# Made once, so that wrong keys cause little work.
-_TYPO = errors.KeyMalformed(why="it has a typo, or is cut off")
-_UNKNOWN = errors.KeyUnknown()
 
 
 class Keys:
@@ -88,7 +86,7 @@ class Keys:
         first. The `header` is remembered, unless it is long."""
         id = id_in(text)
         if id is None:
-            return _TYPO
+            return TYPO
         stale = self._stale()
         if stale is not None:
             return stale
@@ -96,7 +94,7 @@ class Keys:
             return None
         key = self._by_id.get(id)
         if key is None or not key.is_text(text):
-            return _UNKNOWN
+            return UNKNOWN
         refusal = self._refusal(key)
         if refusal is not None:
             return refusal

@@ -1,11 +1,13 @@
 """Logs what was refused because of access keys, so that the log alone says which key it was."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from idservice import errors
 from idservice.access.keys import Keys
-from idservice.core.access_key import AccessKey, id_in
+from idservice.access.refusals import OF_NO_KEY
+from idservice.core.access_key import AccessKey, bearer, id_in
 from idservice.observability.logs import RateLimitedLog
 from idservice.stores.instants import instant
 
@@ -35,20 +37,23 @@ class RefusalLog:
         self._by_id: dict[str, RateLimitedLog] = {}  # of keys that the store has or had
 
     def add(
-        self, error: errors.IdserviceError, header: bytes, text: str, peer: Peer | None
+        self, error: errors.IdserviceError, headers: Sequence[bytes], peer: Peer | None
     ) -> None:
-        """Log that a request was refused. `text` is the token of its header, or empty."""
-        limited = self._by_header.get(header)
+        """Log that a request with these Authorization headers was refused."""
+        header = headers[0] if headers else b""
+        limited = _others if error in OF_NO_KEY else self._by_header.get(header)
         if limited is None:
-            limited = self._remember(header, text)
+            limited = self._remember(header)
         if limited.holds_back():
             return
+        text = bearer(header) or ""
         limited.warning(
             "a request from %s was refused: %s%s", _place(peer), error, self._whose(text),
             extra={"action": "key_refused"},
         )  # fmt: skip
 
-    def _remember(self, header: bytes, text: str) -> RateLimitedLog:
+    def _remember(self, header: bytes) -> RateLimitedLog:
+        text = bearer(header) or ""
         key = self._keys.find(text)
         if key is None or not key.is_text(text):
             return _others

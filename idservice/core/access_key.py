@@ -28,6 +28,7 @@ EVERYTHING = "*"
 BELOW = ".*"  # ends a scope of all names with a prefix
 KEY_ID = re.compile(rf"[{ID_DIGITS}]{{{ID_LENGTH}}}", re.ASCII)
 MARK = "idk_"  # begins every key
+BEARER = b"bearer "  # begins the header that shows one, in any case
 _PAIRS = [one + other for one in DIGITS for other in DIGITS]
 
 
@@ -104,6 +105,13 @@ def id_in(text: str) -> str | None:
     if found is None or checksum(text[:-CHECKSUM_LENGTH]) != text[-CHECKSUM_LENGTH:]:
         return None
     return found[2]
+
+
+def bearer(header: bytes) -> str | None:
+    """Return the token in an Authorization header; None if it is of another scheme."""
+    if header[: len(BEARER)].lower() != BEARER:
+        return None
+    return header[len(BEARER) :].decode("ascii", "replace").strip()
 
 
 def checksum(body: str) -> str:
