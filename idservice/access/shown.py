@@ -30,7 +30,7 @@ def described(key: AccessKey, now: int) -> dict[str, object]:
 
 
 def state(key: AccessKey, now: int) -> str:
-    """Return the state of a key, which is `expired` for one that would be active else."""
+    """Return the state of a key; `expired` if it is past its end and was not revoked."""
     return key.state.value if key.is_usable(now) or key.ended else EXPIRED
 
 

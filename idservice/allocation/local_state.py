@@ -36,7 +36,7 @@ class LocalState(Enum):
 
 
 class LocalEvent(Enum):
-    """The events that change such a state."""
+    """The events that change the state of a counter on an instance."""
 
     CLOSED = auto()  # the entry is not active
     REOPENED = auto()  # it is active, in the same epoch

@@ -333,8 +333,8 @@ class EpochChanger:
             return
         log.info(
             "counter %s: %s %s waits %.0f s, until each instance has read of it or stopped serving",
-            entry.name, entry.intent.kind if entry.intent else "a change", entry.last_change,
-            seconds,
+            entry.name, word_of(entry.intent.kind) if entry.intent else "a change",
+            entry.last_change, seconds,
             extra={"action": "change_waits"},
         )  # fmt: skip
         await asyncio.sleep(seconds)

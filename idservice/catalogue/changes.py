@@ -235,7 +235,7 @@ class Delete(Change, frozen=True):
     drops: ClassVar = True
 
     def bounded(self, entry: Counter) -> Counter:
-        """Drop them: an earlier version that uses the name again would not know of them."""
+        """Drop the bounds: an earlier version that uses the name again would not know of them."""
         return replace(entry, request_max=None, rate_max=None)
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from idservice import errors
-from idservice.catalogue.changes import command
+from idservice.catalogue.changes import command, word_of
 from idservice.core.epoch import GONE_BACK, ordinal_on, sealed
 from idservice.stores.at_once import for_each
 from idservice.stores.findings import ADVICE, FAULT, WARNING, Clock, Finding, fine
@@ -115,12 +115,13 @@ def _unfinished(entry: Counter, again: str, now: float) -> Iterator[Finding]:
         after = "then" if until else "within seconds"
         if _is_carried_out(entry, now):
             yield Finding(
-                ADVICE, "change", f"counter {entry.name}: {intent.kind} is carried out ({last})",
+                ADVICE, "change",
+                f"counter {entry.name}: {word_of(intent.kind)} is carried out ({last})",
                 f"no ids are handed out meanwhile{until}",
             )  # fmt: skip
             return
         yield Finding(
-            WARNING, "change", f"counter {entry.name}: {intent.kind} is begun and not done"
+            WARNING, "change", f"counter {entry.name}: {word_of(intent.kind)} is begun and not done"
             f" ({last or 'by an operator'})",
             f"no ids are handed out meanwhile{until}; an instance that serves the counter finishes"
             f" it {after}, and so does the same command",

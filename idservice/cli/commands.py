@@ -78,7 +78,7 @@ ROLE = "read: show and list; use: also take ids and add; admin: also change, and
 
 NAME = takes("name", metavar="NAME", help="the counter")
 JSON = takes("--json", action="store_true", help="print JSON")
-REASON = takes("--reason", metavar="TEXT", default="", help="why, for the log and `show`")
+REASON = takes("--reason", metavar="TEXT", default="", help="the reason, for the log and `show`")
 BOUNDS = (
     number("--request-max", help="the most ids of one request; 0: no bound (default)"),
     rate("--rate-max", help="ids per second that each instance gives; 0: no bound (default)"),
@@ -129,8 +129,8 @@ COMMANDS = {
         (
             NAME,
             number("--next", required=True, help="the id to go on from"),
-            takes("--allow-lower", action="store_true", help="even below ids in use: repeats them"),
-            takes("--force", action="store_true", help="even over more than a million ids"),
+            takes("--allow-lower", action="store_true", help="repeat ids that are in use"),
+            takes("--force", action="store_true", help="skip more than a million ids"),
             REASON,
         ),
     ),
@@ -144,7 +144,7 @@ COMMANDS = {
                  help="seconds that its ids in memory last without the store, 1 to 86400"),
             *BOUNDS,
             takes("--force", action="store_true",
-                 help="even a limit below ids in use: no ids are left"),
+                 help="accept a limit below ids in use, which leaves no ids"),
             REASON,
         ),
     ),
@@ -176,7 +176,7 @@ COMMANDS = {
             takes("--dry-run", action="store_true",
                  help="print each counter before and after, and change nothing"),
             takes("--force", action="store_true",
-                 help="even over more than a million ids, and even if no ids are left"),
+                 help="skip more than a million ids, or leave none below the limit"),
             REASON,
         ),
     ),
@@ -274,7 +274,7 @@ COMMANDS = {
         "cli.key_commands:revoke", "Revoke an access key, for good and everywhere.", STORE,
         (
             takes("id", metavar="ID", help="the id of the key, as `key list` shows it"),
-            takes("--reason", metavar="TEXT", required=True, help="why, for the log and the list"),
+            takes("--reason", metavar="TEXT", required=True, help="the reason, for log and list"),
         ),
     ),
     "doctor": Command(

@@ -14,6 +14,7 @@ from typing import Any
 
 from idservice import errors
 from idservice.allocation import direct
+from idservice.catalogue.changes import word_of
 from idservice.cli import http_get
 from idservice.cli.shown_key import shown_key
 from idservice.cli.store_commands import asks_service, in_use, opened
@@ -218,8 +219,8 @@ def _check_open(counter: Counter, store: str) -> None:
         raise errors.NotApplied(
             store=store,
             action=f"handing out ids of counter {counter.name!r}",
-            why=f"a change ({counter.intent.kind}) is under way, {counter.last_change}; try again,"
-            " and if it stands still, run the command of that change again",
+            why=f"a change ({word_of(counter.intent.kind)}) is under way, {counter.last_change};"
+            " try again, and if it stands still, run the command of that change again",
         )
 
 

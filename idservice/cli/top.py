@@ -264,7 +264,7 @@ def _head(status: Mapping[str, Any], rate: float) -> Iterator[Text]:
 
 
 class Trails:
-    """The recent past of each counter, for the line of runways and for ids a second."""
+    """The last looks at each counter, from which the runways and the ids per second are drawn."""
 
     def __init__(self) -> None:
         self._trails: dict[str, deque[tuple[float, int, float | None]]] = {}

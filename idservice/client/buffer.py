@@ -273,7 +273,7 @@ class ClientBuffer:
         return late
 
     def check_open(self, outcome: str = errors.NOT_APPLIED) -> None:
-        """Raise NotOpen if the client is not open; `outcome` is that of the call."""
+        """Raise NotOpen, with this `outcome`, if the client is not open."""
         if self.not_open:
             closed = NotOpen(why=self.not_open)
             closed.outcome = outcome

@@ -122,7 +122,7 @@ def checksum(body: str) -> str:
 
 
 def hashed(text: str) -> str:
-    """Return what is kept of the text of a key."""
+    """Return the hash of the text of a key, which the store has in place of the text."""
     return sha256(text.encode()).hexdigest()
 
 

@@ -91,8 +91,8 @@ class Allocator:
         self.rate = 0.0  # ids per second, as last measured,
         self._rated_s = 0.0  # over this many seconds
         self.pace = Pace()
-        self.retired = False  # everything was dropped for good
-        self.stock = 0  # how many were held after the last grant
+        self.retired = False  # True once everything is dropped for good
+        self.stock = 0  # ids in memory after the last grant
         self.granted_ids = 0
         self._issued_before = 0  # ids that earlier epochs' allocators handed out
         self.returned_ids = 0  # ids that went back to the store at the stop

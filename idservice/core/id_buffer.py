@@ -120,7 +120,7 @@ class IdBuffer:
         self._rest.append(ids)
 
     def stop_at(self, left: int) -> None:
-        """Let the cursor end where `left` ids are left, and point it anew."""
+        """Have the cursor stop once `left` ids are left, and set it up again."""
         self._stop_at = left
         if self._shared:
             self.advance()

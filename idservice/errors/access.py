@@ -80,8 +80,9 @@ class NoSuchKey(RequestRefused):
 
 class KeysIllFormed(NotApplied):
     text = (
-        "The access keys in {store} cannot be read: of the item {item}, {why}. It was changed by "
-        "hand, or by a newer version. Put the item right; until then its keys are refused."
+        "The access keys in {store} cannot be read. The item {item} is wrong: {why}. It was "
+        "changed by hand, or by a newer version. Put the item right; until then its keys are "
+        "refused."
     )
     code = "keys_ill_formed"
     answered = True

@@ -128,8 +128,8 @@ class TallyWentBack(NotApplied):
 
 class TallyIllFormed(NotApplied):
     text = (
-        "Tally {name!r} in {store} cannot be read: of the item {item}, {why}. It was changed by "
-        "hand, or by a newer version. Put the item right; nothing is added until then."
+        "Tally {name!r} in {store} cannot be read. The item {item} is wrong: {why}. It was changed "
+        "by hand, or by a newer version. Put the item right; nothing is added until then."
     )
     code = "tally_ill_formed"
     answered = True

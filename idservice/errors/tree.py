@@ -290,8 +290,8 @@ class EpochChanged(NotApplied):
 
 class BatchBurnt(EpochChanged):
     text = (
-        "Counter {name!r} in {store} changed from {epoch!r} to {found!r} after a batch was "
-        "granted and before it was answered: its ids are lost."
+        "Counter {name!r} in {store} went from epoch {epoch!r} to {found!r} after it granted a "
+        "batch and before the answer came: the ids of the batch are lost."
     )
 
 
@@ -355,7 +355,7 @@ class Withheld(NotApplied):
 
 
 class NoRoom(NotApplied):
-    text = "Counter {name!r} in {store} is at {position}: fewer are left than were asked for."
+    text = "Counter {name!r} in {store} is at {position}: fewer ids are left than were asked for."
     answered = True
     retryable = False
 

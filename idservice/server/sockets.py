@@ -55,7 +55,7 @@ class Sockets:
         return self.allow_changes and address.is_local and (self.control_on_data or not is_data)
 
     def close(self) -> None:
-        """Close them in this process; other processes that share them go on."""
+        """Close the sockets in this process; other processes that share them go on."""
         for _, bound in self.data + self.admin:
             bound.close()
 

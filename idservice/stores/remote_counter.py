@@ -28,7 +28,7 @@ class RemoteCounter(msgspec.Struct, frozen=True):
     store: str = ""  # "down" while the service shows what its memory knows
 
     def entry(self) -> Counter:
-        """Return it as an entry. It has one shard: those of the service are not seen."""
+        """Return the counter as an entry with one shard: those of the service are not seen."""
         return Counter(
             name=self.counter,
             epoch=epoch_of(self.epoch),

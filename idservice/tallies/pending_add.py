@@ -69,7 +69,7 @@ class PendingAdd:
         return self is other or other.arrived < self.seen
 
     def wanted(self, tally: Tally) -> Wanted:
-        """Return it as a request to this tally. Raises BadAmount, TallyNotChanged."""
+        """Return the add as a request to this tally. Raises BadAmount, TallyNotChanged."""
         return wanted(tally, self.key, self.amount, sets=self.sets, by=self.by)
 
 

@@ -25,7 +25,7 @@ class CommitTurns:
         self._random = random
         self._crowd = 1.0  # lengthens the pauses
         self._known_until = float("-inf")
-        self._last = float("-inf")  # commit
+        self._last = float("-inf")  # the time of the last commit
         self._since = 0.0  # the beginning of the commits that followed one another at once
 
     def beaten(self, now: float) -> None:

@@ -41,8 +41,8 @@ COMMANDS = {
 
 
 class KeyRoutes:
-    """Handlers over the keys of a store, whose address is `store`. Without `changes`, as in a
-    sidecar, none are kept here. `clock` tells the seconds since 1970."""
+    """Handlers over the keys of a store, whose address is `store`. `changes` is None in a sidecar,
+    which keeps no keys. `clock` returns seconds since 1970."""
 
     def __init__(
         self,

@@ -262,7 +262,7 @@ async def test_a_bucket_that_cannot_be_read_is_named_and_others_are_read(
     by_hand(backend, text)
     with pytest.raises(errors.KeysIllFormed) as refused:
         await keys.bucket("0")
-    assert re.search("of the item ('0' of table `key`|keys:0),", str(refused.value))
+    assert re.search("The item ('0' of table `key`|keys:0) is wrong:", str(refused.value))
     assert (refused.value.outcome, refused.value.retryable) == (errors.NOT_APPLIED, False)
     assert FULL.hash not in str(refused.value)
     assert (await keys.bucket("1")).keys == (FULL,)

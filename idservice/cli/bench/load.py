@@ -73,7 +73,7 @@ class LoadConnection(asyncio.Protocol):
         self._transport.write(self._load.plan.request)
 
     def close(self) -> None:
-        """Close it; a request under way is lost."""
+        """Close the connection; a request under way is lost."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -110,8 +110,8 @@ class LoadConnection(asyncio.Protocol):
 class Load:
     """Sends the requests of a plan.
 
-    `connect` opens a connection served by the protocol of a factory. `wake` has `tick` called once,
-    after some ns. `clock` is in ns.
+    `connect` opens a connection, given a function that makes its protocol. `wake`, given a time
+    in ns, has `tick` called once after that time. `clock` returns ns.
     """
 
     def __init__(

@@ -116,7 +116,7 @@ def read_grant(sent: SentReservation, place: Place, written: Answer) -> Grant:
 
 
 def read_refusal(sent: SentReservation, place: Place, item: Answer | None) -> Grant:
-    """Interpret a failed condition, by the item as it was then."""
+    """Interpret a failed condition by the item that the refusal shows."""
     if not item:
         return sent.interpret_failure(None, None)
     record = None if sent.batch is None else items.record_in(item, sent.batch.writer)

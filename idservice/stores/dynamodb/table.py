@@ -58,26 +58,26 @@ class TableIdentity:
 
     @property
     def is_invalid(self) -> bool:
-        """Return True if something was not found since it was recognised."""
+        """Return True if the table was invalidated since it was last recognised."""
         return self._settled != self._invalidations
 
     def invalidate(self) -> None:
-        """Note that something was not found, or that another table was."""
+        """Have the table compared again: an item was not found, or the table is another one."""
         self._invalidations += 1
 
     def answered(self, asked_at: Moment) -> None:
-        """Note that it answered what was asked at that moment. After a silence the answer does not
-        tell which table gave it."""
+        """Note that the table answered a call that was sent at this moment. After a silence the
+        answer does not tell which table gave it."""
         if self._heard is not None and not self._is_due:
             self._heard = max(self._heard, asked_at)
 
     def unanswered(self) -> None:
-        """Note that a look at it was not answered."""
+        """Note that a look at the table was not answered."""
         if self._heard is not None:
             self._heard = (0.0, 0.0)
 
     async def recognise(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Recognise it by `check`, which raises if it is another table."""
+        """Recognise the table by `check`, which raises if it is another one."""
         invalidations, asked_at = self._invalidations, now()
         await check()
         self._settled, self._heard = invalidations, asked_at
@@ -98,7 +98,7 @@ class TableIdentity:
             pass
 
     async def ensure(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Recognise it by `check` if that is due."""
+        """Recognise the table by `check` if that is due."""
         if self._is_due:
             async with self._checking:  # one for all calls that come meanwhile
                 if self._is_due:
