@@ -12,12 +12,15 @@ from idservice import errors
 from idservice.access.gate import Gate
 from idservice.access.passes import OPEN, Pass
 from idservice.core.access_key import EVERYTHING, Role
-from idservice.web.problems import Handler, PageNeedsKey, expect
+from idservice.web.problems import Handler, PageNeedsKey, QueryNotRead, expect
 
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
 TAKING = ("/next", "/add")  # ends of the paths that use up ids or change a sum
 OPERATING = ("/v1/keys", "/v1/usage")  # beginnings of those that show what is the owner's alone
+
+READING = ("GET", "HEAD")
+IDS = "/next"  # where POST asks for ids by its query
 
 WHOLE = ("/metrics",)  # show the sums of all counters
 
@@ -37,7 +40,8 @@ class JudgedRoutes:
             if path not in UNASKED:
                 role = Role.USE if counter is not None else role_for(path, method)
                 name = EVERYTHING if path in WHOLE else counter
-                one = _judged(self._gate, handler, role, name)
+                changes = method not in READING and counter is None and not path.endswith(IDS)
+                one = _judged(self._gate, handler, role, name, changes=changes)
             resource.add_route(method, one, expect_handler=expect)
 
     def show(self, path: str, handlers: Mapping[str, Handler]) -> None:
@@ -45,8 +49,11 @@ class JudgedRoutes:
         self.serve(path, {**handlers, **({"HEAD": handlers["GET"]} if "GET" in handlers else {})})
 
 
-def _judged(gate: Gate, handler: Handler, role: Role, name: str | None) -> Handler:
-    """Return a handler that needs a pass with this role, for a name or for the one in the path."""
+def _judged(
+    gate: Gate, handler: Handler, role: Role, name: str | None, *, changes: bool
+) -> Handler:
+    """Return a handler that needs a pass with this role, for a name or for the one in the path. One
+    that `changes` something has all that it needs in its body."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         sent = request.headers.getall("Authorization", ())
@@ -59,6 +66,9 @@ def _judged(gate: Gate, handler: Handler, role: Role, name: str | None) -> Handl
             raise
         gate.check(found, role, name or request.match_info.get("name"), headers, request)
         request[KEPT] = found
+        # None of the routes that change something reads one: not `?start=500`, nor `?dry_run=1`.
+        if changes and request.rel_url.raw_query_string:
+            raise QueryNotRead()  # which it does not show: it may have a secret
         return await handler(request)
 
     return handle
@@ -70,7 +80,7 @@ def role_for(path: str, method: str) -> Role:
         return Role.ADMIN
     if path.endswith(TAKING):
         return Role.USE
-    return Role.READ if method in ("GET", "HEAD") else Role.ADMIN
+    return Role.READ if method in READING else Role.ADMIN
 
 
 def pass_of(request: web.Request) -> Pass:

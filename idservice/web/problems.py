@@ -120,6 +120,13 @@ class NotRead(errors.RequestRefused):
     code = "not_read"
 
 
+class QueryNotRead(NotRead):
+    text = (
+        "A query is not read here, so this would not do what it says. Send what is to be done as "
+        "JSON in the body, and no query."
+    )
+
+
 class UriTooLong(errors.MalformedRequest):
     text = "The path and the query of the request are too long. Send at most 8,000 bytes."
     code = "uri_too_long"

@@ -274,6 +274,31 @@ async def test_a_change_that_is_not_understood_changes_nothing(
     assert await orders.store.counters() == before
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/v1/counters/new?start=500", b""),
+        ("PATCH", f"{PATH}?force=false", b'{"limit":50}'),
+        ("DELETE", f"{PATH}?dry_run=true", b""),
+        ("POST", f"{PATH}/set?next=700", b'{"next":500}'),
+        ("PUT", "/v1/tallies/new?start=5", b""),
+        ("POST", "/v1/tallies/gifts/add?amount=3", b'{"amount":"5"}'),
+        ("POST", "/v1/tallies/gifts/set?sum=3", b'{"sum":"5"}'),
+        ("DELETE", "/v1/tallies/gifts?dry_run=1", b""),
+        ("POST", "/v1/keys?role=use", b'{"role":"admin","scopes":["*"]}'),
+    ],
+)
+async def test_a_query_that_a_change_does_not_read_is_refused(
+    orders: Serving, method: str, path: str, body: bytes
+) -> None:
+    """A counter that was to start from 500 started from 0, and a dry run deleted."""
+    assert (await orders.ask("/v1/tallies/gifts", "PUT")).status == 201
+    before = await orders.store.counters(), await orders.store.tallies.tallies()
+    answer = await orders.ask(path, method, headers={"Idempotency-Key": "k"}, body=body)
+    assert_problem(answer, 400, "not_read")
+    assert (await orders.store.counters(), await orders.store.tallies.tallies()) == before
+
+
 CHANGES = [
     ("PATCH", PATH, b'{"state":"suspended"}'),
     ("DELETE", PATH, b""),
