@@ -2,18 +2,18 @@
 
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 
 from benchmarks.measure import check, cores
 
 ROOT = Path(__file__).parent.parent
-START_MAX_S = 20.0
+START_MAX_S = 60.0
 STOP_MAX_S = 12.0
 POLL_S = 0.002
 
@@ -33,20 +33,20 @@ def process(
     *,
     on_all_cores: bool = False,
     user: str | None = None,
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Popen[bytes]]:
     """Run `arguments` until the block ends, then stop it politely and, failing that, for good.
 
     `user` is the one to run it as.
     """
     clean = {name: value for name, value in os.environ.items() if name[:10] != "IDSERVICE_"}
     with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(
+        child = Popen(
             arguments,
             cwd=ROOT,
             env={**clean, "PYTHONPATH": str(ROOT), **(environment or {})},
-            stdin=subprocess.DEVNULL,
+            stdin=DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=STDOUT,
             user=user,
         )
         try:
@@ -61,7 +61,7 @@ def process(
             child.terminate()
             try:
                 child.wait(STOP_MAX_S)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 child.kill()
                 child.wait()
 
@@ -72,7 +72,7 @@ def serving(
     module: str = "idservice",
     environment: Mapping[str, str] | None = None,
     on_all_cores: bool = False,
-) -> Iterator[tuple[int, subprocess.Popen[bytes], float]]:
+) -> Iterator[tuple[int, Popen[bytes], float]]:
     """`idservice serve` with `flags`: its port, its process, and the seconds it took to be ready.
 
     `module` is what is run in place of idservice.
@@ -100,7 +100,7 @@ def children(pid: int, count: int) -> tuple[int, ...]:
         time.sleep(POLL_S)
 
 
-def is_ready(port: int, child: subprocess.Popen[bytes]) -> None:
+def is_ready(port: int, child: Popen[bytes]) -> None:
     """Wait until `/readyz` says yes, and it is the child that says so: another process may have
     taken the port before."""
     # Whose port it is costs more to find out than a refused connection: it is asked for last.
@@ -123,12 +123,12 @@ def _listens(port: int, pid: int) -> bool:
     return False
 
 
-def answers(port: int, child: subprocess.Popen[bytes]) -> None:
+def answers(port: int, child: Popen[bytes]) -> None:
     """Wait until something that is no service of ours answers on its port, whatever it says."""
     _until(lambda: get(port, "/")[0] > 0, child)
 
 
-def accepts(port: int, child: subprocess.Popen[bytes]) -> None:
+def accepts(port: int, child: Popen[bytes]) -> None:
     """Wait until connections are accepted on a port."""
 
     def connects() -> bool:
@@ -138,7 +138,7 @@ def accepts(port: int, child: subprocess.Popen[bytes]) -> None:
     _until(connects, child)
 
 
-def _until(holds: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
+def _until(holds: Callable[[], bool], child: Popen[bytes]) -> None:
     deadline = time.perf_counter() + START_MAX_S
     while not holds():
         check(child.poll() is None, f"a server ended with exit code {child.returncode}")

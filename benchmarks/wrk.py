@@ -13,6 +13,7 @@ MISSING = "" if shutil.which("wrk") else "wrk is not installed"
 PATIENCE_S = 2  # for one answer
 TOY_PATIENCE_S = 20
 TOY_MAX_S = 30.0
+UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 STOPPED_EARLY = 130  # by a Ctrl-C that came before wrk listened to it
 
 
@@ -45,10 +46,11 @@ def run_wrk(
         )  # fmt: skip
         said = done.stdout
         check(done.returncode in (0, STOPPED_EARLY), f"wrk: {done.returncode} {said}{done.stderr}")
-        found = re.search(r"(\d+) requests in", said)
+        found = re.search(r"(\d+) requests in ([0-9.]+)(us|ms|s|m)", said)
         if found is not None and (answered := int(found[1])):
             check("Socket errors" not in said, said)
             refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-            return LoadRun(answered, seconds, int(refused[1]) if refused else 0)
+            ran_s = float(found[2]) * UNITS_S[found[3]] if toy else seconds
+            return LoadRun(answered, ran_s, int(refused[1]) if refused else 0)
         check(toy and seconds < TOY_MAX_S, f"nothing was answered in {seconds:g} s: {said}")
         seconds *= 2

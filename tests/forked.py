@@ -84,6 +84,9 @@ class Forked:
             if self.returncode is None:
                 os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
@@ -114,6 +117,12 @@ class _Origin:
     def _end(self) -> None:
         self._line.close()
         self._process.wait()
+
+
+def get_ready() -> None:
+    """Start the process that all are forked from, unless it runs. What this one may use now, such
+    as its cores, they all may."""
+    _origin()
 
 
 @functools.cache

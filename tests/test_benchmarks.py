@@ -2,11 +2,12 @@
 
 import json
 import os
+import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -16,15 +17,31 @@ from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.measure import cores, cpu_seconds, cpu_seconds_of_all, supported
 from benchmarks.processes import children, on_load_core, process
 from benchmarks.wrk import run_wrk
+from tests import forked
+from tests.forked import Forked
 
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
+
+
+def _started(arguments: Sequence[str], **how: Any) -> Any:
+    """What `Popen` does, but commands of ours are forked."""
+    if list(arguments[:3]) != [sys.executable, "-m", "idservice"]:
+        return subprocess.Popen(arguments, **how)
+    output = how["stdout"].fileno()
+    return Forked(arguments[3:], folder=how["cwd"], env=how["env"], out=output, err=output)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs_and_its_own_checks_hold(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if name != "start":  # there a start is what is measured
+        forked.get_ready()  # before this process is held to one core
+        monkeypatch.setattr("benchmarks.processes.Popen", _started)
     assert main([name, "--quick", "--results", str(tmp_path)]) == 0
     (written,) = tmp_path.glob("*.json")
     rows = json.loads(written.read_text())["rows"]
@@ -38,33 +55,27 @@ def test_a_benchmark_runs_and_its_own_checks_hold(
         ElementTree.parse(drawn)
 
 
-class _Ids(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "1")
-        self.end_headers()
-        self.wfile.write(b"1")
-
-    def log_message(self, *_: object) -> None:
-        pass
+BUSY_AT_FIRST = """#!/bin/sh
+echo run >> {runs}
+[ $(wc -l < {runs}) = 1 ] && echo "  0 requests in 10.00ms, 0.00B read" && exit
+echo "  50 requests in 20.00ms, 9.00KB read"
+"""
 
 
 @pytest.mark.process
-def test_a_toy_round_without_an_answer_is_taken_again() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Ids) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            url, began_with_s = f"http://127.0.0.1:{server.server_port}", 1e-6
-            ran = run_wrk(url, began_with_s, connections=1)
-        finally:
-            server.shutdown()
-            thread.join()
-    assert ran.answered > 0
-    assert ran.seconds > began_with_s
-    assert ran.per_second == ran.answered / ran.seconds
+def test_a_toy_round_without_an_answer_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, wrk = tmp_path / "runs", tmp_path / "wrk"
+    wrk.write_text(BUSY_AT_FIRST.format(runs=runs))
+    wrk.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    ran = run_wrk("http://127.0.0.1:1", 0.1)
+    assert len(runs.read_text().splitlines()) >= 2  # more where the machine is busy now
+    assert (ran.answered, ran.per_second) == (50, pytest.approx(2_500))
+    runs.unlink()
+    with pytest.raises(SystemExit, match="nothing was answered in 1 s"):
+        run_wrk("http://127.0.0.1:1", 1)
 
 
 @pytest.mark.process
