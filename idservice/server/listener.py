@@ -21,6 +21,7 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
 from aiohttp import web
@@ -32,6 +33,7 @@ from idservice.server.handshake import Handshakes
 from idservice.server.sockets import BACKLOG, bound_address
 from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.web.connection import ConnectionLimit, access_log
+from idservice.web.fast_lane.arrival import answer_on_arrival
 from idservice.web.fast_lane.connection import FastConnection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
@@ -123,10 +125,14 @@ class Listener:
         return self._runner.server
 
     def protocol(self) -> asyncio.Protocol:
-        """Return the protocol of the next connection: aiohttp's if requests are to be logged."""
-        if self._lanes is None or self.limit.full or access_log.isEnabledFor(logging.INFO):
-            return self.limit.protocol(self._http)
-        return self._lane(self._lanes)
+        """Return the protocol of the next connection."""
+        lane = self._free_lane
+        return self.limit.protocol(self._http) if lane is None else self._lane(lane)
+
+    @property
+    def _free_lane(self) -> FastConnections | None:
+        """The fast lane, unless requests are to be logged, or refused as there are too many."""
+        return None if self.limit.full or access_log.isEnabledFor(logging.INFO) else self._lanes
 
     # --- connections in --------------------------------------------------------------------------
 
@@ -171,17 +177,30 @@ class Listener:
             self._pause(SHORT_S, self._resume)
             return False
         connection.setblocking(False)
-        opening = self._loop.create_task(self._open(connection))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
+        self._welcome(connection)
         return True
 
-    async def _open(self, connection: socket.socket) -> None:
+    def _welcome(self, connection: socket.socket) -> None:
+        """Answer the client if what it asks for is known already, and open its connection."""
+        protocol = self.protocol
+        lane = None if self._handshakes is not None else self._free_lane
+        if lane is not None:
+            unread = answer_on_arrival(lane, connection)
+            if unread is None:
+                return
+            protocol = partial(FastConnection, lane, unread)
+        opening = self._loop.create_task(self._open(connection, protocol))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    async def _open(
+        self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
         try:
             if self._handshakes is None:
-                await self._loop.connect_accepted_socket(self.protocol, connection)
+                await self._loop.connect_accepted_socket(protocol, connection)
             else:
-                await self._handshakes.make(connection, self.protocol)
+                await self._handshakes.make(connection, protocol)
         except OSError:
             connection.close()  # the client is gone
 

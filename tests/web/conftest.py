@@ -1,8 +1,8 @@
 """A service over SQLite, served on a port of its own in this process."""
 
 import asyncio
-import logging
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,8 +22,10 @@ from idservice.allocation.service import Service
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.counters import new_counter
 from idservice.core.access_key import Role
-from idservice.server.certificate import read
+from idservice.server.certificate import Certificate
+from idservice.server.listener import Listener
 from idservice.server.startup import build_instance, build_key_changes, build_keys
+from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter
@@ -31,11 +33,9 @@ from idservice.stores.sqlite.store import SQLiteStore
 from idservice.tallies.service import Tallies
 from idservice.web import connection, problems
 from idservice.web.app import build_app
-from idservice.web.connection import ConnectionLimit, access_log
-from idservice.web.fast_lane.connection import FastConnection
+from idservice.web.connection import ConnectionLimit
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
-from idservice.web.fast_lane.tls_connection import TlsConnection
 from idservice.web.request import WebLimits
 from tests.certificates import Files
 
@@ -57,6 +57,7 @@ class Serving:
     keys: KeyChanges | None = None
     asking: Gate | None = None
     draining: bool = False
+    listener: Listener | None = None
     trust: ssl.SSLContext | None = None  # of its clients
 
     def drain(self) -> None:
@@ -109,11 +110,6 @@ def patient() -> Limits:
     """Return limits with which a machine that stands still for a while fails no test. They are a
     service's own: a test shortens its wait once all is set up."""
     return Limits(wait=60.0)
-
-
-def read_certificate(files: Files) -> ssl.SSLContext:
-    """The context of a server with a certificate."""
-    return read(str(files.cert), str(files.key)).context
 
 
 @pytest.fixture(params=[True, False], ids=["lane", "aiohttp"])
@@ -180,30 +176,24 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
                 keys=keys,
             )
             runner = web.AppRunner(app, shutdown_timeout=2)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            http = runner.server
-            assert http is not None
-            lanes = None
+            desk = None
             if lane and data:
                 view = PoolView(service, tallies)
                 desk = Responder(service, view, paths, web_limits or WebLimits(), asking)
-                lanes = FastConnections(desk, gate, lambda: http)
-                stack.callback(lanes.close)
-            shown = None if certificate is None else read_certificate(certificate)
-            server = await asyncio.get_running_loop().create_server(
-                lambda: (
-                    gate.protocol(http)
-                    if lanes is None or gate.full or access_log.isEnabledFor(logging.INFO)
-                    else (FastConnection if shown is None else TlsConnection)(lanes)
-                ),
-                "127.0.0.1", 0, backlog=1024, ssl=shown,
-            )  # fmt: skip
-            stack.callback(server.close)
-            port = server.sockets[0].getsockname()[1]
+            shown = (
+                None
+                if certificate is None
+                else Certificate(str(certificate.cert), str(certificate.key), clock)
+            )
+            bound = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listener = await stack.enter_async_context(
+                Listener(runner, bound, gate, desk, AcceptSlot(), shown)
+            )
+            lanes, port = listener._lanes, bound.getsockname()[1]
             serving = Serving(
                 service, catalogue, tallies, store, app, gate, port, lanes, keys, asking
             )
+            serving.listener = listener
             serving.trust = certificate.trust() if certificate is not None else None
             return serving
 

@@ -3,6 +3,7 @@
 Theory of operation. A connection of a listener for ids is a `connection.FastConnection` for all its
 life. It cuts what arrives into requests, and finds out what each asks for:
 
+    known, sent early         `arrival` answers it, before there is a connection
     the last request again    `connection` knows the target: the next id is written at once
     the same, other values    `template` recognises it: the same
     a plain request           `parser` checks it, `responses` finds its target or its answer

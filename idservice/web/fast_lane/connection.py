@@ -42,7 +42,7 @@ TEMPLATES_MAX = 16  # templates tried on a connection without one that fits a la
 
 
 class FastConnection(asyncio.Protocol):
-    """One connection of a client."""
+    """One connection of a client, of which `data` was read before it had a transport."""
 
     __slots__ = (
         "_buffer", "_closes", "_connections", "_descriptor", "_ended", "_head", "_known",
@@ -50,7 +50,7 @@ class FastConnection(asyncio.Protocol):
         "_templates_left", "_transport", "_turns", "_waiting", "handover",
     )  # fmt: skip
 
-    def __init__(self, connections: FastConnections) -> None:
+    def __init__(self, connections: FastConnections, data: bytes = b"") -> None:
         self._connections = connections
         self._responder = connections.responder
         self._turns = connections.turns
@@ -64,7 +64,7 @@ class FastConnection(asyncio.Protocol):
         self._known: tuple[bytes | None, RequestTemplate | None] = None, None  # while stopped
         self._templates_left = TEMPLATES_MAX
         self._queued = False  # True if the transport may hold bytes that are not sent yet
-        self._buffer = b""  # an unfinished request, or bytes behind one that waits
+        self._buffer = data  # an unfinished request, or bytes behind one that waits
         self._waiting: Callable[[], object] | None = None  # gives up what a request waits for
         self.handover: Handover | None = None  # the request that aiohttp answers
         self._paused = False  # the client does not read
@@ -80,6 +80,8 @@ class FastConnection(asyncio.Protocol):
         self._descriptor = transport.get_extra_info("socket").fileno()
         self._connections.limit.opened(self, self.is_busy)
         self._connections.opened(self)
+        if self._buffer:
+            self._go_on()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End. A request that waits gives up."""
@@ -94,9 +96,7 @@ class FastConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Keep the connection until all that the client has asked for is answered."""
         self._ended = True
-        if self.handover is not None:
-            return self.handover.ended()
-        return self._stopped
+        return self._stopped if self.handover is None else self.handover.ended()
 
     def pause_writing(self) -> None:
         """Take no ids for a client that does not read."""
@@ -171,8 +171,7 @@ class FastConnection(asyncio.Protocol):
 
     def _receive(self, data: bytes) -> None:
         if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
+            data, self._buffer = self._buffer + data, b""
         if self.handover is not None:
             data = self.handover.feed(data)
         if self._stopped:

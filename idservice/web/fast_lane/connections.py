@@ -53,16 +53,20 @@ class FastConnections:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
+    def known(self, head: bytes) -> tuple[Target | bytes, bool] | None:
+        """Return what a head asks for, as `understand`, if it lately came on any connection."""
+        known = self._known.get(head)
+        if known is not None and known[0].refusal is None:
+            return known
+        return self.responder.known(head)
+
     def understand(self, head: bytes, peer: Peer | None) -> tuple[Found, bool]:
         """Return what a head asks for, as `Responder.find`, and True if the client wants no further
         answer. The same bytes, on any connection, are parsed once. A refusal is logged with the
         `peer`."""
-        known = self._known.get(head)
-        if known is not None and known[0].refusal is None:
+        known = self.known(head)
+        if known is not None:
             return known
-        answer = self.responder.known(head)
-        if answer is not None:
-            return answer
         accept = self.parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
         if accept is None:
             return None, False
