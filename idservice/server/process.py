@@ -36,6 +36,7 @@ from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.link import PoolView, SupervisorLink
 from idservice.server.workers.supervisor import Supervisor
 from idservice.stores import preload
+from idservice.stores.address import parse
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import check_name
 from idservice.tallies.service import Tallies
@@ -60,6 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
         logs.set_up(settings.log, access=settings.access_log, worker=worker)
 
     set_up_logs()
+    # What is wrong with the settings is told first: a port in use is another failure.
+    check_name(settings.default_counter)
+    _routes(settings.route)
+    parse(settings.store or STORE_DEFAULT)
     with (
         sockets.bound(
             settings.listen,
@@ -135,7 +140,6 @@ async def _serve(
 ) -> None:
     clock = asyncio.get_running_loop().time
     random = SystemRandom()
-    check_name(settings.default_counter)
     routes = _routes(settings.route)
     most, more = connections_max(settings, sockets.may_open(DESCRIPTORS_WISHED))
     create = startup.may_create(settings.store, init=settings.init)

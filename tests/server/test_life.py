@@ -61,6 +61,19 @@ async def test_a_port_in_use_is_a_clear_line_and_exit_1(folder: Path) -> None:
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "wrong", [("--store", "foo:x"), ("--route", "/a=b", "--route", "/a=c")], ids=lambda one: one[0]
+)
+async def test_wrong_usage_is_told_before_a_port_in_use(
+    folder: Path, wrong: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ended = command("serve", "--listen", address, *wrong, folder=folder)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith(f"idservice: {wrong[0]}")
+
+
 async def test_a_second_stop_of_the_start_is_prompt_too(folder: Path) -> None:
     with (
         sqlite3.connect(folder / "ids.db", isolation_level=None) as other,
