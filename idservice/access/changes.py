@@ -19,13 +19,16 @@ from idservice.core.access_key import (
     hashed,
     id_in,
     key_text,
+    tenant,
     why_no_scope,
 )
+from idservice.observability.readings import count
 from idservice.stores.at_once import for_each
 from idservice.stores.key_store import BUCKET_MAX, KEYS_MAX, KeyBucket, KeyStore, encoded_keys
 
 log = logging.getLogger("idservice.access")
 
+TENANT_MAX = 1_000  # valid keys of a tenant; above that none is made with an admin key of it
 TRIES = 8  # of a change that others beat, or whose outcome is unknown
 
 
@@ -82,6 +85,24 @@ class KeyChanges:
             extra={"action": "key_created"},
         )  # fmt: skip
         return key, text
+
+    async def check_room(self, scopes: Sequence[str]) -> None:
+        """Refuse a further key of a tenant that has many: the store has room for all tenants.
+
+        Raises BadAccessKey, StoreError. Keys that are made at once may be some more.
+        """
+        now, found = self._now(), dict[str, int]()
+        for key in await self.list():
+            if key.is_usable(now):
+                for name in set(map(tenant, key.scopes)):
+                    count(found, name)
+        for name in map(tenant, scopes):
+            if found.get(name, 0) >= TENANT_MAX:
+                why = (
+                    f"{name!r} has {TENANT_MAX:,} valid keys, and no admin key of it makes more;"
+                    " revoke some that are not used any more"
+                )
+                raise errors.BadAccessKey(why=why)
 
     async def revoke(
         self,

@@ -157,6 +157,12 @@ def covers(scope: str, name: str) -> bool:
     return scope in (EVERYTHING, name)
 
 
+def tenant(scope: str) -> str:
+    """Return the first part of the names that a scope covers: each key that an admin of the tenant
+    makes, or that such a key makes, has it."""
+    return scope.partition(".")[0]
+
+
 def is_within(scope: str, outer: str) -> bool:
     """Return True if all names of a scope are covered by the outer one."""
     if outer == EVERYTHING:

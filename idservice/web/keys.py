@@ -61,11 +61,7 @@ class KeyRoutes:
         try:
             keys = await self._limited(self._kept().list())
         except TimeoutError:
-            raise errors.NotAnswered(
-                store=self._store,
-                action="reading the access keys",
-                why=f"it took longer than {ANSWER_S:g} s",
-            ) from None
+            raise self._slow() from None
         now = int(self._clock() * 1000)
         may = _may(pass_of(request))
         return json_answer(KeyList([_described(key, now) for key in keys if may(key)]))
@@ -74,7 +70,13 @@ class KeyRoutes:
         """Make a key, and show it this once."""
         body, changes = await self._read(request, KeyRequest), self._kept()
         expires = None if body.expires is None else read_expiry(body.expires)
-        _check_scopes(pass_of(request), body.scopes)
+        by = pass_of(request)
+        _check_scopes(by, body.scopes)
+        try:
+            if not by.sees_all:
+                await self._limited(changes.check_room(body.scopes))
+        except TimeoutError:
+            raise self._slow() from None
         try:
             key, text = await self._limited(
                 changes.create(
@@ -132,6 +134,10 @@ class KeyRoutes:
             return decoded(body or b"{}", kind)
         except ValueError as why:
             raise errors.BadAccessKey(why=why) from None
+
+    def _slow(self) -> errors.NotAnswered:
+        why = f"it took longer than {ANSWER_S:g} s"
+        return errors.NotAnswered(store=self._store, action="reading the access keys", why=why)
 
     async def _limited(self, call: Coroutine[object, object, T]) -> T:
         async with asyncio.timeout(ANSWER_S):

@@ -240,3 +240,34 @@ async def test_other_methods_and_paths_are_refused_as_elsewhere(serving: Serving
     assert_problem(await serving.ask("/v1/keys/x/y"), 404, "unknown_path")
     assert_problem(await revoke(serving, "x" * 90, {}), 404, "unknown_access_key")
     assert (await serving.ask("/v1/keys", "HEAD")).status == 200
+
+
+async def test_the_admins_of_a_tenant_leave_room_for_the_keys_of_others(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.access.changes.TENANT_MAX", 4)
+    serving = await serve(asks=True)
+    (_, root), (_, acme), (_, globex) = [
+        await serving.make("admin", scope) for scope in ("*", "acme.*", "globex.*")
+    ]
+
+    async def status(admin: dict[str, str], scope: str) -> int:
+        return (
+            await make(serving, b'{"role":"admin","scopes":["%s"]}' % scope.encode(), admin)
+        ).status
+
+    below = (await make(serving, b'{"role":"admin","scopes":["acme.a.*"]}', acme)).json
+    assert [await status(sent(below["key"]), "acme.a.x") for _ in range(3)] == [201, 201, 400]
+    refused = await make(serving, b'{"role":"use","scopes":["acme.b"]}', acme)
+    assert_problem(refused, 400, "bad_access_key")
+    assert "'acme' has 4 valid keys" in refused.json["detail"]
+    assert await status(globex, "globex.x") == 201
+    assert await status(root, "acme.b") == 201
+    assert (
+        await serving.ask(f"/v1/keys/{below['id']}", "DELETE", headers={**JSON, **root})
+    ).status == 200
+    assert await status(acme, "acme.c") == 400
+    for one in (await serving.ask("/v1/keys", headers=acme)).json["keys"]:
+        if one["scopes"] == ["acme.a.x"]:
+            await revoke(serving, one["id"], {**JSON, **root})
+    assert await status(acme, "acme.c") == 201
