@@ -1,7 +1,7 @@
 """Shows access keys without their secrets, and reads what callers write of one."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from idservice import errors
 from idservice.core.access_key import AccessKey, Role
@@ -9,6 +9,7 @@ from idservice.stores.instants import instant
 
 TIME = r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 DATE = re.compile(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([Tt ]{TIME})?", re.ASCII)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EXPIRED = "expired"  # beside the states that are kept
 
 
@@ -50,7 +51,9 @@ def read_expiry(text: str) -> int:
         if DATE.fullmatch(text) is None:
             raise ValueError
         at = datetime.fromisoformat(text.upper())
-        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+        # In UTC: what is beyond its years could be kept, and no list could show it.
+        at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        return (at - EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         why = (
             f"its end is {text[:80]!r}; it must be a day of UTC such as 2027-11-01, which begins"

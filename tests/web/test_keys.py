@@ -160,6 +160,10 @@ async def test_an_admin_makes_keys_of_its_own_scope_or_below(
         (b'{"role":"use","scopes":["acme.a"],"expires":"1.11.2099"}', "such as 2027-11-01"),
         (b'{"role":"use","scopes":["acme.a"],"expires":"2099-02-30"}', "such as 2027-11-01"),
         (
+            b'{"role":"use","scopes":["acme.a"],"expires":"9999-12-31T23:59:00-12:00"}',
+            "such as 2027-11-01",
+        ),
+        (
             b'{"role":"use","scopes":["acme.a"],"expires":"2099-01-01T00:00:00"}',
             "such as 2027-11-01",
         ),
