@@ -43,6 +43,15 @@ class NotSettled(errors.Unavailable):
     outcome = errors.UNKNOWN
 
 
+class AnswerNotPrinted(errors.Unavailable):
+    text = (
+        "The sum of tally {name!r} was changed, and the answer cannot be printed: {why}. To see it,"
+        " run `{again}`: with the same key it is counted once."
+    )
+    code = "answer_not_printed"
+    outcome = errors.UNKNOWN
+
+
 class NotTold(errors.Unavailable):
     text = "The sum of tally {name!r} is not known: no answer within {seconds:g} s."
     code = "no_answer"
@@ -59,14 +68,21 @@ async def add(arguments: argparse.Namespace) -> None:
     async with _tallies(arguments, wait_s=arguments.timeout) as tallies:
         with _repeatable(again):
             told = await _added(tallies, name, key, arguments)
-    if arguments.json:
-        print(_json(tally_table.told(told)))
-        return
     record, before = told.record, " before" if told.replayed else ""
-    print(
+    text = (
         f"tally {name}: {written(record.amount, told.decimals)} was added{before} under key"
         f" {key}, which made {written(record.sum, told.decimals)} at revision {record.rev}"
     )
+    _print_answer(name, _json(tally_table.told(told)) if arguments.json else text, again)
+
+
+def _print_answer(name: str, text: str, again: str) -> None:
+    """Print the answer to a change. Raises AnswerNotPrinted: without its key it would be counted
+    twice if it was sent again."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise AnswerNotPrinted(name=name, why=error.strerror or error, again=again) from None
 
 
 async def _added(tallies: Tallies, name: str, key: str, arguments: argparse.Namespace) -> Told:
@@ -89,10 +105,11 @@ async def set_sum(arguments: argparse.Namespace) -> None:
         with _repeatable(again):
             told = await tallies.set(name, key, arguments.sum, by=operator(), why=reason)
     record, before = told.record, ", as before" if told.replayed else ""
-    print(
+    text = (
         f"tally {name}: set from {written(told.before, told.decimals)} to"
         f" {written(record.sum, told.decimals)} at revision {record.rev}, under key {key}{before}"
     )
+    _print_answer(name, text, again)
 
 
 def _key(arguments: argparse.Namespace) -> str:

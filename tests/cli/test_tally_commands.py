@@ -128,6 +128,24 @@ def test_after_an_unknown_outcome_the_printed_command_asks_with_the_same_key(
     assert shown(gifts)["sum"] == "0.50", "it was counted once"
 
 
+@pytest.mark.parametrize("command", [("add", "gifts", "5"), ("set", "gifts", "--sum", "5")])
+def test_an_answer_that_cannot_be_printed_names_the_command_with_its_key(
+    gifts: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """Without the key that was made for it, the add would be counted again."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("idservice.cli.tally_commands.print", full, raising=False)
+        said = gifts("tally", *command)
+    assert_refused(said, 1, "was changed", "No space left", f"idservice tally {command[0]} gifts")
+    again = shlex.split(said.err.split("`")[1])[1:]
+    assert gifts(*again).code == 0
+    assert shown(gifts)["sum"] == {"add": "8.00", "set": "5.00"}[command[0]]
+
+
 def test_an_interrupted_add_names_the_command_with_its_key(
     gifts: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
