@@ -69,9 +69,9 @@ class CatalogueWatcher:
         self._loop = asyncio.get_running_loop()
         self._revision: int | None = None
         self._heard_at = self._loop.time()  # when the last look that succeeded was begun
-        self._stale_s = 0.0  # counters that are stale after at most so many seconds are stale now
+        self._stale_s = 0.0  # counters that turn stale within this time are stale now
         self._timer: asyncio.TimerHandle | None = None
-        self._surveyed = 0  # counters in use, when these were found out:
+        self._surveyed = 0  # counters in use when `_limits_s` was last made
         # Each time after which some counters are stale, ascending.
         self._limits_s = [stale_after(context.limits.runway)]
         self._changing: list[str] = []  # names of counters under change

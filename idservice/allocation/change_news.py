@@ -52,7 +52,7 @@ def tell(known: Counter, entry: Counter, *, held: int, dropped: bool) -> None:
     if held:
         became = f"{held} ids in memory were {'dropped' if dropped else 'kept, and are used first'}"
     log.warning(
-        "counter %r: %s %s: %s; %s",
+        "counter %s: %s %s: %s; %s",
         entry.name, change.what, change, differences(known, entry) or "as before", became,
         extra={"action": "change_heard"},
     )  # fmt: skip

@@ -111,7 +111,7 @@ async def inherit(
         why = str(error) or f"claiming ids of counter {counter.name} took too long"
         log.warning("%s; they are a gap", why, extra={"action": "ids_not_claimed"})
     except Exception:  # a bug of ours or of a library: nothing is known
-        log.exception("a claim failed", extra={"action": "claim_bug"})
+        log.exception("claiming returned ids failed", extra={"action": "claim_bug"})
     finally:
         allocator.record_burnt(lost, GapCause.CLAIM)
     count = sum(map(len, claimed))

@@ -103,8 +103,8 @@ class Refiller:
         self._running = False
         self._asking = False  # a request is under way, or its outcome is being decided on
         self._closing: asyncio.Event | None = None  # set once none is any more
-        self._sent_to = 0  # arrivals before the last request was sent,
-        self._unsure_to = 0  # and before the last one whose outcome is unknown
+        self._sent_to = 0  # arrivals before the last request was sent
+        self._unsure_to = 0  # arrivals before the last request with an unknown outcome was sent
 
     # --- when ------------------------------------------------------------------------------------
 

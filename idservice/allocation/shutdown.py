@@ -70,7 +70,7 @@ async def _give_back(local: LocalCounter, store: IdStore, shard: Shard, blocks: 
     except errors.StoreError as error:
         return str(error)
     except Exception:  # a bug of ours or of a library
-        log.exception("giving back failed", extra={"action": "give_back_bug"})
+        log.exception("giving unused ids back failed", extra={"action": "give_back_bug"})
         return "an internal fault"
     return "the list of returned ranges is full" if plan.too_many else ""
 

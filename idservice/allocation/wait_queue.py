@@ -11,7 +11,7 @@ from idservice.core.allocator import Allocator
 from idservice.errors import Exhausted, IdserviceError, TooManyWaiting
 from idservice.observability.readings import CounterStats
 
-log = logging.getLogger("idservice.wait_queue")
+log = logging.getLogger("idservice.allocation")
 
 Served = list[range] | IdserviceError
 SHORT_MIN_S = 1.0  # a shortage that ids end sooner is one with the next
@@ -53,8 +53,8 @@ class WaitQueue:
         self.window = BatchWindow(window_over)
         self._name = name
         self._limits = limits
-        self._short_since: float | None = None  # in loop time, while requests get no ids,
-        self._turned_away = 0  # and how many got an error since
+        self._short_since: float | None = None  # in loop time; None while requests get ids
+        self._turned_away = 0  # requests that got an error since then
         self._stats = stats
         self._too_long = too_long
         self._loop = asyncio.get_running_loop()
@@ -134,7 +134,7 @@ class WaitQueue:
         seconds = self._loop.time() - self._short_since
         if seconds >= SHORT_MIN_S:
             log.warning(
-                "counter %r has ids again after %.0f s; %d %s refused",
+                "counter %s has ids again after %.0f s; %d %s refused",
                 self._name, seconds, self._turned_away,
                 "request was" if self._turned_away == 1 else "requests were",
                 extra={"action": "counter_refilled"},

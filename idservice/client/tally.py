@@ -50,7 +50,7 @@ class ClientTally:
         return self._carry_out(self._calls.value())
 
     def recorded(self, key: str) -> SettledAdd:
-        """Return the record of a key, of a refused add, too.
+        """Return the record of a key, also of a refused add.
 
         Raises UnknownAdd if nothing was counted under the key up to its `as_of`; TypeError, BadKey,
         and as `value`.

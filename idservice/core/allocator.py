@@ -79,17 +79,19 @@ class Allocator:
         self.low = 0  # ids left at which a refill is due
         self._token = 0
         self._outstanding: Request | None = None
-        self._asked_at = now  # when the outstanding request was made,
-        self._asked_used = 0  # how many ids had been handed out before it,
-        self._asked_cut = False  # whether it asks for less than is wanted, see `_cut_to`,
-        self._asked_stock = 0  # and for how many beyond what is waited for
-        self._last_stock = sizing.BLOCK_MIN  # the same of the last granted request
+        # Of the outstanding request: its time, the ids handed out before it, True if it asks for
+        # less than is wanted (see `_cut_to`), and the ids that it asks for beyond those waited for.
+        self._asked_at = now
+        self._asked_used = 0
+        self._asked_cut = False
+        self._asked_stock = 0
+        self._last_stock = sizing.BLOCK_MIN  # `_asked_stock` of the last granted request
         self._cut_to: int | None = None  # since an unknown outcome: ask for no more than this
-        self._window_start = now  # the rate is measured from here,
-        self._window_used = 0  # where this many ids had been handed out,
-        self._used_uncounted = 0  # without what single big batches took
-        self.rate = 0.0  # ids per second, as last measured,
-        self._rated_s = 0.0  # over this many seconds
+        self._window_start = now  # the rate is measured from this time on
+        self._window_used = 0  # ids that had been handed out at that time
+        self._used_uncounted = 0  # ids of single big batches, which the rate leaves out
+        self.rate = 0.0  # ids per second, as last measured
+        self._rated_s = 0.0  # the seconds over which it was measured
         self.pace = Pace()
         self.retired = False  # True once everything is dropped for good
         self.stock = 0  # ids in memory after the last grant

@@ -6,8 +6,8 @@ from math import ceil, floor
 BLOCK_MIN = 10  # ids; the first block of a counter, and the least a refill asks for
 GROWTH_MAX = 8  # a refill asks for at most this many times what was used since the last one
 BLOCK_ANY = 10_000_000  # ids that a refill may take of any counter, if that is not BLOCK_MAX
-BLOCK_MAX = 10**12  # ids that a refill takes at most, unless it is set otherwise,
-LEFT_SHARE = 1000  # and of what is left up to the limit: others have ids of it to get, too
+BLOCK_MAX = 10**12  # ids that a refill takes at most, by default
+LEFT_SHARE = 1000  # a refill takes this part of the ids left at most: others need some, too
 WINDOW_MIN_S = 0.001  # a shorter time than this says nothing about a rate
 PACE_SPAN_S = 3600.0  # the pace is that of the last one to two of these
 PACE_MIN_S = 10.0  # a shorter time says nothing about a pace
@@ -66,8 +66,8 @@ class Pace:
 
     def __init__(self) -> None:
         self.highest: int | None = None
-        self._from_id = self._since_id = 0  # the highest id long ago, and more recently,
-        self._from_at = self._since_at = 0.0  # and when that was
+        self._from_id = self._since_id = 0  # the highest id long ago, and more recently
+        self._from_at = self._since_at = 0.0  # the times of these two
 
     def saw(self, id: int, now: float) -> None:
         """Take note of an id granted to a request that was made at `now`."""

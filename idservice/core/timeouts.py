@@ -3,8 +3,8 @@
 BACKOFF_FIRST_S = 0.05  # the pause after a failed refill, doubled with each further failure
 BACKOFF_MAX_S = 2.0
 DOUBLINGS_MAX = 10  # so that the power stays finite
-REFILL_MAX_S = 5.0  # a refill in the background may take this long at most,
-REFILL_MIN_S = 2.0  # and at least this: a quarter of a short runway is too short for a slow store
+REFILL_MAX_S = 5.0  # for a refill in the background, at most
+REFILL_MIN_S = 2.0  # for the same at least: a quarter of a short runway is too short for a store
 ATTEMPT_MIN_S = 0.05  # a store call is given at least this long
 STALE_MIN_S = 60.0
 

@@ -65,7 +65,7 @@ class KeysBusy(Unavailable):
 
 
 class KeysUnsettled(OutcomeUnknown):
-    text = "It is not known if the access keys were changed: {why}. Their list tells."
+    text = "It is not known if the access keys were changed: {why}. List them to see."
     code = "keys_unsettled"
 
 

@@ -363,8 +363,8 @@ class NoRoom(NotApplied):
         self, *, position: int, rev: int = 0, returned: tuple[range, ...] = (), **fields: object
     ) -> None:
         super().__init__(position=position, **fields)
-        self.position, self.rev = position, rev  # as they were found,
-        self.returned = returned  # and the ranges there that were given back
+        self.position, self.rev = position, rev  # as they were found
+        self.returned = returned  # the ranges that were given back to the position
 
 
 # --- a start that cannot succeed ------------------------------------------------------------------

@@ -248,7 +248,10 @@ def capped(readings: list[CounterSample], most: int) -> list[CounterSample]:
 
 
 def capping(readings: list[CounterSample], most: int) -> Iterator[list[CounterSample]]:
-    """Yield what `capped` returns for ever more of the readings, in steps that are made quickly."""
+    """Yield what `capped` would return for more and more of the readings, after a short step each.
+
+    The last one is for all of them.
+    """
     kept, rest = readings[:most], readings[most:]
     if not rest:
         yield kept

@@ -33,8 +33,8 @@ class RecentRate:
     """Events per second in the last few seconds. `now` is in loop time."""
 
     _from: float = 0.0  # the begin of a window
-    _in: int = 0  # events in it,
-    _before: int = 0  # and in the window before it
+    _in: int = 0  # events in that window
+    _before: int = 0  # events in the window before
 
     def count(self, now: float, events: int = 1) -> None:
         """Count events."""

@@ -42,9 +42,9 @@ from idservice.web.fast_lane.tls_connection import TlsConnection
 log = logging.getLogger("idservice.listener")
 
 HANDSHAKES_END_S = 0.5  # for those under way, once nothing more is accepted
-COURTESY_S = 0.002  # for a worker with fewer connections to accept one,
-COURTESIES_MAX = 50  # unless it let this many pass in a row: it hangs, or has no time;
-COURTESY_AGAIN_S = 1.0  # then this worker accepts at once for a while
+COURTESY_S = 0.002  # for a worker with fewer connections to accept one
+COURTESIES_MAX = 50  # that it may let pass in a row: a worker that lets more pass has no time
+COURTESY_AGAIN_S = 1.0  # after that, for which this worker accepts at once
 BURST = 16  # connections accepted in a turn of the loop, where no other worker wants some
 SHORT_S = 1.0  # before the next try if the system is short of descriptors or memory
 _failed = RateLimitedLog(log)

@@ -49,8 +49,8 @@ log = logging.getLogger("idservice.server")
 
 FIRST_WORKER = 0  # it alone logs findings about the store
 DESCRIPTORS_WISHED = 65_536
-DESCRIPTORS_KEPT = 64  # for the store, the log and the listeners,
-DESCRIPTORS_MIN = 40  # and where there are few: SQLite needs 22, DynamoDB more
+DESCRIPTORS_KEPT = 64  # for the store, the log and the listeners
+DESCRIPTORS_MIN = 40  # for the same where there are few: SQLite needs 22, DynamoDB more
 
 
 def run(arguments: argparse.Namespace) -> int:

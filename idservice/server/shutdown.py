@@ -24,8 +24,8 @@ ROUND_TRIP_S = 0.2  # for connections on their way in to arrive
 FINISH_MAX_S = 6.0  # for requests in flight, once the listeners are closed
 LAST_CALL_S = 0.5  # for a client that connected just before that to send a request
 ABANDON_S = 0.5  # for cancelled handlers to end
-USAGE_MAX_S = 1.0  # for the last totals of what was handed out,
-USAGE_MIN_S = 0.25  # and at least this, if returning ids took all the time there was
+USAGE_MAX_S = 1.0  # for the last totals of what was handed out
+USAGE_MIN_S = 0.25  # for the same, if returning ids took all the time there was
 
 
 @dataclass(slots=True)

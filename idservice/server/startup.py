@@ -215,8 +215,8 @@ async def _until(
 
 
 async def log_findings(store: IdStore, asked: str | None, clock: Clock) -> None:
-    """Log the faults of the store that a quick look shows, and a lack of keys that are `asked`
-    for."""
+    """Log the faults of the store that a quick look shows. If keys are `asked` for, also log that
+    the store has none."""
     await asking.log_if_no_keys(store, asked, clock)
     try:
         async with asyncio.timeout(LOOK_MAX_S):

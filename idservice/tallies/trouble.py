@@ -23,9 +23,9 @@ class AddTrouble:
         self.last, self.last_at = "", 0  # the last one, and when it came, in ms since 1970
         self._name = name
         self._now_ms = now_ms
-        self._since: float | None = None  # in loop time, while adds are not settled,
-        self._told = 0  # and how many requests were told so
-        self._look_from = 0.0  # in loop time: from then on
+        self._since: float | None = None  # in loop time; None while adds are settled
+        self._told = 0  # requests that were told since then that their add is not settled
+        self._look_from = 0.0  # in loop time; contention is counted from then on
         self._commits = self._lost = 0
 
     def unsettled(self, error: errors.AddUnsettled, since: float) -> errors.AddUnsettled:
@@ -53,7 +53,7 @@ class AddTrouble:
         if seconds >= SHORT_MIN_S:
             callers = "caller was" if self._told == 1 else "callers were"
             log.warning(
-                "adds to tally %r are settled again after %.0f s; %d %s told that it was not known",
+                "adds to tally %s are settled again after %.0f s; %d %s told that it was not known",
                 self._name, seconds, self._told, callers,
                 extra={"action": "adds_settled"},
             )  # fmt: skip
@@ -68,7 +68,7 @@ class AddTrouble:
         self._lost += result in LOST
         if self._commits == COMMITS_MIN and self._lost >= LOST_MIN * COMMITS_MIN:
             log.warning(
-                "tally %r: %d of %d commits came after those of other instances, and were planned"
+                "tally %s: %d of %d commits came after those of other instances, and were planned"
                 " again. Let one service write it, and the others ask that one with --store"
                 " http://HOST:PORT",
                 self._name, self._lost, self._commits,

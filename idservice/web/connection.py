@@ -26,8 +26,8 @@ WRITTEN_MAX = 65_536  # bytes that wait for a client to read, before no more are
 UNREAD_S = 75.0  # for a client to read something of its answer
 LINGERING_S = 2.0  # for the rest of a body that is not read
 POLL_S = 0.02  # between two looks for the end of the last connection
-REFUSED_S = 1.0  # for a connection above the limit to send its request,
-REFUSED_MAX = 32  # given to so many at once, at most
+REFUSED_S = 1.0  # for a connection above the limit to send its request
+REFUSED_MAX = 32  # connections above the limit that are given this time at once
 
 
 def _closing(status: bytes, kind: bytes, body: bytes) -> bytes:

@@ -60,7 +60,7 @@ def test_a_change_that_is_heard_of_is_told_once(
             await elsewhere(data, replace(wish, by="ann@desk", why="a break"))
             await elapse(10.0)
             (said,) = heard(caplog)
-            assert said.startswith(f"counter 'orders': {what} by ann@desk at ")
+            assert said.startswith(f"counter orders: {what} by ann@desk at ")
             assert "(a break): " in said
             assert said.endswith(f"; {held} ids in memory were {became}")
             assert ("epoch 1 -> 2" in said) is (wish != Configure(runway=90.0))
@@ -79,7 +79,7 @@ def test_a_change_by_an_earlier_version_is_told_too(caplog: pytest.LogCaptureFix
             data.entries["orders"] = replace(after, last_change=None)
             await elapse(3.0)
             (said,) = heard(caplog)
-            assert said.startswith("counter 'orders': a change by an operator: state active -> sus")
+            assert said.startswith("counter orders: a change by an operator: state active -> sus")
 
     run(main())
 
@@ -166,7 +166,7 @@ def test_a_night_can_be_read_from_the_log_alone(caplog: pytest.LogCaptureFixture
     run(main())
     told = [(getattr(one, "action", ""), one.getMessage()) for one in caplog.records]
     story = [line for line in told if line[0].startswith(("counter_", "change_heard"))]
-    assert all("'orders'" in said for _, said in story)
+    assert all("orders" in said for _, said in story)
     heard = [said for action, said in story if action == "change_heard"]
     for (_, wish), said in zip(NIGHT, heard, strict=True):
         assert f" by {wish.by} at " in said

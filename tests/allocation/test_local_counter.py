@@ -994,7 +994,7 @@ def test_an_outage_is_told_with_its_counter_its_length_and_its_refusals(
             assert "2 s" in told(caplog)[0][1]
             [(_, after)] = told(caplog)[1:]
             found = re.fullmatch(
-                r"counter 'orders' has ids again after (\d+) s; 3 requests were refused", after
+                r"counter orders has ids again after (\d+) s; 3 requests were refused", after
             )
             assert found is not None, after
             assert 40 <= int(found[1]) <= 60

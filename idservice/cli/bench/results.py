@@ -75,8 +75,8 @@ class BenchResults:
     one_order: bool = False  # over all connections, as of a strict counter; else on each
     begin: int = NS_MAX
     end: int = NS_MAX  # later answers came when nothing more was sent
-    requests: int = 0  # answered with ids between `begin` and `end`,
-    ids: int = 0  # and with how many
+    requests: int = 0  # answered with ids between `begin` and `end`
+    ids: int = 0  # in the answers to those requests
     latency: Histogram = field(default_factory=Histogram)
     late: Histogram = field(default_factory=Histogram)  # delay of the load itself
     succeeded: int = 0

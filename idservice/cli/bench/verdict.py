@@ -78,7 +78,7 @@ class Distinct:
                 self._put(run)
 
     def _put(self, ids: range) -> None:
-        """Add ids as few intervals: those with the same remainder, if they follow each other."""
+        """Add ids; those that follow each other with the same remainder are one interval."""
         modulus = self._modulus
         period = modulus // gcd(modulus, ids.step)
         follows = ids.step * period == modulus

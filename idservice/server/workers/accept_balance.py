@@ -34,7 +34,7 @@ class AcceptSlot:
         self.set_count(0)
 
     def leave(self) -> None:
-        """Accept only what every other worker leaves from now on."""
+        """From now on accept only connections that no other worker accepts."""
         self._taken = False
         self._counts[self._number] = GONE
 

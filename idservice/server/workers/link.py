@@ -43,8 +43,8 @@ class SupervisorLink:
         self._writer: asyncio.StreamWriter | None = None
         self._report: Callable[[bool, bool], Awaitable[WorkerStatus]] | None = None
         self._asked: asyncio.Future[WorkerStatus] | None = None  # the request under way
-        self._later: asyncio.Future[WorkerStatus] | None = None  # the one to send after it,
-        self._later_full = self._later_ready = False  # and its content
+        self._later: asyncio.Future[WorkerStatus] | None = None  # the one to send next
+        self._later_full = self._later_ready = False  # the content of the next one
 
     @asynccontextmanager
     async def held(

@@ -65,8 +65,8 @@ class WorkerProcess:
         self.connection = connection
         self.served_from: float | None = None
         self.hung_up = False  # it closed the channel, or the channel failed
-        self.requested = 0  # number of the last request for a report,
-        self.reported = 0  # and of the last one it answered
+        self.requested = 0  # number of the last request for a report
+        self.reported = 0  # number of the last request that it answered
         self.silent_s = 0.0  # the time for which it has owed an answer
         self.unsent = bytearray()
         self._reader = messages.MessageReader()

@@ -33,8 +33,8 @@ class Totals:
         self._readiness: dict[int, Readiness] = {}
         self._snapshots: dict[int, Snapshot] = {}
         self._past = Snapshot([], True, Latency(), __version__)  # the sum of all that have ended
-        self.names: dict[str, None] = {}  # counters in the order of their first use,
-        self._tallies: dict[str, None] = {}  # and tallies
+        self.names: dict[str, None] = {}  # counters in the order of their first use
+        self._tallies: dict[str, None] = {}  # tallies in the order of their first use
 
     def reported(self, worker: int, status: WorkerStatus) -> None:
         """Take the status of a worker, whose figures count from its start."""
