@@ -63,6 +63,7 @@ class Connection(RequestHandler):
     """
 
     __slots__ = (
+        "_body",
         "_chunked",
         "_ended",
         "_limit",
@@ -85,6 +86,7 @@ class Connection(RequestHandler):
         )
         self._limit = limit
         self._ended = False  # the client sends no more
+        self._body: StreamReader | None = None  # of the last request that is not answered
         self._chunked = 0  # bytes that came of an unfinished chunked body, at most
         self._rest_dropped = False  # True if what else the client sends is not read
         self._tls = False  # the connection is lost with the end of what the client sends
@@ -140,11 +142,9 @@ class Connection(RequestHandler):
         if is_idle or not self._request_count:
             return False
         self._ended = True
-        if self._messages:
-            self._break_off(self._messages[-1][1])
-        else:
-            if self._current_request is not None:
-                self._break_off(self._current_request.content)
+        if self._body is not None:
+            self._break_off(self._body)
+        if not self._messages:
             self.close()
         return not self._tls
 
@@ -213,6 +213,8 @@ class Connection(RequestHandler):
             super().data_received(data)
         except Exception:  # a target may make the parser raise what aiohttp does not expect
             super().data_received(b"\0")  # after that, the parser refuses whatever comes
+        if self._messages:
+            self._body = self._messages[-1][1]
         body = self._chunked_body()
         self._chunked = 0 if body is None else self._chunked + len(data)
         if body is not None and self._chunked > CHUNKED_MAX:
@@ -267,8 +269,10 @@ class Connection(RequestHandler):
         self._expect_reading()
         if self._messages:
             await asyncio.sleep(0)  # a turn of the loop for all other clients
-        elif self._ended:
-            self.close()
+        else:
+            self._body = None
+            if self._ended:
+                self.close()
         return resp, broken
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
