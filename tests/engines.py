@@ -152,11 +152,13 @@ def dynoxide(folder: Path) -> Iterator[str]:
 @contextmanager
 def by_hand(url: str) -> Iterator[Any]:
     """A plain client, as an operator or an old endpoint uses one."""
-    client = boto3.client("dynamodb", region_name=REGION, endpoint_url=url)
-    try:
-        yield client
-    finally:
-        client.close()
+    yield _client(url)
+
+
+@cache
+def _client(url: str) -> Any:
+    """Made once for each engine: that takes as long as ten requests."""
+    return boto3.client("dynamodb", region_name=REGION, endpoint_url=url)
 
 
 def recreate(client: Any, table: str) -> None:
