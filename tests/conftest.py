@@ -40,13 +40,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make quick` runs, and mix the tests that run processes with the others: those wait
     while these compute. None comes last, for they take longest."""
+    process: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
+        (process if "process" in marks else others).append(item)
         bound = marks & {"process", "long"} or any(name.startswith("needs_") for name in marks)
         if not bound and "moto" not in item.name and "moto_url" not in item.fixturenames:
             item.add_marker("quick")
-    process = [item for item in items if item.get_closest_marker("process")]
-    others = [item for item in items if not item.get_closest_marker("process")]
     at = {item: place / len(process) * PROCESSES_END for place, item in enumerate(process)}
     at |= {item: place / len(others) for place, item in enumerate(others)}
     begun: dict[str, float] = {}  # a group stays together, also where one worker runs all
