@@ -15,6 +15,7 @@ from idservice.catalogue import doctor
 from idservice.catalogue.counters import new_counter
 from idservice.stores.findings import Finding
 from idservice.stores.sqlite import examine
+from idservice.stores.sqlite.connection import not_opened, what_refuses_writes
 from idservice.stores.sqlite.examine import kind_of_file_system
 from idservice.stores.sqlite.file_identity import other_names
 from idservice.stores.sqlite.store import SQLiteStore
@@ -109,7 +110,10 @@ async def test_a_file_that_is_no_store_and_one_that_is_no_database(tmp_path: Pat
     found = await looked_at(path)
     assert "not an idservice store" in about(found, "schema").found
     path.write_bytes(b"anything else" * 1000)
-    assert "not a database" in about(await looked_at(path), "file").found
+    one = about(await looked_at(path), "file")
+    assert "not a database" in one.found
+    assert one.why.startswith("check the path; if it is right, the file is damaged; restore it")
+    assert one.run == f"idservice fence --all --past N --store sqlite:{path}"
 
 
 async def test_a_copy_is_found(path: Path) -> None:
@@ -151,6 +155,28 @@ async def test_what_this_user_cannot_write_is_found(
     monkeypatch.setattr(os, "access", lambda where, _: Path(where) != path.parent)
     one = about(examine.look_at_place(path), "permissions")
     assert (one.level, str(path.parent) in one.found) == ("fault", True)
+
+
+async def test_a_file_system_that_is_mounted_read_only_is_told_as_such(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does after errors of a disk; then no right helps."""
+    seen = os.statvfs(path)
+    read_only = os.statvfs_result([*seen[:8], seen.f_flag | os.ST_RDONLY, *seen[9:]])
+    monkeypatch.setattr(os, "statvfs", lambda _: read_only)
+    one = about(examine.look_at_place(path), "permissions")
+    assert (one.level, one.run) == ("fault", f"findmnt --target {path.parent}")
+    assert one.found == f"the file system of {path.parent} is mounted read-only"
+    refused = not_opened(path, sqlite3.OperationalError("unable to open database file"))
+    assert (refused.about, refused.found) == ("file", one.found)
+    assert what_refuses_writes(path) == one.sentence
+
+
+def test_a_disk_without_room_for_a_new_file_is_told_as_such(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorname = "SQLITE_FULL"
+    fault = not_opened(tmp_path / "ids.db", error)
+    assert (fault.why, fault.run) == ("make room on its disk", f"df {tmp_path}")
 
 
 async def test_a_journal_that_was_left_is_found_before_it_is_rolled_back(path: Path) -> None:

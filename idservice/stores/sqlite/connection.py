@@ -28,6 +28,7 @@ BUSY_TIMEOUT_S = 1.5
 # also if an older copy was written into it, and then as much.
 FORGET_PAGES = "PRAGMA shrink_memory"
 
+DAMAGED = "the file is damaged; restore it, then go on above every id that may be in use"
 BUSY = "another process keeps it so; see which"
 
 T = TypeVar("T")
@@ -230,7 +231,7 @@ class FileConnection:
         if name == "SQLITE_FULL":
             return f"{error}; make room on the disk of the file, and go on without a restart"
         if name.startswith("SQLITE_READONLY"):
-            return f"{error}; check the permissions of the file and of its folder, and the disk"
+            return f"{error}; {what_refuses_writes(self.path)}"
         return str(error)
 
     def _roll_back(self) -> bool:
@@ -260,6 +261,17 @@ def not_opened(path: Path, error: Exception) -> Finding:
         run = shlex.join(["idservice", "init", "--store", f"sqlite:{path / 'idservice.db'}"])
         return Finding(FAULT, "file", f"{path} is a folder", "name a file in it", run)
     found, run = f"{path}: {error}", shlex.join(["ls", "-ld", str(folder), str(path)])
+    name = getattr(error, "sqlite_errorname", "")
+    if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        why = f"check the path; if it is right, {DAMAGED}"
+        store = shlex.quote(f"sqlite:{path}")
+        return Finding(FAULT, "file", found, why, f"idservice fence --all --past N --store {store}")
+    if name == "SQLITE_FULL":
+        return Finding(
+            FAULT, "file", found, "make room on its disk", f"df {shlex.quote(f'{folder}')}"
+        )
+    if (fault := mounted_read_only(folder, "file")) is not None:
+        return fault
     why = "check the path, its permissions (the folder must be writable too), and the disk"
     if isinstance(error, PermissionError) or not os.access(folder, os.W_OK | os.X_OK):
         found = f"user {os.geteuid()} is not allowed to use {path} or its folder"
@@ -267,6 +279,25 @@ def not_opened(path: Path, error: Exception) -> Finding:
         if not os.path.exists(folder) and not isinstance(error, PermissionError):
             found, run = f"there is no folder {folder}", shlex.join(["mkdir", "-p", str(folder)])
     return Finding(FAULT, "file", found, why, run)
+
+
+def mounted_read_only(folder: Path, about: str) -> Finding | None:
+    """Return the fault of a folder whose file system is mounted read-only; None for another."""
+    if not os.path.isdir(folder) or not os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return None
+    return Finding(
+        FAULT, about, f"the file system of {folder} is mounted read-only",
+        "the kernel does so after errors of the disk, and its log says which; mount it for writing",
+        shlex.join(["findmnt", "--target", str(folder)]),
+    )  # fmt: skip
+
+
+def what_refuses_writes(path: Path) -> str:
+    """Return what to do about a file of which SQLite says that it is read-only."""
+    fault = mounted_read_only(path.absolute().parent, "file")
+    if fault is not None:
+        return fault.sentence
+    return "check the permissions of the file and of its folder, and the disk"
 
 
 def replaced(address: str) -> Finding:

@@ -20,7 +20,12 @@ from idservice.stores.findings import (
     schema_read,
 )
 from idservice.stores.sqlite import file_past
-from idservice.stores.sqlite.connection import is_busy
+from idservice.stores.sqlite.connection import (
+    DAMAGED,
+    is_busy,
+    mounted_read_only,
+    what_refuses_writes,
+)
 from idservice.stores.sqlite.file_identity import MOUNTS, mount_of, other_names
 
 SPACE_WARNED, SPACE_MIN = 64 * 1024**2, 1024**2  # bytes
@@ -101,6 +106,9 @@ def _address(path: Path) -> str:
 
 def _permissions(path: Path) -> Iterator[Finding]:
     about = "permissions"
+    if (fault := mounted_read_only(path.absolute().parent, about)) is not None:
+        yield fault
+        return
     unwritable = [str(each) for each in (path, path.parent) if not os.access(each, os.W_OK)]
     if unwritable:
         yield Finding(
@@ -217,7 +225,7 @@ def check_inside(
         if health != "ok":
             yield Finding(
                 FAULT, "quick_check", health,
-                "the file is damaged; restore it, then go on above every id that may be in use",
+                DAMAGED,
                 f"idservice fence --all --past N --store {_address(path)}",
             )  # fmt: skip
             return
@@ -225,7 +233,7 @@ def check_inside(
     yield from _identity(database, path, file, schema)
     if thorough:
         yield from _records_alone(database, path)
-        yield from _writing(database)
+        yield from _writing(database, path)
 
 
 def _records_alone(database: sqlite3.Connection, path: Path) -> Iterator[Finding]:
@@ -282,7 +290,7 @@ def _identity(
         yield fine(IDENTITY, what)
 
 
-def _writing(database: sqlite3.Connection) -> Iterator[Finding]:
+def _writing(database: sqlite3.Connection, path: Path) -> Iterator[Finding]:
     """Try a write that is rolled back: file and folder must take it."""
     try:
         database.execute("BEGIN IMMEDIATE")
@@ -291,5 +299,5 @@ def _writing(database: sqlite3.Connection) -> Iterator[Finding]:
     except sqlite3.Error as error:
         if is_busy(error):
             raise
-        why = "check the permissions of the file and of its folder, and the disk"
+        why = what_refuses_writes(path)
         yield Finding(FAULT, "permissions", f"a write is refused: {error}", why)
