@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from idservice import errors
-from idservice.access.keys import Keys
+from idservice.access.keys import HEADER_MAX, Keys
 from idservice.access.refusals import OF_NO_KEY
 from idservice.core.access_key import AccessKey, bearer, id_in
 from idservice.observability.logs import RateLimitedLog
@@ -57,10 +57,11 @@ class RefusalLog:
         key = self._keys.find(text)
         if key is None or not key.is_text(text):
             return _others
-        if len(self._by_header) >= HEADERS_MAX:
-            del self._by_header[next(iter(self._by_header))]
         limited = self._by_id.setdefault(key.id, RateLimitedLog(log))
-        self._by_header[header] = limited
+        if len(header) <= HEADER_MAX:  # its bearer may have added any number of spaces
+            if len(self._by_header) >= HEADERS_MAX:
+                del self._by_header[next(iter(self._by_header))]
+            self._by_header[header] = limited
         return limited
 
     def _whose(self, text: str) -> str:

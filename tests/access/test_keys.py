@@ -226,8 +226,13 @@ async def spaced() -> None:
     _, [header] = await scene.make()
     scheme, _, text = header.partition(b" ")
     for spaces in range(1, 300):
-        (await scene.gate.admit([scheme + b" " * spaces + text])).check(Role.USE)
+        header = [scheme + b" " * spaces + text]
+        found = await scene.gate.admit(header)
+        with pytest.raises(errors.KeyNotEnough):  # which is logged
+            scene.gate.check(found, Role.ADMIN, None, header, None)
     assert len(scene.keys._by_header) < 20
+    assert scene.gate._log is not None
+    assert len(scene.gate._log._by_header) < 20
 
 
 def test_spellings_of_one_key_take_little_memory() -> None:
