@@ -44,7 +44,7 @@ CMD ["serve"]
 # `make image` adds the revision.
 ARG PYTHON_IMAGE
 LABEL org.opencontainers.image.title="idservice" \
-      org.opencontainers.image.description="Unique, short, ordered numbers over HTTP, from blocks reserved on SQLite or DynamoDB" \
+      org.opencontainers.image.description="Unique, short numbers over HTTP, from blocks reserved on SQLite or DynamoDB" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}"

@@ -1,3 +1,3 @@
-"""Unique, short, ordered numbers from in-memory blocks over SQLite or DynamoDB."""
+"""Unique, short numbers from in-memory blocks over SQLite or DynamoDB."""
 
 __version__ = "0.1.0"

@@ -24,7 +24,7 @@ from idservice.web.passes import UNASKED
 from idservice.web.request import NONCE, WebLimits
 
 DESCRIPTION = (
-    "Unique, short, ordered numbers, and sums that count each key once. Answers must not be cached."
+    "Unique, short numbers, and sums that count each key once. Answers must not be cached."
     " A listener that asks for access keys (`serve --require-keys`) answers no request without one,"
     " but for `/livez` and `/readyz`. Counters, tallies and keys are changed with an admin key; at"
     " a Unix socket named by `--admin-listen`; or on the machine itself where `serve"
