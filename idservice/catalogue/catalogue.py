@@ -28,7 +28,8 @@ class Catalogue:
 
     `runway_s` is the runway of a counter that names none, `read_s` the deadline of a read.
     `spawn` starts a task that the instance ends. `check_open` raises Stopped or StoreReplaced when
-    nothing may be changed. `on_change` takes each entry that this instance has written.
+    nothing may be changed. `on_change` takes each entry that this instance has written. `clock`
+    tells the time of day.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Catalogue:
         spawn: Callable[[Coroutine[object, object, None]], object],
         check_open: Callable[[], None],
         on_change: Callable[[Counter], None],
+        clock: Callable[[], float],
     ) -> None:
         self.store = store
         self.runway_s = runway_s
@@ -51,10 +53,13 @@ class Catalogue:
         self._check_open = check_open
         self._on_change = on_change
         self._spawn = spawn
+        self._clock = clock
         self._finishing: set[str] = set()
         self._changer: EpochChanger | None = None
         if has_catalogue(store):
-            self._changer = EpochChanger(store, random=random, stale_s=stale_after(runway_s))
+            self._changer = EpochChanger(
+                store, random=random, stale_s=stale_after(runway_s), clock=clock
+            )
 
     async def page(
         self, after: str, most: int, scopes: Sequence[str] = (EVERYTHING,)
@@ -89,8 +94,9 @@ class Catalogue:
         try:
             async with asyncio.timeout(CREATE_MAX_S):
                 counter, created = await ensure(
-                    self.store, wanted, runway=self.runway_s, random=self.random, by=by
-                )
+                    self.store, wanted,
+                    runway=self.runway_s, random=self.random, by=by, clock=self._clock,
+                )  # fmt: skip
         except TimeoutError:
             raise errors.OutcomeUnknown(
                 store=self.store.address,

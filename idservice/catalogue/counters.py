@@ -141,7 +141,9 @@ async def ensure(
     if found.epoch == wanted.epoch:
         return found, True
     if found.intent is not None or found.state in (DELETED, MOVED):
-        changer = EpochChanger(with_catalogue(store), random=random, stale_s=stale_after(runway))
+        changer = EpochChanger(
+            with_catalogue(store), random=random, stale_s=stale_after(runway), clock=clock
+        )
         before, found = await changer.change(
             wanted.name, CreateAgain(by=by, why=why, wanted=wanted)
         )

@@ -78,6 +78,7 @@ def build_instance(
         spawn=service.spawn,
         check_open=service.check_open,
         on_change=service.apply_entry,
+        clock=clock,
     )
     tallies = Tallies(
         store,

@@ -94,7 +94,7 @@ async def finish(data: Table, caplog: pytest.LogCaptureFixture) -> list[tuple[st
     catalogue = Catalogue(
         SimStore(Random(1), data), runway_s=30.0, read_s=5.0, random=Random(2),
         health=StoreHealth(), spawn=tasks.append, check_open=lambda: None,
-        on_change=lambda entry: None,
+        on_change=lambda entry: None, clock=lambda: 0.0,
     )  # fmt: skip
     catalogue.finish("orders")
     catalogue.finish("orders")

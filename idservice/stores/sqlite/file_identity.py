@@ -9,7 +9,8 @@ import ctypes
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
@@ -59,8 +60,13 @@ class Mount:
         return self.point == path or self.point in path.parents
 
 
-def mounts(text: str) -> Iterator[Mount]:
-    """Yield the mounts of a list, without lines that cannot be read."""
+@lru_cache(maxsize=1)  # it is the same for years, and is read whenever a file is opened
+def mounts(text: str) -> Sequence[Mount]:
+    """Return the mounts of a list, without lines that cannot be read."""
+    return tuple(_readable(text))
+
+
+def _readable(text: str) -> Iterator[Mount]:
     for line in text.splitlines():
         try:
             yield Mount(line)
