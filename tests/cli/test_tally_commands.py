@@ -117,9 +117,9 @@ def test_after_an_unknown_outcome_the_printed_command_asks_with_the_same_key(
 
     with monkeypatch.context() as broken:
         broken.setattr(SQLiteTallies, "commit", applied_without_an_answer)
-        broken.setattr("idservice.tallies.committer.PAUSE_FIRST_S", 5.0)
-        broken.setattr("idservice.tallies.committer.PAUSE_MAX_S", 5.0)
-        said = gifts("tally", "add", "gifts", "-2.50", "--timeout", "0.1")
+        broken.setattr("idservice.tallies.committer.PAUSE_FIRST_S", 60.0)
+        broken.setattr("idservice.tallies.committer.PAUSE_MAX_S", 60.0)
+        said = gifts("tally", "add", "gifts", "-2.50", "--timeout", "3")
     assert_refused(said, 1, "not known yet", "the answer was lost")
     (command,) = [part for part in said.err.split("`") if part.startswith("idservice tally add")]
     assert "tally add gifts -2.50 --key " in command
