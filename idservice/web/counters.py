@@ -156,10 +156,21 @@ class CounterRoutes:
                 _, entry = await self._catalogue.change(name, change)
         except TimeoutError:
             if not begun:
-                entry, _ = await self._catalogue.counter(name)
-                raise being_changed(entry) from None
+                raise await self._not_begun(name) from None
             return await self._goes_on(name)
         return json_answer(self._describe(entry))
+
+    async def _not_begun(self, name: str) -> errors.IdserviceError:
+        """Return the error of a change that was not begun, since it was not known in time if
+        another one is under way."""
+        entry, _ = await self._catalogue.counter(name)
+        if entry.intent is not None:
+            return being_changed(entry)
+        return errors.NotApplied(
+            store=self._catalogue.store.address,
+            action=f"changing counter {name}",
+            why="it took too long to say if another change is under way",
+        )
 
     async def _goes_on(self, name: str) -> web.Response:
         """Answer with the counter as it is while its change goes on.

@@ -118,7 +118,7 @@ def test_a_key_with_too_little_is_refused_with_what_it_needs(
     for words in (["next", "other"], ["next", "other", "--count", "2", "--format", "json"]):
         assert_refused(run(*words, "--url", url), 1, "needs a scope that covers 'other'")
     said = run("next", "other", "--store", url)
-    assert_refused(said, 1, "needs a scope", "the key of IDSERVICE_KEY: set one that is valid")
+    assert_refused(said, 1, "needs a scope", "a wider key, and set it as IDSERVICE_KEY")
 
 
 def test_a_key_that_is_refused_ends_top(

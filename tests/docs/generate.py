@@ -212,7 +212,8 @@ def _outcome(outcome: str, *, retryable: bool, **_: object) -> str:
 
 def _message(kind: type[errors.IdserviceError]) -> str:
     """Return the message of an error, with its fields in capitals."""
-    return re.sub(r"\{(\w+)[^}]*\}", lambda field: field[1].upper(), kind.text)
+    named = re.sub(r"\{(\w+)[^}]*\}", lambda field: field[1].upper(), kind.text)
+    return named.replace("{{", "{").replace("}}", "}")
 
 
 def every_error_class() -> set[type[errors.IdserviceError]]:

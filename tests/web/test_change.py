@@ -144,6 +144,20 @@ async def test_a_change_is_said_to_be_refused_only_if_it_does_not_go_on_unheard(
         pass  # it was carried out in spite of that answer
 
 
+async def test_a_store_that_is_slow_to_tell_of_changes_is_no_change_by_an_operator(
+    orders: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
+
+    async def silent(_: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(orders.catalogue, "settle", silent)
+    answer = await send(orders, "PATCH", PATH, state="suspended")
+    assert_problem(answer, 503, "store_unavailable", outcome="not_applied")
+    assert (await orders.ask(PATH)).json["state"] == "active"
+
+
 async def test_ids_go_down_where_somebody_answers_for_it(orders: Serving) -> None:
     orders.catalogue._changer._stale_s = 0.0
     answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
