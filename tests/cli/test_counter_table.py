@@ -23,11 +23,11 @@ def test_an_adopted_item_is_named_as_one_place(capsys: pytest.CaptureFixture[str
     place = "donation-data[context=atomicCounter,id=id]"
     old = " (its old endpoint answers the value before the increment)"
     assert capsys.readouterr().out.splitlines() == [
-        "counter:   members",
-        f"adopted:   {place}.counterValue{old}",
-        f"home:      {place}",
-        "arrived:   yes",
-        "next_by_shard: 7, 8",
+        "counter:        members",
+        f"adopted:        {place}.counterValue{old}",
+        f"home:           {place}",
+        "arrived:        yes",
+        "next_by_shard:  7, 8",
         "runway_seconds: –",
     ]
 

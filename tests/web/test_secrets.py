@@ -55,6 +55,7 @@ def requests(routes: Any, key: str) -> list[bytes]:
     return made
 
 
+@pytest.mark.prints_a_key  # pytest's own copy of the log, not the service's
 @pytest.mark.parametrize("asks", [False, True])
 async def test_a_secret_is_in_no_answer_and_in_no_line_of_the_log(
     serve: Serve, asks: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
