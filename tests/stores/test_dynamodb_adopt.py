@@ -3,17 +3,20 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue.counters import ensure, new_counter
 from idservice.stores.address import DynamoAddress
 from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import table as dynamodb_table
+from idservice.stores.dynamodb.adopt import check_alone
 from idservice.stores.dynamodb.client import CallNotSent, DynamoClient
 from idservice.stores.records import Adopted, Counter, Position
 from tests.engines import attribute, by_hand
@@ -297,6 +300,77 @@ async def test_an_item_is_not_adopted_under_a_second_name(
     assert await ids_of(store, third, 1) == [5]
 
 
+@pytest.mark.parametrize("held", ["UpdateItem", "TransactWriteItems"])
+async def test_of_two_who_adopt_an_item_at_once_under_two_names_one_is_refused(
+    store: DynamoStore,
+    backend: Dynamo,
+    legacy: Legacy,
+    monkeypatch: pytest.MonkeyPatch,
+    held: str,
+) -> None:
+    """Neither found the other's entry: both had looked before either was written."""
+    reached, go = asyncio.Event(), asyncio.Event()
+    real = DynamoClient.call
+
+    async def slow(self: DynamoClient, operation: str, *rest: Any, **request: Any) -> Any:
+        if self is store._client and operation == held:
+            reached.set()
+            await go.wait()
+        return await real(self, operation, *rest, **request)
+
+    async def adopt(its: DynamoStore, name: str) -> Counter:
+        adopted, value = await its.locate(legacy.table, legacy.key, legacy.value, "old")
+        planned = new_counter(name, random, start=value, adopted=adopted)
+        return (await ensure(its, planned, runway=30, random=random))[0]
+
+    monkeypatch.setattr(DynamoClient, "call", slow)
+    async with backend.open() as other:
+        first = asyncio.create_task(adopt(store, "donations"))
+        await asyncio.wait_for(reached.wait(), 60)
+        second = await adopt(other, "orders")
+        go.set()
+        with pytest.raises(errors.BadConfiguration, match="'orders' goes on in the item"):
+            await first
+        assert await other.counter("donations") is None
+        assert await ids_of(other, second, 2) == [41, 42]
+
+
+async def test_an_adoption_goes_on_if_another_entry_was_written_meanwhile(
+    store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, created = DynamoClient.transact, []
+
+    async def late(self: DynamoClient, *rest: Any) -> None:
+        if not created:
+            created.append(True)
+            await store.create(new_counter("tickets", random))
+        await real(self, *rest)
+
+    monkeypatch.setattr(DynamoClient, "transact", late)
+    counter, is_new = await ensure(store, await wanted(store, legacy), runway=30, random=random)
+    assert is_new
+    assert await ids_of(store, counter, 1) == [41]
+
+
+@pytest.mark.parametrize(
+    ("item", "same"),
+    [
+        (Adopted("old", (("id", "N", "7"),), "v", "old"), True),
+        (Adopted("old", (("id", "N", "7.0"),), "v", "old"), True),  # as DynamoDB compares them
+        (Adopted("old", (("id", "N", "70"),), "v", "old"), False),
+        (Adopted("arn:aws:dynamodb:x:1:table/old", (("id", "N", "7"),), "v", "old", "t"), True),
+        (Adopted("other", (("id", "N", "7"),), "v", "old", "u"), False),
+        (Adopted("other", (("id", "N", "7"),), "v", "old"), False),
+    ],
+)
+def test_an_item_is_known_in_each_way_of_naming_it(item: Adopted, same: bool) -> None:
+    its = Adopted("old", (("id", "N", "7"),), "v", "old", "t")
+    others = [new_counter("orders", random, adopted=its)]
+    refused = pytest.raises(errors.BadConfiguration) if same else nullcontext()
+    with refused:
+        check_alone(new_counter("donations", random, adopted=item), others)
+
+
 class Died(BaseException):
     """The process ended here."""
 
@@ -331,6 +405,23 @@ async def test_an_adoption_that_died_is_finished_by_the_next(
     assert [old, *await ids_of(store, counter, 2)] == [41, 42, 43]
 
 
+async def test_an_item_that_was_prepared_and_never_entered_is_free_for_another_name(
+    store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(*_: object) -> None:
+        raise Died
+
+    first = await wanted(store, legacy)
+    with monkeypatch.context() as patched:
+        patched.setattr(DynamoClient, "transact", dies)
+        with pytest.raises(Died):
+            await store.create(first)
+    second = await store.create(replace(first, name="orders", epoch="1.another"))
+    assert await ids_of(store, second, 1) == [41]
+    with pytest.raises(errors.BadConfiguration, match="'orders' goes on in the item"):
+        await store.create(first)
+
+
 async def test_ten_who_adopt_at_once_agree_on_one_epoch(store: DynamoStore, legacy: Legacy) -> None:
     planned = [await wanted(store, legacy) for _ in range(10)]
     counters = await asyncio.gather(*(store.create(counter) for counter in planned))
@@ -357,7 +448,8 @@ async def test_a_lost_answer_to_the_first_write_is_unknown_and_not_repeated() ->
     adopted = Adopted(table="old", key=(("id", "S", "x"),), attribute="v", returns="old")
     counter = new_counter("donations", random, adopted=adopted)
     item = answers.success(Item={"id": {"S": "x"}, "v": {"N": "4"}}, ConsumedCapacity={})
-    none = answers.success(ConsumedCapacity={})
+    head = answers.success(Item={"revision": {"N": "1"}}, ConsumedCapacity={})
+    none = answers.success(ConsumedCapacity={}, Items=[])
 
     class Server(answers.Server):
         """Without an entry, with the adopted item."""
@@ -365,13 +457,15 @@ async def test_a_lost_answer_to_the_first_write_is_unknown_and_not_repeated() ->
         def answer_to(self, operation: str, request: dict[str, object]) -> answers.Answer:
             if operation == "UpdateItem":
                 return answers.reset
-            return item if request["TableName"] == "old" else none
+            if request["TableName"] == "old":
+                return item
+            return head if request.get("Key") == {"pk": {"S": "catalogue"}} else none
 
     async with answers.serving(kind=Server) as server:
         async with DynamoStore(DynamoAddress("ids", "eu-west-1", server.url)) as store:
             with pytest.raises(errors.OutcomeUnknown):
                 await store.create(counter)
-        assert server.operations == ["GetItem", "GetItem", "UpdateItem"]
+        assert server.operations == ["GetItem", "GetItem", "Scan", "GetItem", "UpdateItem"]
 
 
 # --- what cannot be adopted -----------------------------------------------------------------------

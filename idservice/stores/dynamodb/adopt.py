@@ -6,6 +6,7 @@ a reservation differs from any other only in the name of the value.
 
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 
 import msgspec
 
@@ -226,9 +227,18 @@ def check_alone(counter: Counter, others: Iterable[Counter]) -> None:
     assert counter.adopted is not None
     for other in others:
         item = other.adopted_item
-        if item is None or other.name == counter.name or item.table != counter.adopted.table:
-            continue
-        if set(item.key) == set(counter.adopted.key):
+        if item is not None and other.name != counter.name and _is_same(item, counter.adopted):
             key = ",".join(f"{name}={value}" for name, _, value in item.key)
             why = f"counter {other.name!r} goes on in the item {key} of table {item.table!r}, and"
             raise errors.BadConfiguration(why=f"{why} two counters cannot share one")
+
+
+def _is_same(item: Adopted, other: Adopted) -> bool:
+    """Return True if both are one item: a table also has an ARN, and 7.0 is the key 7."""
+    is_one_id = item.table_id is not None and item.table_id == other.table_id
+    is_one_table = item.table == other.table or is_one_id
+    return is_one_table and _compared(item.key) == _compared(other.key)
+
+
+def _compared(key: Iterable[tuple[str, str, str]]) -> set[tuple[str, object]]:
+    return {(name, Decimal(value) if kind == "N" else value) for name, kind, value in key}

@@ -186,10 +186,14 @@ def prune(place: Place, name: str, seq: int) -> dict[str, Any]:
 # --- a change of epoch ----------------------------------------------------------------------------
 
 
-def head_moved(table: str) -> dict[str, Any]:
-    """Return the write that goes with every write of an entry: instances poll the revision."""
+def head_moved(table: str, seen: int | None = None) -> dict[str, Any]:
+    """Return the write that goes with every write of an entry: instances poll the revision.
+
+    With `seen` it is refused if another entry was written since that revision.
+    """
     head = Place(table, {items.KEY: {"S": items.HEAD}}, "revision")
-    return {"Update": update(head, "SET #v = #v + :one", "attribute_exists(#v)")}
+    condition = "attribute_exists(#v)" if seen is None else "#v = :seen"
+    return {"Update": update(head, "SET #v = #v + :one", condition, seen=seen or 0)}
 
 
 def entry_rewritten(table: str, before: Counter, after: Counter) -> dict[str, Any]:

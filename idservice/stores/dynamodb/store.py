@@ -147,20 +147,21 @@ class DynamoStore:
     async def create(self, counter: Counter) -> Counter:
         action = f"creating counter {counter.name}"
         await self._calls.ensure(action)
-        positions = []
+        positions, revision = [], None
         if counter.adopted is None:
             positions = items.new_positions(self._name, counter)
         else:
             found = await self.counter(counter.name)
             if found is not None:
                 return found
-            taken = await adoption.take_over(self._client, counter, counter.adopted)
-            if taken.epoch != counter.epoch:  # it was taken over before
-                adoption.check_alone(counter, await self.counters())
-            counter = taken
-        entry = items.new_entry(self._name, counter)
+            # The entry is written only if no other one was since these were read: of two operators
+            # who adopt the item under two names at once, one is refused and looks again.
+            revision = await self._revision(action)
+            adoption.check_alone(counter, await self.counters())
+            counter = await adoption.take_over(self._client, counter, counter.adopted)
+        head = requests.head_moved(self._name, revision)
         try:
-            writes = [entry, requests.head_moved(self._name), *positions]
+            writes = [items.new_entry(self._name, counter), head, *positions]
             await self._client.transact(writes, action)
             return counter
         except CallRefused as refused:
@@ -169,7 +170,8 @@ class DynamoStore:
             if found is not None:
                 return found
             if counter.adopted is not None:
-                why = "its item was prepared, but its entry was refused; repeat the command"
+                why = "its item was prepared, but its entry was refused, maybe as another one was"
+                why += " written at the same time; repeat the command"
                 raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from refused
             why = items.why_not_created(counter, refused.reasons)
             if not why:
@@ -193,17 +195,18 @@ class DynamoStore:
     # --- change ----------------------------------------------------------------------------------
 
     async def revision(self) -> int:
-        action, head = "reading the catalogue", {items.KEY: {"S": items.HEAD}}
         try:
             await self._tables.own.look(self._table.look)
-            found = items.number(
-                (await self._calls.get(self._name, head, action) or {}).get("revision")
-            )
-            if found is None:
-                raise errors.NotApplied(store=self.address, action=action, why=items.NO_HEAD)
+            return await self._revision("reading the catalogue")
         except BaseException:
             self._tables.own.unanswered()
             raise
+
+    async def _revision(self, action: str) -> int:
+        head = await self._calls.get(self._name, {items.KEY: {"S": items.HEAD}}, action) or {}
+        found = items.number(head.get("revision"))
+        if found is None:
+            raise errors.NotApplied(store=self.address, action=action, why=items.NO_HEAD)
         return found
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
