@@ -144,13 +144,13 @@ class Listener:
         # Those that are not open yet are not in the limit: near to it, accept no more than one.
         has_room = self.limit.room > BURST + len(self._opening)
         for _ in range(BURST if self._slot.is_alone and has_room else 1):
-            if not self._accept():
+            if not self._welcome():
                 return
 
     def _insist(self) -> None:
         """Accept the connection if the other worker has not done so in its time."""
         self._loop.add_reader(self._bound, self._readable)
-        if not self._accept():
+        if not self._welcome():
             self._courtesies = 0
             return
         self._courtesies += 1
@@ -158,14 +158,30 @@ class Listener:
             self._courtesies = 0
             self._courteous_from = self._loop.time() + COURTESY_AGAIN_S
 
-    def _accept(self) -> bool:
-        """Accept one connection; return False if none waits."""
+    def _welcome(self) -> bool:
+        """Accept one connection, answer its client if what it asks for is known already, and open
+        it. Return False if none waits."""
+        connection = self._accept()
+        if connection is None:
+            return False
+        lane = self._free_lane
+        # Those that are not open yet are not in the limit: near to it, it is looked at later.
+        if lane is None or self._handshakes is not None or self.limit.room <= len(self._opening):
+            self._open_soon(connection, self.protocol)
+            return True
+        unread = answer_on_arrival(lane, connection)
+        if unread is not None:
+            self._open_soon(connection, partial(FastConnection, lane, unread))
+        return True
+
+    def _accept(self) -> socket.socket | None:
+        """Accept one connection; return None if none waits."""
         try:
             # What `accept` does, but for enums that it makes of family and type each time.
             descriptor, _ = self._bound._accept()  # type: ignore[attr-defined]
             connection = _Accepted(*self._kind, fileno=descriptor)
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-            return False
+            return None
         except OSError as error:
             # Mostly out of descriptors. The socket stays readable: an immediate retry would spin.
             _failed.error(
@@ -175,20 +191,13 @@ class Listener:
                 extra={"action": "accept_failed"},
             )
             self._pause(SHORT_S, self._resume)
-            return False
+            return None
         connection.setblocking(False)
-        self._welcome(connection)
-        return True
+        return connection
 
-    def _welcome(self, connection: socket.socket) -> None:
-        """Answer the client if what it asks for is known already, and open its connection."""
-        protocol = self.protocol
-        lane = None if self._handshakes is not None else self._free_lane
-        if lane is not None:
-            unread = answer_on_arrival(lane, connection)
-            if unread is None:
-                return
-            protocol = partial(FastConnection, lane, unread)
+    def _open_soon(
+        self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
         opening = self._loop.create_task(self._open(connection, protocol))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
@@ -246,8 +255,9 @@ class Listener:
         if self._slot.pool_ends and not self._is_tcp:
             with suppress(OSError):
                 self._bound.shutdown(socket.SHUT_RD)  # a Unix socket refuses from here on
-        while self._accept():
-            pass
+        while (connection := self._accept()) is not None:
+            # It gets no answer here: a client that does would come again, and this never end.
+            self._open_soon(connection, self.protocol)
         self._pause()  # also after a failure
         self._bound.close()
         if self._opening:

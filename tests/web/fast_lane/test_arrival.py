@@ -116,3 +116,39 @@ async def test_above_the_limit_nobody_is_answered_on_arrival(pair: Pair) -> None
         await asyncio.sleep(0)
     pair.fast.gate.most = 0
     assert b"too_many_connections" in await answered(pair.fast, NEXT)
+
+
+async def test_no_more_than_the_limit_are_open_of_clients_that_come_at_once(pair: Pair) -> None:
+    """Those on their way in are not counted yet."""
+    gate = pair.fast.gate
+    while gate.connections:
+        await asyncio.sleep(0)
+    gate.most, most_open = 5, 0
+    crowd = Crowd(pair.fast)
+    clients = [await crowd.client(b"") for _ in range(10)]
+    crowd.is_accepted()
+    async with asyncio.timeout(60):
+        while len(gate.connections) + gate.refused < len(clients):
+            await asyncio.sleep(0)
+            most_open = max(most_open, len(gate.connections))
+    assert most_open == 5
+    for client in clients:
+        client.writer.close()
+
+
+async def test_while_the_last_are_accepted_nobody_is_answered_on_arrival(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answered client would come again, and the loop that accepts the last never end."""
+
+    def answers(*_: object) -> None:
+        raise AssertionError("answered on arrival")
+
+    await answered(pair.fast, LAST)
+    crowd = Crowd(pair.fast)
+    client = await crowd.client(LAST)
+    monkeypatch.setattr("idservice.server.listener.answer_on_arrival", answers)
+    await crowd.listener.stop_accepting()
+    async with asyncio.timeout(60):
+        assert b"200 OK" in await client.reader.read()
+    client.writer.close()
