@@ -1,5 +1,6 @@
 """What a look at an SQLite store finds: each fault is made, and must be found with its way out."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -170,6 +171,17 @@ async def test_a_file_system_that_is_mounted_read_only_is_told_as_such(
     refused = not_opened(path, sqlite3.OperationalError("unable to open database file"))
     assert (refused.about, refused.found) == ("file", one.found)
     assert what_refuses_writes(path) == one.sentence
+
+
+def test_a_disk_that_does_not_even_tell_how_it_is_mounted_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "statvfs", fails)
+    fault = not_opened(tmp_path / "ids.db", sqlite3.OperationalError("disk I/O error"))
+    assert "check the path" in fault.why
 
 
 def test_a_disk_without_room_for_a_new_file_is_told_as_such(tmp_path: Path) -> None:

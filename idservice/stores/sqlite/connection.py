@@ -282,8 +282,12 @@ def not_opened(path: Path, error: Exception) -> Finding:
 
 
 def mounted_read_only(folder: Path, about: str) -> Finding | None:
-    """Return the fault of a folder whose file system is mounted read-only; None for another."""
-    if not os.path.isdir(folder) or not os.statvfs(folder).f_flag & os.ST_RDONLY:
+    """Return the fault of a folder whose file system is mounted read-only; None for another, and
+    for one that cannot tell."""
+    try:
+        if not os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return None
+    except OSError:  # there is none, or the disk fails
         return None
     return Finding(
         FAULT, about, f"the file system of {folder} is mounted read-only",
