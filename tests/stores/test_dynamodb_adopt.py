@@ -243,6 +243,19 @@ async def test_an_item_of_the_service_s_own_table_can_be_adopted(
     assert position.rev == 6  # went on from where it stood
 
 
+@pytest.mark.parametrize("shard", ["", ":1"])
+async def test_the_item_of_a_counter_that_was_created_is_not_adopted_under_another_name(
+    store: DynamoStore, backend: Dynamo, shard: str
+) -> None:
+    await store.create(new_counter("orders", random, shards=2))
+    key = {"pk": f"ctr:orders{shard}"}
+    adopted, value = await store.locate(backend.table, key, "next", "old")
+    renamed = new_counter("renamed", random, start=value, adopted=adopted)
+    with pytest.raises(errors.BadConfiguration, match="'orders' goes on in the item pk=ctr:orders"):
+        await ensure(store, renamed, runway=30, random=random)
+    assert await store.counter("renamed") is None
+
+
 async def test_a_number_can_be_part_of_the_key(store: DynamoStore, client: Any) -> None:
     legacy = Legacy(client, {"context": "c", "year": "2024"}, {"year": "N"})
     legacy.put(counterValue=3)
@@ -368,7 +381,7 @@ def test_an_item_is_known_in_each_way_of_naming_it(item: Adopted, same: bool) ->
     others = [new_counter("orders", random, adopted=its)]
     refused = pytest.raises(errors.BadConfiguration) if same else nullcontext()
     with refused:
-        check_alone(new_counter("donations", random, adopted=item), others)
+        check_alone(new_counter("donations", random, adopted=item), others, "ids")
 
 
 class Died(BaseException):

@@ -5,7 +5,7 @@ a reservation differs from any other only in the name of the value.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 
 import msgspec
@@ -219,18 +219,31 @@ async def take_over(client: DynamoClient, counter: Counter, adopted: Adopted) ->
     )
 
 
-def check_alone(counter: Counter, others: Iterable[Counter]) -> None:
-    """Refuse the item of another counter. Raises BadConfiguration.
+def check_alone(counter: Counter, others: Iterable[Counter], table: str) -> None:
+    """Refuse the item of another counter in the store on `table`. Raises BadConfiguration.
 
     The two would hand out distinct ids at first, and the next change of one would close the other.
     """
     assert counter.adopted is not None
     for other in others:
-        item = other.adopted_item
-        if item is not None and other.name != counter.name and _is_same(item, counter.adopted):
-            key = ",".join(f"{name}={value}" for name, _, value in item.key)
-            why = f"counter {other.name!r} goes on in the item {key} of table {item.table!r}, and"
-            raise errors.BadConfiguration(why=f"{why} two counters cannot share one")
+        if other.name != counter.name and any(
+            _is_same(item, counter.adopted) for item in _items_of(other, table)
+        ):
+            key = ",".join(f"{name}={value}" for name, _, value in counter.adopted.key)
+            why = f"counter {other.name!r} goes on in the item {key} of table"
+            why += f" {counter.adopted.table!r}, and two counters cannot share one"
+            raise errors.BadConfiguration(why=why)
+
+
+def _items_of(counter: Counter, table: str) -> Iterator[Adopted]:
+    """Return the items of all shards, one of which it may have been adopted from."""
+    for shard in range(counter.shards):
+        if shard == 0 and counter.adopted_item is not None:
+            yield counter.adopted_item
+        else:
+            place = items.place_of(counter, shard, table)
+            key = tuple((name, "S", value["S"]) for name, value in place.key.items())
+            yield Adopted(place.table, key, place.value, "old")
 
 
 def _is_same(item: Adopted, other: Adopted) -> bool:

@@ -157,7 +157,7 @@ class DynamoStore:
             # The entry is written only if no other one was since these were read: of two operators
             # who adopt the item under two names at once, one is refused and looks again.
             revision = await self._revision(action)
-            adoption.check_alone(counter, await self.counters())
+            adoption.check_alone(counter, await self.counters(), self._name)
             counter = await adoption.take_over(self._client, counter, counter.adopted)
         head = requests.head_moved(self._name, revision)
         try:
