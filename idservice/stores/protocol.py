@@ -134,7 +134,8 @@ class CatalogueStore(IdStore, Protocol):
     async def accept_identity(self) -> None:
         """Record the identity that the store has now: the last step of fencing every counter.
 
-        May be repeated. Raises StoreUnready.
+        May be repeated. Raises StoreReplaced if it has another one than at the last `verify`,
+        StoreUnready.
         """
 
     async def examine_item(self, counter: Counter) -> list[Finding]:

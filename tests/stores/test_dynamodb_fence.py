@@ -245,6 +245,33 @@ async def test_a_recreated_table_is_accepted_when_told_and_watched_over_again(
 
 
 @pytest.mark.needs_engine
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_table_that_was_replaced_while_it_was_fenced_is_not_accepted(
+    engine: Dynamo, known: bool
+) -> None:
+    """Its counters are those of another copy, below ids in use."""
+    async with engine.open() as first, engine.open() as store:
+        await first.init(new_counter("default", random))
+        with by_hand(engine.url) as client:
+            if known:
+                await store.verify()
+            else:
+                recreate(client, engine.table)
+                with pytest.raises(errors.StoreReplaced):
+                    await store.verify()
+            copy = client.scan(TableName=engine.table)["Items"]
+            await change(store, "default", Fence(past=99))
+            recreate(client, engine.table)
+            for item in copy:
+                client.put_item(TableName=engine.table, Item=item)
+            with pytest.raises(errors.StoreReplaced, match="while this process ran"):
+                await store.accept_identity()
+            async with engine.open() as instance:
+                with pytest.raises(errors.StoreReplaced):
+                    await instance.verify()
+
+
+@pytest.mark.needs_engine
 async def test_a_recreated_table_of_an_adopted_counter_is_accepted_by_its_fence(
     engine: Dynamo,
 ) -> None:

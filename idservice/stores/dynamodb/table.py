@@ -145,6 +145,7 @@ class Table:
         self.client = client
         self.name = client.table
         self._known: tuple[str | None, str | None] | None = None  # ids, ours and the table's
+        self._judged: str | None = None  # the table's id at the last `verify`, whatever that said
 
     # --- recognition -----------------------------------------------------------------------------
 
@@ -153,6 +154,7 @@ class Table:
         table = await self._description()
         if table is None:
             raise self._no_table("DescribeTable")
+        self._judged = table.get("TableId")
         self._refuse(description.check(table, self.name, self.client.region), table)
         item = await self._identity()
         self._refuse(description.check_identity(item, table, self.client))
@@ -188,6 +190,8 @@ class Table:
         table = await self._description()
         if table is None:
             raise self._no_table("DescribeTable")
+        if self._judged not in (None, table.get("TableId")):  # replaced while it was fenced
+            self._refuse([description.another(self.client)], table)
         if table.get("TableId"):
             await self._remember(table["TableId"], anew=True)
 
