@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from idservice import errors
 from idservice.client import tally_protocol
+from idservice.client.own_key import FORBIDDEN, UNAUTHORIZED
 from idservice.client.protocol import NotSent, NoUsableAnswer, Refused, Reply
 from idservice.client.tally_protocol import SettledAdd, TallyAsk, TallyValue
 from idservice.core.timeouts import backoff
@@ -118,6 +119,10 @@ class TallyCalls:
                     raise reply
                 return read(reply)
             except errors.IdserviceError as error:
+                if isinstance(error, Refused) and error.status in (UNAUTHORIZED, FORBIDDEN):
+                    # The same add may have been let through before: rights change.
+                    error.outcome = outcome if ask.method == "GET" else errors.UNKNOWN
+                    raise
                 if not error.retryable and error.outcome != errors.UNKNOWN:
                     # An earlier try may arrive later, when the tally is open again.
                     if not isinstance(error, FINAL):

@@ -19,6 +19,7 @@ from idservice.errors.access import (
     UsageIllFormed,
 )
 from idservice.errors.tallies import (
+    EARLIER,
     KEEP_KEY,
     AddUnsettled,
     BadAmount,
@@ -90,6 +91,7 @@ from idservice.errors.tree import (
 )
 
 __all__ = [
+    "EARLIER",
     "KEEP_KEY",
     "NOT_APPLIED",
     "RETRY_AFTER_MAX_S",

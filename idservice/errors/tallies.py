@@ -9,6 +9,11 @@ from decimal import Decimal
 from idservice.errors.tree import UNKNOWN, NotApplied, RequestRefused, Unavailable
 
 KEEP_KEY = "Send it again with the same key: it is counted once."
+# Rights change: when an access key is refused, the same add may have been let through before.
+EARLIER = (
+    " It is not known if an earlier request with this Idempotency-Key is counted. With an access"
+    " key that is enough, send it again with the same Idempotency-Key: it is counted once."
+)
 
 
 class BadTally(RequestRefused):

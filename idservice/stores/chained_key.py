@@ -20,10 +20,9 @@ class ChainedKey:
     def error(
         self, refused: Refused, action: str
     ) -> errors.StoreKeyRefused | errors.StoreKeyNotEnough | None:
-        """Return the error of a refusal that another key would mend, with nothing applied; else
-        None. One that is not enough is logged: callers are not told where a wider one is to go."""
-        if refused.outcome == errors.UNKNOWN:
-            return None
+        """Return the error of a refusal that another key would mend, with nothing applied by this
+        request; else None. One that is not enough is logged: callers are not told where a wider one
+        is to go."""
         own_key, why = self._own_key, refused.why.rstrip(".")
         about = {"store": self._store, "action": action}
         if refused.status == UNAUTHORIZED:

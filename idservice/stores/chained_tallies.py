@@ -36,8 +36,10 @@ class ChainedTallies:
         try:
             return _told(await self._transport.carry_out(self._calls(name).add(amount, key)))
         except Refused as refused:  # for what the caller did not say
+            refused.why = refused.why.removesuffix(errors.EARLIER)  # it is said once more
             of_key = self._key.error(refused, f"adding to tally {name}")
             if isinstance(of_key, errors.StoreKeyNotEnough):
+                of_key.outcome = errors.UNKNOWN  # an earlier one with this key may be counted
                 raise of_key from None
             why = of_key or f"{self._transport.url} refused: {refused.why}"
             why = str(why).rstrip(".")

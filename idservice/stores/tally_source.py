@@ -46,7 +46,8 @@ class TallySource(Protocol):
         """Count an amount under a key, once for ever (T1); `amount` is a decimal number as text.
 
         Raises BadName, BadKey, BadAmount, UnknownTally, TallySuspended, OutOfBounds, KeyReused:
-        nothing was counted for this request. AddUnsettled: the same key asks again.
+        nothing was counted for this request. AddUnsettled, StoreKeyNotEnough: the same key asks
+        again.
         """
 
     async def value(self, name: str) -> TallyReading:

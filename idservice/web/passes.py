@@ -12,7 +12,7 @@ from idservice import errors
 from idservice.access.gate import Gate
 from idservice.access.passes import OPEN, Pass
 from idservice.core.access_key import EVERYTHING, Role
-from idservice.web.problems import Handler, PageNeedsKey, QueryNotRead, expect
+from idservice.web.problems import Handler, PageNeedsKey, QueryNotRead, expect, problem
 
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
@@ -23,6 +23,8 @@ READING = ("GET", "HEAD")
 IDS = "/next"  # where POST asks for ids by its query
 
 WHOLE = ("/metrics",)  # show the sums of all counters
+KEYED = ("/v1/tallies/{name}/add", "/v1/tallies/{name}/set")  # are repeated by an Idempotency-Key
+RIGHTS = (errors.KeyRefused, errors.KeyNotEnough, errors.StoreKeyNotEnough)
 
 
 class JudgedRoutes:
@@ -42,6 +44,8 @@ class JudgedRoutes:
                 name = EVERYTHING if path in WHOLE else counter
                 changes = method not in READING and counter is None and not path.endswith(IDS)
                 one = _judged(self._gate, handler, role, name, changes=changes)
+            if path in KEYED:
+                one = _repeated(one)
             resource.add_route(method, one, expect_handler=expect)
 
     def show(self, path: str, handlers: Mapping[str, Handler]) -> None:
@@ -70,6 +74,19 @@ def _judged(
         if changes and request.rel_url.raw_query_string:
             raise QueryNotRead()  # which it does not show: it may have a secret
         return await handler(request)
+
+    return handle
+
+
+def _repeated(handler: Handler) -> Handler:
+    """Return a handler that does not say `not_applied` when it refuses an access key: rights
+    change, and the same add may have been counted while they were wider (T3)."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except RIGHTS as error:
+            return problem(error, of_add=True)
 
     return handle
 

@@ -172,18 +172,21 @@ class Problem(msgspec.Struct):
     replayed: bool | UnsetType = UNSET
 
 
-def problem_record(error: errors.IdserviceError, *, operator: bool = False) -> Problem:
-    """Return an error as RFC 9457 problem details, in words for callers or for an `operator`."""
+def problem_record(
+    error: errors.IdserviceError, *, operator: bool = False, of_add: bool = False
+) -> Problem:
+    """Return an error as RFC 9457 problem details, in words for callers or for an `operator`.
+    `of_add`: what it refuses is known by a key, under which it may have been done before."""
     more: dict[str, Any] = {name: error.fields[name] for name in error.members}
     more |= {name: instant(more[name]) for name in TIMES if name in more}
     return Problem(
         type=f"urn:idservice:problem:{error.code}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
-        detail=str(error) if operator else caller_words(error),
+        detail=(str(error) if operator else caller_words(error)) + errors.EARLIER * of_add,
         code=error.code,
         retryable=error.retryable,
-        outcome=error.outcome,
+        outcome=errors.UNKNOWN if of_add else error.outcome,
         **more,
     )
 
@@ -193,9 +196,10 @@ def problem(
     *,
     allow: str = "",
     operator: bool = False,
+    of_add: bool = False,
     clock: Callable[[], float] = time,
 ) -> web.Response:
-    """Return the answer for an error; `clock` tells the time of day."""
+    """Return the answer for an error, see `problem_record`; `clock` tells the time of day."""
     headers = dict(NO_STORE)
     if error.status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         seconds = errors.RETRY_AFTER_S
@@ -208,7 +212,7 @@ def problem(
         headers["Allow"] = allow
     response = web.Response(
         status=error.status,
-        body=msgspec.json.encode(problem_record(error, operator=operator)),
+        body=msgspec.json.encode(problem_record(error, operator=operator, of_add=of_add)),
         content_type="application/problem+json",
         headers=headers,
     )

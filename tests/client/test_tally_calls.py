@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from idservice import errors
-from idservice.client.protocol import NoUsableAnswer, Reply
+from idservice.client.protocol import NoUsableAnswer, Refused, Reply
 from idservice.client.tally_calls import NEW_KEY, TallyCalls
 from idservice.client.tally_protocol import TallyAsk
 
@@ -64,3 +64,17 @@ def test_the_last_failure_is_the_reason() -> None:
         steps = TallyCalls("gifts", URL, limit_s=0.0, clock=Time()).add("1", "k")
         steps.send(None)
         steps.send(NOTHING)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_access_key_is_told_at_once_and_says_nothing_of_earlier_adds(status: int) -> None:
+    """Also by a service that says `not_applied`, as earlier ones do."""
+    body = (
+        b'{"type": "urn:idservice:problem:key_not_enough", "code": "key_not_enough",'
+        b' "retryable": false, "outcome": "not_applied", "detail": "it was narrowed"}'
+    )
+    steps = TallyCalls("gifts", URL, limit_s=2.0, clock=Time()).add("1", "k")
+    steps.send(None)
+    with pytest.raises(Refused, match="it was narrowed") as raised:
+        steps.send(Reply(status, "application/problem+json", body))
+    assert (raised.value.outcome, raised.value.key) == (errors.UNKNOWN, "k")
