@@ -107,6 +107,11 @@ def id_in(text: str) -> str | None:
     return found[2]
 
 
+def holds_key(text: str) -> bool:
+    """Return True if the whole text of a key is in a text. What is kept and shown has none (K4)."""
+    return MARK in text and any(id_in(found[0]) for found in _text.finditer(text))
+
+
 def bearer(header: bytes) -> str | None:
     """Return the token in an Authorization header; None if it is of another scheme."""
     if header[: len(BEARER)].lower() != BEARER:

@@ -37,7 +37,7 @@ class KeyMissing(RequestRefused):
 class BadKey(RequestRefused):
     text = (
         "The key {value!r} is not allowed. A key has 1 to 128 letters, digits, '.', '_', ':', '~' "
-        "or '-'."
+        "or '-', and is not an access key."
     )
     code = "bad_key"
 

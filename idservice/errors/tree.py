@@ -66,7 +66,7 @@ class RequestTooLarge(BadCount):
 class BadName(RequestRefused):
     text = (
         "{value!r} is not a name for a counter or a tally. A name has 1 to 64 letters, digits, "
-        "'.', '_' or '-', and begins with a letter or a digit."
+        "'.', '_' or '-', begins with a letter or a digit, and has no access key in it."
     )
     code = "bad_name"
 

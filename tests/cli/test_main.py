@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from idservice.cli import main
+from idservice.core.access_key import RANDOM_NUMBERS, Role, key_text
 from idservice.observability import logs
 from idservice.server import settings
 from idservice.server.sockets import Sockets
@@ -590,3 +591,19 @@ def test_a_locale_that_cannot_print_a_path_ends_no_command(tmp_path: Path, name:
         )  # fmt: skip
         assert "Traceback" not in ended.stderr
         assert ended.returncode == (1 if arguments[0] == "show" else 0), ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("create", "{}"), ("tally", "create", "{}"), ("configure", "{}", "--limit", "9"),
+        ("serve", "--default-counter", "{}"), ("serve", "--route", "/a={}"),
+        ("key", "create", "--role", "use", "--scope", "{}"),
+    ],
+)  # fmt: skip
+def test_an_access_key_is_no_name_and_is_not_printed(run: Run, arguments: tuple[str, ...]) -> None:
+    secret = key_text(Role.ADMIN, range(RANDOM_NUMBERS))
+    run("init")
+    said = run(*(one.format(secret) for one in arguments))
+    assert_refused(said, 2, "access key in it")
+    assert secret not in said.out + said.err

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from idservice.allocation.service import Service
+from idservice.core.access_key import RANDOM_NUMBERS, Role, key_text
 from idservice.observability.logs import JsonLines, Lines
 from idservice.web.connection import access_log
 
@@ -103,3 +104,35 @@ async def test_a_secret_is_in_no_answer_and_in_no_line_of_the_log(
     assert len(said) > 100
     found = [text for text in (*said, *lines) for secret in secrets if secret in text]
     assert not found, "\n".join(found[:10])
+
+
+@pytest.mark.parametrize("lane", [False], indirect=True)  # the lane hands all these over
+@pytest.mark.parametrize("form", ["{}", "a.{}", "{}.a"])
+async def test_no_name_and_no_key_of_an_add_has_an_access_key_in_it(
+    serve: Serve, form: str
+) -> None:
+    """They are kept, and shown. Each fits the grammar of names."""
+    serving = await serve()
+    await serving.ask("/v1/tallies/sum", "PUT")
+    secret = key_text(Role.USE, range(RANDOM_NUMBERS))
+    name = form.format(secret)
+    head, amount = {"Content-Type": "application/json"}, b'{"amount":"1"}'
+    asked: list[tuple[str, str, bytes, str]] = [
+        (f"/v1/{kind}/{name}", method, body, "k")
+        for kind in ("counters", "tallies")
+        for method, body in (("PUT", b"{}"), ("PATCH", b'{"state":"suspended"}'))
+    ]
+    asked += [
+        (f"/v1/tallies/{name}/add", "POST", amount, "k"),
+        ("/v1/tallies/sum/add", "POST", amount, name),
+        (f"/v1/counters/{name}/next", "GET", b"", "k"),
+    ]
+    for path, method, body, key in asked:
+        answer = await serving.ask(
+            path, method, headers={**head, "Idempotency-Key": key}, body=body
+        )
+        assert answer.json["code"] in ("bad_name", "bad_key"), (path, answer)
+        assert "access key" in answer.json["detail"]
+        assert secret not in answer.text
+    short = name.replace(secret, secret[:-1])  # with a typo it is none
+    assert (await serving.ask(f"/v1/counters/{short}", "PUT")).status == 201
