@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from random import Random
 
 from idservice import errors
@@ -17,6 +18,7 @@ from idservice.core.access_key import (
     Role,
     bucket_of,
     hashed,
+    holds_key,
     id_in,
     key_text,
     tenant,
@@ -89,10 +91,18 @@ class KeyChanges:
     async def check_room(self, scopes: Sequence[str]) -> None:
         """Refuse a further key of a tenant that has many: the store has room for all tenants.
 
-        Raises BadAccessKey, StoreError. Keys that are made at once may be some more.
+        Keys that are made at once may be some more. Those that cannot be read are not counted: one
+        ill-formed bucket stops no other tenant. Raises BadAccessKey, StoreError.
         """
+
+        async def readable(number: str) -> tuple[AccessKey, ...]:
+            try:
+                return (await self._store.bucket(number)).keys
+            except errors.KeysIllFormed:
+                return ()
+
         now, found = self._now(), dict[str, int]()
-        for key in await self.list():
+        for key in chain.from_iterable(await for_each(BUCKETS, readable)):
             if key.is_usable(now):
                 for name in set(map(tenant, key.scopes)):
                     count(found, name)
@@ -189,6 +199,8 @@ def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> N
     for scope in scopes:
         if why := why_no_scope(scope):
             raise errors.BadAccessKey(why=why)
+        if holds_key(scope):  # it would be kept, and shown in lists (K4)
+            raise errors.BadAccessKey(why="a scope has an access key in it; leave it out")
     if len(set(scopes)) < len(scopes):
         raise errors.BadAccessKey(why="a scope is named twice; name each once")
     if len(note) > NOTE_MAX or not note.isprintable():

@@ -14,7 +14,7 @@ from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import AGAIN_S, Keys
 from idservice.access.refusal_log import HEADERS_MAX
-from idservice.core.access_key import AccessKey, Role, bucket_of
+from idservice.core.access_key import RANDOM_NUMBERS, AccessKey, Role, bucket_of, key_text
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.instants import instant
 from idservice.stores.key_store import KeyBucket
@@ -204,6 +204,42 @@ async def damaged() -> None:
 
 def test_a_bucket_that_is_ill_formed_closes_its_own_keys_alone() -> None:
     loop.run(damaged())
+
+
+async def room_beside_a_damaged_bucket() -> None:
+    scene = Scene()
+    made = [await scene.make() for _ in range(8)]
+    store = Damaged(scene.store)
+    changes = KeyChanges(store, random=Random(3), clock=lambda: scene.now)
+    store.wrong = {bucket_of(made[0][0].id)}
+    readable = sum(bucket_of(key.id) not in store.wrong for key, _ in made)
+    assert readable > 1
+    with mock.patch("idservice.access.changes.TENANT_MAX", readable + 1):
+        await changes.check_room(["acme.*"])
+    with (
+        mock.patch("idservice.access.changes.TENANT_MAX", readable),
+        pytest.raises(errors.BadAccessKey, match=f"'acme' has {readable} valid keys"),
+    ):
+        await changes.check_room(["acme.*"])
+    with pytest.raises(errors.KeysIllFormed):  # a list without them would be a false one
+        await changes.list()
+
+
+def test_a_bucket_that_is_ill_formed_stops_no_key_of_the_others() -> None:
+    loop.run(room_beside_a_damaged_bucket())
+
+
+@pytest.mark.parametrize("scope", ["{}", "{}.*", "a.{}"])
+def test_a_scope_with_an_access_key_in_it_is_refused(scope: str) -> None:
+    async def main() -> None:
+        scene = Scene()
+        secret = key_text(Role.USE, range(RANDOM_NUMBERS))
+        with pytest.raises(errors.BadAccessKey, match="leave it out") as refused:
+            await scene.make(Role.USE, scope.format(secret))
+        assert secret not in str(refused.value)
+        assert not await scene.changes.list()
+
+    loop.run(main())
 
 
 async def unchanged() -> None:
