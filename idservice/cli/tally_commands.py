@@ -176,7 +176,7 @@ async def _row(tallies: Tallies, name: str, *, within_s: float) -> dict[str, obj
 async def list_all(arguments: argparse.Namespace) -> None:
     """List the tallies."""
     async with _tallies(arguments, wait_s=LIST_S) as tallies:
-        found = await tallies.tallies()
+        found = [one.tally for one in await tallies.tallies()]  # none went back: it just began
     found.sort(key=lambda tally: counter_table.in_natural_order(tally.name))
     if not arguments.json:
         tally_table.print_table(found)

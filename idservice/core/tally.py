@@ -195,6 +195,21 @@ def changed(
     return after
 
 
+def gone_back(known: Tally, found: Tally | None) -> str:
+    """Return in words how a tally in the store is older than it was `known`; empty if it is not.
+
+    `rev` is dense, so another state at the same `rev` was made from an older one.
+    """
+    if found is None:
+        return "is missing"
+    if found.rev < known.rev:
+        return f"went back from {known.rev} to {found.rev}"
+    now, before = ((one.inc, one.state, one.sum, one.adds) for one in (found, known))
+    if found.rev == known.rev and now != before:
+        return f"is not as it was at revision {found.rev}"
+    return ""
+
+
 def reborn(before: Tally, wanted: Tally) -> Tally:
     """Return a deleted tally created again as `wanted`: another incarnation, in which every key is
     new. Its `rev` goes on, so that no late commit of the one before holds."""

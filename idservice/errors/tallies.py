@@ -123,8 +123,8 @@ class AddUnsettled(Unavailable):
 class TallyWentBack(NotApplied):
     text = (
         "Tally {name!r} in {store} {how}: it was deleted, restored or changed by hand, so nothing "
-        "is added to it, and its sum is not told. Put it back, or run `idservice fence --all "
-        "--ahead N`, see docs/how-to/recover.md."
+        "is added to it, its sum is not told, and it is not changed. Put it back, or run "
+        "`idservice fence --all --ahead N` and restart the service, see docs/how-to/recover.md."
     )
     code = "tally_went_back"
     answered = True

@@ -9,6 +9,7 @@ from idservice.core.amounts import DECIMALS_MAX, units, written
 from idservice.core.tally import Tally, TallyChange, TallyState, changed, reborn
 from idservice.stores.records import check_name
 from idservice.stores.tally_store import TallyStore
+from idservice.tallies.committer import Check
 
 log = logging.getLogger("idservice.change")
 
@@ -82,21 +83,32 @@ def _shown(tally: Tally, field: str) -> str:
 
 
 class TallyChanger:
-    """Changes the tallies of a store. `now_ms` tells the milliseconds since 1970."""
+    """Changes the tallies of a store. `now_ms` tells the milliseconds since 1970.
 
-    def __init__(self, store: TallyStore, now_ms: Callable[[], int]) -> None:
+    `check_from_now` is that of `OwnTallies`. A tally that went back is not changed: its next `rev`
+    would let it pass for the one that it was.
+    """
+
+    def __init__(
+        self,
+        store: TallyStore,
+        now_ms: Callable[[], int],
+        check_from_now: Callable[[str], Check],
+    ) -> None:
         self._store = store
         self._now_ms = now_ms
+        self._check_from_now = check_from_now
 
     async def create(self, wanted: Tally, *, by: str) -> tuple[Tally, bool]:
         """Return the tally as the store has it, and True if this call created it.
 
-        Raises TallyDiffers, NotApplied; OutcomeUnknown, after which it may be repeated.
+        Raises TallyDiffers, TallyWentBack, NotApplied; OutcomeUnknown, after which it may be
+        repeated.
         """
         change = TallyChange("create", by, self._now_ms())
         wanted = replace(wanted, at=change.at, change=change)
         for _ in range(TRIES):
-            found = await self._store.create(wanted)
+            found = await self._found(wanted.name) or await self._store.create(wanted)
             if found is wanted:
                 self._log(wanted, change)
                 return wanted, True
@@ -114,12 +126,12 @@ class TallyChanger:
     async def change(self, name: str, patch: TallyPatch, what: str, *, by: str, why: str) -> Tally:
         """Return the tally after a change, which is done at once and everywhere (T6).
 
-        Raises BadName, UnknownTally, BadTally, TallyNotChanged, NotApplied; OutcomeUnknown, after
-        which it may be repeated.
+        Raises BadName, UnknownTally, BadTally, TallyNotChanged, TallyWentBack, NotApplied;
+        OutcomeUnknown, after which it may be repeated.
         """
         check_name(name)
         for _ in range(TRIES):
-            found = await self._store.tally(name)
+            found = await self._found(name)
             if found is None or found.state is TallyState.DELETED:
                 raise errors.UnknownTally(name=name)
             change = TallyChange(what, by, self._now_ms(), why)
@@ -137,6 +149,13 @@ class TallyChanger:
                 self._log(after, change)
                 return after
         raise self._overtaken(name)
+
+    async def _found(self, name: str) -> Tally | None:
+        """Return a tally as the store has it. Raises TallyWentBack, NotApplied."""
+        check = self._check_from_now(name)
+        found = await self._store.tally(name)
+        check(found)
+        return found
 
     @staticmethod
     def _bound(tally: Tally, field: str, text: str | None) -> int | None:

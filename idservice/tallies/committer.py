@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from typing import TypeVar
 
 from idservice import errors
-from idservice.core.tally import ADDS_MAX, AddRecord, Tally, Wanted, planned
+from idservice.core.tally import ADDS_MAX, AddRecord, Tally, Wanted, gone_back, planned
 from idservice.core.timeouts import backoff
 from idservice.observability.tally_readings import (
     UNSETTLED,
@@ -24,6 +25,7 @@ from idservice.tallies.turns import CommitTurns
 log = logging.getLogger("idservice.tallies")
 
 T = TypeVar("T")
+Check = Callable[[Tally | None], None]
 
 # For one call to the store. It is half of what a request waits, so that there is time for another
 # one, but more if calls take longer.
@@ -237,15 +239,19 @@ class Committer:
     def _learn(self, found: Tally | None, arrivals: int) -> None:
         """Take note of the tally as the store has it. Those that arrived before the store was
         asked may be refused by it. Raises TallyWentBack."""
-        self.check_not_back(self.tally, found)
+        self._check(self.tally, found)
         self.tally, self._seen = found, arrivals
 
-    def check_not_back(self, known: Tally | None, found: Tally | None) -> None:
-        """Check a tally as the store has it now beside the one that was known when the store was
-        asked. Raises TallyWentBack."""
-        if known is None or (found is not None and found.rev >= known.rev):
+    def check_from_now(self) -> Check:
+        """Return a check of what a call to the store finds, for a call that begins now. The check
+        raises TallyWentBack if that is older than the tally is known at this moment."""
+        return partial(self._check, self.tally)
+
+    def _check(self, known: Tally | None, found: Tally | None) -> None:
+        how = "" if known is None else gone_back(known, found)
+        if not how:
+            self._trouble.put_right()
             return
-        how = "is missing" if found is None else f"went back from {known.rev} to {found.rev}"
         back = errors.TallyWentBack(
             store=self._context.address, name=self.name, how=how,
             action=f"asking for tally {self.name}", why=how,

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from idservice import errors
 from idservice.core.amounts import written
 from idservice.core.tally import AddRecord, Tally, TallyState
 from idservice.stores.records import check_name
 from idservice.stores.tally_source import TallyReading, Told, check_key
-from idservice.tallies.committer import Committer
+from idservice.tallies.committer import Check, Committer
 from idservice.tallies.context import TallyContext
 from idservice.tallies.shared_read import SharedRead
 
@@ -16,6 +17,15 @@ log = logging.getLogger("idservice.change")
 
 # A tally, when the read of it began, in ms since 1970, and the records that were asked for.
 Seen = tuple[Tally | None, int, dict[str, AddRecord]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTally:
+    """A tally in a list. One that went back, or is missing, is shown as this instance knew it: its
+    sum of now is not known (T7)."""
+
+    tally: Tally
+    went_back: bool = False
 
 
 class OwnTallies:
@@ -64,6 +74,28 @@ class OwnTallies:
         if self.committers[name].tally is None:
             del self.committers[name]
 
+    def check_from_now(self, name: str) -> Check:
+        """Return a check of what a look at a tally finds that begins now, as
+        `Committer.check_from_now`. Nothing is known of a tally without adds on this instance."""
+        committer = self.committers.get(name)
+        return _believed if committer is None else committer.check_from_now()
+
+    async def listed(self) -> list[ListedTally]:
+        """Return every tally, by name; deleted ones too, and those that are missing. Raises
+        StoreError."""
+        known = {one.name: one.tally for one in self.committers.values() if one.tally is not None}
+        checks = {name: self.check_from_now(name) for name in known}
+        found = {tally.name: tally for tally in await self._context.store.tallies()}
+        listed = []
+        for name in sorted(found.keys() | known):
+            try:
+                checks.get(name, _believed)(found.get(name))
+            except errors.TallyWentBack:
+                listed.append(ListedTally(known[name], went_back=True))
+            else:
+                listed.append(ListedTally(found[name]))
+        return listed
+
     async def tally(self, name: str) -> Tally:
         """Return a tally with its configuration. Raises BadName, UnknownTally, StoreError; also
         TallyWentBack, as all reads do."""
@@ -100,12 +132,14 @@ class OwnTallies:
     async def _read_once(self, name: str, keys: Collection[str]) -> Seen:
         self.reads += 1
         as_of, store, read = self._context.now_ms(), self._context.store, self._context.read
-        committer = self.committers.get(name)
-        known = None if committer is None else committer.tally
+        check = self.check_from_now(name)
         tally = await read(store.tally(name), f"reading tally {name}")
-        if committer is not None:  # without what was answered a read would not be true (T7)
-            committer.check_not_back(known, tally)
+        check(tally)  # without what was answered a read would not be true (T7)
         if tally is None or not keys:
             return tally, as_of, {}
         records = store.records(tally, sorted(keys))
         return tally, as_of, await read(records, f"reading adds to tally {name}")
+
+
+def _believed(_: Tally | None) -> None:
+    """Check nothing."""

@@ -14,7 +14,7 @@ from idservice.stores.tally_source import TallyReading, TallySource, Told
 from idservice.tallies.audit import TallyAudit, audited
 from idservice.tallies.changes import TallyChanger, TallyPatch
 from idservice.tallies.context import TallyContext
-from idservice.tallies.own import OwnTallies
+from idservice.tallies.own import ListedTally, OwnTallies
 
 T = TypeVar("T")
 
@@ -50,9 +50,9 @@ class Tallies:
                 store.tallies, store.address, health, spawn, random, clock, wait_s, waiting_max
             )
             self._context = context
-            self._own = OwnTallies(context)
-            self._source = self._own
-            self._changer = TallyChanger(store.tallies, context.now_ms)
+            self._own = own = OwnTallies(context)
+            self._source = own
+            self._changer = TallyChanger(store.tallies, context.now_ms, own.check_from_now)
         else:
             self._source = cast(TallySource, store.tallies)  # of another service
 
@@ -119,13 +119,13 @@ class Tallies:
         self._open_for(name, key)
         return await own.set(name, key, sum, by=by, why=why)
 
-    async def tallies(self) -> list[Tally]:
-        """Return every tally, by name. Raises StoreError."""
-        self._changeable()
+    async def tallies(self) -> list[ListedTally]:
+        """Return every tally, by name; those that went back are marked. Raises StoreError."""
+        own = self._changeable()
         within_s = self._context.wait_s
         try:
             async with asyncio.timeout(within_s):
-                found = await self._context.store.tallies()
+                listed = await own.listed()
         except TimeoutError:
             # It says nothing of the store's health: DynamoDB reads the whole table.
             raise errors.NotAnswered(
@@ -133,7 +133,7 @@ class Tallies:
                 action="reading the tallies",
                 why=f"it took longer than {within_s:g} s; `idservice tally list` waits longer",
             ) from None
-        return [tally for tally in found if tally.state is not TallyState.DELETED]
+        return [one for one in listed if one.went_back or one.tally.state is not TallyState.DELETED]
 
     async def tally(self, name: str) -> Tally:
         """Return a tally with its configuration. Raises BadName, UnknownTally, StoreError."""

@@ -44,6 +44,11 @@ class AddTrouble:
             log.error("%s", error, extra={"action": "tally_went_back"})
         self._note(error)
 
+    def put_right(self) -> None:
+        """Note that the tally is not older than it was."""
+        if self.code == errors.TallyWentBack.code:
+            self.code = self.why = ""
+
     def settled(self) -> None:
         """Note that an add was settled."""
         self.code = self.why = ""
@@ -76,6 +81,6 @@ class AddTrouble:
             )  # fmt: skip
 
     def _note(self, error: errors.IdserviceError) -> None:
-        if self.code != "tally_went_back":
+        if self.code != errors.TallyWentBack.code:
             self.code, self.why = error.code, str(error)
         self.last, self.last_at = str(error), self._now_ms()

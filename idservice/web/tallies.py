@@ -29,6 +29,7 @@ from idservice.web.problems import (
 )
 from idservice.web.request import JSON, prefers_text
 from idservice.web.tally_schemas import (
+    SUSPECT,
     AddAnswer,
     AddRequest,
     RecordAnswer,
@@ -123,13 +124,13 @@ class TallyRoutes:
         most, after = read_list_query(request.rel_url.raw_query_string)
         by = pass_of(request)
         listed = [
-            tally
-            for tally in await self._tallies.tallies()
-            if tally.name > after and by.sees(tally.name)
+            one
+            for one in await self._tallies.tallies()
+            if one.tally.name > after and by.sees(one.tally.name)
         ]
-        page = TallyList([_described(tally) for tally in listed[:most]])
+        page = TallyList([_described(one.tally, one.went_back) for one in listed[:most]])
         if len(listed) > most:
-            page.next = listed[most - 1].name
+            page.next = listed[most - 1].tally.name
         return json_answer(page)
 
     async def put(self, request: web.Request) -> web.Response:
@@ -291,20 +292,20 @@ def _recorded(told: Told) -> RecordAnswer:
     )
 
 
-def _described(tally: Tally) -> TallyAnswer:
+def _described(tally: Tally, went_back: bool = False) -> TallyAnswer:
     def text(value: int | None) -> str | None:
         return None if value is None else written(value, tally.decimals)
 
     change = tally.change
     return TallyAnswer(
         tally=tally.name,
-        state=tally.state.value,
+        state=SUSPECT if went_back else tally.state.value,
         decimals=tally.decimals,
         floor=text(tally.floor),
         ceiling=text(tally.ceiling),
         only=text(tally.only),
         start=written(tally.start, tally.decimals),
-        sum=written(tally.sum, tally.decimals),
+        sum=None if went_back else written(tally.sum, tally.decimals),
         at=instant(tally.at),
         rev=tally.rev,
         adds=tally.adds,

@@ -10,6 +10,7 @@ from idservice.core.limits import KEY
 from idservice.core.tally import AddFate, TallyState
 from idservice.web.schemas import Reason
 
+SUSPECT = "suspect"  # the state of a tally that went back, in a list
 AMOUNT_TEXT = {"type": "string", "pattern": f"^{AMOUNT.pattern}$"}
 Sent = Annotated[  # as the JSON has it: a number goes through no float
     Raw,
@@ -136,16 +137,17 @@ class TallyChangeAnswer(msgspec.Struct):
 
 
 class TallyAnswer(msgspec.Struct):
-    """A tally: its configuration, its state and its sum."""
+    """A tally: its configuration, its state and its sum. In a list one that went back, or is
+    missing, is `suspect`, and the rest is as this instance knew it."""
 
     tally: str
-    state: Literal[tuple(state.value for state in TallyState)]  # type: ignore[valid-type]
+    state: Literal[(*(state.value for state in TallyState), SUSPECT)]  # type: ignore[valid-type]
     decimals: int
     floor: Amount | None
     ceiling: Amount | None
     only: Amount | None
     start: Amount
-    sum: Amount
+    sum: Annotated[Amount | None, Meta(description="With all decimals; null if `suspect`.")]
     at: Instant
     rev: Revision
     adds: Annotated[int, Meta(description="How many records it has, refusals too.")]

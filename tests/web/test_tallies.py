@@ -1,6 +1,7 @@
 """Tallies over HTTP: adds by their keys, sums and records, and what changes a tally."""
 
 import re
+import sqlite3
 from typing import Any
 
 import msgspec
@@ -165,3 +166,30 @@ async def test_tallies_are_listed_by_pages(serving: Serving) -> None:
     assert [one["tally"] for one in rest["tallies"]] == ["c"]
     assert "next" not in rest
     assert_problem(await serving.ask("/v1/tallies?limit=0"), 400, "bad_page")
+
+
+async def test_a_tally_that_went_back_is_refused_and_in_a_list_marked(gifts: Serving) -> None:
+    """Its page has the others, and the alarm's own command makes nobody believe it."""
+    await send(gifts, "PUT", "/v1/tallies/other", start=7)
+    for key in ("a", "b", "c"):
+        await add(gifts, key, 5)
+    restored: Any = gifts.store
+    await restored._connection.write("set back", _set_back)
+    first, second = (await gifts.ask("/v1/tallies")).json["tallies"]
+    assert (first["tally"], first["state"], first["sum"]) == ("gifts", "suspect", None)
+    assert (first["rev"], first["adds"], first["floor"]) == (3, 3, "0.00")
+    assert (second["tally"], second["state"], second["sum"]) == ("other", "active", "7")
+    for method, body in (
+        ("PATCH", {"state": "suspended"}),
+        ("PATCH", {"ceiling": "100"}),
+        ("DELETE", {"reason": "wrong"}),
+        ("PUT", {"decimals": 2, "floor": "0"}),
+        ("GET", {}),
+    ):
+        assert_problem(await send(gifts, method, GIFTS, **body), 503, "tally_went_back")
+    assert_problem(await gifts.ask(f"{GIFTS}/adds/c"), 503, "tally_went_back")
+
+
+def _set_back(database: sqlite3.Connection) -> None:
+    database.execute("UPDATE tally SET sum = 500, rev = 1, adds = 1 WHERE name = 'gifts'")
+    database.execute("DELETE FROM tally_add WHERE rev > 1")
