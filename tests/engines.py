@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
 
+_by_url: dict[str, Any] = {}  # plain clients: one takes as long to make as ten requests
+
 
 def clean_environment() -> dict[str, str]:
     """The environment without the settings of whoever runs the tests, and with dummy keys."""
@@ -116,7 +118,8 @@ def moto() -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.port}"
+        with _closing(f"http://127.0.0.1:{server.port}") as url:
+            yield url
     finally:
         server.shutdown()
         thread.join()
@@ -143,7 +146,8 @@ def dynoxide(folder: Path) -> Iterator[str]:
             while (port := port_of(process.pid)) is None:
                 assert process.poll() is None, log.read_text()
                 os.sched_yield()
-            yield f"http://127.0.0.1:{port}"
+            with _closing(f"http://127.0.0.1:{port}") as url:
+                yield url
         finally:
             process.terminate()
             process.wait()
@@ -152,13 +156,19 @@ def dynoxide(folder: Path) -> Iterator[str]:
 @contextmanager
 def by_hand(url: str) -> Iterator[Any]:
     """A plain client, as an operator or an old endpoint uses one."""
-    yield _client(url)
+    if url not in _by_url:
+        _by_url[url] = boto3.client("dynamodb", region_name=REGION, endpoint_url=url)
+    yield _by_url[url]
 
 
-@cache
-def _client(url: str) -> Any:
-    """Made once for each engine: that takes as long as ten requests."""
-    return boto3.client("dynamodb", region_name=REGION, endpoint_url=url)
+@contextmanager
+def _closing(url: str) -> Iterator[str]:
+    """The URL of an engine, whose plain client is closed before it ends."""
+    try:
+        yield url
+    finally:
+        if url in _by_url:
+            _by_url.pop(url).close()
 
 
 def recreate(client: Any, table: str) -> None:
