@@ -134,13 +134,18 @@ class Wanted:
 class Commit:
     """One write: the tally before and after it, and the records that it makes.
 
-    It holds only while the tally has `rev`, `inc` and state of `before`, and none of the records is
-    there.
+    It holds only while the tally is active and has `rev`, `inc`, sum and `adds` of `before`, and
+    none of the records is there. Another sum at the same `rev` is that of a restored store.
     """
 
     before: Tally
     after: Tally
     records: tuple[AddRecord, ...]
+
+    def holds_on(self, found: Tally) -> bool:
+        """Return True if the condition on the tally holds, where it is as it was found."""
+        now, then = ((one.rev, one.inc, one.sum, one.adds) for one in (found, self.before))
+        return now == then and found.state is TallyState.ACTIVE
 
 
 def planned(tally: Tally, wanted: Sequence[Wanted], *, now: int) -> Commit:

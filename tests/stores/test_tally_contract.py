@@ -101,6 +101,18 @@ async def test_where_no_tally_is_nothing_is_found_or_written(sums: TallyStore) -
     assert await sums.tallies() == [Tally("other")]
 
 
+@pytest.mark.parametrize("other", [{"sum": 4}, {"adds": 4}, {"inc": 2}])
+async def test_a_sum_that_is_not_as_it_was_at_its_revision_is_not_written_over(
+    sums: TallyStore, other: dict[str, int]
+) -> None:
+    """A store that was restored and written since has come to the same revision with it."""
+    known = replace(PLAIN, rev=3, sum=3, adds=3)
+    there = replace(known, **other)
+    await sums.create(there)
+    assert await sums.commit(plan(known, "a")) == Beaten(there)
+    assert await sums.tally("gifts") == there
+
+
 async def test_who_creates_second_is_told_of_the_first(
     sums: TallyStore, others: TallyStore
 ) -> None:

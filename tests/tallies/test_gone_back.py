@@ -77,6 +77,8 @@ def test_another_state_at_the_same_revision_is_one_that_went_back(other: dict[st
             store.items[NAME] = replace(store.items[NAME], **other)  # type: ignore[arg-type]
             with pytest.raises(errors.TallyWentBack, match="not as it was at revision 1"):
                 await own.value(NAME)
+            with pytest.raises(errors.AddUnsettled, match="not as it was at revision 1"):
+                await own.add(NAME, "more", "5")
 
     run(main())
 

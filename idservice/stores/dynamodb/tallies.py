@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from idservice import errors
-from idservice.core.tally import AddRecord, Commit, Tally, TallyState
+from idservice.core.tally import AddRecord, Commit, Tally
 from idservice.stores.at_once import for_each
 from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import items, tally_items
@@ -172,8 +172,7 @@ class DynamoTallies:
             tally = await self._seen(refused.items[0], before.name, action)
             missing = tally is None
         there = await self._records_seen(commit, refused, action)
-        stood = (before.rev, before.inc, TallyState.ACTIVE)
-        if tally is not None and (tally.rev, tally.inc, tally.state) == stood:
+        if tally is not None and commit.holds_on(tally):
             why = "it refused a condition that holds"
             raise errors.OutcomeUnknown(store=self._address, action=action, why=why)
         return Beaten(tally, there, conflict, missing)

@@ -121,10 +121,11 @@ def committed(table: str, commit: Commit) -> list[dict[str, Any]]:
     tally = requests.update(
         tally_place(table, before.name),
         "SET #v = :sum, #r = :after, #w = :at, #n = :adds",
-        "#r = :rev AND #i = :inc AND #a = :active",
+        "#r = :rev AND #i = :inc AND #a = :active AND #v = :known AND #n = :count",
         {"#i": "inc", "#w": "at", "#n": "adds"},
         sum=after.sum, after=after.rev, at=after.at, adds=after.adds,
         rev=before.rev, inc=before.inc, active=TallyState.ACTIVE.value,
+        known=before.sum, count=before.adds,
     )  # fmt: skip
     records = [
         _set(

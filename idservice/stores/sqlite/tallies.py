@@ -154,7 +154,7 @@ def _commit(database: sqlite3.Connection, commit: Commit) -> Beaten | None:
     if found is None:
         return Beaten(missing=True)
     there = _proven_records(database, before, [one.key for one in commit.records])
-    same = (found.rev, found.inc, found.state) == (before.rev, before.inc, TallyState.ACTIVE)
+    same = commit.holds_on(found)
     if there or not same:
         return Beaten(tally=None if same else found, records=there)
     database.execute(
