@@ -4,7 +4,7 @@ import logging
 
 from idservice import errors
 from idservice.stores import records
-from idservice.stores.records import Counter, LastChange, differences, utc
+from idservice.stores.records import Counter, LastChange, differences
 
 log = logging.getLogger("idservice.allocation")
 
@@ -17,26 +17,12 @@ def closing_error(entry: Counter) -> errors.IdserviceError | None:
     name, by = entry.name, str(entry.last_change or "by an operator")
     match entry.target_state:
         case records.ACTIVE:
-            return being_changed(entry) if entry.intent and entry.intent.closes else None
+            return entry.being_changed() if entry.intent and entry.intent.closes else None
         case records.DELETED:
             return errors.UnknownCounter(name=name)
         case records.MOVED:
             return errors.Moved(name=name, why=f"{entry.whereabouts} (moved {by})")
     return errors.Suspended(name=name, by=by)
-
-
-def being_changed(entry: Counter) -> errors.Changing:
-    """Return the error of a request that got no ids because of the change under way."""
-    change = entry.last_change
-    if change is None or entry.intent is None:
-        return errors.Changing(name=entry.name, why="an operator changes it")
-    why = f"{change.what} {change}"
-    if change.until is None:
-        return errors.Changing(name=entry.name, why=why)
-    until = change.until.timestamp()
-    return errors.Changing(
-        name=entry.name, why=f"{why}, until about {utc(change.until)}", until=until
-    )
 
 
 def is_news(known: Counter, entry: Counter) -> bool:

@@ -263,7 +263,7 @@ class LocalCounter:
             why = "it is being changed, or the store does not tell whether it was"
             self._last_error = errors.NotApplied(**self.refiller.about, why=why)
             if self.counter.intent is not None:
-                self._last_error = change_news.being_changed(self.counter)
+                self._last_error = self.counter.being_changed()
             return "changed"
         self._distrust(error)
         return "suspect"

@@ -106,15 +106,16 @@ class Catalogue:
         self._on_change(counter)  # it may be in use, and have been deleted
         return counter, created
 
-    async def settle(self, name: str) -> None:
-        """Return once no change of a counter is under way. It is not kept from going on if the
-        caller does not wait for it. Raises as `change`."""
+    async def carry_out(self, name: str) -> None:
+        """Carry out the change of a counter that is under way, if any. It is not kept from going
+        on if the caller does not wait for it. Raises as `change`, but for Changing."""
         await self._changes(name).carry_out(name)
 
     async def change(self, name: str, wanted: Change) -> Done:
         """Return the entry of a counter before and after a change.
 
-        The change goes on if the caller does not wait for it. Raises as
+        The change goes on if the caller does not wait for it. So it follows no other one: sent
+        again, it would follow itself, and repeat ids twice (allow_lower). Raises Changing, and as
         `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
         """
         changer = self._changes(name)
@@ -135,7 +136,7 @@ class Catalogue:
         self, changer: EpochChanger, name: str, wanted: Change, changing: asyncio.Future[Done]
     ) -> None:
         try:
-            before, after = await changer.change(name, wanted)
+            before, after = await changer.change(name, wanted, follows=False)
             self._on_change(after)
             changing.set_result((before, after))
         except asyncio.CancelledError:

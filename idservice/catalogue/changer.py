@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from idservice import errors
 from idservice.catalogue import rules
 from idservice.catalogue.changes import Change, word_of
+from idservice.catalogue.in_time import in_time
 from idservice.core import epoch as epochs
 from idservice.core.timeouts import backoff
 from idservice.stores.at_once import for_each
@@ -39,7 +40,6 @@ from idservice.stores.records import VALUE, Counter, Intent, ShardState, differe
 
 log = logging.getLogger("idservice.change")
 
-CALL_MAX_S = 5.0  # what one call of the store may take
 TRIES = 8  # failures in a row after which it is left to an instance
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 2.0
 
@@ -93,6 +93,7 @@ class EpochChanger:
         self._stale_s = stale_s
         self._clock = clock
         self._sealed_at: dict[str, float] = {}  # by epoch: when all shards were seen to be sealed
+        self._told: set[str] = set()  # epochs of which the log tells that they wait
         # By the state that is left, in the order of the states.
         self._steps: dict[ChangeState, Callable[[_Work], Coroutine[object, object, bool]]] = {
             ChangeState.INTENT: self._seal_shards,
@@ -101,15 +102,21 @@ class EpochChanger:
             ChangeState.OPEN: self._conclude,
         }
 
-    async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
+    async def change(
+        self, name: str, wanted: Change, *, follows: bool = True
+    ) -> tuple[Counter, Counter]:
         """Change a counter; return its entry before and after, the same one if it is so already.
 
-        Another change under way is finished first. Raises UnknownCounter, Moved, ChangeRefused;
-        OutcomeUnknown also if the change was begun, which an instance then finishes.
+        Another change under way is finished first; without `follows` it raises Changing, and this
+        one is not begun. Raises UnknownCounter, Moved, ChangeRefused; OutcomeUnknown also if the
+        change was begun, which an instance then finishes.
         """
         vouched = wanted.vouched is not None
         for _ in range(TRIES):
-            before = await self.carry_out(name, past=wanted.vouched)
+            if follows:
+                before = await self.carry_out(name, past=wanted.vouched)
+            elif (before := await self._patiently(partial(self._entry, name))).intent is not None:
+                raise before.being_changed()
             shards = range(max(before.shards, wanted.new_shards))
             found = await for_each(shards, partial(self._found, before, vouched=vouched))
             wanted = replace(wanted, at=datetime.fromtimestamp(int(self._clock()), UTC))
@@ -128,9 +135,7 @@ class EpochChanger:
 
         Raises UnknownCounter, and ChangeRefused and others if `change` would be refused.
         """
-        entry = await self._patiently(lambda: self._call(self._store.entry(name)))
-        if entry is None:
-            raise errors.UnknownCounter(name=name)
+        entry = await self._patiently(partial(self._entry, name))
         find = partial(self._found, entry, vouched=wanted.vouched is not None)
         entry, free = rules.settled(entry, await for_each(range(entry.shards), find))
         wanted.check(entry, free)
@@ -212,9 +217,7 @@ class EpochChanger:
 
         Return the entry as it was found. Another writer that is ahead ends the look early.
         """
-        entry = await self._call(self._store.entry(name))
-        if entry is None:
-            raise errors.UnknownCounter(name=name)
+        entry = await self._entry(name)
         if entry.intent is not None:
             work = _Work(entry, past, left)
             for step in self._steps.values():
@@ -331,15 +334,18 @@ class EpochChanger:
         seconds = until - asyncio.get_running_loop().time()
         if seconds <= 0:
             return
-        log.info(
-            "counter %s: %s %s waits %.0f s, until each instance has read of it or stopped serving",
-            entry.name, word_of(entry.intent.kind) if entry.intent else "a change",
-            entry.last_change, seconds,
-            extra={"action": "change_waits"},
-        )  # fmt: skip
+        if epoch not in self._told:
+            self._told.add(epoch)
+            _tell_of_wait(entry, seconds)
         await asyncio.sleep(seconds)
 
     # --- calls -----------------------------------------------------------------------------------
+
+    async def _entry(self, name: str) -> Counter:
+        entry = await self._call(self._store.entry(name))
+        if entry is None:
+            raise errors.UnknownCounter(name=name)
+        return entry
 
     async def _call(self, call: Coroutine[object, object, T]) -> T:
         return await in_time(self._store, call)
@@ -362,17 +368,6 @@ class EpochChanger:
         await asyncio.sleep(pause_s)
 
 
-async def in_time(store: CatalogueStore, call: Coroutine[object, object, T]) -> T:
-    """Return the answer of the store. Raises OutcomeUnknown if a call takes too long."""
-    try:
-        async with asyncio.timeout(CALL_MAX_S):
-            return await call
-    except TimeoutError:
-        raise errors.OutcomeUnknown(
-            store=store.address, action="a change", why="it took too long"
-        ) from None
-
-
 def _carries(entry: Counter | None, intent: Intent | None) -> bool:
     """Return True if the entry has this intent under way, or done."""
     if entry is None or intent is None:
@@ -392,4 +387,14 @@ def _audit(before: Counter, after: Counter, wanted: Change) -> None:
         before.name, word_of(wanted.kind), wanted.by or "an operator",
         wanted.why or "no reason given", differences(before, after),
         extra={"action": "counter_changed"},
+    )  # fmt: skip
+
+
+def _tell_of_wait(entry: Counter, seconds: float) -> None:
+    """Log how long a change to lower ids waits, and whose it is."""
+    log.info(
+        "counter %s: %s %s waits %.0f s, until each instance has read of it or stopped serving",
+        entry.name, word_of(entry.intent.kind) if entry.intent else "a change",
+        entry.last_change, seconds,
+        extra={"action": "change_waits"},
     )  # fmt: skip

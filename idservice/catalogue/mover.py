@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from idservice import errors
 from idservice.catalogue import rules
-from idservice.catalogue.changer import EpochChanger, in_time
+from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import Delete, MoveAway
+from idservice.catalogue.in_time import in_time
 from idservice.catalogue.renewals import Arrive
 from idservice.core.epoch import FIRST_ORDINAL, epoch_name, first_base
 from idservice.stores.protocol import CatalogueStore

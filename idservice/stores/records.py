@@ -194,6 +194,16 @@ class Counter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             " finishes that, no instance hands out its ids"
         )
 
+    def being_changed(self) -> errors.Changing:
+        """Return the error of a request that the change under way refuses."""
+        change = self.last_change
+        if change is None or self.intent is None:
+            return errors.Changing(name=self.name, why="an operator changes it")
+        why, until = f"{change.what} {change}", 0.0
+        if change.until is not None:
+            why, until = f"{why}, until about {utc(change.until)}", change.until.timestamp()
+        return errors.Changing(name=self.name, why=why, until=until)
+
     @property
     def ordinal(self) -> int:
         """Return the ordinal of the current epoch."""

@@ -10,7 +10,6 @@ import msgspec
 from aiohttp import web
 
 from idservice import errors
-from idservice.allocation.change_news import being_changed
 from idservice.catalogue.catalogue import Catalogue
 from idservice.catalogue.changes import Change, Configure, Delete, SetNext, check_reason
 from idservice.catalogue.counters import (
@@ -149,23 +148,26 @@ class CounterRoutes:
         begun = False
         try:
             async with asyncio.timeout(ANSWER_AFTER_S):
-                # Nobody waits for a change that is left to follow another one: sent again, it
-                # would follow itself, and repeat ids twice (allow_lower).
-                await self._catalogue.settle(name)
-                begun = True
-                _, entry = await self._catalogue.change(name, change)
+                while True:
+                    await self._catalogue.carry_out(name)  # what was begun before: mostly quick
+                    begun = True
+                    try:
+                        _, entry = await self._catalogue.change(name, change)
+                    except errors.Changing:
+                        begun = False  # another one was, in between
+                    else:
+                        return json_answer(self._describe(entry))
         except TimeoutError:
             if not begun:
                 raise await self._not_begun(name) from None
             return await self._goes_on(name)
-        return json_answer(self._describe(entry))
 
     async def _not_begun(self, name: str) -> errors.IdserviceError:
         """Return the error of a change that was not begun, since it was not known in time if
         another one is under way."""
         entry, _ = await self._catalogue.counter(name)
         if entry.intent is not None:
-            return being_changed(entry)
+            return entry.being_changed()
         return errors.NotApplied(
             store=self._catalogue.store.address,
             action=f"changing counter {name}",

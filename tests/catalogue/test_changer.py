@@ -64,6 +64,29 @@ def test_a_change_that_waits_logs_for_how_long(caplog: pytest.LogCaptureFixture)
     )
 
 
+def test_a_wait_is_logged_once_however_often_it_is_carried_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each change that was sent over HTTP meanwhile logged it once more."""
+    caplog.set_level(logging.INFO, "idservice.change")
+
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        made = changer(data)
+        first = asyncio.create_task(made.change("orders", SetNext(next=5, lower=True)))
+        await elapse(1.0)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(4.0):
+                    await made.carry_out("orders")
+        await first
+
+    run(main())
+    waits = [one for one in caplog.records if getattr(one, "action", "") == "change_waits"]
+    assert len(waits) == 1
+
+
 def test_a_longer_runway_of_the_counter_itself_is_waited_for() -> None:
     async def main() -> None:
         data = table(runway=300.0)
@@ -218,6 +241,50 @@ def test_who_begins_over_another_s_intent_finishes_that_first() -> None:
         before, after = await changer(data).change("orders", Fence(ahead=1))
         assert (before.base, before.ordinal) == (500, 2)
         assert (after.base, after.ordinal) == (501, 3)
+
+    run(main())
+
+
+class Overtaken(SimStore):
+    """A store in which another operator writes an intent just before the first one of ours."""
+
+    async def rewrite(self, before: Counter, after: Counter) -> bool:
+        if self.data.entries["orders"].rev == 0:
+            found = [self.data.shard_state(before, 0)]
+            theirs = rules.begun(before, SetNext(next=500, by="ann"), found, Random(1))
+            assert self.data.rewrite(before, theirs)
+        return await super().rewrite(before, after)
+
+
+def test_a_change_that_follows_no_other_is_refused_though_it_was_overtaken() -> None:
+    """It had found no other one under way. Its own intent was refused, and it followed."""
+
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        overtaken = EpochChanger(Overtaken(Random(1), data), random=Random(2), stale_s=0.0)
+        for _ in range(2):  # the second time, it finds the other one at once
+            with pytest.raises(errors.Changing, match="set by ann") as refused:
+                await overtaken.change("orders", SetNext(next=5, lower=True), follows=False)
+            assert refused.value.outcome == errors.NOT_APPLIED
+            intent = data.entries["orders"].intent
+            assert intent is not None
+            assert intent.floor == 500, "the other one is left as it was"
+            assert data.positions["orders", 0].epoch.startswith("1.")
+        await overtaken.carry_out("orders")
+        assert (data.entries["orders"].base, data.entries["orders"].ordinal) == (500, 2)
+
+    run(main())
+
+
+def test_a_command_that_was_overtaken_follows_the_other_change() -> None:
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        overtaken = EpochChanger(Overtaken(Random(1), data), random=Random(2), stale_s=0.0)
+        before, after = await overtaken.change("orders", SetNext(next=600))
+        assert (before.base, before.ordinal) == (500, 2)
+        assert (after.base, after.ordinal) == (600, 3)
 
     run(main())
 

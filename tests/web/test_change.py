@@ -104,7 +104,7 @@ async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
     orders: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
-    monkeypatch.setattr(orders.catalogue, "settle", unopposed)
+    monkeypatch.setattr(orders.catalogue, "carry_out", unopposed)
     answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
     assert (answer.status, answer.json["change"]) == (202, "set")
     assert orders.catalogue._changer is not None
@@ -126,7 +126,7 @@ async def test_a_change_is_said_to_be_refused_only_if_it_does_not_go_on_unheard(
     await serving.create("orders")
     answers, read = asyncio.Event(), serving.store.counter
     if begun:
-        monkeypatch.setattr(serving.catalogue, "settle", unopposed)
+        monkeypatch.setattr(serving.catalogue, "carry_out", unopposed)
 
     async def silent(name: str) -> Counter | None:
         await answers.wait()
@@ -152,7 +152,7 @@ async def test_a_store_that_is_slow_to_tell_of_changes_is_no_change_by_an_operat
     async def silent(_: str) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(orders.catalogue, "settle", silent)
+    monkeypatch.setattr(orders.catalogue, "carry_out", silent)
     answer = await send(orders, "PATCH", PATH, state="suspended")
     assert_problem(answer, 503, "store_unavailable", outcome="not_applied")
     assert (await orders.ask(PATH)).json["state"] == "active"
@@ -199,7 +199,7 @@ async def test_a_change_that_closes_the_counter_for_a_time_names_itself(
     """Requests waited, and were told that the store refused; the status said `short`."""
     monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     with monkeypatch.context() as patched:
-        patched.setattr(orders.catalogue, "settle", unopposed)
+        patched.setattr(orders.catalogue, "carry_out", unopposed)
         first = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True, reason="a typo")
     assert first.status == 202
     entry = await orders.store.entry("orders")
@@ -224,7 +224,7 @@ async def test_a_change_is_refused_while_another_is_under_way_and_does_not_follo
     more each time, and repeated the ids that were handed out in between."""
     monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     with monkeypatch.context() as patched:
-        patched.setattr(orders.catalogue, "settle", unopposed)
+        patched.setattr(orders.catalogue, "carry_out", unopposed)
         first = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True, reason="a typo")
     assert first.status == 202
     assert first.json["last_change"]["until"] > first.json["last_change"]["at"]
@@ -244,7 +244,7 @@ async def test_a_change_is_refused_while_another_is_under_way_and_does_not_follo
     assert await orders.store.entry("orders") == begun
     assert orders.catalogue._changer is not None
     orders.catalogue._changer._stale_s = 0.0
-    await orders.catalogue.settle("orders")
+    await orders.catalogue.carry_out("orders")
     done = await orders.store.entry("orders")
     assert done is not None
     assert (done.base, done.ordinal, done.intent) == (5, 2, None)
