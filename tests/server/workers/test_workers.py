@@ -366,27 +366,33 @@ async def test_a_worker_that_cannot_serve_makes_all_of_them_not_ready(folder: Pa
 
 @pytest.mark.parametrize("opened", ["at once", "one by one"])
 async def test_connections_spread_evenly_over_the_workers(folder: Path, opened: str) -> None:
-    """Left to the kernel, one of four had between 0 and 6 of 64 most times."""
+    """Left to the kernel, one of four had between 0 and 6 of 64 most times. A worker waits 2 ms for
+    others with fewer, which may get no time in them on a busy machine: one of five rounds is to be
+    even."""
     with working(folder, workers=4) as serving:
-        port = serving.port
         workers = pids(serving).values()
         # The connection by which the start was seen may not be closed yet.
         await until(lambda: len({connections_of(pid) for pid in workers}) == 1)
         before = {pid: connections_of(pid) for pid in workers}
-        async with AsyncExitStack() as stack:
-            for _ in range(64):
-                if opened == "at once":
-                    client = socket.create_connection(("127.0.0.1", port), timeout=START_S)
-                    stack.callback(client.close)
-                else:
-                    wire = await stack.enter_async_context(connected(port))
-                    assert (await asked(wire)).status == 200
 
-            def counts() -> list[int]:
-                return [connections_of(pid) - before[pid] for pid in before]
+        def counts() -> list[int]:
+            return [connections_of(pid) - before[pid] for pid in before]
 
-            await until(lambda: sum(counts()) == 64)
-            assert min(counts()) >= 12, counts()
+        rounds: list[list[int]] = []
+        while len(rounds) < 5 and not any(min(each) >= 12 for each in rounds):
+            async with AsyncExitStack() as stack:
+                for _ in range(64):
+                    if opened == "at once":
+                        address = ("127.0.0.1", serving.port)
+                        client = socket.create_connection(address, timeout=START_S)
+                        stack.callback(client.close)
+                    else:
+                        wire = await stack.enter_async_context(connected(serving.port))
+                        assert (await asked(wire)).status == 200
+                await until(lambda: sum(counts()) == 64)
+                rounds.append(counts())
+            await until(lambda: sum(counts()) == 0)
+        assert min(rounds[-1]) >= 12, rounds
 
 
 async def test_the_connections_that_may_be_open_are_shared_out(folder: Path) -> None:
