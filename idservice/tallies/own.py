@@ -21,8 +21,8 @@ Seen = tuple[Tally | None, int, dict[str, AddRecord]]
 
 @dataclass(frozen=True, slots=True)
 class ListedTally:
-    """A tally in a list. One that went back, or is missing, is shown as this instance knew it: its
-    sum of now is not known (T7)."""
+    """A tally in a list. One that went back, or is missing, is as this instance knew it: its sum of
+    now is not known (T7)."""
 
     tally: Tally
     went_back: bool = False

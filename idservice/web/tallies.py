@@ -29,7 +29,6 @@ from idservice.web.problems import (
 )
 from idservice.web.request import JSON, prefers_text
 from idservice.web.tally_schemas import (
-    SUSPECT,
     AddAnswer,
     AddRequest,
     RecordAnswer,
@@ -128,7 +127,10 @@ class TallyRoutes:
             for one in await self._tallies.tallies()
             if one.tally.name > after and by.sees(one.tally.name)
         ]
-        page = TallyList([_described(one.tally, one.went_back) for one in listed[:most]])
+        shown = listed[:most]
+        page = TallyList([_described(one.tally) for one in shown if not one.went_back])
+        if suspect := [one.tally.name for one in shown if one.went_back]:
+            page.suspect = suspect
         if len(listed) > most:
             page.next = listed[most - 1].tally.name
         return json_answer(page)
@@ -292,20 +294,20 @@ def _recorded(told: Told) -> RecordAnswer:
     )
 
 
-def _described(tally: Tally, went_back: bool = False) -> TallyAnswer:
+def _described(tally: Tally) -> TallyAnswer:
     def text(value: int | None) -> str | None:
         return None if value is None else written(value, tally.decimals)
 
     change = tally.change
     return TallyAnswer(
         tally=tally.name,
-        state=SUSPECT if went_back else tally.state.value,
+        state=tally.state.value,
         decimals=tally.decimals,
         floor=text(tally.floor),
         ceiling=text(tally.ceiling),
         only=text(tally.only),
         start=written(tally.start, tally.decimals),
-        sum=None if went_back else written(tally.sum, tally.decimals),
+        sum=written(tally.sum, tally.decimals),
         at=instant(tally.at),
         rev=tally.rev,
         adds=tally.adds,

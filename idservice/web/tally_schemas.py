@@ -10,7 +10,6 @@ from idservice.core.limits import KEY
 from idservice.core.tally import AddFate, TallyState
 from idservice.web.schemas import Reason
 
-SUSPECT = "suspect"  # the state of a tally that went back, in a list
 AMOUNT_TEXT = {"type": "string", "pattern": f"^{AMOUNT.pattern}$"}
 Sent = Annotated[  # as the JSON has it: a number goes through no float
     Raw,
@@ -137,17 +136,16 @@ class TallyChangeAnswer(msgspec.Struct):
 
 
 class TallyAnswer(msgspec.Struct):
-    """A tally: its configuration, its state and its sum. In a list one that went back, or is
-    missing, is `suspect`, and the rest is as this instance knew it."""
+    """A tally: its configuration, its state and its sum."""
 
     tally: str
-    state: Literal[(*(state.value for state in TallyState), SUSPECT)]  # type: ignore[valid-type]
+    state: Literal[tuple(state.value for state in TallyState)]  # type: ignore[valid-type]
     decimals: int
     floor: Amount | None
     ceiling: Amount | None
     only: Amount | None
     start: Amount
-    sum: Annotated[Amount | None, Meta(description="With all decimals; null if `suspect`.")]
+    sum: Amount
     at: Instant
     rev: Revision
     adds: Annotated[int, Meta(description="How many records it has, refusals too.")]
@@ -158,6 +156,13 @@ class TallyList(msgspec.Struct):
     """A page of the tallies, by name."""
 
     tallies: list[TallyAnswer]
+    suspect: (
+        Annotated[
+            list[str],
+            Meta(description="Names of this page that are not shown: `tally_went_back` says why."),
+        ]
+        | UnsetType
+    ) = UNSET
     next: (
         Annotated[str, Meta(description="Send it as `after` for the next page, if there is one.")]
         | UnsetType
