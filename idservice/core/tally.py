@@ -144,8 +144,14 @@ class Commit:
 
     def holds_on(self, found: Tally) -> bool:
         """Return True if the condition on the tally holds, where it is as it was found."""
-        now, then = ((one.rev, one.inc, one.sum, one.adds) for one in (found, self.before))
-        return now == then and found.state is TallyState.ACTIVE
+        return is_as_it_was(found, self.before) and found.state is TallyState.ACTIVE
+
+
+def is_as_it_was(found: Tally, before: Tally) -> bool:
+    """Return True if no write came since `before`, in this store or in what it was restored from:
+    then another sum has the same `rev`."""
+    now, then = ((one.rev, one.inc, one.sum, one.adds) for one in (found, before))
+    return now == then
 
 
 def planned(tally: Tally, wanted: Sequence[Wanted], *, now: int) -> Commit:

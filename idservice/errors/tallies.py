@@ -9,10 +9,10 @@ from decimal import Decimal
 from idservice.errors.tree import UNKNOWN, NotApplied, RequestRefused, Unavailable
 
 KEEP_KEY = "Send it again with the same key: it is counted once."
-# Rights change: when an access key is refused, the same add may have been let through before.
+# Rights change: of a request that is not let through, the same add may have been so before.
 EARLIER = (
-    " It is not known if an earlier request with this Idempotency-Key is counted. With an access"
-    " key that is enough, send it again with the same Idempotency-Key: it is counted once."
+    " It is not known if an earlier request with this Idempotency-Key is counted. When this is"
+    " mended, send it again with the same Idempotency-Key: it is counted once."
 )
 
 

@@ -46,8 +46,8 @@ class TallyStore(Protocol):
     async def rewrite(self, before: Tally, after: Tally) -> bool:
         """Write a tally, with no record; its `rev` is one more.
 
-        Conditional on `rev` and `inc` of `before`; False if they do not hold. A late copy does
-        nothing, since `rev` never returns.
+        Conditional on `rev`, `inc`, sum and `adds` of `before`; False if they do not hold. A late
+        copy does nothing, since `rev` never returns.
         """
 
     async def commit(self, commit: Commit) -> Beaten | None:

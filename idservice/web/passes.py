@@ -24,7 +24,6 @@ IDS = "/next"  # where POST asks for ids by its query
 
 WHOLE = ("/metrics",)  # show the sums of all counters
 KEYED = ("/v1/tallies/{name}/add", "/v1/tallies/{name}/set")  # are repeated by an Idempotency-Key
-RIGHTS = (errors.KeyRefused, errors.KeyNotEnough, errors.StoreKeyNotEnough)
 
 
 class JudgedRoutes:
@@ -79,13 +78,15 @@ def _judged(
 
 
 def _repeated(handler: Handler) -> Handler:
-    """Return a handler that does not say `not_applied` when it refuses an access key: rights
+    """Return a handler that does not say `not_applied` when it lets a request not through: rights
     change, and the same add may have been counted while they were wider (T3)."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except RIGHTS as error:
+        except errors.IdserviceError as error:
+            if KEPT in request and not isinstance(error, errors.StoreKeyNotEnough):
+                raise  # it was let through, also by the service that this one asks
             return problem(error, of_add=True)
 
     return handle

@@ -11,7 +11,7 @@ from itertools import count
 from random import Random
 from typing import Any, TypeVar
 
-from idservice.core.tally import AddRecord, Commit, Tally, TallyState
+from idservice.core.tally import AddRecord, Commit, Tally, TallyState, is_as_it_was
 from idservice.stores.tally_store import Beaten
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class TallyTable:
 
     def rewrite(self, before: Tally, after: Tally) -> bool:
         found = self.items.get(before.name)
-        if found is None or (found.rev, found.inc) != (before.rev, before.inc):
+        if found is None or not is_as_it_was(found, before):
             return False
         self.write(after, after.inc, ())
         return True

@@ -110,6 +110,7 @@ async def test_a_sum_that_is_not_as_it_was_at_its_revision_is_not_written_over(
     there = replace(known, **other)
     await sums.create(there)
     assert await sums.commit(plan(known, "a")) == Beaten(there)
+    assert not await sums.rewrite(known, with_state(known, TallyState.SUSPENDED))
     assert await sums.tally("gifts") == there
 
 

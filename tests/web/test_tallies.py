@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from idservice import errors
+from idservice.access.gate import Gate
+
 from .conftest import Serving
 from .test_contract import assert_problem
 from .wire import Answer
@@ -195,3 +198,28 @@ async def test_a_tally_that_went_back_is_refused_and_in_a_list_marked(gifts: Ser
 def _set_back(database: sqlite3.Connection) -> None:
     database.execute("UPDATE tally SET sum = 500, rev = 1, adds = 1 WHERE name = 'gifts'")
     database.execute("DELETE FROM tally_add WHERE rev > 1")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.KeysIllFormed(store="s", action="a read", item="3", why="w"),
+        errors.CatalogueStale(seconds=58.0),
+    ],
+)
+async def test_an_add_that_is_not_let_through_may_have_been_counted_before(
+    gifts: Serving, monkeypatch: pytest.MonkeyPatch, error: errors.IdserviceError
+) -> None:
+    """It was answered `not_applied`, which is about the key (T3)."""
+    assert (await add(gifts, "a", "1")).status == 200
+
+    async def fails(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Gate, "admit", fails)
+        refused = await add(gifts, "a", "1")
+    assert (refused.status, refused.json["code"]) == (503, error.code)
+    assert refused.json["outcome"] == "unknown"
+    assert "same Idempotency-Key" in refused.json["detail"]
+    assert (await add(gifts, "a", "1")).json["replayed"] is True

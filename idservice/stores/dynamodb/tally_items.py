@@ -111,8 +111,9 @@ def rewritten(table: str, before: Tally, after: Tally) -> dict[str, Any]:
     """Return the parameters of the UpdateItem that replaces a tally if it is still `before`."""
     place, attributes = tally_place(table, before.name), tally_attributes(after)
     gone = [field for field in BOUNDS if field not in attributes]
-    condition = "#r = :rev AND #i = :inc"
-    return _set(place, attributes, condition, gone, rev=before.rev, inc=before.inc)
+    condition = "#r = :rev AND #i = :inc AND #v = :known AND #n = :count"
+    values = {"rev": before.rev, "inc": before.inc, "known": before.sum, "count": before.adds}
+    return _set(place, attributes, condition, gone, **values)
 
 
 def committed(table: str, commit: Commit) -> list[dict[str, Any]]:
@@ -173,7 +174,7 @@ def _set(
     change = "SET " + ", ".join(f"#{place_} = :{place_}" for place_ in given)
     if gone:
         change += " REMOVE " + ", ".join(list(names)[len(attributes) :])
-    names["#i"] = "inc"
+    names |= {"#i": "inc", "#n": "adds"}
     return requests.update(place, change, condition, names, **values, **given) | SEEN
 
 

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from idservice.core.tally import AddFate, AddRecord, Commit, Tally, TallyState
+from idservice.core.tally import AddFate, AddRecord, Commit, Tally, TallyState, is_as_it_was
 from idservice.stores.sqlite.connection import FileConnection
 from idservice.stores.tally_store import Beaten, decoded_change, encoded_change
 
@@ -137,7 +137,7 @@ def _create(database: sqlite3.Connection, tally: Tally) -> Tally:
 
 def _rewrite(database: sqlite3.Connection, before: Tally, after: Tally) -> bool:
     found = _tally(database, before.name)
-    if found is None or (found.rev, found.inc) != (before.rev, before.inc):
+    if found is None or not is_as_it_was(found, before):
         return False
     database.execute(
         'UPDATE tally SET decimals = :decimals, "floor" = :floor, ceiling = :ceiling,'
