@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import json
 import os
 import select
@@ -158,13 +159,14 @@ class Central:
 
 
 C_FORK = ctypes.PyDLL(None).fork
-CHILD_S = 30  # a child that hangs is ended, and its test fails
+CHILD_S = 60  # a child that hangs is ended, and its test fails
 
 
 def forked(fork: Callable[[], int]) -> int:
-    """Fork; the child does not outlive a hang."""
+    """Fork; the child does not outlive a hang, and says where it is."""
     pid = fork()
     if pid == 0:  # pragma: no cover - another process
+        faulthandler.register(signal.SIGALRM, file=2, chain=True)
         signal.alarm(CHILD_S)
     return pid
 
