@@ -5,7 +5,8 @@ shard. `counters` validates a configuration, creates a counter and words it as J
 class for each kind of change: it refuses what is not possible, and becomes an intent. `rules` says
 what each step makes of the entry; both are pure. `changer` takes the steps on the store, by the
 states of a change: intent, sealed, based, open, done. `mover` takes a counter to another store by
-two changes, one in each; `in_time` bounds each call of the two. `doctor` examines a whole store.
+two changes, one in each; `in_time` bounds each call of the two, and `change_log` tells the log of
+changes. `doctor` examines a whole store.
 
 On an instance, `catalogue` lists, shows and creates counters, and carries changes out in tasks:
 changes that were asked for here, and changes that another operator began and left. It knows nothing

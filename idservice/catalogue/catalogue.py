@@ -3,9 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from random import Random
 
 from idservice import errors
+from idservice.catalogue import change_log
 from idservice.catalogue.changer import EpochChanger
 from idservice.catalogue.changes import Change
 from idservice.catalogue.counters import ensure, positions_of, shown
@@ -111,18 +113,25 @@ class Catalogue:
         on if the caller does not wait for it. Raises as `change`, but for Changing."""
         await self._changes(name).carry_out(name)
 
-    async def change(self, name: str, wanted: Change) -> Done:
+    async def change(
+        self, name: str, wanted: Change, on_begin: Callable[[Counter], None] = lambda _: None
+    ) -> Done:
         """Return the entry of a counter before and after a change.
 
-        The change goes on if the caller does not wait for it. So it follows no other one: sent
+        `on_begin` takes the entry as soon as the store has the change. It goes on if the caller
+        does not wait for it, and the log then tells of an error. So it follows no other one: sent
         again, it would follow itself, and repeat ids twice (allow_lower). Raises Changing, and as
         `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
         """
         changer = self._changes(name)
         changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        changing.add_done_callback(_retrieve)
-        self._spawn(self._change(changer, name, wanted, changing))
-        return await asyncio.shield(changing)
+        self._spawn(self._change(changer, name, wanted, on_begin, changing))
+        try:
+            await asyncio.wait({changing})
+        except asyncio.CancelledError:
+            changing.add_done_callback(partial(_unheard, name, wanted))
+            raise
+        return changing.result()
 
     def _changes(self, name: str) -> EpochChanger:
         """Return what changes a counter, if that may be done here now."""
@@ -133,10 +142,17 @@ class Catalogue:
         return self._changer
 
     async def _change(
-        self, changer: EpochChanger, name: str, wanted: Change, changing: asyncio.Future[Done]
+        self,
+        changer: EpochChanger,
+        name: str,
+        wanted: Change,
+        on_begin: Callable[[Counter], None],
+        changing: asyncio.Future[Done],
     ) -> None:
         try:
-            before, after = await changer.change(name, wanted, follows=False)
+            before, begun = await changer.begin(name, wanted)
+            on_begin(begun)
+            after = await changer.finish(begun, wanted)
             self._on_change(after)
             changing.set_result((before, after))
         except asyncio.CancelledError:
@@ -166,6 +182,7 @@ class Catalogue:
             self._finishing.discard(name)
 
 
-def _retrieve(changing: asyncio.Future[Done]) -> None:
-    if not changing.cancelled():
-        changing.exception()  # the caller may have left: not an error that was never retrieved
+def _unheard(name: str, wanted: Change, changing: asyncio.Future[Done]) -> None:
+    """Take the end of a change whose caller has left."""
+    if (error := changing.exception()) is not None:
+        change_log.tell_of_failure(name, wanted, error)

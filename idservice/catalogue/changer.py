@@ -16,7 +16,6 @@ done. A step that another writer was ahead of ends the look, and the next one be
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,16 +28,14 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from idservice import errors
-from idservice.catalogue import rules
+from idservice.catalogue import change_log, rules
 from idservice.catalogue.changes import Change, word_of
 from idservice.catalogue.in_time import in_time
 from idservice.core import epoch as epochs
 from idservice.core.timeouts import backoff
 from idservice.stores.at_once import for_each
 from idservice.stores.protocol import CatalogueStore
-from idservice.stores.records import VALUE, Counter, Intent, ShardState, differences
-
-log = logging.getLogger("idservice.change")
+from idservice.stores.records import VALUE, Counter, Intent, ShardState
 
 TRIES = 8  # failures in a row after which it is left to an instance
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 2.0
@@ -102,14 +99,23 @@ class EpochChanger:
             ChangeState.OPEN: self._conclude,
         }
 
-    async def change(
-        self, name: str, wanted: Change, *, follows: bool = True
-    ) -> tuple[Counter, Counter]:
+    async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
         """Change a counter; return its entry before and after, the same one if it is so already.
 
-        Another change under way is finished first; without `follows` it raises Changing, and this
-        one is not begun. Raises UnknownCounter, Moved, ChangeRefused; OutcomeUnknown also if the
-        change was begun, which an instance then finishes.
+        Another change under way is finished first. Raises UnknownCounter, Moved, ChangeRefused;
+        OutcomeUnknown also if the change was begun, which an instance then finishes.
+        """
+        before, begun = await self.begin(name, wanted, follows=True)
+        return before, await self.finish(begun, wanted)
+
+    async def begin(
+        self, name: str, wanted: Change, *, follows: bool = False
+    ) -> tuple[Counter, Counter]:
+        """Begin a change; return the entry before it and with its intent. It has none if the change
+        is done with that.
+
+        Another change under way is finished first if this one `follows` it, and else raises
+        Changing. Raises UnknownCounter, Moved, ChangeRefused.
         """
         vouched = wanted.vouched is not None
         for _ in range(TRIES):
@@ -121,14 +127,25 @@ class EpochChanger:
             found = await for_each(shards, partial(self._found, before, vouched=vouched))
             wanted = replace(wanted, at=datetime.fromtimestamp(int(self._clock()), UTC))
             after = self._with_end(rules.begun(before, wanted, found, self._random))
-            if after is before:
-                return before, before
-            if await self._begin(before, after, wanted):
-                if after.intent is None:
-                    return before, after
-                return before, await self._finish(after, wanted)
+            if after is before or await self._begin(before, after, wanted):
+                return before, after
         why = "other operators change it at the same time; try again"
         raise errors.NotApplied(store=self._store.address, action=_action(name), why=why)
+
+    async def finish(self, begun: Counter, wanted: Change) -> Counter:
+        """Finish what `begin` began; return the entry afterwards. Raises OutcomeUnknown if that
+        does not succeed: an instance then finishes it."""
+        if begun.intent is None:
+            return begun
+        try:
+            return await self.carry_out(begun.name, past=wanted.vouched)
+        except errors.StoreError as error:
+            raise errors.OutcomeUnknown(
+                store=self._store.address,
+                action=_action(begun.name),
+                why=f"{word_of(wanted.kind)} is begun and not done ({str(error).rstrip('.')}). A"
+                " serving instance finishes it, and so does the same command",
+            ) from error
 
     async def plan(self, name: str, wanted: Change) -> tuple[Counter, int]:
         """Return a counter and the first id above all that were granted; change nothing.
@@ -190,7 +207,7 @@ class EpochChanger:
                         raise self._unsure(before, str(error).rstrip(".")) from error
                     raise
             await self._pause(attempt)
-        _audit(before, after, wanted)
+        change_log.tell_of_begin(before, after, wanted)
         return True
 
     def _unsure(self, before: Counter, why: str) -> errors.OutcomeUnknown:
@@ -200,17 +217,6 @@ class EpochChanger:
             action=_action(before.name),
             why=f"{why}; `idservice show {before.name}` tells what it is now",
         )
-
-    async def _finish(self, begun: Counter, wanted: Change) -> Counter:
-        try:
-            return await self.carry_out(begun.name, past=wanted.vouched)
-        except errors.StoreError as error:
-            raise errors.OutcomeUnknown(
-                store=self._store.address,
-                action=_action(begun.name),
-                why=f"{word_of(wanted.kind)} is begun and not done ({str(error).rstrip('.')}). A"
-                " serving instance finishes it, and so does the same command",
-            ) from error
 
     async def _take_steps(self, name: str, past: int | None, *, left: bool) -> Counter:
         """Take the change under way, if any, from its first state to the last.
@@ -259,17 +265,7 @@ class EpochChanger:
         if not await self._call(self._store.rewrite(entry, after)):
             return False
         self._sealed_at.pop(intent.epoch, None)
-        if work.left:
-            log.warning(
-                "finished a change of counter %s that stood still: %s %s",
-                entry.name, word_of(intent.kind), entry.last_change,
-                extra={"action": "change_finished"},
-            )  # fmt: skip
-        log.info(
-            "counter %s: %s is done: epoch %d, ids from %s",
-            entry.name, word_of(intent.kind), after.ordinal, intent.base,
-            extra={"action": "change_done"},
-        )  # fmt: skip
+        change_log.tell_of_end(after, intent, left=work.left)
         return True
 
     async def _seal(
@@ -336,7 +332,7 @@ class EpochChanger:
             return
         if epoch not in self._told:
             self._told.add(epoch)
-            _tell_of_wait(entry, seconds)
+            change_log.tell_of_wait(entry, seconds)
         await asyncio.sleep(seconds)
 
     # --- calls -----------------------------------------------------------------------------------
@@ -378,23 +374,3 @@ def _carries(entry: Counter | None, intent: Intent | None) -> bool:
 
 def _action(name: str) -> str:
     return f"changing counter {name}"
-
-
-def _audit(before: Counter, after: Counter, wanted: Change) -> None:
-    """Log a change: the operator, the values before and after, and the reason."""
-    log.info(
-        "counter %s: %s by %s (%s): %s",
-        before.name, word_of(wanted.kind), wanted.by or "an operator",
-        wanted.why or "no reason given", differences(before, after),
-        extra={"action": "counter_changed"},
-    )  # fmt: skip
-
-
-def _tell_of_wait(entry: Counter, seconds: float) -> None:
-    """Log how long a change to lower ids waits, and whose it is."""
-    log.info(
-        "counter %s: %s %s waits %.0f s, until each instance has read of it or stopped serving",
-        entry.name, word_of(entry.intent.kind) if entry.intent else "a change",
-        entry.last_change, seconds,
-        extra={"action": "change_waits"},
-    )  # fmt: skip

@@ -145,22 +145,22 @@ class CounterRoutes:
         name = request.match_info["name"]
         by, why = self._access.client(request), check_reason(reason)
         change = msgspec.structs.replace(change, by=by, why=why)
-        begun = False
+        asked, begun = False, list[Counter]()
         try:
             async with asyncio.timeout(ANSWER_AFTER_S):
                 while True:
                     await self._catalogue.carry_out(name)  # what was begun before: mostly quick
-                    begun = True
+                    asked = True
                     try:
-                        _, entry = await self._catalogue.change(name, change)
+                        _, entry = await self._catalogue.change(name, change, begun.append)
                     except errors.Changing:
-                        begun = False  # another one was, in between
+                        asked = False  # another one was, in between
                     else:
                         return json_answer(self._describe(entry))
         except TimeoutError:
-            if not begun:
-                raise await self._not_begun(name) from None
-            return await self._goes_on(name)
+            if begun:
+                return json_answer(self._describe(begun[0]), status=HTTPStatus.ACCEPTED)
+            raise (self._unsure(name) if asked else await self._not_begun(name)) from None
 
     async def _not_begun(self, name: str) -> errors.IdserviceError:
         """Return the error of a change that was not begun, since it was not known in time if
@@ -174,20 +174,13 @@ class CounterRoutes:
             why="it took too long to say if another change is under way",
         )
 
-    async def _goes_on(self, name: str) -> web.Response:
-        """Answer with the counter as it is while its change goes on.
-
-        Raises OutcomeUnknown if the counter cannot be read: that says nothing of the change.
-        """
-        try:
-            entry, positions = await self._catalogue.counter(name)
-        except errors.IdserviceError as error:
-            raise errors.OutcomeUnknown(
-                store=self._catalogue.store.address,
-                action=f"changing counter {name}",
-                why=f"it took too long and goes on; show the counter to see its state ({error})",
-            ) from error
-        return json_answer(self._describe(entry, positions), status=HTTPStatus.ACCEPTED)
+    def _unsure(self, name: str) -> errors.OutcomeUnknown:
+        """Return the error of a change of which it is not known in time if the store has it."""
+        return errors.OutcomeUnknown(
+            store=self._catalogue.store.address,
+            action=f"changing counter {name}",
+            why="the change took too long, and may still begin; show the counter to see its state",
+        )
 
     def _describe(self, counter: Counter, positions: Sequence[Position] = ()) -> CounterAnswer:
         values = described(counter, self._catalogue.runway_s, positions)

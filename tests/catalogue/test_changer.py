@@ -265,7 +265,7 @@ def test_a_change_that_follows_no_other_is_refused_though_it_was_overtaken() -> 
         overtaken = EpochChanger(Overtaken(Random(1), data), random=Random(2), stale_s=0.0)
         for _ in range(2):  # the second time, it finds the other one at once
             with pytest.raises(errors.Changing, match="set by ann") as refused:
-                await overtaken.change("orders", SetNext(next=5, lower=True), follows=False)
+                await overtaken.begin("orders", SetNext(next=5, lower=True))
             assert refused.value.outcome == errors.NOT_APPLIED
             intent = data.entries["orders"].intent
             assert intent is not None

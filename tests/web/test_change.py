@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -30,8 +31,40 @@ async def send(serving: Serving, method: str, path: str, **body: Any) -> Answer:
     return await serving.ask(path, method, body=msgspec.json.encode(body) if body else b"")
 
 
+class Patience:
+    """A route waits for a change until the test says so, however busy the machine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._limits: list[asyncio.Timeout] = []
+        waits = SimpleNamespace(timeout=self._timeout)
+        monkeypatch.setattr("idservice.web.counters.asyncio", waits)
+
+    def end(self) -> None:
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
+
+    def ends_once_begun(self, serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+        """End it as soon as a change has sealed a shard."""
+        seal = serving.store.seal
+
+        async def sealed(*what: Any) -> None:
+            await seal(*what)
+            self.end()
+
+        monkeypatch.setattr(serving.store, "seal", sealed)
+
+    def _timeout(self, _: float) -> asyncio.Timeout:
+        self._limits.append(asyncio.timeout(None))
+        return self._limits[-1]
+
+
 async def unopposed(name: str) -> None:
     """No other change is under way: found out before any deadline, however busy the machine."""
+
+
+def based(entry: Counter) -> bool:
+    return entry.intent is not None and entry.intent.base is not None
 
 
 async def next_of(serving: Serving) -> int:
@@ -103,8 +136,7 @@ async def test_a_set_to_ids_in_use_or_far_away_is_refused_and_changes_nothing(
 async def test_ids_go_down_only_after_the_longest_silence_of_any_instance(
     orders: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
-    monkeypatch.setattr(orders.catalogue, "carry_out", unopposed)
+    Patience(monkeypatch).ends_once_begun(orders, monkeypatch)
     answer = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True)
     assert (answer.status, answer.json["change"]) == (202, "set")
     assert orders.catalogue._changer is not None
@@ -197,9 +229,8 @@ async def test_a_change_that_closes_the_counter_for_a_time_names_itself(
     orders: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests waited, and were told that the store refused; the status said `short`."""
-    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     with monkeypatch.context() as patched:
-        patched.setattr(orders.catalogue, "carry_out", unopposed)
+        Patience(patched).ends_once_begun(orders, patched)
         first = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True, reason="a typo")
     assert first.status == 202
     entry = await orders.store.entry("orders")
@@ -222,14 +253,14 @@ async def test_a_change_is_refused_while_another_is_under_way_and_does_not_follo
 ) -> None:
     """It was answered 202 with the other change. Sent again, it closed the counter for a minute
     more each time, and repeated the ids that were handed out in between."""
-    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     with monkeypatch.context() as patched:
-        patched.setattr(orders.catalogue, "carry_out", unopposed)
+        Patience(patched).ends_once_begun(orders, patched)
         first = await send(orders, "POST", f"{PATH}/set", next=5, allow_lower=True, reason="a typo")
     assert first.status == 202
     assert first.json["last_change"]["until"] > first.json["last_change"]["at"]
-    while (begun := await orders.store.entry("orders")) is None or begun.intent is None:
+    while (begun := await orders.store.entry("orders")) is None or not based(begun):
         pass
+    monkeypatch.setattr("idservice.web.counters.ANSWER_AFTER_S", 0.1)
     for method, path, body in (
         ("POST", f"{PATH}/set", {"next": 5, "allow_lower": True, "reason": "sent again"}),
         ("POST", f"{PATH}/set", {"next": 2**53}),
