@@ -170,7 +170,9 @@ async def test_a_change_is_said_to_be_refused_only_if_it_does_not_go_on_unheard(
     assert_problem(answer, 503, "store_unavailable", outcome=outcome)
     answers.set()
     if not begun:
-        assert (await serving.ask(PATH)).json["state"] == "active"
+        entry = await serving.store.entry("orders")
+        assert entry is not None
+        assert (entry.state, entry.intent) == ("active", None)
         return
     while (await serving.ask(PATH)).json.get("state") != "suspended":
         pass  # it was carried out in spite of that answer
