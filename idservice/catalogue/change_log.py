@@ -43,7 +43,7 @@ def tell_of_end(after: Counter, intent: Intent, *, left: bool) -> None:
 
 
 def tell_of_failure(name: str, wanted: Change, error: BaseException) -> None:
-    """Log a change that ended in an error which its caller did not wait for."""
+    """Log a change that failed when its caller no longer waited."""
     if isinstance(error, errors.IdserviceError):
         log.warning(
             "%s: it ended after its caller was answered: %s", _named(name, wanted), error,

@@ -12,8 +12,8 @@ from idservice.core.limits import NUMBER_MAX, SHARDS_MAX
 from idservice.server import settings as config
 
 SHARDS = (
-    "number of positions, 1 (the default) to 64: more than one is for a table whose item is too"
-    " hot, and ids then rise only within each shard"
+    "number of positions, 1 (the default) to 64. Several spread the load of a hot item; ids then"
+    " rise only within each shard"
 )
 COUNTERS = "List the counters: state, position, used share of the limit, shards, runway."
 NEXT = (

@@ -21,8 +21,8 @@ UNASKED = ("/livez", "/readyz")  # paths that need no key anywhere
 class OwnKey:
     """The key of `text`, or of a `file`, which is read again once the key is refused.
 
-    Messages call the place where it stands `name`. Raises Usage if the text is no key; the message
-    does not show it.
+    `name` is the word of messages for that file or variable. Raises Usage if the text is no key.
+    No message shows the text.
     """
 
     __slots__ = ("_file", "_refusals", "_text", "name")

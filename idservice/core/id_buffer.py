@@ -120,7 +120,7 @@ class IdBuffer:
         self._rest.append(ids)
 
     def stop_at(self, left: int) -> None:
-        """Have the cursor stop once `left` ids are left, and set it up again."""
+        """Let the cursor hand out ids until `left` of them are left."""
         self._stop_at = left
         if self._shared:
             self.advance()

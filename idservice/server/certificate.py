@@ -24,8 +24,10 @@ log = logging.getLogger("idservice.server")
 LOOK_S = 2.0  # between two looks at the files
 WARN_AGAIN_S = 86_400.0
 DAY_S = 86_400.0
-NEAR_S = 14 * DAY_S  # before the end of a certificate, when its end is near
-NEAR_SHARE = 1 / 4  # of the life of a certificate, if that is less than NEAR_S
+# The end of a certificate is near for the last NEAR_S of its life, or for the last NEAR_SHARE of a
+# short one.
+NEAR_S = 14 * DAY_S
+NEAR_SHARE = 1 / 4
 HANDSHAKE_STEPS = 8
 NO_CHECK_TIME = 0x200000  # of OpenSSL; Python does not name it
 CERTIFICATE, KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         logs.set_up(settings.log, access=settings.access_log, worker=worker)
 
     set_up_logs()
-    # What is wrong with the settings is told first: a port in use is another failure.
+    # First: wrong settings exit with 2, and a port that is in use would exit with 1.
     check_name(settings.default_counter)
     _routes(settings.route)
     parse(settings.store or STORE_DEFAULT)

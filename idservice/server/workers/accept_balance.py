@@ -34,7 +34,7 @@ class AcceptSlot:
         self.set_count(0)
 
     def leave(self) -> None:
-        """From now on accept only connections that no other worker accepts."""
+        """Accept nothing more as long as another worker does."""
         self._taken = False
         self._counts[self._number] = GONE
 
