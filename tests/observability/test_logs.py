@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -75,7 +74,7 @@ def test_a_reader_that_stops_reading_holds_nothing_up(monkeypatch: pytest.Monkey
         log = logging.getLogger("idservice.test")
         log.warning("first")
         while handler._lines:  # until the thread has it, and stands still
-            time.sleep(0)
+            os.sched_yield()
         for number in range(5):
             log.warning("line %d", number)
         handler.flush()  # gives up
@@ -119,7 +118,7 @@ def test_a_log_that_goes_nowhere_with_stderr_goes_on_once_there_is_room(
         logging.getLogger().handlers[:] = [handler]
         logging.getLogger("idservice.test").warning("lost")
         while not handler.dropped:
-            time.sleep(0)
+            os.sched_yield()
         full[0] = False
         logging.getLogger("idservice.test").warning("kept")
         assert reading.readline() == "kept\n"

@@ -67,6 +67,16 @@ def based(entry: Counter) -> bool:
     return entry.intent is not None and entry.intent.base is not None
 
 
+async def finished(serving: Serving) -> Counter:
+    """The counter once the change under way is done, which waits for nobody from here on."""
+    assert serving.catalogue._changer is not None
+    serving.catalogue._changer._stale_s = 0.0
+    await serving.catalogue.carry_out("orders")
+    done = await serving.store.entry("orders")
+    assert done is not None
+    return done
+
+
 async def next_of(serving: Serving) -> int:
     answer = await serving.ask(f"{PATH}/next")
     assert answer.status == 200, answer
@@ -275,11 +285,7 @@ async def test_a_change_is_refused_while_another_is_under_way_and_does_not_follo
         assert "(a typo), until about" in refused.json["detail"]
         assert 10 < int(refused.headers["retry-after"]) <= 61
     assert await orders.store.entry("orders") == begun
-    assert orders.catalogue._changer is not None
-    orders.catalogue._changer._stale_s = 0.0
-    await orders.catalogue.carry_out("orders")
-    done = await orders.store.entry("orders")
-    assert done is not None
+    done = await finished(orders)
     assert (done.base, done.ordinal, done.intent) == (5, 2, None)
     assert done.last_change is not None
     assert done.last_change.reason == "a typo"

@@ -13,7 +13,7 @@ from idservice.catalogue.changes import SetNext
 from idservice.stores.records import Counter
 
 from .conftest import Serving
-from .test_change import PATH, Patience, orders, send, unopposed
+from .test_change import PATH, Patience, finished, orders, send, unopposed
 from .test_contract import assert_problem
 
 __all__ = ["orders"]
@@ -60,11 +60,7 @@ async def test_of_two_changes_sent_at_once_the_second_is_refused_and_never_begun
     assert (first.status, first.json["change"]) == (202, "set")
     assert_problem(second, 503, "changing", outcome="not_applied")
     assert "(a typo), until about" in second.json["detail"]
-    assert orders.catalogue._changer is not None
-    orders.catalogue._changer._stale_s = 0.0
-    await orders.catalogue.carry_out("orders")
-    done = await orders.store.entry("orders")
-    assert done is not None
+    done = await finished(orders)
     assert (done.base, done.ordinal, done.intent) == (5, 2, None)
     assert len(begun(caplog)) == 1
 
