@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from idservice import errors
 from idservice.access.keys import HEADER_MAX, Keys
@@ -13,7 +13,9 @@ from idservice.stores.instants import instant
 
 log = logging.getLogger("idservice.access")
 
-HEADERS_MAX = 1024  # whose log is remembered
+LOGS_MAX = 1024  # headers, and keys, whose log is remembered
+
+T = TypeVar("T")
 
 _others = RateLimitedLog(log)  # for all requests without a key of the store
 
@@ -34,7 +36,7 @@ class RefusalLog:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._by_header: dict[bytes, RateLimitedLog] = {}
-        self._by_id: dict[str, RateLimitedLog] = {}  # of keys that the store has or had
+        self._by_id: dict[str, RateLimitedLog] = {}  # of keys that the store has or had lately
 
     def add(
         self, error: errors.IdserviceError, headers: Sequence[bytes], peer: Peer | None
@@ -57,11 +59,12 @@ class RefusalLog:
         key = self._keys.find(text)
         if key is None or not key.is_text(text):
             return _others
-        limited = self._by_id.setdefault(key.id, RateLimitedLog(log))
+        limited = self._by_id.get(key.id)
+        if limited is None:
+            limited = RateLimitedLog(log)
+            _put(self._by_id, key.id, limited)
         if len(header) <= HEADER_MAX:  # its bearer may have added any number of spaces
-            if len(self._by_header) >= HEADERS_MAX:
-                del self._by_header[next(iter(self._by_header))]
-            self._by_header[header] = limited
+            _put(self._by_header, header, limited)
         return limited
 
     def _whose(self, text: str) -> str:
@@ -76,6 +79,13 @@ class RefusalLog:
             return f" (it names key {id}, and is not that key)"
         note = f", {key.note}" if key.note else ""
         return f" (key {id}{note}{_ended(key)})"
+
+
+def _put(logs: dict[T, RateLimitedLog], of: T, limited: RateLimitedLog) -> None:
+    """Remember a log, maybe instead of the oldest one."""
+    if len(logs) >= LOGS_MAX:
+        del logs[next(iter(logs))]
+    logs[of] = limited
 
 
 def _place(peer: Peer | None) -> str:

@@ -54,6 +54,16 @@ class ChangeState(Enum):
 
 
 @dataclass(slots=True)
+class _Seals:
+    """The seals for an epoch, all of which this process first saw at a loop time; and if the log
+    tells of the wait that follows."""
+
+    epoch: str
+    seen_at: float
+    is_told: bool = False
+
+
+@dataclass(slots=True)
 class _Work:
     """A change under way, as one look found it; `past` is the number an operator vouches for. It is
     `left` if it was begun by another operator or instance, and stood still."""
@@ -62,6 +72,7 @@ class _Work:
     past: int | None
     left: bool
     found: list[ShardState] = field(default_factory=list)  # shards, once sealed
+    seals: _Seals | None = None  # once sealed
 
     @property
     def intent(self) -> Intent:
@@ -89,8 +100,7 @@ class EpochChanger:
         self._random = random
         self._stale_s = stale_s
         self._clock = clock
-        self._sealed_at: dict[str, float] = {}  # by epoch: when all shards were seen to be sealed
-        self._told: set[str] = set()  # epochs of which the log tells that they wait
+        self._seals: dict[str, _Seals] = {}  # by counter, of the change under way
         # By the state that is left, in the order of the states.
         self._steps: dict[ChangeState, Callable[[_Work], Coroutine[object, object, bool]]] = {
             ChangeState.INTENT: self._seal_shards,
@@ -167,6 +177,7 @@ class EpochChanger:
         while True:
             entry = await self._patiently(partial(self._take_steps, name, past, left=left))
             if entry.intent is None:
+                self._seals.pop(name, None)
                 return entry
 
     def _with_end(self, begun: Counter) -> Counter:
@@ -236,7 +247,11 @@ class EpochChanger:
         vouched = work.past is not None or (intent.fences and not intent.ahead)
         seal = partial(self._seal, work.entry, intent, vouched=vouched)
         work.found = await for_each(rules.to_seal(work.entry), seal)
-        self._sealed_at.setdefault(intent.epoch, asyncio.get_running_loop().time())
+        known = self._seals.get(work.entry.name)
+        if known is None or known.epoch != intent.epoch:
+            known = _Seals(intent.epoch, asyncio.get_running_loop().time())
+            self._seals[work.entry.name] = known
+        work.seals = known
         return True
 
     async def _write_base(self, work: _Work) -> bool:
@@ -252,7 +267,8 @@ class EpochChanger:
     async def _open_shards(self, work: _Work) -> bool:
         intent = work.intent
         if intent.lower:
-            await self._outlast_the_stale(work.entry, intent.epoch)
+            assert work.seals is not None
+            await self._outlast_the_stale(work.entry, work.seals)
         if intent.opens:
             await for_each(range(intent.shards), partial(self._open, work.entry, intent))
         return True
@@ -264,7 +280,6 @@ class EpochChanger:
             after = await self._call(self._store.with_table_identity(after))
         if not await self._call(self._store.rewrite(entry, after)):
             return False
-        self._sealed_at.pop(intent.epoch, None)
         change_log.tell_of_end(after, intent, left=work.left)
         return True
 
@@ -324,14 +339,14 @@ class EpochChanger:
             raise errors.PositionMissing(**about)
         raise errors.PositionIllFormed(**about, why="its next or mark is not a whole number")
 
-    async def _outlast_the_stale(self, entry: Counter, epoch: str) -> None:
+    async def _outlast_the_stale(self, entry: Counter, seals: _Seals) -> None:
         """Wait until every instance that has not read of the seals has stopped serving."""
-        until = self._sealed_at[epoch] + self._stale_for(entry)
+        until = seals.seen_at + self._stale_for(entry)
         seconds = until - asyncio.get_running_loop().time()
         if seconds <= 0:
             return
-        if epoch not in self._told:
-            self._told.add(epoch)
+        if not seals.is_told:
+            seals.is_told = True
             change_log.tell_of_wait(entry, seconds)
         await asyncio.sleep(seconds)
 

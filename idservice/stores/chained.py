@@ -154,7 +154,10 @@ class ChainedStore:
                     break
                 if blocks or unknown:
                     raise self._unknown(action, error.why) from None
-                raise self._store_error(error, counter, count, action) from None
+                refusal = self._store_error(error, counter, count, action)
+                if isinstance(refusal, errors.UnknownCounter | errors.StoreKeyNotEnough):
+                    self._part_max.pop(counter.name, None)  # clients may make such names up
+                raise refusal from None
             blocks += answer.blocks
             missing -= part
             if not answer.strict and now() - since >= PARTS_MAX_S:

@@ -13,8 +13,16 @@ from idservice import errors
 from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import AGAIN_S, Keys
-from idservice.access.refusal_log import HEADERS_MAX
-from idservice.core.access_key import RANDOM_NUMBERS, AccessKey, Role, bucket_of, key_text
+from idservice.access.refusal_log import LOGS_MAX, RefusalLog
+from idservice.core.access_key import (
+    RANDOM_NUMBERS,
+    AccessKey,
+    Role,
+    bucket_of,
+    hashed,
+    id_in,
+    key_text,
+)
 from idservice.observability.store_health import StoreHealth
 from idservice.stores.instants import instant
 from idservice.stores.key_store import KeyBucket
@@ -82,7 +90,7 @@ async def logged(caplog: pytest.LogCaptureFixture) -> None:
     await scene.keys.read_again()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "idservice.access"):
-        for number in range(2 * HEADERS_MAX):
+        for number in range(2 * LOGS_MAX):
             with pytest.raises(errors.KeyMalformed):
                 await scene.gate.admit([b"Bearer idk_%d" % number])
         for _ in range(2):
@@ -273,3 +281,20 @@ async def spaced() -> None:
 
 def test_spellings_of_one_key_take_little_memory() -> None:
     loop.run(spaced())
+
+
+async def made_for_years() -> None:
+    scene, random = Scene(), Random(4)
+    log = RefusalLog(scene.keys)
+    for rev in range(1, LOGS_MAX + 100):
+        text = key_text(Role.USE, [random.getrandbits(32) for _ in range(RANDOM_NUMBERS)])
+        id = id_in(text)
+        assert id is not None
+        key = AccessKey(id, Role.USE, ("acme.*",), hashed(text), 0)
+        scene.keys.put(KeyBucket("0", rev, (key,)))
+        log.add(errors.KeyNotEnough(needed="more", has="less"), [b"Bearer " + text.encode()], None)
+    assert len(log._by_id) == len(log._by_header) == LOGS_MAX
+
+
+def test_keys_that_are_made_and_refused_for_years_take_little_memory() -> None:
+    loop.run(made_for_years())

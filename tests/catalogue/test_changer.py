@@ -87,6 +87,28 @@ def test_a_wait_is_logged_once_however_often_it_is_carried_on(
     assert len(waits) == 1
 
 
+@pytest.mark.parametrize("ends", ["here", "elsewhere"])
+def test_a_change_that_is_over_takes_no_memory(ends: str) -> None:
+    """A process that serves for years sees many of them, also such as another one ends."""
+
+    async def main() -> None:
+        data = table()
+        await granted(data, 100)
+        made = changer(data)
+        changing = asyncio.create_task(made.change("orders", SetNext(next=5, lower=True)))
+        await elapse(1.0)
+        if ends == "elsewhere":
+            changing.cancel()
+            await changer(data).carry_out("orders")
+            await made.carry_out("orders")
+        else:
+            await changing
+        assert data.entries["orders"].base == 5
+        assert not made._seals
+
+    run(main())
+
+
 def test_a_longer_runway_of_the_counter_itself_is_waited_for() -> None:
     async def main() -> None:
         data = table(runway=300.0)

@@ -142,6 +142,15 @@ async def test_a_service_that_gives_less_at_once_is_asked_for_less() -> None:
     assert len((await lend(store, 20)).blocks[0]) == 20
 
 
+async def test_names_that_clients_make_up_take_no_memory() -> None:
+    bad = refusal(errors.BadCount(value="100", most=99))
+    store = ChainedStore(Said(bad, refusal(errors.UnknownCounter(name="orders"))))
+    with pytest.raises(errors.UnknownCounter):
+        await lend(store, 100)
+    assert not store._part_max
+    assert not store._known
+
+
 async def test_beyond_the_rate_there_the_parts_before_are_borrowed() -> None:
     """To burn them would leave nothing: the next refill asks for as much again."""
     late = refusal(errors.RateExceeded(name="orders", rate=" of 9 ids/s", seconds=2.5))
@@ -372,7 +381,7 @@ async def test_a_counter_that_comes_later_is_found_by_who_asks_the_service_again
 
 
 async def test_a_counter_suspended_at_the_central_ends_here_after_its_ids(
-    central: Served, monkeypatch: pytest.MonkeyPatch
+    central: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("idservice.allocation.local_counter.SUSPECT_RECHECK_S", 0.0)
     async with open_store(central.url) as store, sidecar_of(store) as (sidecar, catalogue):
@@ -385,6 +394,9 @@ async def test_a_counter_suspended_at_the_central_ends_here_after_its_ids(
         await central.catalogue.change("orders", Configure(state=ACTIVE))
         assert await supply.next_id() > first
         assert supply.counter.ordinal == 3
+        said = [one.getMessage() for one in caplog.records if one.module == "local_state"]
+        assert "is suspended by an operator" in said[0], "the sidecar's log says it, too"
+        assert said[1:] == ["counter orders: its ids are lent again"]
         with pytest.raises(errors.ChangedElsewhere, match="Name that store with --store"):
             await catalogue.change("orders", Configure(state=SUSPENDED))
 
