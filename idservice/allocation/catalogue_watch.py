@@ -128,6 +128,7 @@ class CatalogueWatcher:
             self._compare_positions()
             if self._stale_s:
                 self._stale_s = 0.0
+                log.warning("the catalogue is read again", extra={"action": "catalogue_read"})
                 for local in tuple(self._local_counters.values()):
                     local.go_on()
         self._set_timer()

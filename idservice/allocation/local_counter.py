@@ -45,7 +45,7 @@ class LocalCounter:
         missing: "Callable[[LocalCounter], None] | None" = None,
     ) -> None:
         self.stats = CounterStats()
-        self._serving = ServingState()
+        self._serving = ServingState(counter.name)
         self._recheck_at = 0.0  # when a suspect counter is checked again
         self._context = context
         self._missing = missing

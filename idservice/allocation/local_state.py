@@ -18,9 +18,12 @@ takes a minute. During any other ids in memory are served unless they are revoke
 that finds none waits.
 """
 
+import logging
 from enum import Enum, auto
 
-from idservice.errors import IdserviceError
+from idservice.errors import CounterSuspect, IdserviceError, Suspended, UnknownCounter
+
+log = logging.getLogger("idservice.allocation")
 
 
 class LocalState(Enum):
@@ -72,12 +75,21 @@ TRANSITIONS = {
 SUSPICIOUS = (LocalState.SUSPECT, LocalState.SUSPECT_CLOSED, LocalState.SUSPECT_STALE)
 
 
+CLOSED_THERE = (Suspended, UnknownCounter)  # refusals of the service that lends the ids
+ENDS = {  # of a suspicion, in words
+    LocalEvent.CONFIRMED: "its position in the store is as it should be",
+    LocalEvent.NEW_EPOCH: "an operator changed it",
+}
+
+
 class ServingState:
-    """The present state, and in `reason` the error that a request gets; None if it is SERVING."""
+    """The present state of counter `name`, and in `reason` the error that a request gets; None if
+    it is SERVING."""
 
-    __slots__ = ("reason", "state")
+    __slots__ = ("_name", "reason", "state")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.state = LocalState.SERVING
         self.reason: IdserviceError | None = None
 
@@ -88,8 +100,25 @@ class ServingState:
         if after is None:
             return False
         if after is LocalState.SERVING:
+            if self.state in SUSPICIOUS:
+                self._tell_of_end(event)
             self.reason = None
         elif self.state not in SUSPICIOUS or event in (LocalEvent.DISTRUSTED, LocalEvent.STOPPED):
+            refused = event is LocalEvent.DISTRUSTED and isinstance(reason, CLOSED_THERE)
+            if refused and self.reason is None:  # else the log has it
+                log.warning("%s", reason, extra={"action": "change_heard"})
             self.reason = reason
         self.state = after
         return True
+
+    def _tell_of_end(self, event: LocalEvent) -> None:
+        """Log that a suspicion is over, or that the service which lends the ids does so again."""
+        if isinstance(self.reason, CounterSuspect):
+            log.warning(
+                "counter %s is not suspect any more: %s", self._name, ENDS[event],
+                extra={"action": "counter_trusted"},
+            )  # fmt: skip
+        else:
+            log.warning(
+                "counter %s: its ids are lent again", self._name, extra={"action": "change_heard"}
+            )

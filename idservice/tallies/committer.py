@@ -222,10 +222,10 @@ class Committer:
             return unfit
 
     async def _read(self) -> None:
-        arrivals = self._arrivals
+        arrivals, check = self._arrivals, self.check_from_now()
         found = await self._call(self._context.store.tally(self.name))
         self._answered(read=True)
-        self._learn(found, arrivals)
+        self._learn(found, arrivals, check)
 
     async def _call(self, call: Coroutine[object, object, T]) -> T:
         """Return the store's answer. Raises StoreError, and TimeoutError if it takes too long."""
@@ -236,21 +236,21 @@ class Committer:
         self._call_s = min(CALL_MAX_S, max(self._call_min_s, 2 * (now() - began)))
         return answer
 
-    def _learn(self, found: Tally | None, arrivals: int) -> None:
+    def _learn(self, found: Tally | None, arrivals: int, check: Check) -> None:
         """Take note of the tally as the store has it. Those that arrived before the store was
-        asked may be refused by it. Raises TallyWentBack."""
-        self._check(self.tally, found)
+        asked may be refused by it; the `check` is of that moment. Raises TallyWentBack."""
+        check(found)
         self.tally, self._seen = found, arrivals
 
     def check_from_now(self) -> Check:
         """Return a check of what a call to the store finds, for a call that begins now. The check
         raises TallyWentBack if that is older than the tally is known at this moment."""
-        return partial(self._check, self.tally)
+        return partial(self._check, self.tally, self._trouble.doubts)
 
-    def _check(self, known: Tally | None, found: Tally | None) -> None:
+    def _check(self, known: Tally | None, doubts: int, found: Tally | None) -> None:
         how = "" if known is None else gone_back(known, found)
         if not how:
-            self._trouble.put_right()
+            self._trouble.put_right(doubts)
             return
         back = errors.TallyWentBack(
             store=self._context.address, name=self.name, how=how,
@@ -281,7 +281,7 @@ class Committer:
 
     async def _commit(self, batch: list[Wanted]) -> float:
         assert self.tally is not None
-        arrivals = self._arrivals
+        arrivals, check = self._arrivals, self.check_from_now()
         commit = planned(self.tally, batch, now=self._context.now_ms())
         began = asyncio.get_running_loop().time()
         beaten = await self._call(self._context.store.commit(commit))
@@ -291,19 +291,21 @@ class Committer:
         self.stats.commit_seconds.observe(took_s)
         if beaten is None:
             self._count("done")
-            self._learn(commit.after, arrivals)
+            self._learn(commit.after, arrivals, check)
             self._settle(commit.records, arrivals, replayed=False)
             return self._turns.after_commit(took_s, now)
-        return self._beaten(beaten, arrivals, took_s)
+        return self._beaten(beaten, arrivals, check, took_s)
 
-    def _beaten(self, beaten: Beaten, arrivals: int, took_s: float) -> float:
+    def _beaten(self, beaten: Beaten, arrivals: int, check: Check, took_s: float) -> float:
         """Note why a commit was not applied; return a pause before the next one, in seconds."""
         assert self.tally is not None
         self._why, inc = OTHERS_FIRST, self.tally.inc
         now = asyncio.get_running_loop().time()
         was_told = beaten.missing or beaten.tally is not None
         if was_told:
-            self._learn(beaten.tally, arrivals)
+            self._learn(beaten.tally, arrivals, check)
+        elif not beaten.conflict:  # it is as the commit believed
+            check(self.tally)
         if are_of_now(beaten, inc):
             self._settle(beaten.records.values(), arrivals, replayed=True)
         if beaten.conflict:

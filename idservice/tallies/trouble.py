@@ -21,6 +21,7 @@ class AddTrouble:
     def __init__(self, name: str, now_ms: Callable[[], int]) -> None:
         self.code = self.why = ""  # of the last error, until adds are settled
         self.last, self.last_at = "", 0  # the last one, and when it came, in ms since 1970
+        self.doubts = 0  # how often the tally was found to be older than it was
         self._name = name
         self._now_ms = now_ms
         self._since: float | None = None  # in loop time; None while adds are settled
@@ -42,16 +43,23 @@ class AddTrouble:
         """Note that the tally is older than it was."""
         if self.code != error.code:
             log.error("%s", error, extra={"action": "tally_went_back"})
+        self.doubts += 1
         self._note(error)
 
-    def put_right(self) -> None:
-        """Note that the tally is not older than it was."""
-        if self.code == errors.TallyWentBack.code:
+    def put_right(self, doubts: int) -> None:
+        """Note that the tally is not older than it was, by a look that began after this number of
+        `doubts`. One that began before the last of them says nothing."""
+        if self.code == errors.TallyWentBack.code and doubts == self.doubts:
             self.code = self.why = ""
+            log.warning(
+                "tally %s is not older any more than it was", self._name,
+                extra={"action": "tally_trusted"},
+            )  # fmt: skip
 
     def settled(self) -> None:
-        """Note that an add was settled."""
-        self.code = self.why = ""
+        """Note that an add was settled. That alone does not end a doubt."""
+        if self.code != errors.TallyWentBack.code:
+            self.code = self.why = ""
         if self._since is None:
             return
         seconds = asyncio.get_running_loop().time() - self._since

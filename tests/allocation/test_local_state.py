@@ -1,5 +1,7 @@
 """The states of a counter on an instance, and the transitions between them."""
 
+import pytest
+
 from idservice import errors
 from idservice.allocation.local_state import TRANSITIONS, LocalEvent, LocalState, ServingState
 
@@ -24,7 +26,7 @@ def test_only_a_confirmation_or_a_newer_epoch_ends_suspicion() -> None:
 
 
 def test_every_state_but_serving_has_a_reason() -> None:
-    serving = ServingState()
+    serving = ServingState("orders")
     assert serving.reason is None
     assert serving.enter(LocalEvent.CLOSED, SUSPENDED)
     assert (serving.state, serving.reason) == (LocalState.CLOSED, SUSPENDED)
@@ -33,7 +35,7 @@ def test_every_state_but_serving_has_a_reason() -> None:
 
 
 def test_suspicion_is_told_while_a_counter_is_closed() -> None:
-    serving = ServingState()
+    serving = ServingState("orders")
     assert serving.enter(LocalEvent.DISTRUSTED, SUSPECT)
     assert serving.enter(LocalEvent.CLOSED, SUSPENDED)
     assert (serving.state, serving.reason) == (LocalState.SUSPECT_CLOSED, SUSPECT)
@@ -42,9 +44,23 @@ def test_suspicion_is_told_while_a_counter_is_closed() -> None:
 
 
 def test_an_event_that_a_state_does_not_list_changes_nothing() -> None:
-    serving = ServingState()
+    serving = ServingState("orders")
     assert not serving.enter(LocalEvent.CATALOGUE_FOUND)
     assert not serving.enter(LocalEvent.CONFIRMED)
     assert serving.enter(LocalEvent.CLOSED, SUSPENDED)
     assert not serving.enter(LocalEvent.CATALOGUE_LOST, errors.CatalogueStale(seconds=60))
     assert serving.reason is SUSPENDED
+
+
+@pytest.mark.parametrize("way", [LocalEvent.CONFIRMED, LocalEvent.NEW_EPOCH])
+def test_the_end_of_a_suspicion_is_in_the_log(
+    caplog: pytest.LogCaptureFixture, way: LocalEvent
+) -> None:
+    serving = ServingState("orders")
+    assert serving.enter(LocalEvent.DISTRUSTED, SUSPECT)
+    assert not caplog.records
+    assert serving.enter(way)
+    assert [record.action for record in caplog.records] == ["counter_trusted"]  # type: ignore[attr-defined]
+    assert serving.enter(LocalEvent.CLOSED, SUSPENDED)
+    assert serving.enter(LocalEvent.REOPENED)
+    assert len(caplog.records) == 1

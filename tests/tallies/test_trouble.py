@@ -8,10 +8,12 @@ from idservice import errors
 from idservice.stores.tally_store import Beaten
 from tests.simulation.loop import elapse, run
 
-from .surroundings import NAME, Watched, instance, lost
+from .surroundings import NAME, Once, Watched, instance, lost
 from .test_ends import GIFTS
 
-ACTIONS = ("adds_unsettled", "adds_settled", "tally_contended", "tally_went_back")
+ACTIONS = (
+    "adds_unsettled", "adds_settled", "tally_contended", "tally_went_back", "tally_trusted",
+)  # fmt: skip
 
 
 def story(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -82,5 +84,49 @@ def test_a_tally_that_went_back_is_told_once_and_shown(caplog: pytest.LogCapture
             shown = sums.committers[NAME].sample()
             assert (shown.went_back, shown.code) == (True, "tally_went_back")
         assert story(caplog).count("tally_went_back") == 1
+
+    run(main())
+
+
+def test_when_a_tally_went_back_and_when_it_was_right_again_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        store = Watched(GIFTS)
+        async with instance(store) as sums:
+            await sums.add(NAME, "k", "5")
+            for _ in range(2):
+                right, store.items[NAME] = store.items[NAME], GIFTS
+                with pytest.raises(errors.AddUnsettled):
+                    await sums.add(NAME, "more", "5")
+                store.items[NAME] = right
+                await sums.add(NAME, "more", "5")
+        wanted = ["tally_went_back", "adds_unsettled", "tally_trusted", "adds_settled"]
+        assert story(caplog) == 2 * wanted
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["read", "commit"])
+def test_a_look_that_began_before_a_doubt_does_not_end_it(
+    caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    async def main() -> None:
+        store = Watched(GIFTS)
+        async with instance(store) as sums:
+            await sums.add(NAME, "k", "5")
+
+            async def restored_meanwhile() -> None:
+                store.items[NAME] = GIFTS
+                assert (await sums.listed())[0].went_back
+
+            if way == "read":
+                store.behind["tally"] = Once(restored_meanwhile)
+                await sums.value(NAME)
+            else:
+                store.behind["commit"] = Once(restored_meanwhile)
+                await sums.add(NAME, "more", "5")
+            assert sums.committers[NAME].sample().code == "tally_went_back"
+            assert story(caplog) == ["tally_went_back"]
 
     run(main())
