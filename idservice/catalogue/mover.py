@@ -95,7 +95,7 @@ class CounterMover:
         there = await self._at_target.carry_out(entry.name)
         if await self._is_untouched(there):
             there = await self._clear(there, leaving)
-        trial = _arrival(entry, token="none yet", floor=0, state=entry.state)  # noqa: S106
+        trial = self._arrival(entry, token="none yet", floor=0, state=entry.state)  # noqa: S106
         rules.begun(there, trial, [], self._random)
 
     async def _is_untouched(self, there: Counter) -> bool:
@@ -132,7 +132,7 @@ class CounterMover:
             )  # fmt: skip
             await self._bury(entry)
         # `high` is above everything ever granted here: the positions were sealed before it was set.
-        arrival = _arrival(
+        arrival = self._arrival(
             entry, token=move.token, floor=entry.high, state=move.state, by=by, why=why
         )
         try:
@@ -182,9 +182,10 @@ class CounterMover:
         )  # fmt: skip
         return await in_time(self._target, self._target.create(tombstone))
 
-
-def _arrival(
-    entry: Counter, *, token: str, floor: int, state: str, by: str = "", why: str = ""
-) -> Arrive:
-    wanted = replace(entry, adopted=None, home=None, move=None, intent=None)
-    return Arrive(by=by, why=why, state=state, next=floor, wanted=wanted, origin=token)
+    def _arrival(
+        self, entry: Counter, *, token: str, floor: int, state: str, by: str = "", why: str = ""
+    ) -> Arrive:
+        wanted = replace(entry, adopted=None, home=None, move=None, intent=None)
+        return Arrive(
+            by=by, why=why, to=self._to, state=state, next=floor, wanted=wanted, origin=token
+        )

@@ -1,5 +1,6 @@
 """Defines the kinds of change that use a name again: for a counter that is created, or arrives."""
 
+import shlex
 from typing import ClassVar
 
 from msgspec.structs import replace
@@ -57,9 +58,11 @@ class CreateAgain(_Renewal, frozen=True):
 class Arrive(_Renewal, frozen=True, kw_only=True):
     """Creates a counter that another store had, as the move with the token `origin` brings it.
 
-    The counter is configured as `wanted`. It starts in `state`, at the id `next` or above.
+    The counter is configured as `wanted`. It starts in `state`, at the id `next` or above. `to` is
+    the address of this store, for messages: who reads them named the other one.
     """
 
+    to: str
     state: str
     next: int
     origin: str
@@ -73,11 +76,12 @@ class Arrive(_Renewal, frozen=True, kw_only=True):
         """Refuse a name in use: two counters would have the same ids. Raises ChangeRefused."""
         why, shards = "", self.wanted.shards
         if entry.move is not None and not entry.move.arrived:
-            why = entry.whereabouts
+            why = f"it is being moved from {self.to} to {entry.move.to}; finish that move first"
         elif entry.state not in (DELETED, MOVED):
             why = "the store has a counter of this name, in use, with ids of its own. If they may"
             why += " be taken for ids of this one, delete it there first"
-            why += f" (`idservice delete {entry.name}`), and move then: ids go on above both"
+            why += f" (`idservice delete {entry.name} --store {shlex.quote(self.to)}`), and move"
+            why += " then: ids go on above both"
         elif self.state != ACTIVE and shards != entry.shards:  # it opens none, see `done`
             why = f"it is {self.state} with {shards} shards, and its name had {entry.shards} there"
             why += f". Resume it first, or create one with {shards} there and delete it"

@@ -309,6 +309,18 @@ def test_a_counter_is_moved_and_says_where_it_is(run: Run, tmp_path: Path) -> No
     assert "orders   moved" in run("counters").out
 
 
+def test_a_name_in_use_at_the_target_is_to_be_deleted_there(run: Run, tmp_path: Path) -> None:
+    there = f"sqlite:{tmp_path / 'other.db'}"
+    for words in (("init",), ("create", "orders"), ("next", "orders")):
+        assert run(*words, "--store", there).code == 0
+    here = ("--store", "sqlite:idservice.db")
+    delete = f"`idservice delete orders --store {there}`"
+    assert_refused(run("move", "orders", "--to", "sqlite:other.db", *here), 1, delete)
+    assert run("delete", "orders", "--store", there).code == 0
+    assert run("move", "orders", "--to", "sqlite:other.db", *here).code == 0
+    assert run("next", "orders", "--store", there).out == "10\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "part"),
     [

@@ -55,6 +55,22 @@ def test_a_copied_file_is_fenced_as_a_whole(tmp_path: Path) -> None:
     assert again.returncode == 0, "it may be repeated"
 
 
+def test_a_counter_that_had_moved_away_is_deleted_in_the_copy(tmp_path: Path) -> None:
+    (words,) = re.findall(r"`(idservice delete NAME[^`]*)`", PAGE.read_text())
+    there = ("--store", "sqlite:there.db")
+    assert command("init", folder=tmp_path).returncode == 0
+    assert command("init", *there, folder=tmp_path).returncode == 0
+    shutil.copy(tmp_path / "idservice.db", tmp_path / "old.db")
+    assert command("move", "default", "--to", "sqlite:there.db", folder=tmp_path).returncode == 0
+    (tmp_path / "old.db").replace(tmp_path / "idservice.db")
+    _, every, _ = filled(FENCES, N="5")
+    assert command(*every, folder=tmp_path).returncode == 0
+    [delete] = filled([words], NAME="default")
+    assert command(*delete, folder=tmp_path).returncode == 0
+    assert command("next", folder=tmp_path).returncode == 1
+    assert command("next", *there, folder=tmp_path).stdout == "0\n"
+
+
 def test_a_position_that_went_back_is_fenced_alone(tmp_path: Path) -> None:
     assert command("init", folder=tmp_path).returncode == 0
     assert command("next", "--count", "100", folder=tmp_path).returncode == 0
