@@ -45,7 +45,8 @@ def run(quick: bool) -> list[Row]:
         store, asks = f"sqlite:{folder / 'keys'}", free_port()
         flags = "--store", store, "--init", "--runway", "60", "--require-keys"
         # The listener on loopback does not ask, and the one on all addresses does.
-        free, child, _ = stack.enter_context(serving(*flags, "--listen", f"0.0.0.0:{asks}"))
+        listen = "--listen", f"0.0.0.0:{asks}", "--admin-listen", f"127.0.0.1:{free_port()}"
+        free, child, _ = stack.enter_context(serving(*flags, *listen))
         keys = asyncio.run(made(store, random, many))
         tokens = [f"no-key{key[len(MARK) + 2 :]}" for key in keys]
 

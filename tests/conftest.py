@@ -1,6 +1,7 @@
 """Fixtures for every room: a clean environment, an initialised store, the DynamoDB engines."""
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -101,6 +102,21 @@ def _patience() -> None:
     A test of these limits sets its own."""
     client.CONNECT_MAX_S = chained.CONNECT_MAX_S = 60.0
     client.CALL_MAX_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _log() -> Iterator[None]:
+    """What a command or a service does to the log of this process ends with its test."""
+    known, root = logging.Logger.manager.loggerDict, logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: each.level for name, each in known.items() if isinstance(each, logging.Logger)}
+    yield
+    root.handlers[:] = handlers
+    if root.level != level:
+        root.setLevel(level)
+    for name, each in known.items():
+        if isinstance(each, logging.Logger) and each.level != levels.get(name, logging.NOTSET):
+            each.setLevel(levels.get(name, logging.NOTSET))
 
 
 @pytest.fixture

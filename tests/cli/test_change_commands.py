@@ -1,7 +1,6 @@
 """The commands that change counters: what they print, and how they end."""
 
 import json
-import logging
 import shlex
 import sqlite3
 from contextlib import closing
@@ -170,7 +169,6 @@ def test_a_fence_of_many_counters_tells_failures_and_a_total(run: Run) -> None:
     assert [line.split(":")[1] for line in said.err.splitlines()] == [
         " left as it is", " not fenced, and without ids until that is done",
     ]  # fmt: skip
-    logging.getLogger("idservice.change").setLevel(logging.NOTSET)
 
 
 def test_fence_goes_past_a_number_or_ahead(run: Run) -> None:

@@ -4,21 +4,11 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from idservice.observability import logs
 from tests.processes import fill
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def logged(form: str, worker: int | None = None, message: str = "so it is") -> str:

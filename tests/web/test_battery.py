@@ -343,21 +343,15 @@ async def test_connections_beyond_the_cap_are_told_so_and_it_recovers(
 async def test_many_malformed_requests_are_one_clean_line_of_the_log(
     serving: Serving,
 ) -> None:
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
     stream = io.StringIO()
-    try:
-        logs.set_up("json", stream)
-        for _ in range(5):
-            for name, sent in MALFORMED.items():
-                if len(sent) < 20_000:
-                    assert await exchange(serving.port, sent) == [TOO_LONG.get(name, 400)]
-        await exchange(serving.port, b"GET /\x1b[31mred\x07 HTTP/1.1\r\n" + HOST + b"\r\n")
-        await exchange(serving.port, b"\x1b]0;title\x07 / HTTP/1.1\r\n" + HOST + b"\r\n")
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
-        logging.getLogger("idservice.access").setLevel(logging.NOTSET)
+    logging.getLogger().handlers[:] = []  # `set_up` would close those of pytest
+    logs.set_up("json", stream)
+    for _ in range(5):
+        for name, sent in MALFORMED.items():
+            if len(sent) < 20_000:
+                assert await exchange(serving.port, sent) == [TOO_LONG.get(name, 400)]
+    await exchange(serving.port, b"GET /\x1b[31mred\x07 HTTP/1.1\r\n" + HOST + b"\r\n")
+    await exchange(serving.port, b"\x1b]0;title\x07 / HTTP/1.1\r\n" + HOST + b"\r\n")
     text = stream.getvalue()
     lines = [json.loads(line) for line in text.splitlines()]
     assert 1 <= len(lines) <= 12, "sampled: at most one a second"

@@ -865,11 +865,8 @@ async def test_the_access_log_is_written_only_when_asked(
 ) -> None:
     caplog.set_level(logging.INFO)
     logging.getLogger("idservice.access").setLevel(logging.WARNING)
-    try:
-        await serving.ask()
-        assert not [r for r in caplog.records if r.name == "idservice.access"]
-        logging.getLogger("idservice.access").setLevel(logging.INFO)
-        await serving.ask()
-        assert len([r for r in caplog.records if r.name == "idservice.access"]) == 1
-    finally:
-        logging.getLogger("idservice.access").setLevel(logging.NOTSET)
+    await serving.ask()
+    assert not [r for r in caplog.records if r.name == "idservice.access"]
+    logging.getLogger("idservice.access").setLevel(logging.INFO)
+    await serving.ask()
+    assert len([r for r in caplog.records if r.name == "idservice.access"]) == 1
