@@ -156,9 +156,12 @@ def _fork_on_request(line: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def import_all() -> None:
-    """Import what commands need, and read what the AWS library does."""
+    """Import what commands need, and read what the AWS library does. A store that is there is
+    connected to, also on a machine that does ten other things."""
     for name in NEEDED:
         importlib.import_module(name)
+    for name in ("dynamodb.client", "chained"):
+        sys.modules[f"idservice.stores.{name}"].CONNECT_MAX_S = 60.0  # type: ignore[attr-defined]
     engines.read_models_once()
     with engines.by_hand("http://127.0.0.1:1"):
         pass
