@@ -66,6 +66,8 @@ def run(quick: bool) -> list[Row]:
         stack.enter_context(on_load_core())
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
         flags = ("--store", f"sqlite:{file}", "--init", "--runway", str(size.runway_s))
+        if quick:
+            flags += ("--wait", "30")  # of a busy machine
         ports = [stack.enter_context(serving(*flags))[0] for _ in range(2)]
         instances = [Instance(port, stack, clock) for port in ports]
         each = size.rate / len(instances)
