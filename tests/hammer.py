@@ -17,6 +17,7 @@ from tests.processes import Serving, until
 from tests.simulation.checker import Operation
 
 ANSWER_S = 60.0
+ENOUGH = 100  # answers with ids: with fewer a run proves nothing
 BROKEN = (ConnectionError, asyncio.IncompleteReadError, TimeoutError, OSError)
 
 
@@ -87,6 +88,7 @@ class Hammer:
                 for number in range(clients):
                     group.create_task(self._client(random.Random(f"{self.report.seed}-{number}")))
                 await self._faults(faults, pause)
+                await until(lambda: self.report.statuses[200] >= ENOUGH, what="too few ids")
                 self._over = True
         finally:
             for instance in self._instances:

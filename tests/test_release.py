@@ -292,7 +292,7 @@ def test_the_wheel_runs_in_an_empty_environment(
         with urllib.request.urlopen(url) as answer:
             assert answer.read() == b"0"
         serving.terminate()
-        assert serving.wait(15) == 0
+        assert serving.wait(60) == 0
     finally:
         serving.kill()
         serving.wait()

@@ -55,7 +55,6 @@ async def test_sidecars_over_centrals_never_repeat_an_id(tmp_path: Path, strict:
     assert not report.unclean, report.unclean[:1]
     assert not (strict and report.disorder), report.disorder[:3]
     assert report.kills
-    assert report.statuses[200] > 100, str(report)
     assert set(report.statuses) <= {200, 503}, str(report)
     assert hop.fates["lost_after"]
 

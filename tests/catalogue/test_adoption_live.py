@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from idservice.cli import http_get
 from tests import engines
-from tests.processes import START_S, Serving, command
+from tests.processes import START_S, Serving, command, wait_until
 from tests.stores.backends import Dynamo
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy
 
@@ -79,7 +79,7 @@ async def test_not_an_id_is_lost_or_repeated_and_the_old_endpoint_ends(
             "context=atomicCounter,id=id", "--adopt-attribute", "counterValue",
             "--adopt-returns", returns,
         )  # fmt: skip
-        serve = (*store, "--default-counter", "donations")
+        serve = (*store, "--default-counter", "donations", "--wait", f"{START_S:g}")
         with Serving(tmp_path, *serve) as one, Serving(tmp_path, *serve) as two:
             old = OldEndpoint(legacy, returns)
             callers = [Caller(f"http://127.0.0.1:{each.port}") for each in (one, two)]
@@ -87,7 +87,7 @@ async def test_not_an_id_is_lost_or_repeated_and_the_old_endpoint_ends(
                 thread.start()
             await asyncio.to_thread(lambda: [_has(each.got, 30) for each in (old, *callers)])
             assert "active, epoch 2" in run("adopt", "--finish", "donations", "--reason", "off")
-            old.join(10.0)
+            old.join(START_S)
             assert old.ended == "ValidationException"
             counts = [len(caller.got) for caller in callers]
             await asyncio.to_thread(
@@ -95,7 +95,7 @@ async def test_not_an_id_is_lost_or_repeated_and_the_old_endpoint_ends(
             )
             for caller in callers:
                 caller.over.set()
-                caller.join(10.0)
+                caller.join(START_S)
             assert not any(caller.refused for caller in callers)
             got = old.got + callers[0].got + callers[1].got
             assert len(got) == len(set(got)), "repeated"
@@ -105,10 +105,5 @@ async def test_not_an_id_is_lost_or_repeated_and_the_old_endpoint_ends(
         assert run("next", "donations") == "500000\n"
 
 
-def _has(got: list[int], count: int, seconds: float = 30.0) -> None:
-    end = threading.Event()
-    for _ in range(int(seconds * 20)):
-        if len(got) >= count:
-            return
-        end.wait(0.05)
-    raise AssertionError(f"only {len(got)} of {count}")
+def _has(got: list[int], count: int) -> None:
+    wait_until(lambda: len(got) >= count, said=lambda: f"only {len(got)} of {count}")

@@ -73,19 +73,19 @@ async def test_its_ids_go_on_in_the_table_above_all_that_the_file_gave(
             callers = [Caller(each.port) for each in (old, new, sidecar)]
             for caller in callers:
                 caller.start()
-            await until(lambda: len(callers[0].got) > 50 and len(callers[2].got) > 50, 30.0)
+            await until(lambda: len(callers[0].got) > 50 and len(callers[2].got) > 50)
             # On a busy machine its first answer comes later than those, or 503 before it.
-            await until(lambda: (404, "unknown_counter") in callers[1].refused, 30.0)
+            await until(lambda: (404, "unknown_counter") in callers[1].refused)
             assert not callers[1].got
             assert {status for status, _ in callers[1].refused} <= {404, 503}
             said = run("move", "orders", *here, *to, "--reason", "it outgrew one machine")
             assert f"moved to dynamodb:{table.table}" in said
-            await until(lambda: len(callers[1].got) > 50, 30.0, "it does not go on there")
+            await until(lambda: len(callers[1].got) > 50, what="it does not go on there")
             for caller in (callers[0], callers[2]):
-                await until(lambda who=caller: (423, "moved") in who.refused, 30.0)  # type: ignore[misc]
+                await until(lambda who=caller: (423, "moved") in who.refused)  # type: ignore[misc]
             for caller in callers:
                 caller.over.set()
-                caller.join(20.0)
+                caller.join(START_S)
             got = [id for caller in callers for id in caller.got]
             assert len(got) == len(set(got)), "repeated"
             assert min(callers[1].got) > max(callers[0].got + callers[2].got), "it went on below"

@@ -18,6 +18,7 @@ from tests.processes import START_S, Serving, command, environment, until
 pytestmark = [pytest.mark.process]
 
 IDS = 1000  # of each epoch
+FLAGS = ("--runway", "1", "--wait", "60")  # a store on a busy machine answers late
 STEPS = (8, 2)
 
 
@@ -79,7 +80,7 @@ async def test_a_reshard_under_load_fails_no_request_and_repeats_no_id(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     store, env = initialised(engine, request, tmp_path)
-    hammer = Resharded(tmp_path, store, env=environment(env), arguments=("--runway", "1"), seed=1)
+    hammer = Resharded(tmp_path, store, env=environment(env), arguments=FLAGS, seed=1)
     report = await hammer.run(processes=3, clients=8, faults=len(STEPS), pause=0)
     print(report)
     assert not report.duplicates, str(report)

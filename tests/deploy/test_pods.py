@@ -37,7 +37,7 @@ signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
 status, first = ask(os.environ["IDS"], "/next", timeout=60)
 print("first", status, flush=True)
 print(first, flush=True)
-with Client(os.environ["IDS"]) as ids:
+with Client(os.environ["IDS"], timeout=60) as ids:
     while not stop:
         try:
             print(*ids.batch(25), sep="\\n", flush=True)
@@ -128,7 +128,7 @@ def test_the_example_is_given_ids(kubectl: Command, node: Node, central: Pod) ->
     more(pod, 1)
     asked = (
         "from idservice.cli.http_get import ask;"
-        "print(ask('http://idservice:8080', '/next', timeout=9))"
+        "print(ask('http://idservice:8080', '/next', timeout=60))"
     )
     said = node.podman("exec", central.called("idservice"), "python", "-c", asked)
     assert "key_missing" in said, "nobody is given any without a key"
