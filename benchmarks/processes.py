@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from random import SystemRandom
 from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 
 from benchmarks.measure import check, cores
@@ -19,11 +20,14 @@ POLL_S = 0.002
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of loopback that is free at the moment. It is none of those that the system
+    gives to whoever asks for any: others would soon have it."""
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in SystemRandom().sample(range(given // 2, given), 100):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SystemExit(f"no port below {given} is free")
 
 
 @contextmanager
