@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import Any, NoReturn
 
 from idservice.errors import Usage
@@ -212,6 +213,10 @@ def read(cert: str, key: str) -> ReadCertificate:
 
 def _content(path: str, flag: str) -> bytes:
     try:
+        kind = S_IFMT(os.stat(path).st_mode)
+        if kind not in (S_IFREG, S_IFDIR):  # nothing is served while it is waited for
+            why = f"{flag} {path} is a pipe or a device; it must be a file, to be read again"
+            raise Usage(why=why)
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:

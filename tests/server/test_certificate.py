@@ -68,6 +68,10 @@ def test_files_that_are_not_what_they_should_be_are_refused(files: Files) -> Non
     files.cert.write_bytes(files.cert.read_bytes()[:200])
     with pytest.raises(Usage, match=r"cannot be used: one of them is cut off"):
         read(str(files.cert), str(files.key))
+    files.key.unlink()
+    os.mkfifo(files.key)  # nobody writes to it: who opens it waits, and serves nothing meanwhile
+    with pytest.raises(Usage, match=r"key.pem is a pipe or a device"):
+        read(str(files.cert), str(files.key))
 
 
 def test_a_file_that_goes_away_while_it_is_read_is_told(
