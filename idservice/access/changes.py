@@ -18,7 +18,6 @@ from idservice.core.access_key import (
     Role,
     bucket_of,
     hashed,
-    holds_key,
     id_in,
     key_text,
     tenant,
@@ -199,8 +198,6 @@ def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> N
     for scope in scopes:
         if why := why_no_scope(scope):
             raise errors.BadAccessKey(why=why)
-        if holds_key(scope):  # it would be kept, and shown in lists (K4)
-            raise errors.BadAccessKey(why="a scope has an access key in it; leave it out")
     if len(set(scopes)) < len(scopes):
         raise errors.BadAccessKey(why="a scope is named twice; name each once")
     if len(note) > NOTE_MAX or not note.isprintable():

@@ -146,7 +146,10 @@ def is_scope(text: str) -> bool:
 
 
 def why_no_scope(text: str) -> str:
-    """Return why a text is no scope and which one may be meant, for people; empty if it is one."""
+    """Return why a text is no scope and which one may be meant, for people; empty if it is one. One
+    with a key in it is none: it would be kept, and shown (K4)."""
+    if holds_key(text):
+        return "a scope has an access key in it; leave it out"
     if is_scope(text):
         return ""
     meant = text.rstrip("*").rstrip(".") + BELOW

@@ -77,7 +77,7 @@ class BadFormat(RequestRefused):
 
 
 class BadNonce(RequestRefused):
-    text = "nonce is {value!r}; it must be 1 to 64 letters, digits, '.', '_' or '-'."
+    text = "nonce is {value!r}; it must be 1 to 64 letters, digits, '.', '_' or '-', not a key."
     code = "bad_nonce"
 
 

@@ -108,6 +108,8 @@ def for_operators(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except errors.IdserviceError as error:
+            if error is pass_of(request).refusal:  # which is told as that of any refused key
+                raise
             return problem(error, operator=pass_of(request).sees_all)
 
     return handle

@@ -85,7 +85,8 @@ def _repeated(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except errors.IdserviceError as error:
-            if KEPT in request and not isinstance(error, errors.StoreKeyNotEnough):
+            ended = error is pass_of(request).refusal  # while the body came
+            if KEPT in request and not ended and not isinstance(error, errors.StoreKeyNotEnough):
                 raise  # it was let through, also by the service that this one asks
             return problem(error, of_add=True)
 

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
+from idservice.core.access_key import holds_key
 from idservice.observability import format
 from idservice.observability.readings import ServiceView, seen
 from idservice.observability.status import StatusQuery, none_in_use, status
@@ -78,8 +79,8 @@ def read_status_query(query: str) -> StatusQuery:
     """Read the query of a status. Raises BadPage, RepeatedKey, MalformedRequest."""
     pairs = read_query(query)
     find = pairs.get("find", "")
-    if not FIND.fullmatch(find):
-        rule = "up to 64 letters, digits, '.', '_' or '-'"
+    if not FIND.fullmatch(find) or holds_key(find):  # the page shows it (K4)
+        rule = "up to 64 letters, digits, '.', '_' or '-', and no access key"
         raise BadPage(key="find", value=find[:80], rule=rule)
     numbers = {}
     for key, most in (("page", PAGE_MAX), ("per", PER_MAX)):

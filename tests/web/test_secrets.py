@@ -48,8 +48,9 @@ def requests(routes: Any, key: str) -> list[bytes]:
         ]
     targets = (
         f"/next?key={key}", f"/next?count={key}", f"/next?nonce={key}*", f"/{key}",
+        f"/next?format=ranges&nonce={key}", f"/v1/status?find={key}", f"/?find={key}",
         f"/v1/counters/{key}/next", f"/v1/counters?after={key}-", f"/v1/status?find={key}*",
-        f"/v1/keys/{key}", f"/v1/tallies/{key}", f"/v1/usage?from={key}",
+        f"/v1/keys/{key}", f"/v1/tallies/{key}", f"/v1/usage?from={key}", f"/v1/usage?scope={key}",
     )  # fmt: skip
     for target in targets:
         made += [request(target, headers=right), request(target), request(target, "DELETE")]
