@@ -19,6 +19,7 @@ from idservice.client.process_mark import process_mark, renewal_lock
 from idservice.client.protocol import RANGES_MAX, ClientAnswer, NoUsableAnswer, Refused, Reply
 from idservice.client.tally_calls import TallyCalls
 from idservice.core import limits
+from idservice.core.access_key import holds_key
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout, Shards
 from idservice.core.timeouts import backoff
@@ -56,14 +57,17 @@ def check_batch(count: object) -> None:
 
 
 class ClientBuffer:
-    """Holds ids of `counter` from the service at `url`. Raises Usage, BadName. `timeout` is for one
-    call, `hold` is how long ids are kept; `clock` returns seconds."""
+    """Holds ids of `counter` from the service at `url`. `timeout` is for one call, `hold` is how
+    long ids are kept; `clock` returns seconds. Raises TypeError, Usage, BadName."""
 
     def __init__(
         self, url: str, counter: str, *, timeout: float, hold: float, clock: Callable[[], float]
     ) -> None:
+        for what, given in (("url", url), ("counter", counter)):
+            if not isinstance(given, str):  # mostly None, of a variable that is not set
+                raise TypeError(f"{what} is of the type {type(given).__name__}; it must be a str")
         self.address = ServiceAddress.parse(url)
-        if not limits.NAME.fullmatch(counter):
+        if not limits.NAME.fullmatch(counter) or holds_key(counter):
             raise errors.BadName(value=counter[:80])
         for what, value, least, most in (
             ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),

@@ -16,6 +16,7 @@ from typing import Any
 from idservice import errors
 from idservice.client.protocol import NoUsableAnswer, Refused, Reply, read_object
 from idservice.core import amounts, limits
+from idservice.core.access_key import holds_key
 from idservice.core.tally import AddFate
 from idservice.errors.tallies import KEEP_KEY
 
@@ -93,11 +94,13 @@ def amount_text(amount: object) -> str:
     if isinstance(amount, str):
         return amount  # the service takes it literally
     if isinstance(amount, int) and not isinstance(amount, bool):
-        return f"{amount:d}"
+        amount = Decimal(amount)
     if isinstance(amount, Decimal):
-        if not amount.is_finite():
-            rule = amounts.rule(amounts.DECIMALS_MAX)
-            raise errors.BadAmount(field="amount", value=str(amount), rule=rule)
+        low, high = -amounts.DECIMALS_MAX, amounts.WHOLE_MAX - 1
+        # Written out, 1E+999999999 would fill the memory.
+        if not amount.is_finite() or not low <= amount.adjusted() <= high:
+            shown = str(amount)[:80]
+            raise errors.BadAmount(field="amount", value=shown, rule=amounts.WRITTEN)
         return format(amount, "f")
     if isinstance(amount, float):
         raise TypeError(
@@ -111,7 +114,7 @@ def check_name(name: object) -> str:
     """Return the name of a tally itself. Raises TypeError, BadName."""
     if not isinstance(name, str):
         raise TypeError(f"the name of the tally is {name!r}; it must be a str")
-    if not limits.NAME.fullmatch(name):
+    if not limits.NAME.fullmatch(name) or holds_key(name):
         raise errors.BadName(value=name[:80])
     return name
 
@@ -120,7 +123,7 @@ def check_key(key: object) -> str:
     """Return the key itself. Raises TypeError, BadKey."""
     if not isinstance(key, str):
         raise TypeError(f"key is {key!r}; it must be a str, such as the id of the payment")
-    if not limits.KEY.fullmatch(key):
+    if not limits.KEY.fullmatch(key) or holds_key(key):
         raise errors.BadKey(value=key[:140])
     return key
 

@@ -4,6 +4,11 @@ import re
 
 AMOUNT_MAX = 10**18 - 1  # of the smallest unit; exact in SQLite's integers and DynamoDB's numbers
 DECIMALS_MAX = 9
+WHOLE_MAX = 18  # digits before the point
+WRITTEN = (
+    f"a number such as 12 or -0.5, of at most {WHOLE_MAX} digits before the point and"
+    f" {DECIMALS_MAX} after it"
+)
 # The most digits that an amount within AMOUNT_MAX can have before and after its point.
 AMOUNT = re.compile(r"(-?)(0|[1-9][0-9]{0,17})(?:\.([0-9]{1,9}))?", re.ASCII)
 LONG = re.compile(r"-?[1-9][0-9]{18,}", re.ASCII)

@@ -8,7 +8,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from idservice import errors
 from idservice.catalogue.changes import check_reason
-from idservice.core.amounts import AMOUNT, written
+from idservice.core.amounts import AMOUNT, WRITTEN, written
 from idservice.core.tally import Tally, TallyState
 from idservice.stores.instants import instant
 from idservice.stores.tally_source import Told, check_key
@@ -250,8 +250,7 @@ def read_amount(field: str, sent: Raw) -> str:
 
 
 def _bad_amount(field: str, value: str) -> errors.BadAmount:
-    rule = "a number such as 12 or -0.5, of at most 18 digits before the point and 9 after it"
-    return errors.BadAmount(field=field, value=value[:80], rule=rule)
+    return errors.BadAmount(field=field, value=value[:80], rule=WRITTEN)
 
 
 def read_bound(field: str, sent: Raw | UnsetType) -> str | None:

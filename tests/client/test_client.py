@@ -16,6 +16,7 @@ import pytest
 from idservice import errors
 from idservice.catalogue.counters import new_counter
 from idservice.client import BadBatch, NotOpen, Refused, WaitedTooLong
+from idservice.core.access_key import RANDOM_NUMBERS, Role, key_text
 from idservice.web.problems import problem
 from idservice.web.request import WebLimits
 from tests.client.conftest import Central, answer, asked, saying
@@ -457,7 +458,10 @@ async def test_a_batch_in_parts_is_of_one_epoch(kind: Any) -> None:
     ("arguments", "rest", "error"),
     [
         (("central:8080",), {}, errors.Usage),
+        ((None,), {}, TypeError),
+        (("http://c:1", None), {}, TypeError),
         (("http://c:1", "a b"), {}, errors.BadName),
+        (("http://c:1", key_text(Role.USE, range(RANDOM_NUMBERS))), {}, errors.BadName),
         (("http://c:1",), {"timeout": 0}, errors.Usage),
         (("http://c:1",), {"hold": 0.5}, errors.Usage),
         (("http://c:1",), {"hold": float("nan")}, errors.Usage),

@@ -38,6 +38,7 @@ from idservice.client import (
 )
 from idservice.client.address import ServiceAddress
 from idservice.client.http_async import AsyncTransport
+from idservice.core.access_key import RANDOM_NUMBERS, Role, key_text
 from idservice.core.limits import KEY
 from idservice.core.tally import AddFate, TallyState
 from idservice.stores.chained import ChainedStore
@@ -48,6 +49,7 @@ from tests.served import Served, served
 from tests.simulation.serving import table
 from tests.simulation.store import SimStore
 
+ACCESS_KEY = key_text(Role.USE, range(RANDOM_NUMBERS))
 TIME = datetime(2026, 11, 3, 10, 0, 0, 123_000, UTC)
 PAGE = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
 MOVED = b"HTTP/1.1 307 Moved\r\nLocation: http://other/\r\nContent-Length: 0\r\n\r\n"
@@ -294,9 +296,11 @@ async def test_an_amount_that_is_not_exact_is_refused_unsent(made: Any, amount: 
         with pytest.raises(TypeError, match=r"decimal\.Decimal") as raised:
             await tally.add(amount, key="k")
         assert ("0.1 + 0.2" in str(raised.value)) == isinstance(amount, float)
-        for none in ("NaN", "-Infinity"):
-            with pytest.raises(BadAmount, match=none):
+        for none in ("NaN", "-Infinity", "1E+999999999", "-1E-999999999", "1E+18", "1E-10"):
+            with pytest.raises(BadAmount, match=re.escape(none)):
                 await tally.add(Decimal(none), key="k")
+        with pytest.raises(BadAmount, match="at most 18 digits before the point"):
+            await tally.add(10**5000, key="k")  # more digits than Python writes of an int
     assert not sums.heard
 
 
@@ -309,13 +313,13 @@ async def test_a_key_that_is_missing_is_not_made_up(made: Any) -> None:
                 await tally.add(1, key=key)
             with pytest.raises(TypeError, match=re.escape(repr(key))):
                 await tally.recorded(key)
-        for bad in ("", "a b", "a/b", "k" * 129):
+        for bad in ("", "a b", "a/b", "k" * 129, ACCESS_KEY):
             with pytest.raises(BadKey):
                 await tally.add(1, key=bad)
     assert not sums.heard
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "n" * 65, None])
+@pytest.mark.parametrize("name", ["", "a/b", "..", "n" * 65, None, ACCESS_KEY])
 def test_a_tally_has_a_name(made: Any, name: Any) -> None:
     with pytest.raises((errors.BadName, TypeError)):
         made("http://c:1").tally(name)
