@@ -27,7 +27,6 @@ from typing import Self
 from aiohttp import web
 
 from idservice.errors import CannotListen
-from idservice.observability.logs import RateLimitedLog
 from idservice.server.certificate import Certificate
 from idservice.server.handshake import Handshakes
 from idservice.server.sockets import BACKLOG, bound_address
@@ -47,7 +46,9 @@ COURTESIES_MAX = 50  # that it may let pass in a row: a worker that lets more pa
 COURTESY_AGAIN_S = 1.0  # after that, for which this worker accepts at once
 BURST = 16  # connections accepted in a turn of the loop, where no other worker wants some
 SHORT_S = 1.0  # before the next try if the system is short of descriptors or memory
-_failed = RateLimitedLog(log)
+OVER_S = 10.0  # after the last try in vain, for the shortage to be over
+LAST_TRIES_S = 0.5  # at a stop, for descriptors that become free
+LAST_TRY_AGAIN_S = 0.02
 
 SO_ATTACH_FILTER = 26  # of Linux; Python does not name it
 # A classic BPF program over a TCP header: drop packets with SYN and without ACK, pass the rest.
@@ -96,6 +97,8 @@ class Listener:
         self._courtesies = 0  # in a row, in vain
         self._courteous_from = 0.0  # loop time
         self._timer: asyncio.TimerHandle | None = None
+        self._short_since: float | None = None  # loop time; None while all are accepted
+        self._failed_at = 0.0  # loop time
         self._handshakes = None if certificate is None else Handshakes(certificate, limit)
         self._lane = FastConnection if certificate is None else TlsConnection
         self._opening: set[asyncio.Task[object]] = set()
@@ -161,7 +164,11 @@ class Listener:
     def _welcome(self) -> bool:
         """Accept one connection, answer its client if what it asks for is known already, and open
         it. Return False if none waits."""
-        connection = self._accept()
+        try:
+            connection = self._accept()
+        except OSError as error:
+            self._wait_for_room(error)
+            return False
         if connection is None:
             return False
         lane = self._free_lane
@@ -175,25 +182,42 @@ class Listener:
         return True
 
     def _accept(self) -> socket.socket | None:
-        """Accept one connection; return None if none waits."""
-        try:
-            # What `accept` does, but for enums that it makes of family and type each time.
-            descriptor, _ = self._bound._accept()  # type: ignore[attr-defined]
-            connection = _Accepted(*self._kind, fileno=descriptor)
-        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-            return None
-        except OSError as error:
-            # Mostly out of descriptors. The socket stays readable: an immediate retry would spin.
-            _failed.error(
-                "cannot accept a connection: %s; trying again in %g s",
-                error.strerror,
-                SHORT_S,
+        """Accept one connection; return None if none waits. Raises OSError if none can be accepted,
+        mostly because the process has no descriptor left."""
+        while True:
+            try:
+                # What `accept` does, but for enums that it makes of family and type each time.
+                descriptor, _ = self._bound._accept()  # type: ignore[attr-defined]
+                connection = _Accepted(*self._kind, fileno=descriptor)
+            except BlockingIOError:
+                return None
+            except (ConnectionAbortedError, InterruptedError):
+                continue  # that client is gone; others may wait
+            connection.setblocking(False)
+            if self._short_since is not None:
+                self._end_shortage(self._short_since)
+            return connection
+
+    def _wait_for_room(self, error: OSError) -> None:
+        """Accept nothing for a while: the socket stays readable, and to try at once would spin."""
+        self._failed_at = self._loop.time()
+        if self._short_since is None:
+            self._short_since = self._failed_at
+            log.error(
+                "cannot accept a connection: %s; trying again every %g s", error.strerror, SHORT_S,
                 extra={"action": "accept_failed"},
-            )
-            self._pause(SHORT_S, self._resume)
-            return None
-        connection.setblocking(False)
-        return connection
+            )  # fmt: skip
+        self._pause(SHORT_S, self._resume)
+
+    def _end_shortage(self, since: float) -> None:
+        """Log that connections are accepted again, if it was so for some time."""
+        if self._loop.time() < self._failed_at + OVER_S:
+            return
+        log.warning(
+            "connections are accepted again; for %.0f s some were not at once",
+            self._failed_at - since, extra={"action": "accept_resumed"},
+        )  # fmt: skip
+        self._short_since = None
 
     def _open_soon(
         self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol]
@@ -255,10 +279,21 @@ class Listener:
         if self._slot.pool_ends and not self._is_tcp:
             with suppress(OSError):
                 self._bound.shutdown(socket.SHUT_RD)  # a Unix socket refuses from here on
-        while (connection := self._accept()) is not None:
+        give_up_at = self._loop.time() + LAST_TRIES_S
+        while True:
+            try:
+                connection = self._accept()
+            except OSError as error:  # clients may wait whom closing the socket would reset
+                self._wait_for_room(error)
+                self._pause()
+                if self._loop.time() >= give_up_at:
+                    break
+                await asyncio.sleep(LAST_TRY_AGAIN_S)
+                continue
+            if connection is None:
+                break
             # It gets no answer here: a client that does would come again, and this never end.
             self._open_soon(connection, self.protocol)
-        self._pause()  # also after a failure
         self._bound.close()
         if self._opening:
             _, late = await asyncio.wait(self._opening, timeout=HANDSHAKES_END_S)

@@ -297,6 +297,26 @@ async def test_a_server_short_of_descriptors_neither_spins_nor_stops(folder: Pat
         assert serving.end() == 0
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process")
+async def test_who_waits_for_a_descriptor_is_served_once_one_is_free(folder: Path) -> None:
+    with Serving(folder, "--store", STORE) as serving:
+        port = serving.port
+        assert await taken(port, 1) == [0]
+        used = set(map(int, os.listdir(f"/proc/{serving.pid}/fd")))
+        lowest_free = next(number for number in range(10_000) if number not in used)
+        limits = resource.prlimit(serving.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(serving.pid, resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        with socket.create_connection(("127.0.0.1", port), timeout=START_S) as client:
+            client.sendall(request())
+            await until(lambda: "Too many open files" in serving.output)
+            await asyncio.sleep(2.5)  # it has tried again
+            assert serving.output.count("cannot accept a connection") == 1
+            resource.prlimit(serving.pid, resource.RLIMIT_NOFILE, limits)
+            assert client.recv(12) == b"HTTP/1.1 200"
+        serving.terminate()
+        assert serving.end() == 0
+
+
 @pytest.mark.parametrize("files", [41, 64, 128, 256, 1024, 65_536])
 def test_few_descriptors_leave_enough_for_the_store(files: int) -> None:
     settings = ServeSettings()

@@ -150,7 +150,6 @@ class Failing:
 async def test_a_system_short_of_descriptors_is_not_asked_again_at_once(
     number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    module._failed._next = 0.0
     with ExitStack() as stack:
         async with listening() as (listener, port):
             bound = listener._bound
@@ -181,6 +180,71 @@ async def test_a_client_that_connected_before_the_end_is_served() -> None:
             client.close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
+
+
+class ShortFor(Failing):
+    """A socket on which nobody can be accepted, for some calls."""
+
+    def __init__(self, bound: socket.socket, *numbers: int) -> None:
+        super().__init__(bound, 0)
+        self._numbers = list(numbers)
+
+    def _accept(self) -> tuple[int, object]:
+        if self._numbers:
+            self._number = self._numbers.pop(0)
+            return super()._accept()
+        accepted: tuple[int, object] = self._bound._accept()  # type: ignore[attr-defined]
+        return accepted
+
+    def shutdown(self, how: int) -> None:
+        self._bound.shutdown(how)
+
+    def close(self) -> None:
+        self._bound.close()
+
+    @property
+    def family(self) -> int:
+        return self._bound.family
+
+
+async def test_the_log_says_once_that_none_is_accepted_and_once_that_all_are_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHORT_S", 0.0)
+    async with listening() as (listener, port):
+        listener._bound = ShortFor(listener._bound, *[errno.EMFILE] * 3)  # type: ignore[assignment]
+        assert (await ask(port)).status == 200
+        assert [record.action for record in caplog.records] == ["accept_failed"]
+        monkeypatch.setattr(module, "OVER_S", 0.0)
+        for _ in range(2):
+            assert (await ask(port)).status == 200
+        actions = [record.action for record in caplog.records]
+        assert actions == ["accept_failed", "accept_resumed"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ECONNABORTED])
+async def test_at_the_end_who_waits_is_served_though_one_could_not_be_accepted(number: int) -> None:
+    async with listening() as (listener, port):
+        listener._pause()  # nobody is accepted before the end
+        waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        listener._bound = ShortFor(listener._bound, number)  # type: ignore[assignment]
+        await listener.stop_accepting()
+        assert len(listener._http.connections) == 3
+        for client in waiting:
+            client.close()
+
+
+async def test_a_stop_without_descriptors_comes_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LAST_TRIES_S", 0.0)
+    async with listening() as (listener, port):
+        listener._pause()
+        with socket.create_connection(("127.0.0.1", port)):
+            short = ShortFor(listener._bound, *[errno.EMFILE] * 1_000_000)
+            listener._bound = short  # type: ignore[assignment]
+            await listener.stop_accepting()
+        assert short.calls == 1
 
 
 class Slow:
