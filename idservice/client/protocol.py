@@ -21,6 +21,7 @@ from idservice.core.limits import ID_MAX, NUMBER_MAX
 
 RANGES_MAX = 1_000_000  # ids in one request: the default limit of a service (--range-max)
 ANSWER_MAX = 1_048_576  # bytes
+DETAIL_MAX = 4_000  # characters of a problem that are kept; one that names 32 scopes has 2,500
 HOLD_S = 10.0  # how long ids are kept after they were requested
 DIGITS = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
@@ -149,7 +150,7 @@ def _refused(body: dict[str, Any], reply: Reply, url: str) -> Refused | None:
         or outcome not in (errors.NOT_APPLIED, errors.UNKNOWN)
     ):
         return None
-    why = str(body.get("detail", code))[:500]
+    why = _shortened(str(body.get("detail", code)))
     refused = Refused(
         url=url, why=why, code=code, status=reply.status, retryable=retryable, outcome=outcome
     )
@@ -157,6 +158,13 @@ def _refused(body: dict[str, Any], reply: Reply, url: str) -> Refused | None:
     if reply.status == TOO_MANY and SECONDS.fullmatch(reply.retry_after):
         refused.pause_s = float(reply.retry_after)
     return refused
+
+
+def _shortened(detail: str) -> str:
+    """Return the detail of a problem, of which half a name or half a secret never remains."""
+    if len(detail) <= DETAIL_MAX:
+        return detail
+    return f"{detail[:DETAIL_MAX].rpartition(' ')[0]} …"
 
 
 def _block(one: dict[str, Any]) -> range:

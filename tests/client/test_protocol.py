@@ -146,6 +146,15 @@ def test_a_refusal_that_is_not_the_service_s_own_is_unknown(
     assert refused.value.outcome == errors.UNKNOWN
 
 
+def test_a_detail_that_is_too_long_ends_with_a_whole_word() -> None:
+    """Half of a URL would show its password, and half of a scope is another scope."""
+    detail = "x " * (protocol.DETAIL_MAX // 2 - 10) + "at https://ann:secret@central/ it ended"
+    with pytest.raises(Refused) as refused:
+        read({**PROBLEM, "detail": detail}, status=410, kind="application/problem+json")
+    assert refused.value.why.endswith("x at …")
+    assert len(refused.value.why) <= protocol.DETAIL_MAX
+
+
 def test_an_older_epoch_and_a_contradiction_are_not_believed() -> None:
     def newer(ordinal: int, strict: bool = False) -> bool:
         return protocol.is_newer(read(GOOD), url=URL, ordinal=ordinal, strict=strict)

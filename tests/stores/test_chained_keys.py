@@ -24,7 +24,7 @@ from idservice.client.address import KEY_VARIABLE, ServiceAddress
 from idservice.client.http_async import AsyncTransport
 from idservice.client.own_key import OwnKey
 from idservice.client.protocol import Reply
-from idservice.core.access_key import RANDOM_NUMBERS, AccessKey, Role, key_text
+from idservice.core.access_key import RANDOM_NUMBERS, SCOPES_MAX, AccessKey, Role, key_text
 from idservice.core.limits import ID_MAX
 from idservice.observability import logs
 from idservice.server import startup
@@ -154,7 +154,7 @@ async def test_a_scope_that_is_missing_withholds_one_counter_alone(scene: Scene)
 
 
 async def test_a_narrower_key_does_not_say_that_an_add_was_never_counted(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Through a sidecar, and at the central with the caller's own key alike (T3)."""
     monkeypatch.setattr(own_key, "HELD_S", 0.0)
@@ -168,7 +168,8 @@ async def test_a_narrower_key_does_not_say_that_an_add_was_never_counted(
         add = "/v1/tallies/acme.sum/add"
         async with http.post(sidecar.url + add, **sent) as answer:
             assert answer.status == 200, "suppose that it is lost"
-        narrow = await scene.make("acme.orders")
+        scopes = [f"acme.{number:02}{'s' * 57}" for number in range(SCOPES_MAX)]
+        narrow = await scene.make(*scopes)
         await scene.revoke(wide)
         headers = {"Authorization": f"Bearer {narrow}"}
         own = {**sent, "headers": {**sent["headers"], **headers}}
@@ -182,6 +183,10 @@ async def test_a_narrower_key_does_not_say_that_an_add_was_never_counted(
             assert (body["code"], body["outcome"]) == (code, errors.UNKNOWN)
             assert body["retryable"] is False
             assert body["detail"].count("same Idempotency-Key: it is counted once.") == 1
+        (said,) = [one.message for one in caplog.records if "wider key, and put" in one.message]
+        assert f"and has {', '.join(scopes)}. Ask the owner" in said, (
+            "a name that is cut is another"
+        )
         await scene.make()
         async with http.post(sidecar.url + add, **sent) as answer:
             assert (answer.status, (await answer.json())["replayed"]) == (200, True)
