@@ -1,8 +1,9 @@
 """Creates, changes and deletes tallies on a store of our own, each in one conditional write."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from idservice import errors
 from idservice.core.amounts import DECIMALS_MAX, units, written
@@ -12,6 +13,8 @@ from idservice.stores.tally_store import TallyStore
 from idservice.tallies.committer import Check
 
 log = logging.getLogger("idservice.change")
+
+T = TypeVar("T")
 
 TRIES = 20  # each failure is another writer's success: adds go on meanwhile
 
@@ -109,7 +112,7 @@ class TallyChanger:
         wanted = replace(wanted, at=change.at, change=change)
         for _ in range(TRIES):
             found = await self._found(wanted.name) or await self._store.create(wanted)
-            if found is wanted:
+            if found == wanted:
                 self._log(wanted, change)
                 return wanted, True
             if found.state is not TallyState.DELETED:
@@ -130,11 +133,15 @@ class TallyChanger:
         OutcomeUnknown, after which it may be repeated.
         """
         check_name(name)
+        tried: Tally | None = None  # as the last write would have left it, which was refused
         for _ in range(TRIES):
-            found = await self._found(name)
+            found = await self._sure(self._found(name), name, tried)
+            change = TallyChange(what, by, self._now_ms(), why)
+            if found is not None and found == tried:  # by a copy of that write, which came first
+                self._log(found, found.change or change)
+                return found
             if found is None or found.state is TallyState.DELETED:
                 raise errors.UnknownTally(name=name)
-            change = TallyChange(what, by, self._now_ms(), why)
             try:
                 after = changed(
                     found,
@@ -145,10 +152,26 @@ class TallyChanger:
                 )
             except ValueError as reason:
                 raise errors.TallyNotChanged(name=name, why=reason) from None
-            if await self._store.rewrite(found, after):
+            if await self._sure(self._store.rewrite(found, after), name, tried):
                 self._log(after, change)
                 return after
+            tried = after
         raise self._overtaken(name)
+
+    @staticmethod
+    async def _sure(call: Coroutine[object, object, T], name: str, tried: Tally | None) -> T:
+        """Return the result of a call. If a write was refused before it, that may have been because
+        of a copy of it that was applied: that a later call did nothing does not tell."""
+        try:
+            return await call
+        except errors.NotApplied as error:
+            if tried is None:
+                raise
+            raise errors.OutcomeUnknown(
+                store=error.fields["store"],
+                action=f"changing tally {name}",
+                why=f"another write came first, and then it failed ({str(error).rstrip('.')})",
+            ) from error
 
     async def _found(self, name: str) -> Tally | None:
         """Return a tally as the store has it. Raises TallyWentBack, NotApplied."""

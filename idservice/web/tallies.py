@@ -24,8 +24,10 @@ from idservice.web.problems import (
     BadBody,
     Handler,
     MediaTypeRefused,
+    WriteRefused,
     check_headers,
     json_answer,
+    problem,
 )
 from idservice.web.request import JSON, prefers_text
 from idservice.web.tally_schemas import (
@@ -170,7 +172,10 @@ class TallyRoutes:
 
     async def set(self, request: web.Request) -> web.Response:
         """Set the sum, under a key like that of an add."""
-        self._access.check_change(request, COMMANDS)
+        try:
+            self._access.check_change(request, COMMANDS)
+        except WriteRefused as refused:  # an earlier request with its key may have been let through
+            return problem(refused, of_add=True)
         key = read_key(request)
         body = await _sent(request, SetSumRequest)
         told = await self._tallies.set(

@@ -183,8 +183,9 @@ def every_error() -> Iterator[str]:
         "Every error is `application/problem+json` with `code`, `retryable` and `outcome`. The"
         " outcome is `not_applied` (no id was used up for this request, and nothing was created) or"
         " `unknown` (it may have been). Words in capitals stand for values.",
-        "Of an add to a tally the outcome is about its `Idempotency-Key`: a refused access key is"
-        " `unknown` there, because an earlier request with that key may be counted.",
+        "Of an add to a tally, and of a set, the outcome is about its `Idempotency-Key`: a refused"
+        " access key is `unknown` there, and so is a set that a listener refuses"
+        " (`write_refused`), because an earlier request with that key may be counted.",
         "Statuses that the HTTP layer uses by itself, such as 417, have the code `bad_request`.",
     )
     lines = {_described(kind) for kind in every_error_class()}
