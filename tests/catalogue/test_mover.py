@@ -438,6 +438,25 @@ async def test_a_name_taken_at_the_target_keeps_both_closed_until_it_is_free() -
     assert two.take() == [False, True]
 
 
+async def test_a_counter_created_at_the_target_meanwhile_has_ids_of_its_own() -> None:
+    """It is in use there, as any other of its name in another store: the guide warns of it."""
+    two = Two()
+    two.take()
+    await two.mover()._leave(two.source.entries[NAME], MoveAway(to=TO))
+    there = SimStore(Random(1), two.target)
+    created, new = await ensure(there, new_counter(NAME, Random(8)), runway=30.0, random=Random(1))
+    assert new
+    indices = two.target.reserve(created, count=9, seen=0, room=100, shard=0)
+    assert list(created.layout().ids(indices))[:3] == two.got, "the same ids, in two stores"
+    with pytest.raises(errors.ChangeRefused, match=r"ids of its own.*delete it there first"):
+        await two.mover().move(NAME)
+    assert not two.grant(two.source)
+    await steps(there, wish=Delete())
+    await two.mover().move(NAME)
+    assert two.take() == [False, True]
+    assert two.got[-3:] == [9, 10, 11], "above both"
+
+
 async def test_a_move_that_is_under_way_goes_only_where_it_was_begun_to() -> None:
     two = Two()
     await steps(SimStore(Random(1), two.source), wish=MoveAway(to="sqlite:/elsewhere.db"))
