@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -32,8 +33,8 @@ from idservice.stores.remote_counter import RemoteCounter, RemoteCounters, assum
 
 T = TypeVar("T")
 
-# A request that no service gives ids for; one that asks for access keys judges its key.
-ASKING = "/v1/counters/default/next?count=0"
+# A request for no ids. It is refused for its key where one is asked for, and else for its count.
+ASKING = "/v1/counters/{}/next?count=0"
 PARTS_MAX_S = 0.5  # a loan in parts ends then: were it cut off, all of them would be burnt
 PART_BELIEVED_S = 60.0  # how long the size of a part is believed: an operator may raise a bound
 ANSWER_MAX_S = 5.0  # for a service to say that it is one
@@ -95,7 +96,7 @@ class ChainedStore:
         try:
             async with asyncio.timeout(ANSWER_MAX_S):
                 reply = await self._transport.send("GET", "/readyz")
-                asked = await self._transport.send("GET", ASKING)
+                asked = await self._transport.send("GET", ASKING.format("default"))
         except (NoUsableAnswer, TimeoutError) as error:
             why = "ids in memory expire within seconds; start the service, or check the network"
             return [Finding(FAULT, "reach", f"no service answers there ({_reason(error)})", why)]
@@ -216,7 +217,10 @@ class ChainedStore:
 
     async def counter(self, name: str) -> Counter | None:
         """Return the entry as the service shows it, or as its answers described it so far. Uses no
-        id. The state is left out: a request for ids learns if the counter is closed."""
+        id. The state is left out: a request for ids learns if the counter is closed. Raises
+        StoreKeyRefused, StoreKeyNotEnough: also if the key may read the counter and take no ids."""
+        with suppress(errors.NotShown, errors.Withheld):  # of its count
+            await self._show(ASKING.format(name), f"handing out ids of counter {name}", name)
         try:
             shown = await self._shown(name)
         except (errors.NotShown, errors.Withheld):

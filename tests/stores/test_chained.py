@@ -496,7 +496,7 @@ async def test_a_number_that_is_not_plain_is_not_believed(field: str, number: ob
 async def test_a_counter_shown_from_memory_there_has_no_position_here() -> None:
     """Its `next` would be taken for 0."""
     reply = json_reply(**shown_as("orders", store="down"))
-    store = ChainedStore(Said(reply, reply))
+    store = ChainedStore(Said(reply, refusal(errors.BadCount(value="0", most=9)), reply))
     for call in (store.position(COUNTER), store.counter("orders")):
         with pytest.raises(errors.NotApplied, match="the store that it uses does not answer"):
             await call

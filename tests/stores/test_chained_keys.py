@@ -57,8 +57,8 @@ class Scene:
         self.file = folder / "key"
         self.changes = KeyChanges(store.keys, random=Random(5), clock=time.time)
 
-    async def make(self, *scopes: str) -> str:
-        _, text = await self.changes.create(Role.USE, scopes or ("acme.*",))
+    async def make(self, *scopes: str, role: Role = Role.USE) -> str:
+        _, text = await self.changes.create(role, scopes or ("acme.*",))
         await self._hear()
         self.file.write_text(f"{text}\n")
         return text
@@ -151,6 +151,22 @@ async def test_a_scope_that_is_missing_withholds_one_counter_alone(scene: Scene)
             await lend(store, "default")
         assert f"put it into the file {scene.file}, which is read again" in str(told.value)
         assert await lend(store) == (range(2),)
+
+
+async def test_an_instance_whose_key_may_only_read_is_not_ready(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, until the first request took an id in vain."""
+    monkeypatch.setattr(own_key, "HELD_S", 0.0)
+    await scene.make(role=Role.READ)
+    async with scene.sidecar() as store:
+        service, _, _ = build_instance(store, random=Random(1), declared=["acme.orders"])
+        async with service:
+            await service.warm()
+            assert isinstance(await service.not_ready(), errors.StoreKeyNotEnough)
+            await scene.make()
+            assert await service.not_ready() is None
+            assert await (await service.local_counter("acme.orders")).next_id() == 0
 
 
 async def test_a_narrower_key_does_not_say_that_an_add_was_never_counted(
