@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from idservice.cli import http_get
+from idservice.observability import logs
 from idservice.server import handshake
 from idservice.server import listener as module
 from idservice.server.certificate import Certificate
@@ -47,7 +48,7 @@ def shown(files: Files) -> Certificate:
 
 async def seen(listener: Listener, handshakes: int) -> None:
     """Wait until so many handshakes are under way."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while listener.limit.handshakes != handshakes:
             await asyncio.sleep(0)
 
@@ -85,8 +86,9 @@ async def test_http_1_1_is_what_is_agreed_on(certificate: Files) -> None:
 
 
 async def test_plain_http_gets_no_answer_and_is_logged_once(
-    certificate: Files, caplog: pytest.LogCaptureFixture
+    certificate: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logs, "INTERVAL_S", 3600.0)  # however long three connections take
     async with listening(shown(certificate)) as (_, port):
         for _ in range(3):
             async with connected(port) as wire:
@@ -111,7 +113,8 @@ async def test_a_client_that_does_not_trust_the_certificate_is_logged(
             if file is not None:
                 monkeypatch.setenv("SSL_CERT_FILE", str(file))
             with pytest.raises(http_get.NoAnswer, match=told):
-                await asyncio.to_thread(http_get.ask, f"https://127.0.0.1:{port}", "/", timeout=5.0)
+                url = f"https://127.0.0.1:{port}"
+                await asyncio.to_thread(http_get.ask, url, "/", timeout=60.0)
         await seen(listener, 0)
     assert "it does not trust the certificate" in caplog.text
 
@@ -165,7 +168,7 @@ async def test_a_stop_waits_for_a_handshake_but_not_for_long(
     monkeypatch.setattr(handshake, "HANDSHAKE_S", 3600.0)
     async with listening(shown(certificate)) as (listener, port), connected(port) as silent:
         await seen(listener, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await listener.stop_accepting()
         await seen(listener, 0)
         assert await silent.is_closed()

@@ -106,6 +106,19 @@ def pytest_asyncio_loop_factories(
 Serve = Callable[..., Awaitable[Serving]]
 
 
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change, a new counter and a refill in the background have time on a machine that stands
+    still for a while. A test of these limits sets its own."""
+    for limit in (
+        "web.counters.ANSWER_AFTER_S",
+        "catalogue.catalogue.CREATE_MAX_S",
+        "core.timeouts.REFILL_MIN_S",
+        "core.timeouts.REFILL_MAX_S",
+    ):
+        monkeypatch.setattr(f"idservice.{limit}", 60.0)
+
+
 def patient() -> Limits:
     """Return limits with which a machine that stands still for a while fails no test. They are a
     service's own: a test shortens its wait once all is set up."""

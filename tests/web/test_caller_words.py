@@ -57,8 +57,9 @@ async def test_a_failed_store_is_described_on_the_control_plane(away: Serving) -
 async def test_a_counter_in_use_is_refused_without_details(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
-    serving = await serve(limits=Limits(wait=0.05))
+    serving = await serve()
     local = await serving.service.local_counter("default")
+    object.__setattr__(serving.service.limits, "wait", 0.05)
     if code == "waited_too_long":
         monkeypatch.setattr(serving.store, "reserve", fails)
     elif code == "counter_suspect":

@@ -277,6 +277,7 @@ def test_every_error_that_an_add_may_get_now_has_a_standing() -> None:
 async def test_a_look_uses_no_id_and_asks_the_store_for_nothing(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("idservice.allocation.catalogue_watch.POLL_S", 3600.0)  # it asks, too
     serving = await serve()
     await serving.create("orders")
     await serving.ask("/v1/counters/orders/next")

@@ -6,10 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from idservice.observability.latency import Latency
 from idservice.observability.readings import CounterSample, CounterStats, Readiness, Snapshot
 from idservice.server.sockets import Sockets
-from idservice.server.workers import messages
+from idservice.server.workers import messages, supervisor
 from idservice.server.workers.accept_balance import GONE, AcceptSlot, shared_counts
 from idservice.server.workers.link import ParentSilent, SupervisorLink
 from idservice.server.workers.process import WorkerProcess
@@ -40,17 +40,20 @@ NOBODY = 2**30  # no process has that id
 # --- starting again -------------------------------------------------------------------------------
 
 
-def test_the_pause_before_a_restart_doubles_until_a_worker_lives_long() -> None:
+def test_the_pause_before_a_restart_doubles_until_a_worker_lives_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now))
     parent = Supervisor(Sockets([], []), 1, lambda link, first: 0)
 
     def pause_s(served_s: float | None) -> float:
         worker = WorkerProcess(0, NOBODY, socket.socket())
         worker.connection.close()
-        before = time.monotonic()
         if served_s is not None:
-            worker.served_from = before - served_s
+            worker.served_from = now - served_s
         parent._restart_later(worker, 1)
-        return round(parent._start_at[0] - before, 1)
+        return round(parent._start_at[0] - now, 6)
 
     assert [pause_s(served_s) for served_s in (None, 1.0, 9.0)] == [0.1, 0.2, 0.4]
     assert pause_s(11.0) == 0.1
@@ -209,9 +212,9 @@ async def test_a_request_for_figures_does_not_read_the_store() -> None:
 
 
 async def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("idservice.server.workers.link.ANSWER_S", 0.01)
     async with linked() as (link, worker, _):
-        with pytest.raises(ParentSilent):
+        with monkeypatch.context() as short, pytest.raises(ParentSilent):
+            short.setattr("idservice.server.workers.link.ANSWER_S", 0.01)
             await link.pool_status(full=True)
         answer = asyncio.create_task(link.pool_status(full=True))
         await heard(worker)

@@ -10,7 +10,6 @@ from random import Random
 
 from idservice.access.changes import KeyChanges
 from idservice.access.keys import Keys
-from idservice.allocation.context import Limits
 from idservice.core.access_key import BUCKETS, Role
 from idservice.core.gap_causes import GapCause
 from idservice.stores.key_store import KeyBucket
@@ -290,7 +289,6 @@ async def it_waits_for_aiohttp_while_its_key_ends(serve: Serve) -> None:
     """The same where aiohttp answers, as it does behind middleware."""
     serving = await serve(
         store=SimStore(Random(1), Table()),
-        limits=Limits(wait=5),
         asks=True,
         lane=False,
         clock=lambda: NOW,

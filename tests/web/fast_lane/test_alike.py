@@ -14,23 +14,22 @@ from idservice.catalogue.changes import Configure, Delete
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.renewals import CreateAgain
 from idservice.web.fast_lane.parser import HEAD_MAX
-from tests.web.conftest import Serving
 from tests.web.fast_lane.hand import empty
 from tests.web.fast_lane.pair import (
     GET,
     HOST,
     LAST,
     NEXT,
-    PATIENCE_S,
     H,
     Pair,
     head,
     said,
     traced,
+    until_silent,
     without_date,
 )
 from tests.web.test_battery import FINE, MALFORMED
-from tests.web.wire import connected, request
+from tests.web.wire import connected
 
 
 @pytest.mark.parametrize("name", [*MALFORMED, *FINE])
@@ -307,32 +306,6 @@ async def level(pair: Pair) -> None:
         await slow.next_id()
 
 
-async def until_silent(serving: Serving, data: bytes, cut: int) -> bytes:
-    """What is answered before the server closes or has nothing more to say."""
-    async with connected(serving.port) as wire, connected(serving.port) as beside:
-
-        async def turns() -> None:
-            for _ in range(3):
-                await beside.send(request("/livez"))
-                await beside.answer()
-
-        found = b""
-        with suppress(ConnectionError, TimeoutError):
-            await wire.send(data[:cut])
-            await asyncio.sleep(0)
-            await wire.send(data[cut:])
-            async with asyncio.timeout(60):
-                await turns()
-                while not wire.reader.at_eof():
-                    found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
-                    wire.reader._buffer.clear()  # type: ignore[attr-defined]
-                    before = len(found)
-                    await turns()
-                    if not wire.reader._buffer and len(found) == before:  # type: ignore[attr-defined]
-                        break
-        return without_date(found)
-
-
 async def test_while_draining_they_are_alike_too(pair: Pair) -> None:
     assert (await pair.alike(NEXT, NEXT)).count(b"Connection: close") == 1, "of the last alone"
     for one in (pair.fast, pair.slow):
@@ -371,7 +344,7 @@ async def test_what_comes_behind_a_request_that_closes_takes_no_id(pair: Pair) -
     for _ in range(2):
         issued = pair.fast.service.local_counters["default"].allocator.issued_ids
         with suppress(ConnectionError):
-            await said(pair.fast.port, [head(GET, H, CLOSE) + NEXT, NEXT], PATIENCE_S)
+            await said(pair.fast.port, [head(GET, H, CLOSE) + NEXT, NEXT])
         assert pair.fast.service.local_counters["default"].allocator.issued_ids == issued + 1
 
 

@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from idservice.allocation.context import Limits
 from idservice.web import connection
 from tests.web.conftest import Serve, Serving
 from tests.web.fast_lane.hand import empty
@@ -76,7 +75,7 @@ async def test_all_is_answered_and_then_closed(
 
 @pytest.mark.parametrize("lane", [True, False])
 async def test_a_client_that_waits_for_ids_is_answered(serve: Serve, lane: bool) -> None:
-    serving = await serve(limits=Limits(wait=5), lane=lane)
+    serving = await serve(lane=lane)
     await serving.service.warm()
     go_on = await empty(serving)
     async with connected(serving.port) as wire:

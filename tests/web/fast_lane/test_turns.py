@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from idservice.allocation.context import Limits
 from idservice.web.turns import TURN_MAX
 from tests.web.conftest import Serve
 from tests.web.fast_lane.hand import OTHER, Hand, Transport, answered, empty, turns
@@ -120,7 +119,7 @@ async def test_no_id_is_taken_in_a_turn_until_the_client_reads(hand: Hand) -> No
 
 @pytest.mark.parametrize("ids", ["in memory", "awaited"])
 async def test_a_long_answer_is_one_of_its_turn(serve: Serve, ids: str) -> None:
-    serving = await serve(limits=Limits(wait=5))
+    serving = await serve()
     await serving.service.warm()
     hand = Hand(serving)
     await stocked(hand, 100_000)
@@ -157,7 +156,7 @@ async def test_a_client_gone_before_its_long_answer_gets_nothing(hand: Hand) -> 
 
 
 async def test_ids_of_a_client_gone_before_its_turn_are_counted_as_lost(serve: Serve) -> None:
-    serving = await serve(limits=Limits(wait=5))
+    serving = await serve()
     await serving.service.warm()
     hand = Hand(serving)
     await stocked(hand, 100_000)

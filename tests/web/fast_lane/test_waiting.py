@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from idservice import errors
-from idservice.allocation.context import Limits
 from idservice.core.gap_causes import GapCause
 from tests.web.conftest import Serve
 from tests.web.fast_lane.hand import OTHER, Hand, answered, empty, turns
@@ -18,7 +17,7 @@ from tests.web.wire import connected, request
 
 
 async def test_a_request_that_waits_keeps_its_place_and_delays_no_other(serve: Serve) -> None:
-    serving = await serve(limits=Limits(wait=5))
+    serving = await serve()
     await serving.create("other", start=500)
     await serving.service.warm()
     await serving.ask("/v1/counters/other/next")
@@ -42,7 +41,7 @@ async def test_a_fault_behind_a_request_that_waited_harms_no_other(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refiller answers the waiting requests one by one, and ends the service if it fails."""
-    serving = await serve(limits=Limits(wait=5))
+    serving = await serve()
     await serving.service.warm()
     go_on = await empty(serving)
     lanes = Hand(serving)
@@ -58,7 +57,7 @@ async def test_a_fault_behind_a_request_that_waited_harms_no_other(
 
 
 async def test_a_client_that_went_away_waits_no_longer(serve: Serve) -> None:
-    serving = await serve(limits=Limits(wait=5))
+    serving = await serve()
     await serving.service.warm()
     go_on = await empty(serving)
     supply = serving.service.local_counters["default"]
@@ -81,7 +80,7 @@ async def test_a_client_that_went_away_waits_no_longer(serve: Serve) -> None:
 
 
 async def test_a_client_that_goes_away_as_it_is_refused_gets_nothing(serve: Serve) -> None:
-    serving = await serve(limits=Limits(wait=5))
+    serving = await serve()
     await serving.service.warm()
     await empty(serving)
     lanes = Hand(serving)
@@ -112,7 +111,7 @@ async def test_a_counter_that_went_missing_is_looked_up_anew(hand: Hand) -> None
 
 
 async def test_no_id_is_taken_behind_an_answer_that_closes(serve: Serve) -> None:
-    serving = await serve(limits=Limits(wait=5))
+    serving = await serve()
     await serving.service.warm()
     go_on = await empty(serving)
     lanes = Hand(serving)
