@@ -18,7 +18,7 @@ from idservice.stores.dynamodb import DynamoStore
 from idservice.stores.dynamodb import table as dynamodb_table
 from idservice.stores.dynamodb.adopt import check_alone
 from idservice.stores.dynamodb.client import CallNotSent, DynamoClient
-from idservice.stores.records import Adopted, Counter, Position
+from idservice.stores.records import DELETED, Adopted, Counter, Position
 from tests.engines import attribute, by_hand
 from tests.stores import answers
 from tests.stores.backends import ENGINES, Dynamo, of_engine
@@ -348,19 +348,25 @@ async def test_of_two_who_adopt_an_item_at_once_under_two_names_one_is_refused(
         assert await ids_of(other, second, 2) == [41, 42]
 
 
-async def test_an_adoption_goes_on_if_another_entry_was_written_meanwhile(
-    store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("others", [1, 5, 1000])
+async def test_an_adoption_goes_on_though_other_entries_are_written_meanwhile(
+    store: DynamoStore, legacy: Legacy, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
-    real, created = DynamoClient.transact, []
+    real, created = DynamoClient.transact, list[str]()
 
-    async def late(self: DynamoClient, *rest: Any) -> None:
-        if not created:
-            created.append(True)
-            await store.create(new_counter("tickets", random))
-        await real(self, *rest)
+    async def late(self: DynamoClient, writes: Any, action: str) -> None:
+        if len(created) < others and "donations" in action:
+            created.append(f"c{len(created)}")
+            await store.create(new_counter(created[-1], random))
+        await real(self, writes, action)
 
     monkeypatch.setattr(DynamoClient, "transact", late)
-    counter, is_new = await ensure(store, await wanted(store, legacy), runway=30, random=random)
+    adopting = ensure(store, await wanted(store, legacy), runway=30, random=random)
+    if others == 1000:
+        with pytest.raises(errors.OutcomeUnknown, match="repeat the command when that is over"):
+            await adopting
+        return
+    counter, is_new = await adopting
     assert is_new
     assert await ids_of(store, counter, 1) == [41]
 
@@ -382,6 +388,14 @@ def test_an_item_is_known_in_each_way_of_naming_it(item: Adopted, same: bool) ->
     refused = pytest.raises(errors.BadConfiguration) if same else nullcontext()
     with refused:
         check_alone(new_counter("donations", random, adopted=item), others, "ids")
+
+
+def test_the_item_of_a_deleted_counter_is_refused_with_what_to_do() -> None:
+    item = Adopted("old", (("id", "N", "7"),), "v", "old", "t")
+    gone = replace(new_counter("orders", random), home=item, state=DELETED)
+    told = r"'orders', which is deleted.*`idservice create orders` goes on in it.* another key"
+    with pytest.raises(errors.BadConfiguration, match=told):
+        check_alone(new_counter("donations", random, adopted=item), [gone], "ids")
 
 
 class Died(BaseException):

@@ -16,7 +16,7 @@ from idservice.stores.dynamodb import client as dynamo
 from idservice.stores.dynamodb import description, items, requests
 from idservice.stores.dynamodb.client import Answer, CallRefused, CallUnanswered, DynamoClient
 from idservice.stores.dynamodb.items import Place
-from idservice.stores.records import Adopted, Counter
+from idservice.stores.records import DELETED, Adopted, Counter
 
 OURS = ("epoch", "mark", "next", "returned", "rev")  # and `items.is_of_an_epoch`
 TAKE_OVER_TRIES = 3
@@ -230,8 +230,15 @@ def check_alone(counter: Counter, others: Iterable[Counter], table: str) -> None
             _is_same(item, counter.adopted) for item in _items_of(other, table)
         ):
             key = ",".join(f"{name}={value}" for name, _, value in counter.adopted.key)
-            why = f"counter {other.name!r} goes on in the item {key} of table"
-            why += f" {counter.adopted.table!r}, and two counters cannot share one"
+            item = f"the item {key} of table {counter.adopted.table!r}"
+            why = f"counter {other.name!r} goes on in {item}, and two counters cannot share one"
+            if other.target_state == DELETED:
+                why = (
+                    f"{item} is that of counter {other.name!r}, which is deleted, and two counters"
+                    f" cannot share one. `idservice create {other.name}` goes on in it, above all"
+                    " ids of that counter; or put the value into an item with another key, let the"
+                    " old endpoint count there, and adopt that one"
+                )
             raise errors.BadConfiguration(why=why)
 
 

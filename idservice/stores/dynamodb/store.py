@@ -34,6 +34,8 @@ from idservice.stores.records import (
     Writers,
 )
 
+ADOPT_TRIES = 8  # of an adoption; one fails if the catalogue moves between its first and last call
+
 
 class DynamoStore:
     """Keeps counters in one DynamoDB table; adopted ones may live in another of the same region."""
@@ -145,6 +147,19 @@ class DynamoStore:
     # --- create ----------------------------------------------------------------------------------
 
     async def create(self, counter: Counter) -> Counter:
+        for _ in range(ADOPT_TRIES):
+            created = await self._create(counter)
+            if created is not None:
+                return created
+        why = (
+            "its item was prepared, but its entry was refused: counters or access keys are changed"
+        )
+        why += " all the time; repeat the command when that is over"
+        action = f"creating counter {counter.name}"
+        raise errors.OutcomeUnknown(store=self.address, action=action, why=why)
+
+    async def _create(self, counter: Counter) -> Counter | None:
+        """Create a counter, as `create`; None if the catalogue moved during an adoption."""
         action = f"creating counter {counter.name}"
         await self._calls.ensure(action)
         positions, revision = [], None
@@ -170,8 +185,9 @@ class DynamoStore:
             if found is not None:
                 return found
             if counter.adopted is not None:
-                why = "its item was prepared, but its entry was refused, maybe as another one was"
-                why += " written at the same time; repeat the command"
+                if refused.reasons[1:2] == ("ConditionalCheckFailed",):
+                    return None
+                why = "its item was prepared, but its entry was refused; repeat the command"
                 raise errors.OutcomeUnknown(store=self.address, action=action, why=why) from refused
             why = items.why_not_created(counter, refused.reasons)
             if not why:
