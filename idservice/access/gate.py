@@ -119,8 +119,8 @@ class Gate:
         if not self._warned[0]:
             self._warned[0] = 1
             log.warning(
-                "access keys come over plain HTTP to %s: whoever is on the way can read and use"
-                " them. Listen on https (--tls-cert), or on loopback behind a proxy that does",
+                "access keys come over plain HTTP to %s: others on the network can read and use "
+                "them. Listen on https (--tls-cert), or on loopback behind a proxy with TLS",
                 self._plain,
                 extra={"action": "key_overheard"},
             )

@@ -56,7 +56,7 @@ def read_expiry(text: str) -> int:
         return (at - EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         why = (
-            f"its end is {text[:80]!r}; it must be a day of UTC such as 2027-11-01, which begins"
-            " without the key, or a time such as 2027-11-01T12:00Z"
+            f"its end is {text[:80]!r}; it must be a time such as 2027-11-01T12:00Z, or a day such "
+            "as 2027-11-01, which means its beginning in UTC"
         )
         raise errors.BadAccessKey(why=why) from None

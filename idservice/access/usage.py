@@ -73,8 +73,8 @@ class UsageMeter:
                         return
                     await asyncio.sleep(STOP_AGAIN_S)
         log.warning(
-            "usage: the last totals of this run, %s, were not written; what it handed out since its"
-            " last write is not billed",
+            "usage: the last totals of this run, %s, were not written; its usage since its last "
+            "write is not billed",
             self.run_name, extra={"action": "usage_not_written"},
         )  # fmt: skip
 

@@ -16,10 +16,10 @@ DAYS_MAX = 400  # of one report
 MONTH = re.compile(r"(19[7-9][0-9]|2[0-9]{3})-(0[1-9]|1[0-2])", re.ASCII)
 COLUMNS = ("day", "counter", "kind", "count", "reserved", "final")
 NOTES = (
-    "Nothing is counted twice: each run alone writes its totals of a day, whole each time.",
+    "Nothing is counted twice: only a run itself writes its totals of a day, whole each time.",
     "A crash loses at most the last minute, in the customer's favour.",
     "Ids that are lost are not billed, and an add that is sent again is billed once.",
-    "`reserved` bounds `count`: so many ids were at hand, in memory or reserved on that day.",
+    "`reserved` is an upper bound of `count`: the ids in memory or reserved on that day.",
     "A day is final 24 hours after its end, and changes no more.",
 )
 
@@ -88,7 +88,7 @@ def period(
         raise _bad(why)
     if month is not None:
         if first is not None or last is not None:
-            raise _bad("it names a month and days; name the one or the others")
+            raise _bad("it names a month and days; name either the month or the days")
         if not MONTH.fullmatch(month):
             raise _bad(f"the month is {month[:80]!r}; write one since 1970 as 2026-10")
         begin = _day("month", f"{month}-01")

@@ -260,7 +260,7 @@ class LocalCounter:
         if self.allocator.retired or self.counter.epoch != asked.epoch:
             return "changed"  # or stopped in the meantime
         if told.changing and isinstance(error, errors.EpochChanged) and not error.gone_back:
-            why = "it is being changed, or the store does not tell whether it was"
+            why = "it is being changed, or the store does not tell if it was changed"
             self._last_error = errors.NotApplied(**self.refiller.about, why=why)
             if self.counter.intent is not None:
                 self._last_error = self.counter.being_changed()

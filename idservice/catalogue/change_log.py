@@ -46,7 +46,7 @@ def tell_of_failure(name: str, wanted: Change, error: BaseException) -> None:
     """Log a change that failed when its caller no longer waited."""
     if isinstance(error, errors.IdserviceError):
         log.warning(
-            "%s: it ended after its caller was answered: %s", _named(name, wanted), error,
+            "%s: it failed after its caller was answered: %s", _named(name, wanted), error,
             extra={"action": "change_failed"},
         )  # fmt: skip
     else:  # a bug of ours or of a library

@@ -188,9 +188,9 @@ class Configure(Change, frozen=True, kw_only=True):
         if entry.limit > LIMIT_DEFAULT:
             low, high = max(entry.start, LIMIT_DEFAULT + 1), LIMIT_MAX
         if not low <= self.limit <= high:
-            why = f"its limit can be from {low} to {high}, not {self.limit}. A limit is not below"
-            why += f" the start {entry.start}, and stays on its side of {LIMIT_DEFAULT}, above"
-            why += " which ids in JSON are strings"
+            why = f"its limit can be from {low} to {high}, not {self.limit}. A limit cannot be"
+            why += f" below the start {entry.start}, and cannot cross {LIMIT_DEFAULT}, above which"
+            why += " ids in JSON are strings"
             refuse(entry, why)
         if self.limit < free and self.limit != entry.limit and not self.forced:
             why = f"ids up to {free - 1} may be in use, so with the limit {self.limit} it is"
@@ -303,7 +303,9 @@ class Fence(Change, frozen=True, kw_only=True):
             return
         why, first = "", self.first(free)
         if first > entry.limit >= free:
-            why = f"going on from {first}, it is exhausted at once: its limit is {entry.limit}."
+            why = (
+                f"if it goes on from {first}, it is exhausted at once: its limit is {entry.limit}."
+            )
             why += " Check the number, raise the limit first, or add --force if that is meant"
         elif first - free > JUMP_MAX:
             why = f"going on from {first} would skip {first - free} ids above those that the store"
@@ -388,7 +390,7 @@ def check_present(entry: Counter) -> None:
 def check_not_adopted(entry: Counter, kind: str) -> None:
     """Refuse a change of which an old endpoint would not know. Raises ChangeRefused."""
     if entry.adopted is not None:
-        why = f"{kind} would go unnoticed by its old endpoint, which may still count on the item."
-        why += " Only its runway and bounds can be changed, and fence raises its position, until"
-        why += f" `idservice adopt --finish {entry.name}` ends that"
+        why = f"its old endpoint, which may still count on the item, would not notice {kind}."
+        why += f" Until `idservice adopt --finish {entry.name}` ends the adoption, only its runway"
+        why += " and bounds can be changed, and fence raises its position"
         refuse(entry, why)

@@ -125,8 +125,9 @@ class CounterMover:
     async def _arrive(self, entry: Counter, move: Move, *, by: str, why: str) -> Counter:
         if await self._entry_there(entry.name) is None:
             log.warning(
-                "%s had counter %s when it left for there, and was created again since: if ids were"
-                " handed out there already, they repeat from %d on; fence it past them at once",
+                "%s had counter %s when the counter left for it, and was created again since. If "
+                "ids were handed out there, ids from %d on repeat: fence the counter past them "
+                "at once",
                 self._to, entry.name, entry.high,
                 extra={"action": "arrival_anew"},
             )  # fmt: skip
@@ -156,8 +157,8 @@ class CounterMover:
                     return
         except errors.StoreError as error:
             log.warning(
-                "counter %s arrived at %s, and its old store could not note it: %s; move it again"
-                " to have it noted",
+                "counter %s arrived at %s, and its old store could not note it: %s; run the same "
+                "move again",
                 name, move.to, error,
                 extra={"action": "arrival_not_noted"},
             )  # fmt: skip
@@ -165,7 +166,9 @@ class CounterMover:
     async def _there(self, name: str) -> Counter:
         there = await self._entry_there(name)
         if there is None:
-            why = f"it was moved to {self._to}, and is there no more; see docs/how-to/recover.md"
+            why = (
+                f"it was moved to {self._to}, and is not there any more; see docs/how-to/recover.md"
+            )
             raise errors.ChangeRefused(name=name, why=why)
         return there
 

@@ -78,10 +78,10 @@ class Arrive(_Renewal, frozen=True, kw_only=True):
         if entry.move is not None and not entry.move.arrived:
             why = f"it is being moved from {self.to} to {entry.move.to}; finish that move first"
         elif entry.state not in (DELETED, MOVED):
-            why = "the store has a counter of this name, in use, with ids of its own. If they may"
-            why += " be taken for ids of this one, delete it there first"
-            why += f" (`idservice delete {entry.name} --store {shlex.quote(self.to)}`), and move"
-            why += " then: ids go on above both"
+            why = "the store has a counter of this name in use, with other ids. If both are to"
+            why += " become one counter, delete it there first"
+            why += f" (`idservice delete {entry.name} --store {shlex.quote(self.to)}`), and then"
+            why += " move: ids go on above both"
         elif self.state != ACTIVE and shards != entry.shards:  # it opens none, see `done`
             why = f"it is {self.state} with {shards} shards, and its name had {entry.shards} there"
             why += f". Resume it first, or create one with {shards} there and delete it"

@@ -170,8 +170,8 @@ async def fence(arguments: argparse.Namespace) -> int:
             )
         if arguments.all and await _has_keys(with_catalogue(store)):
             said = (
-                "access keys are those of the copy: what was revoked since is valid again. Compare"
-                " `idservice key list` with your records, and revoke those again"
+                "access keys are those of the copy: a key that was revoked later is valid again. "
+                "Compare `idservice key list` with your records, and revoke such keys again"
             )
             print(hints.at_store(said, arguments))
         return code
@@ -253,7 +253,7 @@ async def _fence_all(
         print(f"{store.address} is accepted as the right store; restart its instances")
     if left:
         print(
-            f"idservice: not fenced, and without ids until that is done: {', '.join(left)}",
+            f"idservice: not fenced, and without ids until they are fenced: {', '.join(left)}",
             file=sys.stderr,
         )
     return 1 if left else 0

@@ -17,8 +17,8 @@ SHARDS = (
 )
 COUNTERS = "List the counters: state, position, used share of the limit, shards, runway."
 NEXT = (
-    "Print the next id, or several. They are taken from the store itself, above the ids that"
-    " running services hold in memory; with --url a service is asked, as callers ask it."
+    "Print the next id, or several. They are taken from the store itself, above the ids that "
+    "running services hold in memory. With --url they come from a running service."
 )
 SHOW = "Show a counter, as it is in the store or as a running service reports it."
 TOP = "Show a running service and its counters; problems first. Ctrl-C ends it."
@@ -29,15 +29,15 @@ BENCH = (
     " the run."
 )
 DOCTOR = (
-    "Examine a store, its counters and, on SQLite, its tallies; the certificate of --tls-cert and"
-    " --tls-key; and whether the listeners of --listen ask for access keys. Say of each finding"
-    " what it is, why it matters and what to do. Changes nothing. Exit 1 on a warning or a fault, 0"
-    " on nothing worse than advice."
+    "Examine a store, its counters and, on SQLite, its tallies; the certificate of --tls-cert and "
+    "--tls-key; and whether the listeners of --listen ask for access keys. For each finding say "
+    "what it is, why it matters and what to do. Change nothing. Exit 1 on a warning or a fault, 0 "
+    "if nothing is worse than advice."
 )
 USAGE = (
-    "Report the ids that were handed out and the adds that were counted, as the instances wrote"
-    " them into the store. Without days it is about this month, up to now. Ids that `next` took"
-    " from the store itself are not among them."
+    "Report the ids that were handed out and the adds that were counted, as the instances wrote "
+    "them into the store. Without days the report is about this month, up to now. Ids that `next` "
+    "took from the store itself are not among them."
 )
 COMPLETION = (
     "Print a script with which a shell completes commands and flags. For bash, in ~/.bashrc:"
@@ -50,15 +50,15 @@ TALLIES = (
     " records."
 )
 ADD = (
-    "Add an amount to a tally, once for ever under its key. Without --key a new one is made, and"
-    " printed with the result. If it is not known whether the amount was counted, the command is"
-    " printed that asks again with the same key."
+    "Add an amount to a tally, once for ever under its key. Without --key a new one is made, and "
+    "printed with the result. If it is not known whether the amount was counted, print the "
+    "command that asks again with the same key."
 )
 AUDIT = (
-    "Compare the sum of a tally with its records, which are all read. On DynamoDB that reads the"
-    " whole table. Adds may go on meanwhile. Exit 1 if they differ."
+    "Compare the sum of a tally with all its records. On DynamoDB this reads the whole table. "
+    "Adds may go on meanwhile. Exit 1 if they differ."
 )
-LIST = "List the tallies, but for deleted ones. On DynamoDB that reads the whole table."
+LIST = "List the tallies, except deleted ones. On DynamoDB this reads the whole table."
 KEY = "names the request: the same key is counted once, for ever"
 
 KEYS = (
@@ -66,12 +66,12 @@ KEYS = (
     " are kept in the store, without their secrets."
 )
 KEY_CREATE = (
-    "Make an access key and print it, alone, on standard output: it is shown once and kept nowhere."
-    " A service asks for one if it was started with --require-keys."
+    "Make an access key, and print nothing else on standard output. The key is shown once and "
+    "kept nowhere. A service asks for keys if it was started with --require-keys."
 )
 SCOPES = (
-    "the counters and tallies that it is for: a name, all with a prefix as 'acme.*', or '*';"
-    " several separated by commas"
+    "the counters and tallies that the key covers: names, prefixes such as 'acme.*', or '*', "
+    "separated by commas"
 )
 ROLE = "read: show and list; use: also take ids and add; admin: also change, and make keys"
 
@@ -144,7 +144,7 @@ COMMANDS = {
                  help="seconds that its ids in memory last without the store, 1 to 86400"),
             *BOUNDS,
             takes("--force", action="store_true",
-                 help="accept a limit below ids in use, which leaves no ids"),
+                 help="accept a limit below ids in use: no ids are left then"),
             REASON,
         ),
     ),
@@ -181,12 +181,14 @@ COMMANDS = {
         ),
     ),
     "move": Command(
-        "cli.change_commands:move", "Move a counter to another store; its ids go on there, above.",
+        "cli.change_commands:move", (
+            "Move a counter to another store; its ids go on there, above all old ids."
+        ),
         CHANGE,
         (
             NAME,
             takes("--to", metavar="URL", required=True,
-                 help="the store it goes to, which is initialised"),
+                 help="the store that it goes to; it must be initialised"),
             REASON,
         ),
     ),
@@ -230,7 +232,7 @@ COMMANDS = {
         STORE,
         (
             TALLY,
-            takes("--sum", metavar="X", required=True, help="the sum that it has then"),
+            takes("--sum", metavar="X", required=True, help="the new sum"),
             takes("--key", metavar="K", help=KEY),
             REASON,
         ),
@@ -252,7 +254,9 @@ COMMANDS = {
         "cli.tally_commands:resume", "End a suspension.", STORE, (TALLY, REASON)
     ),
     "tally delete": Command(
-        "cli.tally_commands:delete", "Delete a tally. Created again, it starts anew.", STORE,
+        "cli.tally_commands:delete", (
+            "Delete a tally. If it is created again, it knows no old keys."
+        ), STORE,
         (TALLY, REASON),
     ),
     "tally audit": Command("cli.tally_commands:audit", AUDIT, STORE, (TALLY, JSON)),
@@ -261,9 +265,11 @@ COMMANDS = {
         (
             takes("--role", choices=("read", "use", "admin"), required=True, help=ROLE),
             takes("--scope", metavar="S[,S]", action="append", required=True, help=SCOPES),
-            takes("--note", metavar="TEXT", default="", help="whose it is, for lists and the log"),
+            takes("--note", metavar="TEXT", default="", help=(
+                "who uses the key, for lists and the log"
+            )),
             takes("--expires", metavar="DATE",
-                 help="the day from which it is refused, as 2027-11-01 (default: none)"),
+                 help="the day from which the key is refused, such as 2027-11-01 (default: none)"),
             JSON,
         ),
     ),
@@ -310,7 +316,7 @@ COMMANDS = {
         "cli.top:top", TOP, (config.URL, config.KEY_FILE, config.INTERVAL),
         (
             takes("--once", action="store_true", help="print it once and exit"),
-            takes("--json", action="store_true", help="print JSON, a line for each look"),
+            takes("--json", action="store_true", help="print JSON, one line for each refresh"),
         ),
     ),
     "bench": Command(

@@ -90,9 +90,9 @@ def _parser(*given: str) -> _Parser:
     parser = _Parser(
         prog="idservice",
         description="Unique, short numbers over HTTP, from blocks reserved on SQLite or DynamoDB.",
-        epilog="Every setting has a variable, which its help names: --store-wait is"
-        " IDSERVICE_STORE_WAIT. A flag beats it."
-        " Exit codes: 0 clean, 1 failure, 2 bad usage, 3 the store cannot be used.",
+        epilog="Every setting has a variable, which its help names: --store-wait is "
+        "IDSERVICE_STORE_WAIT. A flag has priority over its variable. Exit codes: 0 "
+        "clean, 1 failure, 2 bad usage, 3 the store cannot be used.",
         allow_abbrev=False,
     )
     parser.flags = tuple(

@@ -11,7 +11,7 @@ ENDED = "it ended the handshake: if the port does not speak TLS, name it with ht
 CLOSED = "it closed the connection without an answer: if the port speaks TLS, name it with https://"
 ALERT = b"\x15\x03"  # so begins what TLS says to a request that is not in TLS
 
-OWN_AUTHORITY = "; the variable SSL_CERT_FILE names the file of an authority of one's own"
+OWN_AUTHORITY = "; the variable SSL_CERT_FILE can name the file of your own authority"
 
 # What OpenSSL calls an answer in another protocol; newer versions have the second and the third.
 ANOTHER_PROTOCOL = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}

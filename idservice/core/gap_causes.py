@@ -20,7 +20,7 @@ class GapCause(StrEnum):
 
     UNKNOWN = "unknown", "a reservation got no readable answer; it may have been made"
     LATE = "late", "the answer to a reservation came when it could not be used any more"
-    CLAIM = "claim", "taking over returned ids got no readable answer"
+    CLAIM = "claim", "claiming returned ids got no readable answer"
     ABANDONED = (
         "abandoned",
         "the client had left, its key had ended, or a strict batch was not used up",

@@ -60,7 +60,7 @@ class BadAccessKey(RequestRefused):
 
 
 class KeysBusy(Unavailable):
-    text = "The access keys were not changed: others change them all the time. Try again."
+    text = "The access keys were not changed: other changes came first each time. Try again."
     code = "keys_busy"
 
 
@@ -91,8 +91,8 @@ class KeysIllFormed(NotApplied):
 
 class UsageIllFormed(NotApplied):
     text = (
-        "The usage in {store} cannot be read: of {item}, {why}. It was changed by hand, or by a "
-        "newer version. Put it right; what instances hand out is still counted."
+        "The usage in {store} cannot be read. The item {item} is wrong: {why}. It was changed by "
+        "hand, or by a newer version. Put the item right; new usage is still counted."
     )
     code = "usage_ill_formed"
     answered = True
@@ -100,14 +100,14 @@ class UsageIllFormed(NotApplied):
 
 
 class BadUsageReport(RequestRefused):
-    text = "There is no report of usage like this: {why}."
+    text = "The usage cannot be reported like this: {why}."
     code = "bad_usage_report"
 
 
 class UsageElsewhere(RequestRefused):
     text = (
-        "This service hands out ids of another one, {store}, which counts them when it gives them "
-        "to this one. Ask there."
+        "This service borrows its ids from {store}, which counts them as usage when it lends "
+        "them. Ask that service."
     )
     code = "usage_elsewhere"
     status = 409

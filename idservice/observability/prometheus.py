@@ -88,9 +88,9 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
         "tally_commit_seconds", "Seconds that a commit of adds to a tally took.",
         Latency.sum(sample.stats.commit_seconds for sample in snapshot.tallies),
     )  # fmt: skip
-    text = "Reads of tallies in the store; requests that wait share the next one."
+    text = "Reads of tallies in the store; requests that wait share the next read."
     yield CounterMetricFamily("idservice_tally_reads", text, value=snapshot.tally_reads)
-    text = "Requests refused for want of an access key, or of its rights, by error code."
+    text = "Requests refused because of their access key, or because they had none, by error code."
     refusals = CounterMetricFamily("idservice_key_refusals", text, labels=["code"])
     for code, number in sorted(snapshot.key_refusals.items()):
         refusals.add_metric([code], number)
@@ -104,7 +104,7 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
          "Age of the catalogue in seconds from which no id is handed out.",
          age.most if age else None),
         ("usage_behind_seconds",
-         "Seconds since usage was found that the store does not have; 0 if it has all.",
+         "Seconds for which the store has lacked some usage; 0 if it has all of it.",
          snapshot.usage_behind_s),
         ("draining", "1 if the instance was told to stop and still answers.", snapshot.draining),
         ("workers", "Workers that serve.", snapshot.workers),
@@ -112,9 +112,9 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
     for name, text, value in gauges:
         if value is not None:
             yield GaugeMetricFamily(f"idservice_{name}", text, value=float(value))
-    text = "Workers that replaced one that ended."
+    text = "Workers started in place of a worker that ended."
     yield CounterMetricFamily("idservice_worker_restarts", text, value=snapshot.restarts)
-    text = "Log lines dropped, since the reader of the log does not keep up."
+    text = "Log lines dropped because the reader of the log does not keep up."
     yield CounterMetricFamily("idservice_log_lines_dropped", text, value=snapshot.log_dropped)
     yield InfoMetricFamily(
         "idservice_build", "The version of idservice.", value={"version": snapshot.version}

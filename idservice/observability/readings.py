@@ -13,7 +13,7 @@ from idservice.observability.tally_readings import TallySample
 
 PIECE = 10  # counters that are read or summed up at once: less than a tenth of a millisecond
 SUSPECT = ("counter_suspect", "store_replaced")  # codes of errors
-NOT_SAID = "The store failed; whoever runs the service sees why."
+NOT_SAID = "The store failed; the operator of the service sees why."
 UNTOLD = "Whoever runs the service sees why."
 # Codes of errors whose words name no store, table or address.
 TELLABLE = (

@@ -121,8 +121,8 @@ class TallyStatus(msgspec.Struct):
     lost_share: Annotated[
         float | None,
         _said(
-            "Share of commits since the start that another write came before, 0 to 1; their adds"
-            " are planned again. Null before the first."
+            "Share of commits since the start that failed because another write came first, 0 to "
+            "1; their adds are planned again. Null before the first commit."
         ),
     ]
     commit: Reserve | None
@@ -149,7 +149,7 @@ class Status(msgspec.Struct):
     uptime_seconds: float
     store: StoreStatus
     workers: int
-    restarts: Annotated[int, _said("Workers that replaced one that ended.")]
+    restarts: Annotated[int, _said("Workers started in place of a worker that ended.")]
     loop_lag: Annotated[Reserve | None, _said("Seconds by which the event loop was late.")]
     reserve: Annotated[Reserve | None, _said("Reservations of all counters.")]
     issued: int

@@ -36,11 +36,14 @@ def build_gate(
 def log_asked(address: Address, url: str, asked: str | None) -> None:
     """Log if a listener asks for keys."""
     if asks(address, asked):
-        said = f"each request at {url} needs one, but for /livez and /readyz"
+        said = f"each request at {url} needs one, except for /livez and /readyz"
     elif address.is_local:
         said = f"none is needed at {url}, which only this machine reaches"
     else:
-        said = f"none is needed at {url}, so all that reach it may take ids (--require-keys asks)"
+        said = (
+            f"none is needed at {url}, so every client that reaches it may take ids (see "
+            "--require-keys)"
+        )
     log.info("access keys: %s", said, extra={"action": "keys_asked"})
 
 
@@ -73,7 +76,10 @@ def examine(listens: Sequence[Address], asked: str | None) -> list[Finding]:
     open_to_others = [one for one in listens if not one.is_local and not asks(one, asked)]
     if open_to_others:
         found = f"no access key is asked for at {' and '.join(map(str, open_to_others))}"
-        why = "all that reach it may take ids and add to tallies; a network may keep others away"
+        why = (
+            "every client that reaches it may take ids and add to tallies, unless the network "
+            "keeps it away"
+        )
         return [Finding(ADVICE, "access_keys", found, why, "idservice serve --require-keys")]
     if any(not one.is_local for one in listens):
         return [fine("access_keys", "the listeners that others reach ask for access keys")]

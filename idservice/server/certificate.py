@@ -86,8 +86,8 @@ class Certificate:
             found = read(*self._files)
         except Usage as error:
             log.error(
-                "the new certificate is not used, the one before stays in use (%s): %s Put it"
-                " right; it is read again when a file changes, and at SIGHUP",
+                "the new certificate is not used, and the old one stays in use (%s): %s Correct "
+                "the files; they are read again when one changes, and at SIGHUP",
                 self._in_use,
                 error,
                 extra={"action": "certificate_refused"},

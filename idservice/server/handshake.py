@@ -24,10 +24,14 @@ WHY = {
     "HTTP_REQUEST": "it speaks plain HTTP: its URL must begin with https://",
     "HTTPS_PROXY_REQUEST": "it takes this port for a proxy",
     "WRONG_VERSION_NUMBER": "it does not speak TLS",
-    "UNSUPPORTED_PROTOCOL": "it speaks no version of TLS from 1.2 on",
+    "UNSUPPORTED_PROTOCOL": "it speaks only versions of TLS before 1.2",
     "NO_SHARED_CIPHER": "it has no cipher in common with this service",
-    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the certificate: it needs that of the authority",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it refuses the certificate, mostly since it is for other names",
+    "TLSV1_ALERT_UNKNOWN_CA": (
+        "it does not trust the certificate: give it the certificate of the authority"
+    ),
+    "SSLV3_ALERT_BAD_CERTIFICATE": (
+        "it refuses the certificate, probably because it is for other names"
+    ),
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it refuses the certificate as expired: compare the clocks",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it refuses the certificate",
 }

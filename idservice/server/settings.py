@@ -181,8 +181,9 @@ class ServeSettings:
     )  # fmt: skip
     store_key_file: str | None = row(
         None, str,
-        "file with the access key that is shown to the idservice which is the store; read again"
-        " once that refuses it", "FILE", unset="the key in IDSERVICE_KEY, if any",
+        "file with the access key for the "
+        "idservice that is the store; it is "
+        "read again when the key is refused", "FILE", unset="the key in IDSERVICE_KEY, if any",
     )  # fmt: skip
     init: bool = row(False, switch, "create the store if it is missing or empty")
     listen: tuple[Address, ...] = row(
@@ -197,11 +198,12 @@ class ServeSettings:
     )  # fmt: skip
     tls_cert: str | None = row(
         None, str,
-        "file with the certificate of https addresses, and those between it and its authority; PEM",
+        "PEM file with the certificate of https addresses, and after it the intermediate "
+        "certificates",
         "FILE", unset="none",
     )  # fmt: skip
     tls_key: str | None = row(
-        None, str, "file with the private key of that certificate, not encrypted; PEM", "FILE",
+        None, str, "PEM file with the private key of that certificate, not encrypted", "FILE",
         unset="none",
     )  # fmt: skip
     allow_changes: bool = row(
@@ -235,11 +237,15 @@ class ServeSettings:
         2.0, seconds(0.05, 60), "seconds a request waits for ids before it is answered 503", "S"
     )
     waiters_max: int = row(10_000, whole(1, 1_000_000), "requests that may wait per counter", "N")
-    batch_max: int = row(10_000, whole(1, 1_000_000), "ids one request may get written out", "N")
-    range_max: int = row(1_000_000, whole(1, 100_000_000), "ids one request may get as ranges", "N")
+    batch_max: int = row(
+        10_000, whole(1, 1_000_000), ("ids that one request may get one by one"), "N"
+    )
+    range_max: int = row(
+        1_000_000, whole(1, 100_000_000), ("ids that one request may get as ranges"), "N"
+    )
     block_max: int = row(
         BLOCK_MAX, whole(10, BLOCK_MAX),
-        "ids one write to the store may reserve; of a counter that ends soon it reserves fewer", "N"
+        "ids that one write to the store may reserve; fewer if the counter nears its limit", "N"
     )  # fmt: skip
     connections_max: int = row(
         10_000, whole(1, 1_000_000),
@@ -268,8 +274,8 @@ class ServeSettings:
     access_log: bool = row(False, switch, "log each request; costs more than the request itself")
     otel: bool = row(
         False, switch,
-        "send traces and metrics by OpenTelemetry, to where the variables OTEL_... say; needs the"
-        " extra idservice-blocks[otel], and costs several times the request itself",
+        "send traces and metrics by OpenTelemetry, as the variables OTEL_... say; needs the "
+        "extra idservice-blocks[otel], and costs several times as much as a request",
     )  # fmt: skip
 
 
@@ -290,7 +296,10 @@ class BenchSettings:
     )  # fmt: skip
     duration: float = row(10.0, seconds(0.1, 86_400), "seconds to measure", "S")
     warmup: float = row(
-        1.0, seconds(0, 3600), "seconds of load before them, checked but not measured", "S"
+        1.0,
+        seconds(0, 3600),
+        ("seconds of load before the measurement; its ids are checked, too"),
+        "S",
     )
     unordered: bool = row(
         False, switch,
@@ -312,14 +321,14 @@ URL = Setting(
     unset="the one that runs here as this user, else where --listen says",
 )  # fmt: skip
 KEY_FILE = Setting(
-    "key_file", None, str, "file with the access key that is shown to a service", "FILE",
+    "key_file", None, str, "file with the access key for the service", "FILE",
     unset="the key in IDSERVICE_KEY, if any",
 )  # fmt: skip
 TIMEOUT = Setting("timeout", 30.0, seconds(0, 3600), "seconds to wait", "S")
 ANSWER_TIMEOUT = Setting(
     "timeout", 5.0, seconds(0.1, 3600), "seconds to wait for an answer of the service", "S"
 )
-INTERVAL = Setting("interval", 1.0, seconds(0.1, 3600), "seconds between two looks", "S")
+INTERVAL = Setting("interval", 1.0, seconds(0.1, 3600), "seconds between two refreshes", "S")
 BENCH = tuple(rows(BenchSettings).values())
 ALL = {setting.variable: setting for setting in (*SERVE, URL, KEY_FILE, TIMEOUT, INTERVAL, *BENCH)}
 

@@ -84,8 +84,9 @@ class Sockets:
         ]
         if places:
             log.info(
-                "counters can be changed over HTTP at %s, by all that can connect there: lead no"
-                " proxy and no forwarded port to it", " and ".join(places),
+                "counters can be changed over HTTP at %s, by every program "
+                "that can connect there: lead no proxy and no forwarded "
+                "port to it", " and ".join(places),
                 extra={"action": "changes_allowed"},
             )  # fmt: skip
         elif self.allow_changes:

@@ -26,7 +26,7 @@ async def examine_tallies(store: TallyStore, address: str, clock: Clock) -> list
             if finding is not None
         ]
     except errors.StoreError as error:
-        why = "no sum was compared with its records; run this again when that is mended"
+        why = "no sum was compared with its records; run this again when the fault is mended"
         return [Finding(WARNING, "tally_sum", f"the tallies cannot be read: {error}", why)]
     if found and not any(finding.is_worse_than_advice for finding in findings):
         findings.append(fine("tally_sum", f"{len(found)} in use, each agrees with its records"))
@@ -46,7 +46,7 @@ async def _sum(store: TallyStore, tally: Tally, again: str) -> Finding | None:
         )
     return Finding(
         FAULT, "tally_sum", f"tally {tally.name}: {what}",
-        "it was restored in part, or changed by hand; this makes the sum anew of the records",
+        "it was restored in part, or changed by hand; this command makes the sum from the records",
         f"idservice fence --all --ahead N{again}",
     )  # fmt: skip
 

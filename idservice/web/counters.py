@@ -122,8 +122,8 @@ class CounterRoutes:
         body = await self._read(request, SetTo)
         if body.allow_lower and pass_of(request).key is not None:
             why = (
-                "no access key repeats ids (allow_lower); `idservice set NAME --next N"
-                " --allow-lower` does, with the credentials of the store"
+                "an access key cannot repeat ids (allow_lower); `idservice set NAME --next N "
+                "--allow-lower` can, with the credentials of the store"
             )
             raise WriteRefused(why=why)
         change = SetNext(

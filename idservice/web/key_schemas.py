@@ -24,12 +24,12 @@ Scopes = Annotated[
 class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
     """An access key to be made."""
 
-    role: Annotated[RoleName, Meta(description="Each contains the one before.")]
+    role: Annotated[RoleName, Meta(description="Each role contains the one before.")]
     scopes: Scopes
     note: Annotated[
         str,
         Meta(
-            description="For whom it is.",
+            description="Who uses the key.",
             extra_json_schema={"maxLength": NOTE_MAX, "pattern": "^[ -~]*$"},
         ),
     ] = ""
@@ -37,7 +37,10 @@ class KeyRequest(msgspec.Struct, forbid_unknown_fields=True):
         Annotated[
             str,
             Meta(
-                description="A day, from whose beginning in UTC the key is refused, or an instant.",
+                description=(
+                    "The instant from which the key is refused, or a day, which means its "
+                    "beginning in UTC."
+                ),
                 extra_json_schema={"pattern": r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$"},
             ),
         ]
@@ -59,11 +62,13 @@ class KeyAnswer(msgspec.Struct):
     scopes: list[str]
     state: Literal["active", "expired", "revoked"]
     note: str
-    by: Annotated[str, Meta(description="The one who made it.")]
+    by: Annotated[str, Meta(description="The operator or the key that made it.")]
     created: Instant
-    expires: Annotated[Instant, Meta(description="From then on it is refused.")] | None
+    expires: Annotated[Instant, Meta(description="The key is refused from this instant on.")] | None
     revoked: Annotated[Instant, Meta(description="When it was revoked.")] | UnsetType = UNSET
-    revoked_by: Annotated[str, Meta(description="The one who revoked it.")] | UnsetType = UNSET
+    revoked_by: (
+        Annotated[str, Meta(description=("The operator or the key that revoked it."))] | UnsetType
+    ) = UNSET
     reason: Annotated[str, Meta(description="Why it was revoked.")] | UnsetType = UNSET
 
 

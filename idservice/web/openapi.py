@@ -24,11 +24,10 @@ from idservice.web.passes import UNASKED
 from idservice.web.request import NONCE, WebLimits
 
 DESCRIPTION = (
-    "Unique, short numbers, and sums that count each key once. Answers must not be cached."
-    " A listener that asks for access keys (`serve --require-keys`) answers no request without one,"
-    " but for `/livez` and `/readyz`. Counters, tallies and keys are changed with an admin key; at"
-    " a Unix socket named by `--admin-listen`; or on the machine itself where `serve"
-    " --allow-changes` was given."
+    "Unique, short numbers, and sums that count each key once. Answers must not be cached. If a "
+    "listener asks for access keys (`serve --require-keys`), only `/livez` and `/readyz` are "
+    "answered without one. Counters, tallies and keys can be changed with an admin key, at a Unix "
+    "socket named by `--admin-listen`, and on the machine itself with `serve --allow-changes`."
 )
 TAGS = {
     "ids": "Take ids.",
@@ -45,8 +44,8 @@ BEARER: Schema = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An access key: `idk_`, its role, its id and its secret. It opens what its"
-        " role and its scopes cover, and is judged also where none is asked for.",
+        "description": "An access key: `idk_`, its role, its id and its secret. It allows what "
+        "its role and its scopes cover. It is judged on every listener.",
     }
 }
 KEYED = (401, 403)  # how each request is refused for want of a key, or of its rights
@@ -150,8 +149,9 @@ def _counters() -> Schema:
         "/v1/counters/{name}": {
             "get": _operation(
                 "counters", "showCounter",
-                "Show a counter and its position in the store; while the store is down, what"
-                " memory knows of it.", {"200": answer}, NAMED, (400, 404, 503),
+                "Show a counter and its position in the "
+                "store. While the store is down, show "
+                "it from memory.", {"200": answer}, NAMED, (400, 404, 503),
             ),
             "put": _operation(
                 "counters", "createCounter",
@@ -253,7 +253,7 @@ def _keys() -> Schema:
                 {"200": _json("KeyList")}, (), (503,),
             ),
             "post": _operation(
-                "keys", "createKey", "Make an access key. It is shown this once.",
+                "keys", "createKey", "Make an access key. Only this answer shows it.",
                 {"201": _json("NewKey")}, (), (400, 408, 413, 503), "KeyRequest",
             ),
         },

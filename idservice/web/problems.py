@@ -66,9 +66,9 @@ class PageNeedsKey(errors.AccessKeyMissing):
 
 class HostRefused(errors.RequestRefused):
     text = (
-        "The Host header {host!r} does not name a loopback address, and this listener is on one: a "
-        "web page may have been led here. Ask by localhost or 127.0.0.1; from elsewhere, ask an "
-        "--admin-listen address."
+        "The Host header {host!r} does not name a loopback address, but this listener is on "
+        "loopback: a web page may have sent the request. Ask by localhost or 127.0.0.1; from "
+        "elsewhere, ask an --admin-listen address."
     )
     code = "host_refused"
     status = 403
@@ -114,16 +114,16 @@ class RangeRefused(errors.RequestRefused):
 
 class NotRead(errors.RequestRefused):
     text = (
-        "{part} is not read, so this would not give what it asks for. Ask by the query: ?count=N "
-        "for several ids, ?format= with text, json or ranges."
+        "{part} is not read here, so it would have no effect. Use the query ?count=N for several "
+        "ids, and ?format= with text, json or ranges."
     )
     code = "not_read"
 
 
 class QueryNotRead(NotRead):
     text = (
-        "A query is not read here, so this would not do what it says. Send what is to be done as "
-        "JSON in the body, and no query."
+        "A query is not read here, so it would have no effect. Send no query, and the fields as "
+        "JSON in the body."
     )
 
 
@@ -165,7 +165,7 @@ class Problem(msgspec.Struct):
     outcome: Annotated[str, Meta(extra_json_schema={"enum": [errors.NOT_APPLIED, errors.UNKNOWN]})]
     key: Annotated[str, Meta(description="The key of the add.")] | UnsetType = UNSET
     amount: Annotated[str, Meta(description="The first amount of this key.")] | UnsetType = UNSET
-    sum: Annotated[str, Meta(description="The sum, which stays.")] | UnsetType = UNSET
+    sum: Annotated[str, Meta(description="The sum, which does not change.")] | UnsetType = UNSET
     at: Annotated[str, TIME] | UnsetType = UNSET
     as_of: Annotated[str, TIME] | UnsetType = UNSET
     rev: int | UnsetType = UNSET

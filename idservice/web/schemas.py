@@ -37,7 +37,7 @@ RateMax = Annotated[
 Reason = Annotated[
     str,
     Meta(
-        description="Why; it is logged with the client and the change.",
+        description="The reason; it is logged with the client and the change.",
         extra_json_schema={"maxLength": REASON_MAX, "pattern": "^[ -~]*$"},
     ),
 ]
@@ -64,7 +64,9 @@ class Patch(msgspec.Struct, forbid_unknown_fields=True):
     runway: Runway | None = None
     request_max: RequestMax | None = None
     rate_max: RateMax | None = None
-    force: Annotated[bool, Meta(description="Set a limit below ids in use: none are left.")] = False
+    force: Annotated[
+        bool, Meta(description=("Set a limit below ids in use: no ids are left then."))
+    ] = False
     reason: Reason = ""
 
 
@@ -148,7 +150,10 @@ class ChangeAnswer(msgspec.Struct, forbid_unknown_fields=True):
     at: datetime | None
     reason: str
     until: (
-        Annotated[datetime, Meta(description="When ids come again, about; while it is under way.")]
+        Annotated[
+            datetime,
+            Meta(description=("While the change closes the counter: about when ids come again.")),
+        ]
         | UnsetType
     ) = UNSET
 
@@ -181,7 +186,10 @@ class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
         | UnsetType
     ) = UNSET
     moved_to: Annotated[str, Meta(description="The store it was moved to.")] | UnsetType = UNSET
-    arrived: Annotated[bool, Meta(description="True once it is known there.")] | UnsetType = UNSET
+    arrived: (
+        Annotated[bool, Meta(description=("True once it is known to have arrived there."))]
+        | UnsetType
+    ) = UNSET
     adopted: AdoptedAnswer | UnsetType = UNSET
     home: (
         Annotated[ItemAnswer, Meta(description="The item it was adopted from, and stays in.")]

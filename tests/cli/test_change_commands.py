@@ -146,7 +146,7 @@ def test_a_counter_that_fence_all_leaves_is_told_and_is_a_failure(run: Run) -> N
     assert said.code == 1
     assert "counter default: active, epoch 2, ids from 50" in said.out
     assert "left as it is" in said.err
-    assert "not fenced, and without ids until that is done: orders" in said.err
+    assert "not fenced, and without ids until they are fenced: orders" in said.err
     assert "`idservice fence orders --past N`" in said.err
     assert run("fence", "orders", "--past", "99").code == 0
     assert run("fence", "--all", "--ahead", "50").code == 0
@@ -167,7 +167,7 @@ def test_a_fence_of_many_counters_tells_failures_and_a_total(run: Run) -> None:
     assert said.code == 1
     assert said.out.splitlines()[0] == "5 counters are fenced, 1 are left as they are"
     assert [line.split(":")[1] for line in said.err.splitlines()] == [
-        " left as it is", " not fenced, and without ids until that is done",
+        " left as it is", " not fenced, and without ids until they are fenced",
     ]  # fmt: skip
 
 
@@ -186,7 +186,10 @@ def test_a_fence_that_leaves_no_ids_or_skips_a_million_needs_force(run: Run) -> 
     refused = run("fence", "--all", "--past", "3000001")
     assert refused.code == 1
     assert "'default' was not changed: going on from 3000002 would skip" in refused.err
-    assert "'orders' was not changed: going on from 3000002, it is exhausted at once" in refused.err
+    assert (
+        "'orders' was not changed: if it goes on from 3000002, it is exhausted at once"
+        in refused.err
+    )
     assert "nothing was changed, because of default, orders" in refused.err
     assert refused.out == ""
     beyond = run("fence", "orders", "--past", str(2**60))

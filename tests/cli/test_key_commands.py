@@ -199,7 +199,7 @@ def test_fence_all_reminds_of_keys_that_are_those_of_a_copy(store: Run) -> None:
     made(store)
     said = store(*fence)
     assert said.code == 0
-    assert "access keys are those of the copy: what was revoked since is valid again" in said.out
+    assert "of the copy: a key that was revoked later is valid again" in said.out
     assert "access keys" not in store("fence", "default", "--ahead", "10").out
     with closing(sqlite3.connect("idservice.db")) as file, file:
         file.execute("UPDATE key SET keys = '{'")

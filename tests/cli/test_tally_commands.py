@@ -311,7 +311,7 @@ def test_doctor_does_not_have_a_later_incarnation_created_anew(gifts: Run) -> No
     with closing(sqlite3.connect("idservice.db")) as file, file:
         file.execute("DELETE FROM tally")
     said = gifts("doctor").out
-    assert "of the incarnation 2: put it back with `inc` = 2" in said
+    assert "its row with `inc` = 2 was deleted by hand" in said
     assert "tally create gifts" not in said
 
 

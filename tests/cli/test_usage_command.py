@@ -68,7 +68,7 @@ def test_json_is_what_a_service_answers(used: Run) -> None:
     ],
 )
 def test_a_period_that_cannot_be_is_refused(used: Run, given: tuple[str, ...], why: str) -> None:
-    assert_refused(used("usage", *given), 2, "There is no report of usage like this: ", why)
+    assert_refused(used("usage", *given), 2, "The usage cannot be reported like this: ", why)
 
 
 def test_two_formats_at_once_are_refused(used: Run) -> None:

@@ -183,9 +183,9 @@ def every_error() -> Iterator[str]:
         "Every error is `application/problem+json` with `code`, `retryable` and `outcome`. The"
         " outcome is `not_applied` (no id was used up for this request, and nothing was created) or"
         " `unknown` (it may have been). Words in capitals stand for values.",
-        "Of an add to a tally, and of a set, the outcome is about its `Idempotency-Key`: a refused"
-        " access key is `unknown` there, and so is a set that a listener refuses"
-        " (`write_refused`), because an earlier request with that key may be counted.",
+        "For an add to a tally, or a set of its sum, the outcome is about its `Idempotency-Key`. If"
+        " its access key or its listener (`write_refused`) refuses it, the outcome is `unknown`,"
+        " because an earlier request with the same `Idempotency-Key` may be counted.",
         "Statuses that the HTTP layer uses by itself, such as 417, have the code `bad_request`.",
     )
     lines = {_described(kind) for kind in every_error_class()}
@@ -258,17 +258,17 @@ def every_metric() -> Iterator[str]:
     """Yield the lines of the page of metrics."""
     yield from _head(
         "Metrics",
-        "`GET /metrics` has these, in the text format of Prometheus. Counters beyond"
+        "`GET /metrics` has these metrics, in the text format of Prometheus. Counters beyond"
         " `--metrics-counters` are summed up under the label `_rest`. A chained service shows a"
-        " counter once its central told of it.",
-        "The number to watch is `idservice_runway_seconds`. It is `+Inf` for a counter that no"
+        " counter once it knows it from its central.",
+        "Above all, watch `idservice_runway_seconds`. It is `+Inf` for a counter that no"
         " client uses, also if its borrowed ids expired, and for one that an operator has"
         " suspended, deleted or moved. The [alerts](../../deploy/README.md#alerts) use these"
         " metrics.",
-        "The sum of a tally is not among them: a metric is a float, which rounds it."
-        " `GET /v1/tallies/NAME` tells it exactly. The `result` of a commit is `done`; `beaten`,"
+        "No metric has the sum of a tally, because a metric is a float, which would round it."
+        " `GET /v1/tallies/NAME` tells the exact sum. The `result` of a commit is `done`; `beaten`,"
         " `conflict` or `replayed`, after which its adds are planned again; `unknown` if no answer"
-        " came; `refused` if the store could not. Tallies have the same bound of labels.",
+        " came; `refused` if the store refused it. Labels of tallies have the same bound.",
     )
     page = b"".join(prometheus.pieces(_sample(), counters_max=1)).decode()
     for family in text_string_to_metric_families(page):

@@ -37,11 +37,11 @@ def test_a_start_says_of_each_listener_if_it_asks(caplog: pytest.LogCaptureFixtu
     for address, asked in ((REMOTE, "remote"), (LOCAL, "remote"), (REMOTE, None)):
         asking.log_asked(address, address.url, asked)
     assert [record.getMessage() for record in caplog.records] == [
-        "access keys: each request at http://0.0.0.0:8080 needs one, but for /livez and /readyz",
+        "access keys: each request at http://0.0.0.0:8080 needs one, except for /livez and /readyz",
         "access keys: none is needed at http://127.0.0.1:8080, which only this machine reaches",
         (
-            "access keys: none is needed at http://0.0.0.0:8080, so all that reach it may take ids"
-            " (--require-keys asks)"
+            "access keys: none is needed at http://0.0.0.0:8080, so every client that reaches it"
+            " may take ids (see --require-keys)"
         ),
     ]
     assert {record.action for record in caplog.records} == {"keys_asked"}  # type: ignore[attr-defined]

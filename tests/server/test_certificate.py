@@ -196,7 +196,7 @@ def test_bad_files_keep_the_certificate_and_are_named_once(
             shown.look()
         assert shown.context is before
         (said,) = caplog.messages
-        assert "the one before stays in use (serial 01" in said
+        assert "the old one stays in use (serial 01" in said
         assert "key.pem" in said
         shown.renew()
         assert len(caplog.messages) == 2, "at SIGHUP it is said again"

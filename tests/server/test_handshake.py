@@ -106,7 +106,7 @@ async def test_a_client_that_does_not_trust_the_certificate_is_logged(
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     async with listening(shown(certificate)) as (listener, port):
         for file, told in (
-            (None, "the variable SSL_CERT_FILE names the file"),
+            (None, "the variable SSL_CERT_FILE can name the file"),
             (certificate.key, "is not in .*, which the variable SSL_CERT_FILE names"),
             (certificate.key.with_name("gone"), "gone, which cannot be read: No such file"),
         ):

@@ -122,7 +122,7 @@ async def test_a_report_that_cannot_be_is_refused_in_words(
 ) -> None:
     answer = await serving.ask(f"/v1/usage?{query}")
     assert_problem(answer, 400, "bad_usage_report")
-    assert answer.json["detail"] == f"There is no report of usage like this: {why}."
+    assert answer.json["detail"] == f"The usage cannot be reported like this: {why}."
 
 
 async def test_a_report_changes_nothing_and_takes_no_body(serving: Serving) -> None:

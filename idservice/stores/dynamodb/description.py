@@ -170,8 +170,8 @@ def _unidentified(table: Answer, client: DynamoClient) -> list[Finding]:
         return []  # `check_identity` compares it
     return [Finding(
         WARNING, IDENTITY, "this engine gives a table no id (TableId)",
-        "a table that was restored, or deleted and made anew, is taken for the one before, and ids"
-        " may be repeated: after either, stop all instances and fence every counter",
+        "a table that was restored, or deleted and made anew, is taken for the old one, and ids "
+        "may be repeated: after either, stop all instances and fence every counter",
         f"idservice fence --all --past N --store {shlex.quote(client.store)}",
     )]  # fmt: skip
 

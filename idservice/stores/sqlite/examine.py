@@ -250,8 +250,8 @@ def _records_alone(database: sqlite3.Connection, path: Path) -> Iterator[Finding
         run = f"idservice tally create {name} --decimals N --store {_address(path)}"
         if inc > 1:  # a new row would begin with the records of the first incarnation
             why = (
-                f"its row was deleted by hand, of the incarnation {inc}: put it back with"
-                f" `inc` = {inc}; created anew it would count its latest keys again"
+                f"its row with `inc` = {inc} was deleted by hand: put it back with the same `inc`; "
+                "a tally created anew would count its latest keys again"
             )
             run = ""
         yield Finding(
