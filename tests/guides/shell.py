@@ -22,9 +22,12 @@ MACHINE = (*NETWORK, "--pid", "--fork", "--kill-child", "--mount-proc")
 LISTEN = "127.0.0.1:8080"
 # The last process of a page that listened at an address is stopped before the next one starts, as
 # Ctrl-C does it: with its group, because `make` has the service below it. `set -m` makes the group.
+# What services say comes last: a line in the midst of what a command prints would tear it.
 BEGIN = r"""
 ip link set lo up
 declare -A listening
+touch "$services"
+trap 'cat "$services"' EXIT
 service() {
   local address=$1 before=${listening[$1]:-}
   if [ -n "$before" ]; then
@@ -32,7 +35,7 @@ service() {
     wait "$before" || true
   fi
   set -m
-  bash -c "$2" &
+  bash -c "$2" >>"$services" 2>&1 &
   set +m
   listening[$address]=$!
   until curl --silent --fail --insecure --output /dev/null "$address/readyz"; do
@@ -86,7 +89,7 @@ class Shell:
                 file.parent.mkdir(exist_ok=True)
                 file.write_text(each.text)
         with tempfile.TemporaryDirectory() as printed:
-            script = [BEGIN, before]
+            script = [f"services={printed}/services", BEGIN, before]
             script += [_script(each, Path(printed)) for each in blocks]
             said = self.run("\n".join([*script, after]), within=within, apart=apart)
             for block in blocks:

@@ -134,7 +134,8 @@ def head() -> str:
 def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Shell) -> None:
     image = "docker images --quiet --no-trunc idservice:latest"
     assert newcomer.run(image) == ""
-    assert last_line(newcomer.run(f"{CLONE.text}git rev-parse HEAD")) == head()
+    commit = head()
+    assert last_line(newcomer.run(f"{CLONE.text}git rev-parse HEAD")) == commit
     built = last_line(newcomer.run(f"{BUILD.text}{image}", within=HERE))
     asked = f"$ docker inspect --format 'sha256:{{{{.Image}}}}' ids\n{built}\n"
     which = Block(Path(__file__), 0, "", "console", asked, "")
@@ -143,7 +144,7 @@ def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Shell) -> None:
     label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
     labelled = f"make image\ndocker image inspect --format '{label}' idservice:dev"
     said = last_line(newcomer.run(labelled, within=HERE))
-    assert said == head(), "also an image out of old layers is labelled with its commit"
+    assert said == commit, "also an image out of old layers is labelled with its commit"
 
 
 # --- the rest of the README -----------------------------------------------------------------------
