@@ -59,7 +59,7 @@ def run(program: Path, *arguments: str, folder: Path, stdin: str = "") -> str:
     environment = {"PATH": os.defpath, "HOME": str(folder)}
     done = subprocess.run(
         [program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
-        input=stdin, timeout=60, check=False,
+        input=stdin, timeout=180, check=False,
     )  # fmt: skip
     if done.returncode != 0:
         raise Failed(done.stderr + done.stdout)

@@ -186,7 +186,7 @@ def linted(tasks: dict[str, Task], folder: Path) -> list[Any]:
     path.write_text(json.dumps({"Resources": resources}))
     done = subprocess.run(
         [CFN_LINT, "--format", "json", "--regions", REGION, "--", str(path)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     return list(json.loads(done.stdout))

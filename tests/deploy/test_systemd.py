@@ -43,7 +43,7 @@ def analyze(folder: Path, verb: str, *more: str) -> str:
     more_of_it.mkdir()
     (more_of_it / "sidecar.conf").write_text(SIDECAR)
     done = subprocess.run(
-        [program, verb, *more, unit], capture_output=True, text=True, timeout=60, check=False
+        [program, verb, *more, unit], capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -71,7 +71,7 @@ def test_templates_are_clean_and_a_fault_in_one_is_found(tmp_path: Path) -> None
     regions = ["--regions", "eu-central-1", "us-east-1"]
     done = subprocess.run(
         [LINT, "--format", "json", *regions, "--", *sorted(TEMPLATES.glob("*.yaml")), wrong],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.stdout, done.stderr
     found = [(each["Filename"], each["Rule"]["Id"]) for each in json.loads(done.stdout)]
