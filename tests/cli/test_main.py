@@ -544,7 +544,7 @@ def test_health_and_wait_load_no_http_library(name: str, tmp_path: Path) -> None
         arguments += ["--timeout", "0"]
     ended = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "idservice", *arguments],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=30, check=False,
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}

@@ -26,7 +26,7 @@ from idservice.cli.top import COLUMNS, TALLY_COLUMNS, Board, Trails
 from idservice.observability import format
 from idservice.observability.status import StatusQuery, status
 from idservice.server import left_address
-from tests.processes import STORE, Serving, command, environment
+from tests.processes import START_S, STORE, Serving, command, environment
 from tests.web.scenes import SCENES, Scene, shown, sums
 
 URL = "http://127.0.0.1:8080"
@@ -193,7 +193,7 @@ class Terminal:
     async def until(self, text: str, *, anew: bool = False) -> None:
         """Read until that was written; `anew`: from now on."""
         self.seen = "" if anew else self.seen
-        end = time.monotonic() + 30
+        end = time.monotonic() + START_S
         os.set_blocking(self.ours, False)
         while text not in self.seen:
             assert time.monotonic() < end, self.seen[-3000:]
@@ -214,7 +214,7 @@ class Terminal:
     async def end(self) -> int:
         """The exit code; the terminal must be as it was."""
         await self.until("\x1b[?1049l")
-        code = await asyncio.to_thread(self.process.wait, 15)
+        code = await asyncio.to_thread(self.process.wait, START_S)
         assert termios.tcgetattr(self.theirs) == self.before
         assert "\x1b[?25h" in self.seen
         assert "Traceback" not in self.seen

@@ -36,7 +36,7 @@ NAMED = pytest.mark.parametrize(
 
 def at_import(number: signal.Signals, *before: str) -> subprocess.CompletedProcess[str]:
     start = [*before, sys.executable, "-c", SIGNALLED, "--version", str(int(number))]
-    return subprocess.run(start, capture_output=True, text=True, timeout=30)
+    return subprocess.run(start, capture_output=True, text=True, timeout=START_S)
 
 
 @NAMED
@@ -57,7 +57,10 @@ def test_the_image_keeps_a_signal_that_comes_before_the_first_line() -> None:
     env, block, _ = json.loads(entry.partition(" ")[2])
     then = f"kill -TERM $$; exec {sys.executable} -m idservice --version"
     ended = subprocess.run(
-        [*FIRST, env, block, "sh", "-c", then], env=environment(), capture_output=True, timeout=30
+        [*FIRST, env, block, "sh", "-c", then],
+        env=environment(),
+        capture_output=True,
+        timeout=START_S,
     )
     assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, b"")
 

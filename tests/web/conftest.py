@@ -108,11 +108,14 @@ Serve = Callable[..., Awaitable[Serving]]
 
 @pytest.fixture(autouse=True)
 def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change, a new counter and a refill in the background have time on a machine that stands
-    still for a while. A test of these limits sets its own."""
+    """A change, a commit, a look at the keys and a refill in the background have time on a machine
+    that stands still for a while. A test of these limits sets its own."""
     for limit in (
         "web.counters.ANSWER_AFTER_S",
+        "web.keys.ANSWER_S",
         "catalogue.catalogue.CREATE_MAX_S",
+        "tallies.service.CHANGE_MAX_S",
+        "tallies.committer.CALL_MAX_S",
         "core.timeouts.REFILL_MIN_S",
         "core.timeouts.REFILL_MAX_S",
     ):

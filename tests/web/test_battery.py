@@ -344,6 +344,7 @@ async def test_many_malformed_requests_are_one_clean_line_of_the_log(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "INTERVAL_S", 3600.0)  # however long they all take
+    monkeypatch.setattr(connection._malformed, "_next", 0.0)
     stream = io.StringIO()
     logging.getLogger().handlers[:] = []  # `set_up` would close those of pytest
     logs.set_up("json", stream)

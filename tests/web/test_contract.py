@@ -581,6 +581,8 @@ async def test_a_crash_is_a_problem_and_one_log_entry(
     def crash(*_: object) -> None:
         raise ZeroDivisionError("secret detail")
 
+    monkeypatch.setattr("idservice.observability.logs.INTERVAL_S", 3600.0)
+    monkeypatch.setattr("idservice.web.problems._crashes._next", 0.0)
     supply = await serving.service.local_counter("default")
     monkeypatch.setattr(type(supply), "take", crash)
     for _ in range(5):

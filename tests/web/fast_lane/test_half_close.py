@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from contextlib import suppress
 
 import pytest
 
@@ -9,7 +10,7 @@ from idservice.web import connection
 from tests.web.conftest import Serve, Serving
 from tests.web.fast_lane.hand import empty
 from tests.web.fast_lane.pair import GET, NEXT, H, Pair, head, without_date
-from tests.web.wire import connected, request
+from tests.web.wire import Wire, connected, request
 
 CLOSE = b"Connection: close"
 PUT = request("/v1/counters/new", "PUT", body=b"{}")
@@ -46,14 +47,25 @@ SENT = {  # and the number of answers
 
 
 async def answers(serving: Serving, *pieces: bytes) -> bytes:
-    """What is answered to a client that sends this and no more, until the server closes."""
-    async with connected(serving.port) as wire:
-        for piece in pieces:
-            await wire.send(piece)
-            await serving.ask("/livez")  # a turn for the server
-        wire.writer.write_eof()
-        async with asyncio.timeout(60):
-            return AT.sub(b"", without_date(await wire.reader.read()))
+    """What is answered to a client that sends this and no more, until the server closes. It reads
+    meanwhile: a server that has waited long enough for a body resets the connection."""
+    found = b""
+
+    async def read(wire: Wire) -> None:
+        nonlocal found
+        with suppress(ConnectionError):
+            while chunk := await wire.reader.read(65_536):
+                found += chunk
+
+    async with connected(serving.port) as wire, asyncio.timeout(60):
+        reading = asyncio.create_task(read(wire))
+        with suppress(ConnectionError):
+            for piece in pieces:
+                await wire.send(piece)
+                await serving.ask("/livez")  # a turn for the server
+            wire.writer.write_eof()
+        await reading
+    return AT.sub(b"", without_date(found))
 
 
 @pytest.mark.parametrize("split", [False, True])
