@@ -6,6 +6,7 @@ life. It cuts what arrives into requests, and finds out what each asks for:
     known, sent early         `arrival` answers it, before there is a connection
     the last request again    `connection` knows the target: the next id is written at once
     the same, other values    `template` recognises it: the same
+    refused, another key      `question` recognises it: the key is judged
     a plain request           `parser` checks it, `responses` finds its target or its answer
     anything else             `handover` lets aiohttp answer it, and takes the connection back
 

@@ -9,7 +9,7 @@ the bytes.
 import socket
 
 from idservice.web.fast_lane.connections import FastConnections
-from idservice.web.fast_lane.responses import Target
+from idservice.web.fast_lane.target import Target
 
 READ_MAX = 4096  # bytes; more stay in the socket
 
@@ -35,7 +35,8 @@ def answer_on_arrival(connections: FastConnections, client: socket.socket) -> by
 
 def _known(connections: FastConnections, head: bytes) -> tuple[bytes | None, bool]:
     """Return the answer to a request that is known, and True if it is the last one."""
-    found, closes = connections.known(head) or (None, False)
+    found, question = connections.known(head) or (None, None)
+    closes = question is not None and question.closes
     responder = connections.responder
     if isinstance(found, Target):
         id = next(found.epoch_state.buffer.cursor, None) if found.single else None

@@ -33,12 +33,15 @@ from idservice.web.connection import Connection
 from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.handover import Handover
 from idservice.web.fast_lane.parser import END, may_go_on
-from idservice.web.fast_lane.responses import Target
+from idservice.web.fast_lane.question import Question
+from idservice.web.fast_lane.responses import Found
+from idservice.web.fast_lane.target import Target
 from idservice.web.fast_lane.template import RequestTemplate, template_of
 
 BUFFER_MAX = 65_536  # bytes kept while a request waits or a client does not read
 HEAD_COST = 512  # bytes of a head that are read in the time of an answer with one id
 TEMPLATES_MAX = 16  # templates tried on a connection without one that fits a later request
+Known = tuple[bytes | None, RequestTemplate | None, Question | None]
 
 
 class FastConnection(asyncio.Protocol):
@@ -46,22 +49,23 @@ class FastConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_closes", "_connections", "_descriptor", "_ended", "_head", "_known",
-        "_paused", "_queued", "_responder", "_silent", "_stopped", "_target", "_template",
-        "_templates_left", "_transport", "_turns", "_waiting", "handover",
+        "_paused", "_question", "_queued", "_responder", "_silent", "_stopped", "_target",
+        "_template", "_templates_left", "_transport", "_turns", "_waiting", "handover",
     )  # fmt: skip
 
     def __init__(self, connections: FastConnections, data: bytes = b"") -> None:
         self._connections = connections
-        self._responder = connections.responder
-        self._turns = connections.turns
+        self._responder, self._turns = connections.responder, connections.turns
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
-        # The last request, its target, and what the next request may differ in. None if nothing is
-        # known, and if the next bytes are not the beginning of a request to be answered.
+        # The last request with a target, the target, and what the next one may differ in; and the
+        # last one that was not repeated. None if nothing is known, and if the next bytes are not
+        # the beginning of a request to be answered.
         self._head: bytes | None = None
         self._template: RequestTemplate | None = None
         self._target: Target
-        self._known: tuple[bytes | None, RequestTemplate | None] = None, None  # while stopped
+        self._question: Question | None = None
+        self._known: Known = None, None, None  # while stopped
         self._templates_left = TEMPLATES_MAX
         self._queued = False  # True if the transport may hold bytes that are not sent yet
         self._buffer = data  # an unfinished request, or bytes behind one that waits
@@ -162,12 +166,23 @@ class FastConnection(asyncio.Protocol):
                 self._answer(target)
                 return
             self._forget()  # its key is judged anew
-        self._receive(data)
+        if self._head is not None or not self._shows_other_key(data):
+            self._receive(data)
 
     def _fits(self, data: bytes) -> bool:
         if fits := self._template is not None and self._template.fits(data):
             self._templates_left = TEMPLATES_MAX
         return fits
+
+    def _shows_other_key(self, data: bytes) -> bool:
+        """As `_begin`, if the last request was not served and the key alone differs. Else False."""
+        question = self._question
+        if question is None or (key := question.other_key(data)) is None:
+            return False
+        found = self._responder.find(question.line, question.accept, key, self._transport)
+        if isinstance(found, Target):
+            self._head, self._template, self._target = data, None, found
+        return self._act_on(found)
 
     def _receive(self, data: bytes) -> None:
         if self._buffer:
@@ -183,7 +198,7 @@ class FastConnection(asyncio.Protocol):
         """Stop looking at requests."""
         if not self._stopped:
             self._stopped = True
-            self._known = (self._head, self._template)
+            self._known = self._head, self._template, self._question
             self._forget()
 
     def _keep(self, data: bytes) -> None:
@@ -208,7 +223,7 @@ class FastConnection(asyncio.Protocol):
                 transport.abort()
                 return
         else:
-            self._head, self._template = self._known
+            self._head, self._template, self._question = self._known
         if len(self._buffer) <= BUFFER_MAX:
             transport.resume_reading()
         if self._ended and not self._stopped:
@@ -257,12 +272,17 @@ class FastConnection(asyncio.Protocol):
 
     def _begin(self, head: bytes) -> bool:
         """Answer a request, or begin to; return False if aiohttp has to."""
-        found, self._closes = self._connections.understand(head, self._transport)
+        found, self._question = self._connections.understand(head, self._transport)
+        self._closes = self._question is not None and self._question.closes
         if isinstance(found, Target):
             self._remember(head, found)
-            self._answer(found)
-        elif isinstance(found, bytes):
+        return self._act_on(found)
+
+    def _act_on(self, found: Found) -> bool:
+        if isinstance(found, bytes):
             self._write(found)
+        elif isinstance(found, Target):
+            self._answer(found)
         elif found is not None:
             self._wait_for(found)
         return found is not None
@@ -278,7 +298,7 @@ class FastConnection(asyncio.Protocol):
             self._forget()
 
     def _forget(self) -> None:
-        self._head = self._template = None
+        self._head = self._template = self._question = None
 
     def _hand_over(self, head: bytes, rest: bytes) -> bytes:
         """Have aiohttp answer a request; return the bytes after it."""
@@ -291,9 +311,7 @@ class FastConnection(asyncio.Protocol):
 
     def _handed_back(self, go_on: bool) -> None:
         """Take the connection back; `go_on` if it may serve further requests."""
-        self.handover = None
-        self._silent = 0
-        self._queued = True
+        self.handover, self._silent, self._queued = None, 0, True
         if go_on and not self._connections.is_closed:
             self._go_on()
         elif self._transport is not None:
@@ -307,7 +325,7 @@ class FastConnection(asyncio.Protocol):
             self._wait_for_turn(partial(self._answer, target))
             return
         try:
-            answer = self._at_once(target)
+            answer = self._responder.at_once(target, self._turns)
             if answer is None:
                 self._stop()
                 waiter = target.counter.enqueue(target.count, self._served)
@@ -356,26 +374,9 @@ class FastConnection(asyncio.Protocol):
             self._write(task.result())
             self._go_on()
 
-    def _at_once(self, target: Target) -> bytes | None:
-        """Return the answer if there are ids in memory."""
-        counter = target.counter
-        if not target.single:
-            if target.refusal is not None:  # its key ended while it waited for its turn
-                raise target.refusal.with_traceback(None)
-            ids = target.epoch_state.buffer.take_few(target.count) if target.listed else None
-            if ids is not None:  # they are above the mark at which more are reserved
-                return self._responder.few(target, ids)
-            blocks = counter.take_many(target.count)
-            if blocks is None:
-                return None
-            self._turns.spend(target.cost)
-            return self._responder.batch(target, blocks)
-        id = counter.take()
-        return None if id is None else self._responder.single(target, id)
-
     def _refused(self, target: Target, error: errors.IdserviceError) -> bytes:
         if isinstance(error, errors.UnknownCounter):  # it may be created again, as another
-            self._known = (None, None)
+            self._known = None, None, None
             self._forget()
             self._connections.forget()
         return self._responder.refused(target, error)

@@ -10,7 +10,9 @@ from aiohttp import web
 from idservice.access.refusal_log import Peer
 from idservice.web.connection import UNREAD_S, ConnectionLimit
 from idservice.web.fast_lane.parser import END, HEAD_MAX, RequestParser
-from idservice.web.fast_lane.responses import Found, Responder, Target
+from idservice.web.fast_lane.question import Question
+from idservice.web.fast_lane.responses import Found, Responder
+from idservice.web.fast_lane.target import Target
 from idservice.web.turns import loop_turns
 
 SWEEP_S = 5.0
@@ -43,7 +45,7 @@ class FastConnections:
         self.parser = RequestParser()
         self.server = server
         self.turns = loop_turns()
-        self._known: dict[bytes, tuple[Target, bool]] = {}  # what heads lately asked for
+        self._known: dict[bytes, tuple[Target, Question]] = {}  # what heads lately asked for
         self.is_closed = False
         self._open: set[OpenConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -53,33 +55,33 @@ class FastConnections:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
-    def known(self, head: bytes) -> tuple[Target | bytes, bool] | None:
+    def known(self, head: bytes) -> tuple[Target | bytes, Question] | None:
         """Return what a head asks for, as `understand`, if it lately came on any connection."""
         known = self._known.get(head)
         if known is not None and known[0].refusal is None:
             return known
         return self.responder.known(head)
 
-    def understand(self, head: bytes, peer: Peer | None) -> tuple[Found, bool]:
-        """Return what a head asks for, as `Responder.find`, and True if the client wants no further
-        answer. The same bytes, on any connection, are parsed once. A refusal is logged with the
-        `peer`."""
+    def understand(self, head: bytes, peer: Peer | None) -> tuple[Found, Question | None]:
+        """Return what a head asks for, as `Responder.find`, and the same apart from its key; None
+        if it is not plain. The same bytes, on any connection, are parsed once. A refusal is logged
+        with the `peer`."""
         known = self.known(head)
         if known is not None:
             return known
         accept = self.parser.plain(head) if head.endswith(END) and len(head) <= HEAD_MAX else None
         if accept is None:
-            return None, False
-        line, authorization = head[: head.find(b"\r")], self.parser.authorization
-        found = self.responder.find(line, accept, authorization, peer)
-        closes = self.parser.closes
+            return None, None
+        authorization = self.parser.authorization
+        question = Question(head, accept, authorization, self.parser.closes)
+        found = self.responder.find(question.line, accept, authorization, peer)
         if isinstance(found, Target):
             if len(self._known) >= KNOWN_MAX:
                 del self._known[next(iter(self._known))]
-            self._known[head] = found, closes
+            self._known[head] = found, question
         elif isinstance(found, bytes):
-            self.responder.remember(head, found, closes=closes)
-        return found, closes
+            self.responder.remember(head, found, question)
+        return found, question
 
     def forget(self) -> None:
         """Forget what requests ask for: a counter is not what it was."""

@@ -18,16 +18,17 @@ from idservice import errors
 from idservice.access.gate import Gate
 from idservice.access.passes import OPEN, Pass
 from idservice.access.refusal_log import Peer
-from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
-from idservice.allocation.wait_queue import Served
 from idservice.core.access_key import Role
 from idservice.observability.readings import ServiceView
 from idservice.observability.readings import count as count_one
+from idservice.web.fast_lane.question import Question
+from idservice.web.fast_lane.target import Target
 from idservice.web.health import LIVE, ready
-from idservice.web.ids import TEXT, form, issue, listed, several
+from idservice.web.ids import TEXT, issue, listed, several
 from idservice.web.problems import crash, problem
 from idservice.web.request import JSON, IdRequest, WebLimits, prefers_json, read_id_request
+from idservice.web.turns import Turns
 
 TARGETS_MAX = 4096  # request lines remembered of requests without a key
 KEYED_TARGETS_MAX = 256  # request lines remembered of one key
@@ -37,57 +38,9 @@ REFUSALS_MAX = 256  # refusals of keys that are worded once in a second
 ANSWERS_MAX = 256  # requests whose whole answers are known for a second
 ACCEPTS_MAX = 256  # Accept headers that were read
 COUNTERS, NEXT = "/v1/counters/", "/next"
-PLAIN = IdRequest(None, "text", None)
 BODY_KNOWN_MAX = 1024  # bytes of a body whose head is kept for its second
 VERSION = " HTTP/1.1"
 _is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # in a path
-
-
-class Target:
-    """The aim of a request line: ids of a counter, in one form.
-
-    The answer with a `single` id is `body % id`, worded for the `entry` of the counter. A target
-    was judged for one pass. Once that ends, `refusal` says why, and requests are judged anew.
-    """
-
-    __slots__ = (
-        "__weakref__", "asked", "body", "content_type", "cost", "count", "counter", "entry",
-        "epoch_state", "listed", "plain", "refusal", "single",
-    )  # fmt: skip
-
-    def __init__(self, counter: LocalCounter, asked: IdRequest) -> None:
-        self.counter = counter
-        self.epoch_state = counter.epoch_state
-        self.asked = asked
-        self.refusal: errors.IdserviceError | None = None
-        self.count = asked.count or 1
-        self.cost = asked.cost
-        self.listed = asked.format != "ranges"  # each id is written
-        self.single = self.count == 1 and self.listed
-        self.plain = self.single and asked == PLAIN
-        self.renew()
-
-    def renew(self) -> None:
-        """Word the answer with one id anew: the entry of the counter is another."""
-        self.entry = self.epoch_state.counter
-        if self.single:
-            self.content_type, self.body = form(self.entry, self.asked)
-
-    def disarm(self, refusal: errors.IdserviceError) -> None:
-        """Serve nobody any more (K3). The way of a single id has no test for it: it is closed."""
-        self.refusal = refusal
-        self.single = self.plain = False
-
-    def received(self, served: Served) -> Served:
-        """Return what came for a request that waited: no ids if its key has ended meanwhile."""
-        if self.refusal is None or not isinstance(served, list):
-            return served
-        self.waste()
-        return self.refusal
-
-    def waste(self) -> None:
-        """Count the ids of a client that left before its turn to be answered."""
-        self.counter.allocator.record_wasted(self.count)
 
 
 Found = Target | bytes | Coroutine[object, object, bytes] | None
@@ -126,9 +79,9 @@ class Responder:
         # Heads of this second by the length of the body: of an id as text, and of all others.
         self.plain_heads: dict[int, bytes] = {}
         self._heads: dict[str, dict[int, bytes]] = {TEXT: self.plain_heads, JSON: {}}
-        # Whole answers of this second by the head of the request, and True if each is the last one
-        # of its connection. A client with a wrong key asks again and again.
-        self.answers: dict[bytes, tuple[bytes, bool]] = {}
+        # Whole answers of this second by the head of the request, and what each asked for. A client
+        # with a wrong key asks again and again.
+        self.answers: dict[bytes, tuple[bytes, Question]] = {}
         self._gate.on_news(self.answers.clear)
         self._codes: dict[bytes, str] = {}  # of those which refuse a key
         self._refusals: dict[tuple[type[Exception], str], bytes] = {}  # of keys, in this second
@@ -281,19 +234,19 @@ class Responder:
         except Exception:
             return self.crash()
 
-    def known(self, head: bytes) -> tuple[bytes, bool] | None:
-        """Return the whole answer that a head got in this second, and True if it is the last one of
-        its connection. A key that it refuses is counted again."""
+    def known(self, head: bytes) -> tuple[bytes, Question] | None:
+        """Return the whole answer that a head got in this second, and what it asked for. A key that
+        it refuses is counted again."""
         known = self.answers.get(head)
         if known is not None and (code := self._codes.get(known[0])) is not None:
             self._gate.count(code)
         return known
 
-    def remember(self, head: bytes, answer: bytes, *, closes: bool) -> None:
+    def remember(self, head: bytes, answer: bytes, question: Question) -> None:
         """Remember the whole answer to a head for the rest of this second."""
         if len(self.answers) >= ANSWERS_MAX:
             self.answers.clear()  # one by one costs more: each is looked for from the beginning
-        self.answers[head] = answer, closes
+        self.answers[head] = answer, question
 
     # --- answers ---------------------------------------------------------------------------------
 
@@ -308,6 +261,24 @@ class Responder:
 
     def few(self, target: Target, ids: tuple[int, ...]) -> bytes:
         return self._answer(*listed(target.epoch_state.counter, target.asked, ids))
+
+    def at_once(self, target: Target, turns: Turns) -> bytes | None:
+        """Return the answer if there are ids in memory; a long one is a part of the turn. Raises
+        the refusal of a target whose key ended while it waited, and what `take` raises."""
+        counter = target.counter
+        if target.single:
+            id = counter.take()
+            return None if id is None else self.single(target, id)
+        if target.refusal is not None:
+            raise target.refusal.with_traceback(None)
+        ids = target.epoch_state.buffer.take_few(target.count) if target.listed else None
+        if ids is not None:  # they are above the mark at which more are reserved
+            return self.few(target, ids)
+        blocks = counter.take_many(target.count)
+        if blocks is None:
+            return None
+        turns.spend(target.cost)
+        return self.batch(target, blocks)
 
     def batch(self, target: Target, blocks: list[range]) -> bytes:
         return self._answer(*several(target.epoch_state.counter, target.asked, blocks))

@@ -122,6 +122,55 @@ async def a_proxy_shares_a_connection(serve: Serve) -> None:
         assert hand.issued == issued + 4
 
 
+async def only_the_key_is_another(serve: Serve) -> None:
+    """Each is judged as if it were the first one of its connection."""
+    async with lanes(serve) as hand:
+        mine = hand.bearers.shown["mine"]
+        hand.bearers.shown |= {
+            "typo": mine[:-1] + b"!", "another typo": mine + b"x", "basic": b"Basic a",
+            "spelt otherwise": b"bearer  " + mine[7:], "the scheme alone": b"Bearer",
+        }  # fmt: skip
+        for to in (TO, b"/next?count=2", b"/next?count=0", b"/old", b"/livez", b"/nowhere"):
+            for words in hand.bearers.shown:
+                lane, wire = hand.lane()
+                for shown in ("typo", words, "another typo", words, "foreign"):
+                    request, (alone, apart) = hand.get(shown, to=to), hand.lane()
+                    for one, written in ((lane, wire), (alone, apart)):
+                        one.data_received(request)
+                        await answered(written, 1)
+                    answer, expected = wire.written, apart.written
+                    statuses = said(wire)
+                    assert statuses == said(apart), (to, shown)
+                    assert statuses == [200] or answer == expected, (to, shown)  # ids differ
+        lane, wire = hand.lane()
+        lane.data_received(hand.get("typo"))
+        await hand.bearers.revoke("mine")
+        for words in ("mine", "basic", "short", "mine"):
+            lane.data_received(hand.get(words))
+        assert said(wire) == [401, 401, 401, 200, 401]
+
+
+async def another_key_waits_for_the_request_before_it(serve: Serve) -> None:
+    """Also where the one before is not whole yet."""
+    async with lanes(serve) as hand:
+        lane, wire = hand.lane()
+        lane.data_received(hand.get("foreign"))
+        assert said(wire) == [403]
+        lane.data_received(b"GET /livez HTTP/1.1\r\nX-Id: ")
+        lane.data_received(hand.get("mine"))
+        assert said(wire) == [200]
+        assert wire.done == []
+        lane.data_received(hand.get("foreign"))
+        assert said(wire) == [403]
+        go_on = await empty(hand.serving)
+        lane.data_received(hand.get("mine"))
+        lane.data_received(hand.get("foreign"))
+        assert not wire.written
+        go_on()
+        await answered(wire, 2)
+        assert said(wire) == [200, 403]
+
+
 async def tokens_vary_where_none_is_asked_for(serve: Serve) -> None:
     """A template learnt from two of them serves a third, and never a key (K2)."""
     async with lanes(serve, asks=False) as hand:
@@ -314,6 +363,8 @@ async def it_waits_for_aiohttp_while_its_key_ends(serve: Serve) -> None:
 Promise = Callable[[Serve], Awaitable[None]]
 PROMISES: list[Promise] = [
     a_proxy_shares_a_connection,
+    only_the_key_is_another,
+    another_key_waits_for_the_request_before_it,
     tokens_vary_where_none_is_asked_for,
     every_path_is_judged,
     a_key_ends_on_a_busy_connection,

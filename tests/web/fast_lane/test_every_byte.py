@@ -11,7 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
 
 from idservice.web.fast_lane.parser import END, RequestParser
-from idservice.web.fast_lane.responses import Target
+from idservice.web.fast_lane.target import Target
 from tests.simulation.store import SimStore, Table
 from tests.web.conftest import Serve
 from tests.web.fast_lane.hand import Hand

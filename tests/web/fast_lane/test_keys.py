@@ -15,8 +15,11 @@ from idservice.core.access_key import RANDOM_NUMBERS, Role, key_text
 from idservice.server.workers.link import PoolView
 from idservice.web import ids
 from idservice.web.fast_lane import responses, template
+from idservice.web.fast_lane.connection import FastConnection
 from idservice.web.fast_lane.connections import FastConnections
-from idservice.web.fast_lane.responses import Responder, Target
+from idservice.web.fast_lane.question import Question
+from idservice.web.fast_lane.responses import Responder
+from idservice.web.fast_lane.target import Target
 from idservice.web.request import WebLimits
 from tests.simulation.store import SimStore, Table
 from tests.web.conftest import Serve
@@ -54,10 +57,23 @@ def understands_what_ended(self: FastConnections, head: bytes, peer: Any) -> Any
     return known if known is not None else _understand(self, head, peer)
 
 
+def keeps_the_question(self: FastConnection) -> None:
+    self._head = self._template = None
+
+
+def reads_the_first_key(self: Question, data: bytes) -> bytes | None:
+    return None if _other_key(self, data) is None else self._head[self._start : self._end]
+
+
+_other_key: Callable[..., Any] = Question.other_key
 _understand: Callable[..., Any] = FastConnections.understand
 WITHOUT = tuple(name for name in template.READ if name != b"authorization")
 FAULTS: list[tuple[str, object, Promise]] = [
     ("web.fast_lane.template.READ", WITHOUT, keyed.a_proxy_shares_a_connection),
+    ("web.fast_lane.question.Question.other_key", reads_the_first_key,
+     keyed.only_the_key_is_another),
+    ("web.fast_lane.connection.FastConnection._forget", keeps_the_question,
+     keyed.another_key_waits_for_the_request_before_it),
     ("web.fast_lane.template._no_key", template._in_header,
      keyed.tokens_vary_where_none_is_asked_for),
     ("web.fast_lane.template._no_key", re.compile(rb"(?! Bearer idk_)[ -~]*"),
@@ -66,14 +82,14 @@ FAULTS: list[tuple[str, object, Promise]] = [
      keyed.every_path_is_judged),
     ("access.passes.Pass.check", lambda self, role, name=None: None, keyed.every_path_is_judged),
     ("access.passes.Pass.arm", lambda self, armed: None, keyed.a_key_ends_on_a_busy_connection),
-    ("web.fast_lane.responses.Target.disarm", closes_one_way_only,
+    ("web.fast_lane.target.Target.disarm", closes_one_way_only,
      keyed.a_key_ends_on_a_busy_connection),
-    ("web.fast_lane.responses.Target.disarm", closes_one_way_only,
+    ("web.fast_lane.target.Target.disarm", closes_one_way_only,
      keyed.a_batch_waits_for_its_turn_while_its_key_ends),
     ("access.keys.Keys.tick", lambda self: None, keyed.a_key_ends_on_a_busy_connection),
     ("access.keys.Keys._tell", lambda self: None, keyed.a_key_is_good_again_on_its_connection),
     ("access.keys.Keys._tell", lambda self: None, keyed.a_key_comes_that_was_refused),
-    ("web.fast_lane.responses.Target.received", lambda self, served: served,
+    ("web.fast_lane.target.Target.received", lambda self, served: served,
      keyed.a_request_waits_while_its_key_ends),
     ("web.fast_lane.connections.FastConnections.understand", understands_what_ended,
      keyed.a_key_is_good_again_on_its_connection),
