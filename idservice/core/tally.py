@@ -134,8 +134,9 @@ class Wanted:
 class Commit:
     """One write: the tally before and after it, and the records that it makes.
 
-    It holds only while the tally is active and has `rev`, `inc`, sum and `adds` of `before`, and
-    none of the records is there. Another sum at the same `rev` is that of a restored store.
+    It holds only while the tally is active and has `rev`, `inc`, sum, `adds` and time of `before`,
+    and none of the records is there. Another sum or time at the same `rev` is that of a restored
+    store.
     """
 
     before: Tally
@@ -149,8 +150,8 @@ class Commit:
 
 def is_as_it_was(found: Tally, before: Tally) -> bool:
     """Return True if no write came since `before`, in this store or in what it was restored from:
-    then another sum has the same `rev`."""
-    now, then = ((one.rev, one.inc, one.sum, one.adds) for one in (found, before))
+    then another sum has the same `rev`, or the same one another time: numbers count by ones."""
+    now, then = ((one.rev, one.inc, one.sum, one.adds, one.at) for one in (found, before))
     return now == then
 
 
@@ -215,7 +216,7 @@ def gone_back(known: Tally, found: Tally | None) -> str:
         return "is missing"
     if found.rev < known.rev:
         return f"went back from {known.rev} to {found.rev}"
-    now, before = ((one.inc, one.state, one.sum, one.adds) for one in (found, known))
+    now, before = ((one.inc, one.state, one.sum, one.adds, one.at) for one in (found, known))
     if found.rev == known.rev and now != before:
         return f"is not as it was at revision {found.rev}"
     return ""

@@ -72,8 +72,8 @@ class TallyTable:
 
     def holds(self, found: Tally, before: Tally) -> bool:
         """Whether the condition on the tally holds."""
-        wanted = (before.rev, before.inc, TallyState.ACTIVE, before.sum, before.adds)
-        return (found.rev, found.inc, found.state, found.sum, found.adds) == wanted
+        wanted = (before.rev, before.inc, TallyState.ACTIVE, before.sum, before.adds, before.at)
+        return (found.rev, found.inc, found.state, found.sum, found.adds, found.at) == wanted
 
     def write(self, after: Tally, inc: int, records: tuple[AddRecord, ...]) -> None:
         before = self.items.get(after.name)

@@ -101,7 +101,7 @@ async def test_where_no_tally_is_nothing_is_found_or_written(sums: TallyStore) -
     assert await sums.tallies() == [Tally("other")]
 
 
-@pytest.mark.parametrize("other", [{"sum": 4}, {"adds": 4}, {"inc": 2}])
+@pytest.mark.parametrize("other", [{"sum": 4}, {"adds": 4}, {"inc": 2}, {"at": 4}])
 async def test_a_sum_that_is_not_as_it_was_at_its_revision_is_not_written_over(
     sums: TallyStore, other: dict[str, int]
 ) -> None:

@@ -64,7 +64,10 @@ def test_nothing_is_told_or_changed_of_a_tally_that_went_back(way: str, at: int)
     run(main())
 
 
-@pytest.mark.parametrize("other", [{"sum": 2}, {"adds": 7}, {"inc": 2}, {"state": "suspended"}])
+OTHERS = [{"sum": 2}, {"adds": 7}, {"inc": 2}, {"state": "suspended"}, {"at": 77}]
+
+
+@pytest.mark.parametrize("other", OTHERS)
 def test_another_state_at_the_same_revision_is_one_that_went_back(other: dict[str, object]) -> None:
     """It was restored, and written since by somebody who did not know."""
 

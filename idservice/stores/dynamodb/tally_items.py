@@ -20,6 +20,9 @@ AMOUNT = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 AMOUNTS = ("sum", "start")
 BOUNDS = ("floor", "ceiling", "only")  # the attribute is missing where there is none
 COUNTS = ("decimals", "rev", "inc", "at", "adds")
+# That of `core.tally.is_as_it_was`.
+AS_IT_WAS = "#r = :rev AND #i = :inc AND #v = :known AND #n = :count AND #w = :then"
+NAMES = {"#i": "inc", "#n": "adds", "#w": "at"}
 SEEN = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
 
 
@@ -111,9 +114,7 @@ def rewritten(table: str, before: Tally, after: Tally) -> dict[str, Any]:
     """Return the parameters of the UpdateItem that replaces a tally if it is still `before`."""
     place, attributes = tally_place(table, before.name), tally_attributes(after)
     gone = [field for field in BOUNDS if field not in attributes]
-    condition = "#r = :rev AND #i = :inc AND #v = :known AND #n = :count"
-    values = {"rev": before.rev, "inc": before.inc, "known": before.sum, "count": before.adds}
-    return _set(place, attributes, condition, gone, **values)
+    return _set(place, attributes, AS_IT_WAS, gone, **_as_it_was(before))
 
 
 def committed(table: str, commit: Commit) -> list[dict[str, Any]]:
@@ -122,11 +123,10 @@ def committed(table: str, commit: Commit) -> list[dict[str, Any]]:
     tally = requests.update(
         tally_place(table, before.name),
         "SET #v = :sum, #r = :after, #w = :at, #n = :adds",
-        "#r = :rev AND #i = :inc AND #a = :active AND #v = :known AND #n = :count",
-        {"#i": "inc", "#w": "at", "#n": "adds"},
+        f"{AS_IT_WAS} AND #a = :active",
+        NAMES,
         sum=after.sum, after=after.rev, at=after.at, adds=after.adds,
-        rev=before.rev, inc=before.inc, active=TallyState.ACTIVE.value,
-        known=before.sum, count=before.adds,
+        active=TallyState.ACTIVE.value, **_as_it_was(before),
     )  # fmt: skip
     records = [
         _set(
@@ -137,6 +137,14 @@ def committed(table: str, commit: Commit) -> list[dict[str, Any]]:
         for record in commit.records
     ]
     return [{"Update": {**tally, **SEEN}}, *({"Update": record} for record in records)]
+
+
+def _as_it_was(before: Tally) -> dict[str, int]:
+    """Return the values in the condition AS_IT_WAS."""
+    return {
+        "rev": before.rev, "inc": before.inc, "known": before.sum, "count": before.adds,
+        "then": before.at,
+    }  # fmt: skip
 
 
 def tally_attributes(tally: Tally) -> dict[str, Item]:
@@ -174,7 +182,7 @@ def _set(
     change = "SET " + ", ".join(f"#{place_} = :{place_}" for place_ in given)
     if gone:
         change += " REMOVE " + ", ".join(list(names)[len(attributes) :])
-    names |= {"#i": "inc", "#n": "adds"}
+    names |= NAMES
     return requests.update(place, change, condition, names, **values, **given) | SEEN
 
 
