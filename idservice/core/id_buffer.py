@@ -1,10 +1,33 @@
 """The ids in memory: a row of blocks, and the cursor that runs through the first (I3, I11)."""
 
+import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import compress, islice, repeat
+from threading import Lock
 
 FEW = 64  # ids that the cursor gives one by one in less time than it takes to point it anew
+
+
+class _InTurn:
+    """Gives the next id to one thread at a time, where Python is built without its global lock:
+    there an iterator on a range may give one number to two threads (I1)."""
+
+    __slots__ = ("_ids", "_lock", "_owned")
+
+    def __init__(self, ids: Iterator[int], owned: object) -> None:
+        self._ids = ids
+        self._owned = owned
+        self._lock = Lock()
+
+    def __iter__(self) -> "_InTurn":
+        return self
+
+    def __next__(self) -> int:
+        if not self._owned:  # first: in a forked child the lock may be held for ever
+            raise StopIteration
+        with self._lock:
+            return next(self._ids)
 
 
 class IdBuffer:
@@ -145,9 +168,12 @@ class IdBuffer:
 
     def _point_at(self, ids: range) -> None:
         self._segment = ids  # what the cursor runs through
-        self._ids = self.cursor = iter(ids)
+        self._ids = iter(ids)
+        self.cursor: Iterator[int] = self._ids
         if self._owned is not None:
-            self.cursor = compress(self._ids, repeat(self._owned))
+            has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+            owned = compress(self._ids, repeat(self._owned))
+            self.cursor = owned if has_lock else _InTurn(self._ids, self._owned)
 
 
 def joined(blocks: Iterable[range]) -> list[range]:

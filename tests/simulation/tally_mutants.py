@@ -15,7 +15,7 @@ from idservice.stores.tally_source import Told
 from idservice.stores.tally_store import Beaten, TallyStore
 from idservice.tallies import pending_add
 from idservice.tallies.audit import TallyAudit
-from idservice.tallies.committer import Committer
+from idservice.tallies.committer import Check, Committer
 from idservice.tallies.pending_add import PendingAdd
 from idservice.tallies.shared_read import SharedRead
 from tests.simulation.tally_store import SimTallies, TallyTable
@@ -215,8 +215,8 @@ def of_any_incarnation(beaten: Beaten, inc: int) -> bool:
 class RefusesByOldReads(Committer):
     """Refuses by a read those that came after it had begun, too."""
 
-    def _learn(self, found: Tally | None, arrivals: int) -> None:
-        super()._learn(found, self._arrivals)
+    def _learn(self, found: Tally | None, arrivals: int, check: Check) -> None:
+        super()._learn(found, self._arrivals, check)
 
 
 def holds_for_any(self: PendingAdd, other: PendingAdd) -> bool:
@@ -333,7 +333,7 @@ TALLY_MUTANTS = [
         of_any_incarnation, "idservice.tallies.committer.are_of_now", "recreated", "incarnation",
         19,
     ),
-    _mutant(RefusesByOldReads, COMMITTER, "recreated", "stale", 36),
+    _mutant(RefusesByOldReads, COMMITTER, "recreated", "stale", 6),
     _mutant(holds_for_any, HOLDS_FOR, "summed", "stale", 33),
     _mutant(units_by_float, "idservice.tallies.pending_add.units", "summed", "asked"),
     _mutant(audited_by_itself, "idservice.tallies.audit.audited", "summed", "audit"),
