@@ -15,6 +15,7 @@ from typing import Any
 from idservice import errors
 from idservice.client import protocol
 from idservice.client.address import ServiceAddress
+from idservice.client.own_ids import own_ids
 from idservice.client.process_mark import process_mark, renewal_lock
 from idservice.client.protocol import RANGES_MAX, ClientAnswer, NoUsableAnswer, Refused, Reply
 from idservice.client.tally_calls import TallyCalls
@@ -103,7 +104,7 @@ class ClientBuffer:
             block_max=RANGES_MAX,
             strict=self._strict,
             hold_s=self.hold_s,
-            owned=process_mark(),
+            guarded=own_ids(process_mark()),
         )
 
     def enter(self) -> None:

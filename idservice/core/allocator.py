@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from idservice.core import sizing
 from idservice.core.epoch import Shards
 from idservice.core.gap_causes import FROM_MEMORY, GapCause
-from idservice.core.id_buffer import IdBuffer
+from idservice.core.id_buffer import Guard, IdBuffer
 from idservice.core.sizing import Pace
 
 RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the hold time is left for a slower use
@@ -65,11 +65,11 @@ class Allocator:
         block_max: int,
         strict: bool = False,
         hold_s: float | None = None,
-        owned: object = None,
+        guarded: Guard | None = None,
     ) -> None:
         assert min(runway_s, block_max, hold_s or 1) > 0
         self.shards = shards
-        self.buffer = IdBuffer(shared=hold_s is not None, owned=owned)
+        self.buffer = IdBuffer(shared=hold_s is not None, guarded=guarded)
         # It may be lowered. Borrowed ids come in requests to another service, a million in each.
         self.block_max = block_max if hold_s is None else min(block_max, sizing.BLOCK_ANY)
         self.runway_s = runway_s if hold_s is None else min(runway_s, RUNWAY_OF_HOLD * hold_s)

@@ -1,33 +1,11 @@
 """The ids in memory: a row of blocks, and the cursor that runs through the first (I3, I11)."""
 
-import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import compress, islice, repeat
-from threading import Lock
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
+Guard = Callable[[Iterator[int]], Iterator[int]]
 FEW = 64  # ids that the cursor gives one by one in less time than it takes to point it anew
-
-
-class _InTurn:
-    """Gives the next id to one thread at a time, where Python is built without its global lock:
-    there an iterator on a range may give one number to two threads (I1)."""
-
-    __slots__ = ("_ids", "_lock", "_owned")
-
-    def __init__(self, ids: Iterator[int], owned: object) -> None:
-        self._ids = ids
-        self._owned = owned
-        self._lock = Lock()
-
-    def __iter__(self) -> "_InTurn":
-        return self
-
-    def __next__(self) -> int:
-        if not self._owned:  # first: in a forked child the lock may be held for ever
-            raise StopIteration
-        with self._lock:
-            return next(self._ids)
 
 
 class IdBuffer:
@@ -39,12 +17,13 @@ class IdBuffer:
     With `shared`, threads may be about to move the cursor. Then it is never pointed anew while it
     has ids left, and blocks are not joined: they come in no order.
 
-    No id comes out while `owned` is false (I1). `None` is never asked.
+    With `guarded`, the cursor is what that makes of the iterator: it may end early, and be safe for
+    threads (I1).
     """
 
     __slots__ = (
+        "_guarded",
         "_ids",
-        "_owned",
         "_rest",
         "_rest_count",
         "_segment",
@@ -53,9 +32,9 @@ class IdBuffer:
         "cursor",
     )
 
-    def __init__(self, *, shared: bool, owned: object = None) -> None:
+    def __init__(self, *, shared: bool, guarded: Guard | None = None) -> None:
         self._shared = shared
-        self._owned = owned
+        self._guarded = guarded
         self._point_at(range(0))
         self._rest: deque[range] = deque()  # what comes after it
         self._rest_count = 0
@@ -169,11 +148,7 @@ class IdBuffer:
     def _point_at(self, ids: range) -> None:
         self._segment = ids  # what the cursor runs through
         self._ids = iter(ids)
-        self.cursor: Iterator[int] = self._ids
-        if self._owned is not None:
-            has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
-            owned = compress(self._ids, repeat(self._owned))
-            self.cursor = owned if has_lock else _InTurn(self._ids, self._owned)
+        self.cursor = self._ids if self._guarded is None else self._guarded(self._ids)
 
 
 def joined(blocks: Iterable[range]) -> list[range]:

@@ -1,17 +1,8 @@
 """Blocks are joined, split and handed out with every id, once and in order."""
 
-import builtins
-import sys
-from collections.abc import Iterator
-from itertools import islice
-from operator import length_hint
-from threading import Lock
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idservice.core import id_buffer
 from idservice.core.id_buffer import FEW, IdBuffer, joined
 
 BLOCKS = st.builds(
@@ -67,48 +58,3 @@ def test_few_ids_are_taken_only_down_to_the_mark(held: int, mark: int, counts: l
         assert (few is None) == (count > min(FEW, above - len(taken)))
         taken += few or ()
     assert taken == [*range(len(taken))]
-
-
-def test_threads_take_ids_in_turn_without_a_global_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, seen = Lock(), list[bool]()
-
-    class Watched:
-        """The iterator of a range, which notes if the lock is held."""
-
-        def __init__(self, ids: range) -> None:
-            self.ids = builtins.iter(ids)
-
-        def __iter__(self) -> Iterator[int]:
-            return self
-
-        def __length_hint__(self) -> int:
-            return length_hint(self.ids)
-
-        def __next__(self) -> int:
-            seen.append(lock.locked())
-            return next(self.ids)
-
-    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-    monkeypatch.setattr(id_buffer, "iter", Watched, raising=False)
-    monkeypatch.setattr(id_buffer, "Lock", lambda: lock)
-    buffer = IdBuffer(shared=True, owned=True)
-    buffer.append(range(5))
-    buffer.advance()
-    assert [buffer.take(), next(buffer.cursor), *islice(buffer.cursor, 2), *buffer.cursor] == [
-        *range(5)
-    ]
-    assert buffer.take() is None
-    assert seen == [True] * 7
-
-
-def test_a_child_gets_no_id_of_its_parent_without_a_global_lock(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-    mark = [1]
-    buffer = IdBuffer(shared=True, owned=mark)
-    buffer.append(range(5))
-    buffer.advance()
-    assert buffer.take() == 0
-    mark.clear()
-    assert buffer.take() is None
