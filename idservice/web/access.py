@@ -13,7 +13,7 @@ from aiohttp import web
 
 from idservice import errors
 from idservice.core.limits import NAME
-from idservice.web.passes import pass_of
+from idservice.web.passes import ends_unread, pass_of
 from idservice.web.problems import Handler, HostRefused, WriteRefused, problem
 
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", re.ASCII)
@@ -108,7 +108,7 @@ def for_operators(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except errors.IdserviceError as error:
-            if error is pass_of(request).refusal:  # which is told as that of any refused key
+            if ends_unread(request, error):  # in words that are the same for all
                 raise
             return problem(error, operator=pass_of(request).sees_all)
 

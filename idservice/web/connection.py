@@ -14,6 +14,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from idservice import errors
 from idservice.observability.logs import RateLimitedLog
+from idservice.web.above_limit import answer_above_limit
 from idservice.web.problems import BODY_MAX, HeadersTooLong, UriTooLong, problem, problem_of
 from idservice.web.request import IDLE_S
 
@@ -28,24 +29,6 @@ LINGERING_S = 2.0  # for the rest of a body that is not read
 POLL_S = 0.02  # between two looks for the end of the last connection
 REFUSED_S = 1.0  # for a connection above the limit to send its request
 REFUSED_MAX = 32  # connections above the limit that are given this time at once
-
-
-def _closing(status: bytes, kind: bytes, body: bytes) -> bytes:
-    """Return a whole answer after which the connection is closed."""
-    return (
-        b"HTTP/1.1 %s\r\nCache-Control: no-store\r\nServer: idservice\r\nContent-Type: %s\r\n"
-        b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (status, kind, len(body), body)
-    )
-
-
-LIVE = _closing(b"200 OK", b"text/plain; charset=utf-8", b"live")
-TOO_MANY = _closing(
-    b"503 Service Unavailable\r\nRetry-After: 1",
-    b"application/problem+json",
-    b'{"type":"urn:idservice:problem:too_many_connections","title":"Service Unavailable",'
-    b'"status":503,"detail":"Too many connections are open.","code":"too_many_connections",'
-    b'"retryable":true,"outcome":"not_applied"}',
-)
 CHUNKED_MAX = 2 * BODY_MAX  # bytes of a chunked body, with the sizes of its chunks
 PIECE = CHUNKED_MAX // 2  # bytes that the parser gets at once of what may be many small chunks
 END = b"\r\n\r\n"  # of a head
@@ -375,9 +358,7 @@ class RefusedConnection(asyncio.Protocol):
         self._limit.refused += 1
 
     def data_received(self, data: bytes) -> None:
-        answer = LIVE if data.startswith((b"GET /livez ", b"HEAD /livez ")) else TOO_MANY
-        is_head = data.startswith(b"HEAD ")
-        self._transport.write(answer[: answer.index(END) + 4] if is_head else answer)
+        self._transport.write(answer_above_limit(data))
         self._transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:

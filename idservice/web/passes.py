@@ -12,7 +12,14 @@ from idservice import errors
 from idservice.access.gate import Gate
 from idservice.access.passes import OPEN, Pass
 from idservice.core.access_key import EVERYTHING, Role
-from idservice.web.problems import Handler, PageNeedsKey, QueryNotRead, expect, problem
+from idservice.web.problems import (
+    Handler,
+    PageNeedsKey,
+    QueryNotRead,
+    RequestTimeout,
+    expect,
+    problem,
+)
 
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
@@ -23,6 +30,7 @@ READING = ("GET", "HEAD")
 IDS = "/next"  # where POST asks for ids by its query
 
 WHOLE = ("/metrics",)  # show the sums of all counters
+UNREAD = (errors.MalformedRequest, RequestTimeout)
 KEYED = ("/v1/tallies/{name}/add", "/v1/tallies/{name}/set")  # are repeated by an Idempotency-Key
 
 
@@ -78,19 +86,25 @@ def _judged(
 
 
 def _repeated(handler: Handler) -> Handler:
-    """Return a handler that does not say `not_applied` when it lets a request not through: rights
-    change, and the same add may have been counted while they were wider (T3)."""
+    """Return a handler that does not say `not_applied` of a request that is not let through, or not
+    whole: an earlier one with the same add may have been counted (T3)."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
         except errors.IdserviceError as error:
-            ended = error is pass_of(request).refusal  # while the body came
-            if KEPT in request and not ended and not isinstance(error, errors.StoreKeyNotEnough):
-                raise  # it was let through, also by the service that this one asks
+            beyond = isinstance(error, errors.StoreKeyNotEnough)  # of the service that this asks
+            if KEPT in request and not beyond and not ends_unread(request, error):
+                raise  # it was let through
             return problem(error, of_add=True)
 
     return handle
+
+
+def ends_unread(request: web.Request, error: errors.IdserviceError) -> bool:
+    """Return True if a request that was let through ended before its body was read: its pass ended,
+    or the rest did not come."""
+    return error is pass_of(request).refusal or isinstance(error, UNREAD)
 
 
 def role_for(path: str, method: str) -> Role:

@@ -26,7 +26,7 @@ from idservice.observability import prometheus, readings
 from idservice.observability.latency import Latency
 from idservice.observability.tally_readings import TallySample, TallyStats
 from idservice.server import settings as config
-from idservice.web import connection
+from idservice.web import above_limit
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 WIDTH = 112
@@ -185,11 +185,12 @@ def every_error() -> Iterator[str]:
         " `unknown` (it may have been). Words in capitals stand for values.",
         "For an add to a tally, or a set of its sum, the outcome is about its `Idempotency-Key`. If"
         " its access key or its listener (`write_refused`) refuses it, the outcome is `unknown`,"
-        " because an earlier request with the same `Idempotency-Key` may be counted.",
+        " because an earlier request with the same `Idempotency-Key` may be counted. The same holds"
+        " for `request_timeout` and `too_many_connections`.",
         "Statuses that the HTTP layer uses by itself, such as 417, have the code `bad_request`.",
     )
     lines = {_described(kind) for kind in every_error_class()}
-    too_many = json.loads(connection.TOO_MANY.partition(b"\r\n\r\n")[2])
+    too_many = json.loads(above_limit.TOO_MANY.partition(b"\r\n\r\n")[2])
     lines.add((too_many["status"], too_many["code"], too_many["detail"] + _outcome(**too_many)))
     for status in sorted({status for status, _, _ in lines}):
         yield ""

@@ -13,7 +13,7 @@ import pytest
 from idservice.core.gap_causes import GapCause
 from idservice.observability import logs, status
 from idservice.stores import findings
-from idservice.web import connection
+from idservice.web import above_limit
 from idservice.web.openapi import document
 from idservice.web.request import WebLimits
 from tests.docs import generate
@@ -45,7 +45,7 @@ def test_a_generated_page_is_current(name: str) -> None:
 
 
 def test_the_error_that_is_worded_in_advance_has_a_code_that_is_described() -> None:
-    assert b'"code":"too_many_connections"' in connection.TOO_MANY
+    assert b'"code":"too_many_connections"' in above_limit.TOO_MANY
     assert "### `too_many_connections`" in page("errors.md")
 
 
