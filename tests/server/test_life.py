@@ -19,6 +19,7 @@ import pytest
 from idservice.server.process import DESCRIPTORS_MIN, connections_max
 from idservice.server.settings import ServeSettings
 from tests.hammer import Hammer, Report, hammer
+from tests.ports import port_of
 from tests.processes import START_S, STORE, Serving, command, environment, fill, started, until
 from tests.web.wire import Wire, ask, connected, request
 
@@ -484,16 +485,17 @@ async def test_a_log_that_nobody_reads_holds_up_neither_requests_nor_the_stop(
     folder: Path, workers: str
 ) -> None:
     read, write = os.pipe()
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
     given = (
-        *("serve", "--listen", f"127.0.0.1:{port}", "--store", STORE, "--workers", workers),
+        *("serve", "--listen", "127.0.0.1:0", "--store", STORE, "--workers", workers),
         *("--access-log", "--drain", "0"),
     )
     with os.fdopen(read), os.fdopen(write, "w"):
         fill(write)
         process = started(given, folder, environment(), write, write)
         try:
+            await until(lambda: port_of(process.pid) is not None)
+            port = port_of(process.pid)
+            assert port is not None
             waited = command("wait", "--url", f"http://127.0.0.1:{port}", folder=folder)
             assert waited.returncode == 0
             async with connected(port) as wire:
