@@ -203,7 +203,8 @@ def is_newer(answer: ClientAnswer, *, url: str, ordinal: int, strict: bool) -> b
     """
     if answer.ordinal < ordinal:
         why = f"its epoch {answer.ordinal} has ended, the current one is {ordinal}; if that goes"
-        why += " on, it serves from an older copy of its store, or from another one"
+        why += " on, it serves from an older copy of its store, or from another one; once that is"
+        why += " fenced, start this process again"
         raise NoUsableAnswer(url=url, why=why)
     if answer.ordinal == ordinal and answer.strict != strict:
         raise NoUsableAnswer(url=url, why=f"it contradicts an earlier answer of epoch {ordinal}")
