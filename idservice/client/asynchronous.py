@@ -57,7 +57,7 @@ class AsyncClient:
     def _begin(self) -> None:
         """Know of no task and no timer: there are none yet, or another loop has them."""
         self._waiting = 0  # calls that wait for a refill
-        self._refill_ended = asyncio.Event()  # of the present one; the next one has another
+        self._refill_ended = asyncio.Event()  # of the present refill; each has its own
         self._refilling: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
 

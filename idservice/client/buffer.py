@@ -263,9 +263,11 @@ class ClientBuffer:
     # --- failures --------------------------------------------------------------------------------
 
     def pause(self, failures: int, error: Failure) -> float:
-        """Return the seconds to wait after this many failures in a row, of which the last is
-        `error`; the service may say how long, and is asked now and then all the same: an operator
-        may have raised the rate."""
+        """Return the seconds to wait after this many failures in a row; `error` is the last one.
+
+        A refusal may name a longer time. Of that at most PAUSE_SAID_MAX_S is waited, because an
+        operator may have raised the rate.
+        """
         spread = self._random.random()
         pause = backoff(failures, first_s=PAUSE_FIRST_S, max_s=PAUSE_MAX_S, spread=spread)
         return max(pause, min(error.pause_s, PAUSE_SAID_MAX_S) if isinstance(error, Refused) else 0)

@@ -85,8 +85,8 @@ class Resolver(AbstractResolver):
 class _OfOneProcess(aiohttp.BaseConnector):
     """A connector whose connections a forked child does not close.
 
-    To close one takes it off the list of events (epoll) that both processes share, and the parent
-    would hear of no answer on it.
+    Closing a connection in the child removes it from the list of events (epoll) that both processes
+    share. The parent would then get no answer on it.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -107,8 +107,8 @@ class _SocketConnector(_OfOneProcess, aiohttp.UnixConnector):
 
 
 class AsyncTransport:
-    """Sends requests to one service, and none of them twice: but one whose access key was refused
-    is sent with a new key, if its file has one. Enter it to use it.
+    """Sends requests to one service, and none of them twice. If the access key was refused and its
+    file has a new key, the request is sent again with the new key. Enter the transport to use it.
 
     `connect_s` is how long a connection may take to be made; None if `send` has a limit. `own_key`
     is the access key that each request shows.

@@ -96,8 +96,11 @@ class _Reading(io.RawIOBase):
 
 
 class ConnectionPool:
-    """Sends requests to one service, one at a time on each connection, and none of them twice: but
-    one whose access key was refused is sent with a new key, if its file has one."""
+    """Sends requests to one service, one at a time on each connection, and none of them twice.
+
+    If the access key was refused and its file has a new key, the request is sent again with the new
+    key.
+    """
 
     def __init__(self, address: ServiceAddress, own_key: OwnKey | None = None) -> None:
         self.url = address.url
@@ -115,9 +118,9 @@ class ConnectionPool:
         """Send one request; `key` is its Idempotency-Key, `timeout` in seconds. Raises
         NoUsableAnswer, of which NotSent proves that it was not sent.
 
-        After it a new connection begins with the next address of the host: an instance that does
-        not answer is not asked twice if there is another one. While the access key is known to be
-        refused, that is answered without a request.
+        After that error a new connection begins with the next address of the host, so an instance
+        that does not answer is not asked twice if there is another one. While the access key is
+        known to be refused, the refusal is returned without a request.
         """
         now = time.monotonic()
         held = self._own_key.held(target, now)

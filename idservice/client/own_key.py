@@ -31,12 +31,13 @@ class OwnKey:
         self._file = file
         self.name = f"the file {file}" if file else name
         self._text = _read(file) if file else _checked(text, name)
-        # By path, and for all of them by "": until when it is given again, and the answer.
+        # Of each path, or of all by "": the time until which a refusal is given again, and it.
         self._refusals: dict[str, tuple[float, Reply]] = {}
 
     @classmethod
     def given(cls, key: str | None) -> "OwnKey":
-        """Return the key that an application gave; None: that of the environment. Raises Usage."""
+        """Return the key of an application, or if it gave none that of the environment. Raises
+        Usage."""
         if key is None:
             return cls.of_environment(os.environ)
         if not isinstance(key, str):
@@ -52,12 +53,12 @@ class OwnKey:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers with which a request shows it; none without a key."""
+        """The headers with which a request shows the key; none without a key."""
         return {"Authorization": f"Bearer {self._text}"} if self._text else {}
 
     @property
     def advice(self) -> str:
-        """The words that say what to do once it is refused."""
+        """The words that say what to do once the key is refused."""
         if self._file:
             return f"Put a key that is valid there into {self.name}, which is read again by itself"
         if self._text:
@@ -75,7 +76,7 @@ class OwnKey:
         return f"set it as {self.name}"
 
     def held(self, target: str, now: float) -> Reply | None:
-        """Return the refusal that a request would get again; None if it is to be sent."""
+        """Return the refusal that a request would get again; None if it may succeed."""
         if not self._refusals or target in UNASKED:
             return None
         for path in ("", _path(target)):
@@ -85,8 +86,10 @@ class OwnKey:
         return None
 
     def is_renewed(self, target: str, reply: Reply, now: float) -> bool:
-        """Take note of an answer; return True if it refuses the key and the file has another one,
-        with which the same may be asked again: nothing was done."""
+        """Take note of an answer; return True if it refuses the key and the file has another key.
+
+        Then the request may be sent again with that key, because nothing was done.
+        """
         if reply.status not in (UNAUTHORIZED, FORBIDDEN) or REFUSING not in reply.body:
             return False
         if self._read_again():

@@ -34,9 +34,9 @@ class ClientTally:
     def add(self, amount: str | int | Decimal, *, key: str = NEW_KEY) -> SettledAdd:
         """Count an amount, once for ever under its key, and return the answer with the new sum.
 
-        The same key sent again, by anybody, gets the same answer. Without a key one is made, which
-        only repetitions inside of this call share. Each error has the key: after AddUnsettled call
-        again with it.
+        The same key sent again, by any client, gets the same answer. Without a key the call makes
+        one, and uses it for its own repetitions. Each error has the key: after AddUnsettled, call
+        again with that key.
         Raises TypeError (a float is not exact), BadAmount, BadKey, OutOfBounds, KeyReused,
         UnknownTally, TallySuspended, Refused, NotOpen, AddUnsettled.
         """
