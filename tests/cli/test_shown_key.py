@@ -23,6 +23,12 @@ KEY = key_text(Role.USE, range(RANDOM_NUMBERS))
 SECRET = KEY.rpartition("_")[2]
 
 
+@pytest.fixture(autouse=True)
+def _unhurried(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command waits for an answer on a machine that stands still for a while."""
+    monkeypatch.setenv("IDSERVICE_TIMEOUT", "60")
+
+
 @pytest.fixture(scope="module")
 def central() -> Iterator[tuple[str, str]]:
     """A service that asks for keys, and a key of its counter `orders`."""
