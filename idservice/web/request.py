@@ -19,7 +19,7 @@ COUNT = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)  # int() also takes "1_0", " 1"
 NONCE = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 QUERY_KEYS_MAX = 32
 ESCAPES_MAX = 256  # of %XX in a query: to decode a thousand takes longer than anything else
-JSON, PLAIN = "application/json", "text/plain"
+JSON, PLAIN, CSV = "application/json", "text/plain", "text/csv"
 IDLE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
 KINDS_MAX = 32  # of an Accept header; what follows is not read
 IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
@@ -124,8 +124,15 @@ def prefers_text(accept: str) -> bool:
     return _preferred(accept) == PLAIN
 
 
-def _preferred(accept: str) -> str:
-    """Return the kind that an Accept header asks for by name; empty if it names neither."""
+@lru_cache(maxsize=256)
+def prefers_csv(accept: str) -> bool:
+    """Return True if an Accept header prefers CSV to JSON; not if it names neither."""
+    return _preferred(accept, CSV) == CSV
+
+
+def _preferred(accept: str, text: str = PLAIN) -> str:
+    """Return which an Accept header prefers of JSON and a kind of text; empty if it names neither.
+    What names all kinds of text names that one."""
     quality: dict[str, float] = {}
     for part in accept.lower().split(",", KINDS_MAX)[:KINDS_MAX]:
         kind, *parameters = (piece.strip() for piece in part.split(";", KINDS_MAX)[:KINDS_MAX])
@@ -136,10 +143,10 @@ def _preferred(accept: str) -> str:
                     quality[kind] = float(parameter[2:])
                 except ValueError:
                     quality[kind] = 0.0
-    json = quality.get(JSON, 0.0)
-    text = max(quality.get(PLAIN, 0.0), quality.get("text/*", 0.0))
-    if json == text:
-        first = [kind for kind in quality if kind in (JSON, PLAIN, "text/*")][:1]
-        json, text = (json, 0.0) if first == [JSON] else (0.0, text)
-    weight, kind = (json, JSON) if json > text else (text, PLAIN)
+    of_json = quality.get(JSON, 0.0)
+    of_text = max(quality.get(text, 0.0), quality.get("text/*", 0.0))
+    if of_json == of_text:
+        first = [kind for kind in quality if kind in (JSON, text, "text/*")][:1]
+        of_json, of_text = (of_json, 0.0) if first == [JSON] else (0.0, of_text)
+    weight, kind = (of_json, JSON) if of_json > of_text else (of_text, text)
     return kind if weight > 0 and weight >= quality.get("*/*", 0.0) else ""

@@ -12,10 +12,9 @@ from idservice.core.access_key import Role
 from idservice.stores.protocol import IdStore, has_catalogue
 from idservice.web.passes import pass_of
 from idservice.web.problems import NO_STORE, json_answer
-from idservice.web.request import JSON, KINDS_MAX, read_query
+from idservice.web.request import CSV, prefers_csv, read_query
 from idservice.web.usage_schemas import usage_answer
 
-CSV = "text/csv"
 CSV_HEADERS = {**NO_STORE, "Content-Type": f"{CSV}; charset=utf-8; header=present"}
 KEYS = ("from", "to", "scope", "format")
 REPORT_MAX_S = 30.0
@@ -71,8 +70,7 @@ def _wants_csv(query: dict[str, str], accept: str) -> bool:
             raise errors.BadUsageReport(why=why)
     named = query.get("format")
     if named is None:
-        kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",", KINDS_MAX)]
-        return next((kind for kind in kinds if kind in (CSV, JSON)), JSON) == CSV
+        return prefers_csv(accept)
     if named not in ("json", "csv"):
         raise errors.BadUsageReport(why=f"format is {named[:80]!r}; it must be json or csv")
     return named == "csv"

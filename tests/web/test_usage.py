@@ -89,6 +89,13 @@ async def test_the_report_is_csv_where_that_is_asked_for(
     assert answer.text == usage_samples.CSV
 
 
+@pytest.mark.parametrize("accept", ["text/csv;q=0.5, application/json", "*/*", "image/png", ""])
+async def test_the_report_is_json_where_that_is_preferred(used: Serving, accept: str) -> None:
+    _, acme = await used.make("admin", "acme.*")
+    answer = await used.ask(OCTOBER, headers={**acme, "Accept": accept})
+    assert answer.headers["content-type"].startswith("application/json")
+
+
 async def test_without_days_the_report_is_about_this_month(used: Serving) -> None:
     _, every = await used.make("admin", "*")
     report = (await used.ask("/v1/usage", headers=every)).json
