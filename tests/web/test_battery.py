@@ -14,6 +14,7 @@ import pytest
 from idservice.client.tls import NOT_SPOKEN, why_no_handshake
 from idservice.observability import logs
 from idservice.web import connection
+from idservice.web.above_limit import answer_above_limit
 from idservice.web.connection import _first_line
 
 from .conftest import Serve, Serving
@@ -303,6 +304,27 @@ async def test_a_fresh_request_is_answered_beside_500_idle_connections(serving: 
             connection.close()
 
 
+async def test_an_add_beyond_the_cap_is_unknown_also_if_it_is_not_waited_for(serve: Serve) -> None:
+    """An earlier one with its key may be counted (T3)."""
+    serving = await serve(connections_max=1)
+    serving.gate.refused_most = 1
+    async with connected(serving.port), connected(serving.port):
+        while not serving.gate.refused:
+            await asyncio.sleep(0)
+        async with connected(serving.port) as wire:
+            await wire.send(NEXT.replace(b"GET /next", b"POST /v1/tallies/sum/add"))
+            assert (await wire.answer()).json["outcome"] == "unknown"
+
+
+def test_the_outcome_beyond_the_cap_does_not_depend_on_where_a_request_is_cut() -> None:
+    add = NEXT.replace(b"GET /next", b"POST /v1/tallies/sum/add")
+    for at in range(len(add)):
+        assert b'"outcome":"unknown"' in answer_above_limit(add[:at]), add[:at]
+    for other in (b"GET /next", b"POST /next", b"POST /v1/counters/orders/next", b"P\0"):
+        assert b'"outcome":"not_applied"' in answer_above_limit(other)
+    assert answer_above_limit(b"GET /livez HTTP/1.1").endswith(b"live")
+
+
 async def test_connections_beyond_the_cap_are_told_so_and_it_recovers(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,8 +346,8 @@ async def test_connections_beyond_the_cap_are_told_so_and_it_recovers(
                 answer = await wire.answer()
                 assert (answer.status, answer.closes) == (503, True)
                 assert answer.json["code"] == "too_many_connections"
-                # An earlier copy of an add may have been counted.
-                assert (answer.json["outcome"] == "unknown") == (sent is added)
+                # What nobody sent yet may be an add, of which an earlier copy may be counted.
+                assert (answer.json["outcome"] == "unknown") == (sent in (added, b""))
                 assert answer.headers["cache-control"] == "no-store"
                 assert answer.headers["retry-after"] == "1"
                 assert answer.headers["content-type"] == "application/problem+json"
