@@ -90,7 +90,7 @@ async def _in_time() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(REFILL_MAX_S):
             yield
-    except (errors.StoreError, TimeoutError):
+    except (errors.StoreError, errors.StoreKeyNotEnough, TimeoutError):
         pass
     except Exception:  # a bug of ours or of a library
         log.exception("reading a counter failed", extra={"action": "doubt_bug"})

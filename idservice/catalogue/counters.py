@@ -157,13 +157,12 @@ async def ensure(
 
 async def shown(store: IdStore, name: str) -> Counter | None:
     """Return the entry of a counter, to be shown. Raises as `IdStore.counter`."""
-    counter = await store.counter(name)
-    if counter is None or has_catalogue(store):
-        return counter
-    try:  # a borrowed counter differs from the entry at the service that lends it
+    if has_catalogue(store):
+        return await store.counter(name)
+    try:  # `counter` asks first if it may be used, which a key that may read it need not permit
         return await store.entry(name)
     except errors.ChangedElsewhere:
-        return counter
+        return await store.counter(name)
 
 
 async def positions_of(store: IdStore, counter: Counter) -> list[Position]:

@@ -17,7 +17,7 @@ from idservice import errors
 from idservice.access.changes import KeyChanges
 from idservice.access.gate import Gate
 from idservice.access.keys import Keys
-from idservice.allocation import local_counter
+from idservice.allocation import local_counter, position_check
 from idservice.allocation.service import Service
 from idservice.client import own_key
 from idservice.client.address import KEY_VARIABLE, ServiceAddress
@@ -167,6 +167,29 @@ async def test_an_instance_whose_key_may_only_read_is_not_ready(
             await scene.make()
             assert await service.not_ready() is None
             assert await (await service.local_counter("acme.orders")).next_id() == 0
+
+
+async def test_a_key_that_may_only_read_shows_a_counter(scene: Scene) -> None:
+    await scene.make(role=Role.READ)
+    async with (
+        scene.sidecar() as store,
+        served(store) as sidecar,
+        aiohttp.ClientSession() as http,
+    ):
+        async with http.get(f"{sidecar.url}/v1/counters/acme.orders") as answer:
+            assert answer.status == 200
+            body = await answer.json()
+        assert (body["counter"], body["next"]) == ("acme.orders", 0)
+
+
+async def test_a_key_that_is_not_enough_tells_nothing_of_a_counter_and_is_no_bug(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A suspect counter is looked at again and again; each time a traceback was logged."""
+    await scene.make(role=Role.READ)
+    async with scene.sidecar() as store:
+        assert await position_check.look(store, "acme.orders") is None
+    assert not [one for one in caplog.records if one.exc_info]
 
 
 async def test_a_narrower_key_does_not_say_that_an_add_was_never_counted(
