@@ -26,8 +26,9 @@ from idservice.web.request import NONCE, WebLimits
 DESCRIPTION = (
     "Unique, short numbers, and sums that count each key once. Answers must not be cached. If a "
     "listener asks for access keys (`serve --require-keys`), only `/livez` and `/readyz` are "
-    "answered without one. Counters, tallies and keys can be changed with an admin key, at a Unix "
-    "socket named by `--admin-listen`, and on the machine itself with `serve --allow-changes`."
+    "answered without one. Counters, tallies and keys can be changed in three ways: with an admin "
+    "key; without one at a Unix socket that `--admin-listen` names; and, if `serve` has "
+    "`--allow-changes`, without one on the machine itself."
 )
 TAGS = {
     "ids": "Take ids.",

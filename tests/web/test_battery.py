@@ -304,18 +304,6 @@ async def test_a_fresh_request_is_answered_beside_500_idle_connections(serving: 
             connection.close()
 
 
-async def test_an_add_beyond_the_cap_is_unknown_also_if_it_is_not_waited_for(serve: Serve) -> None:
-    """An earlier one with its key may be counted (T3)."""
-    serving = await serve(connections_max=1)
-    serving.gate.refused_most = 1
-    async with connected(serving.port), connected(serving.port):
-        while not serving.gate.refused:
-            await asyncio.sleep(0)
-        async with connected(serving.port) as wire:
-            await wire.send(NEXT.replace(b"GET /next", b"POST /v1/tallies/sum/add"))
-            assert (await wire.answer()).json["outcome"] == "unknown"
-
-
 def test_the_outcome_beyond_the_cap_does_not_depend_on_where_a_request_is_cut() -> None:
     add = NEXT.replace(b"GET /next", b"POST /v1/tallies/sum/add")
     for at in range(len(add)):
