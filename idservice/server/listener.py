@@ -200,8 +200,8 @@ class Listener:
 
     def _wait_for_room(self, error: OSError) -> None:
         """Accept nothing for a while: the socket stays readable, and to try at once would spin."""
-        self._failed_at = self._loop.time()
-        if self._short_since is None:
+        last, self._failed_at = self._failed_at, self._loop.time()
+        if self._short_since is None or self._failed_at >= last + OVER_S:
             self._short_since = self._failed_at
             log.error(
                 "cannot accept a connection: %s; trying again every %g s", error.strerror, SHORT_S,

@@ -224,6 +224,25 @@ async def test_the_log_says_once_that_none_is_accepted_and_once_that_all_are_aga
         assert actions == ["accept_failed", "accept_resumed"]
 
 
+async def test_a_second_shortage_long_after_the_first_is_told_as_one_of_its_own(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few connect, nobody may have come in between. The first was said to last on."""
+    monkeypatch.setattr(module, "SHORT_S", 0.0)
+    async with listening() as (listener, port):
+        bound, failed_at = listener._bound, list[float]()
+        for over_s in (3600.0, 0.0):
+            monkeypatch.setattr(module, "OVER_S", over_s)
+            listener._bound = ShortFor(bound, errno.EMFILE)  # type: ignore[assignment]
+            assert (await ask(port)).status == 200
+            failed_at.append(listener._failed_at)
+        assert [record.action for record in caplog.records] == [
+            "accept_failed", "accept_failed", "accept_resumed"
+        ]  # fmt: skip
+        assert failed_at[0] < failed_at[1]
+        assert caplog.records[-1].args == (0.0,)
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ECONNABORTED])
 async def test_at_the_end_who_waits_is_served_though_one_could_not_be_accepted(number: int) -> None:
     async with listening() as (listener, port):
