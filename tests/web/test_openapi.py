@@ -20,7 +20,7 @@ from idservice.server.settings import OWN_PATHS
 from idservice.stores.records import MOVED, Adopted, Move, Position
 from idservice.web import ids
 from idservice.web.components import codes, ref
-from idservice.web.fast_lane import responses
+from idservice.web.fast_lane import target
 from idservice.web.openapi import document
 from idservice.web.request import WebLimits
 from idservice.web.schemas import CounterAnswer
@@ -337,7 +337,7 @@ async def test_the_fuzzer_sees_a_wrong_answer(
     serving: Serving, fuzzer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = b'{"counter":"default","id":-1%d}'
-    for module in (ids, responses):
+    for module in (ids, target):
         monkeypatch.setattr(module, "form", lambda *_: ("application/json", wrong))
     code, output = await fuzz(
         fuzzer, serving, "application/json", tmp_path, "--include-path", "/next"
