@@ -1,6 +1,6 @@
-"""Keeps the counters in use up with the store: entries that changed, names without a
-counter, changes that stand still, positions and a store that went back, and a catalogue that was
-not heard of for too long."""
+"""Keeps the counters in use current with the store. It notices entries that changed, names without
+a counter, changes that stand still, positions or a store that went back, and a catalogue that could
+not be read for too long."""
 
 import asyncio
 import logging
@@ -30,10 +30,11 @@ STANDS_STILL_S = 5.0  # after which an instance finishes a change that another b
 
 
 class Follower(Protocol):
-    """Something else that is kept up with the catalogue, since its writes move the revision too."""
+    """Other data that is kept current by the catalogue's revision, which writes of this data move
+    too."""
 
     async def run(self) -> None:
-        """Do what is to be done beside, until the service ends."""
+        """Do the follower's other work, until the service ends."""
 
     async def read_again(self) -> None:
         """Read what may have changed, since the revision moved. Raises StoreError."""
@@ -43,9 +44,10 @@ class Follower(Protocol):
 
 
 class CatalogueWatcher:
-    """Reads the revision of the catalogue, and the entries of counters in use when it moved; now
-    and then also their positions. `finish` is called with the name of a counter whose change stands
-    still, `replaced` if the store is another one, or an older copy. `followers` read when it does.
+    """Reads the revision of the catalogue, and when it moved, the entries of counters in use. It
+    also compares the positions of these counters, in turns. `finish` is called with the name of a
+    counter whose change stands still, `replaced` if the store is another one, or an older copy.
+    `followers` read again when the revision moved.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class CatalogueWatcher:
                     moved = revision != self._revision
                     self._unknown.looked(began=began, now=self._loop.time(), moved=moved)
                     if moved:
-                        for follower in self._followers:  # first: it reads little, and soon (K3)
+                        for follower in self._followers:  # first: they read little, and soon (K3)
                             await follower.read_again()
                         await self._read_entries()
         except errors.StoreReplaced as error:
@@ -117,8 +119,8 @@ class CatalogueWatcher:
         except Exception:  # a bug of ours or of a library
             log.exception("reading the catalogue failed", extra={"action": "catalogue_bug"})
         else:
-            # The revision read before the rest is remembered, and only now that all is read: a
-            # write in between moves it on, and is seen at the next look.
+            # Now that all is read, the revision that was read first is remembered. A write in
+            # between has moved the revision on, and is seen at the next look.
             if revision != self._revision or len(self._local_counters) != self._surveyed:
                 self._survey()
             self._revision = revision
@@ -154,7 +156,7 @@ class CatalogueWatcher:
         await asyncio.gather(*(read_some() for _ in range(AT_ONCE)))
 
     def _survey(self) -> None:
-        """Find out what all entries in use say together: only once one of them may be new."""
+        """Collect the limits and the changes of all entries in use, when one of them may be new."""
         entries = [local.counter for local in self._local_counters.values()]
         self._surveyed = len(entries)
         if entries:
@@ -165,12 +167,13 @@ class CatalogueWatcher:
 
     @property
     def age(self) -> CatalogueAge:
-        """The time since the catalogue was last read, and at which the first counters stop."""
+        """The time since the catalogue was last read, and the one after which the first counters
+        stop."""
         return CatalogueAge(self._loop.time() - self._heard_at, self._limits_s[0])
 
     def _limit_of(self, entry: Counter) -> float:
         """Return the seconds for which a counter is served without the catalogue. Its own runway
-        decides, which is what a change that repeats ids waits for."""
+        decides, because a change that repeats ids waits that long."""
         return stale_after(entry.runway or self._context.limits.runway)
 
     def _next_limit(self) -> float | None:

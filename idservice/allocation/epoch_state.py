@@ -18,8 +18,8 @@ _NO_IDS = IdBuffer(shared=False)
 
 
 class EpochState:
-    """`allocator` serves the present epoch. One that was replaced hands out nothing more, and ids
-    that still come to it are burnt. `stats` is counted elsewhere."""
+    """`allocator` serves the present epoch. A replaced allocator hands out nothing more, and ids
+    that still come to it are burnt. Other objects count in `stats`."""
 
     __slots__ = (
         "_context", "_epoch", "_expiry", "_loop", "allocator", "allowance", "buffer", "counter",
@@ -65,7 +65,8 @@ class EpochState:
         self._point()
 
     def _point(self) -> None:
-        """Point at the ids in memory. Of a counter with bounds each id is taken by `take`."""
+        """Set the `buffer` from which ids are taken. If the counter has bounds, it is empty, so
+        that each id is taken by `take`."""
         self.buffer = self.allocator.buffer if self.allowance is None else _NO_IDS
 
     def take(self) -> int | None:
@@ -81,7 +82,7 @@ class EpochState:
         return self.allocator.take_batch(count) if self._may_take(count) else None
 
     def _may_take(self, count: int) -> bool:
-        """Return True if nothing bounds the counter, or if that many are in memory and allowed."""
+        """Return True if the counter has no bounds, or if `count` ids are in memory and allowed."""
         allowance = self.allowance
         if allowance is None:
             return True
@@ -90,8 +91,8 @@ class EpochState:
     def admit(self, count: int) -> None:
         """Count ids that a request will wait for. Raises RequestTooLarge, RateExceeded.
 
-        With enough ids in memory it was just refused for the rate: it would wait for nothing, and
-        reserve more, however soon the next ids may be taken.
+        If enough ids are in memory, the request was just refused for the rate. However soon the
+        rate allows it, it does not wait: it would cause a reservation that nothing needs.
         """
         allowance, name = self.allowance, self.counter.name
         if allowance is None:

@@ -63,8 +63,8 @@ async def claim(
 ) -> list[range]:
     """Take over ids that were given back to a shard, as blocks in rising order below the grant.
 
-    The write holds only if none came since the grant, so no newer id is among them. Raises
-    StoreError; after OutcomeUnknown they are gaps.
+    The write is applied only if no other came since the grant, so the ranges have no newer id.
+    Raises StoreError; after OutcomeUnknown the ranges are gaps.
     """
     about = {"store": store.address, "action": f"claiming ids of counter {counter.name}"}
     below = grant.indices.start
@@ -92,8 +92,8 @@ async def inherit(
 ) -> int:
     """Claim ids that were given back to a shard, bring them into memory, and return their number.
 
-    Only if no newer id of the shard was handed out. Ids that may have been claimed without an
-    answer are counted as a gap. Raises nothing.
+    Nothing is claimed if a newer id of the shard was handed out. Ids that may have been claimed
+    without an answer are counted as a gap. Raises nothing.
     """
     over = allocator.retired
     if counter.strict or shard.begun or over:

@@ -33,7 +33,7 @@ class LocalCounter:
     """The ids of one counter on this instance.
 
     With `keep_filled` the counter is refilled after an outage even if no request comes. `missing`
-    is called if the store lends no ids of a name of which nothing is known; it is then stopped.
+    is called if the store lends no ids of an unknown name; the counter is then stopped.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LocalCounter:
 
     @property
     def state(self) -> LocalState:
-        """The state in which it answers requests."""
+        """The state of the counter on this instance."""
         return self._serving.state
 
     @property
@@ -140,7 +140,7 @@ class LocalCounter:
     def _admit(self, count: int, now: float) -> None:
         if self._serving.reason is not None:
             if self.state is not LocalState.SUSPECT or now < self._recheck_at:
-                # Raised for many requests: it must not gather their frames.
+                # One error is raised for many requests: it must not collect their frames.
                 raise self._queue.turn_away(self._serving.reason.with_traceback(None), told=True)
             self.recheck()
         allocator = self.epoch_state.allocator
@@ -231,7 +231,7 @@ class LocalCounter:
             self.allocator.runway_s = self.epoch_state.runway_s
 
     def _close(self, error: errors.IdserviceError) -> None:
-        """Hand out nothing until there is other news: the entry closes the counter."""
+        """Hand out nothing until another entry comes: this one closes the counter."""
         self._serving.enter(LocalEvent.CLOSED, error)
         self._drop(error, GapCause.REVOKED)
 
@@ -251,7 +251,7 @@ class LocalCounter:
     def on_mismatch(
         self, error: errors.IdserviceError | None, told: MismatchAnswer | None, asked: Counter
     ) -> str:
-        """Return `changed` or `suspect`: the entry alone tells why a position is not as it was.
+        """Return `changed` if a change may be why a position is not as it was, else `suspect`.
         `asked` is the entry of the counter before the store was asked."""
         if told is None:
             return "changed"
@@ -269,13 +269,13 @@ class LocalCounter:
         return "suspect"
 
     def has_reserved(self) -> bool:
-        """Return True if it serves, and this instance has reserved ids in the present epoch."""
+        """Return True if the counter is served, and ids of the present epoch were reserved here."""
         reserved = any(shard.seen for shard in self.allocator.shards)
         return reserved and self.state is LocalState.SERVING
 
     async def compare_position(self) -> None:
-        """Compare the positions with this instance's reservations. They may have been moved back,
-        and while no ids are needed no reservation would notice it."""
+        """Compare the positions with this instance's reservations. Positions may have been moved
+        back, and while no ids are needed no reservation would notice it."""
         counter, store, shards = self.counter, self._context.store, self.allocator.shards
         found = await position_check.compare(store, counter, shards, serving=self.has_reserved)
         if found is not None and self.has_reserved():
@@ -296,7 +296,7 @@ class LocalCounter:
             and not self.counter.ordinal
             and isinstance(error, errors.UnknownCounter | errors.StoreKeyNotEnough)
         ):
-            self.stop(error, cause=GapCause.REVOKED)  # for good: were it to come back, it would
+            self.stop(error, cause=GapCause.REVOKED)  # for good: if it came back, it would
             self._missing(self)  # neither be counted nor stopped
         else:
             self._suspect(error, GapCause.REVOKED)
@@ -314,8 +314,8 @@ class LocalCounter:
         self._recheck_at = self._loop.time() + SUSPECT_RECHECK_S
 
     def recheck(self) -> None:
-        """Ask the store once more about a suspect counter, if it is time to. The request remembers
-        this instance's last reservation, so a grant ends the suspicion."""
+        """Ask the store once more about a suspect counter, if it is time to. The request has the
+        end of this instance's last reservation, so a grant ends the suspicion."""
         now = self._loop.time()
         if self.state is not LocalState.SUSPECT or now < self._recheck_at:
             return
@@ -354,7 +354,7 @@ class LocalCounter:
 
     async def close(self, patience_s: float) -> list[range]:
         """Drop the ids in memory for good; return the ones that may go back to the store. No more
-        requests are sent, and the one under way may end first: it would be a gap."""
+        requests are sent. The one under way may end first, or its ids would be a gap."""
         self.refiller.close()
         for waiter in self._queue:
             self.refiller.refuse(waiter, errors.Stopped())
@@ -396,5 +396,5 @@ def _not_yet(store: str) -> errors.IdserviceError:
 
 
 def _again(error: errors.IdserviceError) -> errors.IdserviceError:
-    """Return the error for another request, which may be given another outcome."""
+    """Return a copy of an error, for a request whose outcome may be another one."""
     return type(error)(**error.fields)

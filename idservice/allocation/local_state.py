@@ -14,8 +14,8 @@
 Only SERVING hands out ids. A SUSPECT counter has dropped its own; every `SUSPECT_RECHECK_S` the
 store is asked once more, and a grant shows that all is well. An event that `TRANSITIONS` does not
 list for a state changes nothing. Only a change to ids that may repeat others closes a counter: it
-takes a minute. During any other ids in memory are served unless they are revoked, and a request
-that finds none waits.
+takes a minute. During any other change ids in memory are served unless they are revoked, and a
+request that finds none waits.
 """
 
 import logging

@@ -17,8 +17,8 @@ log = logging.getLogger("idservice.allocation")
 
 @dataclass(frozen=True, slots=True)
 class MismatchAnswer:
-    """The entry of a counter; None if there is none or the store does not tell. If it is
-    `changing`, it may be under change, which moves its positions."""
+    """The entry of a counter; None if there is none or the store does not tell. If `changing`, the
+    counter may be under a change, which moves its positions."""
 
     entry: Counter | None
     changing: bool
@@ -44,8 +44,8 @@ async def compare(
     store: IdStore, counter: Counter, shards: Shards, *, serving: Callable[[], bool]
 ) -> tuple[errors.NotApplied, MismatchAnswer] | None:
     """Return what is wrong with the positions that this instance has reserved ids on, and the
-    answer to `ask`. None if nothing is, if the store does not tell, or if the instance no longer is
-    `serving`: a stop gives ids back, which lowers a position. Raises nothing."""
+    answer to `ask`. None if nothing is wrong, if the store does not tell, or if the instance no
+    longer is `serving`: a stop gives ids back, which lowers a position. Raises nothing."""
     for shard, seen in [(each.layout.shard, each.seen) for each in shards if each.seen]:
         error = await _wrong(store, counter, shard, seen)
         if error is not None and serving():
@@ -86,7 +86,7 @@ async def look(store: IdStore, name: str) -> tuple[Counter, Position] | None:
 
 @asynccontextmanager
 async def _in_time() -> AsyncIterator[None]:
-    """A failed call leaves the question open."""
+    """Bound the time of the calls inside. A failed call leaves the question open."""
     try:
         async with asyncio.timeout(REFILL_MAX_S):
             yield

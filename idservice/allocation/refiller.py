@@ -1,8 +1,9 @@
 """Requests for more ids of one counter, one after the other, and the outcome of each.
 
-The owner asks `due` for a request, and runs through the `outcomes` of it and of those that follow.
-An outcome is complete: ids are in the allocator, or its bookkeeping is done. Its owner decides what
-it means for the counter and for the requests that wait.
+The owner gets the first request from `start_if_needed`. It runs through the `outcomes` of this
+request and of those that follow. An outcome is complete: ids are in the allocator, or its
+bookkeeping is done. The owner decides what an outcome means for the counter and for the requests
+that wait.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from idservice.stores.records import Counter, Grant, Loan
 log = logging.getLogger("idservice.allocation")
 
 TRIES_MIN = 6  # failures in a row before the refill of an idle counter is given up
-# Refusals of a service that lends ids. Of the instance's own store the catalogue tells it.
+# Refusals of a service that lends ids. For a store of our own, the catalogue tells of these.
 ELSEWHERE = (errors.UnknownCounter, errors.Suspended, errors.StoreKeyNotEnough)
 
 
@@ -38,7 +39,7 @@ class Result(StrEnum):
 
     GRANTED = "granted"
     NO_ROOM = "no_room"  # the limit leaves fewer ids; the next request asks for them
-    LATE = "late"  # of an epoch that is over: burnt
+    LATE = "late"  # its ids are of an epoch that is over, and burnt
     UNKNOWN = "unknown"
     NOT_APPLIED = "not_applied"
     THROTTLED = "throttled"
@@ -64,8 +65,9 @@ class PendingReservation:
 class Outcome:
     """The outcome of one request.
 
-    `error` tells why it brought no ids. `told` is what the store says about a mismatch; None if the
-    request was overtaken. If `serves`, ids came into memory for waiters that had `arrived`.
+    `error` tells why the request brought no ids. `told` is what the store says about a mismatch;
+    None if the request was overtaken. If `serves`, ids came into memory for waiters that had
+    `arrived`.
     """
 
     result: Result
@@ -102,7 +104,7 @@ class Refiller:
         self._batches: StrictReserver | None = None
         self._running = False
         self._asking = False  # a request is under way, or its outcome is being decided on
-        self._closing: asyncio.Event | None = None  # set once none is any more
+        self._closing: asyncio.Event | None = None  # set once none is under way
         self._sent_to = 0  # arrivals before the last request was sent
         self._unsure_to = 0  # arrivals before the last request with an unknown outcome was sent
 
@@ -135,7 +137,7 @@ class Refiller:
                     failures += 1
                     await asyncio.sleep(self._pause(failures))
                     if failures >= TRIES_MIN and self._idle_since(used):
-                        break  # the next request, or half of the rest used, begins another
+                        break  # the next request, or use of half of the rest, begins another
                 asked = None if self._queue.window.is_open(len(self._queue)) else self._due()
         finally:
             self._running = False
@@ -171,7 +173,8 @@ class Refiller:
                     await self._closing.wait()
 
     def _due(self) -> PendingReservation | None:
-        """The next request to the store. Refuses waiters that no reservation can serve."""
+        """Return the next request to the store, if one is due. Refuse waiters that no reservation
+        can serve."""
         if self._closing is not None:
             return None
         now, allocator = self._loop.time(), self._epoch_state.allocator
@@ -183,7 +186,7 @@ class Refiller:
                 self.refuse(waiter, self._queue.turn_away(used_up))
                 continue
             if waiting + waiter.count > room:
-                break  # the rest is looked at again after this one
+                break  # the rest is looked at again after this request
             first = first or waiter.count
             waiting += waiter.count
         request = allocator.due(now, waiting=waiting, first=first)
@@ -289,12 +292,12 @@ class Refiller:
 
     def _patience(self, in_background: bool) -> float:
         """Return the seconds that a store call may take: no longer than a request waits for it,
-        unless that was tried and is too short."""
+        unless a call of that length was too short."""
         state, deadline = self._epoch_state, self._queue.deadline
         most_s = timeouts.in_background(lasts_s=state.lasts_s, runway_s=state.runway_s)
         if deadline is None:
             return most_s
-        if state.allocator.numbered:  # later ones are given nothing of this batch
+        if state.allocator.numbered:  # later waiters get nothing of this batch
             return timeouts.waited_for(deadline - self._loop.time())
         if in_background:
             return most_s
@@ -318,7 +321,7 @@ class Refiller:
         return taken
 
     async def _no_room(self, asked: PendingReservation, error: errors.NoRoom) -> bool:
-        """Claim what other instances gave back: nothing is granted that would do so later."""
+        """Claim ids that other instances gave back: no grant will follow that would claim them."""
         self._context.health.answered()
         asked.allocator.no_room(asked.request.token, error.position, self._loop.time())
         nothing = range(error.position, error.position)

@@ -64,7 +64,7 @@ class Service:
         self._group = asyncio.TaskGroup()
         self._replaced: errors.StoreReplaced | None = None
         self._finish = finish
-        self.followers: list[Follower] = []  # of the catalogue, known before it is entered
+        self.followers: list[Follower] = []  # of the catalogue; all known before the entry
         self._catalogue: CatalogueWatcher | None = None  # once entered
         self._unknown: UnknownNames | None = None  # once entered, if the store has a catalogue
 
@@ -161,14 +161,14 @@ class Service:
 
     def _add(self, counter: Counter) -> LocalCounter:
         name, declared = counter.name, counter.name in self.declared
-        # A declared one stays, so that readiness has a reason.
+        # A declared counter stays, so that readiness can say why.
         missing = None if declared else self._forget
         local = LocalCounter(counter, self._context, keep_filled=declared, missing=missing)
         self.local_counters[name] = local
         return local
 
     def apply_entry(self, entry: Counter) -> None:
-        """Apply an entry that this instance wrote to its counter, if that is in use."""
+        """Apply an entry that this instance wrote, if its counter is in use."""
         if self._unknown is not None:
             self._unknown.discard(entry.name, now=self._now())
         local = self.local_counters.get(entry.name)
@@ -198,7 +198,8 @@ class Service:
                 log.warning("%s", self._in_words(error), extra={"action": "counter_missing"})
 
     def _in_words(self, missing: errors.UnknownCounter) -> str:
-        """Return the error for an operator: its command names the store, if that can create."""
+        """Return the error for an operator. Its command names the store, if counters can be created
+        there."""
         if not has_catalogue(self.store):
             return str(missing)
         return str(missing).replace("`.", f" --store {shlex.quote(self.store.address)}`.")
@@ -206,8 +207,8 @@ class Service:
     async def not_ready(self) -> errors.IdserviceError | None:
         """Return why no declared counter can be served now; None if one can.
 
-        A counter that an operator suspended, or that is used up, is so on every instance: were each
-        taken out of its balancer, nobody would serve the others.
+        A counter that is suspended or used up is so on every instance. If each were taken out of
+        its balancer, none would serve the other counters.
         """
         try:
             self.check_open()

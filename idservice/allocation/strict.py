@@ -60,7 +60,7 @@ class StrictReserver:
         self._writer = Writer()
         self._epoch = ""
         self._name = ""  # tried for registering: no batch was ever sent under it
-        self._full = False  # when last looked at, and until a writer was pruned
+        self._full = False  # no place at the last look, and no writer pruned since
         self._watching = False
         self._unsure = False  # a copy of the present batch may be applied without an answer
         self._took = 0.0  # seconds, of the last call that was answered
@@ -72,8 +72,8 @@ class StrictReserver:
     ) -> Grant | Loan:
         """Return the grant of one batch; raises as `IdStore.reserve`.
 
-        It is sent again while it is `wanted`. If there is no place for another writer it is an
-        ordinary reservation, sent once.
+        The batch is sent again while it is `wanted`. If there is no place for another writer, an
+        ordinary reservation is sent, once.
         """
         self._begin(counter)
         self._busy, self._over = True, False
@@ -104,7 +104,7 @@ class StrictReserver:
             self.forget()
 
     def forget(self) -> None:
-        """Give the name of the writer up."""
+        """Give up the name of the writer."""
         self._count(self._writer.unregister())
         self._name = ""
 

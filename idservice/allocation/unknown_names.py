@@ -1,8 +1,8 @@
 """Remembers names that the store has no counter of, so that asking for them again reads nothing.
 
-The catalogue's revision moves with every counter that is created. While looks find it unmoved, a
-name that was not there is still not there. Without a recent look nothing is believed. A few names a
-second are read again all the same, so that a person who creates a counter finds it at once.
+The catalogue's revision moves with every counter that is created. While looks find the same
+revision, a name without a counter still has none. Without a recent look nothing is believed. A few
+names a second are read again all the same, so that a person who creates a counter finds it at once.
 """
 
 from idservice.core.allowance import Allowance
@@ -45,7 +45,7 @@ class UnknownNames:
         self._ignored_before = now
 
     def looked(self, *, began: float, now: float, moved: bool) -> None:
-        """Take note of a look at the catalogue, and whether it had moved."""
+        """Take note of a look at the catalogue; `moved` if its revision had moved."""
         self._looked_at = began
         if moved:
             self._ignored_before = now

@@ -14,7 +14,7 @@ from idservice.observability.readings import CounterStats
 log = logging.getLogger("idservice.allocation")
 
 Served = list[range] | IdserviceError
-SHORT_MIN_S = 1.0  # a shortage that ids end sooner is one with the next
+SHORT_MIN_S = 1.0  # a shortage that ends sooner is counted as one with the next
 WINDOW_MAX_S = 0.002  # uvloop makes this 1 to 2 ms
 
 
@@ -59,7 +59,7 @@ class WaitQueue:
         self._too_long = too_long
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Waiter] = {}  # by number, and so in order
-        self._timer: asyncio.TimerHandle | None = None  # one for all: the first is over first
+        self._timer: asyncio.TimerHandle | None = None  # one for all: the first one is due first
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -112,9 +112,10 @@ class WaitQueue:
     def turn_away(
         self, error: IdserviceError, since: float | None = None, *, told: bool = False
     ) -> IdserviceError:
-        """Count the error of a request that got no ids though it waited `since`, and return it.
-        The first one is logged unless its cause was `told` before, and once ids come again how many
-        there were. A batch that exceeds the limit is not counted: there may be ids for others."""
+        """Count the error of a request that got no ids, and return it. `since` is the loop time
+        from which the request waited. The first error is logged unless its cause was `told` before.
+        Once ids come again, the number of errors is logged. A batch that exceeds the limit is not
+        counted: there may be ids for others."""
         if isinstance(error, Exhausted) and error.fields["count"] != 1:
             return error
         self._turned_away += 1

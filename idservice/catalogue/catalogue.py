@@ -109,8 +109,8 @@ class Catalogue:
         return counter, created
 
     async def carry_out(self, name: str) -> None:
-        """Carry out the change of a counter that is under way, if any. It is not kept from going
-        on if the caller does not wait for it. Raises as `change`, but for Changing."""
+        """Carry out the change of a counter that is under way, if any. The change goes on even if
+        the caller stops waiting. Raises as `change`, except Changing."""
         await self._changes(name).carry_out(name)
 
     async def change(
@@ -118,10 +118,10 @@ class Catalogue:
     ) -> Done:
         """Return the entry of a counter before and after a change.
 
-        `on_begin` takes the entry as soon as the store has the change. It goes on if the caller
-        does not wait for it, and the log then tells of an error. So it follows no other one: sent
-        again, it would follow itself, and repeat ids twice (allow_lower). Raises Changing, and as
-        `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
+        `on_begin` takes the entry as soon as the store has the change. The change goes on if the
+        caller stops waiting; an error is then logged. So the change does not follow another one:
+        sent again, it would follow itself, and repeat ids twice (allow_lower). Raises Changing, and
+        as `EpochChanger.change`; BadName, StoreReplaced, Stopped, ChangedElsewhere.
         """
         changer = self._changes(name)
         changing: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
@@ -134,7 +134,7 @@ class Catalogue:
         return changing.result()
 
     def _changes(self, name: str) -> EpochChanger:
-        """Return what changes a counter, if that may be done here now."""
+        """Return the changer of counters, if counter `name` may be changed here now."""
         check_name(name)
         self._check_open()
         if self._changer is None:

@@ -1,4 +1,4 @@
-"""Tells the log of changes: their begin, a long wait, their end, and an error nobody heard of."""
+"""Logs changes: their beginning, a long wait, their end, and an error that no caller was told."""
 
 import logging
 
@@ -18,7 +18,7 @@ def tell_of_begin(before: Counter, after: Counter, wanted: Change) -> None:
 
 
 def tell_of_wait(entry: Counter, seconds: float) -> None:
-    """Log how long a change to lower ids waits, and whose it is."""
+    """Log how long a change to lower ids waits, and which operator made it."""
     log.info(
         "counter %s: %s %s waits %.0f s, until each instance has read of it or stopped serving",
         entry.name, word_of(entry.intent.kind) if entry.intent else "a change",

@@ -4,7 +4,7 @@ Theory of operation. The state of a change is in the store: in the entry and on 
 step leads to the next state. Every step is conditional and may be repeated by any instance or
 operator at any time: a step that was taken before, by an operator that died or by a late copy of a
 request, is found done. So each look at an entry begins at INTENT and passes the steps that are
-done. A step that another writer was ahead of ends the look, and the next one begins.
+done. If another writer was ahead of a step, the look ends and the next one begins.
 
 | state | the store | left by |
 |---|---|---|
@@ -37,7 +37,7 @@ from idservice.stores.at_once import for_each
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import VALUE, Counter, Intent, ShardState
 
-TRIES = 8  # failures in a row after which it is left to an instance
+TRIES = 8  # failures in a row after which a change is left to an instance
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.1, 2.0
 
 T = TypeVar("T")
@@ -55,8 +55,8 @@ class ChangeState(Enum):
 
 @dataclass(slots=True)
 class _Seals:
-    """The seals for an epoch, all of which this process first saw at a loop time; and if the log
-    tells of the wait that follows."""
+    """The seals for an epoch, the loop time at which this process first saw all of them, and if the
+    wait that follows was logged."""
 
     epoch: str
     seen_at: float
@@ -65,8 +65,8 @@ class _Seals:
 
 @dataclass(slots=True)
 class _Work:
-    """A change under way, as one look found it; `past` is the number an operator vouches for. It is
-    `left` if it was begun by another operator or instance, and stood still."""
+    """A change under way, as one look found it; `past` is the number an operator vouches for. The
+    change is `left` if another operator or instance began it, and it stood still."""
 
     entry: Counter
     past: int | None
@@ -84,7 +84,7 @@ class EpochChanger:
     """Changes counters of one store.
 
     An instance that cannot reach the store goes on for `stale_s` at most. An epoch that repeats ids
-    on purpose opens only that long after the last one was sealed. `clock` tells the time of day.
+    on purpose opens only that long after the last shard was sealed. `clock` tells the time of day.
     Every method raises StoreError.
     """
 
@@ -110,7 +110,8 @@ class EpochChanger:
         }
 
     async def change(self, name: str, wanted: Change) -> tuple[Counter, Counter]:
-        """Change a counter; return its entry before and after, the same one if it is so already.
+        """Change a counter; return its entry before and after, which is the same if the counter is
+        as wanted already.
 
         Another change under way is finished first. Raises UnknownCounter, Moved, ChangeRefused;
         OutcomeUnknown also if the change was begun, which an instance then finishes.
@@ -121,11 +122,11 @@ class EpochChanger:
     async def begin(
         self, name: str, wanted: Change, *, follows: bool = False
     ) -> tuple[Counter, Counter]:
-        """Begin a change; return the entry before it and with its intent. It has none if the change
-        is done with that.
+        """Begin a change; return the entry before it and the entry written. The latter has the
+        intent, unless the change is done by this write.
 
-        Another change under way is finished first if this one `follows` it, and else raises
-        Changing. Raises UnknownCounter, Moved, ChangeRefused.
+        If another change is under way, it is finished first if this one `follows` it. Else Changing
+        is raised. Raises also UnknownCounter, Moved, ChangeRefused.
         """
         vouched = wanted.vouched is not None
         for _ in range(TRIES):

@@ -110,7 +110,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         return entry
 
     def intent(self, entry: Counter, free: int, epoch: str) -> Intent:
-        """Return the intent; this one leaves the counter as it is, in another epoch."""
+        """Return the intent. By default it leaves the counter as it is, in another epoch."""
         return Intent(
             epoch=epoch, kind=self.kind, state=entry.state, start=entry.start, limit=entry.limit,
             shards=entry.shards, strict=entry.strict, runway=entry.runway, by=self.by,
@@ -160,7 +160,8 @@ class SetNext(Change, frozen=True, kw_only=True):
 class Configure(Change, frozen=True, kw_only=True):
     """Suspends or resumes a counter, or changes its limit, its runway or its bounds.
 
-    None is as it was, and 0 ends a bound. `forced` allows a limit that leaves no ids.
+    A field that is None stays as it was, and 0 removes a bound. `forced` allows a limit that leaves
+    no ids.
     """
 
     state: str | None = None
@@ -278,8 +279,8 @@ class Fence(Change, frozen=True, kw_only=True):
     """Opens an epoch above every id that may be in use.
 
     `past` is the highest such id; `ahead` is the number of ids to skip beyond those that the store
-    knows of. One of them is given. `forced` allows a jump over more than JUMP_MAX ids, and one that
-    leaves no ids.
+    knows of. Exactly one of the two is given. `forced` allows a jump over more than JUMP_MAX ids,
+    and one that leaves no ids.
     """
 
     past: int | None = None
@@ -366,7 +367,7 @@ def check_reason(
 
 
 def command(name: str, intent: Intent) -> str:
-    """Return the command that finishes a change, without the store."""
+    """Return the command that finishes a change, without its `--store`."""
     past, lower = max(0, intent.floor - 1), " --allow-lower" * intent.lower
     to = shlex.quote(intent.move.to) if intent.move else ""
     template = COMMANDS.get(intent.kind, "{i.kind} {name}")

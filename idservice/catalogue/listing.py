@@ -1,4 +1,4 @@
-"""Reads the counters that scopes cover, without those beside them."""
+"""Reads the counters that scopes cover, and no others."""
 
 import asyncio
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ class Arrive(_Renewal, frozen=True, kw_only=True):
     """Creates a counter that another store had, as the move with the token `origin` brings it.
 
     The counter is configured as `wanted`. It starts in `state`, at the id `next` or above. `to` is
-    the address of this store, for messages: who reads them named the other one.
+    the address of this store, for messages, because their reader named the other store.
     """
 
     to: str

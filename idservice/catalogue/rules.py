@@ -16,10 +16,11 @@ from idservice.stores.records import FINISH, Counter, ShardState
 def begun(
     entry: Counter, change: Change, found: Sequence[ShardState | None], random: Random
 ) -> Counter:
-    """Return the entry with the change as its intent, or the entry itself if it is so already.
+    """Return the entry with the change as its intent, or the entry itself if it is as wanted
+    already.
 
-    `found` are the shards of its epoch, and after them the shards that it is to have besides.
-    Raises UnknownCounter, Moved, ChangeRefused.
+    `found` are the shards of its epoch, and after them the shards that the counter is to have
+    besides. Raises UnknownCounter, Moved, ChangeRefused.
     """
     assert entry.intent is None
     if change.is_done(entry):
@@ -35,7 +36,7 @@ def begun(
     intent = change.intent(entry, free, epoch)
     item = found[0] if entry.adopted is not None else None
     if intent.fences and item is not None and (item.off or item.reserved is None):
-        # The old endpoint cannot count in it, or its last id is not known: the adoption ends.
+        # The old endpoint cannot count in the item, or its last id is not known: the adoption ends.
         intent = replace(intent, kind=FINISH)
     revoked = entry.ordinal if change.revokes(entry, intent) else entry.revoked
     return replace(

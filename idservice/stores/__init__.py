@@ -12,8 +12,8 @@ not below `mark` (it was not moved back), `next` is at least `seen` (no restored
 unchanged (nothing was written since it was read). `SentReservation` reads a failed reservation in
 the only safe order.
 An operation ends in one of three ways: its result; NotApplied, which proves that nothing happened;
-or OutcomeUnknown. After the last a reserved range is burnt (I4), and nothing is sent again but
-what may be repeated. Engines are imported only when used.
+or OutcomeUnknown. After OutcomeUnknown a reserved range is burnt (I4), and only what may be
+repeated is sent again. Engines are imported only when used.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def open_store(
     """Return the store at an address, not yet entered. Raises Usage.
 
     If it is another service, `hold_s` is how long its ids are held, `wait_s` how long it is asked
-    about a tally, in seconds, and `own_key` returns the access key that it is shown.
+    about a tally, in seconds, and `own_key` returns the access key that the service is shown.
     """
     match parse(address):
         case SQLiteAddress(path):

@@ -33,12 +33,14 @@ from idservice.stores.remote_counter import RemoteCounter, RemoteCounters, assum
 
 T = TypeVar("T")
 
-# A request for no ids. It is refused for its key where one is asked for, and else for its count.
+# A request for no ids. It is refused for its access key where the service requires one, and else
+# for its count.
 ASKING = "/v1/counters/{}/next?count=0"
-PARTS_MAX_S = 0.5  # a loan in parts ends then: were it cut off, all of them would be burnt
+PARTS_MAX_S = 0.5  # a loan in parts ends then: if it was cut off, all parts would be burnt
 PART_BELIEVED_S = 60.0  # how long the size of a part is believed: an operator may raise a bound
 ANSWER_MAX_S = 5.0  # for a service to say that it is one
-# For a connection: less than a request waits (2 s), so that what is told is that nothing was sent.
+# For a connection. It is less than a request waits (2 s), so that the error says that nothing was
+# sent.
 CONNECT_MAX_S = 1.5
 
 
@@ -77,7 +79,8 @@ class ChainedStore:
         await self._transport.__aexit__(*failure)
 
     async def verify(self) -> None:
-        """Check that a service answers there. It checks the identity of its store itself."""
+        """Check that a service answers there. The service checks the identity of its store
+        itself."""
         try:
             async with asyncio.timeout(ANSWER_MAX_S):
                 reply = await self._transport.send("GET", "/livez")
@@ -124,8 +127,9 @@ class ChainedStore:
         """Borrow `count` ids; `seen`, `room` and `batch` are for a `CatalogueStore`.
 
         Raises, with nothing applied, NoRoom, UnknownCounter, Withheld, NotApplied. A count above
-        the limit of one answer is requested in parts. If one part is lost, all are; beyond the
-        counter's rate_max, or if they take long, only those before it are borrowed.
+        the limit of one answer is requested in parts. If one part is lost, all are. If a part is
+        beyond the counter's rate_max, or the parts take long, only the parts before it are
+        borrowed.
         """
         now = asyncio.get_running_loop().time
         since = now()

@@ -1,4 +1,4 @@
-"""Says what it means for a sidecar that the service which it asks refused its access key."""
+"""Says what it means for a sidecar that its access key was refused by the service that it asks."""
 
 import logging
 
@@ -21,8 +21,8 @@ class ChainedKey:
         self, refused: Refused, action: str
     ) -> errors.StoreKeyRefused | errors.StoreKeyNotEnough | None:
         """Return the error of a refusal that another key would mend, with nothing applied by this
-        request; else None. One that is not enough is logged: callers are not told where a wider one
-        is to go."""
+        request; else None. If the key is not enough, that is logged, because callers are not told
+        where a wider key is to be set."""
         own_key, why = self._own_key, refused.why.rstrip(".")
         about = {"store": self._store, "action": action}
         if refused.status == UNAUTHORIZED:

@@ -33,7 +33,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """Return all of it, without a full stop."""
+        """Return the whole finding, without a full stop."""
         between = ". " if self.why[:1].isupper() else "; "
         said = between.join(filter(None, (self.found, self.why)))
         return f"{said}: `{self.run}`" if self.run else said

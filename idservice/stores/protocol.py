@@ -101,10 +101,11 @@ class IdStore(Protocol):
         UnknownCounter and Withheld. Not safe to repeat: after OutcomeUnknown the range is burnt
         (I4) and another is requested.
 
-        With a `batch` of as many it *is* safe: one more condition is that its writer's record bears
-        the number before. The same write makes the record the batch's own, and the same call again
-        answers with the ids of the batch. Raises, read after all of the above, OutOfTurn: it is not
-        applied and never will be. BatchBurnt, before any of them: it was, in an epoch that is over.
+        With a `batch` of `count` ids it *is* safe. One more condition is then that the record of
+        the batch's writer has the number before. The same write makes the record the batch's own,
+        and the same call again answers with the ids of the batch. If none of the above errors
+        applies, OutOfTurn is raised: the batch is not applied and never will be. BatchBurnt comes
+        before any of them: the batch was applied, in an epoch that is over.
         """
 
 
@@ -146,8 +147,8 @@ class CatalogueStore(IdStore, Protocol):
     async def revision(self) -> int:
         """Return the catalogue's revision, read consistently; every write of an entry moves it.
 
-        The look of an instance, every two seconds. Raises StoreReplaced if the store is another one
-        by now.
+        Each instance reads it every two seconds. Raises StoreReplaced if the store is another one
+        now.
         """
 
     async def rewrite(self, before: Counter, after: Counter) -> bool:
@@ -241,8 +242,8 @@ class CatalogueStore(IdStore, Protocol):
     async def claim(self, counter: Counter, rev: int, shard: int = 0) -> tuple[range, ...]:
         """Take all ranges that were given back, in one conditional write.
 
-        Conditions: the position's epoch is the counter's, and its `rev` is this one. None are taken
-        if they do not hold; after OutcomeUnknown they are burnt, as with `reserve`.
+        Conditions: the position's epoch is the counter's, and its `rev` is this one. No range is
+        taken if they do not hold; after OutcomeUnknown the ranges are burnt, as with `reserve`.
         """
 
     async def close_gone_back(self, counter: Counter, found: str, shard: int = 0) -> None:

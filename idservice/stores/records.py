@@ -266,9 +266,9 @@ def differences(before: Counter, after: Counter) -> str:
 
 
 def encoded(counter: Counter) -> tuple[str, str]:
-    """Return an entry, and its last change and bounds, as stores write them: apart, because earlier
-    versions refuse an entry with a field that they do not know. The second is empty if there are
-    none."""
+    """Return two texts as stores write them: an entry, and its last change and bounds. They are
+    apart because earlier versions refuse an entry with a field that they do not know. The second
+    text is empty if there is neither."""
     entry, change = replace(counter, **NO_BOUNDS, last_change=None), counter.last_change
     beside = {name: value for name in BOUNDS if (value := getattr(counter, name)) is not None}
     if change is not None:

@@ -1,5 +1,6 @@
-"""Sums as callers use them: add to a tally, read it, look a key up. Our own service answers so, and
-a sidecar's store, which is another service that it passes each request on to."""
+"""Sums as callers use them: add to a tally, read it, look up a key. The tallies of a store of our
+own are such a source; so is the store of a sidecar, another service to which each request is passed
+on."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,8 +48,8 @@ class TallySource(Protocol):
         """Count an amount under a key, once for ever (T1); `amount` is a decimal number as text.
 
         Raises BadName, BadKey, BadAmount, UnknownTally, TallySuspended, OutOfBounds, KeyReused:
-        nothing was counted for this request. AddUnsettled, StoreKeyNotEnough: the same key asks
-        again.
+        nothing was counted for this request. After AddUnsettled or StoreKeyNotEnough, ask again
+        with the same key.
         """
 
     async def value(self, name: str) -> TallyReading:

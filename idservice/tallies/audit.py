@@ -14,7 +14,7 @@ log = logging.getLogger("idservice.change")
 @dataclass(frozen=True, slots=True)
 class TallyAudit:
     """A tally beside its records: the sum that they make, their number, and the highest `rev` and
-    time among them. Records that were made after it was read are left out."""
+    time among them. Records that were made after the tally was read are left out."""
 
     tally: Tally
     sum: int
@@ -30,7 +30,7 @@ class TallyAudit:
 
     @property
     def repaired(self) -> Tally:
-        """Return the tally as its records have it, above every `rev` that they name.
+        """Return the tally as its records have it, with a `rev` above all of theirs.
 
         The bounds are not judged: what was answered was counted (T2).
         """
@@ -50,8 +50,8 @@ async def audited(store: TallyStore, tally: Tally) -> TallyAudit:
             known = _with(known, record)
     if every.rev == known.rev:
         return known
-    # Records are newer than the tally was. If it has come as far by now, they are adds that were
-    # made meanwhile. If not, it is older than its records.
+    # Some records are newer than the tally as it was read. If the tally has their `rev` by now,
+    # they are adds that were made meanwhile. If not, it is older than its records.
     now = await store.tally(tally.name)
     made_meanwhile = now is not None and now.rev >= every.rev
     return known if made_meanwhile else every

@@ -21,7 +21,7 @@ TRIES = 20  # each failure is another writer's success: adds go on meanwhile
 
 @dataclass(frozen=True, slots=True)
 class TallyPatch:
-    """A change of a tally: what is None stays as it is; an empty text takes a bound away."""
+    """A change of a tally. A field that is None stays as it is; an empty text removes a bound."""
 
     state: TallyState | None = None
     floor: str | None = None
@@ -88,8 +88,8 @@ def _shown(tally: Tally, field: str) -> str:
 class TallyChanger:
     """Changes the tallies of a store. `now_ms` tells the milliseconds since 1970.
 
-    `check_from_now` is that of `OwnTallies`. A tally that went back is not changed: its next `rev`
-    would let it pass for the one that it was.
+    `check_from_now` is that of `OwnTallies`. A tally that went back is not changed: with its next
+    `rev` it would be taken for the tally that it was.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class TallyChanger:
         OutcomeUnknown, after which it may be repeated.
         """
         check_name(name)
-        tried: Tally | None = None  # as the last write would have left it, which was refused
+        tried: Tally | None = None  # as the last write, which was refused, would have left it
         for _ in range(TRIES):
             found = await self._sure(self._found(name), name, tried)
             change = TallyChange(what, by, self._now_ms(), why)
@@ -160,8 +160,8 @@ class TallyChanger:
 
     @staticmethod
     async def _sure(call: Coroutine[object, object, T], name: str, tried: Tally | None) -> T:
-        """Return the result of a call. If a write was refused before it, that may have been because
-        of a copy of it that was applied: that a later call did nothing does not tell."""
+        """Return the result of a call. If a write was refused before it, a copy of that write may
+        have been applied. So NotApplied from this call does not prove that nothing was changed."""
         try:
             return await call
         except errors.NotApplied as error:

@@ -27,8 +27,8 @@ log = logging.getLogger("idservice.tallies")
 T = TypeVar("T")
 Check = Callable[[Tally | None], None]
 
-# For one call to the store. It is half of what a request waits, so that there is time for another
-# one, but more if calls take longer.
+# The time for one call to the store: half of the time that a request waits, so that there is time
+# for a second call, but more if calls take longer.
 CALL_MIN_S, CALL_MAX_S = 0.5, 5.0
 PAUSE_FIRST_S, PAUSE_MAX_S = 0.05, 1.0  # after a call that failed
 NO_ANSWER, OTHERS_FIRST = "the store has not answered yet", "other writes to the tally came first"
@@ -38,7 +38,7 @@ STOPPING = "the service is stopping"
 class Committer:
     """The adds to tally `name` that wait on this instance, and the tally as it was last seen.
 
-    `on_idle` is called when nothing waits any more, and nobody is about to wait.
+    `on_idle` is called when nothing waits any more, and no caller is about to wait.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Committer:
         self._waiting: dict[str, PendingAdd] = {}  # by key, in the order of arrival
         self._callers = 0  # in `settle`: one whose key was settled may have to wait again
         self._arrivals = 0
-        self._seen = 0  # those that arrived before the call that told the tally as it is known
+        self._seen = 0  # adds that arrived before the call that told the known tally
         self._task: asyncio.Task[None] | None = None
         self._call_s = self._call_min_s = max(CALL_MIN_S, context.wait_s / 2)
         self._why = NO_ANSWER
@@ -67,7 +67,7 @@ class Committer:
         return len(self._waiting)
 
     def sample(self) -> TallySample:
-        """Return what is counted, and how it stands."""
+        """Return what is counted, and the state of the tally."""
         now, trouble = asyncio.get_running_loop().time(), self._trouble
         shut = (
             closed(self.tally, self.name) if self.tally is not None and not trouble.code else None
@@ -97,15 +97,15 @@ class Committer:
         finally:
             self._callers -= 1
             self._tell_idle()
-        # The record of another request may be that of another amount.
+        # A record that another request made may be of another amount.
         asked = wanted(tally, key, amount, sets=sets) if replayed else None
         return told(tally, record, asked, replayed=replayed)
 
     async def _fate(self, mine: PendingAdd) -> tuple[Tally, AddRecord, bool]:
-        """Return the fate of a key, which may be that of another request for it.
+        """Return the fate of a key, which another request for the key may have found out.
 
-        It is asked for again if the other's was found out by a call to the store that began before
-        this request came: the tally may have been created again in the meantime.
+        If the store was asked before this request came, it is asked again: the tally may have been
+        created again in the meantime.
         """
         began = asyncio.get_running_loop().time()
         while True:
@@ -173,7 +173,7 @@ class Committer:
             self._end(STOPPING)
 
     def _batch(self) -> list[PendingAdd]:
-        """Return the adds of the next commit; those whose callers all left are dropped."""
+        """Return the adds of the next commit; adds whose callers all left are dropped."""
         left = [key for key, one in self._waiting.items() if not one.is_awaited]
         for key in left:
             del self._waiting[key]
@@ -196,8 +196,9 @@ class Committer:
             judged = self._judged(pending, shut)
             if isinstance(judged, Wanted):
                 sendable.append(judged)
-            # What was seen before a request came is no reason to refuse it: it may be otherwise
-            # now. Those that were seen do not wait for it, or a stream of others would delay them.
+            # A tally that was read before a request came is not a reason to refuse it: the tally
+            # may have changed. Requests that came before the read are refused now, or a stream of
+            # later ones would delay them.
             elif pending.arrived < self._seen:
                 refused.append((pending, judged))
         if refused:
@@ -211,8 +212,8 @@ class Committer:
     def _judged(
         self, pending: PendingAdd, shut: errors.RequestRefused | None
     ) -> Wanted | errors.RequestRefused:
-        """Return an add as the next commit can have it, or why none can, by the tally as it was
-        last seen; `shut` says why it takes none at all."""
+        """Return an add as the next commit can have it, or why no commit can, by the tally as it
+        was last seen. `shut` says why the tally takes no adds at all."""
         if shut is not None:
             return shut
         assert self.tally is not None
@@ -237,14 +238,14 @@ class Committer:
         return answer
 
     def _learn(self, found: Tally | None, arrivals: int, check: Check) -> None:
-        """Take note of the tally as the store has it. Those that arrived before the store was
-        asked may be refused by it; the `check` is of that moment. Raises TallyWentBack."""
+        """Take note of the tally as the store has it. It may refuse adds that arrived before the
+        store was asked; the `check` is of that moment. Raises TallyWentBack."""
         check(found)
         self.tally, self._seen = found, arrivals
 
     def check_from_now(self) -> Check:
-        """Return a check of what a call to the store finds, for a call that begins now. The check
-        raises TallyWentBack if that is older than the tally is known at this moment."""
+        """Return a check of the result of a call to the store that begins now. The check raises
+        TallyWentBack if the result is older than the tally as it is known at this moment."""
         return partial(self._check, self.tally, self._trouble.doubts)
 
     def _check(self, known: Tally | None, doubts: int, found: Tally | None) -> None:
@@ -304,7 +305,7 @@ class Committer:
         was_told = beaten.missing or beaten.tally is not None
         if was_told:
             self._learn(beaten.tally, arrivals, check)
-        elif not beaten.conflict:  # it is as the commit believed
+        elif not beaten.conflict:  # the tally is as the commit believed
             check(self.tally)
         if are_of_now(beaten, inc):
             self._settle(beaten.records.values(), arrivals, replayed=True)
@@ -358,8 +359,9 @@ class Committer:
 
 
 def are_of_now(beaten: Beaten, inc: int) -> bool:
-    """Return True if the records, which are of this incarnation, are of the present one: in another
-    each key is new. A conflict may have kept the store from a look at the tally."""
+    """Return True if incarnation `inc`, which the records are of, is known to be the present one.
+    In another incarnation each key is new. A conflict may have kept the store from a look at the
+    tally."""
     if beaten.tally is None:
         return not beaten.conflict
     return beaten.tally.inc == inc

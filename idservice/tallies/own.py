@@ -21,8 +21,8 @@ Seen = tuple[Tally | None, int, dict[str, AddRecord]]
 
 @dataclass(frozen=True, slots=True)
 class ListedTally:
-    """A tally in a list. One that went back, or is missing, is as this instance knew it: its sum of
-    now is not known (T7)."""
+    """A tally in a list. One that went back, or is missing, is as this instance knew it: its
+    present sum is not known (T7)."""
 
     tally: Tally
     went_back: bool = False
@@ -35,7 +35,7 @@ class OwnTallies:
         self.committers: dict[str, Committer] = {}
         self.reads = 0  # of tallies in the store, for readers
         self._context = context
-        # By name; apart for those that ask for records, which take a file longer than a sum does.
+        # By name, and apart for reads that ask for records: in a file they take longer than a sum.
         self._reads: dict[tuple[str, bool], SharedRead[Seen]] = {}
 
     async def add(self, name: str, key: str, amount: str) -> Told:
@@ -46,8 +46,8 @@ class OwnTallies:
         """Set the sum, as an add under a key; its amount is the difference. Raises as `add`, and
         TallyNotChanged."""
         told = await self._settle(name, key, sum, sets=True, by=by)
-        # Also if it was there already: the answer to the commit that made it may have been lost,
-        # and the record has no reason.
+        # Logged also if the record was there already: the answer to the commit that made it may
+        # have been lost, and the record does not have the reason.
         log.warning(
             "tally %s: set%s by %s%s: its sum was %s and is %s at revision %d",
             name, " before" if told.replayed else "", by or "an operator",
@@ -75,7 +75,7 @@ class OwnTallies:
             del self.committers[name]
 
     def check_from_now(self, name: str) -> Check:
-        """Return a check of what a look at a tally finds that begins now, as
+        """Return a check of the result of a look at a tally that begins now, as
         `Committer.check_from_now`. Nothing is known of a tally without adds on this instance."""
         committer = self.committers.get(name)
         return _believed if committer is None else committer.check_from_now()

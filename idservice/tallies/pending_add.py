@@ -60,7 +60,7 @@ class PendingAdd:
             _tell(waiter, fate)
 
     def refusal_holds_for(self, other: "PendingAdd") -> bool:
-        """Return True if a refusal of this request is one of another with its key, too."""
+        """Return True if a refusal of this request holds for another one with the same key."""
         same = (self.amount, self.sets) == (other.amount, other.sets)
         return same and self.record_holds_for(other)
 
@@ -108,8 +108,8 @@ def closed(tally: Tally | None, name: str) -> errors.RequestRefused | None:
 
 
 def told(tally: Tally, record: AddRecord, asked: Wanted | None, *, replayed: bool) -> Told:
-    """Return the answer to a request by the record of its key; None stands for the request that
-    made it. Raises KeyReused, OutOfBounds."""
+    """Return the answer to a request by the record of its key. `asked` is None for the request that
+    made the record. Raises KeyReused, OutOfBounds."""
     if asked is not None and not record.is_of(asked):
         raise errors.KeyReused(
             name=tally.name, key=record.key, amount=written(record.amount, tally.decimals),
@@ -130,7 +130,8 @@ def told(tally: Tally, record: AddRecord, asked: Wanted | None, *, replayed: boo
 
 
 def _beyond(tally: Tally, sum: int) -> str:
-    """Return in words which bound a sum breaks: those of now may be others than were broken."""
+    """Return in words which bound a sum breaks. The bounds may have changed since it was
+    refused."""
     if sum > tally.highest:
         return f"above {written(tally.highest, tally.decimals)}"
     if sum < tally.lowest:

@@ -1,4 +1,4 @@
-"""Notes what keeps the adds to a tally from being settled, and tells the log once per trouble."""
+"""Notes what keeps the adds to a tally from being settled, and logs each trouble once."""
 
 import asyncio
 import logging
@@ -9,9 +9,9 @@ from idservice.observability.tally_readings import LOST
 
 log = logging.getLogger("idservice.tallies")
 
-SHORT_MIN_S = 1.0  # a trouble that ends sooner is one with the next
-LOOK_S = 60.0  # lost commits are counted for so long, and are told once in it
-# An instance that was not the last to add is beaten once, and then commits: half is in order.
+SHORT_MIN_S = 1.0  # a trouble that ends sooner is counted as one with the next
+LOOK_S = 60.0  # the time over which lost commits are counted, and logged once
+# An instance that was not the last to add is beaten once, and then commits. So half is normal.
 COMMITS_MIN, LOST_MIN = 50, 0.6
 
 
@@ -30,8 +30,8 @@ class AddTrouble:
         self._commits = self._lost = 0
 
     def unsettled(self, error: errors.AddUnsettled, since: float) -> errors.AddUnsettled:
-        """Note that a caller, who waited `since` then, is told that its add is not settled; return
-        the error."""
+        """Note that a caller is told that its add is not settled, and return the error. `since` is
+        the loop time from which the caller waited."""
         self._note(error)
         self._told += 1
         if self._since is None:

@@ -1,24 +1,25 @@
-"""Leaves other instances their turn on a tally that they write, too.
+"""Lets other instances commit to a tally that they write, too.
 
 A commit that came too late is sent again at once, with the tally that came back. It succeeds in a
 moment in which no other is under way. An instance whose commits follow one another without a pause
-leaves no such moment, and never hears of those that it shuts out. So it stays off for some calls
-after each commit while it knows of others, and now and then when it knows of none.
+leaves no such moment, and never hears of those that it shuts out. So it pauses for the time of some
+calls after each commit while it knows of others, and from time to time when it knows of none.
 """
 
 from random import Random
 
 KNOWN_S = 5.0  # for which others are expected after the last sign of them
-CALLS = 1.5  # for which it stays off then: another one learns the tally, and commits
+CALLS = 1.5  # for which it pauses then: another instance learns the tally, and commits
 ALONE_S, ALONE_CALLS = 1.0, 4.0  # where none are expected: how often, and for how many calls
 CROWD_MAX, CROWDED, EASED = 4.0, 0.5, 0.1  # more after a conflict, less after a commit
 PAUSE_MAX_S = 0.25
 
 
 class CommitTurns:
-    """The pauses of one instance between its commits to one tally, in times that a commit took.
+    """The pauses of one instance between its commits to one tally: multiples of the time that a
+    commit took.
 
-    Times are the loop's, in seconds. `random` keeps instances from going in step.
+    Times are the loop's, in seconds. `random` keeps instances out of step.
     """
 
     def __init__(self, random: Random) -> None:

@@ -60,10 +60,10 @@ class TableCalls:
     ) -> Answer:
         """Send one write to a recognised table and return its answer.
 
-        `table` is the one that answers, and `ensure` recognises it; neither means our own. With
-        `refusals_tell` a refusal is believed like an answer, because its reader takes facts from
-        it. Raises CallRefused, NotApplied, OutcomeUnknown: also if another table may have answered,
-        because this one was not found meanwhile, or because this process was paused.
+        `table` is the table that answers, and `ensure` recognises it; without the two it is our
+        own. With `refusals_tell` a refusal is believed like an answer, because its reader takes
+        facts from it. Raises CallRefused, NotApplied, OutcomeUnknown: also if another table may
+        have answered, because this one was not found meanwhile, or because this process was paused.
         """
         table = table or self._tables.own
         ensure = ensure or partial(self.ensure, action)
@@ -86,7 +86,8 @@ class TableCalls:
         ensure: Callable[[], Awaitable[None]],
         action: str,
     ) -> None:
-        """Raise OutcomeUnknown unless this table gave the answer to what was asked then."""
+        """Raise OutcomeUnknown unless this table answered the request that was made at
+        `asked_at`."""
         if table.is_invalid:
             why = "the table was not found in the meantime, so this may be another one"
             raise errors.OutcomeUnknown(store=self._client.store, action=action, why=why)

@@ -247,7 +247,7 @@ class DynamoClient:
                 _log_not_refreshed(error)
 
     def _renew_credentials(self) -> None:
-        """Look credentials up anew, because AWS refused these: one look at a time."""
+        """Look up credentials again, because AWS refused the present ones; one look at a time."""
         if self._renewer is None or self._renewer.done():
             self._renewer = asyncio.create_task(self._renew())
 

@@ -1,4 +1,4 @@
-"""The region of a table whose address names none: the environment says it before a file does."""
+"""The region of a table whose address names none: the environment comes before a file."""
 
 import logging
 import os

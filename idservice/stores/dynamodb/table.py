@@ -83,9 +83,9 @@ class TableIdentity:
         self._settled, self._heard = invalidations, asked_at
 
     async def look(self, check: Callable[[], Awaitable[bool]]) -> None:
-        """Take note of a `check` that returns True if it is the same table. Invalidate it if that
-        raises StoreReplaced, and raise that too. Do not wait for long: tables are described by
-        another service than serves their items, and those go on."""
+        """Run a `check` that returns True if the table is the same. If it raises StoreReplaced,
+        invalidate the table, and raise that error. Do not wait for long: tables are described by
+        another service than the one that serves their items, which goes on."""
         asked_at = now()
         try:
             async with asyncio.timeout(LOOK_MAX_S):
@@ -210,7 +210,8 @@ class Table:
     # --- creation --------------------------------------------------------------------------------
 
     async def init(self, first: Counter) -> bool:
-        """Create what is missing: an earlier attempt, or another, may have done any step."""
+        """Create what is missing: an earlier attempt, or one of another process, may have done any
+        step."""
         assert first.adopted is None
         table = await self._active()
         self._refuse(description.check(table, self.name, self.client.region), table)

@@ -1,7 +1,7 @@
 """Tallies in a DynamoDB table: one item each, and one for the record of each add.
 
-A commit is one transaction. DynamoDB cancels it as a whole, and tells for each write why: those
-conditions that failed say what is there instead, whatever else was in the way (T3).
+A commit is one transaction. DynamoDB cancels it as a whole, and tells for each write why. A
+condition that failed says what is there instead, whatever else was in the way (T3).
 """
 
 import asyncio
@@ -178,8 +178,8 @@ class DynamoTallies:
         return Beaten(tally, there, conflict, missing)
 
     async def _seen(self, item: Answer | None, name: str, action: str) -> Tally | None:
-        """Return the tally that a failed condition shows. Without an item there was none, or the
-        engine shows none: so it is read, of a table that is recognised again."""
+        """Return the tally that a failed condition shows. If it shows no item, there was none, or
+        the engine does not show it. Then the tally is read, after the table is recognised again."""
         if item:
             return self._tally(item, name, action)
         self._tables.own.invalidate()

@@ -20,7 +20,7 @@ AMOUNT = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 AMOUNTS = ("sum", "start")
 BOUNDS = ("floor", "ceiling", "only")  # the attribute is missing where there is none
 COUNTS = ("decimals", "rev", "inc", "at", "adds")
-# That of `core.tally.is_as_it_was`.
+# The condition of `core.tally.is_as_it_was`.
 AS_IT_WAS = "#r = :rev AND #i = :inc AND #v = :known AND #n = :count AND #w = :then"
 NAMES = {"#i": "inc", "#n": "adds", "#w": "at"}
 SEEN = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}

@@ -20,12 +20,12 @@ from idservice.stores.findings import BEHIND, FAULT, IDENTITY, Finding, refusal
 from idservice.stores.sqlite import file_identity, file_past
 from idservice.stores.sqlite.file_identity import NOT_OPENED, file_at
 
-# How long a write waits for another process's: less than a request waits and a refill may take
-# (2 s), so that what is told is the lock, and that nothing was applied.
+# How long a write waits for that of another process. It is less than a request waits and a refill
+# may take (2 s), so that the error names the lock, and says that nothing was applied.
 BUSY_TIMEOUT_S = 1.5
 
-# SQLite believes the pages in its memory while a file has as many writes as when they were read:
-# also if an older copy was written into it, and then as much.
+# SQLite believes the pages in its memory while a file has as many writes as when they were read.
+# That is so, too, if an older copy was written into the file, and then as many writes were made.
 FORGET_PAGES = "PRAGMA shrink_memory"
 
 DAMAGED = "the file is damaged; restore it, then go on above every id that may be in use"
@@ -47,7 +47,7 @@ class FileConnection:
         self._thread: ThreadPoolExecutor | None = None
         self._database: sqlite3.Connection | None = None
         self._pin = -1
-        self._last = file_past.NO_WRITE  # of the file, as far as this process saw
+        self._last = file_past.NO_WRITE  # the last write that this process saw in the file
 
     def open(self) -> None:
         """Start the thread. The file is opened by the first operation."""

@@ -1,4 +1,4 @@
-"""The past of an SQLite file as the file knows it, by which an older copy of it is told.
+"""The past of an SQLite file as the file knows it. By it an older copy of the file is recognised.
 
 Functions run in a transaction of their caller.
 """
@@ -25,8 +25,8 @@ BEGIN UPDATE file SET writes = writes + 1; END
 CREATE TRIGGER IF NOT EXISTS catalogue_written AFTER UPDATE ON catalogue
 BEGIN UPDATE file SET writes = writes + 1; END
 """,
-    # Each of the last writes has a random mark: an older copy into which others wrote since has as
-    # many writes, and others.
+    # Each of the last writes has a random mark. An older copy into which others wrote since may
+    # have as many writes, but with other marks.
     """
 CREATE TABLE IF NOT EXISTS write_mark (
     place INTEGER PRIMARY KEY, number INTEGER NOT NULL, mark INTEGER NOT NULL
@@ -37,7 +37,7 @@ CREATE TRIGGER IF NOT EXISTS write_marked AFTER UPDATE OF writes ON file
 BEGIN INSERT OR REPLACE INTO write_mark VALUES (new.writes % {MARKS}, new.writes, random()); END
 """,  # noqa: S608 - a number of ours
 )
-Write = tuple[int, int]  # how many there were with it, and its mark; 0 if it has none
+Write = tuple[int, int]  # the number of writes up to this one, and its mark; 0 if it has none
 NO_WRITE: Write = (0, 0)
 
 

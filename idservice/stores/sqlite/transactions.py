@@ -1,7 +1,7 @@
 """The operations on an SQLite file, each a function that runs in a transaction of its caller.
 
-Each does what the operation of its name in `stores.protocol` says. Tables are STRICT: elsewhere an
-integer that overflows becomes a float, and every next equal.
+Each does what the operation of its name in `stores.protocol` says. Tables are STRICT: in others an
+integer that overflows becomes a float, and all later ones are equal.
 """
 
 import sqlite3
