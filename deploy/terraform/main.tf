@@ -38,7 +38,7 @@ resource "aws_dynamodb_table" "counters" {
 locals {
   table = aws_dynamodb_table.counters.arn
 
-  # ForAllValues is true if there are no keys at all, hence Null. A transaction is judged by its parts.
+  # ForAllValues is also true for a request without keys, which Null excludes. A transaction is judged by its parts.
   own_items = {
     "ForAllValues:StringLike" = {
       "dynamodb:LeadingKeys" = [
@@ -53,7 +53,7 @@ locals {
     "Null"                    = { "dynamodb:LeadingKeys" = "false" }
   }
 
-  # DynamoDB opens the table's key in the name of the role that asks it. The policy of the key must allow that too.
+  # DynamoDB uses the table's key on behalf of the role that calls it. The policy of the key must allow that too.
   key = [for key in var.kms_key_arn[*] : {
     Sid      = "Key"
     Effect   = "Allow"

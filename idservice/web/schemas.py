@@ -139,7 +139,9 @@ class AdoptedAnswer(ItemAnswer, forbid_unknown_fields=True):
     """The item that holds the value of an adopted counter."""
 
     attribute: str
-    returns: Annotated[Literal["old", "new"], Meta(description="As its old endpoint answers.")]
+    returns: Annotated[
+        Literal["old", "new"], Meta(description="The value that its old endpoint answers.")
+    ]
 
 
 class ChangeAnswer(msgspec.Struct, forbid_unknown_fields=True):
@@ -187,12 +189,12 @@ class CounterAnswer(msgspec.Struct, forbid_unknown_fields=True):
     ) = UNSET
     moved_to: Annotated[str, Meta(description="The store it was moved to.")] | UnsetType = UNSET
     arrived: (
-        Annotated[bool, Meta(description=("True once it is known to have arrived there."))]
+        Annotated[bool, Meta(description=("True once the counter is known to be there."))]
         | UnsetType
     ) = UNSET
     adopted: AdoptedAnswer | UnsetType = UNSET
     home: (
-        Annotated[ItemAnswer, Meta(description="The item it was adopted from, and stays in.")]
+        Annotated[ItemAnswer, Meta(description="The item that it came from, and stays in.")]
         | UnsetType
     ) = UNSET
     store: (

@@ -35,7 +35,7 @@ PER_MAX = 1000
 PAGE_MAX = 1_000_000
 FILE = Path(__file__).with_name("status.html")
 HIDDEN = " hidden"
-STORE = "STORE"  # its address, to whom it is not told
+STORE = "STORE"  # in place of the address, for a client that may not see it
 TEMPLATE = re.compile(r'<template id="(\w+)">\n(.*?)</template>\n', re.DOTALL)
 
 
@@ -122,8 +122,8 @@ class PageTemplate:
         }
 
     def filled(self, status: dict[str, Any], *, partial: bool = False) -> bytes:
-        """Return the page for a status, whose values are JSON's. A `partial` one is of a key that
-        does not cover all counters."""
+        """Return the page for a status, whose values are JSON's. A `partial` status is for a key
+        that does not cover all counters."""
         rows = [self._filled_row(counter, status["time"]) for counter in status["counters"]]
         tallies = [self._filled_tally(tally) for tally in status["tallies"]]
         words = {key: escape(value) for key, value in _words(status, partial).items()}

@@ -39,7 +39,7 @@ class TallyConfiguration(msgspec.Struct, forbid_unknown_fields=True):
     decimals: Annotated[
         int,
         Meta(
-            description="The digits after the point, for good.",
+            description="The digits after the point; they are never changed.",
             extra_json_schema={"minimum": 0, "maximum": DECIMALS_MAX},
         ),
     ] = 0
@@ -122,7 +122,7 @@ class SumAnswer(msgspec.Struct):
     tally: str
     sum: Amount
     at: Annotated[Instant, Meta(description="When it was last changed.")]
-    as_of: Annotated[Instant, Meta(description="When the read of it began.")]
+    as_of: Annotated[Instant, Meta(description="When the read began.")]
     rev: Revision
 
 
@@ -148,7 +148,7 @@ class TallyAnswer(msgspec.Struct):
     sum: Amount
     at: Instant
     rev: Revision
-    adds: Annotated[int, Meta(description="How many records it has, refusals too.")]
+    adds: Annotated[int, Meta(description="The number of its records, with refusals.")]
     last_change: TallyChangeAnswer | UnsetType = UNSET
 
 

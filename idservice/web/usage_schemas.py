@@ -45,7 +45,7 @@ class UsageRunAnswer(msgspec.Struct):
     last: Instant
     end: Annotated[
         Ends,
-        Meta(description="How its day ended; it stays open if the run ended without a stop."),
+        Meta(description="How the run ended its day; it stays `open` without a stop."),
     ]
 
 
@@ -61,14 +61,14 @@ class UsageAnswer(msgspec.Struct, rename={"first": "from", "last": "to"}):
 
     first: Date
     last: Date
-    scope: Annotated[str, Meta(description="The names that it covers.")]
+    scope: Annotated[str, Meta(description="The names that the report covers.")]
     final: Annotated[bool, Meta(description="True if each day of the period is final.")]
     totals: UsageTotals
     usage: list[UsageRowAnswer]
     runs: Annotated[
         list[UsageRunAnswer], Meta(description="The runs that handed out what is shown.")
     ]
-    notes: Annotated[list[str], Meta(description="The rules by which it was counted.")]
+    notes: Annotated[list[str], Meta(description="The rules by which the usage was counted.")]
 
 
 def usage_answer(report: UsageReport, scope: str) -> UsageAnswer:
