@@ -94,7 +94,7 @@ async def test_bad_requests_for_a_key_say_what_is_wrong_and_what_is_right(serve:
         "it has a field 'scope'; its fields are role, scopes": {**fine, "scope": "a"},
         "the scope 'acme*' is not allowed": {**fine, "scopes": ["acme*"]},
         "did you mean `acme.*`?": {**fine, "scopes": ["acme*"]},
-        "it must be a day of UTC such as 2027-11-01": {**fine, "expires": "soon"},
+        "or a day such as 2027-11-01": {**fine, "expires": "soon"},
         "it must be at most 200 printable characters": {**fine, "note": "x" * 201},
         "role is missing; it must be": {},
     }
