@@ -104,7 +104,7 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
          "Age of the catalogue in seconds from which no id is handed out.",
          age.most if age else None),
         ("usage_behind_seconds",
-         "Seconds for which the store has lacked some usage; 0 if it has all of it.",
+         "Seconds since usage was found that is not in the store; 0 once it is written.",
          snapshot.usage_behind_s),
         ("draining", "1 if the instance was told to stop and still answers.", snapshot.draining),
         ("workers", "Workers that serve.", snapshot.workers),
