@@ -11,7 +11,7 @@ log = logging.getLogger("idservice.tallies")
 
 SHORT_MIN_S = 1.0  # a trouble that ends sooner is counted as one with the next
 LOOK_S = 60.0  # the time over which lost commits are counted, and logged once
-# An instance that was not the last to add is beaten once, and then commits. So half may be lost.
+# An instance that was not the last to add is beaten once, and then commits. So half may be beaten.
 COMMITS_MIN, LOST_MIN = 50, 0.6
 
 
