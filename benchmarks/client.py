@@ -85,7 +85,7 @@ def _empty(count: int) -> float:
 def _synchronous(url: str, count: int, *, marked: bool = True) -> float:
     with Client(url, hold=60, timeout=10) as client:
         if not marked:  # as a client would be that forks in C could make repeat ids
-            client._ids._owned = None
+            client._ids._guarded = None
         for _ in islice(client, WARM * count):
             pass
         began = time.thread_time()
