@@ -151,15 +151,16 @@ class TallyFire:
         return asked
 
     def _note_copy(self, exchange: Exchange) -> None:
-        """A copy that the hop sent by itself may be counted, whatever the first one was told: so
-        after a suspension. Who sent that one asked for it."""
-        if exchange.copy and exchange.target.endswith("/add") and exchange.status == 200:
-            told = json.loads(exchange.answer)
-            mine = [one for one in self.history if one.key == told["key"] and one.kind == "add"]
-            if mine:
-                self.history.append(
-                    Asked("hop", "add", told["key"], told["amount"], mine[0].invoke)
-                )
+        """A copy that the hop sent by itself may be counted or be refused for good, whatever the
+        first one was told: so after a suspension. Who sent that one asked for it."""
+        if not exchange.copy or not exchange.target.endswith("/add"):
+            return
+        told = json.loads(exchange.answer) if exchange.status in (200, 409) else {}
+        if "amount" not in told:  # it left no record
+            return
+        mine = [one for one in self.history if one.key == told["key"] and one.kind == "add"]
+        if mine:
+            self.history.append(Asked("hop", "add", told["key"], told["amount"], mine[0].invoke))
 
     async def _client(self, name: str) -> None:
         rng = random.Random(f"{name}-{self._rng.random()}")

@@ -1,6 +1,8 @@
 """Real processes that are killed count each key once, and what breaks this on the way is found."""
 
+import json
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,8 @@ from multidict import CIMultiDict
 
 from tests import hop
 from tests.hop import Exchange, Hop
-from tests.prove.tallies import NAME, prove_tallies
+from tests.prove.tallies import NAME, TallyFire, prove_tallies
+from tests.prove.tally_history import Asked
 from tests.prove.verdict import Verdict
 
 pytestmark = [pytest.mark.process]
@@ -40,6 +43,26 @@ def test_on_one_sqlite_file_each_key_is_counted_once() -> None:
 def test_on_a_table_behind_a_faulty_network_each_key_is_counted_once() -> None:
     verdict = shown(prove_tallies("dynamodb", seconds=SECONDS, quiet=True))
     assert verdict.holds, verdict
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "asks"),
+    [
+        (200, {"key": "k", "amount": "1000.00", "kind": "add"}, ["c", "hop"]),
+        (409, {"key": "k", "amount": "1000.00", "code": "out_of_bounds"}, ["c", "hop"]),
+        (409, {"code": "tally_suspended", "outcome": "not_applied"}, ["c"]),
+        (503, {"code": "add_unsettled", "outcome": "unknown"}, ["c"]),
+    ],
+)
+def test_a_copy_of_the_network_asks_for_what_became_of_it(
+    tmp_path: Path, status: int, answer: dict[str, str], asks: list[str]
+) -> None:
+    fire = TallyFire(tmp_path, str, "", seed=1)
+    fire.history.append(Asked("c", "add", "k", "1000", 1, outcome="not_applied"))
+    target, said = f"/v1/tallies/{NAME}/add", json.dumps(answer).encode()
+    fire._note_copy(Exchange(target, b"", status, said, {}, copy=True))
+    assert [one.client for one in fire.history] == asks
+    assert {one.outcome for one in fire.history[1:]} <= {"unknown"}
 
 
 # --- planted faults -------------------------------------------------------------------------------
