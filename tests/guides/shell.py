@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from shutil import which
 
 from tests.engines import DYNOXIDE
 from tests.processes import environment
@@ -53,7 +54,10 @@ until {DYNOXIDE} healthcheck --host 127.0.0.1 --port 8000 >/dev/null 2>&1; do sl
 
 @cache
 def why_no_machine() -> str:
-    """Return why no network of its own can be made here. Empty if it can."""
+    """Return why no page can be followed here, mostly for want of a network of its own. Empty if
+    pages can be followed."""
+    if not which("curl"):
+        return "curl is missing"
     try:
         made = subprocess.run([*MACHINE, "ip", "link", "set", "lo", "up"], capture_output=True)
     except FileNotFoundError as missing:
