@@ -13,7 +13,7 @@ from idservice.stores.instants import instant
 
 log = logging.getLogger("idservice.access")
 
-LOGS_MAX = 1024  # headers, and keys, whose log is remembered
+LOGS_MAX = 1024  # rate-limited logs that are remembered by header, and as many by key
 
 T = TypeVar("T")
 

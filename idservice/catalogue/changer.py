@@ -122,8 +122,8 @@ class EpochChanger:
     async def begin(
         self, name: str, wanted: Change, *, follows: bool = False
     ) -> tuple[Counter, Counter]:
-        """Begin a change; return the entry before it and the entry written. The latter has the
-        intent, unless the change is done by this write.
+        """Begin a change; return the entry before it and the entry that was written. The
+        written entry has the intent, unless this write completes the change.
 
         If another change is under way, it is finished first if this one `follows` it. Else Changing
         is raised. Raises also UnknownCounter, Moved, ChangeRefused.

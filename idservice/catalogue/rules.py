@@ -67,8 +67,8 @@ def stand_reserved(stand: ShardState | None) -> int:
 def to_seal(entry: Counter) -> range:
     """Return the shards to seal before a base is decided.
 
-    They are the shards of the epoch that ends and of the one that opens: the latter may be left
-    from an earlier epoch.
+    They are the shards of the epoch that ends and of the epoch that opens. Shards that only the
+    opening epoch has may be left from an earlier one.
     """
     assert entry.intent is not None
     return range(max(entry.shards, entry.intent.shards))

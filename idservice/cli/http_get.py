@@ -90,7 +90,7 @@ def ask(
                 if not chunk:
                     break
                 answer += chunk
-    except (OSError, UnicodeError) as error:  # the latter for the name of a host
+    except (OSError, UnicodeError) as error:  # UnicodeError for the name of a host
         why = tls.why_no_handshake(error) or getattr(error, "strerror", None) or str(error)
         raise NoAnswer(url=url, why=why or "timed out") from None
     if answer.startswith(tls.ALERT) or (not answer and address.is_plain):

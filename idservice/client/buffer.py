@@ -20,7 +20,7 @@ from idservice.client.process_mark import process_mark, renewal_lock
 from idservice.client.protocol import RANGES_MAX, ClientAnswer, NoUsableAnswer, Refused, Reply
 from idservice.client.tally_calls import TallyCalls
 from idservice.core import limits
-from idservice.core.access_key import holds_key
+from idservice.core.access_key import fits
 from idservice.core.allocator import Allocator, Request
 from idservice.core.epoch import Layout, Shards
 from idservice.core.timeouts import backoff
@@ -68,7 +68,7 @@ class ClientBuffer:
             if not isinstance(given, str):  # mostly None, of a variable that is not set
                 raise TypeError(f"{what} is of the type {type(given).__name__}; it must be a str")
         self.address = ServiceAddress.parse(url)
-        if not limits.NAME.fullmatch(counter) or holds_key(counter):
+        if not fits(limits.NAME, counter):
             raise errors.BadName(value=counter[:80])
         for what, value, least, most in (
             ("timeout", timeout, TIMEOUT_MIN_S, TIMEOUT_MAX_S),

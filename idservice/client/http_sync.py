@@ -194,7 +194,7 @@ class ConnectionPool:
             _set_timeout(connection, deadline)
             try:
                 connection.connect()
-            except (OSError, UnicodeError) as error:  # the latter for the name of a host
+            except (OSError, UnicodeError) as error:  # UnicodeError for the name of a host
                 raise NotSent(url=self.url, why=why_not_connected(error)) from None
 
     def _take(self) -> http.client.HTTPConnection:

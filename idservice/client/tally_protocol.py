@@ -16,7 +16,7 @@ from typing import Any
 from idservice import errors
 from idservice.client.protocol import NoUsableAnswer, Refused, Reply, read_object
 from idservice.core import amounts, limits
-from idservice.core.access_key import holds_key
+from idservice.core.access_key import fits
 from idservice.core.tally import AddFate
 from idservice.errors.tallies import KEEP_KEY
 
@@ -114,7 +114,7 @@ def check_name(name: object) -> str:
     """Return the name of a tally itself. Raises TypeError, BadName."""
     if not isinstance(name, str):
         raise TypeError(f"the name of the tally is {name!r}; it must be a str")
-    if not limits.NAME.fullmatch(name) or holds_key(name):
+    if not fits(limits.NAME, name):
         raise errors.BadName(value=name[:80])
     return name
 
@@ -123,7 +123,7 @@ def check_key(key: object) -> str:
     """Return the key itself. Raises TypeError, BadKey."""
     if not isinstance(key, str):
         raise TypeError(f"key is {key!r}; it must be a str, such as the id of the payment")
-    if not limits.KEY.fullmatch(key) or holds_key(key):
+    if not fits(limits.KEY, key):
         raise errors.BadKey(value=key[:140])
     return key
 

@@ -113,6 +113,11 @@ def holds_key(text: str) -> bool:
     return MARK in text and any(id_in(found[0]) for found in _text.finditer(text))
 
 
+def fits(grammar: re.Pattern[str], text: str) -> bool:
+    """Return True if a text that is kept or shown is as the grammar says, and has no key in it."""
+    return grammar.fullmatch(text) is not None and not holds_key(text)
+
+
 def bearer(header: bytes) -> str | None:
     """Return the token in an Authorization header; None if it is of another scheme."""
     if header[: len(BEARER)].lower() != BEARER:

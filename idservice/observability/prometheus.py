@@ -112,7 +112,7 @@ def _of_instance(snapshot: Snapshot) -> Iterator[Metric]:
     for name, text, value in gauges:
         if value is not None:
             yield GaugeMetricFamily(f"idservice_{name}", text, value=float(value))
-    text = "Workers started in place of a worker that ended."
+    text = "Workers that were started to replace one that had ended."
     yield CounterMetricFamily("idservice_worker_restarts", text, value=snapshot.restarts)
     text = "Log lines dropped because the reader of the log does not keep up."
     yield CounterMetricFamily("idservice_log_lines_dropped", text, value=snapshot.log_dropped)

@@ -149,7 +149,7 @@ class Status(msgspec.Struct):
     uptime_seconds: float
     store: StoreStatus
     workers: int
-    restarts: Annotated[int, _said("Workers started in place of a worker that ended.")]
+    restarts: Annotated[int, _said("Workers that were started to replace one that had ended.")]
     loop_lag: Annotated[Reserve | None, _said("Seconds by which the event loop was late.")]
     reserve: Annotated[Reserve | None, _said("Reservations of all counters.")]
     issued: int

@@ -203,8 +203,9 @@ class ServeSettings:
         "FILE", unset="none",
     )  # fmt: skip
     tls_key: str | None = row(
-        None, str, "PEM file with the private key of that certificate, not encrypted", "FILE",
-        unset="none",
+        None, str,
+        "PEM file with the private key of the certificate; the key must not be encrypted",
+        "FILE", unset="none",
     )  # fmt: skip
     allow_changes: bool = row(
         False, switch,

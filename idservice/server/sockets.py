@@ -191,7 +191,7 @@ def bind(address: Address) -> socket.socket:
             bound.close()
             raise
         return bound
-    except (OSError, UnicodeError) as error:  # the latter for the name of a host
+    except (OSError, UnicodeError) as error:  # UnicodeError for the name of a host
         why = getattr(error, "strerror", None) or error
         raise CannotListen(address=address, why=why) from error
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from idservice import errors
-from idservice.core.access_key import holds_key
+from idservice.core.access_key import fits
 from idservice.core.epoch import Layout, ordinal_of, sealed
 from idservice.core.limits import ID_MAX, NAME, NUMBER_MAX
 from idservice.core.limits import SHARDS_MAX as SHARDS_MAX
@@ -375,6 +375,6 @@ class ShardState(msgspec.Struct, frozen=True):
 
 def check_name(name: str) -> str:
     """Return the name itself. Raises BadName."""
-    if not NAME.fullmatch(name) or holds_key(name):
+    if not fits(NAME, name):
         raise errors.BadName(value=name[:80])
     return name

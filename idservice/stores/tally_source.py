@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from idservice import errors
-from idservice.core.access_key import holds_key
+from idservice.core.access_key import fits
 from idservice.core.limits import KEY
 from idservice.core.tally import AddRecord
 
@@ -65,6 +65,6 @@ class TallySource(Protocol):
 
 def check_key(key: str) -> str:
     """Return the key itself. Raises BadKey."""
-    if not KEY.fullmatch(key) or holds_key(key):
+    if not fits(KEY, key):
         raise errors.BadKey(value=key[:140])
     return key

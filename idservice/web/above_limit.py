@@ -30,8 +30,8 @@ ADD = b"POST /v1/tallies/"  # the beginning of one
 
 
 def answer_above_limit(data: bytes) -> bytes:
-    """Return the answer to what a client sent, if anything. What may be an add, and be it that
-    nothing came yet, is unknown: an earlier one with its key may be counted (T3)."""
+    """Return the answer to what a client sent, if anything. The outcome is unknown for what
+    may be an add, also if nothing has come yet: an earlier add with its key may be counted (T3)."""
     may_add = ADD.startswith(data[: len(ADD)])
     answer = LIVE if data.startswith(PROBES) else UNKNOWN if may_add else TOO_MANY
     return answer[: answer.index(END) + len(END)] if data.startswith(b"HEAD ") else answer

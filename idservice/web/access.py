@@ -20,7 +20,7 @@ AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?", r
 FORWARDED = (
     "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP",
 )  # fmt: skip
-OWN_SITES = ("same-origin", "none")  # the latter for what a user types
+OWN_SITES = ("same-origin", "none")  # "none" for an address that a user types
 # By method: the commands that do the same on the store.
 COMMANDS = {
     "PUT": "`idservice create {name} --store URL`",

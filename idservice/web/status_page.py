@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import msgspec
 from aiohttp import web
 
-from idservice.core.access_key import holds_key
+from idservice.core.access_key import fits
 from idservice.observability import format
 from idservice.observability.readings import ServiceView, seen
 from idservice.observability.status import StatusQuery, none_in_use, status
@@ -79,7 +79,7 @@ def read_status_query(query: str) -> StatusQuery:
     """Read the query of a status. Raises BadPage, RepeatedKey, MalformedRequest."""
     pairs = read_query(query)
     find = pairs.get("find", "")
-    if not FIND.fullmatch(find) or holds_key(find):  # the page shows it (K4)
+    if not fits(FIND, find):  # the page shows it
         rule = "up to 64 letters, digits, '.', '_' or '-', and no access key"
         raise BadPage(key="find", value=find[:80], rule=rule)
     numbers = {}
@@ -122,8 +122,8 @@ class PageTemplate:
         }
 
     def filled(self, status: dict[str, Any], *, partial: bool = False) -> bytes:
-        """Return the page for a status, whose values are JSON's. A `partial` status is for a key
-        that does not cover all counters."""
+        """Return the page that shows a status, which is made of JSON values. A `partial` status is
+        for an access key that does not cover all counters."""
         rows = [self._filled_row(counter, status["time"]) for counter in status["counters"]]
         tallies = [self._filled_tally(tally) for tally in status["tallies"]]
         words = {key: escape(value) for key, value in _words(status, partial).items()}

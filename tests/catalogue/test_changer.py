@@ -64,6 +64,16 @@ def test_a_change_that_waits_logs_for_how_long(caplog: pytest.LogCaptureFixture)
     )
 
 
+async def lowering() -> tuple[Table, EpochChanger, asyncio.Task[Any]]:
+    """A change that lowers ids, a second after its begin: the table, its changer and its task."""
+    data = table()
+    await granted(data, 100)
+    made = changer(data)
+    changing = asyncio.create_task(made.change("orders", SetNext(next=5, lower=True)))
+    await elapse(1.0)
+    return data, made, changing
+
+
 def test_a_wait_is_logged_once_however_often_it_is_carried_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -71,11 +81,7 @@ def test_a_wait_is_logged_once_however_often_it_is_carried_on(
     caplog.set_level(logging.INFO, "idservice.change")
 
     async def main() -> None:
-        data = table()
-        await granted(data, 100)
-        made = changer(data)
-        first = asyncio.create_task(made.change("orders", SetNext(next=5, lower=True)))
-        await elapse(1.0)
+        _, made, first = await lowering()
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(4.0):
@@ -92,11 +98,7 @@ def test_a_change_that_is_over_takes_no_memory(ends: str) -> None:
     """A process that serves for years sees many of them, also such as another one ends."""
 
     async def main() -> None:
-        data = table()
-        await granted(data, 100)
-        made = changer(data)
-        changing = asyncio.create_task(made.change("orders", SetNext(next=5, lower=True)))
-        await elapse(1.0)
+        data, made, changing = await lowering()
         if ends == "elsewhere":
             changing.cancel()
             await changer(data).carry_out("orders")

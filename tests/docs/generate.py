@@ -185,9 +185,10 @@ def every_error() -> Iterator[str]:
         " `unknown` (it may have been). Words in capitals stand for values.",
         "For an add to a tally, or a set of its sum, the outcome is about its `Idempotency-Key`. If"
         " its access key or its listener (`write_refused`) refuses it, the outcome is `unknown`,"
-        " because an earlier request with the same `Idempotency-Key` may be counted. The same holds"
-        " for `request_timeout` and `too_many_connections`. The latter is also `unknown` if the"
-        " service answers before a request has come.",
+        " because an earlier request with the same `Idempotency-Key` may be counted. For an"
+        " add, `request_timeout` and `too_many_connections` are `unknown` for the same reason. If"
+        " the service answers `too_many_connections` before it has read the request, it cannot tell"
+        " if that is an add, so the outcome is `unknown` for every request.",
         "Statuses that the HTTP layer uses by itself, such as 417, have the code `bad_request`.",
     )
     lines = {_described(kind) for kind in every_error_class()}
