@@ -7,8 +7,8 @@ IMAGE ?= idservice:dev
 # How long the proof is: seeds of the simulation in all, and minutes of real processes on each store.
 SEEDS ?= 2000
 MINUTES ?= 0.25
-# Tests that run at once: by default two for each core, see tests/conftest.py. What sets much up for one file alone is a
-# group, which one of them runs.
+# Tests that run at once: by default three for each core, see tests/conftest.py, but no more than 12: each takes half a
+# gigabyte with the servers that it starts. What sets much up for one file alone is a group, which one of them runs.
 JOBS ?= auto
 # What was compiled once is kept: hundreds of processes are started, each of which would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -29,10 +29,10 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 	@exec $(BIN)/idservice serve $(ARGS)
 
 test: $(VENV)/.dev ## the tests
-	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 6 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 12 --dist loadgroup $(ARGS)
 
 quick: $(VENV)/.dev ## the tests that need no process and no tool and take no second, in one or two minutes
-	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 6 --dist loadgroup -m quick $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 12 --dist loadgroup -m quick $(ARGS)
 
 prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10
 	@$(BIN)/python -m tests.prove --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)
