@@ -90,8 +90,8 @@ class KeyChanges:
     async def check_room(self, scopes: Sequence[str]) -> None:
         """Refuse a further key of a tenant that has many: the store has room for all tenants.
 
-        Keys that are made at once may be some more. Those that cannot be read are not counted: one
-        ill-formed bucket stops no other tenant. Raises BadAccessKey, StoreError.
+        Keys that are made at the same time may exceed the bound. Keys in an ill-formed bucket are
+        not counted, so that it stops no other tenant. Raises BadAccessKey, StoreError.
         """
 
         async def readable(number: str) -> tuple[AccessKey, ...]:
@@ -179,7 +179,7 @@ class KeyChanges:
                 if await self._store.rewrite(after):
                     self._on_change(after)
                     return after
-                # By another writer, or by a copy of this write that a proxy sent.
+                # Another writer was first, or a copy of this write that a proxy sent.
                 doubt = errors.KeysUnsettled(why="another write came first")
             except errors.OutcomeUnknown as error:
                 unknown = doubt = error
@@ -212,8 +212,8 @@ def _check(scopes: Sequence[str], note: str, expires: int | None, now: int) -> N
 def _fitting(
     kept: list[AccessKey], now: int, keep: AccessKey | None = None
 ) -> tuple[AccessKey, ...] | None:
-    """Return keys of which one was added or is longer now, as many as a bucket holds: without the
-    oldest of those that open nothing, but for `keep`. None if that is not enough."""
+    """Return the keys of a bucket after one was added or became longer. If they do not fit, the
+    oldest keys that open nothing are left out, except `keep`. None if they still do not fit."""
     over = [one for one in kept if one is not keep and not one.is_usable(now)]
     while len(kept) > KEYS_MAX or len(encoded_keys(tuple(kept)).encode()) > BUCKET_MAX:
         if not over:

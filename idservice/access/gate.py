@@ -17,10 +17,10 @@ log = logging.getLogger("idservice.access")
 class Gate:
     """Judges requests of one listener by their `Authorization` headers.
 
-    Without a key it lets everything through unless it `asks`. Without `keys`, as in a sidecar, none
-    is judged: the service behind it judges the sidecar's own. `plain` is the URL of a listener that
-    others can overhear: the first key that comes there is warned of. `warned` is a byte, 1 since
-    then; the workers of a listener share it.
+    Without a key it lets everything through unless it `asks`. Without `keys`, as in a sidecar, no
+    key is judged: the service behind it judges the sidecar's key. `plain` is the URL of a listener
+    that others can overhear: the first key that comes there causes a warning. `warned` is a byte
+    that the workers of a listener share, 1 after the warning.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Gate:
         """Return the pass of a request with these Authorization headers, or the error that refuses
         it; None if keys are to be read first, which `admit` does.
 
-        What is no key of ours counts for nothing on a listener that does not ask.
+        A token that is not an access key is ignored on a listener that does not ask.
         """
         keys = self._keys
         if keys is None:
@@ -66,12 +66,13 @@ class Gate:
         return SEVERAL if len(headers) > 1 else OTHER
 
     def on_news(self, forget: Callable[[], None]) -> None:
-        """Have `forget` called whenever a key that was refused may be let through."""
+        """Have `forget` called whenever a key that was refused may be valid now."""
         if self._keys is not None:
             self._keys.on_news.append(forget)
 
     async def admit(self, headers: Sequence[bytes], peer: Peer | None = None) -> Pass:
-        """Return the pass of a request, after the keys are read if need be. The log has its `peer`.
+        """Return the pass of a request, after keys are read if needed. A refusal is logged with the
+        `peer`.
 
         Raises KeyRefused, CatalogueStale; StoreError: its key is not known here, and the store does
         not answer.

@@ -21,10 +21,10 @@ from idservice.stores.protocol import CatalogueStore
 log = logging.getLogger("idservice.access")
 
 TICK_S = 1.0  # between looks at the clock: for keys that expire, and a store that is silent
-# Keys are believed for so long without the store. A tick later all passes have ended (K3).
+# Keys are believed for this time without the store. A tick later all passes have ended (K3).
 SILENT_S = STALE_MIN_S - 2 * TICK_S
 HEADERS_MAX = 16_384  # Authorization headers whose pass is remembered
-HEADER_MAX = 80  # bytes of such a header: with its scheme a key has 67, and maybe more spaces
+HEADER_MAX = 80  # bytes of such a header: with its scheme a key has up to 66, and maybe more spaces
 AGAIN_S = 1.0  # before a bucket that could not be read is read again
 
 
@@ -78,7 +78,7 @@ class Keys:
     # --- a request -------------------------------------------------------------------------------
 
     def known(self, header: bytes) -> Pass | None:
-        """Return the pass of a header that was judged before, and is still good."""
+        """Return the pass of a header that was judged before, if its key is still valid."""
         return self._by_header.get(header)
 
     def judge(self, header: bytes, text: str) -> Pass | errors.IdserviceError | None:
@@ -108,8 +108,8 @@ class Keys:
         return found
 
     def find(self, text: str) -> AccessKey | None:
-        """Return what is known of the key of a text, by its id: also one that is not valid, and one
-        of which it is another text."""
+        """Return the key with the id in a text, also if the key is not valid, or if its own text is
+        another."""
         id = id_in(text)
         return None if id is None else self._by_id.get(id)
 
@@ -156,8 +156,8 @@ class Keys:
     async def read_again(self) -> None:
         """Read the buckets in use again, because the revision moved. Raises StoreError.
 
-        That includes those which are being read at first: the answer under way may be older than
-        this revision, and the later of the two is believed.
+        This includes buckets whose first read is under way: its answer may be older than this
+        revision. The later of two answers is believed.
         """
         in_use = self._buckets.keys() | self._loading.keys()
         await asyncio.gather(*map(self._read_anew, sorted(in_use)))
@@ -186,8 +186,8 @@ class Keys:
             self._tell()
 
     def put(self, bucket: KeyBucket) -> None:
-        """Believe a bucket as it was read or written, unless a later one is known. Passes of keys
-        that are not as they were end."""
+        """Believe a bucket as it was read or written, unless a later one is known. Passes end whose
+        keys have changed."""
         known = self._buckets.get(bucket.number)
         if known is not None and bucket.rev < known.rev:
             log.warning(
@@ -197,7 +197,7 @@ class Keys:
                 extra={"action": "keys_went_back"},
             )  # fmt: skip
             return
-        if bucket == known:  # as mostly: every change in the catalogue has all of them read
+        if bucket == known:  # as mostly: after every change in the catalogue all are read
             return
         before = self._forget(bucket.number)
         self._buckets[bucket.number] = bucket

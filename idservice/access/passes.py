@@ -8,7 +8,7 @@ from idservice.core.access_key import EVERYTHING, AccessKey, Role, any_covers, a
 
 
 class Armed(Protocol):
-    """A thing that serves requests by a pass without asking again. It is disarmed at the end."""
+    """A thing that serves requests by a pass without asking it again, until the pass ends."""
 
     def disarm(self, refusal: errors.IdserviceError) -> None: ...
 
@@ -27,8 +27,8 @@ class Pass:
         self._armed: WeakSet[Armed] = WeakSet()
 
     def check(self, role: Role, name: str | None = None) -> None:
-        """Refuse what the key may not do: to the counter or the tally of a name, if there is one;
-        to all of them, if it is EVERYTHING.
+        """Refuse what the key may not do: to the counter or tally `name`, or to all of them if that
+        is EVERYTHING.
 
         Raises KeyNotEnough, the same whether or not the name is in use (K5); the error that ended
         the pass.

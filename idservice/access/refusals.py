@@ -8,6 +8,6 @@ MISSING = errors.AccessKeyMissing()
 SEVERAL = errors.KeyMalformed(why="the request has several Authorization headers")
 OTHER = errors.KeyMalformed(why=f"it does not begin with {MARK}")
 TYPO = errors.KeyMalformed(why="it has a typo, or is cut off")
-UNKNOWN = errors.KeyUnknown()  # of a key of the store another one is made
+UNKNOWN = errors.KeyUnknown()  # for a key that the store has, another one is made
 
 OF_NO_KEY = frozenset((MISSING, SEVERAL, OTHER, TYPO, UNKNOWN))

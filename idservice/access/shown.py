@@ -1,4 +1,4 @@
-"""Shows access keys without their secrets, and reads what callers write of one."""
+"""Shows access keys without their secrets, and reads the roles and times that callers write."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -46,12 +46,12 @@ def read_role(text: str) -> Role:
 
 
 def read_expiry(text: str) -> int:
-    """Return a date, or a time of it, in milliseconds since 1970. Raises BadAccessKey."""
+    """Return a day or a time in milliseconds since 1970. Raises BadAccessKey."""
     try:
         if DATE.fullmatch(text) is None:
             raise ValueError
         at = datetime.fromisoformat(text.upper())
-        # In UTC: what is beyond its years could be kept, and no list could show it.
+        # In UTC: a time that has a year above 9999 there could be kept, and no list could show it.
         at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
         return (at - EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):

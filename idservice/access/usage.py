@@ -1,6 +1,6 @@
-"""Keeps the store told of what this run hands out: every LOOK_S, at midnight in UTC and at a stop.
+"""Writes to the store what this run hands out: every LOOK_S, at midnight in UTC and at a stop.
 
-Nothing waits for it. A write that fails is made again, with the totals as they are then, and for
+No request waits for it. A write that fails is made again, with the totals as they are then, and for
 the day that they belong to. While nothing is handed out, nothing is written.
 """
 
@@ -51,7 +51,7 @@ class UsageMeter:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time() + LOOK_S
-        self._behind_since: float | None = None  # the store lacks what a look then found
+        self._behind_since: float | None = None  # when a look found what the store lacks
         self._due = asyncio.Event()
         self.run_name = "".join(random.choice(RUN_LETTERS) for _ in range(RUN_LENGTH))
         self._totals = RunTotals(self.run_name, day_of(self._now()))

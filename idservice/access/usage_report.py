@@ -79,8 +79,9 @@ def period(
     month: str | None = None,
     scope: str | None = None,
 ) -> UsagePeriod:
-    """Return the period between two days, `2026-10-01`, or of a month, `2026-10`; both days
-    included. The last one is today unless it is named, the first one that of the last one's month.
+    """Return the period of a month, such as `2026-10`, or of all days from `first` to `last`, such
+    as `2026-10-01`. Without `last` they end today; without `first` they begin with the last one's
+    month.
 
     Raises BadUsageReport.
     """

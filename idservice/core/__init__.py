@@ -12,8 +12,8 @@ I4   A reservation without a readable answer is burnt: its range is a gap, and a
      again instead: its own number and nonce on the position tell what it got.)
 I5   Ids go back once, and only from an instance that has forgotten them. First it drops the blocks,
      then it reads the position, then it sends one write, which holds only while epoch, revision and
-     value are as read. No answer to it leads to another one: a refusal may be that of its own
-     second copy, and a value that stands where it stood may have been handed out and come back.
+     value are as read. No answer leads to another write: a refusal may answer a second copy of this
+     one, and a value that stands where it stood may have been handed out and come back.
      What goes back to the position is the unused end of it, never a used id. Returned ranges are
      claimed under the revision at which they were seen; an unknown outcome burns them.
 I6   A position is an index k. Shard s of S shards in an epoch with base b yields the id

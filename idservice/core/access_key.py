@@ -3,7 +3,7 @@
     idk_use_k7f3q9m2xw_<32 of the secret><6 of the checksum>
 
 The checksum tells a typo without a look-up, and lets a secret scanner be sure. It is the CRC-32 of
-all before it, in base 62. The whole text has 190 random bits, so a plain SHA-256 is kept of it:
+all before it, in base 62. The secret has 190 random bits, so a plain SHA-256 of the text is kept:
 slow hashes are for passwords, which can be guessed.
 """
 
@@ -100,7 +100,7 @@ def key_text(role: Role, numbers: Sequence[int]) -> str:
 
 
 def id_in(text: str) -> str | None:
-    """Return the id in the text of a key; None if it is none, or has a typo."""
+    """Return the id in the text of a key; None if it is not a key, or has a typo."""
     found = _text.fullmatch(text)
     if found is None:
         return None
@@ -126,7 +126,7 @@ def bearer(header: bytes) -> str | None:
 
 
 def checksum(body: str) -> str:
-    """Return the checksum of all before it."""
+    """Return the checksum of the text before it."""
     rest, last = divmod(crc32(body.encode()), len(_PAIRS))
     first, middle = divmod(rest, len(_PAIRS))
     return _PAIRS[first] + _PAIRS[middle] + _PAIRS[last]
@@ -146,14 +146,14 @@ def bucket_of(id: str) -> str:
 
 
 def is_scope(text: str) -> bool:
-    """Return True for `*`, for `PREFIX.*` and for a name. A bare prefix is none: `acme*` would
-    cover `acme2.orders` of another tenant."""
+    """Return True for `*`, for `PREFIX.*` and for a name. `acme*` is not a scope: it would cover
+    `acme2.orders` of another tenant."""
     return text == EVERYTHING or NAME.fullmatch(text.removesuffix(BELOW)) is not None
 
 
 def why_no_scope(text: str) -> str:
-    """Return why a text is no scope and which one may be meant, for people; empty if it is one. One
-    with a key in it is none: it would be kept, and shown (K4)."""
+    """Return in words why a text is not a scope, and which one may be meant; empty if it is one. A
+    text with an access key in it is refused: it would be kept, and shown (K4)."""
     if holds_key(text):
         return "a scope has an access key in it; leave it out"
     if is_scope(text):
@@ -172,8 +172,8 @@ def covers(scope: str, name: str) -> bool:
 
 
 def tenant(scope: str) -> str:
-    """Return the first part of the names that a scope covers: each key that an admin of the tenant
-    makes, or that such a key makes, has it."""
+    """Return the tenant of a scope: the first part of the names that it covers. All keys that are
+    made with an admin key of the tenant have it."""
     return scope.partition(".")[0]
 
 

@@ -1,10 +1,10 @@
 """The policy of one counter's ids in memory: when to request ids from the store, and how many.
 
 Theory of operation. The ids lie in an `IdBuffer`. Taking one is a `next()` on its cursor (I11).
-Everything that needs thought happens when the cursor ends. Therefore it ends not only with a block
-but also at the low-water mark, where the next refill should begin. The caller then calls
-`buffer.advance`, which moves the cursor on, and `due`, which tells what to request from the store,
-if anything. The caller sends the request and reports the answer.
+Decisions are made when the cursor ends. Therefore it ends not only with a block but also at the
+low-water mark, where the next refill should begin. The caller then calls `buffer.advance`, which
+moves the cursor on, and `due`, which tells what to request from the store, if anything. The caller
+sends the request and reports the answer.
 
     buffer.take() -> id | None None: `advance` and take again; None again: wait for a grant
     due() -> Request | None    at most one is outstanding (I12)
@@ -13,8 +13,8 @@ if anything. The caller sends the request and reports the answer.
     inherit()                  ids that other instances gave back, before the first grant
     retire() returned()        drop everything for good; what the store took back of it
 
-Block and strict counters are one machine. `due` asks for two runways of a block counter, and for
-exactly what is waited for of a strict one; `settle` burns the rest of a strict one.
+Block and strict counters share this code. For a block counter `due` asks for two runways, for a
+strict one only for the ids that are waited for. `settle` burns the rest of a strict one's grant.
 
 With `hold_s` the ids are borrowed from another service: they expire `hold_s` after they were
 requested. Blocks come in no order, since several services may answer at one address, and threads
@@ -35,7 +35,7 @@ RUNWAY_OF_HOLD = 0.4  # two runways are held: a fifth of the hold time is left f
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A reservation to make: `count` indices of a shard from `seen` on, the first at most
+    """A reservation to make: `count` indices of a shard, the first of them from `seen` to
     `room`."""
 
     token: int
@@ -129,8 +129,8 @@ class Allocator:
         return self.issued_ids - self._issued_before
 
     def present_rate(self, now: float) -> float:
-        """Ids per second since the last refill and between the two before it, so that the rate of
-        an idle counter falls. 0 for a strict counter, which measures none."""
+        """Ids per second since the refill before the last one, so that the rate of an idle counter
+        falls. 0 for a strict counter, which measures none."""
         if self._strict:
             return 0.0
         used = max(0, self._used - self._window_used)
@@ -228,8 +228,8 @@ class Allocator:
 
     def borrowed(self, token: int, blocks: Sequence[range], now: float, *, since: float) -> bool:
         """Take in another service's answer to a request sent at `since`, as `granted` does. Ids
-        that have expired before `now` are dropped, even if waited for. They may be fewer than were
-        requested: the rest is beyond the counter's rate_max."""
+        that have expired before `now` are dropped, even if waited for. Fewer ids than requested may
+        come: the rest is beyond the counter's rate_max."""
         assert self._hold_s is not None
         total = sum(map(len, blocks))
         request = self._expected(token, total)
@@ -260,7 +260,7 @@ class Allocator:
         self.stock = held = self.held
         self.low = mark = sizing.low_water(rate=self.rate, runway_s=self.runway_s, held=held)
         if self._asked_cut:
-            # The store answers again: at once for the rest, of which as much was used as before.
+            # The store answers again: a refill for the rest is due, and the rate is measured on.
             self.low, self._cut_to = held, request.count * sizing.GROWTH_MAX
         else:
             self._cut_to = None
@@ -281,7 +281,7 @@ class Allocator:
         if unknown and not self.numbered:
             self._gap(GapCause.UNKNOWN, request.count)
             self._cut_to = max(1, request.count // 2)
-        # A refill stays due. If none is started, half of the rest used is a reminder.
+        # A refill stays due. If none is started, the cursor ends when half of the rest is used.
         self.low = self.held
         self.buffer.stop_at(self.held // 2)
 

@@ -17,8 +17,8 @@ LONG = re.compile(r"-?[1-9][0-9]{18,}", re.ASCII)
 def units(text: str, decimals: int) -> int:
     """Return the amount that `text` names, in units of 10^-decimals.
 
-    Raises ValueError with the rule that the text breaks: it is to be taken literally, so one digit
-    too many is refused and not rounded.
+    Raises ValueError with the rule that the text breaks. One digit too many is refused, and not
+    rounded.
     """
     match = AMOUNT.fullmatch(text)
     if match is None:

@@ -1,8 +1,8 @@
 """An epoch of a counter: its written name, its shards, and the base of the next one.
 
-An instance stays with one shard until it is used up or takes no more writes now. Then it goes on to
-the next in its own order. If many instances are turned away from one shard at the same moment, they
-go to different ones.
+An instance stays with one shard until that is used up or throttled. Then the instance goes on to
+the next one in its own order. So many instances that leave one shard at the same moment go to
+different ones.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ def ordinal_of(epoch: str) -> int:
 
 
 def gone_back(epoch: str) -> str:
-    """Return the mark that replaces the epoch of a position that went back: it grants nothing."""
+    """Return the text in place of the epoch of a position that went back and grants nothing."""
     return f"{GONE_BACK}{ordinal_of(epoch)}"
 
 
@@ -106,7 +106,7 @@ class Layout:
 
     def indices(self, ids: range) -> range | None:
         """Return the stretch of indices that yields these ids, without those below the base; None
-        if there is none. A block of the epoch before may go on in this one."""
+        if there is none. A block of the epoch before may reach into this one."""
         first, rest = divmod(ids.start - self.base - self.shard, self.shards)
         last = first + len(ids)
         if ids.step != self.shards or rest or last <= 0:
@@ -141,7 +141,8 @@ class Shard:
 
 
 class Shards:
-    """The shards of one epoch, in the order of `layouts`. `moves` counts moves to another one."""
+    """The shards of one epoch, in the order of `layouts`. `moves` counts changes of the present
+    shard by cause."""
 
     __slots__ = ("_at", "_found_at", "_moves", "_row")
 
@@ -160,7 +161,7 @@ class Shards:
 
     @property
     def present(self) -> Shard:
-        """The shard on which it reserves now."""
+        """The shard on which this instance reserves now."""
         return self._row[self._at]
 
     @property

@@ -17,8 +17,8 @@ class IdBuffer:
     With `shared`, threads may be about to move the cursor. Then it is never pointed anew while it
     has ids left, and blocks are not joined: they come in no order.
 
-    With `guarded`, the cursor is what that makes of the iterator: it may end early, and be safe for
-    threads (I1).
+    With `guarded`, the cursor is the iterator that this function returns. It may end early, and be
+    safe for threads (I1).
     """
 
     __slots__ = (
@@ -36,7 +36,7 @@ class IdBuffer:
         self._shared = shared
         self._guarded = guarded
         self._point_at(range(0))
-        self._rest: deque[range] = deque()  # what comes after it
+        self._rest: deque[range] = deque()  # the blocks after that of the cursor
         self._rest_count = 0
         self._stop_at = 0  # how many ids are left where the cursor ends early
 

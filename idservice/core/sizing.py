@@ -5,9 +5,9 @@ from math import ceil, floor
 
 BLOCK_MIN = 10  # ids; the first block of a counter, and the least a refill asks for
 GROWTH_MAX = 8  # a refill asks for at most this many times what was used since the last one
-BLOCK_ANY = 10_000_000  # ids that a refill may take of any counter, if that is not BLOCK_MAX
+BLOCK_ANY = 10_000_000  # ids that a refill may take, whatever share of the ids left they are
 BLOCK_MAX = 10**12  # ids that a refill takes at most, by default
-LEFT_SHARE = 1000  # a refill takes this part of the ids left at most: others need some, too
+LEFT_SHARE = 1000  # a larger refill takes at most 1/1000 of the ids left
 WINDOW_MIN_S = 0.001  # a shorter time than this says nothing about a rate
 PACE_SPAN_S = 3600.0  # the pace is that of the last one to two of these
 PACE_MIN_S = 10.0  # a shorter time says nothing about a pace
@@ -33,7 +33,7 @@ def refill(*, rate: float, runway_s: float, held: int, used: int, block_max: int
 
     A refill brings memory back to two runways when one is left: one store write per runway,
     whatever the rate. Growth is bounded by what was used, since a burst of ten requests is not a
-    rate. TiDB's allocator has this step rule: it scales a step by the time the last one lasted.
+    rate. TiDB's allocator has a similar rule: it scales a step by the time the last one lasted.
     """
     wanted = ceil(2 * rate * runway_s) - held
     return min(max(BLOCK_MIN, min(wanted, GROWTH_MAX * used)), block_max)

@@ -149,8 +149,8 @@ class Commit:
 
 
 def is_as_it_was(found: Tally, before: Tally) -> bool:
-    """Return True if no write came since `before`, in this store or in what it was restored from:
-    then another sum has the same `rev`, or the same one another time: numbers count by ones."""
+    """Return True if no write came since `before`, in this store or in the one that it was restored
+    from. A restored store reaches the same `rev` again, with another sum or at another time."""
     now, then = ((one.rev, one.inc, one.sum, one.adds, one.at) for one in (found, before))
     return now == then
 
@@ -200,7 +200,7 @@ def changed(
     after = replace(
         tally, state=state, floor=floor, ceiling=ceiling, rev=tally.rev + 1, at=at, change=change
     )
-    # A sum that was made anew of its records may be beyond its bounds, and can be suspended there.
+    # A sum that was made anew of its records may be beyond the bounds; the tally can be suspended.
     others = (floor, ceiling) != (tally.floor, tally.ceiling)
     if others and state is not TallyState.DELETED and not after.allows(tally.sum):
         raise ValueError("its sum is outside of these bounds")  # T5
@@ -208,7 +208,7 @@ def changed(
 
 
 def gone_back(known: Tally, found: Tally | None) -> str:
-    """Return in words how a tally in the store is older than it was `known`; empty if it is not.
+    """Return in words how a tally in the store is older than the `known` one; empty if it is not.
 
     `rev` is dense, so another state at the same `rev` was made from an older one.
     """

@@ -21,7 +21,7 @@ def in_background(*, lasts_s: float, runway_s: float) -> float:
 
 
 def waited_for(left_s: float, *, most_s: float = float("inf")) -> float:
-    """Return how long a call may take if a request waits for it, which does so for `left_s`."""
+    """Return how long a call may take if a request waits for it for another `left_s`."""
     return max(ATTEMPT_MIN_S, min(most_s, left_s))
 
 

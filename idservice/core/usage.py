@@ -9,8 +9,8 @@ U2  Totals are never above what was handed out. Ids that are burnt count for not
     not written before a crash is not billed.
 U3  What a day's totals hold was handed out on that day: the totals at midnight are where the next
     day begins.
-U4  A day is final FINAL_MS after its end. A run sends nothing of it from SENT_MS on: what lies
-    between is for clocks that differ, and for writes under way.
+U4  A day is final FINAL_MS after its end. A run sends nothing of it from SENT_MS on: the time
+    between allows for clocks that differ, and for writes under way.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class UsageKind(StrEnum):
 class RunEnd(StrEnum):
     """The ways in which a run's day ended, as its parts say."""
 
-    OPEN = ""  # it goes on, or the run ended without a word
+    OPEN = ""  # it goes on, or the run ended without a last write
     MIDNIGHT = "midnight"
     STOP = "stop"
 
@@ -71,8 +71,8 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class UsagePart:
-    """A part of a run's day, as it is written. `first` and `last` are when the run wrote of that
-    day for the first time, and up to when the totals hold, in milliseconds since 1970."""
+    """A part of a run's day, as it is written. `first` is the time of the first look that found
+    something, `last` the time up to which the totals hold, in milliseconds since 1970."""
 
     day: int
     run: str
@@ -200,7 +200,7 @@ class RunTotals:
         base = self._base.get(named)
         if base is None:
             base = UsageReading(*named, 0)
-        # An id whose client was gone is taken back, maybe on the day after.
+        # An id whose client was gone counts no more, maybe on the day after.
         count = max(0, reading.count - base.count)
         reserved = None
         if reading.kind is UsageKind.IDS:
@@ -208,8 +208,8 @@ class RunTotals:
         self._days[-1].put(UsageRow(*named, count, reserved))
 
     def looked(self, day: int, now_ms: int) -> None:
-        """End a look that began at this time. On a later day than before, all that was seen is of
-        the day before, and the next one begins here (U3)."""
+        """End a look that began at this time. If that is on a later day, all that was seen is of
+        the day before, and the later day begins here (U3)."""
         present = self._days[-1]
         if not present.is_written:
             present.first = present.first or now_ms

@@ -31,7 +31,7 @@ class Batch:
         """Return the indices that this very batch was granted, if the record on the position is of
         it.
 
-        They follow from its end, as was written with it, and not from the position, which others
+        They are computed from the end in the record, not from the position, which other writers
         move.
         """
         if record is None or (record.seq, record.nonce) != (self.seq, self.nonce):

@@ -137,7 +137,7 @@ class TallyChanger:
         for _ in range(TRIES):
             found = await self._sure(self._found(name), name, tried)
             change = TallyChange(what, by, self._now_ms(), why)
-            if found is not None and found == tried:  # by a copy of that write, which came first
+            if found is not None and found == tried:  # a copy of that write came first
                 self._log(found, found.change or change)
                 return found
             if found is None or found.state is TallyState.DELETED:

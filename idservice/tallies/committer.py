@@ -160,7 +160,7 @@ class Committer:
             log.exception("committing adds failed", extra={"action": "tally_bug"})
             self._end("the service failed")
         finally:
-            self._task = None  # in the same moment, or an add that comes now would wake nobody
+            self._task = None  # in the same moment, or an add that comes now would start no task
             self._tell_idle()
 
     def _tell_idle(self) -> None:

@@ -35,7 +35,7 @@ class OwnTallies:
         self.committers: dict[str, Committer] = {}
         self.reads = 0  # of tallies in the store, for readers
         self._context = context
-        # By name, and apart for reads that ask for records: in a file they take longer than a sum.
+        # By name, and separate for reads of records, which take longer than a sum in a file.
         self._reads: dict[tuple[str, bool], SharedRead[Seen]] = {}
 
     async def add(self, name: str, key: str, amount: str) -> Told:
@@ -70,12 +70,12 @@ class OwnTallies:
         return await committer.settle(key, amount, sets=sets, by=by)
 
     def _forget(self, name: str) -> None:
-        """Drop a committer that is idle, if nobody created its tally."""
+        """Drop a committer that is idle, if it has seen no tally."""
         if self.committers[name].tally is None:
             del self.committers[name]
 
     def check_from_now(self, name: str) -> Check:
-        """Return a check of the result of a look at a tally that begins now, as
+        """Return a check of the result of a read of a tally that begins now, as
         `Committer.check_from_now`. Nothing is known of a tally without adds on this instance."""
         committer = self.committers.get(name)
         return _believed if committer is None else committer.check_from_now()
@@ -134,7 +134,7 @@ class OwnTallies:
         as_of, store, read = self._context.now_ms(), self._context.store, self._context.read
         check = self.check_from_now(name)
         tally = await read(store.tally(name), f"reading tally {name}")
-        check(tally)  # without what was answered a read would not be true (T7)
+        check(tally)  # a read contains every add that was answered (T7)
         if tally is None or not keys:
             return tally, as_of, {}
         records = store.records(tally, sorted(keys))

@@ -34,8 +34,7 @@ class PendingAdd:
         return any(not one.done() for one in self.waiters)
 
     async def fate(self, until: float) -> Fate:
-        """Return what becomes of the key, or None if that is not known `until` then, in loop
-        time."""
+        """Return what becomes of the key; None if that is not known at the loop time `until`."""
         loop = asyncio.get_running_loop()
         waiter: Waiter = loop.create_future()
         self.waiters.append(waiter)

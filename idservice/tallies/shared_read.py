@@ -24,7 +24,7 @@ class SharedRead(Generic[T]):
         self._on_idle = on_idle
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[T] | None = None
-        self._keys: set[str] = set()  # that it is asked for
+        self._keys: set[str] = set()  # of the next read
 
     async def begun_from_now(self, *keys: str) -> T:
         """Return the result of the next read to begin. Raises what it raises, and Stopped."""
@@ -49,7 +49,7 @@ class SharedRead(Generic[T]):
                 except Exception as error:
                     asked.set_exception(error)
         finally:
-            self._end()  # in the same moment, or a request that comes now would wake nobody
+            self._end()  # in the same moment, or a request that comes now would start no task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is task:  # it was cancelled before it began

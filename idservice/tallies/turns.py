@@ -1,8 +1,8 @@
-"""Lets other instances commit to a tally that they write, too.
+"""Lets other instances commit to a tally, too.
 
-A commit that came too late is sent again at once, with the tally that came back. It succeeds in a
-moment in which no other is under way. An instance whose commits follow one another without a pause
-leaves no such moment, and never hears of those that it shuts out. So it pauses for the time of some
+A commit that came too late is planned again at once, on the tally that came back. It succeeds if no
+other commit is under way. An instance whose commits follow one another without a pause leaves no
+such moment, and never hears of the instances that it shuts out. So it pauses for the time of some
 calls after each commit while it knows of others, and from time to time when it knows of none.
 """
 

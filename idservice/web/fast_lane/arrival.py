@@ -1,9 +1,8 @@
 """Answers a client that had sent its request by the time its connection was accepted.
 
-To make a transport takes the event loop more time than to answer. So where the bytes are known,
-because a client of this listener lately sent the same, the answer is sent first; and a connection
-that ends with it never gets a transport. Anything else is left to the connection, which is given
-the bytes.
+Making a transport takes the event loop more time than answering. So if a client of this listener
+recently sent the same bytes, the answer is sent before there is a transport. A connection that
+ends with this answer never gets one. All other bytes are passed to the connection.
 """
 
 import socket
@@ -15,8 +14,8 @@ READ_MAX = 4096  # bytes; more stay in the socket
 
 
 def answer_on_arrival(connections: FastConnections, client: socket.socket) -> bytes | None:
-    """Return what came of a client and is not answered. None if its connection is closed: it wants
-    no further answer, or is gone."""
+    """Answer a request that is known. Return the bytes that are still to be answered; None if the
+    connection was closed, because this was its last answer or the client is gone."""
     try:
         data = client.recv(READ_MAX)
     except BlockingIOError:
@@ -34,7 +33,7 @@ def answer_on_arrival(connections: FastConnections, client: socket.socket) -> by
 
 
 def _known(connections: FastConnections, head: bytes) -> tuple[bytes | None, bool]:
-    """Return the answer to a request that is known, and True if it is the last one."""
+    """Return the answer to a request, None if it is not known; and True if it is the last one."""
     found, question = connections.known(head) or (None, None)
     closes = question is not None and question.closes
     responder = connections.responder
@@ -49,6 +48,6 @@ def _known(connections: FastConnections, head: bytes) -> tuple[bytes | None, boo
 def _is_sent(client: socket.socket, answer: bytes) -> bool:
     """Send an answer; return False if the client is gone."""
     try:
-        return client.send(answer) == len(answer)  # nothing was sent before: it takes all, or fails
+        return client.send(answer) == len(answer)  # nothing was sent before: all is taken, or none
     except OSError:
         return False

@@ -1,9 +1,9 @@
 """The fast lane: a connection that answers requests for ids itself, and has aiohttp answer others.
 
-A connection stays here all its life. A request for ids, `/livez` or `/readyz` without a body and
-without anything unusual is answered for little more than the price of the system calls. Any other
-request is handed to aiohttp, alone (see `handover`); then the connection goes on here. What is
-malformed is not judged here either, so that there is one set of answers.
+A connection stays in the fast lane all its life. A request for ids, `/livez` or `/readyz` without a
+body and without anything unusual costs little more than the system calls. Any other request is
+answered by aiohttp (see `handover`), and then the connection goes on here. Aiohttp also judges
+malformed requests, so that there is one set of answers.
 
     state     entered by                           left by
     reading   the connection, or an answer         a request that cannot be answered at once
@@ -14,11 +14,11 @@ malformed is not judged here either, so that there is one set of answers.
     paused    a client that does not read          the client reads
 
 A request without a body ends with the blank line behind its headers, so where each ends is known.
-What a client repeats is recognised by its bytes and not parsed again (see `template`). What arrives
-while a request waits is kept, and is answered in order.
+A repeated request is recognised by its bytes and not parsed again (see `template`). Bytes that
+arrive while a request waits are kept, and answered in order.
 
-An answer is written to the socket at once, without a turn through the loop's transport; that gets
-only what the socket does not take.
+An answer is written to the socket directly. The loop's transport gets only the bytes that the
+socket does not take.
 """
 
 import asyncio
@@ -40,12 +40,12 @@ from idservice.web.fast_lane.template import RequestTemplate, template_of
 
 BUFFER_MAX = 65_536  # bytes kept while a request waits or a client does not read
 HEAD_COST = 512  # bytes of a head that are read in the time of an answer with one id
-TEMPLATES_MAX = 16  # templates tried on a connection without one that fits a later request
+TEMPLATES_MAX = 16  # templates made in a row on a connection, if none fits a later request
 Known = tuple[bytes | None, RequestTemplate | None, Question | None]
 
 
 class FastConnection(asyncio.Protocol):
-    """One connection of a client, of which `data` was read before it had a transport."""
+    """One connection of a client; `data` was read from it before it had a transport."""
 
     __slots__ = (
         "_buffer", "_closes", "_connections", "_descriptor", "_ended", "_head", "_known",
@@ -58,9 +58,9 @@ class FastConnection(asyncio.Protocol):
         self._responder, self._turns = connections.responder, connections.turns
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
-        # The last request with a target, the target, and what the next one may differ in; and the
-        # last one that was not repeated. None if nothing is known, and if the next bytes are not
-        # the beginning of a request to be answered.
+        # The last request with a target, the template of requests like it, and their target; and
+        # the last request that was looked up. None if there is none, or if the next bytes do not
+        # begin a request that can be answered now.
         self._head: bytes | None = None
         self._template: RequestTemplate | None = None
         self._target: Target
@@ -69,7 +69,7 @@ class FastConnection(asyncio.Protocol):
         self._templates_left = TEMPLATES_MAX
         self._queued = False  # True if the transport may hold bytes that are not sent yet
         self._buffer = data  # an unfinished request, or bytes behind one that waits
-        self._waiting: Callable[[], object] | None = None  # gives up what a request waits for
+        self._waiting: Callable[[], object] | None = None  # cancels what a request waits for
         self.handover: Handover | None = None  # the request that aiohttp answers
         self._paused = False  # the client does not read
         self._stopped = False  # a request waits, or the client does not read
@@ -132,7 +132,7 @@ class FastConnection(asyncio.Protocol):
         return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def grow_older(self) -> None:
-        """Close a connection that is idle for too long, or if an answer is not read."""
+        """Close a connection that is idle for too long, or on which an answer is not read."""
         self._silent += 1
         is_served = self._waiting is not None or self.handover is not None
         if self._connections.ends(self._silent, unread=self._paused, served=is_served):
@@ -149,8 +149,8 @@ class FastConnection(asyncio.Protocol):
                 self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes: nearly always one whole request for one id as text, like the last one. It is
-        answered with as few calls as possible."""
+        """Take bytes. Nearly always they are one whole request for one id as text, like the last
+        one. It is answered with as few calls as possible."""
         if data == self._head or (self._template is not None and self._fits(data)):
             target = self._target
             if target.single:
@@ -175,7 +175,7 @@ class FastConnection(asyncio.Protocol):
         return fits
 
     def _shows_other_key(self, data: bytes) -> bool:
-        """As `_begin`, if the last request was not served and the key alone differs. Else False."""
+        """As `_begin` if the last request had no target and only the key differs; else False."""
         question = self._question
         if question is None or (key := question.other_key(data)) is None:
             return False
@@ -195,7 +195,7 @@ class FastConnection(asyncio.Protocol):
             self._work(data)
 
     def _stop(self) -> None:
-        """Stop looking at requests."""
+        """Begin no further request."""
         if not self._stopped:
             self._stopped = True
             self._known = self._head, self._template, self._question
@@ -207,7 +207,7 @@ class FastConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _go_on(self) -> None:
-        """Look at the bytes that came while a request waited or the client did not read."""
+        """Handle the bytes that came while a request waited or the client did not read."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -218,7 +218,7 @@ class FastConnection(asyncio.Protocol):
             data, self._buffer = self._buffer, b""
             try:
                 self._work(data)
-            except Exception:  # a bug; the caller answers other clients too, and is not harmed
+            except Exception:  # a bug; the caller answers other clients too, and must go on
                 self._responder.crash()
                 transport.abort()
                 return
@@ -242,8 +242,8 @@ class FastConnection(asyncio.Protocol):
     # --- requests --------------------------------------------------------------------------------
 
     def _work(self, data: bytes) -> None:
-        """Answer the requests in `data` in their order, those that this turn has no time for in a
-        later one."""
+        """Answer the requests in `data` in order. Those that this turn of the loop has no time for
+        wait for a later one."""
         at = 0
         while True:
             end = data.find(END, at) + 4
@@ -288,7 +288,7 @@ class FastConnection(asyncio.Protocol):
         return found is not None
 
     def _remember(self, head: bytes, target: Target) -> None:
-        """Recognise the same request, and one that differs from it as it does from the last."""
+        """Remember a request and its target, with a template of it and the last request."""
         template = None  # never that of an earlier request, which asked for something else
         if self._head is not None and self._templates_left:
             self._templates_left -= 1
@@ -320,7 +320,7 @@ class FastConnection(asyncio.Protocol):
     # --- answers ---------------------------------------------------------------------------------
 
     def _answer(self, target: Target) -> None:
-        """Write the answer, or let the request wait for ids; a long one, for its turn."""
+        """Write the answer, or let the request wait for ids. A long answer waits for its turn."""
         if target.cost > 1 and self._turns.is_over:
             self._wait_for_turn(partial(self._answer, target))
             return

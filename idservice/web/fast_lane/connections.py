@@ -21,7 +21,7 @@ UNREAD_MAX = round(UNREAD_S / SWEEP_S)  # sweeps in which nothing of an answer i
 
 
 class OpenConnection(Protocol):
-    """A fast connection, as far as it is known here."""
+    """A fast connection, as far as `FastConnections` uses it."""
 
     @property
     def is_handed_over(self) -> bool: ...
@@ -45,7 +45,7 @@ class FastConnections:
         self.parser = RequestParser()
         self.server = server
         self.turns = loop_turns()
-        self._known: dict[bytes, tuple[Target, Question]] = {}  # what heads lately asked for
+        self._known: dict[bytes, tuple[Target, Question]] = {}  # by head: its target
         self.is_closed = False
         self._open: set[OpenConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -56,16 +56,16 @@ class FastConnections:
             self._timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def known(self, head: bytes) -> tuple[Target | bytes, Question] | None:
-        """Return what a head asks for, as `understand`, if it lately came on any connection."""
+        """Return what a head asks for, as `understand`, if it recently came on any connection."""
         known = self._known.get(head)
         if known is not None and known[0].refusal is None:
             return known
         return self.responder.known(head)
 
     def understand(self, head: bytes, peer: Peer | None) -> tuple[Found, Question | None]:
-        """Return what a head asks for, as `Responder.find`, and the same apart from its key; None
-        if it is not plain. The same bytes, on any connection, are parsed once. A refusal is logged
-        with the `peer`."""
+        """Return what a head asks for, as `Responder.find`, and the request apart from its key.
+        Both are None if it is not plain. The same bytes, on any connection, are parsed once. A
+        refusal is logged with the `peer`."""
         known = self.known(head)
         if known is not None:
             return known
@@ -84,7 +84,7 @@ class FastConnections:
         return found, question
 
     def forget(self) -> None:
-        """Forget what requests ask for: a counter is not what it was."""
+        """Forget what requests ask for, because a counter is gone."""
         self._known.clear()
         self.responder.forget()
 
@@ -96,7 +96,7 @@ class FastConnections:
         self._open.discard(connection)
 
     def close(self) -> None:
-        """Close every connection; one that aiohttp answers on, as soon as it is done."""
+        """Close every connection, but one on which aiohttp answers only once that is done."""
         self.is_closed = True
         for connection in tuple(self._open):
             if not connection.is_handed_over:

@@ -1,8 +1,8 @@
 """One request of a fast-lane connection, answered by aiohttp.
 
-Aiohttp gets a new connection with a `Handover` as its transport. It is fed the bytes of one request
-and no more, writes its answer through, and is told to close afterwards. That close ends the
-handover, and the connection is back in the fast lane.
+Aiohttp gets a new connection with a `Handover` as its transport. It is fed the bytes of one
+request, writes its answer to the real transport, and is told to close afterwards. That close ends
+the handover, and the connection is back in the fast lane.
 
 Where a request ends is for aiohttp's own parser to say, so that the two cannot differ:
 
@@ -37,7 +37,7 @@ class Handover(asyncio.Transport):
         self.handler = handler
         self._to = to
         self._over = over
-        self._body: StreamReader | None = None  # of the request; None if aiohttp keeps everything
+        self._body: StreamReader | None = None  # None if aiohttp keeps the connection
         self._chunked = False
         self._left = 0  # bytes of the body that may still be fed
         self._ended = False
@@ -100,7 +100,7 @@ class Handover(asyncio.Transport):
         return self._body is not None and self._body.is_eof()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As the real transport; but its socket has all its options already."""
+        """As the real transport, but without its socket, whose options are set already."""
         return default if name == "socket" else self._to.get_extra_info(name, default)
 
     def write(self, data: Any) -> None:
@@ -121,7 +121,7 @@ class Handover(asyncio.Transport):
             self._to.resume_reading()
 
     def close(self) -> None:
-        """The end, once aiohttp is done: it may do more in this turn of the loop."""
+        """End the handover in the next turn of the loop: aiohttp may do more in this one."""
         if not self._ended:
             self._ended = True
             asyncio.get_running_loop().call_soon(self._end)

@@ -12,7 +12,7 @@ END = b"\r\n\r\n"
 HEAD_MAX = 4096  # bytes; aiohttp judges longer ones
 HEADERS_MAX = 64
 CLOSE = b"close"  # as Python and most programs write it
-# Headers that change nothing about the answer if they have one of these values.
+# A head with one of these headers is plain only if the header has one of these values.
 PLAIN_VALUES = {
     "connection": frozenset({b"keep-alive", b"Keep-Alive", CLOSE}),
     "content-length": frozenset({b"0"}),
@@ -98,7 +98,7 @@ class RequestParser:
         return accept
 
     def _accept(self, lines: int) -> bytes | None:
-        """Return the Accept header if the head of so many headers is plain."""
+        """Return the Accept header if the head is plain; it has this number of header lines."""
         headers = self.headers
         names = tuple(headers)
         shape = self._shapes.get(names) or self._shape(names)

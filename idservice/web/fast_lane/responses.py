@@ -38,7 +38,7 @@ REFUSALS_MAX = 256  # refusals of keys that are worded once in a second
 ANSWERS_MAX = 256  # requests whose whole answers are known for a second
 ACCEPTS_MAX = 256  # Accept headers that were read
 COUNTERS, NEXT = "/v1/counters/", "/next"
-BODY_KNOWN_MAX = 1024  # bytes of a body whose head is kept for its second
+BODY_KNOWN_MAX = 1024  # bytes of a body whose head is kept for a second
 VERSION = " HTTP/1.1"
 _is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # in a path
 
@@ -67,23 +67,23 @@ class Responder:
         self._paths = paths
         self._limits = limits
         self._gate = gate or Gate()
-        self.tokens = not self._gate.asks  # one that is no key counts for nothing
+        self.tokens = not self._gate.asks  # a token that is not a key is not read
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._open: Lines = {}, {}
         self._keyed: WeakKeyDictionary[Pass, Lines] = WeakKeyDictionary()
         self._by_accept: dict[bytes, bool] = {}  # True if it prefers JSON
-        self._judged: set[bytes] = set()  # lines that ask for ids, of requests that were refused
+        self._judged: set[bytes] = set()  # lines for ids, of requests whose key was refused
         self._goes_on = f"\r\n{limits.keep_alive}\r\n".encode()
         self._date = ""  # empty if its second is over
-        # Heads of this second by the length of the body: of an id as text, and of all others.
+        # Heads of this second by the length of the body: of text, and of both content types.
         self.plain_heads: dict[int, bytes] = {}
         self._heads: dict[str, dict[int, bytes]] = {TEXT: self.plain_heads, JSON: {}}
         # Whole answers of this second by the head of the request, and what each asked for. A client
         # with a wrong key asks again and again.
         self.answers: dict[bytes, tuple[bytes, Question]] = {}
         self._gate.on_news(self.answers.clear)
-        self._codes: dict[bytes, str] = {}  # of those which refuse a key
+        self._codes: dict[bytes, str] = {}  # of the answers that refuse a key
         self._refusals: dict[tuple[type[Exception], str], bytes] = {}  # of keys, in this second
 
     def drain(self) -> None:
@@ -120,7 +120,7 @@ class Responder:
                 if len(line) > LINE_MAX:
                     return found
                 if len(lines) >= (TARGETS_MAX if judged is OPEN else KEYED_TARGETS_MAX):
-                    del lines[next(iter(lines))]  # one: to free all holds everybody up
+                    del lines[next(iter(lines))]  # one: freeing all delays others
                 lines[line] = found
         return found
 
@@ -196,7 +196,7 @@ class Responder:
         try:
             asked = read_id_request(target, _text(accept), self._limits, old=old)
         except errors.MalformedRequest:
-            return None  # the connection is closed as well
+            return None  # aiohttp also closes the connection
         except errors.RequestRefused as error:
             asked = error
         if rights is None:
@@ -226,7 +226,7 @@ class Responder:
         return TEXT, (await ready(self._view, draining=self.draining)).encode()
 
     async def _later(self, work: Callable[[], Awaitable[tuple[str, bytes]]]) -> bytes:
-        """Return the whole answer to a request that takes some `work`."""
+        """Return the whole answer to a request that has to wait for some `work`."""
         try:
             return self._answer(*await work())
         except errors.IdserviceError as error:
@@ -235,8 +235,8 @@ class Responder:
             return self.crash()
 
     def known(self, head: bytes) -> tuple[bytes, Question] | None:
-        """Return the whole answer that a head got in this second, and what it asked for. A key that
-        it refuses is counted again."""
+        """Return the whole answer that a head got in this second, and what it asked for. If it
+        refuses a key, the refusal is counted again."""
         known = self.answers.get(head)
         if known is not None and (code := self._codes.get(known[0])) is not None:
             self._gate.count(code)
@@ -245,7 +245,7 @@ class Responder:
     def remember(self, head: bytes, answer: bytes, question: Question) -> None:
         """Remember the whole answer to a head for the rest of this second."""
         if len(self.answers) >= ANSWERS_MAX:
-            self.answers.clear()  # one by one costs more: each is looked for from the beginning
+            self.answers.clear()  # one by one costs more: the first is found past all deleted ones
         self.answers[head] = answer, question
 
     # --- answers ---------------------------------------------------------------------------------
@@ -263,8 +263,9 @@ class Responder:
         return self._answer(*listed(target.epoch_state.counter, target.asked, ids))
 
     def at_once(self, target: Target, turns: Turns) -> bytes | None:
-        """Return the answer if there are ids in memory; a long one is a part of the turn. Raises
-        the refusal of a target whose key ended while it waited, and what `take` raises."""
+        """Return the answer; None if memory has too few ids. A long answer is counted as work of
+        this turn. Raises the refusal of a target whose key ended while the request waited, and
+        what `take` raises."""
         counter = target.counter
         if target.single:
             id = counter.take()

@@ -40,17 +40,18 @@ class Target:
             self.content_type, self.body = form(self.entry, self.asked)
 
     def disarm(self, refusal: errors.IdserviceError) -> None:
-        """Serve nobody any more (K3). The way of a single id has no test for it: it is closed."""
+        """Serve no more requests (K3). The path of a single id does not look at the refusal, so it
+        is closed."""
         self.refusal = refusal
         self.single = self.plain = False
 
     def received(self, served: Served) -> Served:
-        """Return what came for a request that waited: no ids if its key has ended meanwhile."""
+        """Return what came for a request that waited; the refusal if its key ended meanwhile."""
         if self.refusal is None or not isinstance(served, list):
             return served
         self.waste()
         return self.refusal
 
     def waste(self) -> None:
-        """Count the ids of a client that left before its turn to be answered."""
+        """Count the ids of a request that were taken and are not sent."""
         self.counter.allocator.record_wasted(self.count)

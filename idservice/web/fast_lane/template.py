@@ -1,13 +1,13 @@
 """Recognises a request that differs from the last one only in values that are not read.
 
 Most requests of a client repeat the bytes of the one before, except the values of a few headers
-such as a trace id or a token, or of a key in the query that is there to get past caches. A parser
-has judged the request before. So the next one need only differ in those values, in bytes that have
-no meaning in a value. Such a pair parses alike: the grammar of HTTP/1.1 depends on the value of a
-header only for those in `READ` and `parser.TELLING`.
+such as a trace id or a token, or of a query parameter that is there to get past caches. The parser
+has judged the request before. The next one parses alike if only those values differ, and have no
+bytes with a meaning of their own: the grammar of HTTP/1.1 depends on the value of a header only for
+the headers in `READ` and `parser.TELLING`.
 
-Where no access key is asked for, a token that is none is not read either, and may vary. What may
-take its place is never a key: that would be served with the rights of the one before (K2).
+Where no access key is asked for, a token that is not a key is not read either, and may vary. A key
+never takes its place: it would be served with the rights of the request before (K2).
 """
 
 import re
@@ -23,10 +23,10 @@ VALUES_MAX = 4  # values that vary
 # The bytes that a value of a header, and one in the query, may have: no control bytes, only ASCII.
 _in_header = re.compile(rb"[ -~]*")
 _no_key = re.compile(rb"(?! *(?i:bearer) +%s)[ -~]*" % MARK.encode())  # see `Gate.judge`
-_in_query = re.compile(rb"[A-Za-z0-9._~-]*")  # none that ends it, or is escaped
+_in_query = re.compile(rb"[A-Za-z0-9._~-]*")  # no byte that ends it, or escapes
 _pair = re.compile(rb"[?&]([A-Za-z_-]+)=([A-Za-z0-9._~-]*)(?=[& ])")
 
-Gap = tuple[int, int, re.Pattern[bytes]]  # where a value begins and ends, and its bytes
+Gap = tuple[int, int, re.Pattern[bytes]]  # a value's start and end, and its allowed bytes
 
 
 class RequestTemplate:
@@ -97,7 +97,7 @@ def _gap(line: bytes, another: bytes, tokens: bool) -> list[Gap] | None:
 
 
 def _gaps_in_query(line: bytes, another: bytes) -> list[Gap] | None:
-    """Return the gaps in a request line of which another has other values there."""
+    """Return the gaps in a request line; None if another line also differs elsewhere."""
     fixed, gaps = _cache_busters(line)
     return gaps if _cache_busters(another)[0] == fixed else None
 

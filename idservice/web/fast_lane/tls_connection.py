@@ -1,7 +1,7 @@
 """A fast connection that speaks TLS: the loop's transport encrypts what it writes.
 
-The transport cannot half-close: a client that says it sends no more is gone, and what it waits for
-is given up, as if it had closed the connection.
+The transport cannot half-close. So a client that ends its side counts as gone, and its request that
+waits is cancelled, as if it had closed the connection.
 """
 
 import asyncio
