@@ -1,4 +1,4 @@
-"""A service over SQLite, served on a port of its own in this process."""
+"""A service over a store in memory, served on a port of its own in this process."""
 
 import asyncio
 import random
@@ -7,7 +7,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from time import time
 from typing import Any
 
@@ -29,7 +28,6 @@ from idservice.server.workers.accept_balance import AcceptSlot
 from idservice.server.workers.link import PoolView
 from idservice.stores.protocol import IdStore
 from idservice.stores.records import Counter
-from idservice.stores.sqlite.store import SQLiteStore
 from idservice.tallies.service import Tallies
 from idservice.web import connection, problems
 from idservice.web.app import build_app
@@ -38,6 +36,7 @@ from idservice.web.fast_lane.connections import FastConnections
 from idservice.web.fast_lane.responses import Responder
 from idservice.web.request import WebLimits
 from tests.certificates import Files
+from tests.simulation.store import SimStore, Table
 
 from .wire import Answer, ask
 
@@ -135,11 +134,16 @@ def lane(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
-    """Starts a service; keywords are those of `build_app`, and more."""
+async def serve(lane: bool) -> AsyncIterator[Serve]:
+    """Starts a service; keywords are those of `build_app`, and more.
+
+    Its store is in memory, which costs half as much as a file; tests/stores holds both to one
+    contract. The tests of what changes counters and tallies have a file.
+    """
     ours = (problems._crashes, connection._malformed, connection._failed)
     for sampled in ours:
         sampled._next = 0.0  # what an earlier test logged keeps nothing back
+    table = Table()
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -159,7 +163,7 @@ async def serve(tmp_path: Path, lane: bool) -> AsyncIterator[Serve]:
             unix: bool = False,
             loopback: bool = True,
         ) -> Serving:
-            store = store or SQLiteStore(str(tmp_path / "ids.db"))
+            store = store or SimStore(random.Random(1), table)
             await stack.enter_async_context(store)
             await store.init(new_counter("default", random.Random(1)))
             service, catalogue, tallies = build_instance(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,19 @@ import pytest
 
 from idservice.allocation.context import Limits
 from idservice.stores.records import Counter
+from idservice.stores.sqlite.store import SQLiteStore
 
 from .conftest import Serve, Serving
 from .test_contract import assert_problem
 from .wire import Answer
 
 PATH = "/v1/counters/orders"
+
+
+@pytest.fixture
+async def serving(serve: Serve, tmp_path: Path) -> Serving:
+    """A service over a file."""
+    return await serve(store=SQLiteStore(str(tmp_path / "ids.db")))
 
 
 @pytest.fixture

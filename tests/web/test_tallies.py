@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,8 +10,9 @@ import pytest
 
 from idservice import errors
 from idservice.access.gate import Gate
+from idservice.stores.sqlite.store import SQLiteStore
 
-from .conftest import Serving
+from .conftest import Serve, Serving
 from .test_contract import assert_problem
 from .wire import Answer
 
@@ -32,6 +34,12 @@ async def add(serving: Serving, key: str, amount: Any) -> Answer:
 
 async def sum_of(serving: Serving) -> str:
     return str((await serving.ask(GIFTS)).json["sum"])
+
+
+@pytest.fixture
+async def serving(serve: Serve, tmp_path: Path) -> Serving:
+    """A service over a file."""
+    return await serve(store=SQLiteStore(str(tmp_path / "ids.db")))
 
 
 @pytest.fixture
