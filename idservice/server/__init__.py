@@ -7,13 +7,13 @@ Theory of operation
 error at once. With one process it calls `process.serve`; with several, the supervisor in `workers`
 forks processes that each call it.
 
-`process.serve` is a life in five steps. `startup` reaches the store, creates it if asked to, and
-reserves the first ids. The allocation service is entered. A `listener` for each socket accepts
-connections: the fast lane takes requests for ids, aiohttp all others. The process waits for its
-`StopSwitch`. `shutdown.drain` then answers as not ready for a while, closes the sockets, finishes
-the requests in flight, and the service returns its unused ids.
+`process.serve` has five steps. `startup` reaches the store, and creates it if asked to. The
+allocation service is entered, and `startup` reserves the first ids. A `listener` for each socket
+accepts connections: the fast lane takes requests for ids, aiohttp all others. The process waits for
+its `StopSwitch`. `shutdown.drain` then answers as not ready for a while, closes the sockets, and
+finishes the requests in flight; the service returns its unused ids.
 
 `exits` turns every end into an exit code: 0 clean, 1 failure, 2 bad usage, 3 store not usable.
-`loop` picks the event loop and hears its signals; before that, `stop_signals` does. `settings` and
-`exits` load no HTTP library: the commands `health` and `wait` use them every few seconds.
+`loop` picks the event loop and handles its signals; before that, `stop_signals` does. `settings`
+and `exits` load no HTTP library: the commands `health` and `wait` use them every few seconds.
 """

@@ -1,4 +1,4 @@
-"""Says which listeners ask for access keys, and what an operator should know of it."""
+"""Decides which listeners ask for access keys, and tells the operator."""
 
 import asyncio
 import logging
@@ -54,7 +54,7 @@ async def log_if_no_keys(store: IdStore, asked: str | None, clock: Clock) -> Non
     try:
         async with asyncio.timeout(LOOK_MAX_S):
             buckets = await asyncio.gather(*map(store.keys.bucket, BUCKETS))
-    except Exception:  # it can be served from without this look
+    except Exception:  # a store can be served from without this look
         log.info(
             "the access keys were not looked at: the store did not answer",
             extra={"action": "keys_not_examined"},

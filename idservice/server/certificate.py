@@ -80,7 +80,7 @@ class Certificate:
 
     def renew(self, *, is_news: bool = True) -> bool:
         """Read the files again; return True if they are in use from now on. If they cannot be used,
-        nothing changes but the log. If it `is_news`, the log also has what is used from now on."""
+        that is logged, and nothing changes. With `is_news` a new certificate is logged, too."""
         self._read_as = self._state()
         try:
             found = read(*self._files)
@@ -102,8 +102,8 @@ class Certificate:
         return True
 
     def look(self) -> bool:
-        """Read files again that have changed, and not since the last look. Return True if they are
-        in use from now on. Of the end of the certificate in use, warn once a day."""
+        """Read the files again if they have changed, but not since the last look. Return True if
+        they are in use from now on. Warn as `warn` does."""
         renewed, state = False, self._state()
         if state not in (self._read_as, self._looked_like):
             self._looked_like = state
@@ -195,7 +195,7 @@ def read(cert: str, key: str) -> ReadCertificate:
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(cert, key, refuse)
         seen = _seen_by_clients(context, cert)
-    except (OSError, ValueError) as error:  # of TLS, and of a file that is replaced just now
+    except (OSError, ValueError) as error:  # of TLS, or of a file that is being replaced
         reason = getattr(error, "reason", "")
         if reason == "KEY_VALUES_MISMATCH":
             why = (
@@ -214,7 +214,7 @@ def read(cert: str, key: str) -> ReadCertificate:
 def _content(path: str, flag: str) -> bytes:
     try:
         kind = S_IFMT(os.stat(path).st_mode)
-        if kind not in (S_IFREG, S_IFDIR):  # nothing is served while it is waited for
+        if kind not in (S_IFREG, S_IFDIR):  # reading it could block the service
             why = f"{flag} {path} is a pipe or a device; it must be a file, to be read again"
             raise Usage(why=why)
         with open(path, "rb") as file:
@@ -227,7 +227,7 @@ def _content(path: str, flag: str) -> bytes:
 def _seen_by_clients(context: ssl.SSLContext, cert: str) -> dict[str, Any]:
     """Return what a client sees of a certificate, by a handshake in memory. Raises SSLError.
 
-    Python tells what is in a certificate only to those who trust it.
+    Python shows the contents of a certificate only to an end that trusts it.
     """
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False

@@ -51,7 +51,7 @@ def _why(error: OSError) -> str:
 def _open_standard_streams() -> None:
     """Put the null device in place of each closed standard stream.
 
-    Else a socket would get its number, and the loop aborts the process when that one is closed.
+    Otherwise a socket would get its number, and the loop would abort the process when it is closed.
     """
     for number in range(3):
         try:
@@ -63,7 +63,7 @@ def _open_standard_streams() -> None:
 
 
 def _print_any_text() -> None:
-    """Escape what a locale cannot print, such as the path of a store, instead of failing by it."""
+    """Escape characters that a locale cannot print, such as in a path, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

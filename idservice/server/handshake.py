@@ -1,8 +1,8 @@
 """Opens accepted connections that speak TLS, within bounds of number and time.
 
-A connection takes its place in the limit as soon as it is accepted: a client that connects and does
-not go on must not take what others need. Why a handshake failed is logged, but not for a connection
-that just ends: so do the probes of load balancers.
+A connection counts towards the limit from the beginning of its handshake, so that clients which
+connect and send nothing are limited, too. The reason of a failed handshake is logged, but not if
+the connection just ends, as those of load balancers' probes do.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ log = logging.getLogger("idservice.listener")
 _failed = RateLimitedLog(log)
 
 HANDSHAKE_S = 10.0  # for a client to finish it
-# What OpenSSL calls the other end's trouble.
+# The reasons that OpenSSL gives, and what they say about the client.
 WHY = {
     "HTTP_REQUEST": "it speaks plain HTTP: its URL must begin with https://",
     "HTTPS_PROXY_REQUEST": "it takes this port for a proxy",
@@ -60,7 +60,7 @@ class Handshakes:
                     ssl=self._certificate.context,
                     ssl_handshake_timeout=HANDSHAKE_S,
                 )
-        except ConnectionAbortedError:  # as the loop says that the time is over
+        except ConnectionAbortedError:  # the loop raises it when the time is over
             _say(client, f"it took longer than {HANDSHAKE_S:g} s")
             raise
         except ssl.SSLError as error:

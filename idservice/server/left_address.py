@@ -1,10 +1,9 @@
-"""Where a running service listens, left in a file for `health`, `wait` and `top` of its container.
+"""Leaves the addresses of a service in a file, for `health`, `wait` and `top` in its container.
 
-The file is locked as long as its service lives, so that one left behind is told at once. It is in a
-folder for such files, that of temporary files, or shared memory: a container whose root file system
-is read-only can write to the last. A command believes only files of its own user, mounts and
-network, from a service with the same IDSERVICE_LISTEN: another says nothing about the one that is
-asked about.
+The file is locked as long as its service lives, so that one left behind is recognised. It is in
+XDG_RUNTIME_DIR, in the folder for temporary files, or in shared memory: there a container can write
+even if its root file system is read-only. A command believes only files of its own user, mounts and
+network, from a service with the same IDSERVICE_LISTEN. Other files are about other services.
 """
 
 import fcntl
@@ -65,7 +64,7 @@ def _absolute(address: Address) -> str:
 
 
 def _leave(folder: str, content: bytes) -> tuple[str, int] | None:
-    """Return the path and the descriptor of a new file that is locked; None if it cannot be."""
+    """Return the path and the descriptor of a new, locked file; None if none can be made."""
     for _, descriptor in _files(folder):  # remove those of services that are gone
         os.close(descriptor)
     path = os.path.join(folder, f"{PREFIX}{os.getuid()}-{os.urandom(8).hex()}")
@@ -76,7 +75,7 @@ def _leave(folder: str, content: bytes) -> tuple[str, int] | None:
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.write(descriptor, content)
-        if os.fstat(descriptor).st_nlink:  # else another service took it for one left behind
+        if os.fstat(descriptor).st_nlink:  # else another service removed it as one left behind
             return path, descriptor
     os.close(descriptor)
     return None

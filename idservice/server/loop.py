@@ -31,7 +31,7 @@ def factory() -> "Callable[[], asyncio.AbstractEventLoop] | None":
 
 @contextmanager
 def on_signals(call: Callable[[], object], *numbers: signal.Signals) -> Iterator[None]:
-    """Have the running loop call a function at each of these signals, in place of what was done."""
+    """Have the running loop call a function at each of these signals, in place of its handler."""
     import asyncio
 
     loop = asyncio.get_running_loop()

@@ -107,7 +107,8 @@ async def serve(
         renew = partial(bound.certificate.renew, is_news=link is None)
     with (
         loop.on_signals(switch.on_signal, *numbers - hangup),
-        # A closing terminal sends it twice, systemd after SIGTERM: it is never a second request.
+        # A terminal that closes sends SIGHUP twice, and systemd sends it after SIGTERM. So it never
+        # counts as a second stop signal.
         loop.on_signals(renew, *hangup),
     ):
         try:
@@ -176,7 +177,7 @@ async def _serve(
     _say_served(settings, store, bound if link is None else None)
     if link is not None:
         link.serving(view.report)
-    gc.freeze()  # what a start leaves is kept: to look it through would hold requests up for 27 ms
+    gc.freeze()  # a collection of what the start has made would delay requests by 27 ms
     switch.started = True
     await switch.asked.wait()
     service.stop_by = clock() + STOP_MAX_S
@@ -204,7 +205,7 @@ async def _enter(
     stack: AsyncExitStack,
 ) -> None:
     """Enter the service; at its exit, a worker waits for its turn to give ids back. The meter
-    comes last: by then it is known what was handed out."""
+    stops last, after the last id was handed out."""
     if meter is not None:
         stack.push_async_callback(stop_meter, meter, lambda: service.stop_by)
     if link is not None:
@@ -247,8 +248,8 @@ def _applications(
     paths: dict[str, str],
     around: Sequence[Middleware],
 ) -> Iterator[tuple[socket.socket, Certificate | None, web.AppRunner, Responder | None]]:
-    """Yield the certificate and the application of each socket, and a responder where ids take the
-    fast lane."""
+    """Yield each socket with its certificate, its application, and a responder if ids take the fast
+    lane."""
     limits = WebLimits(
         settings.batch_max, settings.range_max, settings.metrics_counters, settings.idle_timeout
     )
@@ -302,7 +303,7 @@ def _routes(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def connections_max(settings: ServeSettings, files: int) -> tuple[int, int]:
     """Return how many connections may be open in this process, and how many more may wait to be
-    refused, so that of its `files` enough are left for the store."""
+    refused. Enough of its `files` are left for the store."""
     spare = files - min(DESCRIPTORS_KEPT, max(DESCRIPTORS_MIN, files // 2))
     refused = max(1, min(REFUSED_MAX, spare // 4))
     return max(1, min(settings.connections_max // settings.workers, spare - refused)), refused

@@ -24,9 +24,9 @@ PREFIX = "IDSERVICE_"
 STORE_DEFAULT = "sqlite:idservice.db"
 WORKERS_MAX = 64
 OWN_PATHS = re.compile(r"/(livez|readyz|metrics|docs|openapi\.json|v1(/.*)?)")
-# Kubernetes sets these variables in every container beside a Service called "idservice" or, as one
-# of several may be, "idservice-orders". They must not be taken for misspelt settings, nor a
-# misspelt setting for one of them: IDSERVICE_PORT=9000 does not come from Kubernetes.
+# Kubernetes sets these variables in every container of a namespace with a Service that is called
+# "idservice", or "idservice-orders" if there are several. They are not misspelt settings. Nor is a
+# misspelt setting one of them: IDSERVICE_PORT=9000 does not come from Kubernetes.
 FROM_KUBERNETES = re.compile(
     PREFIX + r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?"
     r"|PORT(_[0-9]+_(TCP|UDP|SCTP))?(?==[a-z]+://)|PORT_[0-9]+_(TCP|UDP|SCTP)_[A-Z]+)=.*"
@@ -44,7 +44,7 @@ class Setting:
     value: str = ""  # the name of its value in the help; empty for a switch
     many: bool = False  # a flag that may be repeated; a variable separates values by commas
     unset: str = ""  # the effect of the default None
-    bare: str = ""  # the value of its flag without one; empty if it needs one
+    bare: str = ""  # the value if its flag is given without one; empty if the flag needs one
 
     @property
     def flag(self) -> str:

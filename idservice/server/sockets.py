@@ -129,8 +129,8 @@ def bound(
 
 @contextmanager
 def _lock(address: Address) -> Iterator[None]:
-    """Hold a lock beside a Unix socket: one that does not listen yet looks like one left behind.
-    Processes that are forked hold it, too. Raises CannotListen."""
+    """Hold a lock beside a Unix socket: a socket that does not listen yet looks like one left
+    behind. Processes that are forked hold it, too. Raises CannotListen."""
     path = f"{address.path}.lock"
     try:
         lock = _locked(path)
@@ -173,7 +173,7 @@ def bind(address: Address) -> socket.socket:
             family, _, _, _, name = found[0]
         try:
             bound = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as error:  # one address for all machines: some have no IPv6
+        except OSError as error:  # [::] is named for every machine, and some have no IPv6
             if address.host != ANY_IPV6 or error.errno != errno.EAFNOSUPPORT:
                 raise
             return bind(replace(address, host=ANY_IPV4))

@@ -60,8 +60,8 @@ def build_instance(
     declared: Sequence[str] = (),
     clock: Callable[[], float] = time.time,
 ) -> tuple[Service, Catalogue, Tallies]:
-    """Return the ids, the catalogue and the tallies of an instance; enter the first to start all.
-    `clock` tells the seconds since 1970.
+    """Return the allocation service, the catalogue and the tallies of an instance; enter the first
+    to start all. `clock` tells the seconds since 1970.
 
     The service has the catalogue finish changes that stand still. The catalogue has the service
     apply the entries that it writes.
@@ -140,7 +140,7 @@ def build_meter(
 
 
 def usage_readings(service: Service, tallies: Tallies) -> Iterator[UsageReading]:
-    """Yield every counter and tally in use. None leaves memory that handed out anything."""
+    """Yield every counter and tally in use. One that handed out anything never leaves memory."""
     for name, local in tuple(service.local_counters.items()):
         ids = local.allocator
         brought = ids.granted_ids - ids.returned_ids

@@ -21,7 +21,7 @@ def numbers() -> tuple[signal.Signals, ...]:
 def end_at_once(number: int, _: FrameType | None) -> None:
     """Handle a stop signal while there is nothing to lose. An exception could get lost in an
     import."""
-    os._exit(128 + number)  # as a shell has it
+    os._exit(128 + number)  # as a shell reports it
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:

@@ -14,15 +14,15 @@ MESSAGE_MAX = 2**28  # bytes; a report of 100,000 counters takes a tenth of that
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor: drain and end."""
+    """From the supervisor: drain and end."""
 
 
 class Renew(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor: read the certificate again."""
+    """From the supervisor: read the certificate again."""
 
 
 class ReportRequest(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor: send a report under this number.
+    """From the supervisor: send a report under this number.
 
     `full` asks for everything counted, `ready` for a verdict on the next id. A worker that owes a
     report for long is taken for hung.
@@ -34,7 +34,7 @@ class ReportRequest(msgspec.Struct, tag=True, frozen=True):
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
-    """Worker: its status, under the number of the request, or None before it serves.
+    """From a worker: its status, under the number of the request, or None before it serves.
 
     Number 0 is its last report, which it sends unasked.
     """
@@ -44,11 +44,11 @@ class Report(msgspec.Struct, tag=True, frozen=True):
 
 
 class Serving(msgspec.Struct, tag=True, frozen=True):
-    """Worker: it accepts connections."""
+    """From a worker: it accepts connections."""
 
 
 class CollectRequest(msgspec.Struct, tag=True, frozen=True):
-    """Worker: send the status of the pool.
+    """From a worker: send the status of the pool.
 
     One such request is outstanding at a time. Without `ready`, workers answer from memory.
     A verdict on the next id may read the store.
@@ -59,7 +59,7 @@ class CollectRequest(msgspec.Struct, tag=True, frozen=True):
 
 
 class PoolStatus(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor: the status of all workers, in answer to a CollectRequest."""
+    """From the supervisor: the status of all workers, in answer to a CollectRequest."""
 
     status: WorkerStatus
 

@@ -32,7 +32,7 @@ from idservice.server.workers.turn import Turn
 
 log = logging.getLogger("idservice.workers")
 
-ASK_S = 5.0  # between two requests to report;
+ASK_S = 5.0  # between two requests to report
 FULL_S = 0.001  # between two full reports, per counter, since these take time
 COLLECT_S = 0.7  # for all workers to report; a slower one counts as in its last report
 HANG_S = 30.0  # without an answer; the worker is killed, which costs its ids in memory
@@ -83,7 +83,7 @@ TRANSITIONS = {
 class Supervisor:
     """Runs `count` workers, each of which does `work` to its end: serve on `sockets`.
 
-    `work` gets the worker's link and True for the first worker of all; it returns an exit code.
+    `work` gets the worker's link, and True until a worker has served; it returns an exit code.
     """
 
     def __init__(
@@ -381,8 +381,8 @@ class Supervisor:
             self._send(worker, messages.Stop())
 
     def _on_signal(self, number: int) -> None:
-        """Begin the stop; a second signal ends all at once, but for SIGHUP: see `serve`. With a
-        certificate, SIGHUP has everybody read it again."""
+        """Begin the stop; a second signal ends all at once, except SIGHUP: see `serve`. With a
+        certificate, SIGHUP has all processes read it again."""
         if number == signal.SIGHUP and self._sockets.certificate is not None:
             if self._sockets.certificate.renew():
                 self._renew()

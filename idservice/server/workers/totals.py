@@ -48,7 +48,7 @@ class Totals:
                 self._tallies[sample.tally] = None
 
     def ended(self, worker: int) -> None:
-        """Count the ids that an ended worker held as a gap; after a clean stop it held none."""
+        """Count as a gap the ids that an ended worker held; after a clean stop it held none."""
         self._readiness.pop(worker, None)
         snapshot = self._snapshots.pop(worker, None)
         if snapshot is None:

@@ -1,7 +1,7 @@
 """Lets one worker at a time give its unused ids back to the store.
 
-Of two at once, the write of one would be refused: its ids would be a gap. A refused write is not
-tried again (I5).
+If two did so at once, the write of one would be refused, and its ids would be a gap: a refused
+write is not tried again (I5).
 """
 
 import asyncio
