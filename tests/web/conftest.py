@@ -38,7 +38,10 @@ from idservice.web.request import WebLimits
 from tests.certificates import Files
 from tests.simulation.store import SimStore, Table
 
+from .rows import Rows
 from .wire import Answer, ask
+
+OLD = "/old"  # a path of --route
 
 
 @dataclass
@@ -224,3 +227,14 @@ async def serve(lane: bool) -> AsyncIterator[Serve]:
 async def serving(serve: Serve) -> Serving:
     """A service with nothing but the default counter."""
     return await serve()
+
+
+@pytest.fixture
+def rows(serve: Serve, subtests: pytest.Subtests) -> Rows[Serving]:
+    """A service for row after row."""
+    return Rows(subtests, lambda: alone(serve))
+
+
+async def alone(serve: Serve) -> Serving:
+    """A service that shares its store with none; it has the default counter at an old path, too."""
+    return await serve(store=SimStore(random.Random(1), Table()), routes={OLD: "default"})

@@ -7,7 +7,8 @@ import pytest
 from idservice.web import ids
 from idservice.web.problems import BODY_MAX
 
-from .conftest import Serve, Serving
+from .conftest import Serve, Serving, alone
+from .rows import Rows
 from .test_battery import MALFORMED, POST, exchange
 from .test_contract import assert_problem
 from .test_tallies import GIFTS, add, send, sum_of
@@ -72,11 +73,25 @@ async def assert_nothing_counted(serving: Serving, *keys: str) -> None:
         assert (await serving.ask(f"{GIFTS}/adds/{key}")).json["code"] == "unknown_add", key
 
 
-@pytest.fixture
-async def gifts(serving: Serving) -> Serving:
+async def with_gifts(serving: Serving) -> Serving:
     """A service with an empty tally of two decimals."""
     assert (await send(serving, "PUT", GIFTS, decimals=2)).status == 201
     return serving
+
+
+@pytest.fixture
+async def gifts(serving: Serving) -> Serving:
+    return await with_gifts(serving)
+
+
+@pytest.fixture
+def rows(serve: Serve, subtests: pytest.Subtests) -> Rows[Serving]:
+    """The same for row after row."""
+
+    async def made() -> Serving:
+        return await with_gifts(await alone(serve))
+
+    return Rows(subtests, made)
 
 
 async def test_no_amount_is_rounded_or_guessed(gifts: Serving) -> None:
@@ -110,17 +125,19 @@ async def test_a_key_is_taken_as_it_is_or_in_quotes_and_nothing_else(gifts: Serv
         assert (answer.status, answer.json["key"]) == (200, key.strip('"'))
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["", "text/plain", "application/x-www-form-urlencoded", "application/problem+json", "json",
-     "text/json", "application/json, text/plain"],
-)  # fmt: skip
-async def test_a_body_of_another_media_type_is_refused(gifts: Serving, kind: str) -> None:
-    headers = {"Idempotency-Key": "bad", **({"Content-Type": kind} if kind else {})}
-    assert_problem(
-        await gifts.ask(ADD, "POST", headers=headers, body=GOOD), 415, "media_type_refused"
-    )
-    await assert_nothing_counted(gifts, "bad")
+OTHER_TYPES = [
+    "", "text/plain", "application/x-www-form-urlencoded", "application/problem+json", "json",
+    "text/json", "application/json, text/plain",
+]  # fmt: skip
+
+
+async def test_a_body_of_another_media_type_is_refused(rows: Rows[Serving]) -> None:
+    for kind in OTHER_TYPES:
+        async with rows.row(kind) as gifts:
+            headers = {"Idempotency-Key": "bad", **({"Content-Type": kind} if kind else {})}
+            answer = await gifts.ask(ADD, "POST", headers=headers, body=GOOD)
+            assert_problem(answer, 415, "media_type_refused")
+            await assert_nothing_counted(gifts, "bad")
 
 
 async def test_the_media_type_may_have_other_letters_and_a_charset(gifts: Serving) -> None:
@@ -137,29 +154,32 @@ async def test_a_body_that_is_too_large_is_not_counted(gifts: Serving) -> None:
     assert (await sent(gifts, whole)).json["sum"] == "12.50"
 
 
-@pytest.mark.parametrize(
-    ("headers", "status", "code"),
-    [
-        ({"Sec-Purpose": "prefetch"}, 403, "prefetch_refused"),
-        ({"Sec-Fetch-Site": "cross-site"}, 403, "cross_site_refused"),
-        ({"If-None-Match": "*"}, 412, "conditional_refused"),
-        ({"If-Match": '"1"'}, 412, "conditional_refused"),
-        ({"Range": "bytes=0-1"}, 416, "range_refused"),
-    ],
-)
-async def test_what_uses_no_id_adds_nothing(
-    gifts: Serving, headers: dict[str, str], status: int, code: str
-) -> None:
-    assert_problem(await sent(gifts, GOOD, **headers), status, code)
-    await assert_nothing_counted(gifts, "bad")
+CONDITIONS = [
+    ({"Sec-Purpose": "prefetch"}, 403, "prefetch_refused"),
+    ({"Sec-Fetch-Site": "cross-site"}, 403, "cross_site_refused"),
+    ({"If-None-Match": "*"}, 412, "conditional_refused"),
+    ({"If-Match": '"1"'}, 412, "conditional_refused"),
+    ({"Range": "bytes=0-1"}, 416, "range_refused"),
+]
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_only_a_post_adds(gifts: Serving, method: str) -> None:
-    headers = {**JSON, "Idempotency-Key": "bad"}
-    answer = await gifts.ask(ADD, method, headers=headers, body=GOOD)
-    assert (answer.status, answer.headers["allow"]) == (405, "POST")
-    await assert_nothing_counted(gifts, "bad")
+async def test_what_uses_no_id_adds_nothing(rows: Rows[Serving]) -> None:
+    for headers, status, code in CONDITIONS:
+        async with rows.row(headers) as gifts:
+            assert_problem(await sent(gifts, GOOD, **headers), status, code)
+            await assert_nothing_counted(gifts, "bad")
+
+
+METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+async def test_only_a_post_adds(rows: Rows[Serving]) -> None:
+    for method in METHODS:
+        async with rows.row(method) as gifts:
+            headers = {**JSON, "Idempotency-Key": "bad"}
+            answer = await gifts.ask(ADD, method, headers=headers, body=GOOD)
+            assert (answer.status, answer.headers["allow"]) == (405, "POST")
+            await assert_nothing_counted(gifts, "bad")
 
 
 async def test_a_name_that_is_none_and_a_tally_that_is_none_add_nothing(gifts: Serving) -> None:
@@ -182,13 +202,12 @@ HEAD = POST.replace(b"/next", ADD.encode()) + (
 )
 
 
-@pytest.mark.parametrize("name", BROKEN)
-async def test_an_add_that_is_malformed_is_refused_and_counts_nothing(
-    gifts: Serving, name: str
-) -> None:
-    sent = BROKEN[name].replace(POST, HEAD).replace(b"12345", b"12.50")
-    assert await exchange(gifts.port, sent) == [400]
-    await assert_nothing_counted(gifts, "bad")
+async def test_an_add_that_is_malformed_is_refused_and_counts_nothing(rows: Rows[Serving]) -> None:
+    for name in BROKEN:
+        async with rows.row(name) as gifts:
+            sent = BROKEN[name].replace(POST, HEAD).replace(b"12345", b"12.50")
+            assert await exchange(gifts.port, sent) == [400]
+            await assert_nothing_counted(gifts, "bad")
 
 
 async def test_a_body_that_breaks_off_counts_nothing(gifts: Serving) -> None:
@@ -296,23 +315,22 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
-async def test_who_may_not_change_a_counter_may_not_change_a_tally(
-    gifts: Serving, method: str, path: str, body: bytes
-) -> None:
-    before = await listed(gifts)
-    for headers in (
-        {"Host": "ids.example.com"},
-        {"Origin": "https://evil.example.com"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"X-Forwarded-For": "192.0.2.1"},
-        {"Content-Type": "text/plain"},
-    ):
-        named = {"Idempotency-Key": "bad", **headers}
-        answer = await gifts.ask(path, method, headers=named, body=body)
-        outcome = "unknown" if path.endswith("/set") else "not_applied"
-        assert_problem(answer, 403, "write_refused", outcome)
-    assert await listed(gifts) == before
+async def test_who_may_not_change_a_counter_may_not_change_a_tally(rows: Rows[Serving]) -> None:
+    for method, path, body in CHANGES:
+        async with rows.row(method, path) as gifts:
+            before = await listed(gifts)
+            for headers in (
+                {"Host": "ids.example.com"},
+                {"Origin": "https://evil.example.com"},
+                {"Sec-Fetch-Site": "cross-site"},
+                {"X-Forwarded-For": "192.0.2.1"},
+                {"Content-Type": "text/plain"},
+            ):
+                named = {"Idempotency-Key": "bad", **headers}
+                answer = await gifts.ask(path, method, headers=named, body=body)
+                outcome = "unknown" if path.endswith("/set") else "not_applied"
+                assert_problem(answer, 403, "write_refused", outcome)
+            assert await listed(gifts) == before
 
 
 async def test_a_listener_without_leave_names_the_commands_of_tallies(serve: Serve) -> None:

@@ -18,6 +18,7 @@ from idservice.web.above_limit import answer_above_limit
 from idservice.web.connection import _first_line
 
 from .conftest import Serve, Serving
+from .rows import Rows
 from .wire import Wire, connected, request
 
 HOST = b"Host: 127.0.0.1\r\n"
@@ -161,62 +162,61 @@ async def exchange(port: int, sent: bytes, *, expected: int = 0) -> list[int]:
 TOO_LONG = {"path of 9 KiB": 414, "header of 9 KiB": 431, "1000 headers": 431, "50000 headers": 431}
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-async def test_what_is_malformed_is_refused_and_closed_and_uses_no_id(
-    serving: Serving, name: str
-) -> None:
-    async with serving.using_no_id():
-        assert await exchange(serving.port, MALFORMED[name]) == [TOO_LONG.get(name, 400)]
+async def test_what_is_malformed_is_refused_and_closed_and_uses_no_id(rows: Rows[Serving]) -> None:
+    for name in MALFORMED:
+        async with rows.row(name) as serving, serving.using_no_id():
+            assert await exchange(serving.port, MALFORMED[name]) == [TOO_LONG.get(name, 400)]
 
 
-@pytest.mark.parametrize(
-    ("sent", "words"),
-    [
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "it is HTTP/2, and only HTTP/1.1 is spoken here"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "Received HTTPS traffic on an HTTP port"),
-    ],
-)
-async def test_another_protocol_is_told_by_its_name(
-    serving: Serving, sent: bytes, words: str
-) -> None:
-    async with connected(serving.port) as wire:
-        await wire.send(sent)
-        answer = await wire.answer()
-    assert answer.status == 400
-    assert words in answer.json["detail"]
+OTHER_PROTOCOLS = [
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "it is HTTP/2, and only HTTP/1.1 is spoken here"),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "Received HTTPS traffic on an HTTP port"),
+]
 
 
-@pytest.mark.parametrize("name", FINE)
-async def test_what_is_odd_but_right_is_served(serving: Serving, name: str) -> None:
-    fine = FINE[name]
-    before = await serving.one()
-    expected = 0 if fine.closes else len(fine.statuses)
-    statuses = await exchange(serving.port, fine.sent, expected=expected)
-    assert tuple(statuses) == fine.statuses + (() if fine.closes else (200,))
-    assert await serving.one() == before + fine.uses + 1
+async def test_another_protocol_is_told_by_its_name(rows: Rows[Serving]) -> None:
+    for sent, words in OTHER_PROTOCOLS:
+        async with rows.row(words) as serving:
+            async with connected(serving.port) as wire:
+                await wire.send(sent)
+                answer = await wire.answer()
+            assert answer.status == 400
+            assert words in answer.json["detail"]
+
+
+async def test_what_is_odd_but_right_is_served(rows: Rows[Serving]) -> None:
+    for name in FINE:
+        async with rows.row(name) as serving:
+            fine = FINE[name]
+            before = await serving.one()
+            expected = 0 if fine.closes else len(fine.statuses)
+            statuses = await exchange(serving.port, fine.sent, expected=expected)
+            assert tuple(statuses) == fine.statuses + (() if fine.closes else (200,))
+            assert await serving.one() == before + fine.uses + 1
 
 
 SHORT = [name for name, sent in MALFORMED.items() if len(sent) < 1000]
 
 
-@pytest.mark.parametrize("name", SHORT)
-async def test_what_is_malformed_may_come_in_pieces(serving: Serving, name: str) -> None:
+async def test_what_is_malformed_may_come_in_pieces(rows: Rows[Serving]) -> None:
     """A part of it may look right for as long as the rest is missing."""
-    sent = MALFORMED[name]
-    head = sent.find(b"\r\n\r\n") + 4
-    if head < 4 or head == len(sent):
-        head = len(sent) // 2
-    async with serving.using_no_id(), connected(serving.port) as wire:
-        statuses = []
-        await wire.send(sent[:head])
-        await serving.ask("/livez")  # the server sees the first piece alone
-        try:
-            await wire.send(sent[head:])
-            while True:
-                statuses.append((await wire.answer()).status)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-    assert set(statuses) <= {400}
+    for name in SHORT:
+        async with rows.row(name) as serving:
+            sent = MALFORMED[name]
+            head = sent.find(b"\r\n\r\n") + 4
+            if head < 4 or head == len(sent):
+                head = len(sent) // 2
+            async with serving.using_no_id(), connected(serving.port) as wire:
+                statuses = []
+                await wire.send(sent[:head])
+                await serving.ask("/livez")  # the server sees the first piece alone
+                try:
+                    await wire.send(sent[head:])
+                    while True:
+                        statuses.append((await wire.answer()).status)
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    pass
+            assert set(statuses) <= {400}
 
 
 async def test_a_request_may_be_split_at_every_byte(serving: Serving) -> None:

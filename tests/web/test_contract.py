@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Collection
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from idservice.stores.records import LIMIT_DEFAULT, Counter, Grant
 from idservice.stores.sqlite.store import SQLiteStore
 from idservice.web.request import WebLimits
 
-from .conftest import Serve, Serving
+from .conftest import OLD, Serve, Serving
+from .rows import Rows
 from .wire import Answer, connected, request
 
 PROBLEM_KEYS = {"type", "title", "status", "detail", "code", "retryable", "outcome"}
@@ -143,129 +145,131 @@ async def test_keys_that_mean_nothing_are_passed_over(serving: Serving) -> None:
     assert (await serving.ask("/next?cachebust=17&utm=&%C3%A9=%C3%A9")).body == b"0"
 
 
-@pytest.mark.parametrize(
-    ("accept", "is_json"),
-    [
-        ("", False),
-        ("*/*", False),  # curl, requests, Go
-        ("application/json, text/plain, */*", True),  # axios, Angular
-        ("text/plain, application/json", False),
-        ("text/plain;q=0.5, application/json;q=0.5", False),
-        ("application/json;q=0.5, text/*;q=0.5", True),
-        # a browser that is pointed at the address
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", False),
-        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", False),  # Java
-        ("application/json", True),
-        ("APPLICATION/JSON", True),
-        ("application/json; charset=utf-8", True),
-        ("application/json, */*;q=0.5", True),
-        ("text/plain;q=0.5, application/json", True),
-        ("application/json;q=0.5, text/plain", False),
-        ("application/json;q=0", False),
-        ("application/json;q=x", False),
-        ("application/json;q=nan", False),
-        ("application/xml", False),
-    ],
-)
-async def test_accept_gets_json_only_where_it_is_preferred_to_text(
-    serving: Serving, accept: str, is_json: bool
-) -> None:
-    answer = await serving.ask(headers={"Accept": accept})
-    assert answer.body == (b'{"counter":"default","id":0}' if is_json else b"0")
+ACCEPTS = [
+    ("", False),
+    ("*/*", False),  # curl, requests, Go
+    ("application/json, text/plain, */*", True),  # axios, Angular
+    ("text/plain, application/json", False),
+    ("text/plain;q=0.5, application/json;q=0.5", False),
+    ("application/json;q=0.5, text/*;q=0.5", True),
+    # a browser that is pointed at the address
+    ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", False),
+    ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", False),  # Java
+    ("application/json", True),
+    ("APPLICATION/JSON", True),
+    ("application/json; charset=utf-8", True),
+    ("application/json, */*;q=0.5", True),
+    ("text/plain;q=0.5, application/json", True),
+    ("application/json;q=0.5, text/plain", False),
+    ("application/json;q=0", False),
+    ("application/json;q=x", False),
+    ("application/json;q=nan", False),
+    ("application/xml", False),
+]
+
+
+async def test_accept_gets_json_only_where_it_is_preferred_to_text(rows: Rows[Serving]) -> None:
+    for accept, is_json in ACCEPTS:
+        async with rows.row(accept) as serving:
+            next = await serving.one() + 1
+            answer = await serving.ask(headers={"Accept": accept})
+            assert answer.text == (f'{{"counter":"default","id":{next}}}' if is_json else f"{next}")
 
 
 # --- what uses up no id ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "PURGE"])
-@pytest.mark.parametrize("path", ["/next", "/v1/counters/default/next", "/old"])
-async def test_other_methods_are_refused(serve: Serve, method: str, path: str) -> None:
-    serving = await serve(routes={"/old": "default"})
-    async with serving.using_no_id():
-        answer = await serving.ask(path, method)
-    assert answer.status == 405
-    assert answer.headers["allow"] == "GET, POST"
-    assert answer.headers["cache-control"] == "no-store"
-    if method != "HEAD":
-        assert_problem(answer, 405, "method_not_allowed")
+METHODS = ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "PURGE"]
+PATHS = ["/next", "/v1/counters/default/next", OLD]
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize(
-    "header",
-    [
-        ("Sec-Purpose", "prefetch"),
-        ("Sec-Purpose", "prefetch;prerender"),
-        ("Sec-Purpose", "Prefetch"),
-        ("Purpose", "prefetch"),
-        ("X-Purpose", "preview"),
-        ("X-Moz", "prefetch"),
-        ("Sec-Purpose", "nothing\r\nSec-Purpose: prefetch"),
-    ],
-)
-async def test_a_prefetch_uses_no_id(
-    serving: Serving, method: str, header: tuple[str, str]
-) -> None:
-    async with serving.using_no_id():
-        answer = await serving.ask(method=method, headers=dict([header]))
-    assert_problem(answer, 403, "prefetch_refused")
+async def test_other_methods_are_refused(rows: Rows[Serving]) -> None:
+    for method, path in product(METHODS, PATHS):
+        async with rows.row(method, path) as serving:
+            async with serving.using_no_id():
+                answer = await serving.ask(path, method)
+            assert answer.status == 405
+            assert answer.headers["allow"] == "GET, POST"
+            assert answer.headers["cache-control"] == "no-store"
+            if method != "HEAD":
+                assert_problem(answer, 405, "method_not_allowed")
 
 
-@pytest.mark.parametrize(
-    ("header", "status", "code"),
-    [
-        ({"If-None-Match": "*"}, 412, "conditional_refused"),
-        ({"If-None-Match": '"abc"'}, 412, "conditional_refused"),
-        ({"If-Match": '"abc"'}, 412, "conditional_refused"),
-        ({"If-Modified-Since": "Sat, 01 Jan 2000 00:00:00 GMT"}, 412, "conditional_refused"),
-        ({"If-Unmodified-Since": "Sat, 01 Jan 2000 00:00:00 GMT"}, 412, "conditional_refused"),
-        ({"If-Range": '"abc"', "Range": "bytes=0-1"}, 412, "conditional_refused"),
-        ({"Range": "bytes=0-0"}, 416, "range_refused"),
-    ],
-)
-async def test_a_conditional_or_partial_request_uses_no_id(
-    serving: Serving, header: dict[str, str], status: int, code: str
-) -> None:
-    async with serving.using_no_id():
-        answer = await serving.ask(headers=header)
-    assert_problem(answer, status, code)
+ASKING = ["GET", "POST"]
+PREFETCHES = [
+    ("Sec-Purpose", "prefetch"),
+    ("Sec-Purpose", "prefetch;prerender"),
+    ("Sec-Purpose", "Prefetch"),
+    ("Purpose", "prefetch"),
+    ("X-Purpose", "preview"),
+    ("X-Moz", "prefetch"),
+    ("Sec-Purpose", "nothing\r\nSec-Purpose: prefetch"),
+]
 
 
-@pytest.mark.parametrize(
-    ("query", "code"),
-    [
-        *((f"count={value}", "bad_count") for value in (
-            "", "0", "-1", "+5", "%2B5", "00", "05", "1_0", "%2010", "10%20", "10%0a", "1.0", "1e3",
-            "0x10", "%D9%A1", "%EF%BC%91", "%C2%B2", "a", "10001", "9999999999", "99999999999",
-            "9" * 30, "9" * 300, "true", "null", "1%00", "%0b1",
-        )),
-        ("count=1&count=1000", "repeated_key"),
-        ("count=1&count=1", "repeated_key"),
-        ("count=1&c%6Funt=1", "repeated_key"),
-        ("count=&count=1", "repeated_key"),
-        ("a=1&a=1", "repeated_key"),
-        ("format=text&format=json", "repeated_key"),
-        ("format=", "bad_format"),
-        ("format=xml", "bad_format"),
-        ("format=JSON", "bad_format"),
-        ("format=ranges&nonce=", "bad_nonce"),
-        ("format=ranges&nonce=a%20b", "bad_nonce"),
-        ("format=ranges&nonce=" + "a" * 65, "bad_nonce"),
-        ("nonce=%0d%0aX:1", "bad_nonce"),
-        ("format=ranges&count=1000001", "bad_count"),
-        ("x=%FF", "bad_request"),
-        ("%FF=x", "bad_request"),
-        ("count=%FF", "bad_request"),
-        ("&".join(f"k{number}=" for number in range(33)), "bad_request"),
-    ],
-)  # fmt: skip
-async def test_a_query_is_read_strictly(serving: Serving, query: str, code: str) -> None:
-    async with serving.using_no_id():
-        answer = await serving.ask(f"/next?{query}")
-        twin = await serving.ask(f"/next?{query}", "POST")
-    assert_problem(answer, 400, code)
-    assert_problem(twin, 400, code)
-    assert len(answer.body) < 1000
+async def test_a_prefetch_uses_no_id(rows: Rows[Serving]) -> None:
+    for method, header in product(ASKING, PREFETCHES):
+        async with rows.row(method, header) as serving:
+            async with serving.using_no_id():
+                answer = await serving.ask(method=method, headers=dict([header]))
+            assert_problem(answer, 403, "prefetch_refused")
+
+
+CONDITIONS = [
+    ({"If-None-Match": "*"}, 412, "conditional_refused"),
+    ({"If-None-Match": '"abc"'}, 412, "conditional_refused"),
+    ({"If-Match": '"abc"'}, 412, "conditional_refused"),
+    ({"If-Modified-Since": "Sat, 01 Jan 2000 00:00:00 GMT"}, 412, "conditional_refused"),
+    ({"If-Unmodified-Since": "Sat, 01 Jan 2000 00:00:00 GMT"}, 412, "conditional_refused"),
+    ({"If-Range": '"abc"', "Range": "bytes=0-1"}, 412, "conditional_refused"),
+    ({"Range": "bytes=0-0"}, 416, "range_refused"),
+]
+
+
+async def test_a_conditional_or_partial_request_uses_no_id(rows: Rows[Serving]) -> None:
+    for header, status, code in CONDITIONS:
+        async with rows.row(header) as serving:
+            async with serving.using_no_id():
+                answer = await serving.ask(headers=header)
+            assert_problem(answer, status, code)
+
+
+BAD_QUERIES = [
+    *((f"count={value}", "bad_count") for value in (
+        "", "0", "-1", "+5", "%2B5", "00", "05", "1_0", "%2010", "10%20", "10%0a", "1.0", "1e3",
+        "0x10", "%D9%A1", "%EF%BC%91", "%C2%B2", "a", "10001", "9999999999", "99999999999",
+        "9" * 30, "9" * 300, "true", "null", "1%00", "%0b1",
+    )),
+    ("count=1&count=1000", "repeated_key"),
+    ("count=1&count=1", "repeated_key"),
+    ("count=1&c%6Funt=1", "repeated_key"),
+    ("count=&count=1", "repeated_key"),
+    ("a=1&a=1", "repeated_key"),
+    ("format=text&format=json", "repeated_key"),
+    ("format=", "bad_format"),
+    ("format=xml", "bad_format"),
+    ("format=JSON", "bad_format"),
+    ("format=ranges&nonce=", "bad_nonce"),
+    ("format=ranges&nonce=a%20b", "bad_nonce"),
+    ("format=ranges&nonce=" + "a" * 65, "bad_nonce"),
+    ("nonce=%0d%0aX:1", "bad_nonce"),
+    ("format=ranges&count=1000001", "bad_count"),
+    ("x=%FF", "bad_request"),
+    ("%FF=x", "bad_request"),
+    ("count=%FF", "bad_request"),
+    ("&".join(f"k{number}=" for number in range(33)), "bad_request"),
+]  # fmt: skip
+
+
+async def test_a_query_is_read_strictly(rows: Rows[Serving]) -> None:
+    for query, code in BAD_QUERIES:
+        async with rows.row(query) as serving:
+            async with serving.using_no_id():
+                answer = await serving.ask(f"/next?{query}")
+                twin = await serving.ask(f"/next?{query}", "POST")
+            assert_problem(answer, 400, code)
+            assert_problem(twin, 400, code)
+            assert len(answer.body) < 1000
 
 
 async def test_32_keys_are_read(serving: Serving) -> None:
@@ -282,14 +286,17 @@ async def test_the_bounds_on_counts_are_settings(serve: Serve) -> None:
     assert (await serving.ask("/next?format=ranges&count=20")).json["count"] == 20
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["-a", ".a", "_a", "a%20b", "a%2Fb", "%2e%2e", "a%00", "a%0a", "%C3%A9", "a" * 65, "%25"],
-)
-async def test_a_name_is_letters_digits_and_three_marks(serving: Serving, name: str) -> None:
-    assert_problem(await serving.ask(f"/v1/counters/{name}/next"), 400, "bad_name")
-    assert_problem(await serving.ask(f"/v1/counters/{name}"), 400, "bad_name")
-    assert_problem(await serving.ask(f"/v1/counters/{name}", "PUT"), 400, "bad_name")
+BAD_NAMES = [
+    "-a", ".a", "_a", "a%20b", "a%2Fb", "%2e%2e", "a%00", "a%0a", "%C3%A9", "a" * 65, "%25",
+]  # fmt: skip
+
+
+async def test_a_name_is_letters_digits_and_three_marks(rows: Rows[Serving]) -> None:
+    for name in BAD_NAMES:
+        async with rows.row(name) as serving:
+            assert_problem(await serving.ask(f"/v1/counters/{name}/next"), 400, "bad_name")
+            assert_problem(await serving.ask(f"/v1/counters/{name}"), 400, "bad_name")
+            assert_problem(await serving.ask(f"/v1/counters/{name}", "PUT"), 400, "bad_name")
 
 
 async def test_names_of_every_permitted_form_are_served(serving: Serving) -> None:
@@ -364,23 +371,22 @@ async def test_a_counter_is_created_with_all_it_was_wished(serving: Serving) -> 
     }
 
 
-@pytest.mark.parametrize(
-    ("path", "method", "field"),
-    [
-        ("/v1/counters/new", "PUT", "start"), ("/v1/counters/new", "PUT", "limit"),
-        ("/v1/counters/new", "PUT", "shards"), ("/v1/counters/default", "PATCH", "limit"),
-        ("/v1/counters/new", "PUT", "request_max"),
-        ("/v1/counters/default/set", "POST", "next"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("number", ["9007199254740991.5", "4503599627370497.2", "5.0", "9e1"])
-async def test_a_whole_number_that_may_have_been_rounded_is_refused(
-    serving: Serving, path: str, method: str, field: str, number: str
-) -> None:
-    answer = await serving.ask(path, method, body=f'{{"{field}":{number}}}'.encode())
-    assert_problem(answer, 400, "bad_configuration")
-    assert "plain digits" in answer.json["detail"]
-    assert await serving.store.counter("new") is None
+WHOLE = [
+    ("/v1/counters/new", "PUT", "start"), ("/v1/counters/new", "PUT", "limit"),
+    ("/v1/counters/new", "PUT", "shards"), ("/v1/counters/default", "PATCH", "limit"),
+    ("/v1/counters/new", "PUT", "request_max"),
+    ("/v1/counters/default/set", "POST", "next"),
+]  # fmt: skip
+ROUNDED = ["9007199254740991.5", "4503599627370497.2", "5.0", "9e1"]
+
+
+async def test_a_whole_number_that_may_have_been_rounded_is_refused(rows: Rows[Serving]) -> None:
+    for (path, method, field), number in product(WHOLE, ROUNDED):
+        async with rows.row(path, field, number) as serving:
+            answer = await serving.ask(path, method, body=f'{{"{field}":{number}}}'.encode())
+            assert_problem(answer, 400, "bad_configuration")
+            assert "plain digits" in answer.json["detail"]
+            assert await serving.store.counter("new") is None
 
 
 async def test_an_empty_wish_is_the_default_counter(serving: Serving) -> None:
@@ -390,25 +396,25 @@ async def test_an_empty_wish_is_the_default_counter(serving: Serving) -> None:
         assert created.json["limit"] == 9007199254740991
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"[]", b"null", b"1", b'"x"', b"{", b"\xff", b"{}{}", b'{"name":"x"}', b'{"epoch":"x"}',
-        b'{"start":-1}', b'{"start":1.5}', b'{"start":true}', b'{"start":null}', b'{"start":"x"}',
-        b'{"start":"01"}', b'{"start":"\xd9\xa1"}', b'{"start":1e3000}',
-        b'{"start":9223372036854775807}', b'{"start":' + b"9" * 4000 + b"}",
-        b'{"start":5,"limit":4}', b'{"limit":9223372036854775807}', b'{"limit":"-1"}',
-        b'{"strict":"yes"}', b'{"strict":1}', b'{"shards":0}', b'{"shards":65}', b'{"shards":"1"}',
-        b'{"shards":1.5}', b'{"shards":2,"strict":true}',
-        b'{"runway":0}', b'{"runway":-1}', b'{"runway":1e300}', b'{"runway":NaN}',
-        b'{"runway":"30"}', b'{"state":"suspended"}',
-    ],
-)  # fmt: skip
-async def test_a_wish_is_read_strictly(serving: Serving, body: bytes) -> None:
-    assert_problem(
-        await serving.ask("/v1/counters/new", "PUT", body=body), 400, "bad_configuration"
-    )
-    assert await serving.store.counter("new") is None
+BAD_WISHES = [
+    b"[]", b"null", b"1", b'"x"', b"{", b"\xff", b"{}{}", b'{"name":"x"}', b'{"epoch":"x"}',
+    b'{"start":-1}', b'{"start":1.5}', b'{"start":true}', b'{"start":null}', b'{"start":"x"}',
+    b'{"start":"01"}', b'{"start":"\xd9\xa1"}', b'{"start":1e3000}',
+    b'{"start":9223372036854775807}', b'{"start":' + b"9" * 4000 + b"}",
+    b'{"start":5,"limit":4}', b'{"limit":9223372036854775807}', b'{"limit":"-1"}',
+    b'{"strict":"yes"}', b'{"strict":1}', b'{"shards":0}', b'{"shards":65}', b'{"shards":"1"}',
+    b'{"shards":1.5}', b'{"shards":2,"strict":true}',
+    b'{"runway":0}', b'{"runway":-1}', b'{"runway":1e300}', b'{"runway":NaN}',
+    b'{"runway":"30"}', b'{"state":"suspended"}',
+]  # fmt: skip
+
+
+async def test_a_wish_is_read_strictly(rows: Rows[Serving]) -> None:
+    for body in BAD_WISHES:
+        async with rows.row(body) as serving:
+            answer = await serving.ask("/v1/counters/new", "PUT", body=body)
+            assert_problem(answer, 400, "bad_configuration")
+            assert await serving.store.counter("new") is None
 
 
 async def test_counters_are_listed_and_shown_and_that_uses_no_id(serving: Serving) -> None:
@@ -436,34 +442,33 @@ async def test_counters_are_listed_and_shown_and_that_uses_no_id(serving: Servin
     assert shown.json["next"] == 1001 + shown.json["ids_in_memory"]
 
 
-@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"])
-@pytest.mark.parametrize(
-    ("path", "allow"),
-    [
-        ("/v1/counters", "GET, HEAD"),
-        ("/v1/counters/default", "DELETE, GET, HEAD, PATCH, PUT"),
-        ("/v1/counters/default/set", "POST"),
-        ("/metrics", "GET, HEAD"),
-        ("/livez", "GET, HEAD"),
-        ("/readyz", "GET, HEAD"),
-        ("/openapi.json", "GET, HEAD"),
-        ("/", "GET, HEAD"),
-        ("/v1/status", "GET, HEAD"),
-    ],
-)
-async def test_other_methods_on_other_paths_are_refused(
-    serving: Serving, method: str, path: str, allow: str
-) -> None:
-    if method in allow.split(", ") and method not in ("GET", "HEAD", "PUT"):
-        return  # it changes something: see test_change.py
-    answer = await serving.ask(path, method)
-    if method in allow.split(", "):
-        assert answer.status == 200
-        return
-    assert (answer.status, answer.headers["allow"]) == (405, allow)
-    assert answer.headers["cache-control"] == "no-store"
-    if method != "HEAD":
-        assert_problem(answer, 405, "method_not_allowed")
+OTHER_METHODS = ["HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"]
+ALLOWED = [
+    ("/v1/counters", "GET, HEAD"),
+    ("/v1/counters/default", "DELETE, GET, HEAD, PATCH, PUT"),
+    ("/v1/counters/default/set", "POST"),
+    ("/metrics", "GET, HEAD"),
+    ("/livez", "GET, HEAD"),
+    ("/readyz", "GET, HEAD"),
+    ("/openapi.json", "GET, HEAD"),
+    ("/", "GET, HEAD"),
+    ("/v1/status", "GET, HEAD"),
+]
+
+
+async def test_other_methods_on_other_paths_are_refused(rows: Rows[Serving]) -> None:
+    for method, (path, allow) in product(OTHER_METHODS, ALLOWED):
+        if method in allow.split(", ") and method not in ("HEAD", "PUT"):
+            continue  # it changes something: see test_change.py
+        async with rows.row(method, path) as serving:
+            answer = await serving.ask(path, method)
+            if method in allow.split(", "):
+                assert answer.status == 200
+                continue
+            assert (answer.status, answer.headers["allow"]) == (405, allow)
+            assert answer.headers["cache-control"] == "no-store"
+            if method != "HEAD":
+                assert_problem(answer, 405, "method_not_allowed")
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -538,12 +543,12 @@ async def test_what_the_router_refuses_has_the_form_of_a_problem(serving: Servin
     assert_problem(await serving.ask("/v1/counters/a/next", "PUT"), 405, "method_not_allowed")
 
 
-@pytest.mark.parametrize("path", ["/next", "/v1/counters/c"])
-async def test_a_long_body_is_refused(serving: Serving, path: str) -> None:
-    method = "POST" if path == "/next" else "PUT"
-    async with serving.using_no_id():
-        answer = await serving.ask(path, method, body=b" " * 5000)
-    assert_problem(answer, 413, "body_too_large")
+async def test_a_long_body_is_refused(rows: Rows[Serving]) -> None:
+    for method, path in (("POST", "/next"), ("PUT", "/v1/counters/c")):
+        async with rows.row(path) as serving:
+            async with serving.using_no_id():
+                answer = await serving.ask(path, method, body=b" " * 5000)
+            assert_problem(answer, 413, "body_too_large")
 
 
 async def test_an_expectation_other_than_continue_is_refused(serving: Serving) -> None:
@@ -564,15 +569,17 @@ async def test_expect_continue_is_answered_and_served(serving: Serving) -> None:
         assert (await wire.answer()).status == 201
 
 
-@pytest.mark.parametrize("host", [b"Host : 127.0.0.1\r\n", b""])
-async def test_what_is_no_http_is_refused_in_the_same_form(serving: Serving, host: bytes) -> None:
-    async with serving.using_no_id(), connected(serving.port) as wire:
-        await wire.send(b"GET /next HTTP/1.1\r\n" + host + b"\r\n")
-        answer = await wire.answer()
-        assert_problem(answer, 400, "bad_request")
-        assert not answer.json["detail"].endswith("..")
-        assert answer.closes
-        assert await wire.is_closed()
+async def test_what_is_no_http_is_refused_in_the_same_form(rows: Rows[Serving]) -> None:
+    for host in (b"Host : 127.0.0.1\r\n", b""):
+        async with (
+            rows.row(host) as serving, serving.using_no_id(), connected(serving.port) as wire
+        ):  # fmt: skip
+            await wire.send(b"GET /next HTTP/1.1\r\n" + host + b"\r\n")
+            answer = await wire.answer()
+            assert_problem(answer, 400, "bad_request")
+            assert not answer.json["detail"].endswith("..")
+            assert answer.closes
+            assert await wire.is_closed()
 
 
 async def test_a_crash_is_a_problem_and_one_log_entry(
@@ -747,82 +754,80 @@ async def test_a_remote_admin_listener_changes_nothing(serve: Serve) -> None:
     assert (await serving.ask("/v1/counters/default")).status == 200
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Host": "ids.example.com"},
-        {"Host": "127.0.0.1.example.com"},
-        {"Host": "localhost.example.com:8080"},
-        {"Host": "10.0.0.1"},
-        {"Host": "0.0.0.0"},
-        {"Host": "2130706433"},
-        {"Host": ""},
-        {"Host": "[::2]:80"},
-        {"Origin": "https://evil.example.com"},
-        {"Origin": "null"},
-        {"Origin": ""},
-        {"Origin": "http://localhost.example.com"},
-        {"Origin": "http://localhost:3000"},
-        {"Origin": "http://127.0.0.1:3000"},
-        {"Origin": "http://127.0.0.1:8080", "Host": "127.0.0.1:8081"},
-        {"Origin": "http://localhost:8080", "Host": "127.0.0.1:8080"},
-        {"Sec-Fetch-Site": "same-site"},
-        {"Via": "1.1 cache"},
-        {"Content-Type": "text/plain"},
-        {"Content-Type": "text/plain;charset=application/json"},
-        {"Content-Type": "application/x-www-form-urlencoded"},
-        {"Content-Type": ""},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "Cross-Site"},
-        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
-        {"Host": "localhost/.evil.example.com"},
-        {"Host": "evil@localhost"},
-        {"X-Forwarded-For": "192.0.2.1"},
-        {"Forwarded": "for=192.0.2.1"},
-        {"Accept": "*/*\r\nOrigin: http://localhost\r\nOrigin: https://evil.example.com"},
-    ],
-)
-async def test_a_page_of_another_site_changes_no_counter(
-    serving: Serving, headers: dict[str, str]
-) -> None:
-    answer = await serving.ask("/v1/counters/x", "PUT", headers=headers)
-    assert_problem(answer, 403, "write_refused")
-    assert await serving.store.counter("x") is None
+FROM_ELSEWHERE = [
+    {"Host": "ids.example.com"},
+    {"Host": "127.0.0.1.example.com"},
+    {"Host": "localhost.example.com:8080"},
+    {"Host": "10.0.0.1"},
+    {"Host": "0.0.0.0"},
+    {"Host": "2130706433"},
+    {"Host": ""},
+    {"Host": "[::2]:80"},
+    {"Origin": "https://evil.example.com"},
+    {"Origin": "null"},
+    {"Origin": ""},
+    {"Origin": "http://localhost.example.com"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "http://127.0.0.1:3000"},
+    {"Origin": "http://127.0.0.1:8080", "Host": "127.0.0.1:8081"},
+    {"Origin": "http://localhost:8080", "Host": "127.0.0.1:8080"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Via": "1.1 cache"},
+    {"Content-Type": "text/plain"},
+    {"Content-Type": "text/plain;charset=application/json"},
+    {"Content-Type": "application/x-www-form-urlencoded"},
+    {"Content-Type": ""},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "Cross-Site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+    {"Host": "localhost/.evil.example.com"},
+    {"Host": "evil@localhost"},
+    {"X-Forwarded-For": "192.0.2.1"},
+    {"Forwarded": "for=192.0.2.1"},
+    {"Accept": "*/*\r\nOrigin: http://localhost\r\nOrigin: https://evil.example.com"},
+]
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Host": "localhost:8080"},
-        {"Host": "LOCALHOST"},
-        {"Host": "127.0.0.1:1"},
-        {"Host": "127.9.9.9"},
-        {"Host": "[::1]:8080"},
-        {"Host": "localhost:3000", "Origin": "http://LOCALHOST:3000"},
-        {"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:8080",
-         "Sec-Fetch-Site": "same-origin"},
-        {"Sec-Fetch-Site": "none"},
-        {"Content-Type": "application/json; charset=utf-8"},
-    ],
-)  # fmt: skip
-async def test_who_is_on_this_machine_may_change_counters(
-    serving: Serving, headers: dict[str, str]
-) -> None:
-    assert (await serving.ask("/v1/counters/x", "PUT", headers=headers)).status == 201
+async def test_a_page_of_another_site_changes_no_counter(rows: Rows[Serving]) -> None:
+    for headers in FROM_ELSEWHERE:
+        async with rows.row(headers) as serving:
+            answer = await serving.ask("/v1/counters/x", "PUT", headers=headers)
+            assert_problem(answer, 403, "write_refused")
+            assert await serving.store.counter("x") is None
 
 
-@pytest.mark.parametrize("host", ["ids.example.com", "127.0.0.1.example.com", "10.0.0.1", ""])
-async def test_on_loopback_a_foreign_host_reads_no_control_plane(
-    serving: Serving, host: str
-) -> None:
+FROM_HERE = [
+    {"Host": "localhost:8080"},
+    {"Host": "LOCALHOST"},
+    {"Host": "127.0.0.1:1"},
+    {"Host": "127.9.9.9"},
+    {"Host": "[::1]:8080"},
+    {"Host": "localhost:3000", "Origin": "http://LOCALHOST:3000"},
+    {"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:8080",
+     "Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "none"},
+    {"Content-Type": "application/json; charset=utf-8"},
+]  # fmt: skip
+
+
+async def test_who_is_on_this_machine_may_change_counters(rows: Rows[Serving]) -> None:
+    for number, headers in enumerate(FROM_HERE):
+        async with rows.row(headers) as serving:
+            path = f"/v1/counters/x{number}"
+            assert (await serving.ask(path, "PUT", headers=headers)).status == 201
+
+
+async def test_on_loopback_a_foreign_host_reads_no_control_plane(rows: Rows[Serving]) -> None:
     """A name that leads a browser here would let any page read (DNS rebinding)."""
-    for path in ("/", "/v1/status", *CONTROL):
-        refused = await serving.ask(path, headers={"Host": host})
-        assert_problem(refused, 403, "host_refused")
-        assert "--admin-listen" in refused.json["detail"]
-        assert (await serving.ask(path, headers={"Host": "localhost:1"})).status == 200
-    for path in ("/next", "/v1/counters/default/next", *HEALTH):
-        assert (await serving.ask(path, headers={"Host": host})).status == 200
+    for host in ("ids.example.com", "127.0.0.1.example.com", "10.0.0.1", ""):
+        async with rows.row(host) as serving:
+            for path in ("/", "/v1/status", *CONTROL):
+                refused = await serving.ask(path, headers={"Host": host})
+                assert_problem(refused, 403, "host_refused")
+                assert "--admin-listen" in refused.json["detail"]
+                assert (await serving.ask(path, headers={"Host": "localhost:1"})).status == 200
+            for path in ("/next", "/v1/counters/default/next", *HEALTH):
+                assert (await serving.ask(path, headers={"Host": host})).status == 200
 
 
 # --- metrics, logs --------------------------------------------------------------------------------
