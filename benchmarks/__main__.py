@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME…] [--quick]`: run, print a table, and say which goals are missed."""
+"""Run benchmarks, print a table, and say which goals are missed: `python -m benchmarks [NAME…]`."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.measure import Row, machine, short, supported
 from benchmarks.picture import ROOT, documents
 
-# Each is a module of this package whose `run(quick)` answers rows.
+# Each is a module of this package whose `run(quick)` returns rows.
 BENCHMARKS = (
     "writes",
     "take",
@@ -45,7 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run benchmarks; 1 where a goal is missed, 2 where this machine cannot measure."""
+    """Run benchmarks; return 1 if a goal is missed, 2 if this machine cannot measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(
@@ -94,7 +94,7 @@ def _line(row: Row, *, judged: bool) -> str:
 def _write(
     folder: Path, names: Sequence[str], rows: list[Row], files: dict[str, str], *, quick: bool
 ) -> None:
-    """The results, and beside them what was made of them."""
+    """Write the results, and the tables and pictures made of them."""
     folder.mkdir(parents=True, exist_ok=True)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     found = [{**asdict(row), "reached": row.reached} for row in rows]

@@ -67,7 +67,7 @@ class AddingClient(asyncio.Protocol):
 
 
 def add_flat_out(port: int, target: str, *, connections: int, seconds: float) -> Answered:
-    """Add for so many seconds; every answer must be a 200."""
+    """Add for some seconds; every answer must be a 200."""
     answered = Answered()
 
     async def load() -> int:

@@ -1,9 +1,9 @@
 """The cost of a thousand ids in one answer, as text and as JSON, and of ranges.
 
-One real server, its counter at ids of ten digits, under flat-out load on keep-alive connections by
-wrk, the candidates in turns. CPU time of all of the server's threads, from the OS. Blocks may be as
-large as the settings allow: ranges of a million ids use up the usual ones, and what would be seen
-is the price of writes to SQLite. That each answer is right is seen before any is measured.
+One real server has a counter at ids of ten digits. It is under flat-out load by wrk on keep-alive
+connections, and the candidates take turns. The figure is CPU time of all threads of the server.
+Blocks have up to a billion ids: with small ones, ranges of a million would measure writes to
+SQLite. The answers are checked before they are measured.
 """
 
 import json
@@ -77,14 +77,14 @@ def _rows(us: dict[str, list[float]]) -> list[Row]:
 
 
 def _cpu_us(port: int, pid: int, path: str, accept: str, seconds: float) -> float:
-    """Microseconds of the server's CPU per answer."""
+    """Return microseconds of the server's CPU per answer."""
     before = cpu_seconds(pid)
     ran = wrk(port, seconds, path=path, headers={**HEADERS, "Accept": accept})
     return (cpu_seconds(pid) - before) / ran.answered * 1e6
 
 
 def _check_answers(port: int) -> None:
-    """Every id once, whatever the form, and ten digits each."""
+    """Check that every id comes once, in all forms, and has ten digits."""
     ids: list[int] = []
     for path in (
         f"/next?count={COUNT}",

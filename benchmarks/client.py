@@ -1,8 +1,8 @@
 """The cost of an id in an application that takes it through the Python client.
 
-One real service on the core for servers, the clients in this process on the other. For the price of
-a call the block is warm; CPU time, the empty loop subtracted. For ids per second the client goes on
-taking, refills and all, by the clock; that every id is distinct is seen afterwards.
+One real service runs on the core for servers, and the clients in this process on the other. For the
+cost of a call, which is CPU time without that of the empty loop, all ids are in memory. For ids per
+second, which are by the clock, the client also refills. Afterwards all ids must be distinct.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ def _empty(count: int) -> float:
 
 def _synchronous(url: str, count: int, *, marked: bool = True) -> float:
     with Client(url, hold=60, timeout=10) as client:
-        if not marked:  # as a client would be that forks in C could make repeat ids
+        if not marked:  # as a client would be if it could repeat ids after a fork in C
             client._ids._guarded = None
         for _ in islice(client, WARM * count):
             pass
@@ -125,7 +125,7 @@ async def _coroutine(count: int) -> float:
 
 
 def _flat_out(url: str, most: int) -> float:
-    """Ids per second over `most` ids, from the first one on."""
+    """Return ids per second over `most` ids, once the blocks have grown."""
     with Client(url, timeout=10) as client:
         endless = iter(client)
         list(islice(endless, most // 10))  # until the blocks have grown

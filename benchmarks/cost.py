@@ -1,8 +1,8 @@
 """The price of a million ids, and of a million adds to a tally: by API Gateway with a write for
 each, by Lambda, and by this service.
 
-List prices and arithmetic, and the writes of the service by simulation (see `fleet`). What AWS
-charges by the hour (a container), for storage, logs and traffic is not in it.
+It is arithmetic on list prices; the writes of the service are simulated (see `fleet`). It does not
+include what AWS charges by the hour for a container, and for storage, logs and traffic.
 """
 
 import math
@@ -26,7 +26,7 @@ LAMBDA_CALL = 0.20 / MILLION
 LAMBDA_GB_S = 0.0000166667
 LAMBDA_USE_GB_S = 0.128 * 0.012  # a call: 128 MB for 12 ms, which is an assumption
 
-POLL_S = 2.0  # an instance reads the catalogue's head so often: consistently, one read unit
+POLL_S = 2.0  # between two reads of the catalogue's head by an instance: each is one read unit
 RATES = (1, 100, 1_000)
 ADD_RATES = (100, 1_000, 9_900)  # adds per second to one tally
 TRANSACTION_S = 0.01
@@ -34,7 +34,7 @@ ITEM_UNITS = 2  # of writing, for each item of a transaction
 
 
 def monthly(writes_per_s: float, reads_per_s: float) -> float:
-    """Dollars for 30 days of that."""
+    """Return the dollars for 30 days of these writes and reads."""
     return MONTH_S * (writes_per_s * WRITE_UNIT + reads_per_s * READ_UNIT)
 
 
@@ -62,7 +62,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def _adds() -> list[Row]:
-    """The price of a million adds to a tally: a transaction costs two units for each item."""
+    """Return rows for a million adds to a tally: a transaction costs two units for each item."""
     rows = []
     for rate in ADD_RATES:
         together = min(max(1.0, rate * TRANSACTION_S), float(ADDS_MAX))
@@ -90,7 +90,7 @@ def _row(way: str, dollars: float, note: str, of: str = "ids") -> Row:
 
 
 def documents(rows: list[Row]) -> dict[str, str]:
-    """The same as a table and as a picture."""
+    """Return the rows as a table and as a picture."""
     ways = [
         Bar(str(row.parts["way"]), row.figure or 0.0, "idservice" in row.what, said=_said(row))
         for row in rows

@@ -1,6 +1,6 @@
 """Thousands of connections that are opened at once, each for one id.
 
-It happens when a deployment restarts all callers, or when a load balancer moves them. A latency
+This happens when a deployment restarts all callers, or when a load balancer moves them. A latency
 counts from the beginning of a connect to the end of the answer. net/http of Go gets the same crowd
 in turns.
 """

@@ -13,7 +13,7 @@ ENGINE = ROOT / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
 NO_ENGINE = "" if ENGINE.exists() else "dynoxide is not installed: make engines"
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin/postgres"), default=None)  # as Debian has it
 NO_POSTGRES = "" if POSTGRES else "postgresql is not installed"
-POSTGRES_USER = "postgres"  # of the machine: it refuses to run as root
+POSTGRES_USER = "postgres"  # of the machine: PostgreSQL refuses to run as root
 AWS = {
     "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_REGION": "eu-west-1",
     "AWS_DEFAULT_REGION": "eu-west-1", "AWS_EC2_METADATA_DISABLED": "true",

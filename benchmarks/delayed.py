@@ -34,7 +34,7 @@ class DelayedConnection(FileConnection):
     def _write_until(
         self, due: float, action: str, function: Callable[..., T], arguments: tuple[object, ...]
     ) -> T:
-        # In the store's own thread, as it would wait for a disk: the loop's timers are in whole
+        # In the thread of the store, as if it waited for a disk. The loop's timers are in whole
         # milliseconds and may end early, and another thread would cost two more switches.
         result = self._write(action, function, arguments)
         if function in DELAYED:
@@ -43,7 +43,7 @@ class DelayedConnection(FileConnection):
 
 
 if __name__ == "__main__":
-    # Else the kernel ends each delay up to 50 µs late. Threads get it from this one.
+    # Otherwise the kernel ends each delay up to 50 µs late. New threads inherit this setting.
     ctypes.CDLL(None).prctl(SET_TIMER_SLACK, 1)
     with mock.patch.object(store, "FileConnection", DelayedConnection):
         sys.exit(main())

@@ -16,7 +16,7 @@ HEADERS = {"Cache-Control": "no-store"}
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """As many connections as there are requests at a time, which is the client's own choice."""
+    """Open as many connections as there are requests at a time, which is the client's default."""
     async with Redis.from_url(os.environ["REDIS_URL"]) as app.state.redis:
         yield
 

@@ -17,7 +17,7 @@ HEADERS = {"Cache-Control": "no-store"}
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """A pool of ten sessions, which is asyncpg's own choice."""
+    """Open a pool of ten sessions, which is asyncpg's default."""
     # One statement leaves nothing to reset: without this, asyncpg sends another one after each.
     async with asyncpg.create_pool(os.environ["DATABASE_URL"], reset=_nothing) as app.state.pool:
         await app.state.pool.execute(f"CREATE SEQUENCE ids CACHE {int(os.environ['CACHE'])}")

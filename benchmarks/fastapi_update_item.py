@@ -19,7 +19,7 @@ TABLE = os.environ["TABLE"]
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """A client of the table, for as long as the application runs."""
+    """Keep a client of the table open while the application runs."""
     config = Config(max_pool_connections=CONNECTIONS)
     async with aioboto3.Session().client("dynamodb", config=config) as app.state.dynamodb:
         yield

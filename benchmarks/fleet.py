@@ -1,9 +1,9 @@
 """The load of a fleet of sidecars on one table, by simulation with the real allocator.
 
-Direct: each sidecar reserves on the table itself. Chained: a few central services stand between,
-each sidecar asks those, and drops what it holds for more than 10 s. A sample of sidecars is
-simulated and scaled up (see `sidecar`): they are independent of each other but for the item they
-share. One cell of either kind is also simulated with every single sidecar, as a check.
+Direct: each sidecar reserves on the table. Chained: each sidecar borrows from a few central
+services, and drops ids that it has held for 10 s. A sample of sidecars is simulated and scaled up
+(see `sidecar`): they depend on each other only through the item that they share. As a check, one
+cell of either kind is also simulated with every single sidecar.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ from idservice.stores.records import LIMIT_DEFAULT
 
 SIDECARS = (10, 100, 1_000, 10_000, 100_000)
 RATES = (1, 10, 100, 1_000)
-ITEM_WRITES = 1_000  # write units per second that one item takes,
-ITEM_READS = 3_000  # and read units; the head of the catalogue is one item
+ITEM_WRITES = 1_000  # write units per second that one item takes
+ITEM_READS = 3_000  # read units per second, likewise; the head of the catalogue is one item
 CENTRALS_MIN = 2  # one may fail
 CENTRAL_MAX = 20_000  # requests per second for each central
 SAMPLE_MAX = 200
@@ -53,7 +53,7 @@ class Size:
     sidecars: tuple[int, ...] = SIDECARS
     rates: tuple[int, ...] = RATES
     windows: int = 10
-    central_s: tuple[float, float] = (60.0, 180.0)  # warmed up at, and over at
+    central_s: tuple[float, float] = (60.0, 180.0)  # the ends of the warm-up and of the run
     sample_max: int = SAMPLE_MAX
     checked: int = CHECKED[0]
 
@@ -146,7 +146,7 @@ class Central:
 
 
 def central(requests: Iterator[tuple[float, int]], size: Size) -> Central:
-    """One central service, asked for given numbers of ids at given times."""
+    """Return the figures of one central service that is asked for these numbers of ids."""
     warm, until = size.central_s
     allocator = Allocator(
         Shards(Layout(base=0, limit=LIMIT_DEFAULT)),
@@ -197,7 +197,7 @@ def central(requests: Iterator[tuple[float, int]], size: Size) -> Central:
 
 
 def _poisson(per_s: float, sizes: list[int], random: Random) -> Iterator[tuple[float, int]]:
-    """The refills of many independent sidecars: at random, and as large as those of the sample."""
+    """Yield refills of many independent sidecars: at random times, of the sizes of the sample."""
     now = 0.0
     while True:
         now += random.expovariate(per_s)
@@ -208,7 +208,7 @@ def _poisson(per_s: float, sizes: list[int], random: Random) -> Iterator[tuple[f
 
 
 def _checked(size: Size, rows: list[Row]) -> list[Row]:
-    """Two cells with all of their sidecars, beside what was scaled up."""
+    """Return two cells with all of their sidecars, compared with the cells that are scaled up."""
     sidecars, rate = size.checked, CHECKED[1]
     direct = sample(DIRECT, rate, instances=sidecars, windows=size.windows, with_ids=True)
     distinct(list(chain.from_iterable(life.ids or () for life in direct.lives)))
@@ -221,7 +221,7 @@ def _checked(size: Size, rows: list[Row]) -> list[Row]:
     merged = sorted(refill for life in chained.lives for refill in life.refills)
     of_one = iter([refill for refill in merged if random.random() < 1 / centrals])
     ends = CHAINED.warm_up_s + chained.seconds
-    # One pass is too short for a central: the same again and again.
+    # One pass is too short for a central, so it is repeated.
     once = list(of_one)
     again = chain.from_iterable(
         ((at - CHAINED.warm_up_s + turn * chained.seconds, count) for at, count in once)
@@ -258,13 +258,13 @@ def _checked(size: Size, rows: list[Row]) -> list[Row]:
 
 
 def documents(rows: list[Row]) -> dict[str, str]:
-    """A table of all cells, and the picture of those with one rate."""
+    """Return a table of all cells, and the picture of those with one rate."""
     cells = [row.parts for row in rows if row.parts]
     return {"fleet.md": _table(cells), "fleet.svg": _picture(cells)}
 
 
 def _table(cells: list[dict[str, float | str]]) -> str:
-    """All cells as Markdown, one way after the other."""
+    """Return all cells as Markdown, one way after the other."""
     text = []
     for way in ("direct", "chained"):
         text += [

@@ -1,5 +1,5 @@
 /* The least a server can do: one epoll loop that answers every whole request with the same bytes.
- * It parses nothing but the blank line and counts nothing up. Run as: floor PORT */
+ * It looks only for the blank line at the end, and counts nothing. Run as: floor PORT */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <stdio.h>

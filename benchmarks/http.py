@@ -1,10 +1,10 @@
 """CPU time of the server for one `GET /next`, beside other ways to count up and a floor.
 
-The servers run on one core with keep-alive connections from a load on the other, flat out and in
-turns; those that have no turn are idle. CPU time of all of a process's threads, from the OS. The
-load is wrk where it is installed, and Redis' own benchmark for Redis; this package's own load needs
-more time than the servers it measures, and cannot vary its requests. What is not installed here is
-left out, and said so.
+The servers run on one core, and a load on the other has keep-alive connections to them, flat out
+and in turns; servers that have no turn are idle. The figure is CPU time of all threads of a server.
+The load is wrk if it is installed, and redis-benchmark for Redis. The load of this package takes
+more CPU than the servers that it measures, and cannot vary its requests. Candidates that are not
+installed are left out; their rows say so.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ from benchmarks.processes import ROOT, on_load_core, serving
 from benchmarks.rivals import KINDS, Rival, redis_load
 from benchmarks.wrk import CONNECTIONS, MISSING, PATIENCE_S, run_wrk
 
-OURS = {  # the modules that serve, and what else they are told
+OURS = {  # the modules that serve, and their further arguments
     "plain": ("benchmarks.plain",),
     "uvloop": ("benchmarks.plain", "--loop", "uvloop"),
     "idservice": ("idservice",),
@@ -78,7 +78,7 @@ def wrk(
     patience_s: int = PATIENCE_S,
     scheme: str = "http",
 ) -> LoadRun:
-    """Load by wrk as callers send it, with `headers`; all is answered with success."""
+    """Run wrk with `headers`, as callers send them; every answer must be a success."""
     flags = [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
     if varied:
         flags += ["-s", str(VARIED)]
@@ -96,7 +96,7 @@ def run(quick: bool) -> list[Row]:
     per_second: dict[str, list[float]] = {}
 
     def measure(name: str, rival: Rival, load: Callable[[], LoadRun]) -> float:
-        """Microseconds of CPU per request in one round."""
+        """Return microseconds of CPU per request in one round."""
         before = [cpu_seconds(pid) for pid in rival.pids]
         ran = load()
         spent = sum(cpu_seconds(pid) - was for pid, was in zip(rival.pids, before, strict=True))
@@ -126,20 +126,20 @@ def run(quick: bool) -> list[Row]:
 
 
 def _own_load(port: int, seconds: float) -> LoadRun:
-    """Load by this package."""
+    """Run the load of this package."""
     return flat_out(port, connections=CONNECTIONS, seconds=seconds, headers=HEADERS)
 
 
 def _loads(
     folder: Path, stack: ExitStack, round_s: float, *, warm_s: float
 ) -> dict[str, tuple[Rival, Callable[[], LoadRun]]]:
-    """Every candidate that can be started here, running and warm, and the load on it."""
+    """Return every candidate that can be started here, running and warm, and the load on it."""
     loads: dict[str, tuple[Rival, Callable[[], LoadRun]]] = {}
     for name, (module, *more) in OURS.items():
         store = ("--store", f"sqlite:{folder / 'http'}", "--init")
         port, child, _ = stack.enter_context(serving(*store, *more, module=module))
         rival = Rival(port, (child.pid,))
-        # Warms up, and sees that what is measured is right.
+        # Warms up, and checks the answers.
         flat_out(port, connections=CONNECTIONS, seconds=warm_s)
         loads[name] = (rival, partial(_own_load if MISSING else wrk, port, round_s))
         if name == "idservice" and not MISSING:
@@ -171,7 +171,7 @@ def _compared(us: dict[str, list[float]], one: str, other: str, goal: float | No
 
 
 def documents(rows: list[Row]) -> dict[str, str]:
-    """The candidates as a picture."""
+    """Return the candidates as a picture."""
     found = sorted(
         (
             Bar(WORDS[str(row.parts["name"])], row.figure or 0.0, row.parts["name"] == "idservice")

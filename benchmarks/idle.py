@@ -1,10 +1,10 @@
 """An idle service: memory and CPU of the process, with SQLite and with DynamoDB, and what each
 kept connection and each counter adds.
 
-The process by its resident memory once it is ready and gave one id, and by the CPU time that it
-takes from then on, which goes into the poll of the catalogue every 2 s. Connections by the growth
-of resident memory with 2,000 of them, each after one request. A counter by what Python
-allocated for 10,000 of them that each gave one id, in this process over a store in memory.
+Memory of the process is resident memory once it is ready and has given one id. Its CPU from then on
+is that of the poll of the catalogue every 2 s. A connection is the growth of resident memory with
+2,000 of them, each after one request. A counter is what Python allocates for 10,000 of them that
+each gave one id, in this process over a store in memory.
 """
 
 import asyncio
@@ -31,11 +31,11 @@ from idservice.server.sockets import may_open
 GOAL_MB = 50.0
 GOAL_AWS_MB = 80.0
 GOAL_CPU = 0.5  # per cent of a core
-SETTLED_S = 3.0  # from the first id on: what a start does in the background is over
+SETTLED_S = 3.0  # after the first id, until the work of a start in the background is over
 COUNTERS = 10_000
 CONNECTIONS = 2_000
 KIB_GOAL, KIB_AFTER_GOAL = 2.0, 3.0  # per connection, also after one request that aiohttp answered
-WARM = 300  # requests of each kind before, for what is made once
+WARM = 300  # requests of each kind before, for objects that are made once
 OTHER = "GET /v1/counters/default HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 DYNOXIDE = ROOT / ".engines/node_modules/@dynoxide/linux-x64/dynoxide"
 CREDENTIALS = {
@@ -111,7 +111,7 @@ def _on_dynamodb(rounds: int, watched_s: float) -> list[Row]:
 
 
 def _engine() -> tuple[str, list[str]] | None:
-    """The command that starts the stand-in for DynamoDB, up to its port."""
+    """Return the command that starts the stand-in for DynamoDB, up to its port."""
     if DYNOXIDE.exists():
         return "dynoxide", [str(DYNOXIDE), "serve", "--host", "127.0.0.1", "--port"]
     if importlib.util.find_spec("moto") and importlib.util.find_spec("flask"):

@@ -1,5 +1,5 @@
--- Requests that show keys: `wrk ... -s keys.lua URL -- each|turns TOKEN...`. A connection, which has a
--- thread of its own, shows one of them in `each`, and one after the other in `turns`.
+-- Requests that show keys: `wrk ... -s keys.lua URL -- each|turns TOKEN...`. With `each` a thread of wrk
+-- always shows the same token, and with `turns` one after the other.
 local threads, shown, turn = 0, {}, 0
 
 function setup(thread)

@@ -22,11 +22,11 @@ from idservice.core.access_key import MARK, RANDOM_NUMBERS, Role, key_text
 from idservice.stores import open_store
 from idservice.stores.protocol import has_catalogue
 
-WRONG = 10_000  # keys that nobody made, in turns: more than are remembered
+WRONG = 10_000  # keys that were never made, in turns: more than are remembered
 SCRIPT = ROOT / "benchmarks" / "keys.lua"
 ONE, EACH, TWO = "one key", "64 keys, one per connection", "two keys in turns on each connection"
 SAME, OTHERS = "a wrong key", f"{WRONG:,} wrong keys in turns"
-# In words: what it is held against, and the most that it may be of that.
+# In words: the most that the ratio may be.
 GOALS: dict[str, float | None] = {ONE: 1.03, EACH: 1.05, TWO: None, SAME: 2.0, OTHERS: 2.0}
 
 
@@ -83,7 +83,7 @@ def _what(words: str, beside: str) -> str:
 
 
 def numbers(random: Random) -> list[int]:
-    """Return what a key is made of."""
+    """Return the random numbers of a new key."""
     return [random.getrandbits(32) for _ in range(RANDOM_NUMBERS)]
 
 

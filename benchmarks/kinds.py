@@ -1,7 +1,7 @@
 """CPU time of the server for each kind of request that callers send for an id, beside a plain GET.
 
 As `http`: the server runs on one core, 64 connections from wrk on the other, flat out, in turns.
-Where the client closes its connection each time, it is compared with net/http of Go instead.
+The kind that closes its connection each time is compared with net/http of Go instead.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from benchmarks.wrk import MISSING, run_wrk
 SCRIPT = ROOT / "benchmarks" / "kinds.lua"
 GET = "GET /next"
 CLOSING, GO = "Connection: close", "Connection: close, net/http of Go"
-# In words: method, path, a header of its own, and the most that its cost may be of a plain GET's.
+# In words: method, path, an additional header, and the most that the ratio to a plain GET may be.
 REQUESTS: dict[str, tuple[str, str, tuple[str, ...], float | None]] = {
     GET: ("GET", "/next", (), None),
     "POST with Content-Length: 0": ("POST", "/next", ("Content-Length", "0"), 1.1),

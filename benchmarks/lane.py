@@ -2,7 +2,7 @@
 
 It is compared with connections that never made another request, in turns on one server. As `http`:
 the server runs on one core, 64 keep-alive connections from a load on the other, flat out. The load
-is one that keeps its connections between the rounds.
+is not wrk, since the connections are kept between the rounds.
 """
 
 import select
@@ -39,7 +39,7 @@ CREATE = (
 
 
 def run(quick: bool) -> list[Row]:
-    """Rows of `lane`."""
+    """Return the rows of `lane`."""
     rounds, round_s, count = (1, 0.03, 4) if quick else (ROUNDS, 1.0, CONNECTIONS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,8 +1,8 @@
 """The effect of a slow store: p99.9 of `GET /next` over a 1 ms store and over one of 1 s.
 
-Two real servers over SQLite take requests in turns from one open-loop generator, one to this and
-the next to that, so that both meet the same machine at the same time. A latency counts from the
-time a request was meant to be sent. The runway is so short that both refill several times a round.
+Two real servers over SQLite get requests alternately from one open-loop generator, so that both
+meet the same machine at the same time. A latency counts from the time at which the request was
+meant to be sent. The runway is so short that both refill several times a round.
 """
 
 import re
@@ -24,7 +24,7 @@ TICK_S = 0.002  # the service's loop counts whole milliseconds, at both ends of 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Sizes. A refill may take a quarter of the runway: a store of 1 s needs 4 s."""
+    """The extent. A refill may take a quarter of the runway: a store of 1 s needs 4 s."""
 
     slow_s: float = 1.0
     fast_s: float = 0.001
@@ -65,7 +65,7 @@ class Server:
         self._before = Counted.of(self.port)
 
     def round(self) -> None:
-        """A round is over."""
+        """Note the figures of a round that is over."""
         latencies = sorted(self.target.latencies)
         self.target.latencies.clear()
         self.tails.append(latencies[int(0.999 * len(latencies))])
@@ -91,7 +91,7 @@ class Counted:
 
     @classmethod
     def of(cls, port: int, counter: str = "default") -> "Counted":
-        """So far, from the metrics page."""
+        """Return the counts so far, from the metrics page."""
         status, page = get(port, "/metrics")
         check(status == 200, f"/metrics answers {status}")
         return cls(

@@ -2,7 +2,7 @@
 
 Flat out it is the load of `idservice bench`. At a fixed rate several servers are asked in turns, by
 a clock that stands still while the OS does not run this process: `bench` has one server and no such
-clock. Every answer must be a 200 with digits, and ids are kept, so that repeated ones are seen.
+clock. Every answer must be a 200 with digits. Ids are kept, so that repeated ones are found.
 """
 
 import select
@@ -26,8 +26,8 @@ HELD_UP_S = 0.0005  # a request this late was held up by more than the work of s
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """One run of a load: the requests that were answered, the seconds that it ran, and of the
-    requests those that were `refused`: neither 2xx nor 3xx."""
+    """One run of a load: the number of requests that were answered, the seconds that it ran, and
+    the number of `refused` requests, whose answer was neither 2xx nor 3xx."""
 
     answered: int
     seconds: float
@@ -83,7 +83,7 @@ class Clock:
     """Time in seconds that stands still while the OS does not run this process.
 
     On a busy machine the load is held up more often and for longer than any server. The lost time
-    shows in a request that is sent late, which nothing but the load itself can cause.
+    is seen from a request that is sent late, for which only the load can be the cause.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """The cost of a look at a service with a thousand counters, and its effect on requests for ids.
 
-The status page is complete with its document and the first page of figures that its script asks
-for. A latency under load counts from the time at which the request was meant to be sent; rounds
-with a scrape every few seconds are taken in turns with rounds without.
+The status page is its document and the first page of figures that its script requests. A latency
+under load counts from the time at which the request was meant to be sent. Rounds with a scrape
+every second take turns with rounds in which the scraper requests `/livez`.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ PAGE_GOAL_MS, SCRAPE_GOAL_MS, P99_GOAL, STEP_GOAL_US = 200.0, 50.0, 1.2, 250.0
 COUNTERS = 1_000
 CONNECTIONS = 32
 RATE = 2_000  # ids per second
-EVERY_S = 1.0  # of the scrapes: fifteen times as often as is usual, so that p99 shows them
-STARTED_S = 0.5  # until the first
-LABELLED = 100  # counters with a label of their own, as by default
+EVERY_S = 1.0  # between two scrapes: fifteen times as often as is usual, so that p99 shows them
+STARTED_S = 0.5  # until the first scrape
+LABELLED = 100  # counters with a separate label, as by default
 SCRAPER = """
 import sys, time, urllib.request
 while True:
@@ -85,7 +85,7 @@ def run(quick: bool) -> list[Row]:
 
 
 async def _longest_step(counters: int, rounds: int) -> float:
-    """Return the microseconds of CPU in which a scrape lets nobody else in, in the best round."""
+    """Return the microseconds of CPU for which a scrape holds up other work, in the best round."""
     async with Service(MemoryStore(), random=Random(1)) as service:
         for number in range(counters):
             await (await service.local_counter(_name(number))).next_id()
@@ -115,7 +115,7 @@ async def _create(path: Path, counters: int) -> None:
 
 
 def _got(port: int, target: str) -> int:
-    """The length of what is answered."""
+    """Return the length of the answer."""
     status, body = get(port, target)
     check(status == 200, f"{target} answers {status} {body[:200]}")
     return len(body)

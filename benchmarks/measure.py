@@ -1,4 +1,4 @@
-"""Takes and judges figures: interleaved rounds, medians, CPU from the OS's accounting."""
+"""Takes and judges figures: interleaved rounds, medians, CPU as the OS accounts for it."""
 
 import os
 import platform
@@ -17,10 +17,10 @@ MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `goal` is the most it may be, or with `at_least` the least; None where it is for
-    information. `parts` is what stands behind it, for tables and pictures.
+    """One figure. `goal` is the most that it may be, or with `at_least` the least; None if it has
+    no goal. `parts` are the values behind it, for tables and pictures.
 
-    `figure` is None where it could not be taken; `note` then says why.
+    `figure` is None if it could not be taken; `note` then says why.
     """
 
     what: str
@@ -51,22 +51,22 @@ def interleaved(
 
 
 def ratio(figures: list[float], baseline: list[float]) -> float:
-    """The median of the ratios of each round."""
+    """Return the median of the ratios of each round."""
     return median(one / other for one, other in zip(figures, baseline, strict=True))
 
 
 def spread(figures: list[float], form: str = ".3g") -> str:
-    """The least and the greatest of the rounds, for a note."""
+    """Return the least and the greatest of the rounds, for a note."""
     return f"{min(figures):{form}}–{max(figures):{form}}"
 
 
 def short(figure: float) -> str:
-    """A figure to three digits, for people."""
+    """Return a figure to three digits, for people."""
     return f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}"
 
 
 def check(holds: bool, what: str) -> None:
-    """A benchmark's own check of its results. Raises SystemExit: such a figure means nothing."""
+    """Check a result of a benchmark. Raises SystemExit: its figure would mean nothing."""
     if not holds:
         raise SystemExit(f"benchmark check failed: {what}")
 
@@ -79,9 +79,9 @@ def distinct(ids: list[int]) -> None:
 # --- the machine ----------------------------------------------------------------------------------
 
 
-@cache  # as at the start: the process that generates load is held to one core later
+@cache  # as at the start: later this process is held to the core for load
 def cores() -> tuple[int, int]:
-    """A core for servers and one for load; the same where there is only one."""
+    """Return a core for servers and one for load; the same if there is only one."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[-1]
 
@@ -102,17 +102,17 @@ def machine() -> str:
 
 
 def supported() -> str:
-    """Why this machine cannot take the figures; empty where it can."""
+    """Return why this machine cannot take the figures; empty if it can."""
     return "" if sys.platform == "linux" else "needs Linux: /proc and CPU affinity"
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, to the nanosecond: clock_getcpuclockid(3)."""
+    """Return the CPU time of all threads of a process, in seconds: see clock_getcpuclockid(3)."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def cpu_seconds_of_all(pid: int) -> float:
-    """CPU time of a process and of all that it started, also of those that have ended since."""
+    """Return the CPU time of a process and of all that it started, also those that have ended."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]  # of the ended
     ended = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
@@ -120,7 +120,7 @@ def cpu_seconds_of_all(pid: int) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    """Physical memory of a process in MB."""
+    """Return the physical memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * KIB / MB

@@ -22,11 +22,11 @@ class MemoryStore:
 
     @property
     def reserved(self) -> int:
-        """The number of ids that were reserved, also where the answer is still under way."""
+        """The number of ids that were reserved, also if the answer is still under way."""
         return sum(self._positions.values())
 
     async def counter(self, name: str) -> Counter:
-        """Every name is a counter that starts from 0."""
+        """Return a counter that starts from 0; every name is one."""
         if name not in self._counters:
             self._counters[name] = new_counter(name, self._random)
             self._positions[name, 0] = 0
@@ -54,12 +54,12 @@ class MemoryStore:
         return Position(next, next, -1, counter.epoch)
 
     async def give_back(self, *arguments: object, **rest: object) -> bool:
-        """Refused: this store measures what is reserved."""
+        """Refuse, because this store measures what is reserved."""
         return False
 
     async def revision(self) -> int:
-        """Return the same one always: nothing changes."""
+        """Return always the same revision: nothing changes."""
         return 1
 
     async def verify(self) -> None:
-        """It is what it was."""
+        """Find nothing wrong: this store is never replaced."""

@@ -1,8 +1,8 @@
 """The time for which a service goes on at full rate without its store, from the worst moment.
 
-One client asks at a steady rate. What is in memory is between one runway and two of them, and least
-just before a refill: shortly before that the SQLite file is locked for good. Every
-request has to be answered in time until the first that is not.
+One client asks at a steady rate. Memory holds between one runway and two, and least just before a
+refill. Shortly before a refill the SQLite file is locked for good. The figure is the time until the
+first request that is not answered in time.
 """
 
 import re
@@ -16,8 +16,8 @@ from benchmarks.load import Connection
 from benchmarks.measure import Row, check, distinct
 from benchmarks.processes import get, on_load_core, serving
 
-LOW = 0.56  # of what is held after a refill; the next one is begun at half
-STEADY = 1.05  # beside the refill before
+LOW = 0.56  # share of the ids held after a refill; the next refill begins at half of them
+STEADY = 1.05  # ratio to the refill before, below which memory grows no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Client(Connection):
         self._due = time.perf_counter()
 
     def one(self) -> bool:
-        """Take an id; whether it came in time."""
+        """Take an id; return True if it came in time."""
         self._due += self._apart_s
         time.sleep(max(0.0, self._due - time.perf_counter()))
         self.send()
@@ -91,8 +91,8 @@ def run(quick: bool) -> list[Row]:
 
 
 def _near_the_worst(client: Client, port: int, size: Size) -> float:
-    """Ask at the rate until memory grows no more and is nearly down to where it is filled again;
-    what it held when it was filled last."""
+    """Ask at the rate until memory grows no more and a refill is near. Return the number of ids
+    after the last refill."""
     began, held, peaks = time.perf_counter(), 0.0, [0.0, 0.0]
     while True:
         check(time.perf_counter() < began + size.patience * size.runway_s, "memory never ran low")

@@ -1,6 +1,6 @@
 """Pictures of figures, as SVG that is readable on light and on dark pages.
 
-Run as `python -m benchmarks.picture [RESULTS.json] [--folder docs]` to draw a run's pictures anew.
+`python -m benchmarks.picture [RESULTS.json] [--folder docs]` draws the pictures of a run again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ text{font:13px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif}
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar; `goal` is marked on it, `said` stands in place of the value and its unit."""
+    """One bar; `goal` is marked on it, `said` is shown in place of the value and its unit."""
 
     name: str
     value: float
@@ -54,7 +54,7 @@ class Line:
 def bars(
     rows: Sequence[Bar], *, title: str, subtitle: str = "", unit: str = "", note: str = ""
 ) -> str:
-    """Horizontal bars from 0, in the order given; what is highlighted is ours."""
+    """Return horizontal bars from 0, in the order of the rows."""
     most = max(max(row.value, row.goal or 0.0) for row in rows) or 1.0
     left = MARGIN + 14 + round(max(len(row.name) for row in rows) * 7.6)
     scale = (WIDTH - MARGIN - 92 - left) / most
@@ -88,7 +88,7 @@ def lines(
     y_unit: str = "",
     note: str = "",
 ) -> str:
-    """Up to three lines on logarithmic axes, named at their ends, and where they meet `limit`."""
+    """Return up to three lines on logarithmic axes, with names, and where they meet `limit`."""
     left, right, top, height = MARGIN + 62, WIDTH - 190, 90, 270
     xs = [point[0] for line in series for point in line.points]
     ys = [limit[0], *(point[1] for line in series for point in line.points)]
@@ -179,7 +179,7 @@ def documents(name: str, rows: list[Row]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Draw the pictures of a run anew."""
+    """Draw the pictures of a run again."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.picture", description=__doc__)
     parser.add_argument("results", type=Path, nargs="?", help="of a run; the latest")
     parser.add_argument("--folder", type=Path, default=ROOT / "docs", help="where they go")

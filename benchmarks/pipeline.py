@@ -1,10 +1,10 @@
 """Another client's latency while clients send megabytes of requests in one go.
 
 A client asks for single ids 200 times a second, by the clock of `latency`, and a health check opens
-a connection ten times a second. Beside them other processes pipeline: they write as much as the
-server takes, and read all answers, until the last one or until some seconds are over. The cost of a
-pipelined id is compared with that of requests sent 16 at a time, which one turn of the event loop
-answers, in turns on one server.
+a connection ten times a second. At the same time other processes pipeline: they write as much as
+the server takes, and read all answers, until the last one or until some seconds are over. The cost
+of a pipelined id is compared, in turns on one server, with requests sent 16 at a time, which one
+turn of the event loop answers.
 """
 
 import select
@@ -53,7 +53,7 @@ def run(quick: bool) -> list[Row]:
         stack.enter_context(on_load_core())
         port, child, _ = stack.enter_context(serving("--store", f"sqlite:{folder / 'i'}", "--init"))
         with _connected(port) as connection:
-            pump(connection, ONE * 2_000, STALL_MAX_S)  # so that memory is worth something
+            pump(connection, ONE * 2_000, STALL_MAX_S)  # so that memory holds many ids
         for kind in KINDS:
             for clients, size in sizes:
                 with _pipelining(port, kind, clients, size, seconds):
@@ -110,7 +110,7 @@ def _beside(port: int, seconds: float) -> tuple[float, int, str]:
 
 @contextmanager
 def _pipelining(port: int, kind: str, clients: int, size: float, seconds: float) -> Iterator[None]:
-    """Run clients that pipeline; without a size, that ask again once they are answered."""
+    """Run clients that pipeline; without a size, clients that ask again once they are answered."""
     processes = clients if size else 1
     arguments = map(str, (port, kind, size, 1 if size else clients, seconds))
     command = [sys.executable, "-m", "benchmarks.pipeline", *arguments]

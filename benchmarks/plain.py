@@ -1,7 +1,7 @@
-"""A plain aiohttp application with a router that counts up: what the service's own is held against.
+"""A plain aiohttp application with a router that counts up, to compare the service with.
 
 Run as `python -m benchmarks.plain serve --listen HOST:PORT [--loop uvloop]`; further flags are
-passed over. Without `--loop` it runs on asyncio's own, as `web.run_app` does where nothing is said.
+ignored. Without `--loop` it runs on asyncio's loop, which is the default of `web.run_app`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ HEADERS = {"Cache-Control": "no-store", "Server": "plain"}
 
 
 def application() -> web.Application:
-    """The same answers as the service's to `GET /next`, and the same number of routes at least."""
+    """Return an application with the service's answers to `GET /next`, and its routes for ids."""
     ids = count()
 
     async def next_id(request: web.Request) -> web.Response:

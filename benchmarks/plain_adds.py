@@ -1,8 +1,8 @@
-"""A plain aiohttp application that adds to a sum by one transaction for each request: what the
-service's own is held against. The record of the key is in the transaction, so it counts once.
+"""A plain aiohttp application that adds to a sum by one transaction for each request, to compare
+the service with. The record of the key is in the transaction, so each key counts once.
 
 Run as `python -m benchmarks.plain_adds serve --listen HOST:PORT --table NAME`; further flags are
-passed over. The usual variables of the AWS SDK lead to the table.
+ignored. The usual variables of the AWS SDK lead to the table.
 """
 
 import argparse
@@ -20,7 +20,8 @@ HEADERS = {"Cache-Control": "no-store", "Server": "plain"}
 
 
 def application(table: str) -> web.Application:
-    """As much as it takes to add: no read of the new sum, which a transaction does not return."""
+    """Return an application that only adds: it does not read the new sum, which a transaction does
+    not return."""
     app = web.Application()
 
     async def add(request: web.Request) -> web.Response:

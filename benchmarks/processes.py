@@ -20,8 +20,8 @@ POLL_S = 0.002
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free at the moment. It is none of those that the system
-    gives to whoever asks for any: others would soon have it."""
+    """Return a port of loopback that is free at the moment. It is below the ports that the system
+    gives to programs that ask for any port, so that no other program gets it soon."""
     given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for port in SystemRandom().sample(range(given // 2, given), 100):
         with suppress(OSError), socket.socket() as probe:
@@ -38,10 +38,8 @@ def process(
     on_all_cores: bool = False,
     user: str | None = None,
 ) -> Iterator[Popen[bytes]]:
-    """Run `arguments` until the block ends, then stop it politely and, failing that, for good.
-
-    `user` is the one to run it as.
-    """
+    """Run `arguments` as `user` until the block ends, then terminate the process, and kill it if it
+    does not end in time."""
     clean = {name: value for name, value in os.environ.items() if name[:10] != "IDSERVICE_"}
     with tempfile.TemporaryFile() as output:
         child = Popen(
@@ -77,10 +75,8 @@ def serving(
     environment: Mapping[str, str] | None = None,
     on_all_cores: bool = False,
 ) -> Iterator[tuple[int, Popen[bytes], float]]:
-    """`idservice serve` with `flags`: its port, its process, and the seconds it took to be ready.
-
-    `module` is what is run in place of idservice.
-    """
+    """Run `idservice serve` with `flags`; yield its port, its process, and the seconds that it took
+    to be ready. `module` is run in place of idservice."""
     port = free_port()
     listen = ("--listen", f"127.0.0.1:{port}", "--drain", "0", "--log", "json")
     began = time.perf_counter()
@@ -94,7 +90,7 @@ def serving(
 
 
 def children(pid: int, count: int) -> tuple[int, ...]:
-    """The processes that a process started, once there are `count`."""
+    """Return the processes that a process started, once there are `count`."""
     deadline = time.perf_counter() + START_MAX_S
     while True:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -105,14 +101,14 @@ def children(pid: int, count: int) -> tuple[int, ...]:
 
 
 def is_ready(port: int, child: Popen[bytes]) -> None:
-    """Wait until `/readyz` says yes, and it is the child that says so: another process may have
-    taken the port before."""
-    # Whose port it is costs more to find out than a refused connection: it is asked for last.
+    """Wait until `/readyz` says yes, and the port is the child's: another process may have taken
+    it before."""
+    # To find out whose port it is costs more than a refused connection, so it comes last.
     _until(lambda: get(port, "/readyz")[0] == 200 and _listens(port, child.pid), child)
 
 
 def _listens(port: int, pid: int) -> bool:
-    """True if the process has a socket that listens on a port of IPv4: proc(5), `/proc/net/tcp`."""
+    """Return True if the process listens on a port of IPv4: see proc(5), `/proc/net/tcp`."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = {
         f"socket:[{row[9]}]"
@@ -128,7 +124,7 @@ def _listens(port: int, pid: int) -> bool:
 
 
 def answers(port: int, child: Popen[bytes]) -> None:
-    """Wait until something that is no service of ours answers on its port, whatever it says."""
+    """Wait until another program than the service answers on its port, with any status."""
     _until(lambda: get(port, "/")[0] > 0, child)
 
 
@@ -175,7 +171,7 @@ def timed(
     *,
     user: str | None = None,
 ) -> float:
-    """Seconds from the start of a command to its end, which must be a success."""
+    """Return the seconds from the start of a command to its end, which must be a success."""
     began = time.perf_counter()
     with process(arguments, environment, user=user) as child:
         check(child.wait(START_MAX_S) == 0, f"{' '.join(arguments)} ended with {child.returncode}")
@@ -189,7 +185,7 @@ def run_to_end(*arguments: str, environment: Mapping[str, str] | None = None) ->
 
 @contextmanager
 def on_load_core() -> Iterator[None]:
-    """This process on the core for load, where there is more than one."""
+    """Hold this process to the core for load, if there is more than one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cores()[1]})
     try:
@@ -200,8 +196,8 @@ def on_load_core() -> Iterator[None]:
 
 @contextmanager
 def cores_awake() -> Iterator[None]:
-    """The cores for servers and for load do not halt while they are idle: where they are
-    virtual ones, to wake them costs the server many times what it takes to send an answer."""
+    """Keep the cores for servers and for load from halting while they are idle. To wake a virtual
+    core costs the server many times what it takes to send an answer."""
     with ExitStack() as stack:
         for core in set(cores()):
             spinner = [sys.executable, "-c", "while True: pass"]

@@ -1,9 +1,9 @@
 """CPU time of the whole server side for one id, and ids per second of one core, beside what is
 chosen most often instead: a database that counts, behind a small web service.
 
-Each application is written as the manual of its framework has it, and has a database to itself, on
-the same core. CPU time of application and database together, from the OS; each is told separately.
-The load is wrk, as in `http`. What is not installed here is left out, and said so.
+Each application is written as the manual of its framework shows it. It has a separate database on
+the same core. The figure is CPU time of application and database together; a note has that of each.
+The load is wrk, as in `http`. Candidates that are not installed are left out; their rows say so.
 """
 
 import shutil
@@ -35,14 +35,15 @@ from benchmarks.rivals import redis
 from benchmarks.wrk import CONNECTIONS, MISSING
 
 OURS = "idservice"
-ON_DISK = ("--appendonly", "yes")  # as Redis is set where its data may not be lost
+ON_DISK = ("--appendonly", "yes")  # as Redis is configured if its data must not be lost
 TABLE = "ids"
 PATIENCE_S = 20  # some keep one of 64 callers waiting for seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What serves: its port, and its processes by name; those that they started count with them."""
+    """A candidate that runs: its port, and its processes by name, which count with those that they
+    started."""
 
     port: int
     pids: Mapping[str, int]
@@ -50,8 +51,8 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """An application and its database: its name, how it is started, and what is not there for it;
-    `modules` come with `make bench`."""
+    """An application and its database: its name, a function that starts it, the Python `modules`
+    that it needs, and in `absent` why its database cannot be started."""
 
     words: str
     start: Callable[[Path, ExitStack], Running]
@@ -122,7 +123,7 @@ def run(quick: bool) -> list[Row]:
     per_second: dict[str, list[float]] = {}
 
     def measure(name: str, running: Running) -> float:
-        """Microseconds of CPU per id in one round."""
+        """Return microseconds of CPU per id in one round."""
         before = {part: cpu_seconds_of_all(pid) for part, pid in running.pids.items()}
         ran = wrk(running.port, round_s, patience_s=PATIENCE_S)
         us = {
@@ -138,7 +139,7 @@ def run(quick: bool) -> list[Row]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())
         candidates = _running(folder, stack)
-        for running in candidates.values():  # warms up, and sees that no id comes twice
+        for running in candidates.values():  # warms up, and checks that no id comes twice
             flat_out(running.port, connections=CONNECTIONS, seconds=0.02 if quick else 1.0)
         us = interleaved(
             {name: partial(measure, name, running) for name, running in candidates.items()}, rounds
@@ -155,7 +156,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def _running(folder: Path, stack: ExitStack) -> dict[str, Running]:
-    """Every candidate that can be started here."""
+    """Start every candidate that can be started here, and return them by name."""
     store = ("--store", f"sqlite:{folder / 'ids'}", "--init")
     port, child, _ = stack.enter_context(serving(*store))
     candidates = {OURS: Running(port, {"service": child.pid})}
@@ -181,7 +182,7 @@ def _compared(name: str, us: dict[str, list[float]], per_second: dict[str, list[
 
 
 def documents(rows: list[Row]) -> dict[str, str]:
-    """The candidates as a picture."""
+    """Return the candidates as a picture."""
     found = [
         Bar(WORDS[str(row.parts["name"])], row.figure or 0.0, row.parts["name"] == OURS)
         for row in rows

@@ -1,7 +1,7 @@
 """The effect of a reshard: p99 of `GET /next`, second by second, while shards go 1 -> 8 -> 2.
 
 Two instances on one SQLite file are asked in turns at a fixed rate. A latency counts from the time
-a request was meant to be sent, and an answer that is no id ends the benchmark. The runway is so
+a request was meant to be sent, and an answer that is not an id ends the benchmark. The runway is so
 short that both reserve in every epoch.
 """
 
@@ -44,7 +44,7 @@ QUICK = Size(runway_s=1, rate=40, warm_up_s=1.0, steady_s=2.0, step_s=4.0)
 
 
 class Instance(Target):
-    """A target that keeps when each of its answers was asked for."""
+    """A target that keeps the time at which each of its answers was asked for."""
 
     def __init__(self, port: int, stack: ExitStack, clock: Clock) -> None:
         super().__init__(port, CONNECTIONS, stack, clock)

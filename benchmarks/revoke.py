@@ -1,9 +1,9 @@
-"""The time from the revocation of an access key to its last id, anywhere.
+"""The time from the revocation of an access key to the last id with it on any instance.
 
-Three instances on one SQLite file ask for keys, and a sidecar borrows from the first with the same
-key, for 10 s. All hold ids, and are asked in turns without a pause. The clock starts as the command
-that revokes the key ends. Each round has a new key. In a last round the file is locked at once, so
-that no instance hears of the revocation.
+Three instances on one SQLite file ask for keys. A sidecar borrows ids from the first with the same
+key, and may hold them for 10 s. All hold ids, and are asked in turns all the time. The clock starts
+when the command that revokes the key ends. Each round has a new key. In a last round the file is
+locked at once, so that no instance hears of the revocation.
 """
 
 import json
@@ -94,19 +94,19 @@ def _all_serve(keys: Mapping[int, str], ids: list[int]) -> None:
     while waiting:
         check(time.perf_counter() < deadline, "a valid key is not served")
         waiting -= {port for port in waiting if _take(port, keys[port], ids)}
-    for port in tuple(keys) * 200:  # so that memory is worth something
+    for port in tuple(keys) * 200:  # so that memory holds many ids
         _take(port, keys[port], ids)
 
 
 def _last(
     keys: Mapping[int, str], ids: list[int], most_s: float, pause_s: float
 ) -> dict[int, float]:
-    """Seconds to the last id of each, from now on."""
+    """Return the seconds from now to the last id of each."""
     last = dict.fromkeys(keys, 0.0)
     began = time.perf_counter()
     while (now := time.perf_counter() - began) < max(most_s, max(last.values())) + QUIET_S:
         check(now < SERVED_MAX_S + most_s, "it is never revoked")
-        # At a pace that leaves the servers their cores.
+        # A pause, so that the servers get CPU.
         time.sleep(pause_s if now < HOLD_S else max(pause_s, 0.02))
         for port in tuple(last):
             if _take(port, keys[port], ids):
@@ -124,7 +124,7 @@ def _take(port: int, key: str, ids: list[int]) -> bool:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Nothing reads or writes the file meanwhile."""
+    """Lock the file while entered: nothing reads or writes it."""
     connection = sqlite3.connect(file, isolation_level=None)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")

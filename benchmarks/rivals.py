@@ -1,7 +1,7 @@
 """Other ways to count up over the network, as processes that are measured beside the service.
 
-Each is set up as its makers would have it for this: one core, keep-alive, no log, and an answer
-like ours where it decides on its answer.
+Each is configured to be fast for this: one core, keep-alive, no log, and the service's answer if it
+can be chosen.
 """
 
 import json
@@ -20,7 +20,7 @@ from benchmarks.processes import ROOT, accepts, answers, free_port, process
 FLOOR = ROOT / "benchmarks" / "floor.c"
 GO = ROOT / "benchmarks" / "plain.go"
 NGINX_MODULES = Path("/usr/lib/nginx/modules")
-REDIS_REQUESTS = 20_000  # of one run of its benchmark, per second that a round may take
+REDIS_REQUESTS = 20_000  # of redis-benchmark, for each second of a round
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Kind:
 
 
 def floor(folder: Path, stack: ExitStack) -> Rival:
-    """The C program, compiled now."""
+    """Compile and start the C program."""
     program, port = folder / "floor", free_port()
     subprocess.run(["cc", "-O2", "-o", str(program), str(FLOOR)], check=True)
     child = stack.enter_context(process([str(program), str(port)]))
@@ -61,7 +61,7 @@ def floor(folder: Path, stack: ExitStack) -> Rival:
 
 
 def go(folder: Path, stack: ExitStack) -> Rival:
-    """The Go program, compiled now; one processor, as it has one core."""
+    """Compile and start the Go program, with one processor, since it has one core."""
     program, port = folder / "plain-go", free_port()
     subprocess.run(["go", "build", "-o", str(program), str(GO)], check=True, cwd=folder)
     child = stack.enter_context(process([str(program), str(port)], {"GOMAXPROCS": "1"}))
@@ -96,7 +96,7 @@ http {{
 
 
 def nginx(folder: Path, stack: ExitStack, *, secure: str = "") -> Rival:
-    """nginx with a counter in shared memory, incremented by Lua; `secure` is how it speaks TLS."""
+    """Start nginx with a counter in shared memory that Lua increments; `secure` configures TLS."""
     port = free_port()
     settings = folder / "nginx.conf"
     settings.write_text(
@@ -108,7 +108,7 @@ def nginx(folder: Path, stack: ExitStack, *, secure: str = "") -> Rival:
 
 
 def redis(folder: Path, stack: ExitStack, *flags: str) -> Rival:
-    """Redis, without persistence where `flags` do not say otherwise."""
+    """Start Redis, without persistence unless `flags` say otherwise."""
     port = free_port()
     settings = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", *flags]
     child = stack.enter_context(
@@ -119,7 +119,7 @@ def redis(folder: Path, stack: ExitStack, *flags: str) -> Rival:
 
 
 def webdis(folder: Path, stack: ExitStack) -> Rival:
-    """webdis, one thread, in front of another Redis; both count."""
+    """Start webdis with one thread in front of another Redis; the CPU of both counts."""
     behind = redis(folder, stack)
     port = free_port()
     settings = folder / "webdis.json"
@@ -152,7 +152,7 @@ KINDS = {
 
 
 def redis_load(port: int, connections: int, seconds: float) -> LoadRun:
-    """Load by Redis' own benchmark, unpipelined, for about so many seconds."""
+    """Run redis-benchmark, unpipelined, for about this number of seconds."""
     count = round(REDIS_REQUESTS * seconds)
     said = subprocess.run(
         ["redis-benchmark", "-p", str(port), "-c", str(connections), "-n", str(count), "-P", "1",

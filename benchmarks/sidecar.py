@@ -1,8 +1,8 @@
 """One sidecar's life in virtual time, with the real allocator, and a sample of many such lives.
 
 Requests for one id each come at random (Poisson), from a seed. Between two of its refills a sidecar
-knows nothing of the others, so each runs on its own up to the next refill, and refills are carried
-out in the order of time.
+does not depend on the others. So each is simulated separately up to its next refill, and refills
+are carried out in the order of time.
 """
 
 from array import array
@@ -21,14 +21,14 @@ from idservice.core.epoch import Layout, Shards
 from idservice.stores.records import LIMIT_DEFAULT
 
 NEVER = float("inf")
-PEEKS = 500  # how often it is looked into the memory of each
+PEEKS = 500  # looks into the memory of each sidecar
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
     """The supply of a sidecar. With `hold_s` ids are dropped that long after they were asked for.
 
-    It is observed for a window, after as many runways of warm-up as that takes.
+    It is observed for windows, after a warm-up.
     """
 
     runway_s: float
@@ -43,13 +43,13 @@ CHAINED = Kind(Limits().runway, answer_s=0.003, hold_s=HOLD_S, warm_up_s=30.0, w
 
 
 class Table:
-    """One position that everybody moves."""
+    """One position that all sidecars move."""
 
     def __init__(self) -> None:
         self.position = 0
 
     def reserve(self, count: int) -> range:
-        """The next `count` indices."""
+        """Return the next `count` indices."""
         self.position += count
         return range(self.position - count, self.position)
 
@@ -64,11 +64,11 @@ class Life:
     most: int = 0
     expired: int = 0
     waited: int = 0
-    ids: "array[int] | None" = None  # all that were handed out, where they are to be checked
+    ids: "array[int] | None" = None  # all that were handed out, if they are to be checked
 
 
 class Sidecar:
-    """An allocator, and those who wait for it."""
+    """An allocator, and the number of requests that wait for it."""
 
     def __init__(self, kind: Kind, life: Life) -> None:
         self.allocator = Allocator(
@@ -97,7 +97,7 @@ class Sidecar:
         return looked
 
     def due(self, now: float) -> Request | None:
-        """Return the number of ids to ask for now."""
+        """Return the request to send now, if any."""
         return self.allocator.due(now, waiting=self.waiting, first=min(1, self.waiting))
 
     def granted(self, request: Request, asked_at: float, ids: range, now: float) -> None:
@@ -113,7 +113,7 @@ class Sidecar:
         self.expires_at = self.allocator.expires_at or NEVER
 
     def expire(self, now: float) -> int:
-        """Drop what is held for too long; how many ids."""
+        """Drop ids that have expired; return their number."""
         before = self.allocator.gaps.get("expired", 0)
         self.allocator.expire(now)
         self.expires_at = self.allocator.expires_at or NEVER
@@ -123,7 +123,8 @@ class Sidecar:
 def live(
     kind: Kind, rate: float, until: float, random: Random, life: Life
 ) -> Generator[tuple[float, int], range, None]:
-    """A life up to `until`: yields when it asks for how many indices, and is sent them."""
+    """Live up to `until`. Yields the time and the number of indices of each request, and is sent
+    the indices."""
     sidecar = Sidecar(kind, life)
     began = now = random.random() * min(
         kind.runway_s, kind.hold_s or NEVER
@@ -168,7 +169,7 @@ def live(
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Return the figures of `lives` after the warm-up, for `seconds`."""
+    """The figures of `lives` in the `seconds` after the warm-up."""
 
     kind: Kind
     rate: int
@@ -198,7 +199,7 @@ class Sample:
 
     @property
     def expired(self) -> float:
-        """Share of the ids that it was granted which one dropped as too old."""
+        """Share of the ids granted that were dropped because they expired."""
         granted = sum(count for life in self.lives for _, count in life.refills)
         return sum(life.expired for life in self.lives) / granted
 
@@ -212,7 +213,7 @@ class Sample:
 def sample(
     kind: Kind, rate: int, *, instances: int, windows: int, with_ids: bool = False
 ) -> Sample:
-    """So many sidecars on one table, each asked `rate` times a second."""
+    """Simulate sidecars on one table, each asked `rate` times a second."""
     until = kind.warm_up_s + windows * kind.window_s
     table, lives, asking = Table(), [Life() for _ in range(instances)], []
     for number, life in enumerate(lives):

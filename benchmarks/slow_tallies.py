@@ -27,7 +27,7 @@ async def slept(seconds: float) -> None:
 class SlowTallies:
     """A `TallyStore` with one tally, whose calls take `call_s`, by `pause`.
 
-    `commits` counts them by result, `commit_s` their seconds, `reads` the reads of the tally.
+    `commits` counts commits by result, `commit_s` is their time, `reads` counts reads of the tally.
     """
 
     def __init__(self, call_s: float, pause: Pause = slept) -> None:
@@ -84,11 +84,11 @@ class SlowTallies:
         return [self._tally]
 
     async def create(self, tally: Tally) -> Tally:
-        """Return the only one: it was there."""
+        """Return the only one: it exists already."""
         return self._tally
 
     async def rewrite(self, before: Tally, after: Tally) -> bool:
-        """Refused: nobody changes it here."""
+        """Refuse, because no tally is changed here."""
         return False
 
     async def every_record(self, name: str, inc: int) -> AsyncIterator[AddRecord]:
@@ -98,9 +98,9 @@ class SlowTallies:
 
 
 class ContendedTallies(SlowTallies):
-    """The same for instances that commit at once. Calls differ by a fifth, so that none are in
-    step. A transaction that meets another one is cancelled with a conflict, which says nothing
-    else, as DynamoDB does it."""
+    """The same for instances that commit at the same time. Calls differ by up to a fifth, so that
+    none are in step. A transaction that meets another one is cancelled with a conflict, and without
+    the tally, as on DynamoDB."""
 
     def __init__(self, call_s: float) -> None:
         self._random = Random(1)
@@ -128,7 +128,7 @@ def _result(beaten: Beaten | None) -> str:
 
 @asynccontextmanager
 async def instances(store: SlowTallies, count: int) -> AsyncIterator[list[OwnTallies]]:
-    """Yield the tallies of so many instances on one store."""
+    """Yield the tallies of `count` instances on one store."""
     tasks: set[asyncio.Task[None]] = set()
 
     def spawn(work: Coroutine[object, object, None]) -> asyncio.Task[None]:

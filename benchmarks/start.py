@@ -1,7 +1,7 @@
 """The time of a start until `/readyz` says yes, and of a health check.
 
-Every start is a process of its own on the core for servers, and turns are taken with python's own
-start, whose time is in all of them.
+Every start is a new process on the core for servers. It takes turns with the start of Python alone,
+which is a part of each.
 """
 
 import sys
@@ -70,7 +70,7 @@ def _beside_python(figures: list[float], python: list[float]) -> str:
 
 
 def _ready(path: Path) -> float:
-    """Seconds from the start of the process until it is ready."""
+    """Return the seconds from the start of the process until it is ready."""
     with serving("--store", f"sqlite:{path}", "--init") as (port, _, seconds):
         status, body = get(port, "/next")
         check(status == 200 and body.isdigit(), f"ready, but /next answers {status} {body}")

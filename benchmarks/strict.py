@@ -1,9 +1,9 @@
 """Ids per second of a strict counter: 64 clients, one id a request, a store of 5 ms a write.
 
-A real server over SQLite, one write in flight; each answer of the store is held back until 5 ms are
-over, so the file is in memory where the machine has a folder there: no disk makes a write longer.
-A client asks again as soon as it is answered. 64 clients get 12,800 ids a second where each batch
-has all of them and nothing but the store takes time.
+A real server over SQLite has one write in flight. Each answer of the store is held back until 5 ms
+are over. The file is in memory if the machine has a folder there, so that no disk makes a write
+longer. A client asks again as soon as it is answered. 64 clients get 12,800 ids a second if each
+batch has all of them and only the store takes time.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
-"""The time from the suspension of a counter to its last id, anywhere.
+"""The time from the suspension of a counter to its last id on any instance.
 
-Two instances on one SQLite file, and a sidecar that borrows from the first for 10 s: all hold ids,
-and are asked in turns without a pause. The clock starts as the suspension is sent to the first. The
-counter is resumed before each round.
+There are two instances on one SQLite file, and a sidecar that borrows from the first for 10 s. All
+hold ids, and are asked in turns all the time. The clock starts when the suspension is sent to the
+first. The counter is resumed before each round.
 """
 
 import http.client
@@ -69,14 +69,14 @@ def _until_all_serve(ports: Sequence[int], ids: list[int]) -> None:
         for port in tuple(waiting):
             if _take(port, ids):
                 waiting.discard(port)
-    for port in tuple(ports) * 200:  # so that memory is worth something
+    for port in tuple(ports) * 200:  # so that memory holds many ids
         _take(port, ids)
 
 
 def _suspended(
     by: int, ports: Sequence[int], most_s: float, pause_s: float, ids: list[int]
 ) -> dict[int, float]:
-    """Seconds from the suspension to the last id of each."""
+    """Return the seconds from the suspension to the last id of each."""
     last = dict.fromkeys(ports, 0.0)
     began = time.perf_counter()
     _say(by, "suspended")

@@ -1,6 +1,7 @@
 """The cost of taking an id out of memory, beside a bare `next()` on a range iterator.
 
-Both run in one process, round by round; CPU time of the process, the empty loop subtracted.
+Both run in one process, round by round. The figure is CPU time of the process, without that of the
+empty loop.
 """
 
 import asyncio
@@ -113,7 +114,7 @@ class _Holder:
 
 
 def _filled(count: int) -> Allocator:
-    """An allocator that was just granted twice `count`: the low-water mark lies behind `count`."""
+    """Return an allocator with twice `count` ids; its low-water mark is in the second half."""
     allocator = Allocator(
         Shards(Layout(base=0, limit=LIMIT_DEFAULT)), now=0.0, runway_s=1e-6, block_max=4 * count
     )
@@ -124,7 +125,7 @@ def _filled(count: int) -> Allocator:
 
 
 def _check_every_id(count: int) -> None:
-    """Across low-water marks and grants: every id once, in order."""
+    """Check that ids come once and in order across low-water marks and grants."""
     allocator = _filled(count)
     ids: list[int] = []
     granted = allocator.held

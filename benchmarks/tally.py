@@ -1,9 +1,9 @@
 """Adds per second to one tally, what they cost the store and the server, and how long one takes.
 
-In one process, over a store in memory whose calls take 5 ms on a thread; over HTTP, with a real
-server on SQLite in memory, each commit held back until 5 ms are over; and on a DynamoDB engine, for
-the CPU beside a plain aiohttp application. Callers add again as soon as they are answered, each
-time with a new key. At the end the sum must be that of all answers.
+It is measured in one process, over a store in memory whose calls take 5 ms on a thread; over HTTP,
+with a real server on SQLite in memory, each commit held back until 5 ms are over; and on a DynamoDB
+engine, for the CPU beside a plain aiohttp application. Callers add again as soon as they are
+answered, each time with a new key. At the end the sum must be that of all answers.
 
 Several instances on one tally run in virtual time, over a store that cancels transactions that meet
 each other.
@@ -71,7 +71,7 @@ class Load:
     adds_per_s: float
     transactions: float  # per 1,000 adds
     seconds: Answered
-    call_s: float  # on average, as it was
+    call_s: float  # of a commit, on average
     lost: float  # share of commits that were beaten, or met another one
     least: float  # share of the adds that the least fortunate instance counted
 
@@ -104,7 +104,7 @@ async def _load(store: SlowTallies, callers: int, seconds: float, *, of_instance
 
 
 async def _one_by_one(seconds: float) -> float:
-    """Return adds per second of 64 callers where each add is a transaction of its own."""
+    """Return adds per second of 64 callers if each add is a separate transaction."""
     store, turn, adds = SlowTallies(CALL_S), asyncio.Lock(), 0
     began = time.perf_counter()
     until = began + seconds
@@ -189,7 +189,7 @@ def _in_process(rounds: int, round_s: float) -> list[Row]:
 
 
 def _at_best(callers: int) -> str:
-    """Return a note: callers that wait for their answers fill one commit, or two in turns."""
+    """Return a note on the best case: callers fill one commit, or two in turns."""
     commits = 1 if callers <= ADDS_MAX else 2
     return f"{max(1000 / ADDS_MAX, 1000 * commits / callers):.3g} at best: {callers} ask"
 
@@ -200,7 +200,7 @@ def _on_loop(work: Coroutine[object, object, T]) -> T:
 
 
 def _lone(seconds: float) -> Row:
-    """Return what the service adds to the time of a lone add by itself, in virtual time."""
+    """Return the row of a lone add in virtual time: without the time that CPU takes."""
     found = virtual(_load(SlowTallies(CALL_S, asyncio.sleep), 1, seconds))
     longest = max(found.seconds.seconds) / CALL_S
     note = f"the longest {longest:.1f} ×, about once a second"
@@ -209,8 +209,8 @@ def _lone(seconds: float) -> Row:
 
 
 def _contended(number: int, seconds: float) -> Row:
-    """Several busy instances on one tally, in virtual time."""
-    logging.disable(logging.WARNING)  # each says that it is beaten
+    """Return the row of several busy instances on one tally, in virtual time."""
+    logging.disable(logging.WARNING)  # each logs that it is beaten
     try:
         found = virtual(_load(ContendedTallies(CALL_S), CALLERS, seconds, of_instances=number))
     finally:

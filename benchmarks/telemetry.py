@@ -2,7 +2,8 @@
 `--otel` beside the same without.
 
 As `http`: on one core, 64 keep-alive connections from a load on the other, in turns. Traces go to a
-collector that throws them away, on the core of the load. With every request sampled, and with none.
+collector on the core of the load, which throws them away. One server samples every request, another
+one none.
 """
 
 import tempfile
@@ -51,7 +52,7 @@ def run(quick: bool) -> list[Row]:
         return [Row(_what(way), None, note=MISSING) for way in ON]
 
     def measure(port: int, pid: int) -> float:
-        """Microseconds of CPU per request in one round."""
+        """Return microseconds of CPU per request in one round."""
         before = cpu_seconds(pid)
         ran = wrk(port, round_s)
         return (cpu_seconds(pid) - before) / ran.answered * 1e6

@@ -2,7 +2,8 @@
 
 As `http`: the server runs on one core, 64 connections from wrk on the other, flat out, in turns.
 Plain HTTP and TLS are two listeners of one process. A second figure is for connections of one
-request each, most of which is the handshake. wrk resumes no session, so each is a whole one.
+request each, where most of the CPU is the handshake. wrk resumes no session, so each handshake is a
+full one.
 """
 
 import shutil
@@ -37,7 +38,7 @@ from idservice.server.sockets import may_open
 
 NGINX_SECURE = """ ssl;
     ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3"""
-WARM = 50  # connections, after which the server has what it needs
+WARM = 50  # connections before, for objects that the server makes once
 CLOSING = {"Connection": "close"}
 KEPT = {"User-Agent": "idservice-benchmark/1"}
 PLAIN, SECURE, NEW = "plain HTTP", "TLS", "a new connection with TLS"

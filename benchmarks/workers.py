@@ -1,10 +1,10 @@
 """The cost of a request if two workers share a port on two cores, beside one worker.
 
-The servers may use both cores, and so may the load (wrk), which has two threads and 64 connections
-for each core: with one thread neither two workers nor the cores would be busy, and what idles now
-and then pays for more wake-ups. What the load takes is the same for either, and not counted. CPU
-time of all workers and of their parent, from the OS. How evenly the requests fall on the workers is
-told beside it.
+The servers may use both cores, and so may the load (wrk). It has two threads and 64 connections for
+each core: with one thread neither two workers nor the cores would be busy, and a server that idles
+now and then has more wake-ups per request. The CPU of the load is the same for either, and does not
+count. The figure is CPU time of the supervisor and all workers. Another row shows how evenly the
+workers are busy.
 """
 
 import tempfile
@@ -34,7 +34,7 @@ def run(quick: bool) -> list[Row]:
     shares: list[float] = []
 
     def measure(workers: int, port: int, pids: tuple[int, ...]) -> float:
-        """Microseconds of CPU per request in one round."""
+        """Return microseconds of CPU per request in one round."""
         before = [cpu_seconds(pid) for pid in pids]
         ran = load(port, round_s)
         spent = [cpu_seconds(pid) - was for pid, was in zip(pids, before, strict=True)]

@@ -1,7 +1,7 @@
 """The writes to the store per million ids, and the ids in memory, in virtual time.
 
-A `Service` over a store in memory, on a loop whose clock jumps to the next timer: minutes of load
-take seconds, and nothing of the machine enters the figure.
+A `Service` runs over a store in memory, on a loop whose clock jumps to the next timer. Minutes of
+load take seconds, and the figure does not depend on the machine.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from idservice.allocation.local_counter import LocalCounter
 from idservice.allocation.service import Service
 
 GOAL = 10.0
-GOAL_LOST = 2.01  # as documented: two runways, and what a measured rate may be off
+GOAL_LOST = 2.01  # as documented: two runways, and the error of a measured rate
 RATE = 10_000  # ids per second
 TICK_S = 0.001
-TICKS_PER_LOOK = 10  # at what is reserved and not handed out
+TICKS_PER_LOOK = 10  # at the ids that are reserved and not handed out
 RAMP_RUNWAYS = 2
 MILLION = 1_000_000
 
@@ -92,7 +92,7 @@ async def _load(delay_s: float, *, rate: int, runway_s: float, runways: int) -> 
 async def _drive(
     supply: LocalCounter, store: MemoryStore, seen: bytearray, *, rate: int, seconds: float
 ) -> Span:
-    """Take ids at an even rate; what memory cannot serve waits without holding the others up."""
+    """Take ids at an even rate; requests that memory cannot serve wait, and delay no others."""
     loop = asyncio.get_running_loop()
     writes, waits, began = store.writes, supply.stats.waits, loop.time()
     waiting: set[asyncio.Task[int]] = set()

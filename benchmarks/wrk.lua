@@ -1,4 +1,4 @@
--- Requests that differ from one another, as those of traced and authorised clients do.
+-- Requests with a token and a trace id, which is different in each.
 local number = 0
 local form = "GET /next HTTP/1.1\r\nHost: 127.0.0.1\r\n%s"
   .. "Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.abcdefghijklmnopqrstu\r\n"

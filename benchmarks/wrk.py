@@ -14,7 +14,7 @@ PATIENCE_S = 2  # for one answer
 TOY_PATIENCE_S = 20
 TOY_MAX_S = 30.0
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
-STOPPED_EARLY = 130  # by a Ctrl-C that came before wrk listened to it
+STOPPED_EARLY = 130  # exit code after a Ctrl-C that came before wrk had a handler
 
 
 def run_wrk(
@@ -26,14 +26,13 @@ def run_wrk(
     connections: int = CONNECTIONS,
     patience_s: int = PATIENCE_S,
 ) -> LoadRun:
-    """Load for `seconds`; at least one request is answered, and each within `patience_s`.
+    """Run wrk for `seconds`. Raises SystemExit if nothing was answered, or something later than
+    `patience_s`.
 
-    `flags` are wrk's own, and `script` is what its Lua script is told. Raises SystemExit where
-    nothing was answered, or something too late.
+    `flags` are those of wrk, and `script` has the arguments of its Lua script.
 
-    wrk takes whole seconds. In a toy size it is told to end earlier, as by Ctrl-C, and it is
-    patient. Until then a busy machine may not have let it get one answer, which is no figure: it
-    then runs again, for twice as long.
+    wrk takes whole seconds. In a toy size it is ended earlier, as by Ctrl-C, and has more patience.
+    If a busy machine has not let it get one answer in that time, it runs again, for twice as long.
     """
     toy = seconds < 1
     while True:
