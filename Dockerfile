@@ -1,4 +1,4 @@
-# The base by its tag, so that a build takes its security fixes. A release names the digest of that moment, see
+# The base is named by its tag, so that a build takes its security fixes. A release names the digest of that moment, see
 # .github/workflows/release.yml.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
 

@@ -1,10 +1,10 @@
 """An idle service: memory and CPU of the process, with SQLite and with DynamoDB, and what each
 kept connection and each counter adds.
 
-Memory of the process is resident memory once it is ready and has given one id. Its CPU from then on
-is that of the poll of the catalogue every 2 s. A connection is the growth of resident memory with
-2,000 of them, each after one request. A counter is what Python allocates for 10,000 of them that
-each gave one id, in this process over a store in memory.
+Memory of the process is resident memory once it is ready and has given one id. Its CPU after that
+is used by the poll of the catalogue every 2 s. Memory of a connection is the growth of resident
+memory with 2,000 of them, each after one request. Memory of a counter is what Python allocates for
+10,000 of them that each gave one id, in this process over a store in memory.
 """
 
 import asyncio
@@ -154,7 +154,7 @@ async def _per_counter(counters: int) -> Row:
     service = Service(MemoryStore(), random=Random(1))
     async with service:
         first = await service.local_counter("first")
-        await first.next_id()  # what is made once is not a counter's
+        await first.next_id()  # objects that are made once are not a counter's
         tasks = len(asyncio.all_tasks())
         tracemalloc.start()
         try:

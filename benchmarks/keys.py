@@ -1,7 +1,7 @@
-"""CPU time of the server for one `GET /next` with an access key, beside one that is not asked for.
+"""CPU time of the server for one `GET /next` with an access key, beside one where none is needed.
 
 One server has two listeners, and one of them asks for keys. They get requests of the same length in
-turns. Those to the other listener have a token that is no key. As `http`: the server runs on one
+turns. Those to the other listener have a token that is not a key. As `http`: the server runs on one
 core, 64 connections from wrk on the other, flat out.
 """
 

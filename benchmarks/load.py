@@ -106,7 +106,7 @@ class Target:
     def __init__(self, port: int, connections: int, stack: ExitStack, clock: Clock) -> None:
         # In turns: the server closes a connection that is idle for long.
         self.free = deque(stack.enter_context(Connection(port)) for _ in range(connections))
-        self.late: deque[float] = deque()  # intended times of requests no connection was free for
+        self.late: deque[float] = deque()  # intended times, while no connection is free
         self.ids: list[int] = []
         self.latencies: list[float] = []
         self._clock = clock

@@ -42,7 +42,7 @@ while True:
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `look`."""
-    # Whole intervals, so that each round has as many scrapes.
+    # Whole intervals, so that all rounds have the same number of scrapes.
     counters, rounds, round_s, rate = (20, 1, 1.0, 200) if quick else (COUNTERS, 5, 10.0, RATE)
     clock = Clock()
     with ExitStack() as stack:

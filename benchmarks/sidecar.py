@@ -26,7 +26,7 @@ PEEKS = 500  # looks into the memory of each sidecar
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The supply of a sidecar. With `hold_s` ids are dropped that long after they were asked for.
+    """The supply of a sidecar. With `hold_s` ids expire that time after they were requested.
 
     It is observed for windows, after a warm-up.
     """

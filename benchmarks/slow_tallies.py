@@ -13,7 +13,7 @@ from idservice.tallies.context import TallyContext
 from idservice.tallies.own import OwnTallies
 
 NAME = "sum"
-WAY = 0.2  # the part of a call in which it is on its way to the store, and the same back
+WAY = 0.2  # the part of a call for the way to the store, and the same for the way back
 WAIT_S = 10.0  # for which an add waits at most
 
 Pause = Callable[[float], Awaitable[None]]

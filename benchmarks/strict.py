@@ -68,9 +68,9 @@ def _load(port: int, seconds: float) -> LoadRun:
 
 
 def _check_no_gaps(port: int) -> None:
-    """Check that every reserved id was handed out, but for the end of wrk's rounds.
+    """Check that every reserved id was handed out, except at the end of wrk's rounds.
 
-    There wrk hangs up on the requests that it waits for.
+    There wrk closes connections whose requests are under way.
     """
     status, page = get(port, "/metrics")
     check(status == 200, f"/metrics answers {status}")

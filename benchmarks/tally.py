@@ -1,9 +1,9 @@
 """Adds per second to one tally, what they cost the store and the server, and how long one takes.
 
-It is measured in one process, over a store in memory whose calls take 5 ms on a thread; over HTTP,
-with a real server on SQLite in memory, each commit held back until 5 ms are over; and on a DynamoDB
-engine, for the CPU beside a plain aiohttp application. Callers add again as soon as they are
-answered, each time with a new key. At the end the sum must be that of all answers.
+In one process, the calls of a store in memory take 5 ms on a thread. Over HTTP, a real server on
+SQLite in memory holds each commit back until 5 ms are over. On a DynamoDB engine, CPU is compared
+with a plain aiohttp application. Callers add again as soon as they are answered, each time with a
+new key. At the end the sum must be that of all answers.
 
 Several instances on one tally run in virtual time, over a store that cancels transactions that meet
 each other.

@@ -89,7 +89,7 @@ def run(quick: bool) -> list[Row]:
 
 
 def memory(pid: int, port: int, count: int) -> float:
-    """Return the resident memory of the server in KiB that grows with each connection."""
+    """Return the growth of the server's resident memory with each connection, in KiB."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False
     trusting.verify_mode = ssl.CERT_NONE

@@ -30,7 +30,7 @@ from idservice.stores.key_store import BUCKET_MAX, KEYS_MAX, KeyBucket, KeyStore
 log = logging.getLogger("idservice.access")
 
 TENANT_MAX = 1_000  # valid keys of a tenant; above that none is made with an admin key of it
-TRIES = 8  # of a change that others beat, or whose outcome is unknown
+TRIES = 8  # of a change, if others come first or an outcome is unknown
 
 
 class KeyChanges:

@@ -35,7 +35,7 @@ class Gate:
         self.asks = asks
         self._keys = keys
         self._log = RefusalLog(keys) if keys is not None else None
-        self._plain = plain  # until it is warned of
+        self._plain = plain  # empty after the warning
         self._warned = bytearray(1) if warned is None else warned
 
     def judge(self, headers: Sequence[bytes]) -> Pass | errors.IdserviceError | None:

@@ -64,7 +64,7 @@ class Keys:
             self.tick()
 
     def tick(self) -> None:
-        """Look at the clock."""
+        """End the passes that are over now."""
         stale, now = self._stale(), self._now()
         ended: dict[Pass, errors.IdserviceError] = {}
         for one in self._passes.values():

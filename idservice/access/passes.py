@@ -84,7 +84,7 @@ class Pass:
         self._armed.add(armed)
 
     def end(self, refusal: errors.IdserviceError) -> None:
-        """End the pass: from now on all that it armed refuses."""
+        """End the pass: from now on all things that it armed refuse."""
         self.refusal = refusal
         for armed in tuple(self._armed):
             armed.disarm(refusal)

@@ -51,7 +51,7 @@ def read_expiry(text: str) -> int:
         if DATE.fullmatch(text) is None:
             raise ValueError
         at = datetime.fromisoformat(text.upper())
-        # In UTC: a time that has a year above 9999 there could be kept, and no list could show it.
+        # A time with a year above 9999 in UTC is refused here: no list could show it.
         at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
         return (at - EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):

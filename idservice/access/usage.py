@@ -51,7 +51,7 @@ class UsageMeter:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._look_at = self._loop.time() + LOOK_S
-        self._behind_since: float | None = None  # when a look found what the store lacks
+        self._behind_since: float | None = None  # since when the store lacks something
         self._due = asyncio.Event()
         self.run_name = "".join(random.choice(RUN_LETTERS) for _ in range(RUN_LENGTH))
         self._totals = RunTotals(self.run_name, day_of(self._now()))

@@ -260,7 +260,7 @@ class Allocator:
         self.stock = held = self.held
         self.low = mark = sizing.low_water(rate=self.rate, runway_s=self.runway_s, held=held)
         if self._asked_cut:
-            # The store answers again: a refill for the rest is due, and the rate is measured on.
+            # The store answers again: a refill for the rest is due, and the rate's window goes on.
             self.low, self._cut_to = held, request.count * sizing.GROWTH_MAX
         else:
             self._cut_to = None
@@ -293,7 +293,7 @@ class Allocator:
         self.refused(token, unknown=False)
         self.shards.no_room(request.shard, position, now)
         if self._hold_s is not None:
-            self._cut_to = 1  # how many are left is not said: ask for what the first waiter needs
+            self._cut_to = 1  # it is not known how many are left: ask for what one waiter needs
 
     def throttled(self, token: int) -> None:
         """Take note that a shard takes no more writes now: the next request goes to another one."""

@@ -1,7 +1,7 @@
 """An epoch of a counter: its written name, its shards, and the base of the next one.
 
 An instance stays with one shard until that is used up or throttled. Then the instance goes on to
-the next one in its own order. So many instances that leave one shard at the same moment go to
+the next one in its own order. Therefore instances that leave one shard at the same moment go to
 different ones.
 """
 
@@ -29,7 +29,7 @@ def ordinal_of(epoch: str) -> int:
 
 
 def gone_back(epoch: str) -> str:
-    """Return the text in place of the epoch of a position that went back and grants nothing."""
+    """Return the text that replaces the epoch of a position that went back: it grants nothing."""
     return f"{GONE_BACK}{ordinal_of(epoch)}"
 
 

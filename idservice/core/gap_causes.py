@@ -36,6 +36,7 @@ class GapCause(StrEnum):
     EXPIRED = "expired", "the ids were borrowed from another service and not used in time"
 
 
-# Ids of these causes never got into memory; ids of the other causes were there before.
+# Ids of these causes never got into the memory of the process that counts them. Those of a killed
+# worker were in the memory of the worker.
 NEVER_HELD = (GapCause.UNKNOWN, GapCause.LATE, GapCause.CLAIM, GapCause.KILLED)
 FROM_MEMORY = tuple(cause for cause in GapCause if cause not in NEVER_HELD)

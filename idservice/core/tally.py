@@ -101,7 +101,7 @@ class Tally:
 class AddRecord:
     """The record of a key: its fate, amount, the sum then, and the `rev` and time of its commit.
 
-    A refusal leaves the sum as it was. `by` is who set the sum; empty for an add.
+    A refusal leaves the sum as it was. `by` names the operator that set the sum.
     """
 
     key: str

@@ -26,7 +26,7 @@ def waited_for(left_s: float, *, most_s: float = float("inf")) -> float:
 
 
 def pause(failures: int, *, lasts_s: float, spread: float) -> float:
-    """Return the pause after failed refills in a row; several tries fit in while memory lasts."""
+    """Return the pause after failed refills: several tries must fit in while memory lasts."""
     max_s = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, lasts_s / 4))
     return backoff(failures, first_s=BACKOFF_FIRST_S, max_s=max_s, spread=spread)
 

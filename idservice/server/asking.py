@@ -72,7 +72,7 @@ async def log_if_no_keys(store: IdStore, asked: str | None, clock: Clock) -> Non
 
 
 def examine(listens: Sequence[Address], asked: str | None) -> list[Finding]:
-    """Return what is to be said of the listeners that other machines reach."""
+    """Return findings about the listeners that other machines reach."""
     open_to_others = [one for one in listens if not one.is_local and not asks(one, asked)]
     if open_to_others:
         found = f"no access key is asked for at {' and '.join(map(str, open_to_others))}"

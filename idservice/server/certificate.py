@@ -145,7 +145,7 @@ class Certificate:
 
 
 def examine(cert: str, key: str, now: float) -> Finding:
-    """Return what is to be said of a certificate at a time, in seconds since 1970."""
+    """Return the finding about a certificate at a time, in seconds since 1970."""
     try:
         found = read(cert, key)
     except Usage as error:

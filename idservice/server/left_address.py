@@ -126,7 +126,7 @@ def _living(environment: Mapping[str, str]) -> Iterator[Left]:
 def service_address(environment: Mapping[str, str], *, admin: bool = False) -> Address:
     """Return the address of the service that runs here, for ids or for counters.
 
-    If none left any, return the one that the environment names, or the default. Raises Usage.
+    If no service left one, return that which the environment names, or the default. Raises Usage.
     """
     listens = from_environment(LISTEN, environment)
     control = from_environment(ADMIN_LISTEN, environment)

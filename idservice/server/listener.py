@@ -140,7 +140,7 @@ class Listener:
     # --- connections in --------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """Accept a connection, or let another worker do so; all of them are told of it."""
+        """Accept a connection, or let another worker do so; the kernel tells all of them."""
         if self._slot.lets_others_first() and self._loop.time() >= self._courteous_from:
             self._pause(COURTESY_S, self._insist)
             return
@@ -283,7 +283,7 @@ class Listener:
         while True:
             try:
                 connection = self._accept()
-            except OSError as error:  # clients may wait whom closing the socket would reset
+            except OSError as error:  # closing the socket now would reset clients that wait
                 self._wait_for_room(error)
                 self._pause()
                 if self._loop.time() >= give_up_at:

@@ -101,7 +101,7 @@ async def serve(
     # Ctrl-C in a terminal reaches supervisor and workers alike: only the supervisor listens to it.
     numbers = set(stop_signals.numbers()) | ({signal.SIGINT} if link is None else set())
     hangup = numbers & {signal.SIGHUP}
-    # What a worker reads again, its supervisor has read and logged before.
+    # The supervisor has read and logged a new certificate before its workers read it.
     renew: Callable[[], object] = switch.stop
     if bound.certificate is not None:
         renew = partial(bound.certificate.renew, is_news=link is None)

@@ -45,7 +45,7 @@ class Sockets:
 
     @property
     def control_on_data(self) -> bool:
-        """True if the data sockets serve metrics and counters too, for want of an admin socket."""
+        """True if the data sockets serve metrics and counters, too: there is no admin socket."""
         return not self.admin
 
     def may_change(self, address: Address, *, is_data: bool) -> bool:

@@ -35,7 +35,7 @@ class OwnTallies:
         self.committers: dict[str, Committer] = {}
         self.reads = 0  # of tallies in the store, for readers
         self._context = context
-        # By name, and separate for reads of records, which take longer than a sum in a file.
+        # By name, and separate for reads of records, which take longer than a sum on SQLite.
         self._reads: dict[tuple[str, bool], SharedRead[Seen]] = {}
 
     async def add(self, name: str, key: str, amount: str) -> Told:

@@ -103,7 +103,7 @@ def fork(number: int, live: Callable[[socket.socket], int]) -> WorkerProcess:
 
     The process that forks has no event loop, and no thread but that of the log. Raises OSError.
     """
-    # A lock that another thread holds would stay locked in the child. The log's thread takes none.
+    # A lock that another thread holds would stay locked in the child. The log's thread shares none.
     assert {one.name for one in threading.enumerate()} <= {"MainThread", logs.THREAD}
     assert asyncio._get_running_loop() is None, "a service would be copied, with its ids"
     ours, theirs = socket.socketpair()

@@ -45,7 +45,7 @@ class FastConnections:
         self.parser = RequestParser()
         self.server = server
         self.turns = loop_turns()
-        self._known: dict[bytes, tuple[Target, Question]] = {}  # by head: its target
+        self._known: dict[bytes, tuple[Target, Question]] = {}  # by head
         self.is_closed = False
         self._open: set[OpenConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -96,7 +96,7 @@ class FastConnections:
         self._open.discard(connection)
 
     def close(self) -> None:
-        """Close every connection, but one on which aiohttp answers only once that is done."""
+        """Close every connection; one on which aiohttp answers is closed after the answer."""
         self.is_closed = True
         for connection in tuple(self._open):
             if not connection.is_handed_over:

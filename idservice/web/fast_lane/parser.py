@@ -98,7 +98,7 @@ class RequestParser:
         return accept
 
     def _accept(self, lines: int) -> bytes | None:
-        """Return the Accept header if the head is plain; it has this number of header lines."""
+        """Return the Accept header if the head, which has this number of headers, is plain."""
         headers = self.headers
         names = tuple(headers)
         shape = self._shapes.get(names) or self._shape(names)

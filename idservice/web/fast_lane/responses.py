@@ -273,7 +273,7 @@ class Responder:
         if target.refusal is not None:
             raise target.refusal.with_traceback(None)
         ids = target.epoch_state.buffer.take_few(target.count) if target.listed else None
-        if ids is not None:  # they are above the mark at which more are reserved
+        if ids is not None:  # they come before the low-water mark, so no refill is due
             return self.few(target, ids)
         blocks = counter.take_many(target.count)
         if blocks is None:

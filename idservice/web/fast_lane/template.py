@@ -2,9 +2,9 @@
 
 Most requests of a client repeat the bytes of the one before, except the values of a few headers
 such as a trace id or a token, or of a query parameter that is there to get past caches. The parser
-has judged the request before. The next one parses alike if only those values differ, and have no
-bytes with a meaning of their own: the grammar of HTTP/1.1 depends on the value of a header only for
-the headers in `READ` and `parser.TELLING`.
+has judged the request before. The next one parses alike if only those values differ, in bytes that
+have no meaning there: the grammar of HTTP/1.1 depends on the value of a header only for the headers
+in `READ` and `parser.TELLING`.
 
 Where no access key is asked for, a token that is not a key is not read either, and may vary. A key
 never takes its place: it would be served with the rights of the request before (K2).
