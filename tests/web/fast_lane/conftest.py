@@ -10,6 +10,7 @@ from tests.simulation.store import SimStore, Table
 from tests.web.conftest import Serve, Serving
 from tests.web.fast_lane.hand import Hand
 from tests.web.fast_lane.pair import Pair
+from tests.web.rows import Rows
 
 
 @pytest.fixture
@@ -23,8 +24,14 @@ async def pair(serve: Serve) -> Pair:
 
 
 @pytest.fixture
-async def tls_pair(serve: Serve, certificate: Files) -> Pair:
-    return await made_pair(serve, certificate)
+def pairs(serve: Serve, subtests: pytest.Subtests) -> Rows[Pair]:
+    """A pair for row after row; none may use up `c`."""
+    return Rows(subtests, lambda: made_pair(serve))
+
+
+@pytest.fixture
+def tls_pairs(serve: Serve, subtests: pytest.Subtests, certificate: Files) -> Rows[Pair]:
+    return Rows(subtests, lambda: made_pair(serve, certificate))
 
 
 async def made_pair(serve: Serve, certificate: Files | None = None) -> Pair:

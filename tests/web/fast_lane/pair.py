@@ -5,7 +5,7 @@ import ssl
 from contextlib import suppress
 
 from tests.web.conftest import Serving
-from tests.web.wire import connected, request
+from tests.web.wire import Wire, connected, request
 
 HOST = b"Host: 127.0.0.1\r\n"
 NEXT = request()
@@ -36,27 +36,31 @@ async def said(port: int, pieces: list[bytes], trust: ssl.SSLContext | None = No
         return found
 
 
-async def until_silent(serving: Serving, data: bytes, cut: int) -> bytes:
+LIVE = request("/livez")
+
+
+async def turns(beside: Wire, count: int = 3) -> None:
+    """Wait until a server had turns: it answered on another connection."""
+    for _ in range(count):
+        await beside.send(LIVE)
+        await beside.answer()
+
+
+async def until_silent(serving: Serving, beside: Wire, data: bytes, cut: int) -> bytes:
     """What is answered before the server closes or has nothing more to say."""
-    async with connected(serving.port) as wire, connected(serving.port) as beside:
-
-        async def turns() -> None:
-            for _ in range(3):
-                await beside.send(request("/livez"))
-                await beside.answer()
-
+    async with connected(serving.port) as wire:
         found = b""
         with suppress(ConnectionError, TimeoutError):
             await wire.send(data[:cut])
             await asyncio.sleep(0)
             await wire.send(data[cut:])
             async with asyncio.timeout(PATIENCE_S):
-                await turns()
+                await turns(beside)
                 while not wire.reader.at_eof():
                     found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
                     wire.reader._buffer.clear()  # type: ignore[attr-defined]
                     before = len(found)
-                    await turns()
+                    await turns(beside)
                     if not wire.reader._buffer and len(found) == before:  # type: ignore[attr-defined]
                         break
         return without_date(found)
@@ -84,7 +88,8 @@ class Pair:
         if not endless:
             slow = without_date(await said(self.slow.port, [*pieces, last], self.slow.trust))
         else:
-            slow = await until_silent(self.slow, b"".join(pieces), len(pieces[0]))
+            async with connected(self.slow.port) as beside:
+                slow = await until_silent(self.slow, beside, b"".join(pieces), len(pieces[0]))
             slow += without_date(await said(self.slow.port, [last]))
         assert fast == slow, pieces
         for name, supply in self.slow.service.local_counters.items():

@@ -9,6 +9,7 @@ from idservice.server.listener import Listener
 from tests.web.conftest import Serving
 from tests.web.fast_lane.pair import GET, NEXT, H, Pair, head, without_date
 from tests.web.fast_lane.test_half_close import AT, CLOSE, SENT
+from tests.web.rows import Rows
 from tests.web.wire import Wire
 
 LAST = head(GET, H, CLOSE)
@@ -51,13 +52,14 @@ async def answered(serving: Serving, sent: bytes, *, ends: bool = False) -> byte
     return AT.sub(b"", without_date(said))
 
 
-@pytest.mark.parametrize("name", ALIKE)
-async def test_a_client_is_answered_alike_whenever_it_is_accepted(pair: Pair, name: str) -> None:
-    sent, count = SENT[name]
-    for _ in range(2):  # as it comes for the first time, and known
-        fast, slow = [await answered(one, sent, ends=True) for one in (pair.fast, pair.slow)]
-        assert fast == slow
-        assert fast.count(b"HTTP/1.") == count
+async def test_a_client_is_answered_alike_whenever_it_is_accepted(pairs: Rows[Pair]) -> None:
+    for name in ALIKE:
+        sent, count = SENT[name]
+        async with pairs.row(name) as pair:
+            for _ in range(2):  # as it comes for the first time, and known
+                fast = await answered(pair.fast, sent, ends=True)
+                assert fast == await answered(pair.slow, sent, ends=True)
+                assert fast.count(b"HTTP/1.") == count
 
 
 @pytest.mark.parametrize("sent", [LAST, LAST.replace(b"/next", b"/livez")])

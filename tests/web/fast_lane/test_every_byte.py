@@ -18,6 +18,7 @@ from tests.web.fast_lane.hand import Hand
 from tests.web.fast_lane.pair import GET, NEXT, H, Pair, head
 from tests.web.fast_lane.test_alike import level
 from tests.web.fast_lane.test_half_close import answers
+from tests.web.wire import connected
 
 HEADS = (
     head(b"GET /next?count=9&a=X:1 HTTP/1.1", b"Host: x"),
@@ -81,11 +82,12 @@ async def test_an_inserted_byte_is_answered_alike(serve: Serve) -> None:
         ]
     )
     statuses = set()
-    for data in islice(inserted(TELLING), 0, None, EVERY):
-        fast, slow = await answers(pair.fast, data), await answers(pair.slow, data)
-        assert fast == slow, data
-        await level(pair)
-        statuses.add(fast[9:12])
+    async with connected(pair.fast.port) as beside_fast, connected(pair.slow.port) as beside_slow:
+        for data in islice(inserted(TELLING), 0, None, EVERY):
+            fast = await answers(pair.fast, beside_fast, data)
+            assert fast == await answers(pair.slow, beside_slow, data), data
+            await level(pair)
+            statuses.add(fast[9:12])
     assert {b"200", b"400", b"404"} <= statuses
 
 

@@ -3,13 +3,15 @@
 import asyncio
 import re
 from contextlib import suppress
+from itertools import product
 
 import pytest
 
 from idservice.web import connection
 from tests.web.conftest import Serve, Serving
 from tests.web.fast_lane.hand import empty
-from tests.web.fast_lane.pair import GET, NEXT, H, Pair, head, without_date
+from tests.web.fast_lane.pair import GET, NEXT, H, Pair, head, turns, without_date
+from tests.web.rows import Rows
 from tests.web.wire import Wire, connected, request
 
 CLOSE = b"Connection: close"
@@ -46,7 +48,7 @@ SENT = {  # and the number of answers
 }
 
 
-async def answers(serving: Serving, *pieces: bytes) -> bytes:
+async def answers(serving: Serving, beside: Wire, *pieces: bytes) -> bytes:
     """What is answered to a client that sends this and no more, until the server closes. It reads
     meanwhile: a server that has waited long enough for a body resets the connection."""
     found = b""
@@ -62,27 +64,28 @@ async def answers(serving: Serving, *pieces: bytes) -> bytes:
         with suppress(ConnectionError):
             for piece in pieces:
                 await wire.send(piece)
-                await serving.ask("/livez")  # a turn for the server
+                await turns(beside, 1)
             wire.writer.write_eof()
         await reading
     return AT.sub(b"", without_date(found))
 
 
-@pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("name", SENT)
 async def test_all_is_answered_and_then_closed(
-    pair: Pair, name: str, split: bool, monkeypatch: pytest.MonkeyPatch
+    pairs: Rows[Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGERING_S", 0.1)  # for bodies of which half never comes
-    sent, count = SENT[name]
-    pieces = [sent[: len(sent) // 2], sent[len(sent) // 2 :]] if split else [sent]
-    fast, slow = [await answers(one, *pieces) for one in (pair.fast, pair.slow)]
-    assert fast == slow
-    assert fast.count(b"HTTP/1.") == count
-    for one in (pair.fast, pair.slow):
-        async with asyncio.timeout(60):
-            while one.gate.connections:
-                await asyncio.sleep(0)
+    for split, (name, (sent, count)) in product((False, True), SENT.items()):
+        pieces = [sent[: len(sent) // 2], sent[len(sent) // 2 :]] if split else [sent]
+        async with pairs.row(name, "split" if split else "whole") as pair:
+            found = []
+            for one in (pair.fast, pair.slow):
+                async with connected(one.port) as beside:
+                    found.append(await answers(one, beside, *pieces))
+                async with asyncio.timeout(60):
+                    while one.gate.connections:
+                        await asyncio.sleep(0)
+            assert found[0] == found[1]
+            assert found[0].count(b"HTTP/1.") == count
 
 
 @pytest.mark.parametrize("lane", [True, False])

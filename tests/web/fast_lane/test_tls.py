@@ -11,6 +11,7 @@ from tests.certificates import Files
 from tests.web.conftest import Serve
 from tests.web.fast_lane.hand import Hand, empty
 from tests.web.fast_lane.pair import GET, LAST, NEXT, H, Pair, head, traced
+from tests.web.rows import Rows
 from tests.web.wire import connected, request
 
 CLOSE = b"Connection: close"
@@ -32,14 +33,18 @@ SENT = {
 }
 
 
-@pytest.mark.parametrize("name", SENT)
-async def test_it_is_answered_as_by_aiohttp(tls_pair: Pair, name: str) -> None:
-    sent, last = SENT[name], b"" if CLOSE in SENT[name] else LAST
-    assert await tls_pair.alike(sent, last=last)
-    assert await tls_pair.alike(sent[: len(sent) // 2], sent[len(sent) // 2 :], last=last)
-    for one in (tls_pair.fast, tls_pair.slow):
-        one.drain()
-    assert b"Connection: close" in await tls_pair.alike(sent, last=last)
+async def test_it_is_answered_as_by_aiohttp(tls_pairs: Rows[Pair]) -> None:
+    for name, sent in SENT.items():
+        last = b"" if CLOSE in sent else LAST
+        async with tls_pairs.row(name) as pair:
+            assert await pair.alike(sent, last=last)
+            assert await pair.alike(sent[: len(sent) // 2], sent[len(sent) // 2 :], last=last)
+    for name, sent in SENT.items():
+        async with tls_pairs.row(name, "draining") as pair:
+            for one in (pair.fast, pair.slow):
+                one.drain()
+            last = b"" if CLOSE in sent else LAST
+            assert b"Connection: close" in await pair.alike(sent, last=last)
 
 
 async def test_ids_take_the_lane_over_tls(serve: Serve, certificate: Files) -> None:
