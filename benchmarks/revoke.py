@@ -3,7 +3,7 @@
 Three instances on one SQLite file ask for keys. A sidecar borrows ids from the first with the same
 key, and may hold them for 10 s. All hold ids, and are asked in turns all the time. The clock starts
 when the command that revokes the key ends. Each round has a new key. In a last round the file is
-locked at once, so that no instance hears of the revocation.
+locked at once, so that no instance learns of the revocation.
 """
 
 import json

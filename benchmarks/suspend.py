@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.measure import Row, check, distinct, spread
 from benchmarks.processes import get, on_load_core, serving
 
-GOAL_S = 3.0  # instances hear of it when they look at the catalogue, every 2 s
+GOAL_S = 3.0  # instances learn of it when they look at the catalogue, every 2 s
 HOLD_S = 10
 CHAINED_GOAL_S = GOAL_S + HOLD_S
 QUIET_S = 1.0  # without an id from any instance, after the goal

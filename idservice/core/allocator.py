@@ -296,7 +296,7 @@ class Allocator:
             self._cut_to = 1  # it is not known how many are left: ask for what one waiter needs
 
     def throttled(self, token: int) -> None:
-        """Take note that a shard takes no more writes now: the next request goes to another one."""
+        """Take note that the store throttles a shard: the next request goes to another one."""
         request = self._answers(token)
         if request is not None:
             self.refused(token, unknown=False)
@@ -342,7 +342,7 @@ class Allocator:
         `keep` its ids, which are handed out first. Only for an allocator that is new."""
         self.rate, self._last_stock, self._cut_to = before.rate, before._last_stock, before._cut_to
         self._rated_s = before._rated_s
-        if before._outstanding is not None:  # its outcome will not be heard of
+        if before._outstanding is not None:  # its outcome will not be known
             self._cut_to = max(1, before._outstanding.count // 2)
         if keep:
             before.granted_ids -= before.held

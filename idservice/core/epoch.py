@@ -126,7 +126,7 @@ class Shard:
     layout: Layout
     seen: int = 0  # the end of this instance's last reservation; 0 before the first
     rev: int = 0  # the position's revision after that write
-    found: int | None = None  # the position as the store told it, when there was no room
+    found: int | None = None  # the position in the store's answer that there is no room
     used_up: bool = False  # that position leaves no index
     begun: bool = False  # ids of it came into memory
     end: int = field(init=False)  # the first index above the limit
@@ -206,7 +206,7 @@ class Shards:
         self._found_at = now
 
     def throttled(self, number: int) -> None:
-        """Record that a shard takes no more writes now."""
+        """Record that the store throttles a shard."""
         if self.present.layout.shard == number:
             self._go_on("throttled")
 

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 Guard = Callable[[Iterator[int]], Iterator[int]]
-FEW = 64  # ids that the cursor gives one by one in less time than it takes to point it anew
+FEW = 64  # ids that the cursor gives one by one in less time than a new cursor takes to make
 
 
 class IdBuffer:
     """Hands out ids of blocks in the order in which these were appended.
 
     `cursor` is an iterator on the first block, and each id comes out of it. It ends with its block,
-    or earlier, where as many ids are left as `stop_at` was told. `advance` points it at the rest.
+    or earlier, when the number of ids given to `stop_at` is left. `advance` points it at the rest.
 
     With `shared`, threads may be about to move the cursor. Then it is never pointed anew while it
     has ids left, and blocks are not joined: they come in no order.

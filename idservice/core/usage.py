@@ -170,8 +170,8 @@ class _RunDay:
 class RunTotals:
     """The totals of a run on the days that the store does not have in full.
 
-    At each look, `see` is told of every counter and tally, and then `looked` of the day and time at
-    which the look began. `due` yields the parts to write, and `wrote` is told of those written.
+    At each look, `see` gets every counter and tally, and then `looked` the day and time at which
+    the look began. `due` yields the parts to write, and `wrote` gets those that were written.
     """
 
     def __init__(self, run: str, day: int) -> None:
@@ -200,7 +200,7 @@ class RunTotals:
         base = self._base.get(named)
         if base is None:
             base = UsageReading(*named, 0)
-        # An id whose client was gone counts no more, maybe on the day after.
+        # An id whose client was gone is subtracted again, maybe on the day after.
         count = max(0, reading.count - base.count)
         reserved = None
         if reading.kind is UsageKind.IDS:
@@ -226,7 +226,7 @@ class RunTotals:
 
     def due(self) -> Iterator[tuple[UsagePart, int]]:
         """Yield the parts that the store does not have as they are now, the oldest day first, each
-        with its version, to be told to `wrote`. Their `seq` was never used before."""
+        with its version, which `wrote` needs. Their `seq` was never used before."""
         for day in tuple(self._days):
             for number, part in enumerate(day.parts):
                 if part.written < part.version:

@@ -15,7 +15,7 @@ taken, the nonce tells by which batch.
 
 from dataclasses import dataclass
 
-OPEN_MAX = 100  # batches left open; with more it is cheaper to register anew than to remember
+OPEN_MAX = 100  # batches left open; with more it is cheaper to register again than to remember
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Writer:
         """Take in the record that a batch did not follow: that batch is never applied.
 
         One of those left open may have taken the number. Otherwise the writer was pruned, or a copy
-        of this process uses the same name, and the writer must register anew.
+        of this process uses the same name, and the writer must register again.
         """
         if record is not None and record.seq == self._seq + 1 and record.nonce in self._open:
             burnt = Burnt(known=self._open[record.nonce])

@@ -186,7 +186,7 @@ class Listener:
         mostly because the process has no descriptor left."""
         while True:
             try:
-                # What `accept` does, but for enums that it makes of family and type each time.
+                # As `accept`, but without the enums that it makes of family and type each time.
                 descriptor, _ = self._bound._accept()  # type: ignore[attr-defined]
                 connection = _Accepted(*self._kind, fileno=descriptor)
             except BlockingIOError:

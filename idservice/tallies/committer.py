@@ -54,7 +54,7 @@ class Committer:
         self._waiting: dict[str, PendingAdd] = {}  # by key, in the order of arrival
         self._callers = 0  # in `settle`: one whose key was settled may have to wait again
         self._arrivals = 0
-        self._seen = 0  # adds that arrived before the call that told the known tally
+        self._seen = 0  # adds that arrived before the call that brought the known tally
         self._task: asyncio.Task[None] | None = None
         self._call_s = self._call_min_s = max(CALL_MIN_S, context.wait_s / 2)
         self._why = NO_ANSWER

@@ -18,11 +18,11 @@ from tests.ports import port_of
 from tests.processes import ROOT, START_S, wait_until
 
 FOLDER = ROOT / "deploy" / "monitoring"
-SHOWS_KEY = "# authorization: "  # which is taken out of its comment where keys are asked for
+SHOWS_KEY = "# authorization: "  # the comment becomes a line of the configuration
 
 
 def tool(name: str) -> str:
-    """Where a program of Debian's `prometheus` is. Without it tests are skipped, but not in CI."""
+    """Return the path of a program of Prometheus. Without it tests are skipped, but fail in CI."""
     path = shutil.which(name)
     if path is None and os.environ.get("CI") == "true":
         pytest.fail(f"{name} is not installed (CI must not skip this)")
@@ -32,7 +32,7 @@ def tool(name: str) -> str:
 
 
 class Prometheus:
-    """One that runs; what it is asked it answers as JSON values."""
+    """A Prometheus that runs; its answers are JSON values."""
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}"
@@ -56,8 +56,8 @@ class Prometheus:
 
 @contextmanager
 def running(folder: Path, target: str, key: str) -> Iterator[Prometheus]:
-    """One that scrapes `target` each second in place of what our configuration names, and shows an
-    access key."""
+    """Run a Prometheus that scrapes `target` each second, in place of the target in our
+    configuration, and shows an access key."""
     program = tool("prometheus")
     text = (FOLDER / "prometheus.yml").read_text()
     assert SHOWS_KEY in text

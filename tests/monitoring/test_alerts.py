@@ -24,7 +24,7 @@ METRIC = re.compile(r"\bidservice_\w+")
 
 
 def page() -> str:
-    """What is scraped of a service in every kind of trouble."""
+    """Return the metrics page of a service in every kind of trouble."""
     age = CatalogueAge(1.0, 60.0)
     snapshot = Snapshot(in_trouble(), False, Latency(), "1", catalogue_age=age, tallies=sums())
     return b"".join(prometheus.pieces(snapshot, counters_max=100)).decode()

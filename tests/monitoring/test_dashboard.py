@@ -23,15 +23,15 @@ PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 REFERENCE = ROOT / "docs/reference/metrics.md"
 LEFT_OUT = {
-    "idservice_shard_moves_total",  # how sharding works inside: nothing to act upon
-    "idservice_tally_reads_total",  # the same of reads, which cost little
-    "idservice_wait_seconds_total",  # the waits, and the time of a reservation, tell as much
+    "idservice_shard_moves_total",  # no reason to act
+    "idservice_tally_reads_total",  # the same, since reads cost little
+    "idservice_wait_seconds_total",  # the waits, and the time of a reservation, show as much
 }
 CHOSEN = {"$__rate_interval": "10s", "$instance": ".*", "$counter": ".*", "$tally": ".*"}
 
 
 def asked(expression: str) -> str:
-    """As Grafana sends it, with everything chosen."""
+    """Return an expression as Grafana sends it with everything chosen."""
     for name, value in CHOSEN.items():
         expression = expression.replace(name, value)
     assert "$" not in expression

@@ -165,7 +165,7 @@ class FastConnection(asyncio.Protocol):
             if target.refusal is None:
                 self._answer(target)
                 return
-            self._forget()  # its key is judged anew
+            self._forget()  # its key is judged again
         if self._head is not None or not self._shows_other_key(data):
             self._receive(data)
 

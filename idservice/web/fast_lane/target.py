@@ -13,7 +13,7 @@ class Target:
     """The aim of a request line: ids of a counter, in one form.
 
     The answer with a `single` id is `body % id`, worded for the `entry` of the counter. A target
-    was judged for one pass. Once that ends, `refusal` says why, and requests are judged anew.
+    was judged for one pass. Once that ends, `refusal` says why, and requests are judged again.
     """
 
     __slots__ = (
@@ -34,7 +34,7 @@ class Target:
         self.renew()
 
     def renew(self) -> None:
-        """Word the answer with one id anew: the entry of the counter is another."""
+        """Word the answer with one id again, since the counter has another entry."""
         self.entry = self.epoch_state.counter
         if self.single:
             self.content_type, self.body = form(self.entry, self.asked)

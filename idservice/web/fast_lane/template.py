@@ -59,8 +59,8 @@ def template_of(one: bytes, other: bytes, *, tokens: bool = False) -> RequestTem
     """Return the template that fits two plain heads; None if they differ in more than values. With
     `tokens` they are of a listener that does not ask for keys, and a token may vary.
 
-    Requests that fit one template ask for the same: they share the request line, but for values
-    that are not read, and the value of each header that is read.
+    Requests that fit one template ask for the same thing. They have the same request line, except
+    values that are not read, and the same value of each header that is read.
     """
     lines, others = one.split(b"\r\n"), other.split(b"\r\n")
     if len(lines) != len(others):
