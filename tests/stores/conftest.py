@@ -9,9 +9,10 @@ import pytest
 from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import CatalogueStore
 from tests.stores import backends
-from tests.stores.backends import ENGINES, Backend
+from tests.stores.backends import ENGINE, ENGINES, Backend
 
 KINDS = ["simulated", "sqlite", *ENGINES]
+one_engine = pytest.mark.parametrize("backend", ["simulated", "sqlite", ENGINE], indirect=True)
 
 
 @pytest.fixture(params=KINDS)

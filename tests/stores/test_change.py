@@ -26,6 +26,7 @@ from idservice.stores.records import (
     encoded,
 )
 from tests.stores.backends import Backend
+from tests.stores.conftest import one_engine
 
 random = Random()
 NEXT, LATER = "2.b", "3.c"
@@ -320,6 +321,7 @@ async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(
     assert new.layout().ids(await reserve(other, new, 3)) == range(500, 503)
 
 
+@one_engine
 async def test_suspend_resume_delete_and_create_again_go_on_above(store: CatalogueStore) -> None:
     counter = await made(store)
     free = 0
@@ -336,6 +338,7 @@ async def test_suspend_resume_delete_and_create_again_go_on_above(store: Catalog
     assert counter.layout().ids(await reserve(store, counter, 1)) == range(free, free + 1)
 
 
+@one_engine
 async def test_several_operators_at_once_each_get_their_change_done(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -350,6 +353,7 @@ async def test_several_operators_at_once_each_get_their_change_done(
     assert entry in done
 
 
+@one_engine
 async def test_a_position_that_went_back_is_repaired_by_a_fence(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -361,6 +365,7 @@ async def test_a_position_that_went_back_is_repaired_by_a_fence(
     assert repaired.layout().ids(await reserve(store, repaired, 1)) == range(105, 106)
 
 
+@one_engine
 async def test_a_lost_position_is_repaired_only_by_who_names_a_number(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -389,6 +394,7 @@ async def test_an_unreadable_position_is_repaired_only_with_a_number(
         assert counter.layout().ids(await reserve(store, counter, 1)).start >= 500
 
 
+@one_engine
 async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:

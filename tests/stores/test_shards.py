@@ -17,10 +17,10 @@ from idservice.catalogue.renewals import CreateAgain
 from idservice.core.epoch import sealed
 from idservice.stores.protocol import CatalogueStore
 from idservice.stores.records import SHARDS_MAX, Counter, Grant, Position
-from tests.stores.backends import ENGINE, Backend
+from tests.stores.backends import Backend
+from tests.stores.conftest import one_engine
 
 random = Random()
-one_engine = pytest.mark.parametrize("backend", ["simulated", "sqlite", ENGINE], indirect=True)
 
 
 async def made(store: CatalogueStore, shards: int, **settings: Any) -> Counter:
@@ -183,6 +183,7 @@ async def test_more_and_fewer_shards_go_on_above_every_id(
     assert counter.ordinal == 6
 
 
+@one_engine
 async def test_shards_that_are_not_used_any_more_stay_sealed(store: CatalogueStore) -> None:
     eight = await made(store, 8)
     two = await reshard(store, 2)
@@ -194,6 +195,7 @@ async def test_shards_that_are_not_used_any_more_stay_sealed(store: CatalogueSto
             await reserve(store, eight, shard, 1)
 
 
+@one_engine
 async def test_the_highest_of_all_shards_decides_where_the_next_epoch_begins(
     store: CatalogueStore, backend: Backend
 ) -> None:
@@ -203,6 +205,7 @@ async def test_the_highest_of_all_shards_decides_where_the_next_epoch_begins(
     assert (await reshard(store, 2)).base > highest
 
 
+@one_engine
 async def test_a_reshard_stopped_anywhere_is_finished_by_the_next_operator(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -219,6 +222,7 @@ async def test_a_reshard_stopped_anywhere_is_finished_by_the_next_operator(
     assert {each.epoch for each in await positions_of(other, done)} == {done.epoch}
 
 
+@one_engine
 async def test_a_leftover_shard_of_a_later_epoch_than_the_entry_s_is_passed_by(
     store: CatalogueStore,
 ) -> None:
@@ -228,6 +232,7 @@ async def test_a_leftover_shard_of_a_later_epoch_than_the_entry_s_is_passed_by(
     assert (await reshard(store, 2)).ordinal == 8
 
 
+@one_engine
 async def test_a_deleted_name_comes_again_with_another_number_of_shards(
     store: CatalogueStore,
 ) -> None:
