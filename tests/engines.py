@@ -85,11 +85,14 @@ def moto() -> Iterator[str]:
     """
     from moto import backends
     from moto.core import responses, serialize
+    from moto.core.request import Request
+    from moto.dynamodb.responses import DynamoHandler
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
         create_backend_app,
     )
+    from werkzeug import Response
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
@@ -103,11 +106,20 @@ def moto() -> Iterator[str]:
         return value.get(key) if type(value) is dict else by_any_name(self, value, key, shape)
 
     serialize.ResponseSerializer.get_value = by_its_name
-    application, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+    everything, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def dynamodb(environ: Any, start_response: Any) -> Any:
+        """Without the way that all services share, which finds DynamoDB anew at each request."""
+        status, headers, body = DynamoHandler.dispatch(Direct(environ))
+        return Response(body, status, headers)(environ, start_response)
 
     def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
+        is_its = environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB_")
         with lock:
-            return list(application(environ, start_response))
+            return list((dynamodb if is_its else everything)(environ, start_response))
+
+    class Direct(Request):
+        from_wsgi_server = True
 
     class Lasting(MotoRequestHandler):
         """Keeps a connection, as DynamoDB does; else each request takes a thread of its own."""
