@@ -92,8 +92,9 @@ def _environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _made_once() -> None:
-    """What takes long and is the same for all tests: descriptions of services."""
+    """What takes long and is the same for all tests: descriptions of services, and sessions."""
     engines.read_models_once()
+    engines.share_a_session()
 
 
 @pytest.fixture(scope="session", autouse=True)
