@@ -27,6 +27,7 @@ from tests.web.fast_lane import keyed
 from tests.web.fast_lane.hand import answered
 from tests.web.fast_lane.keyed import NOW, PROMISES, Bearers, Promise, lanes, said
 from tests.web.fast_lane.pair import H, Pair, head, without_date
+from tests.web.rows import Rows
 from tests.web.wire import connected, request
 
 
@@ -166,8 +167,7 @@ def asks(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-@pytest.fixture
-async def keyed_pair(serve: Serve, asks: bool) -> tuple[Pair, dict[bytes, bytes]]:
+async def made_keyed_pair(serve: Serve, asks: bool) -> tuple[Pair, dict[bytes, bytes]]:
     """Two services with the same keys, one with the lane; and what shows each key."""
     now, shown = [NOW - 100], {}
     pair = []
@@ -202,26 +202,32 @@ async def keyed_pair(serve: Serve, asks: bool) -> tuple[Pair, dict[bytes, bytes]
     return Pair(*pair), {b"{%s}" % words.encode(): text for words, text in shown.items()}
 
 
+@pytest.fixture
+async def keyed_pair(serve: Serve, asks: bool) -> tuple[Pair, dict[bytes, bytes]]:
+    return await made_keyed_pair(serve, asks)
+
+
 def filled(text: bytes, shown: dict[bytes, bytes]) -> bytes:
     for words, key in shown.items():
         text = text.replace(words, key)
     return text
 
 
-@pytest.mark.parametrize("name", SHOWN)
 async def test_what_is_shown_is_judged_alike(
-    keyed_pair: tuple[Pair, dict[bytes, bytes]], asks: bool, name: str
+    serve: Serve, subtests: pytest.Subtests, asks: bool
 ) -> None:
-    pair, shown = keyed_pair
-    more = [filled(line, shown) for line in SHOWN[name]]
-    requests = [head(line, H, *more) for line in LINES]
-    requests += [head(b"POST /v1/tallies/none/add HTTP/1.1", *ADD, *more) + b'{"amount":"1"}']
-    answers = await pair.alike(*requests)  # the first ones read the key
-    answers = await pair.alike(b"".join(requests))
-    judged = answers.split(b"HTTP/1.1 ")[1][:3]
+    rows = Rows(subtests, lambda: made_keyed_pair(serve, asks))
     right = {"one for all", "the right one", "lower case", "upper case", "two spaces",
              "spaces around", "as JSON"}  # fmt: skip
-    assert (judged == b"200") is (name in right or (not asks and name in FOREIGN)), answers
+    for name, lines in SHOWN.items():
+        async with rows.row(name) as (pair, shown):
+            more = [filled(line, shown) for line in lines]
+            requests = [head(line, H, *more) for line in LINES]
+            add = head(b"POST /v1/tallies/none/add HTTP/1.1", *ADD, *more) + b'{"amount":"1"}'
+            answers = await pair.alike(*requests, add)  # the first ones read the key
+            answers = await pair.alike(b"".join([*requests, add]))
+            judged = answers.split(b"HTTP/1.1 ")[1][:3]
+            assert (judged == b"200") is (name in right or (not asks and name in FOREIGN)), answers
 
 
 FOREIGN = {  # on a listener that does not ask they count for nothing
