@@ -1,4 +1,4 @@
-"""A store of tallies in memory, each of whose calls takes a set time, and instances on it."""
+"""A store of tallies in memory whose calls take a set time, and instances on it."""
 
 import asyncio
 import time

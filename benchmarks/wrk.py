@@ -32,7 +32,7 @@ def run_wrk(
     `flags` are those of wrk, and `script` has the arguments of its Lua script.
 
     wrk takes whole seconds. In a toy size it is ended earlier, as by Ctrl-C, and has more patience.
-    If a busy machine has not let it get one answer in that time, it runs again, for twice as long.
+    If a busy machine leaves it without an answer in that time, it runs again, for twice as long.
     """
     toy = seconds < 1
     while True:

@@ -62,8 +62,8 @@ class KeyChanges:
         """Make a key; return it and its text, which is kept nowhere. `expires` is in milliseconds
         since 1970.
 
-        Raises BadAccessKey, KeysBusy, StoreError. After OutcomeUnknown the key may be there: it is
-        of no use, since nobody knows its text; revoke it.
+        Raises BadAccessKey, KeysBusy, StoreError. After OutcomeUnknown the key may exist. Its text
+        is lost, so it is of no use and should be revoked.
         """
         now = self._now()
         _check(scopes, note, expires, now)

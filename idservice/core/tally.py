@@ -144,7 +144,7 @@ class Commit:
     records: tuple[AddRecord, ...]
 
     def holds_on(self, found: Tally) -> bool:
-        """Return True if the condition on the tally holds, where it is as it was found."""
+        """Return True if the condition holds on the tally as it was `found`."""
         return is_as_it_was(found, self.before) and found.state is TallyState.ACTIVE
 
 

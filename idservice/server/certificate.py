@@ -36,8 +36,8 @@ CERTIFICATE, KEY = b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY-----"
 
 @dataclass(frozen=True, slots=True)
 class ReadCertificate:
-    """A certificate as it was read: what it is for, its times in seconds since 1970, and the
-    `context` that serves it."""
+    """A certificate as it was read: its names, its times in seconds since 1970, and the `context`
+    that serves it."""
 
     context: ssl.SSLContext
     serial: str

@@ -51,7 +51,7 @@ def _why(error: OSError) -> str:
 def _open_standard_streams() -> None:
     """Put the null device in place of each closed standard stream.
 
-    Otherwise a socket would get its number, and the loop would abort the process when it is closed.
+    Otherwise a socket would get its number, and closing it would abort the process.
     """
     for number in range(3):
         try:

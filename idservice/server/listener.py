@@ -162,8 +162,8 @@ class Listener:
             self._courteous_from = self._loop.time() + COURTESY_AGAIN_S
 
     def _welcome(self) -> bool:
-        """Accept one connection, answer its client if what it asks for is known already, and open
-        it. Return False if none waits."""
+        """Accept one connection, answer its client if the request is known already, and open the
+        connection. Return False if none waits."""
         try:
             connection = self._accept()
         except OSError as error:

@@ -130,8 +130,8 @@ def build_meter(
     random: Random,
     clock: Callable[[], float] = time.time,
 ) -> UsageMeter | None:
-    """Return the meter of an instance's usage. None for a sidecar: the service that lends it ids
-    counts them when it lends them."""
+    """Return the meter of an instance's usage. None for a sidecar: the service that lends its ids
+    counts them."""
     if not has_catalogue(store):
         return None
     return UsageMeter(

@@ -30,8 +30,8 @@ class ParentSilent(errors.Unavailable):
 
 
 class SupervisorLink:
-    """Connects worker `number` to its supervisor, and gives it what it shares with other workers:
-    a `slot` for new connections, and the `turn` to give ids back."""
+    """Connects worker `number` to its supervisor. All workers share the counts in `slot`, for new
+    connections, and the `turn` to give ids back."""
 
     def __init__(
         self, number: int, connection: socket.socket, slot: AcceptSlot, turn: Turn

@@ -33,7 +33,7 @@ def answer_on_arrival(connections: FastConnections, client: socket.socket) -> by
 
 
 def _known(connections: FastConnections, head: bytes) -> tuple[bytes | None, bool]:
-    """Return the answer to a request, None if it is not known; and True if it is the last one."""
+    """Return the answer, None if the request is not known, and True if it is the last answer."""
     found, question = connections.known(head) or (None, None)
     closes = question is not None and question.closes
     responder = connections.responder

@@ -1,6 +1,6 @@
 """Finds plain requests: heads that llhttp accepts, without a header that changes the answer.
 
-One parser serves all connections of a listener, since it gets nothing but whole heads. The header
+One parser serves all connections of a listener, since it gets only whole heads. The header
 callback is a method of a dictionary, so that a header costs no Python call.
 """
 
@@ -50,7 +50,7 @@ Shape = tuple[bytes, bytes, bytes, list[tuple[bytes, frozenset[bytes]]]]
 class RequestParser:
     """Reads heads. `headers` are those of the last head. If it was plain, `authorization` is its
     header of that name, empty if it has none; `closes` is True if the client wants no further
-    answer after it."""
+    answer."""
 
     def __init__(self) -> None:
         self.headers: dict[bytes, bytes] = {}
