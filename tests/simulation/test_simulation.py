@@ -225,3 +225,18 @@ def test_a_fault_that_nobody_caught_ends_the_run() -> None:
 
     with pytest.raises(RuntimeError, match="Exception in callback"):
         run(main())
+
+
+def test_a_failed_task_that_nobody_asked_ends_the_run() -> None:
+    """Also one that only the garbage collector finds: its error holds the frame that holds it."""
+
+    async def fails() -> None:
+        mine = asyncio.current_task()
+        raise ValueError(mine)
+
+    async def main() -> None:
+        asyncio.get_running_loop().create_task(fails())
+        await elapse(1.0)
+
+    with pytest.raises(RuntimeError, match="never retrieved"):
+        run(main())
