@@ -151,9 +151,11 @@ class Ranges:
             step = grant.ids.step
             row = self._rows.setdefault((step, grant.ids.start % step), [])
             row.append((grant.ids.start, at, grant))
+        self._starts: dict[tuple[int, int], list[int]] = {}
         self._ends: dict[tuple[int, int], list[int]] = {}  # of each row: the highest end so far
         for key, row in self._rows.items():
             row.sort(key=lambda one: one[:2])
+            self._starts[key] = [start for start, _, _ in row]
             self._ends[key] = [*accumulate((grant.ids.stop for _, _, grant in row), max)]
 
     def of(self, id: int) -> Grant | None:
@@ -163,7 +165,7 @@ class Ranges:
             if id % step != rest:
                 continue
             ends = self._ends[step, rest]
-            at = bisect_right(row, id, key=lambda one: one[0]) - 1
+            at = bisect_right(self._starts[step, rest], id) - 1
             while at >= 0 and ends[at] > id:
                 _, order, grant = row[at]
                 if id in grant.ids and (found is None or order > found[0]):
@@ -186,7 +188,8 @@ def check_rising_per_shard(history: Iterable[Operation], ledger: Iterable[Grant]
                 raise Violation("batch", f"{block} after {blocks} in {op}")
             blocks.append(block)
         for of, blocks in parts.items():
-            groups.setdefault((op.counter, op.instance, *of), []).append(replace(op, ids=blocks))
+            part = op if len(parts) == 1 else replace(op, ids=blocks)
+            groups.setdefault((op.counter, op.instance, *of), []).append(part)
     for group in groups.values():
         check_order(group)
 
