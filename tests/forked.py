@@ -47,9 +47,16 @@ class Forked:
     """A process that runs one command; of `subprocess.Popen` what the tests use."""
 
     def __init__(
-        self, arguments: Sequence[str], *, folder: Path, env: Mapping[str, str], out: int, err: int
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        env: Mapping[str, str],
+        out: int,
+        err: int,
+        group: bool = False,
     ) -> None:
-        request = json.dumps([str(folder.absolute()), dict(env), list(arguments)])
+        request = json.dumps([str(folder.absolute()), dict(env), list(arguments), group])
         self._arguments = arguments
         self._lock = threading.Lock()
         self.returncode: int | None = None
@@ -186,7 +193,9 @@ def _run() -> int:
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdout, sys.stderr = unbuffered(1), unbuffered(2)
-    folder, env, arguments = json.loads(request)
+    folder, env, arguments, group = json.loads(request)
+    if group:
+        os.setpgrp()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)

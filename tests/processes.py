@@ -57,13 +57,16 @@ def started(
     out: int,
     err: int,
     before: Callable[[], None] | None = None,
+    group: bool = False,
 ) -> "subprocess.Popen[bytes] | Forked":
-    """A process that runs a command: forked, unless its interpreter is to start otherwise."""
+    """A process that runs a command: forked, unless its interpreter is to start otherwise. With
+    `group` it leads a group of its own."""
     if before is None and env.get("PYTHONPATH") == str(ROOT):
-        return Forked(arguments, folder=folder, env=env, out=out, err=err)
+        return Forked(arguments, folder=folder, env=env, out=out, err=err, group=group)
     return subprocess.Popen(
         [sys.executable, "-m", "idservice", *arguments],
         cwd=folder, env=env, stdout=out, stderr=err, preexec_fn=before,
+        process_group=0 if group else None,
     )  # fmt: skip
 
 
@@ -110,13 +113,14 @@ class Serving:
         env: Mapping[str, str] | None = None,
         listen: Sequence[str] = ("127.0.0.1:0",),
         before: Callable[[], None] | None = None,
+        group: bool = False,
     ) -> None:
         addresses = [word for address in listen for word in ("--listen", address)]
         given = ["serve", "--log", "json", *addresses, *arguments]
         read, write = os.pipe()
         self._said = os.fdopen(read)
         try:
-            self.process = started(given, folder, environment(env), write, write, before)
+            self.process = started(given, folder, environment(env), write, write, before, group)
         finally:
             os.close(write)
         self.lines: list[str] = []

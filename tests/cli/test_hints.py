@@ -63,7 +63,10 @@ def texts(file: Path) -> Iterator[str]:
 
 def hints() -> list[str]:
     """Every command that is printed somewhere, without its fields filled in."""
-    modules = (ROOT / "idservice").rglob("*.py")
+    # A module that does not have these words prints none; to read all of them takes a second more.
+    modules = (
+        path for path in (ROOT / "idservice").rglob("*.py") if "idservice " in path.read_text()
+    )
     pages = [html.unescape((ROOT / name).read_text()) for name in FILES]
     book = re.sub(r"```.*?```", "", (ROOT / "deploy/README.md").read_text(), flags=re.DOTALL)
     book = re.sub(r"`idservice [a-z]+`", "", " ".join(book.split()))  # names of commands
@@ -90,10 +93,11 @@ def test_every_command_that_is_printed_can_be_run_as_it_stands(run: Run) -> None
     assert len(found) > 40, "they are collected"
     for number, hint in enumerate(found):
         name = f"c{number}"
-        kind = ["tally"] if hint.startswith("idservice tally") else []
-        assert run(*kind, "create", name).code == 0
         words = shlex.split(filled(hint).replace("NAME", name))[1:]
         words = [VALUES.get(word, word) for word in words]
+        if name in words:
+            kind = ["tally"] if words[0] == "tally" else []
+            assert run(*kind, "create", name).code == 0
         if words[0] in ENDLESS:
             main._parser(words[0]).parse_args(words)
         elif (said := run(*words)).code == 2:

@@ -118,7 +118,7 @@ BAD: dict[str, list[str]] = {
 
 def settled(*arguments: str) -> argparse.Namespace:
     """The settings of a `serve` with these arguments."""
-    parsed = main._parser().parse_args(["serve", *arguments])
+    parsed = main._parser("serve").parse_args(["serve", *arguments])
     main._fill_in(parsed, settings.SERVE)
     return parsed
 

@@ -1,6 +1,7 @@
 """`idservice bench` as it is run: what it prints, and how it ends."""
 
 import json
+import os
 import re
 import signal
 import ssl
@@ -21,10 +22,10 @@ from idservice.cli.bench.request import BenchTarget, _trusted
 from tests.certificates import Files
 from tests.processes import Serving, command, environment
 
-DURATIONS = ("0.3", "3", "30")  # a busy machine needs longer for as many answers
-LOAD = ("--warmup", "0", "--connections", "4")
-SHORT = ("--duration", DURATIONS[0], *LOAD)
-ANSWER_S = 0.004  # what an answer of the fake server takes, which decides how many there are
+DURATIONS = ("0.1", "3", "30")  # a busy machine needs longer for an answer
+LOAD = ("--duration", "600", "--warmup", "0", "--connections", "4")
+ENOUGH = 40  # answers of the fake server, after which it has the load end, however long that takes
+ANSWER_S = 0.004  # what each takes: all connections get some
 Answer = Callable[[int], tuple[int, str]]
 
 
@@ -36,7 +37,7 @@ def ranges(id: int, *, mode: str = "block", epoch: int = 1, step: int = 1) -> st
 @contextmanager
 def fake(answer: Answer, look: Answer, trust: ssl.SSLContext | None = None) -> Iterator[str]:
     """A server in a thread: `look` answers what asks for ranges, `answer` the rest, both told how
-    many were answered before."""
+    many were answered before. It interrupts the load after enough of them."""
     numbers = count()
     lock, over = threading.Lock(), threading.Event()
 
@@ -47,11 +48,14 @@ def fake(answer: Answer, look: Answer, trust: ssl.SSLContext | None = None) -> I
         def do_GET(self) -> None:
             over.wait(ANSWER_S)
             with lock:
-                status, text = (look if "format=ranges" in self.path else answer)(next(numbers))
+                number = next(numbers)
+                status, text = (look if "format=ranges" in self.path else answer)(number)
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text.encode())
+            if number % ENOUGH == ENOUGH - 1:
+                os.kill(os.getpid(), signal.SIGINT)  # then it reports what was measured
 
         def log_message(self, *_: object) -> None:
             pass
@@ -110,22 +114,6 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Run:
     return lambda *arguments: Said(capsys, *arguments)
 
 
-def enough(bench: Run, answer: Answer, *more: str) -> Said:
-    """What is said of a load that got 25 answers or more."""
-    for duration in DURATIONS:
-        answers = count()
-
-        def counted(id: int, answers: Iterator[int] = answers) -> tuple[int, str]:
-            next(answers)
-            return answer(id)
-
-        with fake(counted, block) as url:
-            said = bench(url, "--duration", duration, *LOAD, *more)
-        if next(answers) >= 25:
-            return said
-    raise AssertionError("fewer than 25 answers")
-
-
 def good(id: int) -> tuple[int, str]:
     return 200, str(id)
 
@@ -139,7 +127,7 @@ def block(id: int) -> tuple[int, str]:
 
 def test_distinct_rising_ids_are_exit_0(bench: Run) -> None:
     with fake(good, block) as url:
-        said = bench(url, *SHORT)
+        said = bench(url, *LOAD)
     assert said.code == 0, said.err
     assert "all distinct" in said.out
     assert "rising on each connection" in said.out
@@ -151,7 +139,8 @@ def test_distinct_rising_ids_are_exit_0(bench: Run) -> None:
 def test_a_repeated_id_is_exit_1_and_is_named(bench: Run, again: int) -> None:
     """Also one of the two that are asked for before the load begins."""
     for more in ((), ("--rate", "200", "--json")):
-        said = enough(bench, lambda n: (200, str(n if n != 20 else again)), *more)
+        with fake(lambda n: (200, str(n if n != 20 else again)), block) as url:
+            said = bench(url, *LOAD, *more)
         assert said.code == 1
         assert f"DUPLICATE: id {again} came more than once" in said.err
         if "--json" not in more:
@@ -165,12 +154,12 @@ def test_a_service_behind_tls_is_measured(
     bench: Run, certified: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with fake(good, block, certified) as url:
-        said = bench(url, *SHORT, "--json")
+        said = bench(url, *LOAD, "--json")
         assert said.code == 0
         assert said.json["errors"] == {}
         monkeypatch.delenv("SSL_CERT_FILE")
         _trusted.cache_clear()
-        refused = bench(url, *SHORT)
+        refused = bench(url, *LOAD)
     assert refused.code == 1
     assert "its certificate is not accepted: self-signed certificate" in refused.err
 
@@ -180,12 +169,12 @@ def test_ids_that_fall_are_exit_1_where_order_is_promised_and_only_there(bench: 
         return 200, str(1_000_000 - id)
 
     with fake(falls, block) as url:
-        said = bench(url, *SHORT)
+        said = bench(url, *LOAD)
         assert said.code == 1
         assert "ORDER: id " in said.err
         assert "--unordered" in said.err
         assert "BROKEN" in said.out
-        assert bench(url, *SHORT, "--unordered").code == 0
+        assert bench(url, *LOAD, "--unordered").code == 0
     looks: list[tuple[str, Callable[[int], str], int]] = [
         ("strict over all connections", lambda n: ranges(n, mode="strict"), 1),
         ("shards", lambda n: ranges(8 * n + 2_000_000, step=8), 0),
@@ -194,7 +183,7 @@ def test_ids_that_fall_are_exit_1_where_order_is_promised_and_only_there(bench: 
     ]
     for words, look, code in looks:
         with fake(falls, lambda n, look=look: (200, look(n))) as url:  # type: ignore[misc]
-            said = bench(url, *SHORT)
+            said = bench(url, *LOAD)
         assert said.code == code, said.err
         assert words in said.out
         if code == 0:
@@ -216,7 +205,7 @@ def test_a_strict_counter_must_rise_over_all_connections(bench: Run) -> None:
             return 200, ranges(10_000 if n == 1 else 10**9 + n, mode=mode)
 
         with fake(by_connection, look) as url:
-            said = bench(url, *SHORT)
+            said = bench(url, *LOAD)
         assert said.code == code
         assert ("ORDER" in said.err) == (code == 1)
 
@@ -225,24 +214,26 @@ def test_errors_are_counted_and_no_failure_while_others_are_answered(bench: Run)
     def half(id: int) -> tuple[int, str]:
         return (503, '{"code":"waited_too_long"}') if id > 2 and id % 2 else (200, str(id))
 
-    said = enough(bench, half, "--json")
+    with fake(half, block) as url:
+        said = bench(url, *LOAD, "--json")
     assert said.code == 0
     assert said.json["errors"]["503 waited_too_long"] > 0
 
 
 def test_nothing_but_errors_is_exit_1(bench: Run) -> None:
     with fake(lambda n: (200, "0") if n == 0 else (503, "{}"), block) as url:
-        said = bench(url, *SHORT)
+        said = bench(url, *LOAD)
     assert said.code == 1
     assert "no request was answered with ids" in said.err
 
 
 def test_an_answer_that_is_not_what_was_asked_for_is_exit_1(bench: Run) -> None:
-    said = enough(bench, lambda n: (200, str(n) if n < 9 else "soon"))
+    with fake(lambda n: (200, str(n) if n < 9 else "soon"), block) as url:
+        said = bench(url, *LOAD)
     assert said.code == 1
     assert "UNREADABLE" in said.err
     with fake(good, block) as url:
-        said = bench(url, *SHORT, "--count", "5")
+        said = bench(url, *LOAD, "--count", "5")
     assert said.code == 1
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert "count=5" in said.err
@@ -250,7 +241,7 @@ def test_an_answer_that_is_not_what_was_asked_for_is_exit_1(bench: Run) -> None:
 
 def test_a_refusal_comes_before_the_load_begins(bench: Run) -> None:
     with fake(lambda _: (404, '{"detail":"There is no counter ghost."}'), block) as url:
-        said = bench(url, *SHORT, "--counter", "ghost")
+        said = bench(url, *LOAD, "--counter", "ghost")
     assert said.code == 1
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert "404: There is no counter ghost" in said.err

@@ -8,7 +8,7 @@ import signal
 import socket
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
@@ -38,11 +38,11 @@ def working(
     workers: int = 2,
     store: tuple[str, ...] = ("--store", STORE),
     listen: tuple[str, ...] = ("127.0.0.1:0",),
-    before: Callable[[], None] | None = None,
+    group: bool = False,
 ) -> Iterator[Serving]:
     """A service with that many workers, all of which serve; whatever is left is killed."""
     more = ("--workers", str(workers), *store, *arguments)
-    with Serving(folder, *more, listen=listen, before=before) as serving:
+    with Serving(folder, *more, listen=listen, group=group) as serving:
         try:
             await_starts(serving, workers)
             yield serving
@@ -461,7 +461,7 @@ async def test_a_stop_signal_to_the_whole_group_is_a_clean_stop(
     folder: Path, number: signal.Signals
 ) -> None:
     """As a terminal sends it on Ctrl-C, on Ctrl-\\ and when it closes, and systemd on a stop."""
-    with working(folder, before=os.setpgrp) as serving:
+    with working(folder, group=True) as serving:
         assert (await ask(serving.port)).status == 200
         os.killpg(serving.pid, number)
         if number is signal.SIGHUP:
