@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("tidy")  # all of them read one set of parsed modules
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "idservice"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -35,6 +36,7 @@ PURE = {
     "collections", "collections.abc", "dataclasses", "enum", "hashlib", "hmac", "itertools", "math",
     "re", "typing", "zlib",
 }  # fmt: skip
+TEST = re.compile(r"^ *(?:async )?def (test_\w+)", re.MULTILINE)
 QUESTION = re.compile(r"(who|whoever|what|whatever|whose|whether|those|how)\b", re.IGNORECASE)
 
 Found = dict[str, list[str]]  # by file: what is wrong in it
@@ -54,11 +56,17 @@ def trees() -> dict[str, ast.Module]:
     return {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 
+@cache
+def nodes() -> dict[str, list[ast.AST]]:
+    """What every module is made of, at any depth."""
+    return {name: list(ast.walk(tree)) for name, tree in trees().items()}
+
+
 def imports(name: str) -> set[str]:
     """Modules that a module imports. A name imported from a package is the module of that name, if
     there is one."""
     found = set()
-    for node in ast.walk(trees()[name]):
+    for node in nodes()[name]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -151,7 +159,7 @@ def too_long() -> Found:
         lines = path.read_text().count("\n")
         if lines > LINES_MAX:
             found[file(name)].append(f"has {lines} lines")
-        for node in ast.walk(trees()[name]):
+        for node in nodes()[name]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 if length > FUNCTION_MAX:
@@ -165,8 +173,8 @@ def too_long() -> Found:
 def homonyms() -> Found:
     """Classes whose name another module of the package gives to another class."""
     places: dict[str, list[str]] = defaultdict(list)
-    for name, tree in trees().items():
-        for node in ast.walk(tree):
+    for name, inside in nodes().items():
+        for node in inside:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(file(name))
     found: Found = defaultdict(list)
@@ -179,8 +187,8 @@ def homonyms() -> Found:
 def questions() -> Found:
     """Docstrings that begin as a question does, and so name nothing."""
     found: Found = defaultdict(list)
-    for name, tree in trees().items():
-        for node in ast.walk(tree):
+    for name, inside in nodes().items():
+        for node in inside:
             if isinstance(
                 node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
             ) and QUESTION.match(ast.get_docstring(node) or ""):
@@ -192,13 +200,9 @@ def long_names() -> Found:
     """Tests whose name is a story; the story belongs into the docstring."""
     found: Found = defaultdict(list)
     for path in TESTS:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-                and node.name.startswith("test_")
-                and len(node.name) > TEST_NAME_MAX
-            ):
-                found[str(path.relative_to(ROOT))].append(node.name)
+        for name in TEST.findall(path.read_text()):
+            if len(name) > TEST_NAME_MAX:
+                found[str(path.relative_to(ROOT))].append(name)
     return found
 
 
