@@ -91,8 +91,8 @@ async def test_a_batch_comes_from_memory_or_by_an_exchange_of_exactly_that_many(
 async def test_a_batch_beyond_one_exchange_comes_in_parts(kind: Any) -> None:
     central = Central(mode="strict")
     async with saying(central) as url, kind(url, "orders") as client:
-        assert await client.batch(1_500_000) == list(range(1_500_000))
-    assert central.counts == [1_000_000, 500_000]
+        assert await client.batch(1_000_500) == list(range(1_000_500))
+    assert central.counts == [1_000_000, 500]
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.0, "5", None, True, 10_000_001])
@@ -109,8 +109,8 @@ async def test_a_service_that_gives_less_at_once_is_asked_for_less(kind: Any, da
         kind(service.url) as client,
     ):
         ids = await client.batch(1000)
-        ids += [await client.next_id() for _ in range(3000)]
-    assert len(set(ids)) == 4000
+        ids += [await client.next_id() for _ in range(1000)]
+    assert len(set(ids)) == 2000
 
 
 async def test_a_bounded_counter_gives_a_client_its_rate(kind: Any, data: Table) -> None:
@@ -450,8 +450,8 @@ async def test_a_batch_in_parts_is_of_one_epoch(kind: Any) -> None:
         return central.ids(target)
 
     async with saying(say) as url, kind(url, "orders", timeout=30.0) as client:
-        ids = await client.batch(1_500_000)
-    assert ids == list(range(10_000_000, 11_500_000))
+        ids = await client.batch(1_000_500)
+    assert ids == list(range(10_000_000, 11_000_500))
 
 
 @pytest.mark.parametrize(

@@ -394,25 +394,25 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-async def test_what_differs_in_more_than_values_is_answered_alike(pair: Pair, name: str) -> None:
+async def test_what_differs_in_more_than_values_is_answered_alike(pairs: Rows[Pair]) -> None:
     """Behind requests that taught the lane a form."""
-    found = []
-    for one in (pair.fast, pair.slow):
-        async with connected(one.port) as wire:
-            for number in range(3):
-                await wire.send(traced(number))
-                assert (await wire.answer()).status == 200
-            await wire.send(HOSTILE[name])
-            for _ in range(3):  # alone: turns for the server
-                await one.ask("/livez")
-            with suppress(ConnectionError):
-                await wire.send(LAST)
-            with suppress(ConnectionError):
-                async with asyncio.timeout(60):
-                    found.append(without_date(await wire.reader.read()))
-    assert found[0] == found[1]
-    await pair.alike(NEXT)
+    for name, sent in HOSTILE.items():
+        async with pairs.row(name) as pair:
+            found = []
+            for one in (pair.fast, pair.slow):
+                async with connected(one.port) as wire, connected(one.port) as beside:
+                    for number in range(3):
+                        await wire.send(traced(number))
+                        assert (await wire.answer()).status == 200
+                    await wire.send(sent)
+                    await turns(beside)  # alone
+                    with suppress(ConnectionError):
+                        await wire.send(LAST)
+                    with suppress(ConnectionError):
+                        async with asyncio.timeout(60):
+                            found.append(without_date(await wire.reader.read()))
+            assert found[0] == found[1]
+            await pair.alike(NEXT)
 
 
 async def test_a_request_that_waits_too_long_is_refused_as_by_aiohttp(pair: Pair) -> None:
