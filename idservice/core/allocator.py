@@ -350,7 +350,7 @@ class Allocator:
         before.retire(cause)
         self.granted_ids += before.granted_ids
         self.returned_ids = before.returned_ids
-        self.gaps = before.gaps  # shared: an answer that still comes to it becomes a gap
+        self.gaps = before.gaps  # shared: an answer to the old allocator is still counted here
         self._window_used = self._issued_before = self.issued_ids
 
     # --- gaps ------------------------------------------------------------------------------------
