@@ -1,15 +1,19 @@
 """Commands that are forked, where starting a Python for each costs seconds of CPU.
 
 One process has imported the command. What stands for it on a PATH hands it arguments, environment,
-files and network. It forks, the fork runs the command, and its exit code comes back.
+files and network. It forks, the fork runs the command, and its exit code comes back. Meanwhile the
+fork gets the signals that its stand-in gets, and is killed when that is.
 """
 
 import ctypes
+import functools
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -25,15 +29,18 @@ SERVICES = ("cloudformation", "dynamodb", "ecs", "iam", "logs")  # that the run-
 REGION = "eu-west-1"
 NETWORK = 0x40000000  # CLONE_NEWNET, see setns(2)
 HANDED_OVER = """#!{python} -IS
-import json, os, socket, sys
-if sys.argv[1:2] == ["serve"]:  # it is ended by signals
-    os.execv({itself!r}, sys.argv)
+import json, os, signal, socket, sys
+passed_on = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until there is somebody to pass them on to
 network = os.open("/proc/self/ns/net", os.O_RDONLY)
 with socket.socket(socket.AF_UNIX) as there:
     there.connect({address!r})
     asked = json.dumps([sys.argv, dict(os.environ), os.getcwd()]).encode()
     socket.send_fds(there, [len(asked).to_bytes(4, "big")], [0, 1, 2, network])
     there.sendall(asked)
+    for each in passed_on:
+        signal.signal(each, lambda number, _: there.send(bytes([number])))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     sys.exit(int(there.recv(8)))
 """
 
@@ -86,10 +93,7 @@ def forked(name: str, folder: Path) -> Iterator[Path]:
     """The program, in a folder of its own, while it runs."""
     address, program = folder / "socket", folder / "bin" / name
     program.parent.mkdir()
-    itself = Path(sys.executable).with_name(name)
-    program.write_text(
-        HANDED_OVER.format(python=sys.executable, address=str(address), itself=str(itself))
-    )
+    program.write_text(HANDED_OVER.format(python=sys.executable, address=str(address)))
     program.chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
@@ -106,22 +110,49 @@ def forked(name: str, folder: Path) -> Iterator[Path]:
 
 
 def serve(main: Callable[[], object], listener: socket.socket) -> None:
-    """Run one command after the other, each in a fork."""
-    while True:
-        connection, _ = listener.accept()
-        with connection:
-            head, files, _, _ = socket.recv_fds(connection, 4, 4)
-            with connection.makefile("rb") as stream:
-                asked = stream.read(int.from_bytes(head, "big"))
-            child = os.fork()
-            if not child:
-                become(files, *json.loads(asked))
-                end_after(main)
-            for each in files:
-                os.close(each)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            with suppress(BrokenPipeError):  # the command was killed meanwhile
-                connection.sendall(b"%d" % (code if code >= 0 else 128 - code))
+    """Run commands, each in a fork, until this process is ended."""
+    with selectors.DefaultSelector() as waiting:
+        begun = functools.partial(begin, main, listener, waiting)
+        waiting.register(listener, selectors.EVENT_READ, begun)
+        while True:
+            waiting.select()[0][0].data()  # one: it may end what another would go on with
+
+
+def begin(
+    main: Callable[[], object], listener: socket.socket, waiting: selectors.BaseSelector
+) -> None:
+    """Fork, and wait for the end of the fork and for what its stand-in says."""
+    connection, _ = listener.accept()
+    head, files, _, _ = socket.recv_fds(connection, 4, 4)
+    with connection.makefile("rb") as stream:
+        asked = stream.read(int.from_bytes(head, "big"))
+    child = os.fork()
+    if not child:
+        become(files, *json.loads(asked))
+        end_after(main)
+    for each in files:
+        os.close(each)
+    end = os.pidfd_open(child)
+
+    def ended() -> None:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        waiting.unregister(end)
+        os.close(end)
+        if connection in waiting.get_map():
+            waiting.unregister(connection)
+        with suppress(BrokenPipeError):  # the stand-in was killed
+            connection.sendall(b"%d" % (code if code >= 0 else 128 - code))
+        connection.close()
+
+    def signalled() -> None:
+        numbers = connection.recv(8)
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(child, number)
+        if not numbers:
+            waiting.unregister(connection)
+
+    waiting.register(end, selectors.EVENT_READ, ended)
+    waiting.register(connection, selectors.EVENT_READ, signalled)
 
 
 def become(files: list[int], arguments: list[str], variables: dict[str, str], folder: str) -> None:
