@@ -56,8 +56,8 @@ class Hammer:
     targets: tuple[tuple[str, str], ...] = (("default", "/next"),)  # counters, and where they are
     # How long a client waits between two requests, on average: what the tests need is requests at
     # all times, and many at the moment of a fault, before which no client waits.
-    think_s = 0.03
-    rush_s = 0.1
+    think_s = 0.1
+    rush = 100  # answers without a wait, before a fault
 
     def __init__(
         self,
@@ -128,7 +128,8 @@ class Hammer:
         """Until `_rushing` ends every client asks as fast as it is answered."""
         await asyncio.sleep(seconds)
         self._rushing = True
-        await asyncio.sleep(self.rush_s)
+        enough = self.report.statuses.total() + self.rush
+        await until(lambda: self.report.statuses.total() >= enough, what="nobody answers")
 
     async def _answered(self, count: int, above: int = -1) -> None:
         """Wait until so many ids more were answered, of those above a number."""

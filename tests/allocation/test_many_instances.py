@@ -17,9 +17,9 @@ from tests.stores.backends import ENGINE
 
 pytestmark = [pytest.mark.process]
 
-FAULTS = 8
+FAULTS = 6
 PAUSE_S = 0.5  # between faults
-OLD_S = 0.01  # between requests to the old endpoint
+OLD_S = 0.03  # between requests to the old endpoint
 
 
 @pytest.fixture(params=[ENGINE])

@@ -25,7 +25,7 @@ IDS = 1000  # are answered before the first restart
 class Rolling(Hammer):
     """The clients of the hammer, and restarts as a deployment does them instead of its faults."""
 
-    think_s = 0.015
+    think_s = 0.05
     gone: list[Serving]
 
     async def restarts(self, *, at_once: bool) -> None:

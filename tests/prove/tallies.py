@@ -43,6 +43,8 @@ TRIES = 6
 class TallyFire:
     """The processes, and everything that is asked of them and done to them."""
 
+    think_s = 0.015  # how long a client waits between two adds, on average
+
     def __init__(self, folder: Path, address: Callable[[str], str], engine: str, seed: int) -> None:
         self.history: list[Asked] = []
         self.statuses: Counter[int] = Counter()
@@ -179,7 +181,7 @@ class TallyFire:
                 await self.ask(name, "add", key, rng.choice((amount, "5")))
             elif drawn < 0.35:
                 await self.ask(name, "lookup", key)
-            await asyncio.sleep(rng.uniform(0.0, 0.03))
+            await asyncio.sleep(rng.uniform(0.0, 2 * self.think_s))
 
     async def _operator(self) -> None:
         number = 0
