@@ -205,7 +205,9 @@ USAGE_MUTANTS = (
         "increments in place of totals", "over", UsageParts(table=Adding),
         (("due", increments), ("wrote", noted_increments)),
     ),
-    UsageMutant("an older write over a newer one", "lost", UsageParts(table=Unconditional)),
+    UsageMutant(
+        "an older write over a newer one", "lost", UsageParts(table=Unconditional), found_by=14,
+    ),
     UsageMutant(
         "a number used twice", "lost",
         patched=(("due", numbered_once), ("wrote", numbered_on)),
@@ -218,7 +220,7 @@ USAGE_MUTANTS = (
     ),
     UsageMutant(
         "a change during a write forgotten", "silent", patched=(("wrote", all_written),),
-        found_by=31,
+        found_by=25,
     ),
     UsageMutant("wasted ids billed", "over", UsageParts(readings=with_wasted)),
     UsageMutant("reserved ids billed", "over", UsageParts(readings=with_reserved)),

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
+from unittest import mock
 
 from idservice.access.usage import LOOK_S, UsageMeter
 from idservice.access.usage_report import UsagePeriod, UsageReport, report
+from idservice.allocation import catalogue_watch
 from idservice.allocation.service import Service
 from idservice.core.tally import Tally
 from idservice.core.usage import DAY_MS, RunEnd, UsageKind, UsagePart, UsageReading, day_of
@@ -30,6 +32,8 @@ LANDED_S = 15.0  # by then the latest write on its way has arrived
 COUNTERS, TALLY = ("acme.orders", "beta.orders"), "gifts"
 LOST_MAX_S = 60.0  # "at most the last minute"
 STOP_S = 1.0
+PAUSE_S = 4.0  # of a client between two requests, on average
+POLL_S = 20.0  # nobody changes a counter here: looks at the catalogue decide nothing
 
 Row = tuple[int, str, UsageKind]
 
@@ -161,7 +165,7 @@ class UsageWorld:
     async def _client(self, service: Service, tallies: Tallies, process: Process) -> None:
         loop, rng = asyncio.get_running_loop(), self.random
         while True:
-            await elapse(rng.expovariate(0.5))
+            await elapse(rng.expovariate(1 / PAUSE_S))
             kind, name, count = UsageKind.IDS, rng.choice(COUNTERS), rng.choice((1, 1, 2, 7))
             if rng.random() < 0.3:
                 kind, name, count = UsageKind.ADDS, TALLY, 1
@@ -230,7 +234,8 @@ def play_usage(seed: int, parts: UsageParts | None = None) -> UsageWorld:
         world.check(await world.play())
         return world
 
-    return run(main(), seed=seed)
+    with mock.patch.object(catalogue_watch, "POLL_S", POLL_S):
+        return run(main(), seed=seed)
 
 
 def usage_violation(seed: int, parts: UsageParts | None = None) -> Violation | None:
