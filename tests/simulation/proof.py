@@ -24,10 +24,10 @@ ALL_SCENARIOS = (*SCENARIOS, CHAINED)
 ALL_MUTANTS = (*MUTANTS, *STRICT_MUTANTS, *SHARDED_MUTANTS, *CHAINED_MUTANTS)
 # Seeds that the tests play; `make prove` plays as many as it is told to. A third of them find each
 # planted fault of the scenario, or half where a run takes long: so they would a fault in the code.
-SEEDS = dict.fromkeys(ALL_SCENARIOS, 40) | {
-    "block": 85, "turmoil": 130, "rolling": 100, "restored": 45, "operated": 55, "hurried": 60,
-    "prompt": 100, "resharded": 60, "rushed": 110, "crowded": 105, CHAINED: 60,
-    "summed": 150, "recreated": 150,
+SEEDS = dict.fromkeys(ALL_SCENARIOS, 30) | {
+    "block": 85, "strict": 35, "turmoil": 130, "rolling": 100, "operated": 70, "hurried": 60,
+    "prompt": 100, "relayed": 40, "resharded": 40, "rushed": 110, "crowded": 60, CHAINED: 80,
+    "summed": 105, "recreated": 60,
 }  # fmt: skip
 
 
