@@ -1,6 +1,7 @@
 """Ids over sidecars: unique whatever the hop does, gone when their time is over, and none of an
 epoch that is."""
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from tests.simulation.chained import Chain, chain
 from tests.simulation.proof import CHAINED, SEEDS, first_violation, replay
 
 REACHED = 40  # seeds in which everything has gone wrong once
+
+played = functools.cache(chain)  # the tests that look at such runs are one group
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +32,16 @@ def test_every_promise_holds_over_sidecars() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.xdist_group("played over sidecars")
 def test_the_same_seed_gives_the_identical_history_over_sidecars() -> None:
     for seed in range(5):
-        assert chain(seed).history == chain(seed).history != chain(seed + 1).history
+        assert chain(seed).history == played(seed).history != played(seed + 1).history
 
 
 @pytest.mark.long
+@pytest.mark.xdist_group("played over sidecars")
 def test_the_runs_reach_what_they_are_there_for() -> None:
-    worlds: list[Chain] = [chain(seed) for seed in range(REACHED)]
+    worlds: list[Chain] = [played(seed) for seed in range(REACHED)]
     outcomes = Counter(op.outcome for world in worlds for op in world.history)
     assert {"ok", "fail", "info"} <= set(outcomes)
     gaps: Counter[str] = Counter()
