@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 MOUNTS = Path("/proc/self/mountinfo")
 INODE_MASK = 2**63 - 1  # the highest value of an INTEGER column
@@ -37,13 +38,19 @@ def born(path: Path) -> int:
     seconds = getattr(os.stat(path), "st_birthtime", None)
     if seconds is not None:
         return int(seconds * 1e9)
-    statx = getattr(ctypes.CDLL(None), "statx", None)
+    statx = _statx()
     answer = ctypes.create_string_buffer(STATX_SIZE)
     if statx is None or statx(AT_FDCWD, os.fsencode(path), 0, STATX_BTIME, answer):
         return 0
     known = struct.unpack_from("I", answer)[0] & STATX_BTIME
     seconds, nanoseconds = struct.unpack_from("qI", answer, BTIME_OFFSET)
     return seconds * 10**9 + nanoseconds if known else 0
+
+
+@lru_cache(maxsize=1)
+def _statx() -> Any:
+    """Return the function of the C library; None if it has none."""
+    return getattr(ctypes.CDLL(None), "statx", None)
 
 
 class Mount:
@@ -54,10 +61,6 @@ class Mount:
         _, _, self.device, root, point = left.split()[:5]
         self.root, self.point = (Path(_unescaped(each)) for each in (root, point))
         self.kind = right.split()[0]
-
-    def holds(self, path: Path) -> bool:
-        """Return True if the mount is at `path` or above it."""
-        return self.point == path or self.point in path.parents
 
 
 @lru_cache(maxsize=1)  # it is the same for years, and is read whenever a file is opened
@@ -76,7 +79,8 @@ def _readable(text: str) -> Iterator[Mount]:
 
 def mount_of(path: Path, text: str) -> Mount | None:
     """Return the mount that holds a resolved path; None if the list does not tell."""
-    holding = [mount for mount in mounts(text) if mount.holds(path)]
+    above = {path, *path.parents}
+    holding = [mount for mount in mounts(text) if mount.point in above]
     deepest = max((len(mount.point.parts) for mount in holding), default=0)
     return next((one for one in reversed(holding) if len(one.point.parts) == deepest), None)
 
