@@ -245,6 +245,7 @@ def generated() -> list[tuple[list[bytes], int]]:
 
 
 @pytest.mark.long
+@pytest.mark.xdist_group("generated requests")  # which takes one second
 async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
     answered = 0
     async with connected(pair.fast.port) as beside_fast, connected(pair.slow.port) as beside_slow:
