@@ -47,7 +47,7 @@ def clean_environment() -> dict[str, str]:
 def read_models_once() -> None:
     """From now on: the AWS library looks through its descriptions of services for each client,
     for 0.1 s. And for each session it works out names and signatures of its own hooks, for 10 ms,
-    and for each request what of its name is allowed in a header.
+    and for each request the parts of its name.
     """
     load = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
     JSONFileLoader.load_file = lambda self, path: load(path)
@@ -56,9 +56,8 @@ def read_models_once() -> None:
     renamed = cache(partial(hooks.EventAliaser._alias_event_name, hooks.EventAliaser(None)))
     hooks.EventAliaser._alias_event_name = lambda self, name: renamed(name)
     hooks.accepts_kwargs = _takes_any_keyword
-    useragent.sanitize_user_agent_string_component = cache(
-        useragent.sanitize_user_agent_string_component
-    )
+    component = useragent.UserAgentComponent
+    component.to_string = cache(component.to_string)
     models: dict[str, ServiceModel] = {}
 
     def described(description: Any, service_name: str) -> ServiceModel:

@@ -117,25 +117,23 @@ async def test_the_service_goes_on_where_the_old_endpoint_ended(
 
 
 @pytest.mark.needs_engine
-@pytest.mark.parametrize(
-    "how", ["set #v = #v + :num", "add #v :num", "set #v = if_not_exists(#v, :num) + :num"]
-)
-async def test_a_forgotten_increment_fails_for_good(dynoxide_url: str, how: str) -> None:
+async def test_a_forgotten_increment_fails_for_good(dynoxide_url: str) -> None:
     """Also after every change that is possible from then on; moto answers 500 to all of these."""
+    ways = ["set #v = #v + :num", "add #v :num", "set #v = if_not_exists(#v, :num) + :num"]
     async with Dynamo(dynoxide_url).open() as store:
         await store.init(new_counter("default", random))
         with by_hand(dynoxide_url) as client:
             legacy = Legacy(client, KEYS["two"])
             legacy.put(counterValue=40)
             await store.create(await wanted(store, legacy))
-            await change(store, FinishAdoption())
-            assert refused(legacy, how) == "ValidationException"
-            for each in EVERYTHING:
+            for each in (FinishAdoption(), *EVERYTHING):
                 await change(store, each)
-                assert refused(legacy, how) == "ValidationException", each.kind
+                for how in ways:
+                    assert refused(legacy, how) == "ValidationException", (each.kind, how)
             legacy.client.delete_item(TableName=legacy.table, Key=legacy.typed)
             await change(store, Fence(past=9000))
-            assert refused(legacy, how) == "ValidationException", "created anew"
+            for how in ways:
+                assert refused(legacy, how) == "ValidationException", ("created anew", how)
 
 
 EVERYTHING: list[Change] = [

@@ -52,10 +52,13 @@ def others(other: CatalogueStore) -> KeyStore:
     return other.keys
 
 
+def id_of(number: int) -> str:
+    return "".join(ID_DIGITS[number // 32**at % 32] for at in range(ID_LENGTH))
+
+
 def made(number: int = 0, **other: Any) -> AccessKey:
     """A key with an id of its own."""
-    digits = [ID_DIGITS[number // 32**at % 32] for at in range(ID_LENGTH)]
-    key = AccessKey("".join(digits), Role.USE, ("acme.*",), hashed(f"{number}"), NOW)
+    key = AccessKey(id_of(number), Role.USE, ("acme.*",), hashed(f"{number}"), NOW)
     return replace(key, **other)
 
 
@@ -63,7 +66,7 @@ def in_bucket(number: str, count: int, **other: Any) -> list[AccessKey]:
     """Keys that belong to a bucket."""
     found, at = [], 0
     while len(found) < count:
-        if bucket_of(made(at).id) == number:
+        if bucket_of(id_of(at)) == number:
             found.append(made(at, **other))
         at += 1
     return found
