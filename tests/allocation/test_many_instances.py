@@ -2,6 +2,7 @@
 them, counting on the same item."""
 
 import asyncio
+import random
 import re
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import engines
-from tests.hammer import Report, hammer
+from tests.hammer import Hammer, Report, hammer
 from tests.processes import command, environment
 from tests.stores.backends import ENGINE
 
@@ -64,6 +65,7 @@ async def test_a_strict_counter_rises_over_kills_and_restarts(store: str, tmp_pa
         store,
         env=environment(engines.ENVIRONMENT),
         arguments=("--default-counter", "orders"),
+        clients=8,  # each id is a write
         faults=FAULTS,
         pause=PAUSE_S,
     )
@@ -119,11 +121,16 @@ def client(url: str) -> Iterator[Any]:
         yield client
 
 
-@pytest.mark.parametrize("returns", ["old", "new"])
-async def test_the_old_endpoint_and_killed_instances_share_no_id(
-    store: str, client: Any, returns: str, tmp_path: Path
-) -> None:
-    table = store.removeprefix("dynamodb:").partition("?")[0] + "-donation-data"
+RETURNS = {"old": 4000, "new": 4_000_000}  # where each begins: no id is of both
+
+
+class BesideOldEndpoints(Hammer):
+    """Clients of both counters, each of which an old endpoint counts on too."""
+
+    targets = tuple((returns, f"/v1/counters/{returns}/next") for returns in RETURNS)
+
+
+def legacy_table(client: Any, table: str, value: int) -> str:
     client.create_table(
         TableName=table,
         KeySchema=[
@@ -141,31 +148,44 @@ async def test_the_old_endpoint_and_killed_instances_share_no_id(
         Item={
             "context": {"S": "atomicCounter"},
             "id": {"S": "id"},
-            "counterValue": {"N": "4000"},
+            "counterValue": {"N": str(value)},
         },
     )
-    with OldEndpoint(client, table, returns) as old:
-        done = await asyncio.to_thread(
-            command,
-            "create", "donations", "--store", store,
-            "--adopt-table", table, "--adopt-key", "context=atomicCounter,id=id",
-            "--adopt-attribute", "counterValue", "--adopt-returns", returns,
-            folder=tmp_path, env=engines.ENVIRONMENT,
+    return table
+
+
+async def test_the_old_endpoints_and_killed_instances_share_no_id(
+    store: str, client: Any, tmp_path: Path
+) -> None:
+    name = store.removeprefix("dynamodb:").partition("?")[0]
+    tables = {
+        returns: legacy_table(client, f"{name}-{returns}", value)
+        for returns, value in RETURNS.items()
+    }
+    endpoints = [OldEndpoint(client, table, returns) for returns, table in tables.items()]
+    with endpoints[0], endpoints[1]:
+        for returns, table in tables.items():
+            done = await asyncio.to_thread(
+                command,
+                "create", returns, "--store", store,
+                "--adopt-table", table, "--adopt-key", "context=atomicCounter,id=id",
+                "--adopt-attribute", "counterValue", "--adopt-returns", returns,
+                folder=tmp_path, env=engines.ENVIRONMENT,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+        driver = BesideOldEndpoints(
+            tmp_path, store, env=environment(engines.ENVIRONMENT), arguments=(),
+            seed=random.randrange(10**6),
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        report = await hammer(
-            tmp_path,
-            store,
-            env=environment(engines.ENVIRONMENT),
-            arguments=("--default-counter", "donations"),
-            faults=FAULTS,
-            pause=PAUSE_S,
-        )
-        during = len(old.ids)
-    assert not old.failures, old.failures
-    assert during > 20
+        report = await driver.run(processes=3, clients=16, faults=FAULTS, pause=PAUSE_S)
+        during = [len(old.ids) for old in endpoints]
     assert_unique(report)
-    assert len(set(old.ids)) == len(old.ids)
-    assert not set(old.ids) & set(report.ids)
-    last = old.ask()
-    assert last > max(old.ids + report.ids)
+    assert min(during) > 20
+    for old, returns in zip(endpoints, RETURNS, strict=True):
+        assert not old.failures, old.failures
+        assert len(set(old.ids)) == len(old.ids)
+        assert not set(old.ids) & set(report.ids)
+        asked = [op for op in report.history if op.counter == returns]
+        ours = [id for op in asked for ids in op.ids for id in ids]
+        assert len(ours) > 20
+        assert old.ask() > max(old.ids + ours)
