@@ -68,6 +68,7 @@ class Two:
     def __init__(self, **configuration: Any) -> None:
         self.source, self.target = table(NAME, **configuration), table("default")
         self.got: list[int] = []
+        self.seen = set[int]()
 
     def mover(self, kind: type[SimStore] = SimStore, faults: Faults | None = None) -> CounterMover:
         source, target = (kind(Random(1), data, faults) for data in (self.source, self.target))
@@ -82,14 +83,16 @@ class Two:
             indices = data.reserve(entry, count=3, seen=0, room=10**6, shard=0)
         except errors.EpochChanged:
             return False
-        self.got += entry.layout().ids(indices)
+        ids = entry.layout().ids(indices)
+        assert self.seen.isdisjoint(ids), "an id twice"
+        self.seen.update(ids)
+        self.got += ids
         return True
 
     def take(self) -> list[bool]:
         """Whether each grants, tried at once."""
         granted = [self.grant(self.source), self.grant(self.target)]
         assert granted != [True, True], "both hand out its ids"
-        assert len(self.got) == len(set(self.got)), "an id twice"
         return granted
 
 
