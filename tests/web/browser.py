@@ -4,11 +4,15 @@ import asyncio
 import base64
 import itertools
 import os
+import select
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 
@@ -128,7 +132,7 @@ class Browser:
 
     async def tab(self, *, scripts: bool = True) -> Tab:
         """A new one, with storage of its own."""
-        context = await self.do("Target.createBrowserContext", {})
+        context = await self.do("Target.createBrowserContext", {"disposeOnDetach": True})
         target = await self.do("Target.createTarget", {"url": "about:blank", **context})
         attached = await self.do("Target.attachToTarget", {**target, "flatten": True})
         tab = self._tabs[attached["sessionId"]] = Tab(self, attached["sessionId"])
@@ -138,36 +142,43 @@ class Browser:
         return tab
 
 
-@asynccontextmanager
-async def browser(folder: Path) -> AsyncIterator[Browser]:
-    """Start a browser that keeps its things in a folder, and end it."""
+@contextmanager
+def started(folder: Path) -> Iterator[str]:
+    """Start a browser that keeps its things in a folder, and end it; the URL of its protocol."""
     found = program()
     assert found is not None
-    process = await asyncio.create_subprocess_exec(
-        found, *FLAGS, f"--user-data-dir={folder}", "about:blank",
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    with subprocess.Popen(
+        [found, *FLAGS, f"--user-data-dir={folder}", "about:blank"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0,
         env={**os.environ, "HOME": str(folder)}, start_new_session=True,
-    )  # fmt: skip
-    try:
-        url = await _address(process)
-        async with (
-            aiohttp.ClientSession() as session,
-            session.ws_connect(url, max_msg_size=2**26) as socket,
-        ):
-            made = Browser(socket)
-            listening = asyncio.create_task(made.listen())
-            yield made
-            listening.cancel()
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, 9)  # and its helpers
-        await process.wait()
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        reading = threading.Thread(target=process.stderr.read)  # a full pipe would stop it
+        try:
+            url = _address(process.stderr)
+            reading.start()
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # and its helpers
+            if reading.is_alive():
+                reading.join()
 
 
-async def _address(process: asyncio.subprocess.Process) -> str:
-    assert process.stderr is not None
-    async with asyncio.timeout(ANSWER_S):
-        while line := (await process.stderr.readline()).decode():
-            if line.startswith("DevTools listening on "):
-                return line.removeprefix("DevTools listening on ").strip()
-    raise AssertionError("the browser ended at once")
+def _address(said: IO[bytes]) -> str:
+    while select.select([said], [], [], ANSWER_S)[0] and (line := said.readline().decode()):
+        if line.startswith("DevTools listening on "):
+            return line.removeprefix("DevTools listening on ").strip()
+    raise AssertionError("the browser ended at once, or does not say where it listens")
+
+
+@asynccontextmanager
+async def joined(url: str) -> AsyncIterator[Browser]:
+    """Drive a browser that runs; its tabs are closed at the end, and what they stored is gone."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, max_msg_size=2**26) as socket,
+    ):
+        made = Browser(socket)
+        listening = asyncio.create_task(made.listen())
+        yield made
+        listening.cancel()

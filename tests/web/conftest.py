@@ -1,10 +1,11 @@
 """A service over a store in memory, served on a port of its own in this process."""
 
 import asyncio
+import os
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import time
@@ -38,6 +39,7 @@ from idservice.web.request import WebLimits
 from tests.certificates import Files
 from tests.simulation.store import SimStore, Table
 
+from . import browser
 from .rows import Rows
 from .wire import Answer, ask
 
@@ -238,3 +240,23 @@ def rows(serve: Serve, subtests: pytest.Subtests) -> Rows[Serving]:
 async def alone(serve: Serve) -> Serving:
     """A service that shares its store with none; it has the default counter at an old path, too."""
     return await serve(store=SimStore(random.Random(1), Table()), routes={OLD: "default"})
+
+
+@pytest.fixture(scope="session")
+def chromium_url(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One browser for the whole run; every tab has storage of its own. Where there is none the test
+    is skipped, but not in CI."""
+    if browser.program() is None:
+        missing = "no Chromium on the PATH; on Debian: apt install chromium-headless-shell"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{missing} (CI must not skip it)")
+        pytest.skip(missing)
+    with browser.started(tmp_path_factory.mktemp("browser")) as url:
+        yield url
+
+
+@pytest.fixture
+async def chromium(chromium_url: str) -> AsyncIterator[browser.Browser]:
+    """The browser, without a tab."""
+    async with browser.joined(chromium_url) as joined:
+        yield joined

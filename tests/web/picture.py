@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from .browser import browser
+from .browser import joined, started
 from .scenes import SCENES, Scene, shown
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -13,8 +13,11 @@ LOOKS = 32  # each four seconds of the scene later: a line of two minutes
 
 async def main() -> None:
     """Both themes."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        async with browser(Path(folder)) as chromium:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        started(Path(folder)) as address,
+    ):
+        async with joined(address) as chromium:
             for dark in (False, True):
                 scene = Scene(SCENES["trouble"], step=4.0)
                 async with shown(scene) as url:

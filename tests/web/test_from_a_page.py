@@ -12,12 +12,11 @@ from tests.listening import listening
 from tests.processes import Serving
 
 from .browser import Browser
-from .test_page import chromium
 from .wire import ask
 
-__all__ = ["chromium"]  # a fixture, used by name
-
-pytestmark = [pytest.mark.process, pytest.mark.needs_browser]
+pytestmark = [
+    pytest.mark.process, pytest.mark.needs_browser, pytest.mark.xdist_group("browser"),
+]  # fmt: skip
 
 PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>"
 # Each asks in its way, and goes on whether it may read the answer or not. %s is the service.

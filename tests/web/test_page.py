@@ -1,8 +1,6 @@
 """The status page in a real browser: with and without its script, in both themes, under load."""
 
-import os
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -10,10 +8,12 @@ import pytest
 
 from tests.processes import STORE, Serving
 
-from .browser import Browser, Tab, browser, program
+from .browser import Browser, Tab
 from .scenes import SCENES, Scene, shown, sums
 
-pytestmark = [pytest.mark.process, pytest.mark.needs_browser]
+pytestmark = [
+    pytest.mark.process, pytest.mark.needs_browser, pytest.mark.xdist_group("browser"),
+]  # fmt: skip
 
 # All that is read, but for the time and the button that only the script shows.
 READ = """
@@ -48,18 +48,6 @@ CONTRAST = """
   return poor;
 })()
 """
-
-
-@pytest.fixture
-async def chromium(tmp_path: Path) -> AsyncIterator[Browser]:
-    """A browser of its own. Where there is none the test is skipped, but not in CI."""
-    if program() is None:
-        missing = "no Chromium on the PATH; on Debian: apt install chromium-headless-shell"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{missing} (CI must not skip it)")
-        pytest.skip(missing)
-    async with browser(tmp_path / "browser") as started:
-        yield started
 
 
 async def opened(chromium: Browser, url: str, *, scripts: bool = True, **window: object) -> Tab:
