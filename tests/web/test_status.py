@@ -15,6 +15,7 @@ from idservice.core.sizing import PACE_MIN_S
 from idservice.core.tally import TallyState
 from idservice.observability import status, status_records
 from idservice.observability.latency import LATENCY_BUCKETS_S, Latency
+from idservice.observability.readings import Snapshot
 from idservice.observability.tally_status import STANDINGS, TALLY_LEVELS
 from idservice.server.workers.totals import Totals, WorkerStatus
 from idservice.tallies.changes import TallyPatch, new_tally
@@ -29,9 +30,11 @@ FILE_MAX = 30_000  # bytes
 
 
 async def told(name: str, query: str = "", **more: Any) -> status.Status:
-    snapshot = await Scene(SCENES[name], **more).snapshot()
-    wanted = read_status_query(query)
-    return status.status(snapshot, wanted, store=STORE, time=1.0)
+    return page(await Scene(SCENES[name], **more).snapshot(), query)
+
+
+def page(snapshot: Snapshot, query: str = "") -> status.Status:
+    return status.status(snapshot, read_status_query(query), store=STORE, time=1.0)
 
 
 async def shown(serving: Serving, query: str = "") -> dict[str, Any]:
@@ -91,15 +94,16 @@ async def test_a_counter_that_an_operator_closed_neither_serves_nor_runs_short()
 
 
 async def test_a_thousand_counters_are_shown_page_by_page_and_each_once() -> None:
+    snapshot = await Scene(SCENES["thousand"]).snapshot()
     names = []
     for number in range(1, 21):
-        said = await told("thousand", f"page={number}")
+        said = page(snapshot, f"page={number}")
         assert (said.page, said.pages, said.found, len(said.counters)) == (number, 20, 1000, 50)
         names += [one.counter for one in said.counters]
     assert len(set(names)) == 1000
-    assert (await told("thousand", "page=21")).page == 20, "what was behind it is gone"
-    assert len((await told("thousand", "per=1000")).counters) == 1000
-    found = await told("thousand", "find=ders-7&per=7&page=2")
+    assert page(snapshot, "page=21").page == 20, "what was behind it is gone"
+    assert len(page(snapshot, "per=1000").counters) == 1000
+    found = page(snapshot, "find=ders-7&per=7&page=2")
     assert (found.found, found.pages, found.in_use) == (11, 2, 1000)
     assert all("ders-7" in one.counter for one in found.counters)
 
