@@ -1,9 +1,8 @@
 """Every how-to page is followed command by command."""
 
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ import pytest
 
 from tests import engines
 from tests.deploy.conftest import skipped_but_not_in_ci
-from tests.programs import forked
 
 from .pages import ROOT, Block, blocks
 from .shell import ENGINE, Shell, why_no_machine
 
-pytestmark = pytest.mark.process
+# A group, because each worker that follows a page imports all of `idservice` to fork it.
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("guides")]
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("how-to/*.md"))
@@ -45,16 +44,6 @@ def page(name: str) -> list[Block]:
     return [each for each in blocks(DOCS / "how-to" / f"{name}.md") if not each.not_run]
 
 
-@pytest.fixture(scope="session")
-def commands(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the folder of `idservice`, forked. Nothing where a fork may not enter a network."""
-    if os.geteuid() != 0:
-        yield ""
-        return
-    with forked("idservice", tmp_path_factory.mktemp("idservice")) as idservice:
-        yield str(idservice.parent)
-
-
 @pytest.fixture
 def follow(tmp_path: Path, commands: str) -> Follow:
     """Return a function that follows a page and returns what was said."""
@@ -62,6 +51,8 @@ def follow(tmp_path: Path, commands: str) -> Follow:
         skipped_but_not_in_ci(missing)
     shell = Shell(tmp_path)
     shell.variables["PATH"] = f"{commands}:{shell.variables['PATH']}".lstrip(":")
+    # Java would spend most of its second on what only a long run repays.
+    shell.variables["JDK_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
     def followed(name: str, **more: Any) -> str:
         blocks = page(name)

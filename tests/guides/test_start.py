@@ -151,13 +151,16 @@ def test_from_a_clone_to_the_first_ids_of_a_container(newcomer: Shell) -> None:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
+def shell(tmp_path: Path, commands: str) -> Shell:
     """A shell that has the command `idservice`."""
     if missing := why_no_machine():
         skipped_but_not_in_ci(missing)
-    return Shell(tmp_path)
+    shell = Shell(tmp_path)
+    shell.variables["PATH"] = f"{commands}:{shell.variables['PATH']}".lstrip(":")
+    return shell
 
 
+@pytest.mark.xdist_group("guides")
 def test_everyday_use(shell: Shell) -> None:
     serve = "service 127.0.0.1:8080 'idservice serve --store sqlite:idservice.db'"
     said = shell.follow(blocks(README, "Everyday use"), before=f"idservice init\n{serve}")
@@ -165,6 +168,7 @@ def test_everyday_use(shell: Shell) -> None:
 
 
 @pytest.mark.needs_engine
+@pytest.mark.xdist_group("guides")
 def test_on_dynamodb(shell: Shell) -> None:
     if missing := engines.why_no_dynoxide():
         skipped_but_not_in_ci(missing)
