@@ -17,7 +17,8 @@ from .rules import complaints, environment, mounts, of_kind, ours
 from .schemas import NEWEST, OLDEST, invalid
 from .told import misspoken, told
 
-pytestmark = pytest.mark.needs_deployers
+# A group with test_kubernetes: each worker renders for itself, and reads megabytes of schemas.
+pytestmark = [pytest.mark.needs_deployers, pytest.mark.xdist_group("rendered")]
 
 CHART = DEPLOY / "helm" / "idservice"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())

@@ -18,7 +18,7 @@ from .rules import complaints, containers, environment, mounts, of_kind, ours
 from .schemas import NEWEST, OLDEST, invalid
 from .told import told
 
-pytestmark = pytest.mark.needs_deployers
+pytestmark = [pytest.mark.needs_deployers, pytest.mark.xdist_group("rendered")]  # as test_helm
 
 KUBERNETES = DEPLOY / "kubernetes"
 PLAIN = ("base", "sqlite", "sqlite/init", "example")

@@ -18,7 +18,12 @@ from tests.processes import environment
 from .cluster import Cluster, cluster
 from .conftest import DEPLOY, deployer
 
-pytestmark = [pytest.mark.process, pytest.mark.needs_deployers]
+# A group with test_way: each worker that follows the run-book imports all of `aws` and `idservice`.
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.needs_deployers,
+    pytest.mark.xdist_group("run-book"),
+]
 
 PAGE = DEPLOY / "README.md"
 TEXT = PAGE.read_text()

@@ -28,7 +28,7 @@ from .permissions import grants
 from .stacks import Account
 from .test_readme import MINE, TEXT, blocks
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("run-book")]  # as test_readme
 
 ADDRESS = "127.0.0.1:8080"  # wherever the run-book says it, and no test may listen there
 MONTH_S = 30 * 86_400
