@@ -168,6 +168,6 @@ $(VENV)/.benchmarks: $(VENV)/.dev requirements-benchmarks.lock
 # Separate from the rest, since nothing that runs or tests the project needs it.
 $(VENV)/.uv: $(VENV)/.venv
 	@echo "$(VENV): uv"
-	@$(PYTHON) -m venv $(VENV)/uv
-	@$(VENV)/uv/bin/pip install --quiet --disable-pip-version-check uv
+	@$(PYTHON) -m venv --without-pip $(VENV)/uv
+	@$(BIN)/python -m pip --python $(VENV)/uv/bin/python install --quiet --disable-pip-version-check uv
 	@touch $@
