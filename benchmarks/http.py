@@ -92,7 +92,7 @@ def wrk(
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `http`."""
-    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.02) if quick else (ROUNDS, 2)
     per_second: dict[str, list[float]] = {}
 
     def measure(name: str, rival: Rival, load: Callable[[], LoadRun]) -> float:

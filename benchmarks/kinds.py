@@ -36,7 +36,7 @@ def run(quick: bool) -> list[Row]:
     """Return the rows of `kinds`."""
     if MISSING:
         return [Row("kinds: CPU of each kind of request", None, note=MISSING)]
-    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2.0)
+    rounds, round_s = (1, 0.02) if quick else (ROUNDS, 2.0)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(on_load_core())

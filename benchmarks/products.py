@@ -116,7 +116,7 @@ WORDS = {OURS: OURS, **{name: product.words for name, product in PRODUCTS.items(
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `products`."""
-    rounds, round_s = (1, 0.1) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.02) if quick else (ROUNDS, 2)
     if MISSING:
         return [Row(_what(name), None, note=MISSING) for name in PRODUCTS]
     cpu: dict[str, dict[str, list[float]]] = {}  # by name and process, µs per id

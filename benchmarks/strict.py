@@ -26,7 +26,7 @@ IN_MEMORY = Path("/dev/shm")
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `strict`."""
-    rounds, round_s = (1, 0.1) if quick else (ROUNDS, 3)
+    rounds, round_s = (1, 0.02) if quick else (ROUNDS, 3)
     folder_of = IN_MEMORY if IN_MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=folder_of) as folder, on_load_core():
         store = ("--store", f"sqlite:{Path(folder) / 'strict'}")
@@ -38,7 +38,7 @@ def run(quick: bool) -> list[Row]:
             environment={VARIABLE: str(WRITE_S)},
         )
         with served as (port, child, _), cores_awake():
-            flat_out(port, connections=CLIENTS, seconds=0.05 if quick else 1.0)
+            flat_out(port, connections=CLIENTS, seconds=0.02 if quick else 1.0)
             before, cpu_before = Counted.of(port, "strict"), cpu_seconds(child.pid)
             runs = [_load(port, round_s) for _ in range(rounds)]
             cpu_s = cpu_seconds(child.pid) - cpu_before

@@ -51,12 +51,12 @@ TARGET = f"/v1/tallies/{NAME}/add"
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `tally`."""
-    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2.0)
+    rounds, round_s = (1, 0.01) if quick else (ROUNDS, 2.0)
     with on_load_core():
         with cores_awake():
             rows = _in_process(rounds, round_s)
         rows += _over_http(rounds, round_s)
-    virtual_s = 0.1 if quick else 10.0
+    virtual_s = 0.05 if quick else 10.0
     rows += [_lone(virtual_s), *(_contended(number, virtual_s) for number in (1, 2, 4, 8))]
     return [*rows, *_beside_plain(rounds, round_s)]
 

@@ -47,7 +47,7 @@ def _collector() -> Iterator[str]:
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `telemetry`."""
-    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.02) if quick else (ROUNDS, 2)
     if MISSING:
         return [Row(_what(way), None, note=MISSING) for way in ON]
 

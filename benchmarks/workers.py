@@ -27,7 +27,7 @@ WHAT = "workers: CPU per GET /next, two workers / one"
 
 def run(quick: bool) -> list[Row]:
     """Return the rows of `workers`."""
-    rounds, round_s = (1, 0.05) if quick else (ROUNDS, 2)
+    rounds, round_s = (1, 0.02) if quick else (ROUNDS, 2)
     if MISSING:
         return [Row(WHAT, None, goal=GOAL, note=MISSING)]
     per_second: dict[int, list[float]] = {1: [], 2: []}
