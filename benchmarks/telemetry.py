@@ -40,9 +40,11 @@ def _collector() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Drop) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def run(quick: bool) -> list[Row]:
