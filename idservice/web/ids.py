@@ -17,8 +17,8 @@ from idservice.catalogue.counters import as_strings, number
 from idservice.observability.readings import count as count_one
 from idservice.stores.records import Counter
 from idservice.web.passes import pass_of
-from idservice.web.problems import NO_STORE, Handler, NotRead, RequestTimeout, check_headers
-from idservice.web.request import JSON, IdRequest, WebLimits, read_id_request
+from idservice.web.problems import NO_STORE, Handler, RequestTimeout, check_headers
+from idservice.web.request import JSON, IdRequest, NotRead, WebLimits, read_id_request
 from idservice.web.schemas import IdBatch, IdRange, IdRanges, OneId
 from idservice.web.turns import loop_turns
 

@@ -15,11 +15,11 @@ from idservice.core.access_key import EVERYTHING, Role
 from idservice.web.problems import (
     Handler,
     PageNeedsKey,
-    QueryNotRead,
     RequestTimeout,
     expect,
     problem,
 )
+from idservice.web.request import QueryNotRead
 
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key

@@ -1,6 +1,6 @@
 """Turns errors into problem+json around every handler, and refuses requests that waste an id.
 
-Errors that only HTTP has are here; all others are in `errors`.
+Errors that only HTTP has are here or beside what raises them; all others are in `errors`.
 """
 
 import logging
@@ -110,21 +110,6 @@ class RangeRefused(errors.RequestRefused):
     text = "An id or an add cannot be answered in parts. Leave the Range header out."
     code = "range_refused"
     status = 416
-
-
-class NotRead(errors.RequestRefused):
-    text = (
-        "{part} is not read here, so it would have no effect. Use the query ?count=N for several "
-        "ids, and ?format= with text, json or ranges."
-    )
-    code = "not_read"
-
-
-class QueryNotRead(NotRead):
-    text = (
-        "A query is not read here, so it would have no effect. Send no query, and the fields as "
-        "JSON in the body."
-    )
 
 
 class UriTooLong(errors.MalformedRequest):

@@ -7,7 +7,6 @@ from urllib.parse import parse_qsl
 
 from idservice import errors
 from idservice.core.access_key import fits
-from idservice.web.problems import NotRead
 
 KEYS = ("count", "format", "nonce")
 ASKING = re.compile(r"[0-9]{1,9}|text|json|ranges", re.ASCII | re.IGNORECASE)
@@ -23,6 +22,21 @@ JSON, PLAIN, CSV = "application/json", "text/plain", "text/csv"
 IDLE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
 KINDS_MAX = 32  # of an Accept header; what follows is not read
 IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
+
+
+class NotRead(errors.RequestRefused):
+    text = (
+        "{part} is not read here, so it would have no effect. Use the query ?count=N for several "
+        "ids, and ?format= with text, json or ranges."
+    )
+    code = "not_read"
+
+
+class QueryNotRead(NotRead):
+    text = (
+        "A query is not read here, so it would have no effect. Send no query, and the fields as "
+        "JSON in the body."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,6 +14,7 @@ from idservice.cli import http_get, next_ids
 from idservice.client.protocol import NoUsableAnswer, Reply
 from idservice.web.problems import problem
 from tests.cli.test_main import Run, _here, assert_refused, run
+from tests.processes import environment
 
 __all__ = ["_here", "run"]  # fixtures, used by name
 
@@ -133,3 +136,12 @@ def test_beside_a_running_service_the_store_says_where_ids_come_from(
 def test_https_is_asked_too(run: Run) -> None:
     for command in (["next"], ["show", "default"], ["health"]):
         assert_refused(run(*command, "--url", "https://127.0.0.1:1"), 1, "https://127.0.0.1:1")
+
+
+@pytest.mark.process
+def test_it_does_not_load_what_only_a_service_needs() -> None:
+    line = "import sys, idservice.cli.next_ids; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", line], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert not {"aiohttp", "uvloop", "prometheus_client", "aioboto3"} & set(done.stdout.split())
