@@ -80,10 +80,11 @@ def share_a_session() -> None:
     """From now on: stores that find no other settings than those of the tests have one session. To
     make one, and the first client of one, takes as long as four requests. No store changes it."""
     look_up, found = credentials.look_up, list[tuple[Any, Any]]()
+    connector = dict(credentials.CONNECTOR)  # a session keeps a copy, so that no test changes one
 
     async def once() -> tuple[Any, Any]:
         its = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        if its != ENVIRONMENT:
+        if its != ENVIRONMENT or connector != credentials.CONNECTOR:
             return await look_up()
         if not found:
             found.append(await look_up())
