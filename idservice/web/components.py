@@ -90,7 +90,8 @@ def codes() -> tuple[str, ...]:
     return tuple(sorted(answered))
 
 
-OTHER_CODES = ("not_ready", "parent_silent", "too_many_connections")  # of errors in other modules
+# Of errors that are beside what raises them.
+OTHER_CODES = ("not_read", "not_ready", "parent_silent", "too_many_connections")
 
 
 def _below(*kinds: type[errors.IdserviceError]) -> list[type[errors.IdserviceError]]:

@@ -240,9 +240,7 @@ async def test_fifty_clients_across_a_stop_see_no_broken_request(
             with suppress(ConnectionError):
                 await writer.wait_closed()
 
-    # While it drains they ask as fast as they can, each time on a new connection.
-    more = ("--workers", workers, "--drain", "0.2")
-    with Serving(folder, "--store", STORE, *more) as serving:
+    with Serving(folder, "--store", STORE, "--workers", workers) as serving:
         port = serving.port
         clients = [asyncio.create_task(client(port)) for _ in range(50)]
         await until(lambda: seen.begun == 50 and len(seen.ids) > 200)
