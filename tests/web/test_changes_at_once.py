@@ -13,10 +13,10 @@ from idservice.catalogue.changes import SetNext
 from idservice.stores.records import Counter
 
 from .conftest import Serving
-from .test_change import PATH, Patience, finished, orders, send, unopposed
+from .test_change import PATH, Patience, finished, orders, send, serving, unopposed
 from .test_contract import assert_problem
 
-__all__ = ["orders"]
+__all__ = ["orders", "serving"]  # fixtures, used by name
 GUARD_S = 60.0
 
 
