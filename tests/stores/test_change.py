@@ -380,6 +380,20 @@ async def test_a_lost_position_is_repaired_only_by_who_names_a_number(
     assert repaired.layout().ids(await reserve(store, repaired, 1)) == range(500, 501)
 
 
+@one_engine
+async def test_a_change_that_met_a_lost_position_opens_above_the_number_too(
+    backend: Backend, store: CatalogueStore
+) -> None:
+    """It is finished before the fence that names the number: ids are granted in between."""
+    counter = await made(store)
+    await reserve(store, counter, 100)
+    changer = EpochChanger(store, random=random, stale_s=0.0)
+    await changer.begin("orders", SetNext(next=200))
+    backend.delete(counter)
+    done = await changer.carry_out("orders", past=499)
+    assert done.layout().ids(await reserve(store, done, 1)) == range(500, 501)
+
+
 async def test_an_unreadable_position_is_repaired_only_with_a_number(
     backend: Backend, store: CatalogueStore
 ) -> None:
