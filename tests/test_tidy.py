@@ -240,6 +240,12 @@ def test_tests_do_not_sleep_unless_they_run_processes() -> None:
     assert not sleeping
 
 
+def test_a_group_of_tests_stays_on_one_worker(request: pytest.FixtureRequest) -> None:
+    """Some version of pytest lets xdist forget its groups: each then makes its set-up six times."""
+    grouped = bool(request.config.getoption("loadgroup", default=False))
+    assert request.node.nodeid.endswith("@tidy") == grouped
+
+
 # --- all of these ---------------------------------------------------------------------------------
 
 
