@@ -428,7 +428,10 @@ def test_a_terminal_gets_tables_with_the_same_facts(
         assert drawn.code == plain.code
         assert "\x1b[3" not in drawn.out, "NO_COLOR is kept"
         words = re.sub(r"\x1b\[[0-9;]*m", "", drawn.out).split()
-        assert [word for word in plain.out.split() if word not in words] == []
+        facts = plain.out.split()
+        if name == "doctor":  # one number is the free space of the disk, which changes meanwhile
+            facts = [word for word in facts if not word.isdigit()]
+        assert [word for word in facts if word not in words] == []
         assert name == "doctor" or {"NAME", "2", "orders", "active"} <= set(words)
 
 
