@@ -186,8 +186,8 @@ class Keys:
             self._tell()
 
     def put(self, bucket: KeyBucket) -> None:
-        """Believe a bucket as it was read or written, unless a later one is known. Passes whose
-        keys have changed end."""
+        """Keep a bucket that was read or written, unless a later revision is known. If a key in it
+        has changed, the passes of that key end."""
         known = self._buckets.get(bucket.number)
         if known is not None and bucket.rev < known.rev:
             log.warning(

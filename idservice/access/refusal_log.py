@@ -13,7 +13,7 @@ from idservice.stores.instants import instant
 
 log = logging.getLogger("idservice.access")
 
-LOGS_MAX = 1024  # rate-limited logs that are remembered by header, and as many by key
+LOGS_MAX = 1024  # rate-limited logs in each of two tables: one by header, one by key
 
 T = TypeVar("T")
 

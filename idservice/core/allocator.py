@@ -13,8 +13,9 @@ sends the request and reports the answer.
     inherit()                  ids that other instances gave back, before the first grant
     retire() returned()        drop everything for good; what the store took back of it
 
-Block and strict counters share this code. For a block counter `due` asks for two runways, for a
-strict one only for the ids that are waited for. `settle` burns the rest of a strict one's grant.
+The allocator serves block counters and strict counters. For a block counter, `due` asks for the ids
+of two runways. For a strict counter, it asks only for the ids that requests wait for, and `settle`
+burns the rest of the grant.
 
 With `hold_s` the ids are borrowed from another service: they expire `hold_s` after they were
 requested. Blocks come in no order, since several services may answer at one address, and threads

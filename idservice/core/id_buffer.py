@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 Guard = Callable[[Iterator[int]], Iterator[int]]
-FEW = 64  # ids that the cursor gives one by one in less time than a new cursor takes to make
+FEW = 64  # up to so many ids, one by one from the cursor is faster than making a new cursor
 
 
 class IdBuffer:

@@ -32,7 +32,7 @@ class UsageKind(StrEnum):
 class RunEnd(StrEnum):
     """The ways in which a run's day ended, as its parts say."""
 
-    OPEN = ""  # it goes on, or the run ended without a last write
+    OPEN = ""  # the run goes on, or it ended without a last write
     MIDNIGHT = "midnight"
     STOP = "stop"
 

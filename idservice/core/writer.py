@@ -15,7 +15,7 @@ taken, the nonce tells by which batch.
 
 from dataclasses import dataclass
 
-OPEN_MAX = 100  # batches left open; with more it is cheaper to register again than to remember
+OPEN_MAX = 100  # open batches that are remembered; beyond it a new registration is cheaper
 
 
 @dataclass(frozen=True, slots=True)

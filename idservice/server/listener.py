@@ -7,8 +7,9 @@ whole burst, and requests would wait for it.
 A client must not see its connection reset at a stop. The kernel completes a connection before it is
 accepted, and for the client it is complete even sooner. Closing the socket resets all of these. It
 would not help to shorten the queue or to drop every packet: the client's side is complete already.
-Only a client whose *first* packet (SYN) is ignored is unharmed: it sends that again a second later,
-and is refused. So a packet filter drops first packets shortly before the socket is closed.
+If the *first* packet of a client (SYN) is dropped, no harm is done: the client sends it again a
+second later, and is refused. So a packet filter drops first packets shortly before the socket is
+closed.
 Measured with 16 stock clients, 5 ms away, with a connection per request: 5 stops reset 51
 requests without the filter, and none with it.
 """

@@ -18,7 +18,7 @@ from idservice.server.workers.turn import Turn
 from idservice.tallies.service import Tallies
 from idservice.web.caller_words import caller_words
 
-ANSWER_S = 2.0  # for the supervisor to answer; of that it waits COLLECT_S for the workers
+ANSWER_S = 2.0  # limit for an answer of the supervisor, COLLECT_S of the workers included
 FAREWELL_S = 0.5  # for the last report to be sent
 READINESS_S = 0.5  # for one worker to find out; others wait for its report
 READ_MAX = 65_536  # bytes at once

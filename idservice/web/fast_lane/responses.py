@@ -38,7 +38,7 @@ REFUSALS_MAX = 256  # refusals of keys that are worded once in a second
 ANSWERS_MAX = 256  # requests whose whole answers are known for a second
 ACCEPTS_MAX = 256  # Accept headers that were read
 COUNTERS, NEXT = "/v1/counters/", "/next"
-BODY_KNOWN_MAX = 1024  # bytes of a body whose head is kept for a second
+BODY_KNOWN_MAX = 1024  # bytes: only for bodies up to this length is a head kept, for a second
 VERSION = " HTTP/1.1"
 _is_literal = re.compile(r"(?!\.\.?$)[A-Za-z0-9._~-]+", re.ASCII).fullmatch  # in a path
 
