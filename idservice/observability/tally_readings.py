@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from idservice.observability.latency import REST, Latency, add_counts
 
 WINDOW_S = 5.0
-UNSETTLED = "unsettled"  # the result of an add whose caller was told that it is not known yet
+UNSETTLED = "unsettled"  # an add with an answer that its outcome is not known yet
 LOST = ("beaten", "conflict")  # results of commits that another write came before
 
 

@@ -47,7 +47,7 @@ COURTESIES_MAX = 50  # that it may let pass in a row: a worker that lets more pa
 COURTESY_AGAIN_S = 1.0  # after that, the time in which this worker accepts at once
 BURST = 16  # connections accepted in a turn of the loop, if no other worker shares the socket
 SHORT_S = 1.0  # before the next try if the system is short of descriptors or memory
-OVER_S = 10.0  # after the last try in vain, for the shortage to be over
+OVER_S = 10.0  # after the last failed try, until the shortage counts as over
 LAST_TRIES_S = 0.5  # at a stop, for descriptors that become free
 LAST_TRY_AGAIN_S = 0.02
 

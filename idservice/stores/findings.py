@@ -8,7 +8,7 @@ from idservice import errors
 
 OK, ADVICE, WARNING, FAULT = LEVELS = ("ok", "advice", "warning", "fault")
 
-IDENTITY = "identity"  # the word for: is the store the one that was initialised?
+IDENTITY = "identity"  # name of the check whether the store is the one that was initialised
 
 BEHIND = (
     "Going on would repeat ids, so nothing is handed out. Put the original back, or go on above N,"

@@ -18,7 +18,7 @@ T = TypeVar("T")
 LIMIT_DEFAULT = NUMBER_MAX
 LIMIT_MAX = ID_MAX
 DEFAULT_COUNTER = "default"
-VALUE = "next"  # the name of the first free index, wherever it is written
+VALUE = "next"  # name of the first free index in every store
 
 BOUNDS = ("request_max", "rate_max")  # of what requests may take
 NO_BOUNDS = dict.fromkeys(BOUNDS)

@@ -24,7 +24,7 @@ from idservice.web.request import QueryNotRead
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
 TAKING = ("/next", "/add")  # ends of the paths that use up ids or change a sum
-OPERATING = ("/v1/keys", "/v1/usage")  # beginnings of those that show what is the owner's alone
+OPERATING = ("/v1/keys", "/v1/usage")  # beginnings of the paths that need an admin key
 
 READING = ("GET", "HEAD")
 IDS = "/next"  # where POST asks for ids by its query

@@ -21,7 +21,7 @@ ESCAPES_MAX = 256  # of %XX in a query: to decode a thousand takes longer than a
 JSON, PLAIN, CSV = "application/json", "text/plain", "text/csv"
 IDLE_S = 75.0  # above a load balancer's 60 s; also bounds the time for the headers
 KINDS_MAX = 32  # of an Accept header; what follows is not read
-IDS_PER_COST = 128  # ids of a batch that are written in the time of an answer with one id
+IDS_PER_COST = 128  # ids of a batch that take as long to write as an answer with one id takes
 
 
 class NotRead(errors.RequestRefused):

@@ -20,7 +20,7 @@ from idservice.web.caller_words import caller_words
 
 ANSWER_S = 2.0  # limit for an answer of the supervisor, COLLECT_S of the workers included
 FAREWELL_S = 0.5  # for the last report to be sent
-READINESS_S = 0.5  # for one worker to find out; others wait for its report
+READINESS_S = 0.5  # limit for one worker to ask the store; the others wait for its report
 READ_MAX = 65_536  # bytes at once
 
 

@@ -18,7 +18,7 @@ from idservice.stores.instants import day_text
 from idservice.stores.usage_store import decoded_rows, encoded_rows, split_name
 
 PART, DAY = "use:", "uses:"
-CALLS_AT_ONCE = 8  # of the client's 32 connections: ids do not wait for a report
+CALLS_AT_ONCE = 8  # of the client's 32 connections, so that ids do not wait for a report
 READING, WRITING = "reading the usage", "writing the usage"
 
 

@@ -39,7 +39,7 @@ from idservice.web.fast_lane.target import Target
 from idservice.web.fast_lane.template import RequestTemplate, template_of
 
 BUFFER_MAX = 65_536  # bytes kept while a request waits or a client does not read
-HEAD_COST = 512  # bytes of a head that are read in the time of an answer with one id
+HEAD_COST = 512  # bytes of a head that take as long to read as an answer with one id takes
 TEMPLATES_MAX = 16  # templates made in a row on a connection, if none fits a later request
 Known = tuple[bytes | None, RequestTemplate | None, Question | None]
 
