@@ -1,11 +1,13 @@
 """The Terraform module: clean, tested with a provider that asks nobody, and applied to moto, where
 it must bring about what the CloudFormation template does.
 
-The provider is one of the machine's own, where one lies; else it is fetched as ever.
+The provider is one of the machine's own, where one lies; else it is fetched as ever. It is
+started once, and Terraform is told where: by itself it starts the provider anew for each step.
 """
 
 import glob
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ pytestmark = [pytest.mark.process, pytest.mark.xdist_group("terraform")]
 
 MODULE = DEPLOY / "terraform"
 MIRRORS = ("/opt/*", "/usr/local/share/terraform/plugins")  # as patterns
+PROVIDER = "*/hashicorp/aws/*/*/terraform-provider-aws_*"
+REATTACH = re.compile("TF_REATTACH_PROVIDERS='(.+)'")  # a provider says where it is reached
 
 (BLOCK,) = blocks("Terraform")
 INIT, APPLY = BLOCK.splitlines()
@@ -60,7 +64,7 @@ def environment(folder: Path, moto_url: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def follow(folder: Path, environment: dict[str, str]) -> Follow:
+def follow(folder: Path, environment: dict[str, str]) -> Iterator[Follow]:
     """Runs commands of the run-book beside the copy, once those before have initialised it."""
 
     def run(text: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +76,17 @@ def follow(folder: Path, environment: dict[str, str]) -> Follow:
     initialised = run(INIT)  # once: it takes seconds, and every other command wants it
     if initialised.returncode != 0:
         skipped_but_not_in_ci(f"there is no provider: {initialised.stdout[-500:]}")
-    return run
+    (provider,) = (folder / "deploy/terraform/.terraform/providers").glob(PROVIDER)
+    with subprocess.Popen(
+        [provider, "-debug"], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            reached = next(filter(None, map(REATTACH.search, process.stdout)))
+            environment["TF_REATTACH_PROVIDERS"] = reached[1]
+            yield run
+        finally:
+            process.terminate()
 
 
 def test_it_is_formatted(follow: Follow) -> None:
