@@ -115,10 +115,10 @@ async def _run(
     """Put the load on; `say` gets seconds and a line. Raises NoAnswer."""
     results = report.results
     load = Load(report.plan, results, connect=target.connect, wake=_set_alarm)
+    gc.freeze()  # a collection of what the start has made would be measured as latency
     with (
         on_signals(load.stop, signal.SIGINT, *stop_signals.numbers()),  # the run is still reported
         on_signals(load.tick, signal.SIGALRM),
-        _without_collections(),
     ):
         watch = asyncio.create_task(_watch(results, say, every_s))
         try:
@@ -171,14 +171,3 @@ def _look(target: BenchTarget, *, timeout: float) -> tuple[IdRanges | None, list
     if blocks is not None:
         return read_ranges(body), blocks
     return None, BenchRequest(target.path).blocks(body) or []
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Keep the garbage collector from older objects; its pauses would be measured as latency."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
