@@ -307,6 +307,7 @@ async def test_a_stopped_worker_is_replaced_without_a_broken_request(
             answer = await asked(wires[0])
             assert (answer.status, answer.closes) == (200, True)
             assert not (await asked(wires[1])).closes
+            await asyncio.sleep(2.5)  # it is asked all the time at the end of the drain
             while not serving.records("worker_died"):
                 assert (await ask(port)).status == 200
             await until(lambda: len(serving.records("worker_started")) == 3)
