@@ -121,6 +121,14 @@ async def _cut_everywhere(
     known: dict[str, Known] = {}
     tallies = KnownTallies()
     told, seen = 0, set()
+
+    def is_new(files: State) -> bool:
+        key = hash((told, *sorted(files.items())))
+        if key in seen:
+            return False
+        seen.add(key)
+        return True
+
     for number, event in enumerate(record):
         disk.happen(event)
         if event.call == "write" and event.data.startswith(b'{"what"'):
@@ -130,15 +138,13 @@ async def _cut_everywhere(
             told += 1
         for state in disk.states(rng, random=RANDOM_STATES):
             files = {name: held for name, held in state.items() if _is_on_disk(name)}
-            key = hash((told, *sorted(files.items())))
-            if key in seen:
+            if not is_new(files):
                 continue
-            seen.add(key)
             checked["states"] += 1
             checked["ids"] = max(checked["ids"], sum(len(one.held) for one in known.values()))
             checked["adds"] = max(checked["adds"], tallies.told)
             when = f"after call {number} ({event.call}), seed {seed}"
-            await _check(folder, files, known, tallies, when)
+            await _check(folder, files, is_new, known, tallies, when)
         progress(f"{number} of {len(record)} calls, {checked['states']} disks")
 
 
@@ -170,14 +176,23 @@ def _learn(known: dict[str, Known], line: Mapping[str, object]) -> None:
 
 
 async def _check(
-    folder: Path, files: State, known: Mapping[str, Known], tallies: KnownTallies, when: str
+    folder: Path,
+    files: State,
+    is_new: Callable[[State], bool],
+    known: Mapping[str, Known],
+    tallies: KnownTallies,
+    when: str,
 ) -> None:
     """Open the store on it, and take ids of every counter: none may be one that was held. Tallies
-    are as they were told."""
+    are as they were told. What was checked before is not checked again: many disks become one and
+    the same database when they are opened."""
     _lay_out(folder, files)
     async with SQLiteStore(str(folder / DATABASE)) as store:
         try:
             await store.verify()
+            recovered = _recovered(folder)
+            if recovered != files and not is_new(recovered):
+                return
             for name in NAMES:
                 await _check_counter(store, name, known.get(name), when)
             await tallies.check(store.tallies, when)
@@ -203,6 +218,13 @@ def _lay_out(folder: Path, files: State) -> None:
                 file.write(held)
         else:
             path.write_bytes(held)
+
+
+def _recovered(folder: Path) -> State:
+    """What the store goes on with once it is open. A journal that is there even then is no part of
+    it: SQLite found nothing to bring back in it, and the next write begins it anew."""
+    names = (DATABASE, f"{DATABASE}-wal")
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
 
 
 async def _check_counter(store: SQLiteStore, name: str, known: Known | None, when: str) -> None:
