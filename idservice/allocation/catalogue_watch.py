@@ -145,15 +145,16 @@ class CatalogueWatcher:
         return errors.StoreReplaced(store=store, why=back.sentence)
 
     async def _read_entries(self) -> None:
-        names = iter(tuple(self._local_counters))
+        names = tuple(self._local_counters)
+        rest = iter(names)
 
         async def read_some() -> None:
-            for name in names:
+            for name in rest:
                 entry, local = await self._store.entry(name), self._local_counters.get(name)
                 if entry is not None and local is not None:
                     local.apply_entry(entry)
 
-        await asyncio.gather(*(read_some() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(read_some() for _ in range(min(len(names), AT_ONCE))))
 
     def _survey(self) -> None:
         """Collect the limits and the changes of all entries in use, when one of them may be new."""

@@ -247,8 +247,8 @@ class KeyWorld:
                 )
                 try:
                     await one.gate.admit([known.header])
-                except errors.KeyRefused as error:
-                    if usable:
+                except (errors.KeyRefused, errors.CatalogueStale) as error:
+                    if usable or isinstance(error, errors.CatalogueStale):
                         raise Violation("settled", f"{known.key.id}: {error}") from None
                 else:
                     self._used(known, known.key.role, self._covered(known.key), one)
