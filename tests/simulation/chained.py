@@ -245,15 +245,15 @@ async def _client(world: Chain, name: str) -> None:
 
 async def _upsets(world: Chain) -> None:
     rng = world.rng
-    await elapse(rng.uniform(0.5, 6.0))
+    await elapse(rng.uniform(0.5, 3.0))
     if rng.random() < 0.5:
         world.crash(world.sidecars[0])
         await world.attach()
     if rng.random() < 0.5:
         world.crash(world.instances[0])
         await world.begin()
-    if rng.random() < 0.6:
-        await elapse(rng.uniform(0.0, 3.0))
+    if rng.random() < 0.8:
+        await elapse(rng.uniform(0.0, 1.0))
         if world.table.entries[NAME].shards > 1:
             wishes = [Reshard(shards=rng.choice((1, 2, 5)))]
             await operate(world, changes=1, wishes=wishes, lasting=True)

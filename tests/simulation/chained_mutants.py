@@ -74,9 +74,9 @@ EXCHANGE = "idservice.client.protocol"
 CHAINED_MUTANTS = [
     Mutant(keeps_for_ever, f"{ALLOCATOR}.expire", "chained", "expired"),
     Mutant(keeps_older_epochs, f"{ALLOCATOR}.renew", "chained", "epoch", found_by=3),
-    Mutant(believes_older_epochs, f"{EXCHANGE}.is_newer", "chained", "epoch", found_by=39),
-    Mutant(believes_any_nonce, f"{EXCHANGE}.read_answer", "chained", "unique", found_by=1),
-    Mutant(OneNonceForAll, "store", "chained", "unique", found_by=1),
+    Mutant(believes_older_epochs, f"{EXCHANGE}.is_newer", "chained", "epoch", found_by=22),
+    Mutant(believes_any_nonce, f"{EXCHANGE}.read_answer", "chained", "unique", found_by=16),
+    Mutant(OneNonceForAll, "store", "chained", "unique", found_by=16),
     Mutant(HoldsStrictIds, "store", "chained", "order", found_by=4),
     Mutant(CountsFromTheAnswer, "store", "chained", "expired"),
 ]

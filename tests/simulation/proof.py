@@ -25,9 +25,8 @@ ALL_MUTANTS = (*MUTANTS, *STRICT_MUTANTS, *SHARDED_MUTANTS, *CHAINED_MUTANTS)
 # Seeds that the tests play; `make prove` plays as many as it is told to. A third of them find each
 # planted fault of the scenario, or half where a run takes long: so they would a fault in the code.
 SEEDS = dict.fromkeys(ALL_SCENARIOS, 30) | {
-    "block": 85, "strict": 35, "turmoil": 130, "rolling": 100, "operated": 70, "hurried": 60,
-    "prompt": 100, "relayed": 40, "resharded": 40, "rushed": 110, "crowded": 60, CHAINED: 80,
-    "summed": 105, "recreated": 60,
+    "block": 85, "strict": 40, "turmoil": 85, "rolling": 100, "relayed": 40, "resharded": 40,
+    "rushed": 55, "crowded": 60, CHAINED: 60, "summed": 40, "recreated": 55,
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from idservice import errors
@@ -51,6 +52,7 @@ class Instance:
         self.up = asyncio.Event()
         self.over = asyncio.Event()
         self.crashed = False
+        self.leaving: list[asyncio.Timeout] = []  # clients that leave when its next answer comes
         self.task: asyncio.Task[None]
 
     @property
@@ -71,7 +73,6 @@ class World:
         self.instances: list[Instance] = []
         self.strict = False
         self.sharded = False  # whether it may have several shards at any time
-        self.leaving: list[asyncio.Timeout] = []  # clients that leave when the next answer comes
         self.limits = Limits(
             runway=self.rng.choice((1.0, 4.0, 30.0)), wait=2.0, block_max=block_max
         )
@@ -110,8 +111,8 @@ class World:
 
     async def begin(self) -> Instance:
         store = self.parts.store(Random(self.rng.getrandbits(64)), self.table, self.faults)
-        store.on_answer = self._leave
         instance = Instance(f"i{len(self.instances)}", store)
+        store.on_answer = partial(self._leave, instance)
         self.instances.append(instance)
         instance.task = asyncio.create_task(self._live(instance))
         await instance.up.wait()
@@ -141,10 +142,10 @@ class World:
 
     # --- clients ---------------------------------------------------------------------------------
 
-    def _leave(self) -> None:
+    def _leave(self, instance: Instance) -> None:
         """Some leave at the very moment at which their ids come: an answer is on its way through
         the tasks, and so is this, and the seed decides which is first."""
-        leaving, self.leaving = self.leaving, []
+        leaving, instance.leaving = instance.leaving, []
         for timeout in leaving:
             self._loop.call_soon(_end, timeout)
 
@@ -166,7 +167,7 @@ class World:
         try:
             async with asyncio.timeout(patience) as timeout:
                 if leaves:
-                    self.leaving.append(timeout)
+                    instance.leaving.append(timeout)
                 supply = await service.local_counter(NAME)
                 op.epoch = supply.counter.epoch
                 if count == 1:
@@ -266,12 +267,16 @@ class World:
             if op.outcome == "ok" or op.error == "exhausted":
                 return
             if self._loop.time() > until:
+                self._check_unique()  # an id given twice is the graver fault, and may be the cause
                 raise Violation("resumes", f"{instance.name} still refuses: {op}")
             await elapse(0.25)
 
+    def _check_unique(self) -> None:
+        checker.check_unique(self.history, rising=not self.sharded)
+
     def check(self, *, need_max: int, revoked_within_s: float | None = None) -> None:
         history, ledger = self.history, self.table.ledger
-        checker.check_unique(history, rising=not self.sharded)
+        self._check_unique()
         if self.strict:
             checker.check_strict(history)
             if self.parts.one_try:  # else a refusal of the second try hides what the first one did
@@ -382,6 +387,8 @@ async def _meddling(world: World) -> None:
         table.set_by_hand(NAME, next=rng.randint(0, max(0, there - 1)))
     else:
         del table.positions[NAME, 0]
+    cold = await world.begin()  # it has reserved nothing that would tell
+    await world.ask("cold", cold)
     await elapse(rng.uniform(0.5, 4.0))
     table.repair(NAME, "repaired")
 
@@ -576,7 +583,7 @@ async def operated(world: World) -> None:
     for _ in range(3):
         await world.begin()
     operators = [asyncio.create_task(operate(world, changes=rng.randint(2, 5))) for _ in range(2)]
-    if rng.random() < 0.4:
+    if rng.random() < 0.7:
         operators.append(asyncio.create_task(move_back(world)))
     if rng.random() < 0.5:
         operators.append(asyncio.create_task(_relieve(world)))
@@ -636,7 +643,7 @@ async def hurried(world: World) -> None:
     """One change after the other on a slow network that repeats nearly everything, late."""
     rng = world.rng
     world.faults.heal()
-    world.faults.latency_s, world.faults.repeated = (0.0, 1.5), 0.8
+    world.faults.latency_s, world.faults.repeated = (0.0, rng.choice((0.3, 1.5))), 0.8
     world.limits = Limits(runway=1.0, wait=2.0, block_max=rng.choice((1, 3)))
     limit = 2**53 - 10
     world.create(limit=limit)
@@ -667,7 +674,7 @@ async def prompt(world: World) -> None:
     clients = asyncio.create_task(world.clients(3, 80, pause_s=0.4))
     await elapse(rng.uniform(3.0, 6.0))
     for _ in range(3):
-        await operate(world, changes=rng.randint(1, 2), lasting=True)
+        await operate(world, changes=2, lasting=True, pause_s=1.0)
         await elapse(rng.uniform(0.0, 4.0))
     await clients
     await put_right(world)

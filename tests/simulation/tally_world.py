@@ -223,7 +223,7 @@ class SumWorld:
             elif drawn < 0.25 and self.intents:
                 await self.ask(name, "lookup", rng.choice(list(self.intents)))
             elif drawn < 0.35 and self.intents:
-                key = rng.choice(list(self.intents))
+                key = rng.choice(list(self.intents)[-rng.choice((3, 99)) :])
                 intent = self.intents[key]
                 intent.shared = True
                 await self.ask(name, "add", key, rng.choice((intent.amount, "5", "0.001")))
