@@ -1,6 +1,7 @@
 """The DynamoDB engines the tests use: moto's server behind a lock, and dynoxide."""
 
 import inspect
+import io
 import logging
 import os
 import platform
@@ -109,7 +110,6 @@ def moto() -> Iterator[str]:
         MotoRequestHandler,
         create_backend_app,
     )
-    from werkzeug import Response
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for each request
@@ -125,23 +125,39 @@ def moto() -> Iterator[str]:
     serialize.ResponseSerializer.get_value = by_its_name
     everything, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
-    def dynamodb(environ: Any, start_response: Any) -> Any:
-        """Without the way that all services share, which finds DynamoDB anew at each request."""
-        status, headers, body = DynamoHandler.dispatch(Direct(environ))
-        return Response(body, status, headers)(environ, start_response)
-
     def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
-        is_its = environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB_")
         with lock:
-            return list((dynamodb if is_its else everything)(environ, start_response))
+            return list(everything(environ, start_response))
 
     class Direct(Request):
         from_wsgi_server = True
 
     class Lasting(MotoRequestHandler):
-        """Keeps a connection, as DynamoDB does; else each request takes a thread of its own."""
+        """Keeps the connections of DynamoDB's clients, as DynamoDB does. Werkzeug closes each after
+        one request, and finds DynamoDB among all services anew."""
 
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # one packet an answer: the second of two would wait for a late ACK
+
+        def run_wsgi(self) -> None:
+            if not self.headers.get("X-Amz-Target", "").startswith("DynamoDB_"):
+                super().run_wsgi()
+                return
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = Direct(self.make_environ() | {"wsgi.input": io.BytesIO(body)})
+            try:
+                with lock:
+                    status, headers, text = DynamoHandler.dispatch(request)
+            except Exception:
+                logging.getLogger("werkzeug").exception("moto failed")
+                self.send_error(500)
+                return
+            answer = text.encode()
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": len(answer)}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer)
 
     server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True, request_handler=Lasting)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
