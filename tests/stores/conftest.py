@@ -1,7 +1,6 @@
 """Handles on each store that grants for good; a contract of more or of fewer has its own."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,21 +11,22 @@ from tests.stores import backends
 from tests.stores.backends import ENGINE, ENGINES, Backend
 
 KINDS = ["simulated", "sqlite", *ENGINES]
+# For a row whose requests other rows send to both engines too, and have the same answers of.
 one_engine = pytest.mark.parametrize("backend", ["simulated", "sqlite", ENGINE], indirect=True)
 
 
 @pytest.fixture(params=KINDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def backend(request: pytest.FixtureRequest) -> Backend:
     """Empty data of one kind."""
-    return made_backend(request, tmp_path)
+    return made_backend(request)
 
 
-def made_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def made_backend(request: pytest.FixtureRequest) -> Backend:
     match request.param:
         case "simulated":
             return backends.Simulated()
         case "sqlite":
-            return backends.SQLite(tmp_path)
+            return backends.SQLite(request.getfixturevalue("tmp_path"))
         case "chained":
             return backends.Chained()
         case _:

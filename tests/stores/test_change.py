@@ -52,6 +52,7 @@ async def position_of(store: CatalogueStore, counter: Counter) -> Position:
 # --- entries --------------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_an_entry_is_rewritten_whole_and_moves_the_revision(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -92,6 +93,7 @@ def test_an_entry_is_written_as_earlier_versions_wrote_it() -> None:
     assert decoded(config, None) == decoded(config, "[]") == counter
 
 
+@one_engine
 async def test_bounds_are_written_beside_an_entry(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -114,6 +116,7 @@ def test_bounds_outlive_what_an_earlier_version_writes() -> None:
     assert decoded(encoded(later)[0], beside) == replace(counter, epoch="2.b", rev=1)
 
 
+@one_engine
 async def test_an_entry_that_somebody_wrote_since_is_left_alone(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -127,6 +130,7 @@ async def test_an_entry_that_somebody_wrote_since_is_left_alone(
     assert await store.revision() == revision
 
 
+@one_engine
 async def test_a_late_copy_of_a_rewrite_does_nothing_even_after_it_was_undone(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -155,6 +159,7 @@ async def test_of_many_rewrites_at_once_one_succeeds(
     assert entry.runway == 1.0 + wrote.index(True)
 
 
+@one_engine
 async def test_creating_a_counter_moves_the_revision(store: CatalogueStore) -> None:
     before = await store.revision()
     await made(store)
@@ -178,6 +183,7 @@ async def test_a_counter_that_is_created_closed_is_granted_to_nobody(
 # --- shards ---------------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_a_sealed_shard_grants_nothing_and_keeps_where_it_stood(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -227,6 +233,7 @@ async def test_what_was_given_back_is_gone_once_another_epoch_began(
     assert await position_of(store, counter) == opened
 
 
+@one_engine
 async def test_a_late_copy_of_a_seal_does_not_close_what_was_opened_since(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -263,6 +270,7 @@ async def test_a_missing_shard_is_created_closed_and_only_while_it_is_missing(
     assert await store.shard_state(counter, 0) == ShardState(counter.epoch, 0, 0)
 
 
+@one_engine
 async def test_a_shard_opens_at_zero_and_only_from_the_seal_of_this_change(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -277,6 +285,7 @@ async def test_a_shard_opens_at_zero_and_only_from_the_seal_of_this_change(
     assert await position_of(other, counter) == Position(0, 0, 3, NEXT)
 
 
+@one_engine
 async def test_a_late_copy_of_an_opening_does_not_reset_the_position(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -309,6 +318,7 @@ async def change(store: CatalogueStore, wanted: Change) -> Counter:
     return after
 
 
+@one_engine
 async def test_a_set_moves_on_and_the_old_epoch_grants_nothing(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -423,6 +433,7 @@ async def test_a_change_that_stands_still_is_finished_by_the_next_who_comes(
     assert await changer.carry_out("orders") == done
 
 
+@one_engine
 async def test_the_identity_is_recorded_anew_only_when_told(
     backend: Backend, store: CatalogueStore
 ) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,16 +13,19 @@ from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import CatalogueStore, has_catalogue
 from idservice.stores.records import DELETED, LIMIT_MAX, Counter, Loan
 from tests.stores import conftest
-from tests.stores.backends import Backend
+from tests.stores.backends import ENGINE, Backend
 
 KINDS = [*conftest.KINDS, "chained"]
+one_engine = pytest.mark.parametrize(
+    "backend", ["simulated", "sqlite", ENGINE, "chained"], indirect=True
+)  # as of the other contracts
 random = Random()
 
 
 @pytest.fixture(params=KINDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+def backend(request: pytest.FixtureRequest) -> Backend:
     """Empty data of one kind, where it can keep this row of the contract."""
-    backend = conftest.made_backend(request, tmp_path)
+    backend = conftest.made_backend(request)
     for row, why in backend.cannot.items():
         if isinstance(row, str) and row.startswith("test_") and request.node.name.startswith(row):
             pytest.skip(why)
@@ -100,6 +102,7 @@ async def test_twenty_at_once_over_two_handles_never_get_one_index_twice(
     assert await next_of(store, counter) == 200
 
 
+@one_engine
 async def test_one_after_another_gets_every_index_once_whatever_is_asked(
     store: CatalogueStore,
 ) -> None:
@@ -110,6 +113,7 @@ async def test_one_after_another_gets_every_index_once_whatever_is_asked(
     assert got == list(range(1115))
 
 
+@one_engine
 async def test_a_reservation_moves_position_mark_and_revision_together(
     store: CatalogueStore,
 ) -> None:
@@ -124,6 +128,7 @@ async def test_a_reservation_moves_position_mark_and_revision_together(
     assert after.rev == before.rev + 1
 
 
+@one_engine
 async def test_counters_do_not_touch_each_other(store: CatalogueStore) -> None:
     one, two = await made(store, "one"), await made(store, "two", start=5)
     assert await reserve(store, one, 3) == range(3)
@@ -148,6 +153,7 @@ async def test_a_missing_position_grants_nothing_and_stays_missing(
         await reserve(store, counter, 1, seen=10)
 
 
+@one_engine
 async def test_a_counter_that_was_never_created_has_neither_entry_nor_position(
     store: CatalogueStore,
 ) -> None:
@@ -159,6 +165,7 @@ async def test_a_counter_that_was_never_created_has_neither_entry_nor_position(
     assert await store.position(counter) is None
 
 
+@one_engine
 async def test_closing_a_missing_position_does_not_create_it(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -171,6 +178,7 @@ async def test_closing_a_missing_position_does_not_create_it(
 # --- never backwards ------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_a_position_below_its_mark_is_refused_by_who_remembers_nothing(
     backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -184,6 +192,7 @@ async def test_a_position_below_its_mark_is_refused_by_who_remembers_nothing(
     assert await next_of(store, counter) == 60
 
 
+@one_engine
 async def test_a_position_one_below_its_mark_is_refused(
     backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -194,6 +203,7 @@ async def test_a_position_one_below_its_mark_is_refused(
         await reserve(other, counter, 1)
 
 
+@one_engine
 async def test_a_position_put_back_whole_is_refused_by_who_remembers_more(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -205,6 +215,7 @@ async def test_a_position_put_back_whole_is_refused_by_who_remembers_more(
     assert await next_of(store, counter) == 99
 
 
+@one_engine
 async def test_a_position_moved_forward_by_hand_goes_on_from_there(
     backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -249,6 +260,7 @@ async def test_closing_twice_is_as_closing_once(
     assert await store.position(counter) == closed
 
 
+@one_engine
 async def test_closing_by_an_epoch_that_is_gone_does_nothing(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -259,6 +271,7 @@ async def test_closing_by_an_epoch_that_is_gone_does_nothing(
     assert await store.position(counter) == before
 
 
+@one_engine
 async def test_another_epoch_decides_before_the_position_is_looked_at(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -274,6 +287,7 @@ async def test_another_epoch_decides_before_the_position_is_looked_at(
 # --- limits ---------------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_the_limit_is_handed_out_and_nothing_above_it(store: CatalogueStore) -> None:
     counter = await made(store, start=3, limit=12)
     end = counter.layout().end
@@ -290,6 +304,7 @@ async def test_the_limit_is_handed_out_and_nothing_above_it(store: CatalogueStor
     assert await next_of(store, counter) == 13
 
 
+@one_engine
 async def test_an_exhausted_counter_stays_so_for_everybody(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -317,6 +332,7 @@ async def test_many_at_once_share_the_rest_below_the_limit_exactly(
     assert await reserve(store, counter, 1) == range(24, 25)
 
 
+@one_engine
 async def test_the_highest_limit_is_reached_without_a_float_and_without_overflow(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -374,6 +390,7 @@ async def test_an_ill_formed_position_grants_nothing(
 # --- counters -------------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_a_counter_is_read_back_as_it_was_created(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -382,6 +399,7 @@ async def test_a_counter_is_read_back_as_it_was_created(
     assert await other.counter("a.b-C_9") == wanted
 
 
+@one_engine
 async def test_creating_the_same_again_changes_nothing(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -392,6 +410,7 @@ async def test_creating_the_same_again_changes_nothing(
     assert await next_of(store, counter) == 15
 
 
+@one_engine
 async def test_who_creates_second_is_told_the_first_one_s_entry(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -430,6 +449,7 @@ async def test_thirty_names_are_created_at_once(
     assert [counter.name for counter in await other.counters()] == sorted([*names, "default"])
 
 
+@one_engine
 async def test_counters_are_listed_by_name_each_with_its_configuration(
     store: CatalogueStore,
 ) -> None:
@@ -459,6 +479,7 @@ async def test_counters_are_read_page_by_page_without_deleted_ones(
 # --- init and verify ------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_a_store_is_not_verified_before_it_is_initialised(backend: Backend) -> None:
     async with backend.open() as store:
         with pytest.raises(errors.StoreUnready) as refused:
@@ -468,6 +489,7 @@ async def test_a_store_is_not_verified_before_it_is_initialised(backend: Backend
     assert "init" in str(refused.value)
 
 
+@one_engine
 async def test_a_second_init_changes_nothing(
     backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:

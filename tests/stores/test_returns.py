@@ -20,6 +20,7 @@ from tests.engines import by_hand
 from tests.stores import backends
 from tests.stores.answers import error, serving, success
 from tests.stores.backends import ENGINES, Backend, Dynamo
+from tests.stores.conftest import one_engine
 from tests.stores.test_dynamodb import COUNTER, item, store_at
 from tests.stores.test_dynamodb_adopt import KEYS, Legacy, wanted
 
@@ -46,6 +47,7 @@ async def stands(store: CatalogueStore, counter: Counter) -> Position:
 # --- giving back ----------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_a_grant_tells_the_revision_that_it_wrote(store: CatalogueStore) -> None:
     counter = await made(store)
     for count in (3, 4):
@@ -67,6 +69,7 @@ async def test_position_and_mark_go_back_together_and_are_continued(
     assert (await reserve(other, counter, 3)).indices == range(12, 15)
 
 
+@one_engine
 async def test_returned_ranges_are_in_every_grant_until_they_are_claimed(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -121,6 +124,7 @@ async def test_a_give_back_is_refused_once_anything_was_written_since_its_read(
     assert await stands(store, counter) == before
 
 
+@one_engine
 async def test_a_late_copy_after_the_tail_was_reserved_again_does_nothing(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -137,6 +141,7 @@ async def test_a_late_copy_after_the_tail_was_reserved_again_does_nothing(
     assert await stands(store, counter) == before
 
 
+@one_engine
 async def test_of_two_clean_stops_at_once_the_second_is_refused(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -149,6 +154,7 @@ async def test_of_two_clean_stops_at_once_the_second_is_refused(
     assert (await stands(store, counter)).returned == ()
 
 
+@one_engine
 async def test_a_position_that_is_missing_takes_nothing_back_and_stays_missing(
     backend: Backend, store: CatalogueStore
 ) -> None:
@@ -205,6 +211,7 @@ async def test_twenty_who_claim_at_once_get_every_range_once(
 # --- both, as a service does them -----------------------------------------------------------------
 
 
+@one_engine
 async def test_what_one_gives_back_the_next_one_claims_and_hands_out_first(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -226,6 +233,7 @@ async def test_what_one_gives_back_the_next_one_claims_and_hands_out_first(
     assert await give_back.claim(other, counter, grant) == []
 
 
+@one_engine
 async def test_the_unused_end_of_the_last_reservation_goes_back_to_the_position(
     store: CatalogueStore,
 ) -> None:
@@ -238,6 +246,7 @@ async def test_the_unused_end_of_the_last_reservation_goes_back_to_the_position(
     assert (await reserve(store, counter, 3)).indices == range(7, 10)
 
 
+@one_engine
 @pytest.mark.parametrize(
     ("by_hand", "why"),
     [
@@ -262,6 +271,7 @@ async def test_nothing_goes_back_to_a_position_that_is_not_as_we_left_it(
     assert await store.position(counter) == before
 
 
+@one_engine
 async def test_ids_of_an_epoch_that_is_over_do_not_go_back(store: CatalogueStore) -> None:
     counter = await made(store)
     mine = await reserve(store, counter, 20)

@@ -113,6 +113,7 @@ async def test_a_write_to_one_shard_touches_no_other(store: CatalogueStore) -> N
     assert (after[1].next, after[1].mark, after[1].epoch) == (15, 15, "gone-back:1")
 
 
+@one_engine
 async def test_where_one_shard_ended_is_no_condition_on_another(store: CatalogueStore) -> None:
     counter = await made(store, 2)
     await reserve(store, counter, 0, 50)
@@ -121,6 +122,7 @@ async def test_where_one_shard_ended_is_no_condition_on_another(store: Catalogue
         await reserve(store, counter, 1, 5, seen=50)
 
 
+@one_engine
 async def test_the_limit_is_that_of_each_shard_and_used_up_to_the_last_id(
     store: CatalogueStore,
 ) -> None:
@@ -134,6 +136,7 @@ async def test_the_limit_is_that_of_each_shard_and_used_up_to_the_last_id(
             await reserve(store, counter, shard, 1)
 
 
+@one_engine
 async def test_what_is_given_back_to_a_shard_is_claimed_from_that_one(
     store: CatalogueStore, other: CatalogueStore
 ) -> None:

@@ -16,6 +16,7 @@ from idservice.stores.protocol import CatalogueStore
 from idservice.stores.usage_store import UsageStore
 from tests import engines
 from tests.stores.backends import Backend, Dynamo, SQLite
+from tests.stores.conftest import one_engine
 
 DAY = 20_700
 NOW = DAY * 86_400_000 + 5
@@ -38,6 +39,7 @@ def others(other: CatalogueStore) -> UsageStore:
     return other.usage
 
 
+@one_engine
 async def test_a_part_is_read_back_as_it_was_written(usage: UsageStore, others: UsageStore) -> None:
     assert await usage.parts(DAY) == []
     assert await usage.write(PART)
@@ -70,6 +72,7 @@ async def test_a_part_is_replaced_only_by_one_with_a_higher_number(
     assert await others.write(replace(PART, seq=9))
 
 
+@one_engine
 async def test_a_part_has_room_for_the_longest_rows(usage: UsageStore) -> None:
     rows = tuple(
         UsageRow(UsageKind.IDS, f"{number:-<64}", ID_MAX, ID_MAX) for number in range(PART_ROWS)

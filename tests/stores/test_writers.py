@@ -14,6 +14,7 @@ from idservice.stores.records import Counter, Grant, Writers
 from idservice.stores.sqlite.store import SQLiteStore
 from tests.stores import test_contract
 from tests.stores.backends import Backend
+from tests.stores.conftest import one_engine
 from tests.stores.test_contract import made, next_of
 
 store, other = test_contract.store, test_contract.other
@@ -40,6 +41,7 @@ async def send(store: CatalogueStore, counter: Counter, batch: Batch, *, seen: i
 # --- writers --------------------------------------------------------------------------------------
 
 
+@one_engine
 async def test_a_new_position_has_no_writers_and_a_missing_one_has_none(
     store: CatalogueStore, backend: Backend
 ) -> None:
@@ -90,6 +92,7 @@ async def test_a_late_copy_of_a_registration_does_nothing(store: CatalogueStore)
     assert await store.writers(counter) == Writers(3, {"v1": 0, "v2": 0})
 
 
+@one_engine
 async def test_nobody_registers_in_another_epoch(store: CatalogueStore, backend: Backend) -> None:
     counter = await strict(store)
     backend.push(counter, epoch="sealed:2.b")
@@ -113,6 +116,7 @@ async def test_a_writer_that_moved_is_not_pruned(
     assert await store.writers(counter) == Writers(1, {})
 
 
+@one_engine
 async def test_writers_of_one_counter_are_none_of_another(store: CatalogueStore) -> None:
     one = await made(store, "one", strict=True)
     two = await made(store, "two", strict=True)
@@ -154,6 +158,7 @@ async def test_twenty_copies_at_once_are_applied_once(
     assert await next_of(store, counter) == 5
 
 
+@one_engine
 async def test_a_number_is_given_once_and_the_other_batch_is_told_whose_it_is(
     store: CatalogueStore,
 ) -> None:
@@ -181,6 +186,7 @@ async def test_a_late_copy_of_a_pruned_writer_s_batch_does_nothing(store: Catalo
     assert await next_of(store, counter) == 5
 
 
+@one_engine
 async def test_a_batch_of_a_writer_that_never_registered_does_nothing(
     store: CatalogueStore,
 ) -> None:
@@ -190,6 +196,7 @@ async def test_a_batch_of_a_writer_that_never_registered_does_nothing(
     assert await next_of(store, counter) == 0
 
 
+@one_engine
 async def test_what_a_batch_got_in_an_epoch_that_is_over_is_burnt(
     store: CatalogueStore, backend: Backend
 ) -> None:
@@ -234,6 +241,7 @@ async def test_an_epoch_begins_without_writers_despite_late_copies(
     assert await store.writers(after) == Writers(1, {"v": 1})
 
 
+@one_engine
 async def test_what_a_batch_got_is_not_believed_on_a_position_that_went_back(
     store: CatalogueStore, backend: Backend
 ) -> None:
@@ -251,6 +259,7 @@ async def test_what_a_batch_got_is_not_believed_on_a_position_that_went_back(
         assert not refused.value.applied
 
 
+@one_engine
 async def test_the_limit_holds_for_batches_and_refuses_no_copy(store: CatalogueStore) -> None:
     counter = await strict(store, limit=9)
     await registered(store, counter)
