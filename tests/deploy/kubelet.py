@@ -143,12 +143,13 @@ class Pod:
             port = {each["name"]: each["containerPort"] for each in container["ports"]}
             url = f"http://127.0.0.1:{port[probe['httpGet']['port']]}"
             asked = ["idservice", "health", "--url", url]
-        probing = "exec", self.called(container["name"]), *asked
+        name = container["name"]
+        # Not before it has said that it listens: two of three would be in vain, at 0.3 s of CPU.
         wait_until(
-            lambda: self.node.ended(*probing) == 0,
-            enough_s,
-            lambda: self.logs(container["name"]),
+            lambda: '"action":"listening"' in self.logs(name), enough_s, lambda: self.logs(name)
         )
+        probing = "exec", self.called(name), *asked
+        wait_until(lambda: self.node.ended(*probing) == 0, enough_s, lambda: self.logs(name))
 
     def logs(self, name: str) -> str:
         """What a container wrote in its latest run."""
