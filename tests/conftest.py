@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     time (with two, cores idle for a fifth of it). Those of `make quick` do not."""
     cores = os.cpu_count() or 1
     return cores if config.option.markexpr == "quick" else 3 * cores
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """On a new clone the workers compile the tests together: each imports a share of them first.
+    In one order they would all compile the same module at the same time."""
+    if (worker := getattr(session.config, "workerinput", None)) is None:
+        return
+    number, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    root = session.config.rootpath
+    found = [
+        path.absolute() for each in session.config.args for path in Path(each).rglob("test_*.py")
+    ]
+    for path in sorted(found)[number::workers]:
+        with suppress(Exception, pytest.skip.Exception):  # the collection tells of it
+            import_module(".".join(path.relative_to(root).with_suffix("").parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
