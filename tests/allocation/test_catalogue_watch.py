@@ -217,6 +217,38 @@ def test_a_store_that_was_replaced_is_refused_at_the_next_look(how: str) -> None
 # --- what a look costs ----------------------------------------------------------------------------
 
 
+class Watched(SimStore):
+    """Counts the tasks that there are when the revision, and when each entry is read."""
+
+    def __init__(self, *rest: Any) -> None:
+        super().__init__(*rest)
+        self.before, self.during = 0, [0]
+
+    async def revision(self) -> int:
+        self.before, self.during = len(asyncio.all_tasks()), [0]
+        return await super().revision()
+
+    async def entry(self, name: str) -> Counter | None:
+        self.during.append(len(asyncio.all_tasks()))
+        return await super().entry(name)
+
+
+@pytest.mark.parametrize(("used", "tasks"), [(1, 1), (3, 3), (40, 16)])
+def test_a_change_is_read_by_as_many_tasks_as_it_needs(used: int, tasks: int) -> None:
+    names = [f"n{number}" for number in range(used)]
+
+    async def main() -> None:
+        async with serving(table(*names), store=Watched) as service:
+            for name in names:
+                await service.local_counter(name)
+            await elapse(POLL_S)  # the first look finds a revision that is new to it
+            store = service.store
+            assert isinstance(store, Watched)
+            assert max(store.during) - store.before == tasks
+
+    run(main())
+
+
 def test_a_look_that_finds_nothing_new_goes_through_no_counter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
