@@ -3,17 +3,20 @@
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 
 import pytest
 
 from idservice import errors
+from idservice.core.writer import Batch
 from tests.simulation import account, strict
 from tests.simulation.account import Ask
 from tests.simulation.checker import Operation, Violation
+from tests.simulation.loop import elapse, run
 from tests.simulation.proof import played
 from tests.simulation.scenarios import World
-from tests.simulation.store import Grant, Sent, SimStore
+from tests.simulation.serving import table
+from tests.simulation.store import Faults, Grant, Sent, SimStore
 
 STRICT = ("strict", "lossy", "crowded", "changed")
 
@@ -70,6 +73,35 @@ def test_strict_batches_are_answered_in_many_epochs_of_one_counter() -> None:
     assert sum(len(each) >= 4 for each in epochs) > 5
     answered = [op.error for world in worlds for op in world.history]
     assert {"suspended", "unknown_counter", "waited_too_long"} <= {*answered}
+
+
+def test_nobody_can_know_of_what_a_first_copy_took_before_a_change() -> None:
+    """Once found by one of 70,000 runs: a repair by hand leaves no trace of the batch."""
+
+    async def main() -> None:
+        data = table(strict=True)
+        counter = data.entries["orders"]
+        assert data.register(counter, "w", 0)
+        hop = Faults(resent=1.0, latency_s=(4.0, 4.0))  # the copies arrive after 1 s and 2 s
+        store, batch = SimStore(random.Random(1), data, hop), Batch("w", 1, "nonce", 3)
+        asked = store.reserve(counter, count=3, seen=0, room=9, batch=batch)
+        async with asyncio.TaskGroup() as group:
+            answer = group.create_task(refused(asked))
+            await elapse(1.5)
+            (grant,) = data.ledger
+            assert not grant.copy
+            data.repair("orders", "repaired")
+        assert isinstance(answer.result(), errors.EpochChanged)
+        assert grant.copy
+
+    run(main())
+
+
+async def refused(call: Coroutine[object, object, object]) -> errors.NotApplied:
+    """How a call was refused."""
+    with pytest.raises(errors.NotApplied) as refusal:
+        await call
+    return refusal.value
 
 
 # --- the account ----------------------------------------------------------------------------------
