@@ -206,14 +206,14 @@ USAGE_MUTANTS = (
         (("due", increments), ("wrote", noted_increments)),
     ),
     UsageMutant(
-        "an older write over a newer one", "lost", UsageParts(table=Unconditional), found_by=14,
+        "an older write over a newer one", "lost", UsageParts(table=Unconditional), found_by=6,
     ),
     UsageMutant(
         "a number used twice", "lost",
         patched=(("due", numbered_once), ("wrote", numbered_on)),
     ),
     UsageMutant("no look at midnight", "over", UsageParts(meter=AtTicks)),
-    UsageMutant("a look every 100 s", "lost", UsageParts(meter=Seldom)),
+    UsageMutant("a look every 100 s", "lost", UsageParts(meter=Seldom), found_by=1),
     UsageMutant("a day begins with the run", "over", patched=(("looked", since_the_start),)),
     UsageMutant(
         "a late write into the present day", "over", UsageParts(table=FiledToday), found_by=2,
@@ -229,6 +229,6 @@ USAGE_MUTANTS = (
     UsageMutant("a stop without its last look", "lost", UsageParts(meter=WithoutLastLook)),
     UsageMutant(
         "ids in memory at midnight not at hand", "reserved",
-        patched=(("looked", from_nothing_held),),
+        patched=(("looked", from_nothing_held),), found_by=1,
     ),
 )  # fmt: skip

@@ -32,7 +32,7 @@ LANDED_S = 15.0  # by then the latest write on its way has arrived
 COUNTERS, TALLY = ("acme.orders", "beta.orders"), "gifts"
 LOST_MAX_S = 60.0  # "at most the last minute"
 STOP_S = 1.0
-PAUSE_S = 4.0  # of a client between two requests, on average
+PAUSE_S = 8.0  # of a client between two requests, on average
 POLL_S = 20.0  # nobody changes a counter here: looks at the catalogue decide nothing
 
 Row = tuple[int, str, UsageKind]
