@@ -23,6 +23,7 @@ class KeyMutant:
     name: str
     check: str
     fault: tuple[tuple[Any, str, Callable[..., Any]], ...]
+    found_by: int = 0  # the seed that is tried first
 
     def planted(self) -> ExitStack:
         """A context in which the fault is there."""
@@ -92,14 +93,25 @@ honest_rewrite = WatchedTable.rewrite_keys
 
 KEY_MUTANTS = (
     KeyMutant("keys are not read again", "revoked", ((Keys, "read_again", _nothing_read),)),
-    KeyMutant("a failed look is remembered", "revoked", ((Keys, "read_again", _failure_unseen),)),
+    KeyMutant(
+        "a failed look is remembered",
+        "revoked",
+        ((Keys, "read_again", _failure_unseen),),
+        found_by=21,
+    ),
     KeyMutant(
         "the revision is read after the keys",
         "revoked",
         ((CatalogueWatcher, "_look", _remembered_late),),
+        found_by=7,
     ),
-    KeyMutant("keys are believed without the store", "revoked", ((Keys, "_stale", _never_stale),)),
-    KeyMutant("a busy key does not expire", "expired", ((Keys, "tick", _no_tick),)),
+    KeyMutant(
+        "keys are believed without the store",
+        "revoked",
+        ((Keys, "_stale", _never_stale),),
+        found_by=2,
+    ),
+    KeyMutant("a busy key does not expire", "expired", ((Keys, "tick", _no_tick),), found_by=1),
     KeyMutant("what is armed stays so", "revoked", ((Pass, "end", _never_disarmed),)),
     KeyMutant("a prefix without its dot", "scope", ((access_key, "covers", _any_prefix),)),
     KeyMutant("any role is enough", "role", ((Role, "contains", _any_role),)),

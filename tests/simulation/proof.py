@@ -26,7 +26,7 @@ ALL_MUTANTS = (*MUTANTS, *STRICT_MUTANTS, *SHARDED_MUTANTS, *CHAINED_MUTANTS)
 # planted fault of the scenario, or half where a run takes long: so they would a fault in the code.
 SEEDS = dict.fromkeys(ALL_SCENARIOS, 30) | {
     "block": 85, "strict": 40, "turmoil": 85, "rolling": 100, "relayed": 40, "resharded": 40,
-    "rushed": 55, "crowded": 60, CHAINED: 60, "summed": 40, "recreated": 55,
+    "rushed": 40, "crowded": 60, CHAINED: 60, "summed": 40, "recreated": 55,
 }  # fmt: skip
 
 

@@ -267,16 +267,17 @@ class World:
             if op.outcome == "ok" or op.error == "exhausted":
                 return
             if self._loop.time() > until:
-                self._check_unique()  # an id given twice is the graver fault, and may be the cause
+                self.check_unique()
                 raise Violation("resumes", f"{instance.name} still refuses: {op}")
             await elapse(0.25)
 
-    def _check_unique(self) -> None:
+    def check_unique(self) -> None:
+        """Looked at before a lesser fault is told, of which an id given twice may be the cause."""
         checker.check_unique(self.history, rising=not self.sharded)
 
     def check(self, *, need_max: int, revoked_within_s: float | None = None) -> None:
         history, ledger = self.history, self.table.ledger
-        self._check_unique()
+        self.check_unique()
         if self.strict:
             checker.check_strict(history)
             if self.parts.one_try:  # else a refusal of the second try hides what the first one did

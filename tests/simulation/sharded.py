@@ -120,6 +120,7 @@ async def rushed(world: World) -> None:
     operating = asyncio.create_task(operate(world, changes=8, wishes=wishes, pause_s=0.1))
     await world.clients(6, 30, pause_s=0.1)
     await operating
+    world.check_unique()
     for op in world.history:
         if op.error == "counter_suspect":
             raise Violation("false alarm", f"nobody moved it back: {op}")

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 
@@ -65,14 +64,13 @@ def test_what_a_seed_once_found_it_finds_no_more(scenario: str, seed: int) -> No
 @pytest.mark.xdist_group("played")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_same_seed_gives_the_identical_history(scenario: str) -> None:
-    worlds = [played(scenario, seed) for seed in range(3)]
-    for seed, (first, other) in enumerate(pairwise(worlds)):
-        second = play(scenario, seed)
-        assert first.history == second.history
-        assert [told(grant) for grant in first.table.ledger] == [
-            told(grant) for grant in second.table.ledger
-        ]
-        assert first.history != other.history
+    first, other = played(scenario, 0), played(scenario, 1)
+    again = play(scenario, 0)
+    assert first.history == again.history
+    assert [told(grant) for grant in first.table.ledger] == [
+        told(grant) for grant in again.table.ledger
+    ]
+    assert first.history != other.history
 
 
 def told(grant: Grant) -> tuple[object, ...]:
