@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.table import Table
@@ -34,6 +35,7 @@ ANSWER_S = 5.0
 AROUND = 8  # lines of the screen that are neither counters nor tallies
 PER_MAX = 1000  # counters on a page
 WIDE = 1000  # columns of plain text
+GAP = 2  # cells between two columns of a table
 LINE_S = 120.0  # the time that the line of runways spans
 RATE_S = 3.0  # ids per second are counted over this time
 SPARK_CELLS, BAR_CELLS = 12, 10
@@ -195,14 +197,14 @@ class Board:
         yield ""
         if self._rows:
             levels = [counter["level"] for counter in status["counters"]]
-            yield _table(COLUMNS, LEFT_OUT, self._rows, levels, console, options)
+            yield _table(COLUMNS, LEFT_OUT, self._rows, levels, options.max_width)
         else:
             yield Text("no counter is in use", "dim")
         if self._tallies:
             yield ""
             rows = [{**format.tally_row(one), "name": one["tally"]} for one in self._tallies]
             levels = [one["level"] for one in self._tallies]
-            yield _table(TALLY_COLUMNS, TALLIES_LEFT_OUT, rows, levels, console, options)
+            yield _table(TALLY_COLUMNS, TALLIES_LEFT_OUT, rows, levels, options.max_width)
 
 
 def _table(
@@ -210,22 +212,22 @@ def _table(
     left_out: Sequence[str],
     rows: Sequence[Mapping[str, str]],
     levels: Sequence[str],
-    console: Console,
-    options: ConsoleOptions,
+    width: int,
 ) -> Table:
     """Return a table of rows, without the columns that have no room."""
-    columns = dict(titles)
-    for key in (*left_out, None):
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="reverse", pad_edge=False)
-        for name, title in columns.items():
-            justify: Literal["left", "right"] = "left" if name in LEFT_ALIGNED else "right"
-            table.add_column(title, justify=justify, no_wrap=True, overflow="crop")
-        for level, row in zip(levels, rows, strict=True):
-            table.add_row(*(Text(row[name]) for name in columns), style=STYLES.get(level))
-        wanted = console.measure(table, options=options.update(width=WIDE)).maximum
-        if key is None or wanted <= options.max_width:
+    columns, widths = dict(titles), {}
+    for name, title in titles.items():
+        widths[name] = max(map(cell_len, (title, *(row[name] for row in rows))))
+    for key in left_out:
+        if sum(widths[name] for name in columns) + GAP * (len(columns) - 1) <= width:
             break
         del columns[key]
+    table = Table(box=None, padding=(0, GAP, 0, 0), header_style="reverse", pad_edge=False)
+    for name, title in columns.items():
+        justify: Literal["left", "right"] = "left" if name in LEFT_ALIGNED else "right"
+        table.add_column(title, justify=justify, no_wrap=True, overflow="crop")
+    for level, row in zip(levels, rows, strict=True):
+        table.add_row(*(Text(row[name]) for name in columns), style=STYLES.get(level))
     return table
 
 
