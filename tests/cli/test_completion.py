@@ -20,8 +20,9 @@ def script(shell: str) -> str:
 
 def helps(capsys: pytest.CaptureFixture[str], command: str) -> set[str]:
     """Return the flags that the help of a command names."""
+    words = [*command.split(), "--help"]
     with pytest.raises(SystemExit):
-        main._parser().parse_args([*command.split(), "--help"])
+        main._parser(*words).parse_args(words)
     return {*re.findall(r"^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)}
 
 
