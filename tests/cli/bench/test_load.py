@@ -129,7 +129,7 @@ def test_at_a_fixed_rate_a_pause_counts_for_every_delayed_request() -> None:
 
 
 def test_in_a_closed_loop_the_same_pause_delays_one_request_per_connection() -> None:
-    results = driven(Server(stall=(4.0, 5.0)))
+    results = driven(Server(stall=(4.0, 5.0)), connections=2)
     assert ms(results.latency, 0.999) == pytest.approx(1, rel=0.02)
     assert ms(results.latency, 1.0) == pytest.approx(1000, rel=0.02)
 
