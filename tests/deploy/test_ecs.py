@@ -130,6 +130,7 @@ def _application(other: Task, container: Task) -> Iterator[str]:
 TASKS = ("service", "sidecar", "borrowing")
 
 
+@pytest.mark.xdist_group("stacks")  # as test_table
 @pytest.mark.parametrize("name", TASKS)
 def test_ecs_takes_it_as_it_is(moto_url: str, name: str) -> None:
     written = task(name)
@@ -145,6 +146,7 @@ def test_ecs_takes_it_as_it_is(moto_url: str, name: str) -> None:
             assert mine.get(key) == theirs.get(key)
 
 
+@pytest.mark.xdist_group("stacks")
 def test_ecs_refuses_a_key_that_does_not_exist(moto_url: str) -> None:
     wrong = task("sidecar")
     wrong["containerDefinitions"][1]["healthCheck"]["startperiod"] = 45

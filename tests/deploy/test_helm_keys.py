@@ -13,7 +13,7 @@ from .schemas import NEWEST, OLDEST, invalid
 from .test_helm import CHAINED, DYNAMODB, container_of
 from .told import misspoken, told
 
-pytestmark = pytest.mark.needs_deployers
+pytestmark = [pytest.mark.needs_deployers, pytest.mark.xdist_group("rendered")]  # as test_helm
 
 SHAPES: dict[str, dict[str, Any]] = {
     "asked from outside": {

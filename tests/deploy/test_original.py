@@ -14,7 +14,7 @@ from .gateway import Gateway
 from .permissions import Asked, grants
 from .stacks import TEMPLATES, Account, stack
 
-pytestmark = pytest.mark.xdist_group("original")  # one stack for all: it takes 0.3 s
+pytestmark = pytest.mark.xdist_group("stacks")  # as test_table
 
 PATH = "/donations/next"
 KEY = {"context": {"S": "atomicCounter"}, "id": {"S": "id"}}

@@ -33,7 +33,8 @@ from .permissions import Grant, Guard, grants, guarded
 from .stacks import TEMPLATES, Account, stack
 from .test_original import protected
 
-pytestmark = pytest.mark.xdist_group("table")
+# A group with all that ask moto for stacks and tasks: each worker loads most of moto for 1.2 s.
+pytestmark = pytest.mark.xdist_group("stacks")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from .permissions import grants
 from .stacks import Account, document, stack
 from .test_readme import blocks
 
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("terraform")]
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("stacks")]  # as test_table
 
 MODULE = DEPLOY / "terraform"
 MIRRORS = ("/opt/*", "/usr/local/share/terraform/plugins")  # as patterns
