@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measure import Row, check, distinct, spread
-from benchmarks.processes import get, on_load_core, serving
+from benchmarks.processes import get, on_load_core, run_to_end, serving
 
 GOAL_S, CUT_OFF_GOAL_S = 3.0, 60.0
 HOLD_S = 10
@@ -34,7 +34,7 @@ def run(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, on_load_core():
         file, secret = Path(folder) / "store", Path(folder) / "key"
         url = f"sqlite:{file}"
-        _command("init", "--store", url)
+        run_to_end("-m", "idservice", "init", "--store", url)
         asks = ("--store", url, "--require-keys", "all", "--runway", f"{RUNWAY_S}")
         with (
             serving(*asks) as (one, *_),
@@ -48,7 +48,7 @@ def run(quick: bool) -> list[Row]:
                 with serving(*central, "--store-key-file", str(secret)) as (sidecar, *_):
                     keys = {one: key, two: key, three: key, sidecar: ""}
                     _all_serve(keys, ids)
-                    _command("key", "revoke", id, "--reason", "benchmark", "--store", url)
+                    _revoke(id, url)
                     last = _last(keys, ids, GOAL_S + hold_s, pause_s)
                     direct.append(max(last[one], last[two], last[three]))
                     chained.append(last[sidecar])
@@ -56,7 +56,7 @@ def run(quick: bool) -> list[Row]:
                 id, key = _made(url)
                 keys = {one: key, two: key, three: key}
                 _all_serve(keys, ids)
-                _command("key", "revoke", id, "--reason", "benchmark", "--store", url)
+                _revoke(id, url)
                 with _locked(file):
                     cut_off.append(max(_last(keys, ids, CUT_OFF_GOAL_S, pause_s).values()))
     distinct(ids)
@@ -76,17 +76,18 @@ def run(quick: bool) -> list[Row]:
     return rows
 
 
-def _command(*arguments: str) -> str:
-    command = [sys.executable, "-m", "idservice", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    check(done.returncode == 0, f"{arguments}: {done.stderr}")
-    return done.stdout
-
-
 def _made(url: str) -> tuple[str, str]:
     asked = ("key", "create", "--role", "use", "--scope", "default", "--json", "--store", url)
-    made = json.loads(_command(*asked))
+    command = [sys.executable, "-m", "idservice", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    check(done.returncode == 0, f"{asked}: {done.stderr}")
+    made = json.loads(done.stdout)
     return made["id"], made["key"]
+
+
+def _revoke(id: str, url: str) -> None:
+    revoke = ("key", "revoke", id, "--reason", "benchmark", "--store", url)
+    run_to_end("-m", "idservice", *revoke)
 
 
 def _all_serve(keys: Mapping[int, str], ids: list[int]) -> None:

@@ -14,6 +14,7 @@ import importlib
 import io
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -44,7 +45,8 @@ NEEDED = (
 
 
 class Forked:
-    """A process that runs one command; of `subprocess.Popen` what the tests use."""
+    """A process that runs one command, or another `module` as Python runs it by `-m`; of
+    `subprocess.Popen` what the tests use."""
 
     def __init__(
         self,
@@ -55,8 +57,9 @@ class Forked:
         out: int,
         err: int,
         group: bool = False,
+        module: str = "idservice",
     ) -> None:
-        request = json.dumps([str(folder.absolute()), dict(env), list(arguments), group])
+        request = json.dumps([str(folder.absolute()), dict(env), list(arguments), group, module])
         self._arguments = arguments
         self._lock = threading.Lock()
         self.returncode: int | None = None
@@ -195,14 +198,17 @@ def _run() -> int:
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdout, sys.stderr = unbuffered(1), unbuffered(2)
-    folder, env, arguments, group = json.loads(request)
+    folder, env, arguments, group, module = json.loads(request)
     if group:
         os.setpgrp()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
     sys.argv[1:] = arguments
-    return __main__.main()
+    if module == "idservice":
+        return __main__.main()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
 
 
 def end_after(run: Callable[[], object]) -> NoReturn:

@@ -23,12 +23,17 @@ from tests.forked import Forked
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
 
 
+# These import little that our commands do not.
+FORKED = ("idservice", "benchmarks.delayed", "benchmarks.plain", "benchmarks.plain_adds")
+
+
 def _started(arguments: Sequence[str], **how: Any) -> Any:
-    """What `Popen` does, but commands of ours are forked."""
-    if list(arguments[:3]) != [sys.executable, "-m", "idservice"]:
+    """What `Popen` does, but commands and servers of ours are forked."""
+    module = arguments[2] if list(arguments[:2]) == [sys.executable, "-m"] else ""
+    if module not in FORKED:
         return subprocess.Popen(arguments, **how)
-    output = how["stdout"].fileno()
-    return Forked(arguments[3:], folder=how["cwd"], env=how["env"], out=output, err=output)
+    out = how["stdout"].fileno()
+    return Forked(arguments[3:], folder=how["cwd"], env=how["env"], out=out, err=out, module=module)
 
 
 @pytest.mark.process
