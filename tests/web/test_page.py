@@ -243,6 +243,7 @@ async def test_the_page_of_a_service_under_load_shows_it_and_uses_no_id(
             seen = set()
             while len(seen) < 3:
                 ids += [await take() for _ in range(50)]
+                await looked(tab)
                 seen.add(await tab.run(memory))
             assert len(set(ids)) == len(ids)
             said = await tab.run("document.getElementById('workers').textContent")
