@@ -1,9 +1,9 @@
 """Bounds of a counter over HTTP: created, changed, shown, and how requests beyond are refused."""
 
 import msgspec
-import pytest
 
 from .conftest import Serving
+from .rows import Rows
 from .test_contract import assert_problem
 from .wire import Answer
 
@@ -69,15 +69,11 @@ async def test_a_rate_of_next_to_nothing_gives_one_id_and_says_to_come_again(
     assert later.headers["retry-after"] == "600"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+async def test_a_bound_that_makes_no_sense_is_refused(rows: Rows[Serving]) -> None:
+    for body in (
         {"request_max": -1}, {"request_max": 1.5}, {"request_max": 10**9}, {"request_max": True},
         {"rate_max": -1}, {"rate_max": 1e13}, {"rate_max": "1"},
-    ],
-)  # fmt: skip
-async def test_a_bound_that_makes_no_sense_is_refused(
-    serving: Serving, body: dict[str, object]
-) -> None:
-    for method in ("PUT", "PATCH"):
-        assert_problem(await send(serving, method, **body), 400, "bad_configuration")
+    ):  # fmt: skip
+        async with rows.row(body) as serving:
+            for method in ("PUT", "PATCH"):
+                assert_problem(await send(serving, method, **body), 400, "bad_configuration")

@@ -15,6 +15,7 @@ from idservice.stores.records import Counter
 from idservice.stores.sqlite.store import SQLiteStore
 
 from .conftest import Serve, Serving
+from .rows import Rows
 from .test_contract import assert_problem
 from .wire import Answer
 
@@ -30,9 +31,28 @@ async def serving(serve: Serve, tmp_path: Path) -> Serving:
 @pytest.fixture
 async def orders(serving: Serving) -> Serving:
     """A service with a counter in use: 0 to 9 are answered."""
+    return await with_orders(serving)
+
+
+async def with_orders(serving: Serving) -> Serving:
     await serving.create("orders")
     assert (await serving.ask(f"{PATH}/next?count=10")).status == 200
     return serving
+
+
+@pytest.fixture
+def rows(
+    serve: Serve, subtests: pytest.Subtests, tmp_path_factory: pytest.TempPathFactory
+) -> Rows[Serving]:
+    """The same, and a tally, for row after row; none may change them."""
+
+    async def made() -> Serving:
+        store = SQLiteStore(str(tmp_path_factory.mktemp("rows") / "ids.db"))
+        serving = await with_orders(await serve(store=store))
+        assert (await serving.ask("/v1/tallies/gifts", "PUT")).status == 201
+        return serving
+
+    return Rows(subtests, made)
 
 
 async def send(serving: Serving, method: str, path: str, **body: Any) -> Answer:
@@ -311,63 +331,61 @@ async def test_limit_and_runway_are_changed_in_place(orders: Serving) -> None:
     assert (await send(orders, "PATCH", PATH, runway=60)).json["epoch"] == epoch
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body"),
-    [
-        ("PATCH", PATH, b""),
-        ("PATCH", PATH, b"{}"),
-        ("PATCH", PATH, b'{"state":"deleted"}'),
-        ("PATCH", PATH, b'{"state":7}'),
-        ("PATCH", PATH, b'{"next":7}'),
-        ("PATCH", PATH, b'{"limit":1.5}'),
-        ("PATCH", PATH, b'{"limit":"0x10"}'),
-        ("PATCH", PATH, b'{"runway":0.5}'),
-        ("PATCH", PATH, b'{"runway":9,"reason":"two\\nlines"}'),
-        ("PATCH", PATH, b'{"runway":9,"reason":7}'),
-        ("PATCH", PATH, b'{"limit":9,"force":"yes"}'),
-        ("DELETE", PATH, b"[]"),
-        ("DELETE", PATH, b'{"why":"x"}'),
-        ("DELETE", PATH, b'{"reason":"' + b"x" * 201 + b'"}'),
-        ("POST", f"{PATH}/set", b""),
-        ("POST", f"{PATH}/set", b'{"next":-1}'),
-        ("POST", f"{PATH}/set", b'{"next":"1_0"}'),
-        ("POST", f"{PATH}/set", b'{"next":5,"allow_lower":"yes"}'),
-        ("POST", "/v1/counters/-x/set", b'{"next":5}'),
-    ],
-)
-async def test_a_change_that_is_not_understood_changes_nothing(
-    orders: Serving, method: str, path: str, body: bytes
-) -> None:
-    before = await orders.store.counters()
-    answer = await orders.ask(path, method, body=body)
-    assert answer.status == 400, answer
-    assert answer.json["code"] in ("bad_configuration", "bad_name")
-    assert await orders.store.counters() == before
+NOT_UNDERSTOOD = [
+    ("PATCH", PATH, b""),
+    ("PATCH", PATH, b"{}"),
+    ("PATCH", PATH, b'{"state":"deleted"}'),
+    ("PATCH", PATH, b'{"state":7}'),
+    ("PATCH", PATH, b'{"next":7}'),
+    ("PATCH", PATH, b'{"limit":1.5}'),
+    ("PATCH", PATH, b'{"limit":"0x10"}'),
+    ("PATCH", PATH, b'{"runway":0.5}'),
+    ("PATCH", PATH, b'{"runway":9,"reason":"two\\nlines"}'),
+    ("PATCH", PATH, b'{"runway":9,"reason":7}'),
+    ("PATCH", PATH, b'{"limit":9,"force":"yes"}'),
+    ("DELETE", PATH, b"[]"),
+    ("DELETE", PATH, b'{"why":"x"}'),
+    ("DELETE", PATH, b'{"reason":"' + b"x" * 201 + b'"}'),
+    ("POST", f"{PATH}/set", b""),
+    ("POST", f"{PATH}/set", b'{"next":-1}'),
+    ("POST", f"{PATH}/set", b'{"next":"1_0"}'),
+    ("POST", f"{PATH}/set", b'{"next":5,"allow_lower":"yes"}'),
+    ("POST", "/v1/counters/-x/set", b'{"next":5}'),
+]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body"),
-    [
-        ("PUT", "/v1/counters/new?start=500", b""),
-        ("PATCH", f"{PATH}?force=false", b'{"limit":50}'),
-        ("DELETE", f"{PATH}?dry_run=true", b""),
-        ("POST", f"{PATH}/set?next=700", b'{"next":500}'),
-        ("PUT", "/v1/tallies/new?start=5", b""),
-        ("POST", "/v1/tallies/gifts/add?amount=3", b'{"amount":"5"}'),
-        ("POST", "/v1/tallies/gifts/set?sum=3", b'{"sum":"5"}'),
-        ("DELETE", "/v1/tallies/gifts?dry_run=1", b""),
-        ("POST", "/v1/keys?role=use", b'{"role":"admin","scopes":["*"]}'),
-    ],
-)
-async def test_a_query_that_a_change_does_not_read_is_refused(
-    orders: Serving, method: str, path: str, body: bytes
-) -> None:
+async def test_a_change_that_is_not_understood_changes_nothing(rows: Rows[Serving]) -> None:
+    for method, path, body in NOT_UNDERSTOOD:
+        async with rows.row(method, path, body) as orders:
+            before = await orders.store.counters()
+            answer = await orders.ask(path, method, body=body)
+            assert answer.status == 400, answer
+            assert answer.json["code"] in ("bad_configuration", "bad_name")
+            assert await orders.store.counters() == before
+
+
+NOT_READ = [
+    ("PUT", "/v1/counters/new?start=500", b""),
+    ("PATCH", f"{PATH}?force=false", b'{"limit":50}'),
+    ("DELETE", f"{PATH}?dry_run=true", b""),
+    ("POST", f"{PATH}/set?next=700", b'{"next":500}'),
+    ("PUT", "/v1/tallies/new?start=5", b""),
+    ("POST", "/v1/tallies/gifts/add?amount=3", b'{"amount":"5"}'),
+    ("POST", "/v1/tallies/gifts/set?sum=3", b'{"sum":"5"}'),
+    ("DELETE", "/v1/tallies/gifts?dry_run=1", b""),
+    ("POST", "/v1/keys?role=use", b'{"role":"admin","scopes":["*"]}'),
+]
+
+
+async def test_a_query_that_a_change_does_not_read_is_refused(rows: Rows[Serving]) -> None:
     """A counter that was to start from 500 started from 0, and a dry run deleted."""
-    assert (await orders.ask("/v1/tallies/gifts", "PUT")).status == 201
-    before = await orders.store.counters(), await orders.store.tallies.tallies()
-    answer = await orders.ask(path, method, headers={"Idempotency-Key": "k"}, body=body)
-    assert_problem(answer, 400, "not_read")
-    assert (await orders.store.counters(), await orders.store.tallies.tallies()) == before
+    for method, path, body in NOT_READ:
+        async with rows.row(method, path) as orders:
+            before = await orders.store.counters(), await orders.store.tallies.tallies()
+            answer = await orders.ask(path, method, headers={"Idempotency-Key": "k"}, body=body)
+            assert_problem(answer, 400, "not_read")
+            after = await orders.store.counters(), await orders.store.tallies.tallies()
+            assert after == before
 
 
 CHANGES = [
