@@ -1,11 +1,9 @@
 """Handles on each store that grants for good; a contract of more or of fewer has its own."""
 
 from collections.abc import AsyncIterator
-from random import Random
 
 import pytest
 
-from idservice.catalogue.counters import new_counter
 from idservice.stores.protocol import CatalogueStore
 from tests.stores import backends
 from tests.stores.backends import ENGINE, ENGINES, Backend
@@ -37,7 +35,7 @@ def made_backend(request: pytest.FixtureRequest) -> Backend:
 async def store(backend: Backend) -> AsyncIterator[CatalogueStore]:
     """A handle on initialised data."""
     async with backend.open() as store:
-        assert await store.init(new_counter("default", Random()))
+        await backend.init(store)
         yield store
 
 

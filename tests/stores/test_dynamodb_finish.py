@@ -46,7 +46,7 @@ def backend(request: pytest.FixtureRequest) -> Dynamo:
 @pytest.fixture
 async def store(backend: Dynamo) -> AsyncIterator[DynamoStore]:
     async with backend.open() as store:
-        await store.init(new_counter("default", random))
+        await backend.init(store)
         yield store
 
 

@@ -18,7 +18,6 @@ import pytest
 
 from idservice import errors
 from idservice.allocation.context import Limits
-from idservice.catalogue.counters import new_counter
 from idservice.core.tally import AddFate, Tally, TallyState, Wanted, planned
 from idservice.server.startup import build_instance
 from idservice.stores.address import DynamoAddress
@@ -137,7 +136,7 @@ def backend(request: pytest.FixtureRequest) -> Dynamo:
 async def network(backend: Dynamo) -> AsyncIterator[Network]:
     """The way to a table with a tally, and without faults yet."""
     async with backend.open() as store:
-        await store.init(new_counter("default", Random(1)))
+        await backend.init(store)
         assert await store.tallies.create(GIFTS) is GIFTS
     async with answers.serving(kind=Network) as network:
         assert isinstance(network, Network)
