@@ -104,6 +104,7 @@ def moto() -> Iterator[str]:
     from moto import backends
     from moto.core import responses, serialize
     from moto.core.request import Request
+    from moto.dynamodb.parsing.expressions import UpdateExpressionParser
     from moto.dynamodb.responses import DynamoHandler
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
@@ -123,6 +124,7 @@ def moto() -> Iterator[str]:
         return value.get(key) if type(value) is dict else by_any_name(self, value, key, shape)
 
     serialize.ResponseSerializer.get_value = by_its_name
+    UpdateExpressionParser.make = cache(UpdateExpressionParser.make)  # twice for each update
     everything, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
     def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:

@@ -273,7 +273,6 @@ async def test_a_number_can_be_part_of_the_key(store: DynamoStore, client: Any) 
     assert await store.counter("donations") == counter
 
 
-@on_both
 async def test_the_old_endpoint_may_count_on_while_it_is_being_adopted(
     store: DynamoStore, legacy: Legacy
 ) -> None:
@@ -300,7 +299,6 @@ async def test_adopting_again_changes_nothing(store: DynamoStore, legacy: Legacy
     assert legacy.item() == before
 
 
-@on_both
 async def test_an_item_is_not_adopted_under_a_second_name(
     store: DynamoStore, legacy: Legacy
 ) -> None:
@@ -411,7 +409,6 @@ class Died(BaseException):
     """The process ended here."""
 
 
-@on_both
 @pytest.mark.parametrize("sent", [False, True])
 @pytest.mark.parametrize("step", ["UpdateItem", "TransactWriteItems"])
 async def test_an_adoption_that_died_is_finished_by_the_next(
