@@ -107,15 +107,19 @@ def render(with_values: Callable[..., str]) -> Render:
 
 
 @pytest.fixture(scope="session")
-def commands(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def idservice(_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of our command, which is forked."""
+    with forked("idservice", tmp_path_factory.mktemp("idservice")) as program:
+        yield program.parent
+
+
+@pytest.fixture(scope="session")
+def commands(idservice: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The PATH of `aws` and of those commands of ours that end by themselves."""
     if find_spec("awscli") is None:
         skipped_but_not_in_ci("aws is not installed: run `make deployers`")
-    with (
-        forked("aws", tmp_path_factory.mktemp("aws")) as aws,
-        forked("idservice", tmp_path_factory.mktemp("idservice")) as idservice,
-    ):
-        yield f"{aws.parent}:{idservice.parent}:{Path(sys.executable).parent}:{os.defpath}"
+    with forked("aws", tmp_path_factory.mktemp("aws")) as aws:
+        yield f"{aws.parent}:{idservice}:{Path(sys.executable).parent}:{os.defpath}"
 
 
 def documents(text: str) -> Documents:

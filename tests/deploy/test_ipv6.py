@@ -1,5 +1,6 @@
 """What the manifests say, tried between machines without IPv4, and between machines with both."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from tests.guides.shell import MACHINE, Shell, why_no_machine
 from .conftest import DEPLOY, skipped_but_not_in_ci
 from .rules import environment, of_kind, ours
 
-pytestmark = [pytest.mark.process, pytest.mark.xdist_group("ipv6")]
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("run-book")]  # as test_readme
 
 # Two networks joined by a cable: the node's, where the script runs, and the pod's.
 CABLE = """
@@ -68,7 +69,7 @@ def manifests() -> Mapping[str, str]:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
+def shell(tmp_path: Path, idservice: Path) -> Shell:
     """A shell with the settings of the manifests, but for the store: there is no DynamoDB here."""
     if missing := why_no_machine() or ("" if shutil.which("nsenter") else "nsenter is missing"):
         skipped_but_not_in_ci(missing)
@@ -76,6 +77,8 @@ def shell(tmp_path: Path) -> Shell:
     if cable.returncode:
         skipped_but_not_in_ci(f"no network of two machines: {cable.stderr}")
     shell = Shell(tmp_path)
+    if os.geteuid() == 0:  # or a fork may not enter a network
+        shell.variables["PATH"] = f"{idservice}:{shell.variables['PATH']}"
     shell.variables |= manifests() | {"IDSERVICE_STORE": "sqlite:ids.db", "IDSERVICE_DRAIN": "0"}
     shell.run("env -u IDSERVICE_LISTEN idservice init")
     return shell

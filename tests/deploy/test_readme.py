@@ -18,7 +18,7 @@ from tests.processes import environment
 from .cluster import Cluster, cluster
 from .conftest import DEPLOY, deployer
 
-# A group with test_way: each worker that follows the run-book imports all of `aws` and `idservice`.
+# A group with test_way and test_ipv6: each worker of theirs imports `aws` and `idservice`, whole.
 pytestmark = [
     pytest.mark.process,
     pytest.mark.needs_deployers,
