@@ -114,7 +114,7 @@ def test_the_scenarios_reach_what_they_are_there_for() -> None:
 @pytest.mark.long
 def test_a_client_library_that_repeats_requests_burns_ids_and_repeats_none() -> None:
     for scenario in SCENARIOS:
-        for seed in range(3):
+        for seed in range(2):  # by which five scenarios see RetryIsTheSameBlock; a third adds none
             parts = Parts(store=mutants.RetriesTheRequest, one_try=False)
             assert first_violation(scenario, seed, parts) is None
 
