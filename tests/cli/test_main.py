@@ -584,8 +584,8 @@ def test_a_closed_standard_stream_ends_no_command(tmp_path: Path, closed: str) -
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", ["prüfung.db", os.fsdecode(b"p\xff.db")])
-def test_a_locale_that_cannot_print_a_path_ends_no_command(tmp_path: Path, name: str) -> None:
+def test_a_locale_that_cannot_print_a_path_ends_no_command(tmp_path: Path) -> None:
+    name = "prüfung" + os.fsdecode(b"\xff.db")  # no ASCII, and no UTF-8
     for arguments in (["init"], ["doctor"], ["show", "ghost"]):
         ended = subprocess.run(
             [sys.executable, "-m", "idservice", *arguments, "--store", f"sqlite:{name}"],

@@ -26,7 +26,7 @@ from idservice.cli.top import COLUMNS, TALLY_COLUMNS, Board, Trails
 from idservice.observability import format
 from idservice.observability.status import StatusQuery, status
 from idservice.server import left_address
-from tests.processes import START_S, STORE, Serving, command, environment
+from tests.processes import ROOT, START_S, STORE, Serving, command, environment, started
 from tests.web.scenes import SCENES, Scene, shown, sums
 
 URL = "http://127.0.0.1:8080"
@@ -179,11 +179,9 @@ class Terminal:
         self.ours, theirs = pty.openpty()
         self.resize(lines, columns)
         self.before = termios.tcgetattr(theirs)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "idservice", "top", "--interval", "0.1", *arguments],
-            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env=environment({"TERM": "xterm", "COLUMNS": "93", "LINES": "24"}),
-        )  # fmt: skip
+        env = environment({"TERM": "xterm", "COLUMNS": "93", "LINES": "24"})
+        given = ("top", "--interval", "0.1", *arguments)
+        self.process = started(given, ROOT, env, theirs, theirs)
         self.theirs = theirs
         self.seen = ""
         self._decode = codecs.getincrementaldecoder("utf-8")().decode  # a read may end in a letter
