@@ -32,9 +32,11 @@ def written() -> Compose:
     return dict(yaml.safe_load((ROOT / "compose.yaml").read_text()))
 
 
-def schema() -> Any:
+def validate(compose: Compose) -> None:
+    """Raise ValidationError if Compose would. Its schema is not checked itself, for 0.3 s."""
     place = resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
-    return json.loads(place.read_text())
+    schema = json.loads(place.read_text())
+    jsonschema.validators.validator_for(schema)(schema).validate(compose)
 
 
 def seconds(text: str) -> float:
@@ -103,14 +105,14 @@ def _mounts(compose: Compose) -> list[str]:
 
 
 def test_compose_takes_it() -> None:
-    jsonschema.validate(written(), schema())
+    validate(written())
 
 
 def test_compose_refuses_what_it_does_not_know() -> None:
     wrong = written()
     wrong["services"]["idservice"]["healtcheck"] = {}
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(wrong, schema())
+        validate(wrong)
 
 
 def test_it_agrees_with_the_service_and_with_itself() -> None:
@@ -145,7 +147,7 @@ def uncommented(text: str) -> str:
 
 def test_with_the_lines_about_keys_prometheus_has_the_file_that_it_shows() -> None:
     keyed = dict(yaml.safe_load(uncommented((ROOT / "compose.yaml").read_text())))
-    jsonschema.validate(keyed, schema())
+    validate(keyed)
     assert complaints(keyed) == []
     services = keyed["services"]
     assert told(services["idservice"]["environment"]).values["require_keys"] == "remote"
