@@ -50,6 +50,7 @@ def as_aiohttp_reads(data: bytes) -> RawRequestMessage | None:
     return message
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # no socket is used: loops differ in nothing
 async def test_what_is_plain_is_the_same_request_to_aiohttp(hand: Hand) -> None:
     parser, responder = RequestParser(), hand.lanes.responder
     served = 0
