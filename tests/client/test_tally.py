@@ -43,7 +43,7 @@ from idservice.core.limits import KEY
 from idservice.core.tally import AddFate, TallyState
 from idservice.stores.chained import ChainedStore
 from idservice.tallies.changes import new_tally
-from tests.client.conftest import FORKS, answer
+from tests.client.conftest import FORKS, answer, apart
 from tests.client.sums import AT, Heard, Sums, added, hidden, lost, refused, summing
 from tests.served import Served, served
 from tests.simulation.serving import table
@@ -432,7 +432,7 @@ async def test_a_forked_child_adds_over_connections_of_its_own(fork: Callable[[]
             return os.waitstatus_to_exitcode(status)
 
     async with summing(sums) as url:
-        assert await asyncio.to_thread(work, url) == 0
+        assert await asyncio.to_thread(apart, lambda: work(url)) == 0
 
 
 async def test_another_event_loop_is_told_to_open_its_own() -> None:
