@@ -31,7 +31,7 @@ run: $(VENV)/.run ## serve ids on http://127.0.0.1:8080/next from idservice.db i
 test: $(VENV)/.dev ## the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 12 --dist loadgroup $(ARGS)
 
-quick: $(VENV)/.dev ## the tests that take less than a second and start no process and no tool, in one or two minutes
+quick: $(VENV)/.dev ## the tests that take less than half a second and start no process and no tool, in a minute
 	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 12 --dist loadgroup -m quick $(ARGS)
 
 prove: $(VENV)/.dev ## the proof that no id comes twice; at length: make prove SEEDS=100000 MINUTES=10

@@ -35,9 +35,8 @@ PROCESSES_END = 0.9  # the share of the run in which tests of processes begin
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """For `-n auto`: three for each core, since tests that run processes wait for most of their
-    time (with two, cores idle for a fifth of it). Those of `make quick` do not."""
-    cores = os.cpu_count() or 1
-    return cores if config.option.markexpr == "quick" else 3 * cores
+    time (with two, cores idle for a fifth of it). Those of `make quick` wait for the disk only."""
+    return (os.cpu_count() or 1) * (2 if config.option.markexpr == "quick" else 3)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,6 +29,7 @@ def test_every_promise_of_keys_holds_for_every_seed(start: int) -> None:
         assert violation is None, f"seed {seed}: {violation}"
 
 
+@pytest.mark.long
 def test_the_runs_reach_what_they_are_there_for() -> None:
     worlds = [play_keys(seed) for seed in range(REACHED)]
     refused = sum((Counter(world.refused) for world in worlds), Counter[str]())

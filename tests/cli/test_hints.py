@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from idservice.cli import main
 from idservice.cli.commands import COMMANDS
 from tests.cli.test_main import Run, _here, run
@@ -89,6 +91,7 @@ def _call_free(text: str) -> str:
     )
 
 
+@pytest.mark.long
 def test_every_command_that_is_printed_can_be_run_as_it_stands(run: Run) -> None:
     assert run("init").code == 0
     failed, found = {}, hints()

@@ -21,6 +21,7 @@ def test_a_planted_bad_history_is_refused(name: str) -> None:
         assert not checker.order_by_force(history)
 
 
+@pytest.mark.long
 def test_the_checks_agree_with_brute_force_on_thousands_of_random_histories() -> None:
     verdict = prove_histories(histories=4000, seed=1)
     print(verdict)
@@ -68,6 +69,7 @@ def test_an_account_that_forgets_who_was_killed_is_found_out(
     assert not prove_histories(histories=200, seed=1).holds
 
 
+@pytest.mark.long
 def test_the_checks_of_a_long_history_take_no_more_than_a_sort_of_it() -> None:
     long = [op(2 * at, 2 * at + 1, at) for at in range(50_000)]
     checker.check_unique(long)

@@ -40,6 +40,7 @@ def test_with_a_fifth_of_all_answers_lost_every_id_is_handed_out() -> None:
     assert lost > 0.15 * len(sent)
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("played")
 def test_the_scenarios_of_strict_counters_reach_what_they_are_there_for() -> None:
     worlds: list[World] = [played(name, seed) for name in STRICT for seed in range(12)]

@@ -39,6 +39,7 @@ def test_every_promise_of_tallies_holds_for_every_seed(scenario: str, start: int
         assert violation is None, f"seed {seed}: {violation}\n{replay(scenario, seed)}"
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("played")
 def test_the_scenarios_of_tallies_reach_what_they_are_there_for() -> None:
     worlds: list[SumWorld] = [

@@ -27,6 +27,7 @@ def test_usage_is_as_handed_out_for_every_seed(start: int) -> None:
         assert usage_violation(seed) is None, f"play_usage({seed})"
 
 
+@pytest.mark.long
 def test_the_worlds_reach_what_they_are_there_for() -> None:
     worlds: list[UsageWorld] = [play_usage(seed) for seed in range(REACHED)]
     processes = [process for world in worlds for process in world.processes]

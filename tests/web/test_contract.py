@@ -672,7 +672,7 @@ async def test_ids_of_a_lost_answer_are_never_handed_out(serve: Serve, away: Awa
 
 
 async def test_health_answers_whatever_the_store_does(serve: Serve, away: Away) -> None:
-    serving = await serve(store=away, limits=Limits(wait=0.3))
+    serving = await serve(store=away)
     await serving.service.warm()
     for path, body in (("/livez", b"live"), ("/readyz", b"ready")):
         answer = await serving.ask(path)

@@ -42,6 +42,7 @@ async def fetched(serving: Serving) -> dict[str, Any]:
     return body
 
 
+@pytest.mark.long
 async def test_the_document_is_valid_openapi_3_1(serving: Serving) -> None:
     from openapi_spec_validator import OpenAPIV31SpecValidator  # loads what no other test needs
 

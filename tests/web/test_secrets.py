@@ -57,6 +57,7 @@ def requests(routes: Any, key: str) -> list[bytes]:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.prints_a_key  # pytest's own copy of the log, not the service's
 @pytest.mark.parametrize("asks", [False, True])
 async def test_a_secret_is_in_no_answer_and_in_no_line_of_the_log(

@@ -176,6 +176,7 @@ ENDLESS = {"h2c upgrade", "upgrade"}  # aiohttp takes what follows for another p
 SPENDS = ("beyond the limit", "up to the limit", "exhausted")  # all that `c` has
 
 
+@pytest.mark.long
 async def test_what_is_odd_is_answered_alike(pairs: Rows[Pair]) -> None:
     for name in (name for name in ODD if name not in SPENDS):
         async with pairs.row(name) as pair:

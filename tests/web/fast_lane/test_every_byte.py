@@ -50,6 +50,7 @@ def as_aiohttp_reads(data: bytes) -> RawRequestMessage | None:
     return message
 
 
+@pytest.mark.long
 @pytest.mark.asyncio(loop_factories=["asyncio"])  # no socket is used: loops differ in nothing
 async def test_what_is_plain_is_the_same_request_to_aiohttp(hand: Hand) -> None:
     parser, responder = RequestParser(), hand.lanes.responder
@@ -75,6 +76,7 @@ async def test_what_is_plain_is_the_same_request_to_aiohttp(hand: Hand) -> None:
     assert served > 5_000
 
 
+@pytest.mark.long
 async def test_an_inserted_byte_is_answered_alike(serve: Serve) -> None:
     pair = Pair(
         *[

@@ -213,6 +213,7 @@ def filled(text: bytes, shown: dict[bytes, bytes]) -> bytes:
     return text
 
 
+@pytest.mark.long
 async def test_what_is_shown_is_judged_alike(
     serve: Serve, subtests: pytest.Subtests, asks: bool
 ) -> None:
