@@ -79,8 +79,11 @@ class ClientAnswer:
     blocks: tuple[range, ...]
 
 
-def why_not_connected(error: OSError | UnicodeError) -> str:
-    """Return why a connection was not made, without the names that a library adds."""
+def why_not_connected(error: OSError | UnicodeError, authorities: str = tls.AUTHORITIES) -> str:
+    """Return why a connection was not made, without the names that a library adds.
+
+    `authorities` is the variable that can name the file of an authority.
+    """
     if isinstance(error, socket.gaierror):
         return "the name does not resolve"
     if isinstance(error, TimeoutError):
@@ -89,7 +92,7 @@ def why_not_connected(error: OSError | UnicodeError) -> str:
         isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins"
     ):  # TLS has numbers of another kind
         return os.strerror(error.errno).lower()
-    return tls.why_no_handshake(error) or str(error) or type(error).__name__
+    return tls.why_no_handshake(error, authorities) or str(error) or type(error).__name__
 
 
 def target(name: str, count: int, nonce: str) -> str:

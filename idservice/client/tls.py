@@ -11,19 +11,22 @@ ENDED = "it ended the handshake: if the port does not speak TLS, name it with ht
 CLOSED = "it closed the connection without an answer: if the port speaks TLS, name it with https://"
 ALERT = b"\x15\x03"  # so begins what TLS says to a request that is not in TLS
 
-OWN_AUTHORITY = "; the variable SSL_CERT_FILE can name the file of your own authority"
+AUTHORITIES = "SSL_CERT_FILE"  # the variable that names a file of authorities to Python
 
 # What OpenSSL calls an answer in another protocol; newer versions have the second and the third.
 ANOTHER_PROTOCOL = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 END = "UNEXPECTED_EOF_WHILE_READING"
 
 
-def why_no_handshake(error: Exception) -> str:
-    """Return why a TLS handshake failed; empty if the error is about something else."""
+def why_no_handshake(error: Exception, variable: str = AUTHORITIES) -> str:
+    """Return why a TLS handshake failed; empty if the error is about something else.
+
+    `variable` is the one that can name the file of an authority.
+    """
     refused = getattr(error, "verify_message", "")
     if refused:
         is_unknown = "self-signed" in refused or "issuer" in refused
-        hint = _authority(os.environ.get("SSL_CERT_FILE", "")) if is_unknown else ""
+        hint = _authority(variable) if is_unknown else ""
         return f"its certificate is not accepted: {refused}{hint}"
     reason = getattr(error, "reason", "")
     if reason in ANOTHER_PROTOCOL:
@@ -31,15 +34,16 @@ def why_no_handshake(error: Exception) -> str:
     return ENDED if reason == END else ""
 
 
-def _authority(file: str) -> str:
+def _authority(variable: str) -> str:
     """Return what is to be done so that the authority of a certificate is known."""
+    file = os.environ.get(variable, "")
     if not file:
-        return OWN_AUTHORITY
+        return f"; the variable {variable} can name the file of your own authority"
     try:
         with open(file, "rb"):
-            return f"; its authority is not in {file}, which the variable SSL_CERT_FILE names"
+            return f"; its authority is not in {file}, which the variable {variable} names"
     except OSError as error:
-        return f"; the variable SSL_CERT_FILE names {file}, which cannot be read: {error.strerror}"
+        return f"; the variable {variable} names {file}, which cannot be read: {error.strerror}"
 
 
 def is_told(status: int, body: bytes) -> bool:

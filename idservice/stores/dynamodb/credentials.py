@@ -20,6 +20,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 
 from idservice.client.address import without_user
 from idservice.client.http_async import Resolver
+from idservice.stores.dynamodb.trust import UnusableBundle, trusted
 
 LOOK_UP_MAX_S = 4.5  # below the limit of a call: without an address nothing was sent
 # A connection is kept for 60 s: after the default of 12 s each refill would need a handshake.
@@ -32,13 +33,18 @@ NONE_TO_SIGN_WITH = (
 
 
 async def look_up() -> tuple[Any, Any]:
-    """Return a new session and its credentials. Raises errors of the AWS library and OSError."""
+    """Return a new session and its credentials.
+
+    Raises UnusableBundle, errors of the AWS library and OSError.
+    """
     import aioboto3  # takes 0.3 s and 20 MB, and is not needed to read an address
     from aiobotocore.session import AioSession
 
     from idservice.stores.dynamodb.straight import StraightConfig
 
     core = AioSession()
+    # For all clients of the session. The library takes an empty AWS_CA_BUNDLE for "check nothing".
+    core.set_config_variable("ca_bundle", trusted(core.get_scoped_config()))
     # For the services that give credentials, too. A client's own connector_args would be ignored.
     core.set_default_client_config(StraightConfig(connector_args=CONNECTOR))
     session: Any = aioboto3.Session(botocore_session=core)
@@ -54,6 +60,8 @@ def why_none(error: Exception) -> tuple[str, bool]:
         case NoRegionError():
             why = "no region is known: add ?region=REGION to the address, or set AWS_REGION"
             return why, False
+        case UnusableBundle():
+            return str(error), False
         case NoCredentialsError():
             why = f"no AWS credentials were found in {_sources()}: give the process a role, or set"
             return f"{why} AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", True

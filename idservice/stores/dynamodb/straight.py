@@ -13,7 +13,12 @@ from aiobotocore.httpsession import AIOHTTPSession
 
 
 class StraightSession(AIOHTTPSession):
-    """Sends each request once, to the address it is for."""
+    """Sends each request once, to the address it is for, and checks who answers there."""
+
+    def _setup_proxy_ssl_context(self, proxy_url: Any) -> Any:
+        # The library would check no certificate of AWS behind a proxy without its own certificate.
+        own = super()._setup_proxy_ssl_context(proxy_url)  # type: ignore[misc]
+        return own or self._get_ssl_context()  # type: ignore[attr-defined]
 
     async def _get_session(self, proxy_url: Any) -> Any:
         session = await super()._get_session(proxy_url)  # type: ignore[misc]
