@@ -178,7 +178,6 @@ async def test_closing_a_missing_position_does_not_create_it(
 # --- never backwards ------------------------------------------------------------------------------
 
 
-@one_engine
 async def test_a_position_below_its_mark_is_refused_by_who_remembers_nothing(
     backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -192,7 +191,6 @@ async def test_a_position_below_its_mark_is_refused_by_who_remembers_nothing(
     assert await next_of(store, counter) == 60
 
 
-@one_engine
 async def test_a_position_one_below_its_mark_is_refused(
     backend: Backend, store: CatalogueStore, other: CatalogueStore
 ) -> None:
@@ -203,7 +201,6 @@ async def test_a_position_one_below_its_mark_is_refused(
         await reserve(other, counter, 1)
 
 
-@one_engine
 async def test_a_position_put_back_whole_is_refused_by_who_remembers_more(
     backend: Backend, store: CatalogueStore
 ) -> None:

@@ -241,7 +241,6 @@ async def test_an_epoch_begins_without_writers_despite_late_copies(
     assert await store.writers(after) == Writers(1, {"v": 1})
 
 
-@one_engine
 async def test_what_a_batch_got_is_not_believed_on_a_position_that_went_back(
     store: CatalogueStore, backend: Backend
 ) -> None:
