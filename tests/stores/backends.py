@@ -192,10 +192,10 @@ class Dynamo(Backend):
                 BillingMode="PAY_PER_REQUEST",
                 DeletionProtectionEnabled=True,
             )["TableDescription"]
-            items = [
-                item | ({"table_id": {"S": made["TableId"]}} if "table_id" in item else {})
-                for item in _written[self.url]  # moto's tables have no id
-            ]
+            own = {"id": {"S": uuid.uuid4().hex}}  # each table is another one
+            if "TableId" in made:  # moto's tables have none
+                own["table_id"] = {"S": made["TableId"]}
+            items = [item | own if "schema" in item else item for item in _written[self.url]]
             puts = [{"PutRequest": {"Item": item}} for item in items]
             client.batch_write_item(RequestItems={self.table: puts})
 
