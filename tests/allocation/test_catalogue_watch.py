@@ -245,6 +245,7 @@ def test_a_change_is_read_by_as_many_tasks_as_it_needs(used: int, tasks: int) ->
             store = service.store
             assert isinstance(store, Watched)
             assert max(store.during) - store.before == tasks
+            assert len(store.during) - 1 == used, "every entry is read, once"
 
     run(main())
 
