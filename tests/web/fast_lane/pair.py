@@ -46,24 +46,28 @@ async def turns(beside: Wire, count: int = 3) -> None:
         await beside.answer()
 
 
-async def until_silent(serving: Serving, beside: Wire, data: bytes, cut: int) -> bytes:
-    """What is answered before the server closes or has nothing more to say."""
+async def until_silent(serving: Serving, beside: Wire, *steps: list[bytes]) -> bytes:
+    """What is answered before the server closes or has nothing more to say.
+
+    The pieces of a step are sent at once, and what they ask for is answered before the next step.
+    """
+    found = b""
     async with connected(serving.port) as wire:
-        found = b""
         with suppress(ConnectionError, TimeoutError):
-            await wire.send(data[:cut])
-            await asyncio.sleep(0)
-            await wire.send(data[cut:])
             async with asyncio.timeout(PATIENCE_S):
-                await turns(beside)
-                while not wire.reader.at_eof():
-                    found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
-                    wire.reader._buffer.clear()  # type: ignore[attr-defined]
-                    before = len(found)
+                for pieces in steps:
+                    for piece in pieces:
+                        await wire.send(piece)
+                        await asyncio.sleep(0)
                     await turns(beside)
-                    if not wire.reader._buffer and len(found) == before:  # type: ignore[attr-defined]
+                    while got := bytes(wire.reader._buffer):  # type: ignore[attr-defined]
+                        found += got
+                        wire.reader._buffer.clear()  # type: ignore[attr-defined]
+                        await turns(beside)
+                    if wire.reader._eof:  # type: ignore[attr-defined]
                         break
-        return without_date(found)
+        found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
+    return without_date(found)
 
 
 def without_date(answers: bytes) -> bytes:
@@ -89,7 +93,7 @@ class Pair:
             slow = without_date(await said(self.slow.port, [*pieces, last], self.slow.trust))
         else:
             async with connected(self.slow.port) as beside:
-                slow = await until_silent(self.slow, beside, b"".join(pieces), len(pieces[0]))
+                slow = await until_silent(self.slow, beside, list(pieces))
             slow += without_date(await said(self.slow.port, [last]))
         assert fast == slow, pieces
         for name, supply in self.slow.service.local_counters.items():

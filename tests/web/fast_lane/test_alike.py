@@ -13,7 +13,7 @@ from idservice.allocation.service import Service
 from idservice.catalogue.changes import Configure, Delete
 from idservice.catalogue.counters import new_counter
 from idservice.catalogue.renewals import CreateAgain
-from idservice.web.fast_lane.parser import HEAD_MAX
+from idservice.web.fast_lane.parser import END, HEAD_MAX
 from tests.web.fast_lane.hand import empty
 from tests.web.fast_lane.pair import (
     GET,
@@ -218,13 +218,16 @@ VALUES = st.sampled_from(
     [b"", b"0", b"2", b"*/*", b"application/json", b"keep-alive", b"close", b"chunked", b"a b",
      b"prefetch", b"\xff", b"x\x00y", b"a\rb", b"100-continue"]
 )  # fmt: skip
+LAST_CHUNK = b"0\r\n\r\n"
+EMPTY_ENCODING = b"Transfer-Encoding: \r\n"
+CHUNKED = b"Transfer-Encoding: chunked"
 HEADER = st.builds(lambda name, value: name + b": " + value, NAMES, VALUES)
 REQUEST = st.builds(
     lambda line, first, headers, tail: head(line, first, *headers) + tail,
     LINES,
     st.sampled_from([H, H, H, b"host: y", b"X-C: y"]),
     st.lists(HEADER, max_size=4),
-    st.sampled_from([b"", b"", b"", b"ab", b"0\r\n\r\n"]),
+    st.sampled_from([b"", b"", b"", b"ab", LAST_CHUNK]),
 )
 
 
@@ -245,6 +248,24 @@ def generated() -> list[tuple[list[bytes], int]]:
     return sent
 
 
+def one_by_one(requests: list[bytes], cut: int) -> list[list[bytes]]:
+    """Steps in which aiohttp is sent them.
+
+    It refuses whole requests together with what is malformed in the same piece. The lane answers
+    them first, as aiohttp does if it gets each alone. A body that breaks is an exception: whether
+    its request is answered before depends on the cut, for both.
+    """
+    steps: list[list[bytes]] = []
+    for number, request in enumerate(requests):
+        start, end, tail = request.partition(END)
+        if CHUNKED in start and tail != LAST_CHUNK:
+            rest = b"".join(requests[number:])
+            return [*steps, [rest[: max(0, cut)], rest[max(0, cut) :]]]
+        steps += [[start + end], [tail]] if tail else [[start + end]]
+        cut -= len(request)
+    return steps
+
+
 @pytest.mark.long
 @pytest.mark.xdist_group("generated requests")  # which takes one second
 async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
@@ -252,22 +273,13 @@ async def test_generated_requests_are_answered_alike(pair: Pair) -> None:
     async with connected(pair.fast.port) as beside_fast, connected(pair.slow.port) as beside_slow:
         for requests, cut in await asyncio.to_thread(generated):
             data = b"".join(requests)
-            # The second half is sent at once.
-            fast = await until_silent(pair.fast, beside_fast, data, cut)
-            slow = await until_silent(pair.slow, beside_slow, data, cut)
+            if EMPTY_ENCODING in data:  # the lane's parser refuses it and aiohttp's does not
+                cut = 0  # aiohttp would keep a connection on which such a head is cut
+            fast = await until_silent(pair.fast, beside_fast, [data[:cut], data[cut:]])
+            slow = await until_silent(pair.slow, beside_slow, *one_by_one(requests, cut))
             answered += fast.count(b"HTTP/1.1 200")
-            if slow.startswith(b"HTTP/1.0 400"):
-                # aiohttp refuses whole requests together with what is malformed in the same piece.
-                # The lane has answered them before. Then it refuses the same, once, and closes; or
-                # it had closed already, and dropped the rest.
-                if not fast.endswith(slow):
-                    part = answered_part(requests, fast)
-                    slow = await until_silent(pair.slow, beside_slow, part, cut)
-                    assert slow == fast, data
-                assert fast.count(b"HTTP/1.0 400") <= 1, data
-                await level(pair)
-                continue
             assert fast == slow, data
+            assert fast.count(b"HTTP/1.0 400") <= 1, data
             issued = [one.service.local_counters["default"].allocator.issued_ids
                       for one in (pair.fast, pair.slow)]  # fmt: skip
             assert issued[0] == issued[1], data
@@ -304,15 +316,6 @@ async def test_connections_that_alternate_are_answered_alike(pair: Pair, seed: i
         pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
         answers = await pair.alike(*pieces)
         assert answers.endswith(b"live")
-
-
-def answered_part(requests: list[bytes], answers: bytes) -> bytes:
-    """The requests up to the last one that was answered."""
-    told = answers.count(b"HTTP/1.") - answers.count(b" 100 Continue")
-    *before, last = requests[:told]
-    if b"-length:" not in last.lower() and b"-encoding:" not in last.lower():
-        last = last.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"  # what follows is not its body
-    return b"".join([*before, last])
 
 
 async def level(pair: Pair) -> None:
