@@ -250,6 +250,32 @@ def test_a_change_is_read_by_as_many_tasks_as_it_needs(used: int, tasks: int) ->
     run(main())
 
 
+class FailsOnce(SimStore):
+    """Cannot read an entry, once it is told so."""
+
+    failing, read = False, 0
+
+    async def entry(self, name: str) -> Counter | None:
+        self.read += 1
+        if self.failing:
+            self.failing = False
+            raise errors.NotAnswered(store="sim", action="reading", why="it took too long")
+        return await super().entry(name)
+
+
+def test_a_change_that_could_not_be_read_is_read_at_the_next_look() -> None:
+    async def main() -> None:
+        async with serving(table("orders"), store=FailsOnce) as service:
+            await service.local_counter("orders")
+            store = service.store
+            assert isinstance(store, FailsOnce)
+            store.failing, store.read = True, 0
+            await elapse(2.5 * POLL_S)
+            assert (store.failing, store.read) == (False, 2)
+
+    run(main())
+
+
 def test_a_look_that_finds_nothing_new_goes_through_no_counter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
