@@ -18,6 +18,7 @@ def head(line: bytes, *headers: bytes) -> bytes:
 
 GET = b"GET /next HTTP/1.1"
 H = b"Host: 127.0.0.1"
+CLOSED = b"\r\n(the server closes)"
 PATIENCE_S = 60.0  # for a busy machine
 
 
@@ -47,7 +48,7 @@ async def turns(beside: Wire, count: int = 3) -> None:
 
 
 async def until_silent(serving: Serving, beside: Wire, *steps: list[bytes]) -> bytes:
-    """What is answered before the server closes or has nothing more to say.
+    """What is answered before the server closes, `CLOSED` then, or has nothing more to say.
 
     The pieces of a step are sent at once, and what they ask for is answered before the next step.
     """
@@ -59,14 +60,17 @@ async def until_silent(serving: Serving, beside: Wire, *steps: list[bytes]) -> b
                     for piece in pieces:
                         await wire.send(piece)
                         await asyncio.sleep(0)
-                    await turns(beside)
-                    while got := bytes(wire.reader._buffer):  # type: ignore[attr-defined]
-                        found += got
-                        wire.reader._buffer.clear()  # type: ignore[attr-defined]
-                        await turns(beside)
+                    await turns(beside, 2)
                     if wire.reader._eof:  # type: ignore[attr-defined]
                         break
+                await turns(beside, 1)
+                while got := bytes(wire.reader._buffer):  # type: ignore[attr-defined]
+                    found += got
+                    wire.reader._buffer.clear()  # type: ignore[attr-defined]
+                    await turns(beside)
         found += bytes(wire.reader._buffer)  # type: ignore[attr-defined]
+        if wire.reader._eof or wire.reader.exception():  # type: ignore[attr-defined]
+            found += CLOSED
     return without_date(found)
 
 
