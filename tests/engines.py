@@ -135,8 +135,8 @@ def moto() -> Iterator[str]:
         from_wsgi_server = True
 
     class Lasting(MotoRequestHandler):
-        """Keeps the connections of DynamoDB's clients, as DynamoDB does. Werkzeug closes each after
-        one request, and finds DynamoDB among all services anew."""
+        """Keeps the connections of DynamoDB's clients, as DynamoDB does. Werkzeug would close each
+        after one request, and moto would look for DynamoDB among all services each time."""
 
         protocol_version = "HTTP/1.1"
         wbufsize = -1  # one packet an answer: the second of two would wait for a late ACK

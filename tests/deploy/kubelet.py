@@ -144,7 +144,7 @@ class Pod:
             url = f"http://127.0.0.1:{port[probe['httpGet']['port']]}"
             asked = ["idservice", "health", "--url", url]
         name = container["name"]
-        # Not before it has said that it listens: two of three would be in vain, at 0.3 s of CPU.
+        # Before it has said that it listens, a probe is in vain and costs 0.3 s of CPU.
         wait_until(
             lambda: '"action":"listening"' in self.logs(name), enough_s, lambda: self.logs(name)
         )

@@ -641,7 +641,7 @@ async def taken_over(world: World) -> None:
 
 
 async def hurried(world: World) -> None:
-    """One change after the other on a slow network that repeats nearly everything, late."""
+    """One change after the other on a network, quick or slow, that repeats nearly everything."""
     rng = world.rng
     world.faults.heal()
     world.faults.latency_s, world.faults.repeated = (0.0, rng.choice((0.3, 1.5))), 0.8

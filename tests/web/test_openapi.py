@@ -174,7 +174,7 @@ def closed(value: Any) -> Any:
 
 DOCUMENT: dict[str, Any] = json.loads(document(WebLimits()))
 CLOSED = {"components": closed(DOCUMENT["components"])}
-# All that the lane answers, and all where the Accept header decides, may be some text.
+# Paths with an answer in text: all that the lane answers, and all where the Accept header decides.
 IN_TEXT = [path for path, item in DOCUMENT["paths"].items() if '"text/' in json.dumps(item)]
 
 
