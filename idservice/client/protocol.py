@@ -79,10 +79,10 @@ class ClientAnswer:
     blocks: tuple[range, ...]
 
 
-def why_not_connected(error: OSError | UnicodeError, authorities: str = tls.AUTHORITIES) -> str:
+def why_not_connected(error: OSError | UnicodeError, variable: str = tls.AUTHORITIES) -> str:
     """Return why a connection was not made, without the names that a library adds.
 
-    `authorities` is the variable that can name the file of an authority.
+    `variable` is the environment variable that the message advises: it names trusted authorities.
     """
     if isinstance(error, socket.gaierror):
         return "the name does not resolve"
@@ -92,7 +92,7 @@ def why_not_connected(error: OSError | UnicodeError, authorities: str = tls.AUTH
         isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins"
     ):  # TLS has numbers of another kind
         return os.strerror(error.errno).lower()
-    return tls.why_no_handshake(error, authorities) or str(error) or type(error).__name__
+    return tls.why_no_handshake(error, variable) or str(error) or type(error).__name__
 
 
 def target(name: str, count: int, nonce: str) -> str:

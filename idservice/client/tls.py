@@ -11,7 +11,7 @@ ENDED = "it ended the handshake: if the port does not speak TLS, name it with ht
 CLOSED = "it closed the connection without an answer: if the port speaks TLS, name it with https://"
 ALERT = b"\x15\x03"  # so begins what TLS says to a request that is not in TLS
 
-AUTHORITIES = "SSL_CERT_FILE"  # the variable that names a file of authorities to Python
+AUTHORITIES = "SSL_CERT_FILE"  # the environment variable with the authorities that Python trusts
 
 # What OpenSSL calls an answer in another protocol; newer versions have the second and the third.
 ANOTHER_PROTOCOL = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
@@ -19,9 +19,9 @@ END = "UNEXPECTED_EOF_WHILE_READING"
 
 
 def why_no_handshake(error: Exception, variable: str = AUTHORITIES) -> str:
-    """Return why a TLS handshake failed; empty if the error is about something else.
+    """Return why a TLS handshake failed, or "" if the error is of another kind.
 
-    `variable` is the one that can name the file of an authority.
+    `variable` is the environment variable that the message advises: it names trusted authorities.
     """
     refused = getattr(error, "verify_message", "")
     if refused:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 Guard = Callable[[Iterator[int]], Iterator[int]]
-FEW = 64  # up to so many ids, one by one from the cursor is faster than making a new cursor
+FEW = 64  # ids: to take up to so many one by one is faster than to make a new cursor
 
 
 class IdBuffer:

@@ -45,7 +45,7 @@ class Sockets:
 
     @property
     def control_on_data(self) -> bool:
-        """True if there is no admin socket, so that the data sockets also serve its routes."""
+        """True if the data sockets serve the admin routes too, as there is no admin socket."""
         return not self.admin
 
     def may_change(self, address: Address, *, is_data: bool) -> bool:

@@ -23,8 +23,8 @@ from idservice.web.request import QueryNotRead
 
 KEPT = web.RequestKey("pass", Pass)
 UNASKED = ("/livez", "/readyz")  # the probes of a container have no key
-TAKING = ("/next", "/add")  # ends of the paths that use up ids or change a sum
-OPERATING = ("/v1/keys", "/v1/usage")  # beginnings of the paths that need an admin key
+TAKING = ("/next", "/add")  # a path that ends so uses up ids or changes a sum
+OPERATING = ("/v1/keys", "/v1/usage")  # a path that begins so needs an admin key
 
 READING = ("GET", "HEAD")
 IDS = "/next"  # where POST asks for ids by its query

@@ -202,8 +202,8 @@ class DynamoClient:
             max_pool_connections=32,
             parameter_validation=False,
         )
-        # Without TLS no certificate is checked, and reading them all takes 50 ms. That holds for an
-        # address alone: no other setting outweighs it, and no redirect is followed.
+        # An http:// address needs no certificates, which take 50 ms to read. DynamoDB is not asked
+        # in TLS then: this address replaces that of other settings, and no redirect is followed.
         plain = (self.endpoint or "").startswith("http://")
         opening: Any = session.client(
             "dynamodb",

@@ -13,10 +13,10 @@ from aiobotocore.httpsession import AIOHTTPSession
 
 
 class StraightSession(AIOHTTPSession):
-    """Sends each request once, to the address it is for, and checks who answers there."""
+    """Sends each request once, follows no redirect, and checks the server's certificate."""
 
     def _setup_proxy_ssl_context(self, proxy_url: Any) -> Any:
-        # The library would check no certificate of AWS behind a proxy without its own certificate.
+        # Through a proxy the library checks no certificate of AWS, unless the proxy has one itself.
         own = super()._setup_proxy_ssl_context(proxy_url)  # type: ignore[misc]
         return own or self._get_ssl_context()  # type: ignore[attr-defined]
 
